@@ -1,0 +1,30 @@
+# Two commands are all that a fresh machine needs: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+export SAEPIPE_SHARED ?= ../shared
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test check lint clean
+
+demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
+	$(BIN)/saepipe demo --out demo
+
+test: .venv/installed  ## the test suite
+	$(BIN)/pytest -n 2 -q
+
+lint: .venv/installed  ## what a machine can say about style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test  ## what CI runs; pytest comes last
+
+# torch first and pinned: an unpinned one brings gigabytes of CUDA that a CPU machine has no use for.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo build *.egg-info

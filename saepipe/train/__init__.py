@@ -1,0 +1,1 @@
+"""Batches to sparse autoencoders: many variants, one stream of activations."""
