@@ -1,0 +1,192 @@
+"""Folders made once: files become visible by rename, `manifest.jsonl` lists them, `COMMITTED` seals the manifest.
+
+A cache, a run and an evaluation all use these few functions. What lies under `log/` (times, host, locks) is outside
+every digest, so equal work gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from filelock import FileLock, Timeout
+
+from saepipe.data.errors import CorruptDataError, LockedError, OutOfSpaceError
+
+MANIFEST = "manifest.jsonl"
+COMMITTED = "COMMITTED"
+LOG = "log"
+
+Line = dict[str, Any]
+"""A manifest line. Its `files` maps each file's path in the folder to {"bytes": int, "xxh3": hex}."""
+
+
+def write_file(path: Path, data: bytes | memoryview) -> None:
+    """Writes a whole file or nothing: temporary name, fsync, rename, fsync of the folder.
+
+    Raises:
+        OutOfSpaceError: if the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpaceError(f"no space left for {path} ({len(data):,} bytes)", hint="free some disk") from None
+        raise
+    partial.rename(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_file` of indented JSON; NaN and Inf are refused."""
+    write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in `folder` survive a power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def digest_file(path: Path) -> dict[str, Any]:
+    """{"bytes", "xxh3"} of a file, as a manifest lists it."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, xxhash.xxh3_64)
+    return {"bytes": path.stat().st_size, "xxh3": digest.hexdigest()}
+
+
+def digest_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """The `files` of a manifest line."""
+    return {name: digest_file(folder / name) for name in sorted(names)}
+
+
+def read_manifest(folder: Path) -> list[Line]:
+    """The manifest's lines; a torn last line (a crash while it was appended) is left out.
+
+    Raises:
+        CorruptDataError: if any line but the last is not JSON.
+    """
+    path = folder / MANIFEST
+    texts = path.read_text(errors="replace").split("\n") if path.exists() else [""]
+    lines: list[Line] = []
+    for number, text in enumerate(texts[:-1], 1):  # what follows the last newline is torn, or nothing
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            if number < len(texts) - 1:
+                raise CorruptDataError(f"{path}: line {number} is not JSON: {text[:60]!r}") from None
+    return lines
+
+
+def append_manifest(folder: Path, line: Line) -> None:
+    """Appends one line and waits until it is on disk."""
+    with (folder / MANIFEST).open("ab") as file:
+        file.write((json.dumps(line, sort_keys=True, allow_nan=False) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rewrite_manifest(folder: Path, lines: Iterable[Line]) -> None:
+    """Replaces the manifest; an artifact that was committed no longer is."""
+    (folder / COMMITTED).unlink(missing_ok=True)
+    text = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
+    write_file(folder / MANIFEST, text.encode())
+
+
+def commit(folder: Path) -> str:
+    """Seals the folder: writes and returns the manifest's digest, which is the artifact's fingerprint."""
+    digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    write_file(folder / COMMITTED, f"{digest}\n".encode())
+    return digest
+
+
+def is_committed(folder: Path) -> bool:
+    return (folder / COMMITTED).is_file()
+
+
+def open_committed(folder: Path, what: str) -> tuple[str, list[Line]]:
+    """Fingerprint and manifest of a finished artifact. `what` names its kind in errors.
+
+    Raises:
+        CorruptDataError: if the folder is unfinished, or its manifest is not the one that was sealed.
+    """
+    if not is_committed(folder):
+        state = "is not finished (no COMMITTED in it)" if folder.is_dir() else "does not exist"
+        raise CorruptDataError(f"{what} {folder} {state}", hint="make it, or run the same command again to resume")
+    sealed = (folder / COMMITTED).read_text().strip()
+    path = folder / MANIFEST
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "(missing)"
+    if found != sealed:
+        raise CorruptDataError(f"{path} was changed after {what} {folder} was finished: {found[:16]} != {sealed[:16]}")
+    return sealed, read_manifest(folder)
+
+
+def damaged_files(folder: Path, lines: Iterable[Line], *, hashes: bool = True) -> Iterator[str]:
+    """A sentence for each listed file that is missing, of the wrong size or (with `hashes`) of other content."""
+    for line in lines:
+        for name, expected in line.get("files", {}).items():
+            path = folder / name
+            if not path.is_file():
+                yield f"{path} is missing"
+            elif (size := path.stat().st_size) != expected["bytes"]:
+                yield f"{path} has {size:,} bytes, not {expected['bytes']:,}"
+            elif hashes and digest_file(path)["xxh3"] != expected["xxh3"]:
+                yield f"{path} has other content than the manifest says (xxh3 differs)"
+
+
+@contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Only one process writes an artifact at a time.
+
+    Raises:
+        LockedError: at once, if another one does.
+    """
+    (folder / LOG).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOG / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LockedError(f"another process is writing {folder}", hint="wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@cache
+def provenance() -> Mapping[str, str]:
+    """Versions of what the numbers depend on, and the commit of saepipe where it runs from a checkout."""
+    names = ("saepipe", "torch", "transformers", "tokenizers", "datasets", "zarr", "numcodecs", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "not a checkout"
