@@ -1,0 +1,180 @@
+"""A cache of residual activations: what lies in the folder, and a finished one opened for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+
+from saepipe.data import artifact
+from saepipe.data.codecs import Profile
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.mmap_store import Files, MappedRows
+from saepipe.data.shards import RowArray
+
+FORMAT_VERSION = 1
+"""Of the folder's layout. 2 is reserved for the `int8` profile: a reader of 1 must refuse it."""
+
+BFLOAT16 = {"logical_dtype": "bfloat16", "bit_layout": "ieee-bf16-le"}
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The row arrays of a cache.
+
+    Training rows: activations and norms a hook, with context and position in the same order.
+    Held-out rows: activations a hook at all positions of all contexts, in order, always lossless.
+    """
+
+    hooks: tuple[str, ...]
+    d_in: int
+    context_size: int
+    shard_rows: int
+    chunk_rows: int
+    profile: Profile
+
+    def rows(self, split: str) -> dict[str, RowArray]:
+        """The arrays with a row a token of this split, by name."""
+        if split == "heldout":
+            arrays = [self._acts(f"heldout/acts/{hook}", "lossless") for hook in self.hooks]
+        else:
+            arrays = [self._acts(f"acts/{hook}", self.profile) for hook in self.hooks]
+            arrays += [self._row(f"norm/{hook}", "float32", ()) for hook in self.hooks]
+            arrays += [self._row("context_id", "int64", ()), self._row("position", "int32", ())]
+        return {array.name: array for array in arrays}
+
+    def contexts(self, split: str) -> dict[str, RowArray]:
+        """The arrays with a row a context of this split, by name: token ids, documents, and what to keep."""
+        prefix = "heldout/" if split == "heldout" else ""
+        shape = (self.context_size,)
+        arrays = [
+            self._row(f"{prefix}contexts", "int32", shape),
+            self._row(f"{prefix}documents", "int64", shape),
+            self._row(f"{prefix}keep", "bool", shape),
+        ]
+        return {array.name: array for array in arrays}
+
+    def _acts(self, name: str, profile: Profile) -> RowArray:
+        return RowArray(name, "uint16", (self.d_in,), self.shard_rows, self.chunk_rows, profile, BFLOAT16)
+
+    def _row(self, name: str, dtype: str, shape: tuple[int, ...]) -> RowArray:
+        return RowArray(name, dtype, shape, self.shard_rows, self.chunk_rows, "lossless")
+
+
+@dataclass(frozen=True)
+class ActivationStats:
+    """Of the stored training rows at one hook, each (d_in,) float64."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    absmax: np.ndarray
+
+    @property
+    def mean_square_norm(self) -> float:
+        """E ||x||^2."""
+        return float((self.mean**2 + self.std**2).sum())
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """Contexts of documents that never enter training, with activations at all positions.
+
+    contexts (num_contexts, context_size) int32 token ids; documents, same shape, int64: which document a token is
+    of; keep, same shape, bool: False at BOS and other special tokens.
+    """
+
+    contexts: np.ndarray
+    documents: np.ndarray
+    keep: np.ndarray
+    rows: Mapping[str, MappedRows]
+
+    def activations(self, hook: str, start: int, stop: int) -> torch.Tensor:
+        """bfloat16 (stop - start, context_size, d_in) of contexts [start, stop)."""
+        size = self.contexts.shape[1]
+        bits = self.rows[hook].read(start * size, stop * size)
+        return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).view(stop - start, size, -1)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A finished cache, its manifest checked against its seal and its files against their sizes."""
+
+    path: Path
+    fingerprint: str
+    attributes: Mapping[str, Any]
+    lines: tuple[artifact.Line, ...]
+
+    @classmethod
+    def open(cls, path: Path | str) -> Cache:
+        """Opens a finished cache.
+
+        Raises:
+            CorruptDataError: if it is unfinished or a file is missing or of the wrong size.
+            ConfigError: if this version cannot read it.
+        """
+        path = Path(path)
+        fingerprint, lines = artifact.open_committed(path, "cache")
+        for problem in artifact.damaged_files(path, lines, hashes=False):
+            raise CorruptDataError(problem, hint=f"saepipe cache verify {path} shows all that is damaged")
+        attributes: Any = zarr.open_group(path, mode="r").attrs["saepipe"]
+        if attributes["format_version"] > FORMAT_VERSION:
+            version = attributes["format_version"]
+            raise ConfigError(
+                f"{path} has format version {version}; this saepipe reads {FORMAT_VERSION}", hint="update"
+            )
+        return cls(path, fingerprint, attributes, tuple(lines))
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        return tuple(self.attributes["hooks"])
+
+    @property
+    def d_in(self) -> int:
+        return int(self.attributes["d_in"])
+
+    @property
+    def num_tokens(self) -> int:
+        """Stored training rows."""
+        return self.rows(self.hooks[0]).num_rows
+
+    @property
+    def files(self) -> Files:
+        return {name: entry for line in self.lines for name, entry in line.get("files", {}).items()}
+
+    def rows(self, hook: str) -> MappedRows:
+        """The training activations at `hook`, (num_tokens, d_in) bfloat16 bits; raises ConfigError if not cached."""
+        return MappedRows(self.path, f"acts/{self._known(hook)}", self.files)
+
+    def stats(self, hook: str) -> ActivationStats:
+        group = zarr.open_group(self.path, mode="r")
+        arrays = {name: group[f"stats/{self._known(hook)}/{name}"] for name in ("mean", "std", "absmax")}
+        return ActivationStats(**{name: np.asarray(array[...]) for name, array in arrays.items()})  # type: ignore[index]
+
+    @cached_property
+    def heldout(self) -> Heldout:
+        """The held-out contexts; raises ConfigError if the cache was made without."""
+        if not self.attributes["num_heldout_contexts"]:
+            raise ConfigError(f"{self.path} has no held-out contexts", hint="harvest with heldout_tokens > 0")
+        contexts, documents, keep = (self._read_all(f"heldout/{name}") for name in ("contexts", "documents", "keep"))
+        rows = {hook: MappedRows(self.path, f"heldout/acts/{hook}", self.files) for hook in self.hooks}
+        return Heldout(contexts, documents, keep, rows)
+
+    def damage(self) -> list[str]:
+        """A sentence for each file whose size or content is not what the manifest says."""
+        return list(artifact.damaged_files(self.path, self.lines))
+
+    def _read_all(self, name: str) -> np.ndarray:
+        rows = MappedRows(self.path, name, self.files)
+        return rows.read(0, rows.num_rows)
+
+    def _known(self, hook: str) -> str:
+        if hook not in self.hooks:
+            raise ConfigError(f"{self.path} has no hook {hook!r}", hint=f"it has {', '.join(self.hooks)}")
+        return hook

@@ -1,0 +1,152 @@
+"""The language model and its tokenizer, from a hub id or a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+import xxhash
+from pydantic import Field
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from saepipe.data.config import Config, fingerprint
+from saepipe.data.errors import ConfigError, MachineError, RemoteError
+from saepipe.data.toy import MODEL_DIR
+from saepipe.harvest.capture import capture
+from saepipe.harvest.hooks import HookPoint, decoder_layers
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2"]
+
+
+class ModelConfig(Config):
+    """Which language model, and how it runs."""
+
+    model: str = Field("toy", description="hub id, folder of a checkpoint, or `toy`, the embedded one")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    dtype: Dtype = "bfloat16"
+    device: str = Field("auto", description="`auto` is cuda where there is one, else cpu")
+    attention: Attention = Field("eager", description="anything else must agree with eager on the first batch")
+
+    @property
+    def path(self) -> str:
+        return str(MODEL_DIR) if self.model == "toy" else self.model
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model in evaluation mode, with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    config: ModelConfig
+
+    @property
+    def d_in(self) -> int:
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        return len(decoder_layers(self.model))
+
+    @property
+    def bos_id(self) -> int:
+        """The id every window starts with: BOS, or EOS for tokenizers that have no BOS (GPT-2, Pythia)."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(cast(int, token))
+        raise ConfigError(f"the tokenizer of {self.config.model} has neither a BOS nor an EOS token")
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """BOS, EOS, pad and the tokenizer's other special tokens."""
+        return frozenset(self.tokenizer.all_special_ids) | {self.bos_id}
+
+    @cached_property
+    def identity(self) -> dict[str, str | None]:
+        """Id, revision, and digests of weights and tokenizer: what makes two models the same."""
+        state = xxhash.xxh3_128()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            state.update(name.encode())
+            state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        vocabulary = {"vocab": self.tokenizer.get_vocab(), "special": sorted(self.special_ids)}
+        return {
+            "id": self.config.model,
+            "revision": getattr(self.model.config, "_commit_hash", None) or self.config.revision,
+            "class": type(self.model).__name__,
+            "weights": state.hexdigest(),
+            "tokenizer": fingerprint(vocabulary),
+        }
+
+
+def load_model(config: ModelConfig) -> LanguageModel:
+    """Loads model and tokenizer.
+
+    Raises:
+        MachineError: if the device is not there.
+        RemoteError: if a hub does not give the model; ConfigError: if a folder does not hold one.
+    """
+    device = pick_device(config.device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
+        model = AutoModelForCausalLM.from_pretrained(
+            config.path,
+            revision=config.revision,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attention,
+        )
+    except (OSError, ValueError) as error:
+        problem = f"cannot load {config.model!r}: {str(error).splitlines()[0]}"
+        if Path(config.path).is_dir():
+            raise ConfigError(problem, hint="give the folder of a Hugging Face checkpoint") from error
+        raise RemoteError(problem, hint="check the id, the network, and `hf auth login` for gated models") from error
+    model.requires_grad_(False)
+    model.eval()
+    model.to(device)
+    return LanguageModel(model, tokenizer, config)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, or a device by its torch name; raises MachineError if this machine does not have it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise MachineError(f"no device {name!r} here: {str(error).splitlines()[0]}", hint="auto or cpu") from None
+    return torch.device(name)
+
+
+def check_attention(lm: LanguageModel, ids: torch.Tensor, hooks: list[HookPoint]) -> None:
+    """Where the model soft-caps its attention logits, refuses an implementation that does not.
+
+    The scaled-dot-product kernels drop Gemma-2's soft-capping without failing. So anything but `eager` is run beside
+    it on one batch.
+
+    Args:
+        lm: the model.
+        ids: (batch, seq) token ids of real text.
+        hooks: where to compare.
+
+    Raises:
+        ConfigError: if the residual streams differ by more than the dtype's rounding allows.
+    """
+    capped = getattr(lm.model.config.get_text_config(), "attn_logit_softcapping", None)
+    if capped is None or lm.config.attention == "eager":
+        return
+    asked = capture(lm.model, ids, hooks)
+    lm.model.set_attn_implementation("eager")
+    eager = capture(lm.model, ids, hooks)
+    lm.model.set_attn_implementation(lm.config.attention)
+    allowed = 8 * torch.finfo(lm.model.dtype).eps
+    for name, x in eager.items():
+        error = float((asked[name].float() - x.float()).norm() / x.float().norm())
+        if error > allowed:
+            raise ConfigError(
+                f"attention {lm.config.attention!r} differs from eager at {name} by {error:.1e} "
+                f"(allowed {allowed:.1e}): it ignores the soft-capping at {capped}",
+                hint="attention: eager",
+            )
