@@ -1,0 +1,37 @@
+"""What may be asked of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field
+
+from saepipe.data.component import import_plugins
+from saepipe.data.config import Config, Count, Lines
+from saepipe.evaluate.metrics.base import Metric
+from saepipe.evaluate.metrics.core import Core
+from saepipe.harvest.model import Dtype
+
+
+class EvaluateConfig(Config):
+    """Which metrics, and how the model runs for them."""
+
+    metrics: tuple[Metric, ...] = Field(default=(Core(),), min_length=1)
+    """Each by its name, with its settings."""
+    cache: Path | None = None
+    """Where the runs' cache lies now; null: where they were trained from."""
+    batch_size: Count = Field(default=8, gt=0)
+    """Contexts a forward pass. The logits of two passes must fit in memory."""
+    device: str = "auto"
+    """Of the model and the SAEs; auto: cuda where there is one, else cpu."""
+    dtype: Dtype | None = None
+    """Of the model; null: that of the harvest. SAEs stay float32."""
+    plugins: tuple[Path, ...] = ()
+    """Files with metrics of one's own."""
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
+        import_plugins([Path(path) for path in raw.get("plugins") or ()])
+        return super().parse(raw, source=source, lines=lines)

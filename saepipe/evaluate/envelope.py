@@ -1,0 +1,123 @@
+"""One result as JSON: SAEBench's envelope and keys, and beside them a `saepipe` block that says where it came from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from saepipe.data import artifact
+from saepipe.data.config import fingerprint
+from saepipe.data.errors import CorruptDataError
+from saepipe.evaluate.metrics.base import Figure, Measurement, Metric
+from saepipe.evaluate.stats import Estimate
+from saepipe.evaluate.subject import Subject
+from saepipe.evaluate.testbed import Testbed
+from saepipe.train.load import Run
+
+MODE = "fixed"
+"""The right definitions. The reference's own are in `saepipe.reference`."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a result answers. Equal requests have equal results, wherever their folders lie."""
+
+    run: str
+    """fingerprint"""
+    cache: str
+    """fingerprint"""
+    hook: str
+    metric: dict[str, Any]
+    """the metric's settings"""
+    metric_version: int
+    batch_size: int
+    dtype: str
+    """of the model"""
+    mode: str = MODE
+
+    @classmethod
+    def of(cls, run: Run, metric: Metric, batch_size: int, dtype: str) -> Request:
+        return cls(
+            run.fingerprint, run.cache_fingerprint, run.hook, metric.to_dict(), metric.version, batch_size, dtype
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(asdict(self))
+
+
+def envelope(
+    measurement: Measurement, request: Request, metric: Metric, subject: Subject, testbed: Testbed, eval_id: str
+) -> dict[str, Any]:
+    """The JSON object, keys in SAEBench's order. A figure without a number is null, its reason in the saepipe block."""
+    figures = dict(_named(measurement))
+    return {
+        "eval_type_id": metric.eval_type_id,
+        "eval_config": measurement.eval_config,
+        "eval_id": eval_id,
+        "datetime_epoch_millis": int(time.time() * 1000),
+        "eval_result_metrics": {
+            category: {key: plain(figure) for key, figure in group.items()}
+            for category, group in measurement.metrics.items()
+        },
+        "eval_result_details": measurement.details,
+        "sae_bench_commit_hash": artifact.provenance()["commit"],
+        "sae_lens_id": "custom_sae",
+        "sae_lens_release_id": subject.name,
+        "sae_lens_version": "Unknown",
+        "sae_cfg_dict": subject.cfg,
+        "eval_result_unstructured": {},
+        "saepipe": {
+            "metric_version": metric.version,
+            "mode": request.mode,
+            "request": request.fingerprint,
+            "fingerprints": {"run": request.run, "cache": request.cache, "model": testbed.language_model.identity},
+            "hook": request.hook,
+            "variant": subject.run.variant,
+            "seeds": {"seed": subject.run.seed, "data_seed": subject.run.config.data_seed},
+            "metrics": {key: plain(figure) for key, figure in measurement.extra.items()},
+            "reference": {key: plain(figure) for key, figure in measurement.reference.items()},
+            "intervals": dict(_intervals(figures)),
+            "undefined": {key: f.reason for key, f in figures.items() if isinstance(f, Estimate) and f.reason},
+            "counts": measurement.counts,
+            "provenance": dict(artifact.provenance()),
+        },
+    }
+
+
+def existing(path: Path, request: Request) -> bool:
+    """Whether the result at `path` answers this request."""
+    return path.is_file() and read(path)["saepipe"]["request"] == request.fingerprint
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result; raises CorruptDataError if it is not one of ours."""
+    try:
+        result = json.loads(path.read_text())
+        result["saepipe"]["fingerprints"]["run"], result["saepipe"]["request"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptDataError(f"{path} is no evaluation of saepipe", hint="delete it and evaluate") from error
+    return result
+
+
+def plain(figure: Figure) -> float | int | None:
+    return figure.value if isinstance(figure, Estimate) else figure
+
+
+def _named(measurement: Measurement) -> Iterator[tuple[str, Figure]]:
+    for group in measurement.metrics.values():
+        yield from group.items()
+    yield from measurement.extra.items()
+    yield from ((f"reference.{key}", figure) for key, figure in measurement.reference.items())
+
+
+def _intervals(figures: Mapping[str, Figure]) -> Iterator[tuple[str, list[float]]]:
+    """95 % for the draw of the documents, of our own figures; see `saepipe.evaluate.stats`."""
+    for key, figure in figures.items():
+        ours = not key.startswith("reference.")
+        if ours and isinstance(figure, Estimate) and figure.low is not None and figure.high is not None:
+            yield key, [figure.low, figure.high]

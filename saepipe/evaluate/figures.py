@@ -1,0 +1,168 @@
+"""The core metrics as ratios of sums: the formulas of docs/metrics.md, and the reference's where they differ.
+
+Since each is a ratio of two sums over documents, each has an interval over documents.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from saepipe.evaluate.latents import Firing, weight_figures
+from saepipe.evaluate.metrics.base import Figure
+from saepipe.evaluate.reconstruction import Autoencoder
+from saepipe.evaluate.stats import Estimate, ratio
+from saepipe.evaluate.sums import Sums
+
+Latents = dict[str, np.ndarray]
+
+_NO_TOKEN = "no held-out token was kept"
+_NONE_SCORED = "no position has an ordinary token as input and as target"
+_NO_VARIATION = "the held-out activations do not vary"
+_NO_EFFECT = "zeros at the hook do not change the model's predictions"
+
+
+@dataclass(frozen=True)
+class CoreSums:
+    """What one SAE's core figures are made of."""
+
+    sae: Sums
+    clean: Sums
+    ablated: Sums
+    ablated_everywhere: Sums
+
+
+def metrics(sums: CoreSums, latents: Latents, num_positions: int) -> dict[str, dict[str, Figure]]:
+    """SAEBench's categories and keys, by the right definitions."""
+    s, tokens = sums.sae, sums.sae["tokens"]
+    return {
+        "model_behavior_preservation": _behaviour(sums, sums.ablated, ""),
+        "model_performance_preservation": _performance(sums, sums.ablated, "", "scored"),
+        "reconstruction_quality": {
+            "explained_variance": ratio(s["variation"] - s["error"], s["variation"], _NO_VARIATION),
+            "explained_variance_legacy": ratio(s["legacy"], s["varied"], _NO_VARIATION),
+            "mse": ratio(s["error"], tokens, _NO_TOKEN),
+            "cossim": ratio(s["cosine"], tokens, _NO_TOKEN),
+        },
+        "shrinkage": {
+            "l2_norm_in": ratio(s["norm_in"], tokens, _NO_TOKEN),
+            "l2_norm_out": ratio(s["norm_out"], tokens, _NO_TOKEN),
+            "l2_ratio": ratio(s["norm_ratio"], s["nonzero"], "all held-out activations are zero"),
+            "relative_reconstruction_bias": ratio(
+                s["square_out"], s["product"], "activations and reconstructions are orthogonal on the whole"
+            ),
+        },
+        "sparsity": {"l0": ratio(s["l0"], tokens, _NO_TOKEN), "l1": ratio(s["l1"], tokens, _NO_TOKEN)},
+        "token_stats": {
+            "total_tokens_eval_reconstruction": num_positions,
+            "total_tokens_eval_sparsity_variance": num_positions,
+        },
+        "misc_metrics": _misc(latents),
+    }
+
+
+def extra(sums: CoreSums) -> dict[str, Figure]:
+    """What SAEBench has no key for."""
+    s, clean, ablated = sums.sae, sums.clean, sums.ablated
+    return {
+        "fvu": ratio(s["error"], s["variation"], _NO_VARIATION),
+        "delta_ce": ratio(s["ce"] - clean["ce"], s["scored"], _NONE_SCORED),
+        "delta_ce_with_ablation": ratio(ablated["ce"] - clean["ce"], s["scored"], _NONE_SCORED),
+    }
+
+
+def reference(sums: CoreSums, d_in: int) -> dict[str, Figure]:
+    """SAEBench's own formulas, faults included; those over batches depend on the batch size."""
+    s, everywhere = sums.sae, sums.ablated_everywhere
+    return {
+        **_by_batch(s, d_in),
+        "explained_variance_legacy": ratio(s["legacy_batch"], s["varied_batch"], _NO_VARIATION),
+        "l1": ratio(s["signed_l1"], s["tokens"], _NO_TOKEN),
+        **_performance(sums, everywhere, "_reference", "predicting"),
+        **_behaviour(sums, everywhere, "_reference", "tokens"),
+    }
+
+
+def _performance(sums: CoreSums, ablated: Sums, suffix: str, positions: str) -> dict[str, Figure]:
+    ce = f"ce{suffix}"
+    count, spliced, clean = sums.sae[positions], sums.sae[ce], sums.clean[ce]
+    return {
+        "ce_loss_score": ratio(ablated[ce] - spliced, ablated[ce] - clean, _NO_EFFECT),
+        "ce_loss_with_ablation": ratio(ablated[ce], count, _NONE_SCORED),
+        "ce_loss_with_sae": ratio(spliced, count, _NONE_SCORED),
+        "ce_loss_without_sae": ratio(clean, count, _NONE_SCORED),
+    }
+
+
+def _behaviour(sums: CoreSums, ablated: Sums, suffix: str, positions: str = "scored") -> dict[str, Figure]:
+    kl = f"kl{suffix}"
+    count, spliced = sums.sae[positions], sums.sae[kl]
+    return {
+        "kl_div_score": ratio(ablated[kl] - spliced, ablated[kl], _NO_EFFECT),
+        "kl_div_with_ablation": ratio(ablated[kl], count, _NONE_SCORED),
+        "kl_div_with_sae": ratio(spliced, count, _NONE_SCORED),
+    }
+
+
+def _by_batch(sums: Sums, d_in: int) -> dict[str, Figure]:
+    """The formulas that the reference averages over batches, each batch weighing the same."""
+    batches = [batch for batch in sums.batches if batch["tokens"] > 0]
+    tokens, error, square_in, square_out, product = (
+        np.array([batch[name] for batch in batches])
+        for name in ("tokens", "error", "square_in", "square_out", "product")
+    )
+    residual, second_moment = (error / tokens).mean(), (square_in / tokens).mean()
+    variance = second_moment - (second_moment / d_in) ** 2
+    return {
+        "explained_variance": ratio(np.array([variance - residual]), np.array([variance]), "its variance term is zero"),
+        "mse": ratio(np.array([(error / tokens).sum()]), np.array([tokens.sum()]), _NO_TOKEN),
+        "relative_reconstruction_bias": (
+            Estimate(None, reason="activations and reconstructions are orthogonal in one batch")
+            if (product == 0).any()
+            else float((square_out / product).mean())
+        ),
+    }
+
+
+def latent_figures(sae: Autoencoder, firing: Firing, num_tokens: int) -> Latents:
+    """By SAEBench's key, (d_sae,) float64; NaN for what a silent latent or a vector of zeros does not have."""
+    columns = {
+        "feature_density": firing.tokens.double() / num_tokens,
+        "consistent_activation_heuristic": firing.tokens.double() / firing.contexts,
+        **weight_figures(sae),
+    }
+    return {name: column.double().cpu().numpy() for name, column in columns.items()}
+
+
+def details(latents: Latents) -> list[dict[str, int | float | None]]:
+    """One entry a latent, as SAEBench writes them; null where there is no number."""
+    rows = zip(*(column.tolist() for column in latents.values()), strict=True)
+    return [
+        {"index": index}
+        | {name: None if math.isnan(value) else round(value, 10) for name, value in zip(latents, row, strict=True)}
+        for index, row in enumerate(rows)
+    ]
+
+
+def _misc(latents: Latents) -> dict[str, Figure]:
+    density = latents["feature_density"]
+    silent = Estimate(None, reason="no latent was active")
+    shares = {"1": density[density > 0.01], "10": density[density > 0.1]}
+    return {
+        **{f"freq_over_{share}_percent": len(over) / len(density) for share, over in shares.items()},
+        **{
+            f"normalized_freq_over_{share}_percent": float(over.sum() / density.sum()) if density.any() else silent
+            for share, over in shares.items()
+        },
+        "average_max_encoder_cosine_sim": _average(latents["max_encoder_cosine_sim"]),
+        "average_max_decoder_cosine_sim": _average(latents["max_decoder_cosine_sim"]),
+        "frac_alive": float((density > 0).mean()),
+    }
+
+
+def _average(cosines: np.ndarray) -> Figure:
+    """The mean over the latents that have one."""
+    known = cosines[~np.isnan(cosines)]
+    return float(known.mean()) if len(known) else Estimate(None, reason="no two weight vectors to compare")

@@ -1,0 +1,51 @@
+"""The family of metrics. A metric is a file beside this one; importing it is all the registration there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from saepipe.data.component import Component
+from saepipe.data.progress import Progress
+from saepipe.evaluate.stats import Estimate
+from saepipe.evaluate.subject import Subject
+from saepipe.evaluate.testbed import Testbed
+
+Figure = float | int | Estimate
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one metric found for one subject."""
+
+    metrics: dict[str, dict[str, Figure]]
+    """By category and key, SAEBench's names."""
+    extra: dict[str, Figure]
+    """What SAEBench has no key for."""
+    reference: dict[str, Figure]
+    """The reference's own formulas, where they differ from ours."""
+    details: list[dict[str, int | float | None]] = field(default_factory=list)
+    """An entry a latent (or a data set, a letter)."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Contexts, tokens, documents: what the figures rest on."""
+    eval_config: dict[str, Any] = field(default_factory=dict)
+    """The settings under SAEBench's names."""
+
+
+class Metric(Component):
+    """Settings of one metric; `name` is also its file's, `RUN/eval/<name>.json`."""
+
+    family: ClassVar[str] = "metric"
+    package: ClassVar[str] = "saepipe.evaluate.metrics"
+    eval_type_id: ClassVar[str]
+    """SAEBench's name for it."""
+    version: ClassVar[int]
+    """Raised whenever the same inputs give other figures; older results are then measured again."""
+
+    def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
+        """One measurement a subject, in order. All subjects were trained at the testbed's hook of its cache.
+
+        Work that depends on the model alone is done once for all of them.
+        """
+        raise NotImplementedError

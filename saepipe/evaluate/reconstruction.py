@@ -1,0 +1,113 @@
+"""What an SAE makes of activations, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+_CHUNK = 2**26
+"""Latent activations held at a time (256 MiB in float32)."""
+
+
+class Autoencoder(Protocol):
+    """What the metrics need of an SAE; it takes and gives raw activations."""
+
+    architecture: str
+    W_enc: torch.Tensor
+    """(d_in, d_sae)"""
+    b_enc: torch.Tensor
+    """(d_sae,)"""
+    W_dec: torch.Tensor
+    """(d_sae, d_in)"""
+
+    @property
+    def d_sae(self) -> int: ...
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """(num_tokens, d_in) -> (num_tokens, d_sae)"""
+
+    def decode(self, acts: torch.Tensor) -> torch.Tensor:
+        """(num_tokens, d_sae) -> (num_tokens, d_in)"""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The kept tokens of one batch of contexts through one SAE. A latent is active where its activation is not 0."""
+
+    x_hat: torch.Tensor
+    """(num_tokens, d_in)"""
+    l0: torch.Tensor
+    """(num_tokens,): active latents"""
+    l1: torch.Tensor
+    """(num_tokens,): sum of |activation|"""
+    signed_l1: torch.Tensor
+    """(num_tokens,): sum of activations"""
+    firing: torch.Tensor
+    """(num_contexts, d_sae): tokens of each context on which each latent is active"""
+
+
+def reconstruct(sae: Autoencoder, x: torch.Tensor, contexts: torch.Tensor, num_contexts: int) -> Reconstruction:
+    """Encodes and decodes in chunks of tokens, so that all latent activations are never held at once.
+
+    Args:
+        sae: the SAE, on the device of x.
+        x: (num_tokens, d_in) raw activations, float32.
+        contexts: (num_tokens,) int64 index of each token's context, below num_contexts.
+        num_contexts: how many contexts the batch has.
+    """
+    num_rows = max(1, _CHUNK // sae.d_sae)
+    firing = torch.zeros(num_contexts, sae.d_sae, device=x.device)
+    parts = []
+    for rows, index in zip(torch.split(x, num_rows), torch.split(contexts, num_rows), strict=True):
+        acts = sae.encode(rows)
+        active = (acts != 0).to(firing.dtype)
+        firing.index_add_(0, index, active)
+        parts.append((sae.decode(acts), active.sum(1), acts.abs().sum(1), acts.sum(1)))
+    x_hat, l0, l1, signed_l1 = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Reconstruction(x_hat, l0, l1, signed_l1, firing)
+
+
+def token_values(x: torch.Tensor, x_hat: torch.Tensor, mean: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the reconstruction metrics are sums of, in float64.
+
+    Args:
+        x: (num_tokens, d_in) activations.
+        x_hat: (num_tokens, d_in) their reconstructions.
+        mean: (d_in,) float64, the mean of x over all kept held-out tokens.
+
+    Returns:
+        By name, (num_tokens,): `error` ||x - x_hat||^2, `variation` ||x - mean||^2, `square_in` ||x||^2, `square_out`
+        ||x_hat||^2, `product` x . x_hat, `norm_in`, `norm_out`, `cosine` (0 where either is 0), `norm_ratio` over the
+        `nonzero` tokens, `legacy` 1 - error / variation over the `varied` ones, `legacy_batch` the same about the
+        mean of this batch over the `varied_batch` ones; `tokens` is 1 everywhere.
+    """
+    x, x_hat = x.double(), x_hat.double()
+    square_in, square_out, product = x.square().sum(1), x_hat.square().sum(1), (x * x_hat).sum(1)
+    norm_in, norm_out = square_in.sqrt(), square_out.sqrt()
+    error = (x - x_hat).square().sum(1)
+    variation = (x - mean).square().sum(1)
+    variation_batch = (x - x.mean(0)).square().sum(1)
+    return {
+        "tokens": torch.ones_like(error),
+        "error": error,
+        "variation": variation,
+        "square_in": square_in,
+        "square_out": square_out,
+        "product": product,
+        "norm_in": norm_in,
+        "norm_out": norm_out,
+        "cosine": divide(product, norm_in * norm_out),
+        "norm_ratio": divide(norm_out, norm_in),
+        "nonzero": norm_in != 0,
+        "legacy": divide(variation - error, variation),
+        "varied": variation != 0,
+        "legacy_batch": divide(variation_batch - error, variation_batch),
+        "varied_batch": variation_batch != 0,
+    }
+
+
+def divide(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+    """The quotient, 0 where the denominator is 0."""
+    return torch.where(denominator == 0, 0.0, numerator / denominator)

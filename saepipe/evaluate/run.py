@@ -1,0 +1,153 @@
+"""Evaluation from top to bottom: runs, their cache, the model, one pass for all of them, a JSON file each."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saepipe.data import artifact
+from saepipe.data.cache import Cache
+from saepipe.data.errors import ConfigError
+from saepipe.data.progress import Progress
+from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.envelope import Request, envelope, existing
+from saepipe.evaluate.metrics.base import Metric
+from saepipe.evaluate.subject import Subject
+from saepipe.evaluate.testbed import Testbed
+from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
+from saepipe.train.load import Run, open_run
+
+
+@dataclass(frozen=True)
+class Job:
+    """One metric of one run."""
+
+    run: Run
+    cache: Cache
+    metric: Metric
+    request: Request
+    path: Path
+    """of the result"""
+
+    @property
+    def done(self) -> bool:
+        return existing(self.path, self.request)
+
+
+def evaluate(
+    runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None, progress: Progress
+) -> list[Path]:
+    """Measures each run, or finds that it has been measured.
+
+    Runs of one hook of one cache share every model pass that does not depend on the SAE.
+
+    Args:
+        runs: run folders.
+        config: metrics and how the model runs.
+        out: a folder for the results, `<variant>-seed-<n>-<fingerprint>/<metric>.json`; `RUN/eval/` where not given.
+        progress: told of every result that is reused.
+
+    Returns:
+        The JSON files, run by run.
+
+    Raises:
+        ConfigError: if a run was not trained from the cache that is found, or at a hook that it does not have.
+        CorruptDataError: if a run or its cache is unfinished or damaged.
+    """
+    jobs = plan_jobs(runs, config, out)
+    groups: dict[tuple[str, str], list[Job]] = defaultdict(list)
+    for job in jobs:
+        if job.done:
+            progress.say(f"{job.path}: the same run, cache and settings; kept as it is")
+        else:
+            groups[job.request.cache, job.request.hook].append(job)
+    eval_id = str(uuid.uuid4())
+    models: dict[str, LanguageModel] = {}
+    for (fingerprint, hook), group in groups.items():
+        cache = group[0].cache
+        if fingerprint not in models:
+            models = {fingerprint: load_model_of(cache, config)}
+        _measure(group, Testbed(cache, hook, models[fingerprint], config.batch_size), eval_id, progress)
+    return [job.path for job in jobs]
+
+
+def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:
+    """What `evaluate` would measure and what it would reuse; loads neither model nor SAE."""
+    jobs = plan_jobs(runs, config, out)
+    contexts = {job.cache.fingerprint: len(job.cache.heldout.contexts) for job in jobs}
+    return {
+        "measure": [str(job.path) for job in jobs if not job.done],
+        "reuse": [str(job.path) for job in jobs if job.done],
+        "heldout_contexts": contexts,
+    }
+
+
+def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None) -> list[Job]:
+    """One job a run and metric, every run checked against its cache."""
+    if not runs:
+        raise ConfigError("no run to evaluate", hint="saepipe evaluate RUN...")
+    caches: dict[Path, Cache] = {}
+    jobs = []
+    for folder in dict.fromkeys(Path(run).resolve() for run in runs):
+        run = open_run(folder)
+        cache = _cache_of(run, config, caches)
+        dtype = config.dtype or model_config(cache, config).dtype
+        results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
+        for metric in config.metrics:
+            request = Request.of(run, metric, config.batch_size, dtype)
+            jobs.append(Job(run, cache, metric, request, results / f"{metric.name}.json"))
+    return jobs
+
+
+def model_config(cache: Cache, config: EvaluateConfig) -> ModelConfig:
+    """The model that made the cache, on this evaluation's device and in its dtype."""
+    made_with = dict(cache.attributes["config"]["model"])
+    return ModelConfig.parse(made_with | {"device": config.device} | ({"dtype": config.dtype} if config.dtype else {}))
+
+
+def load_model_of(cache: Cache, config: EvaluateConfig) -> LanguageModel:
+    """Loads the model that made the cache; raises ConfigError if what is found under its name is another one."""
+    language_model = load_model(model_config(cache, config))
+    made_with, found = cache.attributes["model"], language_model.identity
+    same_dtype = language_model.config.dtype == cache.attributes["config"]["model"]["dtype"]
+    for key in ("class", "tokenizer", *(("weights",) if same_dtype else ())):
+        if made_with[key] != found[key]:
+            raise ConfigError(
+                f"{found['id']} is not the model that made {cache.path}: {key} {found[key]}, not {made_with[key]}",
+                hint="evaluate with the same checkpoint and revision",
+            )
+    return language_model
+
+
+def _cache_of(run: Run, config: EvaluateConfig, caches: dict[Path, Cache]) -> Cache:
+    path = Path(config.cache or run.config.cache)
+    cache = caches.setdefault(path, Cache.open(path)) if path not in caches else caches[path]
+    if cache.fingerprint != run.cache_fingerprint:
+        raise ConfigError(
+            f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",
+            hint="--set cache=PATH of the cache that it was trained from",
+        )
+    if run.hook not in cache.hooks:
+        raise ConfigError(f"{run.path} was trained at {run.hook}; {path} has {', '.join(cache.hooks)}")
+    return cache
+
+
+def _measure(jobs: Sequence[Job], testbed: Testbed, eval_id: str, progress: Progress) -> None:
+    """All metrics of all runs at one hook of one cache."""
+    subjects = {job.run.path: Subject.load(job.run, testbed.device) for job in jobs}
+    for metric, group in _by_metric(jobs):
+        measured = metric.measure([subjects[job.run.path] for job in group], testbed, progress)
+        for job, measurement in zip(group, measured, strict=True):
+            result = envelope(measurement, job.request, metric, subjects[job.run.path], testbed, eval_id)
+            artifact.write_json(job.path, result)
+
+
+def _by_metric(jobs: Iterable[Job]) -> list[tuple[Metric, list[Job]]]:
+    groups: dict[Metric, list[Job]] = defaultdict(list)
+    for job in jobs:
+        groups[job.metric].append(job)
+    return list(groups.items())

@@ -1,0 +1,30 @@
+"""What is evaluated: one finished run and its SAE."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from saepipe.evaluate.reconstruction import Autoencoder
+from saepipe.train.load import Run, load
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run with its SAE loaded, in float32 on the device of the evaluation."""
+
+    run: Run
+    sae: Autoencoder
+    cfg: dict[str, Any]
+    """The SAE's cfg.json."""
+
+    @classmethod
+    def load(cls, run: Run, device: torch.device) -> Subject:
+        return cls(run, load(run, device=str(device)), json.loads((run.path / "sae" / "cfg.json").read_text()))
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.variant}/seed-{self.run.seed}"
