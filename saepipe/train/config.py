@@ -1,0 +1,191 @@
+"""What a training run may be asked, and the loss that it minimises.
+
+    loss = E_b reconstruction(x, x_hat) + sum over penalties of weight_now * penalty
+
+`reconstruction` is `squared` (the sum over d_in of (x - x_hat)^2) or `norm` (its square root). With `l1` the loss is
+E_b |x - x_hat|^2 + weight * E_b sum_i acts_i |W_dec_i|, on activations scaled so that E_b |x|^2 = d_in.
+Lengths of schedules are fractions of the run, so none can be longer than the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from saepipe.data.component import import_plugins
+from saepipe.data.config import Config, Count, Lines, fingerprint
+from saepipe.data.errors import ConfigError
+from saepipe.train.penalties.base import Penalty
+from saepipe.train.sae.base import Architecture
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[Count, Field(ge=1)]
+
+# Where a run lies and how it is watched or computed does not change what it is.
+OUTSIDE_THE_ID = frozenset({"cache", "plugins", "device", "log_every", "checkpoint_every", "variants", "seeds"})
+
+
+class OptimizerConfig(Config):
+    """Adam; decoder rows stay of unit norm. `warmup` and `decay` are linear, as fractions of the run."""
+
+    lr: float = Field(default=3e-4, gt=0)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    warmup: Fraction = 0.05
+    decay: Fraction = 0.2
+    clip: float | None = Field(default=1.0, gt=0)
+    """The largest norm of the whole gradient; null leaves it as it is."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup + self.decay > 1:
+            raise ValueError(f"warmup {self.warmup} and decay {self.decay} together are longer than the run")
+        return self
+
+
+class InitConfig(Config):
+    """W_dec: random unit rows. W_enc = encoder_scale * W_dec.T. b_enc = 0. b_dec: from the first rows of the stream."""
+
+    b_dec: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
+    b_dec_rows: Positive = 16_384
+    encoder_scale: float = Field(default=1.0, gt=0)
+
+
+class DeadConfig(Config):
+    """A latent is dead when it has been silent for `after_tokens` (default: min(10M, 5 % of the run's tokens))."""
+
+    after_tokens: Positive | None = None
+    resample_steps: Positive | None = None
+    """Every so many steps dead latents start anew (see dead.py); null: never."""
+    rewarm: Fraction = 0.1
+    """After each resampling the learning rate rises linearly again over this fraction of `resample_steps`."""
+
+
+class VariantsConfig(Config):
+    """Overrides of the config above, in one of three forms; keys are dotted (`penalties.0.weight`).
+
+    A plain list of override mappings, each with an optional `name`; `grid:` lists of values, every combination;
+    `zip:` lists of values of equal length, taken together.
+    """
+
+    overrides: tuple[dict[str, Any], ...] = ()
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    zip: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_list(cls, value: Any) -> Any:
+        return {"overrides": value} if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if sum(map(bool, (self.overrides, self.grid, self.zip))) > 1:
+            raise ValueError("variants are a list, a grid or a zip, not several of them")
+        if len({len(values) for values in self.zip.values()}) > 1:
+            lengths = ", ".join(f"{key} {len(values)}" for key, values in self.zip.items())
+            raise ValueError(f"the lists of a zip have one length, not {lengths}")
+        return self
+
+
+class TrainConfig(Config):
+    """One training run, or with `variants` and `seeds` several that share a stream of batches."""
+
+    cache: Path
+    hook: str | None = None
+    """A hook point of the cache (`blocks.19.hook_resid_post`); null where the cache has only one."""
+    sae: Architecture
+    penalties: tuple[Penalty, ...] = ()
+    reconstruction: Literal["squared", "norm"] = "squared"
+    activation_scale: Literal["rms", "none"] = "rms"
+    """`rms`: train on s * x with E|s x|^2 = d_in, s measured once over the cache; folded into the saved SAE."""
+
+    steps: Positive | None = None
+    tokens: Positive | None = None
+    epochs: float | None = Field(default=None, gt=0)
+    batch_size: Positive = 2048
+    optimizer: OptimizerConfig = OptimizerConfig()
+    init: InitConfig = InitConfig()
+    dead: DeadConfig = DeadConfig()
+
+    seed: int = 0
+    """Initialisation and resampling."""
+    data_seed: int = 0
+    """The order of the data."""
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; weights, losses and optimiser stay float32. auto: bfloat16 on CUDA, float32 on a CPU."""
+    device: str = "auto"
+
+    log_every: Positive = 100
+    checkpoint_every: Positive = 1000
+    variants: VariantsConfig = VariantsConfig()
+    seeds: tuple[int, ...] = ()
+    plugins: tuple[Path, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
+        import_plugins([Path(path) for path in raw.get("plugins") or ()])
+        return super().parse(raw, source=source, lines=lines)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, tokens, epochs (found {', '.join(given) or 'none'})")
+        if self.tokens is not None and self.tokens < self.batch_size:
+            raise ValueError(
+                f"{self.tokens} tokens are less than one batch of {self.batch_size}: it would train for zero steps"
+            )
+        return self
+
+    def num_steps(self, num_rows: int) -> int:
+        """Optimisation steps over a cache of `num_rows` training rows.
+
+        Raises:
+            ConfigError: if it would not be a single one.
+        """
+        if self.steps is not None:
+            return self.steps
+        tokens = self.tokens if self.tokens is not None else int((self.epochs or 0) * num_rows)
+        if tokens < self.batch_size:
+            raise ConfigError(
+                f"{self.epochs} epochs of {num_rows:,} rows are less than one batch of {self.batch_size}: zero steps",
+                hint="raise epochs, or lower batch_size",
+            )
+        return tokens // self.batch_size
+
+    def resolved(self, *, hook: str, num_rows: int, device: torch.device) -> Self:
+        """This config with nothing left open: a single run, its steps, hook, dead threshold and dtype written out."""
+        steps = self.num_steps(num_rows)
+        dead_after = self.dead.after_tokens or min(10_000_000, max(1, steps * self.batch_size // 20))
+        auto_dtype = "bfloat16" if device.type == "cuda" else "float32"
+        return self.model_copy(
+            update={
+                "hook": hook,
+                "steps": steps,
+                "tokens": None,
+                "epochs": None,
+                "dead": self.dead.model_copy(update={"after_tokens": dead_after}),
+                "compute_dtype": auto_dtype if self.compute_dtype == "auto" else self.compute_dtype,
+                "variants": VariantsConfig(),
+                "seeds": (),
+            }
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What the run is: the config less paths, logging and machine."""
+        return {key: value for key, value in self.to_dict().items() if key not in OUTSIDE_THE_ID}
+
+    def run_id(self, cache_fingerprint: str) -> str:
+        """Sixteen hex digits; equal for runs that would be bit-identical on one machine."""
+        return fingerprint({"cache": cache_fingerprint, "config": self.identity()})
+
+
+def labels(penalties: Sequence[Penalty]) -> list[str]:
+    """The penalties' names in the loss and its logs; a name that comes again is numbered: l1, l1.2."""
+    names = [penalty.name for penalty in penalties]
+    seen = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [name if count == 1 else f"{name}.{count}" for name, count in zip(names, seen, strict=True)]

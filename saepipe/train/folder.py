@@ -1,0 +1,97 @@
+"""A run's folder: begun, refused where another run lies in it, and sealed when the run is done.
+
+    RUN/  config.yaml  manifest.jsonl  metrics.jsonl  health.json  checkpoints/<step>/  sae/  log/  COMMITTED
+
+The manifest lists config.yaml, health.json and sae/. Metrics and checkpoints carry times or are passing, and stay
+outside every digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from saepipe.data import artifact
+from saepipe.data.cache import Cache
+from saepipe.data.config import differences
+from saepipe.data.errors import ConfigError
+from saepipe.train.config import TrainConfig
+from saepipe.train.formats import saelens
+from saepipe.train.health import Finding
+from saepipe.train.state import Recipe, TrainState
+from saepipe.train.variants import Variant
+
+CONFIG, METRICS, HEALTH, CHECKPOINTS, SAE = "config.yaml", "metrics.jsonl", "health.json", "checkpoints", "sae"
+
+
+def refuse_another(folder: Path, config: TrainConfig, cache: Cache) -> None:
+    """Raises ConfigError, with the differences, if `folder` holds another run than `config` on `cache`."""
+    if not (folder / CONFIG).is_file():
+        return
+    found = differences(TrainConfig.load(folder / CONFIG).identity(), config.identity())
+    lines = artifact.read_manifest(folder)
+    if lines and lines[0]["cache"] != cache.fingerprint:
+        found.append(f"the cache's content: {lines[0]['cache'][:16]} -> {cache.fingerprint[:16]}")
+    if found:
+        listed = "\n".join(f"  {line}" for line in found)
+        raise ConfigError(
+            f"{folder} holds a run of another config:\n{listed}", hint="choose another --out, or remove that folder"
+        )
+
+
+def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:
+    """Writes the config and the manifest's first line, so that the folder says what it is from its first moment."""
+    artifact.write_file(folder / CONFIG, recipe.config.to_yaml().encode())
+    artifact.rewrite_manifest(folder, [header])
+
+
+def header(variant: Variant, recipe: Recipe, cache: Cache) -> dict[str, Any]:
+    """The first line of a run's manifest."""
+    return {
+        "kind": "run",
+        "run_id": recipe.config.run_id(cache.fingerprint),
+        "cache": cache.fingerprint,
+        "hook": recipe.config.hook,
+        "variant": variant.name,
+        "seed": variant.seed,
+        "planned_steps": recipe.num_steps,
+        "provenance": dict(artifact.provenance()),
+    }
+
+
+def write_health(folder: Path, findings: Sequence[Finding]) -> None:
+    artifact.write_json(folder / HEALTH, {"findings": [finding.to_dict() for finding in findings]})
+
+
+def finish(folder: Path, first_line: dict[str, Any], recipe: Recipe, state: TrainState, cache: Cache) -> None:
+    """Saves the SAE for raw activations and seals the run; health.json is there already."""
+    sae = recipe.config.sae
+    params = sae.unscaled({name: value.detach() for name, value in state.params.items()}, recipe.scale)
+    names = saelens.write(folder / SAE, sae, params, metadata(first_line, recipe, cache))
+    first_line = {**first_line, "done_steps": state.step}
+    files = artifact.digest_files(folder, [CONFIG, HEALTH, *(f"{SAE}/{name}" for name in names)])
+    artifact.rewrite_manifest(folder, [first_line, {"files": files}])
+    artifact.commit(folder)
+
+
+def metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> dict[str, Any]:
+    """What stands beside the weights: where they apply, and where they come from."""
+    harvest = cache.attributes.get("config", {})
+    return {
+        "hook_name": recipe.config.hook,
+        "model_name": harvest.get("model", {}).get("model"),
+        "dataset_path": harvest.get("dataset", {}).get("source"),
+        "context_size": cache.attributes.get("context_size"),
+        "prepend_bos": True,
+        "exclude_special_tokens": True,
+        "saepipe": {
+            "run_id": first_line["run_id"],
+            "cache": cache.fingerprint,
+            "variant": first_line["variant"],
+            "seed": first_line["seed"],
+            "steps": recipe.num_steps,
+            "activation_scale": recipe.scale,
+            "provenance": first_line["provenance"],
+        },
+    }

@@ -1,0 +1,1 @@
+"""SAEs as other libraries lay them down: one file each."""

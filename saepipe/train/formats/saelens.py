@@ -1,0 +1,110 @@
+"""SAELens' folder (`cfg.json`, `sae_weights.safetensors`), which is also how a run keeps its own SAE.
+
+Raw activations go in and come out. Written as SAELens 6.54.12 writes; `SAE.load_from_disk` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from saepipe.data.artifact import write_file, write_json
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.train.sae.base import Architecture, Params
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+VERSION = "6.54.12"
+
+NAMES = {"relu": "standard"}
+"""Where SAELens calls an architecture otherwise than we do."""
+
+
+def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str, Any]) -> list[str]:
+    """Writes an SAE in raw units; returns the names of the files.
+
+    Args:
+        folder: made if need be.
+        sae: its settings beside d_sae become keys of cfg.json (`k` of a TopK).
+        params: by the names of `saepipe.train.sae.base.Params`, on any device.
+        metadata: hook_name, model_name and whatever else shall stand beside the weights.
+    """
+    settings = sae.to_dict()
+    name = settings.pop("name")
+    config = {
+        "architecture": NAMES.get(name, name),
+        "d_in": params["W_dec"].shape[1],
+        **settings,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        **({"rescale_acts_by_decoder_norm": False} if name == "topk" else {}),
+        "metadata": {"sae_lens_version": VERSION, **metadata},
+    }
+    tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in params.items()}
+    write_file(folder / WEIGHTS, save(tensors))
+    write_json(folder / CONFIG, config)
+    return [WEIGHTS, CONFIG]
+
+
+def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
+    """The SAE in a folder, of ours or of SAELens, as (settings, params in raw units, metadata).
+
+    Raises:
+        ConfigError: if it is no such folder, or of a kind that we do not have.
+        CorruptDataError: if its files do not fit together.
+    """
+    config, params = _read_files(folder)
+    ours = {theirs: name for name, theirs in NAMES.items()}
+    name = ours.get(config["architecture"], config["architecture"])
+    member = Architecture.member(name)
+    settings = {key: config[key] for key in member.model_fields if key in config}
+    sae = member.parse({**settings, "name": name}, source=str(folder / CONFIG))
+    assert isinstance(sae, Architecture)
+    if config.get("normalize_activations", "none") != "none" or config.get("reshape_activations", "none") != "none":
+        asked = {key: config.get(key) for key in ("normalize_activations", "reshape_activations")}
+        raise ConfigError(f"{folder} wants its input changed first: {asked}", hint="fold that into the weights")
+    expected = {
+        "W_enc": (config["d_in"], sae.d_sae),
+        "b_enc": (sae.d_sae,),
+        "W_dec": (sae.d_sae, config["d_in"]),
+        "b_dec": (config["d_in"],),
+    }
+    for key, shape in expected.items():
+        found = tuple(params[key].shape) if key in params else None
+        if found != shape:
+            raise CorruptDataError(f"{folder / WEIGHTS}: {key} has shape {found}, not {shape} as {CONFIG} says")
+    return sae, _to_our_convention(config, params), config.get("metadata", {})
+
+
+def _read_files(folder: Path) -> tuple[dict[str, Any], Params]:
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        params = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+    except FileNotFoundError as error:
+        hint = f"an SAE is a run, or a folder with {CONFIG} and {WEIGHTS}"
+        raise ConfigError(f"{folder} holds no SAE: {error.filename or error} is missing", hint=hint) from None
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise CorruptDataError(f"{folder}: {error}") from None
+    return config, params
+
+
+def _to_our_convention(config: Mapping[str, Any], params: Params) -> Params:
+    """Exact rewrites of what SAELens leaves open: b_dec taken from the input, no decoder norm in the activations."""
+    params = dict(params)
+    if not config.get("apply_b_dec_to_input", True):
+        # x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc)
+        params["b_enc"] = params["b_enc"] + params["b_dec"] @ params["W_enc"]
+    if config.get("rescale_acts_by_decoder_norm", False):
+        lengths = torch.linalg.vector_norm(params["W_dec"], dim=1)
+        params["W_enc"] = params["W_enc"] * lengths
+        params["b_enc"] = params["b_enc"] * lengths
+        params["W_dec"] = params["W_dec"] / lengths.unsqueeze(1)
+    return params

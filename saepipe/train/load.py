@@ -1,0 +1,120 @@
+"""A finished run opened, and its SAE as a module for notebooks and evaluations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saepipe.data import artifact
+from saepipe.data.errors import CorruptDataError
+from saepipe.train.config import TrainConfig
+from saepipe.train.formats import saelens
+from saepipe.train.sae.base import Architecture, Params
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; its files are those its manifest lists."""
+
+    path: Path
+    fingerprint: str  # of the artifact: SHA-256 of its manifest
+    run_id: str  # of what was asked for: the config less paths, logging and machine, and the cache
+    config: TrainConfig  # resolved: one run, nothing left open
+    cache_fingerprint: str
+    hook: str
+    variant: str
+    seed: int
+
+
+class SAE(nn.Module):
+    """A sparse autoencoder on raw activations, in float32.
+
+    W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
+    """
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+
+    def __init__(self, settings: Architecture, params: Params, metadata: dict[str, Any]) -> None:
+        super().__init__()
+        self.settings = settings
+        self.metadata = metadata
+        for name, value in params.items():
+            self.register_parameter(name, nn.Parameter(value, requires_grad=False))
+
+    @property
+    def architecture(self) -> str:
+        return self.settings.name
+
+    @property
+    def hook(self) -> str | None:
+        """`blocks.19.hook_resid_post`; None where a folder from elsewhere does not say."""
+        return self.metadata.get("hook_name")
+
+    @property
+    def d_in(self) -> int:
+        return self.W_dec.shape[1]
+
+    @property
+    def d_sae(self) -> int:
+        return self.W_dec.shape[0]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Raw activations (..., d_in) of any float dtype -> acts (..., d_sae) float32."""
+        return self.settings.encode(self._params(), x.float())
+
+    def decode(self, acts: Tensor) -> Tensor:
+        """acts (..., d_sae) -> x_hat (..., d_in), in raw units."""
+        return self.settings.decode(self._params(), acts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """decode(encode(x))."""
+        return self.decode(self.encode(x))
+
+    def _params(self) -> Params:
+        return dict(self.named_parameters())
+
+
+def open_run(path: Path | str) -> Run:
+    """A finished run.
+
+    Raises:
+        CorruptDataError: if it is not finished, is something else, or its files were changed since.
+    """
+    path = Path(path)
+    fingerprint, lines = artifact.open_committed(path, "run")
+    header = lines[0]
+    if header.get("kind") != "run":
+        raise CorruptDataError(f"{path} is a {header.get('kind', 'thing of no kind')}, not a run")
+    for problem in artifact.damaged_files(path, lines):
+        raise CorruptDataError(problem, hint="train it again")
+    return Run(
+        path=path,
+        fingerprint=fingerprint,
+        run_id=header["run_id"],
+        config=TrainConfig.load(path / "config.yaml"),
+        cache_fingerprint=header["cache"],
+        hook=header["hook"],
+        variant=header["variant"],
+        seed=header["seed"],
+    )
+
+
+def load(run: Run | Path | str, device: str | torch.device = "cpu") -> SAE:
+    """The SAE of a run, or in a bare SAELens folder.
+
+    Raises:
+        CorruptDataError: if the run is not finished or damaged.
+        ConfigError: if the folder holds no SAE.
+    """
+    path = Path(run.path if isinstance(run, Run) else run)
+    if not isinstance(run, Run) and (path / artifact.MANIFEST).exists():
+        open_run(path)
+    folder = path / "sae" if (path / artifact.MANIFEST).exists() else path
+    return SAE(*saelens.read(folder)).to(device)

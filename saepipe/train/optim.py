@@ -1,0 +1,45 @@
+"""Adam under the constraint that each latent's decoder row has unit norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from saepipe.train.config import OptimizerConfig
+from saepipe.train.sae.base import Params
+
+
+def make_adam(params: Params, config: OptimizerConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(list(params.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def remove_parallel(gradients: Mapping[str, Tensor], W_dec: Tensor) -> None:
+    """Takes from W_dec's gradient, in place, the part along each row: g_i - (g_i . d_i) d_i.
+
+    Args:
+        gradients: of the parameters by name; only W_dec (d_sae, d_in) changes.
+        W_dec: (d_sae, d_in), rows d_i of unit norm along d_in.
+    """
+    gradient = gradients["W_dec"]
+    along = torch.linalg.vecdot(gradient, W_dec.detach())
+    gradient.addcmul_(W_dec.detach(), along.unsqueeze(1), value=-1)
+
+
+@torch.no_grad()
+def update(
+    adam: torch.optim.Adam, params: Params, gradients: Mapping[str, Tensor], lr: float, clip: float | None
+) -> None:
+    """One step: project, clip the whole gradient's norm, Adam, rows back to unit norm."""
+    remove_parallel(gradients, params["W_dec"])
+    for name, parameter in params.items():
+        parameter.grad = gradients[name]
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(params.values(), clip)
+    for group in adam.param_groups:
+        group["lr"] = lr
+    adam.step()
+    adam.zero_grad(set_to_none=True)
+    # Adam's momentum is not quite tangent, so the rows drift a little at each step.
+    params["W_dec"].div_(torch.linalg.vector_norm(params["W_dec"], dim=1, keepdim=True))

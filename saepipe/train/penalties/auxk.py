@@ -1,0 +1,41 @@
+"""AuxK: dead latents learn to explain what the living ones leave over (Gao et al. 2024, arXiv 2406.04093, A.2)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from saepipe.data.config import Count
+from saepipe.train.penalties.base import Penalised, Penalty, SettingsNow, State, StepContext
+
+
+class AuxK(Penalty):
+    """E_b |x|^2 * E_b (|e - e_hat|^2 / |e|^2), where e = x - x_hat and e_hat comes from k_aux dead latents.
+
+    The paper divides both the reconstruction and this term by what they explain. Our reconstruction is not divided,
+    so E_b |x|^2 brings this one to its units and weight 1/32 means what it means there. No gradient reaches e:
+    only latents that are dead learn from it. 0 while none is dead.
+    """
+
+    name: Literal["auxk"] = "auxk"
+    weight: Annotated[float, Field(ge=0)] = 1 / 32
+    k_aux: Annotated[Count, Field(ge=1)] | None = None
+    """Dead latents that answer for a token; null: d_in / 2."""
+
+    def __call__(self, ctx: StepContext, state: State, settings_now: SettingsNow) -> Penalised:
+        num_dead = ctx.dead.sum()
+        if not ctx.any_dead:
+            return Penalised(ctx.x.new_zeros(()), {"num_dead": num_dead}, state)
+        d_sae, d_in = ctx.W_dec.shape
+        k_aux = min(self.k_aux or max(1, d_in // 2), d_sae)
+        candidates = ctx.pre_acts.masked_fill(~ctx.dead, float("-inf"))
+        values, indices = candidates.topk(k_aux, dim=1, sorted=False)
+        acts = ctx.pre_acts.new_zeros(ctx.pre_acts.shape).scatter(1, indices, values.relu())
+        error = (ctx.x - ctx.x_hat).detach()
+        error_hat = (acts @ ctx.W_dec.to(acts.dtype)).float()
+        energy = error.square().sum(1).clamp_min(1e-12)
+        unexplained = ((error - error_hat).square().sum(1) / energy).mean()
+        power = ctx.x.square().sum(1).mean()
+        value = power * unexplained * (num_dead > 0)
+        return Penalised(value, {"num_dead": num_dead, "unexplained": unexplained.detach()}, state)

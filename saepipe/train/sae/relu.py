@@ -1,0 +1,18 @@
+"""The plain sparse autoencoder: a ReLU, made sparse by a penalty (Bricken et al. 2023, Towards Monosemanticity)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from saepipe.train.sae.base import Architecture
+
+
+class ReLU(Architecture):
+    """acts = max(pre_acts, 0)."""
+
+    name: Literal["relu"] = "relu"
+
+    def activate(self, pre_acts: Tensor) -> Tensor:
+        return pre_acts.relu()

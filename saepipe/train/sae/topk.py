@@ -1,0 +1,28 @@
+"""k latents a token, chosen by size (Gao et al. 2024, arXiv 2406.04093)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from saepipe.data.config import Count
+from saepipe.train.sae.base import Architecture
+
+
+class TopK(Architecture):
+    """acts = max(pre_acts, 0) at each token's k largest pre-activations, 0 elsewhere."""
+
+    name: Literal["topk"] = "topk"
+    k: Annotated[Count, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> Self:
+        if self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
+        return self
+
+    def activate(self, pre_acts: Tensor) -> Tensor:
+        values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
+        return pre_acts.new_zeros(pre_acts.shape).scatter(-1, indices, values.relu())

@@ -1,0 +1,100 @@
+"""One config with `variants` and `seeds` becomes single runs, each with a name that says how it differs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from saepipe.data.config import apply_override, fingerprint
+from saepipe.data.errors import ConfigError
+from saepipe.train.config import TrainConfig
+
+ALONE = "base"
+"""The variant's name where a config has no variants."""
+
+SHARED_BY_ALL = ("variants", "seeds", "seed", "device", "plugins")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run of a config: `config` has neither variants nor seeds."""
+
+    name: str
+    seed: int
+    config: TrainConfig
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}/seed-{self.seed}"
+
+
+def expand(config: TrainConfig) -> list[Variant]:
+    """All runs, in the order written; seeds vary fastest.
+
+    Raises:
+        ConfigError: if an override does not fit, or two runs would be the same or have the same name.
+    """
+    runs = [
+        Variant(name, seed, _one(config, name, overrides, seed))
+        for name, overrides in named_overrides(config)
+        for seed in config.seeds or (config.seed,)
+    ]
+    folders = [run.folder for run in runs]
+    _refuse_twins(folders, folders, "have the same name")
+    _refuse_twins(folders, [run.config.run_id(str(run.config.cache)) for run in runs], "are the same run")
+    return runs
+
+
+def named_overrides(config: TrainConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, overrides by dotted key) of each variant."""
+    form = config.variants
+    if form.grid:
+        combined = [dict(zip(form.grid, values, strict=True)) for values in itertools.product(*form.grid.values())]
+    elif form.zip:
+        combined = [dict(zip(form.zip, values, strict=True)) for values in zip(*form.zip.values(), strict=True)]
+    else:
+        combined = [dict(overrides) for overrides in form.overrides] or [{"name": ALONE}]
+    for overrides in combined:
+        name = str(overrides.pop("name", None) or describe(overrides))
+        yield re.sub(r"[^\w.=,+-]+", "-", name), overrides
+
+
+def describe(overrides: Mapping[str, Any]) -> str:
+    """`weight=0.01,k=32`: the last part of each key that tells it apart, and its value."""
+    parts = []
+    for key, value in overrides.items():
+        last = key.rsplit(".", 1)[-1]
+        alone = not last.isdecimal() and sum(other.rsplit(".", 1)[-1] == last for other in overrides) == 1
+        parts.append(f"{last if alone else key}={_short(value)}")
+    return ",".join(parts) or ALONE
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("name", fingerprint(value)[:6]))
+    if isinstance(value, list | tuple):
+        return "+".join(_short(item) for item in value) or "none"
+    return str(value)
+
+
+def _one(config: TrainConfig, name: str, overrides: Mapping[str, Any], seed: int) -> TrainConfig:
+    raw = config.to_dict() | {"variants": {}, "seeds": [], "seed": seed}
+    for key, value in overrides.items():
+        if key.split(".")[0] in SHARED_BY_ALL:
+            raise ConfigError(f"variant {name!r} sets {key!r}", hint="use `seeds:` beside `variants:`, or two commands")
+        # The value goes through YAML, so that an override means here what it means after --set.
+        apply_override(raw, f"{key}={yaml.safe_dump(value, default_flow_style=True)}")
+    return TrainConfig.parse(raw, source=f"variant {name!r}")
+
+
+def _refuse_twins(folders: list[str], keys: list[str], what: str) -> None:
+    first: dict[str, str] = {}
+    for folder, key in zip(folders, keys, strict=True):
+        if key in first:
+            raise ConfigError(f"variants {first[key]} and {folder} {what}", hint="drop one, or give it another `name`")
+        first[key] = folder
