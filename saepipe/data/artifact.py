@@ -75,6 +75,11 @@ def digest_file(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "xxh3": digest.hexdigest()}
 
 
+def digest_bytes(data: bytes) -> dict[str, Any]:
+    """{"bytes", "xxh3"} of what is about to be a file."""
+    return {"bytes": len(data), "xxh3": xxhash.xxh3_64_hexdigest(data)}
+
+
 def digest_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """The `files` of a manifest line."""
     return {name: digest_file(folder / name) for name in sorted(names)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ FORMAT_VERSION = 1
 """Of the folder's layout. 2 is reserved for the `int8` profile: a reader of 1 must refuse it."""
 
 BFLOAT16 = {"logical_dtype": "bfloat16", "bit_layout": "ieee-bf16-le"}
-SPLITS = ("train", "heldout")
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = ("train", "heldout")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Layout:
     chunk_rows: int
     profile: Profile
 
-    def rows(self, split: str) -> dict[str, RowArray]:
+    def rows(self, split: Split) -> dict[str, RowArray]:
         """The arrays with a row a token of this split, by name."""
         if split == "heldout":
             arrays = [self._acts(f"heldout/acts/{hook}", "lossless") for hook in self.hooks]
@@ -50,13 +51,13 @@ class Layout:
             arrays += [self._row("context_id", "int64", ()), self._row("position", "int32", ())]
         return {array.name: array for array in arrays}
 
-    def contexts(self, split: str) -> dict[str, RowArray]:
+    def contexts(self, split: Split) -> dict[str, RowArray]:
         """The arrays with a row a context of this split, by name: token ids, documents, and what to keep."""
         prefix = "heldout/" if split == "heldout" else ""
         shape = (self.context_size,)
         arrays = [
             self._row(f"{prefix}contexts", "int32", shape),
-            self._row(f"{prefix}documents", "int64", shape),
+            self._row(f"{prefix}documents", "int32", shape),
             self._row(f"{prefix}keep", "bool", shape),
         ]
         return {array.name: array for array in arrays}
@@ -86,7 +87,7 @@ class ActivationStats:
 class Heldout:
     """Contexts of documents that never enter training, with activations at all positions.
 
-    contexts (num_contexts, context_size) int32 token ids; documents, same shape, int64: which document a token is
+    contexts (num_contexts, context_size) int32 token ids; documents, same shape, int32: which document a token is
     of; keep, same shape, bool: False at BOS and other special tokens.
     """
 
@@ -154,8 +155,8 @@ class Cache:
 
     def stats(self, hook: str) -> ActivationStats:
         group = zarr.open_group(self.path, mode="r")
-        arrays = {name: group[f"stats/{self._known(hook)}/{name}"] for name in ("mean", "std", "absmax")}
-        return ActivationStats(**{name: np.asarray(array[...]) for name, array in arrays.items()})  # type: ignore[index]
+        stats: Any = group[f"stats/{self._known(hook)}"]
+        return ActivationStats(*(np.asarray(stats[name][...], np.float64) for name in ("mean", "std", "absmax")))
 
     @cached_property
     def heldout(self) -> Heldout:

@@ -74,11 +74,7 @@ class Component(Config):
             return handler(value)
         if not isinstance(value.get("name"), str):
             raise ValueError(f"a {cls.family} needs a name")
-        try:
-            member = cls.member(value["name"])
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return member.model_validate(value)
+        return cls.member(value["name"]).model_validate(value)
 
     @model_serializer(mode="wrap")
     def _dump_all(self, handler: Any) -> Any:

@@ -22,8 +22,11 @@ class SaepipeError(Exception):
         return self.message if self.hint is None else f"{self.message}\n  hint: {self.hint}"
 
 
-class ConfigError(SaepipeError):
-    """Wrong usage or config: everything that the config alone shows."""
+class ConfigError(SaepipeError, ValueError):
+    """Wrong usage or config: everything that the config alone shows.
+
+    A ValueError too: raised while a config is validated, it is reported beside the config's other mistakes.
+    """
 
     exit_code = 2
 

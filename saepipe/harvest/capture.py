@@ -29,9 +29,8 @@ def capture(model: PreTrainedModel, ids: torch.Tensor, hooks: Sequence[HookPoint
         By hook name, (batch, seq, d_in) in the model's dtype, on the model's device.
     """
     kept: dict[str, torch.Tensor] = {}
-    with _recording(model, hooks, kept):
-        with suppress(_LastHookReached):
-            model.base_model(input_ids=ids.to(model.device), use_cache=False)
+    with _recording(model, hooks, kept), suppress(_LastHookReached):
+        model.base_model(input_ids=ids.to(model.device), use_cache=False)
     return kept
 
 

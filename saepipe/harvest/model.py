@@ -10,6 +10,7 @@ from typing import Literal, cast
 import torch
 import xxhash
 from pydantic import Field
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from saepipe.data.config import Config, fingerprint
@@ -104,9 +105,8 @@ def load_model(config: ModelConfig) -> LanguageModel:
             raise ConfigError(problem, hint="give the folder of a Hugging Face checkpoint") from error
         raise RemoteError(problem, hint="check the id, the network, and `hf auth login` for gated models") from error
     model.requires_grad_(False)
-    model.eval()
-    model.to(device)
-    return LanguageModel(model, tokenizer, config)
+    nn.Module.to(model, device)
+    return LanguageModel(model.train(False), tokenizer, config)
 
 
 def pick_device(name: str) -> torch.device:

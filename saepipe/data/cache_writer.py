@@ -1,0 +1,208 @@
+"""Writes a cache shard by shard: encoded and written on threads, listed in the manifest in order, sealed at the end.
+
+A pool of shards is the unit of shuffle and of resume: what the manifest does not list as part of a whole pool is
+dropped and made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from saepipe.data import artifact
+from saepipe.data.artifact import Line
+from saepipe.data.cache import Layout, Split
+from saepipe.data.moments import Moments
+from saepipe.data.shards import RowArray, describe_shard
+
+_DATA_FOLDERS = ("acts", "norm", "context_id", "position", "contexts", "documents", "keep", "heldout", "stats")
+
+
+@dataclass(frozen=True)
+class RowPool:
+    """Rows that are shuffled together and written as whole shards.
+
+    arrays: by array name, (num_rows, ...). order: (num_rows,) int64, which row goes to each place.
+    facts: what its manifest line keeps (the cursor from which the next pool is made, counts).
+    """
+
+    split: Split
+    number: int
+    arrays: Mapping[str, np.ndarray]
+    order: np.ndarray
+    facts: Mapping[str, Any]
+
+
+class CacheWriter:
+    """A half-made cache. The caller holds the folder's `writer_lock`, and closes the writer."""
+
+    def __init__(self, folder: Path, layout: Layout, pool_rows: Mapping[Split, int], *, threads: int = 4) -> None:
+        """
+        Args:
+            folder: an empty or half-made cache.
+            layout: of its arrays.
+            pool_rows: rows a pool of each split holds, whole shards; the last pool may hold fewer.
+            threads: encoders.
+        """
+        self.folder, self.layout, self.pool_rows = folder, layout, pool_rows
+        self.bytes_written = 0
+        self._lines = _whole_pools(artifact.read_manifest(folder))
+        self._contexts: list[Line] = []
+        self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self._lister = ThreadPoolExecutor(1, thread_name_prefix="manifest")
+        self._pending: Future[None] | None = None
+
+    def close(self) -> None:
+        """Stops the threads; what is not listed by then will be made again."""
+        self._encoders.shutdown(wait=True, cancel_futures=True)
+        self._lister.shutdown(wait=True, cancel_futures=True)
+
+    def pools(self, split: Split) -> list[Line]:
+        """The manifest lines of the whole pools written so far, in order."""
+        return [line for line in self._lines if line["kind"] == "pool" and line["split"] == split]
+
+    def drop_short_pools(self) -> None:
+        """Forgets last pools that are not full, so that an extended cache has the same pools as one made at once."""
+        short = {
+            (line["split"], line["pool"])
+            for split in self.pool_rows
+            for line in self.pools(split)
+            if line["num_rows"] < self.pool_rows[split]
+        }
+        self._lines = [line for line in self._lines if (line["split"], line["pool"]) not in short]
+
+    def start(self, attributes: Mapping[str, Any]) -> None:
+        """Begins or goes on: writes the group's attributes, drops what belongs to no whole pool."""
+        artifact.rewrite_manifest(self.folder, self._lines)
+        zarr.open_group(zarr.storage.LocalStore(self.folder), mode="a").attrs.put({"saepipe": dict(attributes)})
+        listed = {name for line in self._lines for name in line["files"]}
+        for name in _data_files(self.folder):
+            if name not in listed:
+                (self.folder / name).unlink()
+
+    def put(self, pool: RowPool) -> None:
+        """Queues a pool. Waits while the one before it is still being written, so memory stays bounded."""
+        self.wait()
+        size = self.layout.shard_rows
+        starts = range(0, len(pool.order), size)
+        shards = [self._encoders.submit(self._write_shard, pool, start) for start in starts]
+        self._pending = self._lister.submit(self._list, pool, shards)
+
+    def wait(self) -> None:
+        """Until all that was put is listed; raises what went wrong while it was written."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def log(self, **facts: Any) -> None:
+        """Appends to a log of times and places that no digest covers."""
+        where = {"time": time.time(), "host": platform.node(), "pid": os.getpid(), "bytes": self.bytes_written}
+        with (self.folder / artifact.LOG / "harvest.jsonl").open("a") as file:
+            file.write(json.dumps({**where, **facts}) + "\n")
+
+    def put_contexts(self, split: Split, shard: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes shard `shard` of a split's contexts: by name, the arrays of `Layout.contexts`.
+
+        Contexts cost no forward pass. They are listed when the cache is finished, and written again on resume.
+        """
+        files: dict[str, Any] = {}
+        for name, array in self.layout.contexts(split).items():
+            files |= self._write_rows(array, shard, arrays[name])
+        num_contexts = len(next(iter(arrays.values())))
+        self._contexts.append({"kind": "contexts", "split": split, "num_contexts": num_contexts, "files": files})
+
+    def finish(self, attributes: Mapping[str, Any]) -> str:
+        """Writes statistics and metadata with the final `attributes`, lists every file, and seals the cache.
+
+        Returns:
+            The cache's fingerprint.
+        """
+        self.wait()
+        zarr.open_group(zarr.storage.LocalStore(self.folder), mode="a").attrs.put({"saepipe": dict(attributes)})
+        for split in self.pool_rows:
+            num_contexts = sum(line["num_contexts"] for line in self._contexts if line["split"] == split)
+            num_rows = sum(line["num_rows"] for line in self.pools(split))
+            self._describe(self.layout.contexts(split), num_contexts)
+            self._describe(self.layout.rows(split), num_rows)
+        lines = sorted(self._lines, key=_place)
+        self._write_stats([line for line in lines if line["kind"] == "shard" and line["split"] == "train"])
+        lines += sorted(self._contexts, key=lambda line: line["split"], reverse=True)
+        listed = {name for line in lines for name in line["files"]}
+        rest = {"zarr.json", *_data_files(self.folder)} - listed
+        lines.append({"kind": "metadata", "files": artifact.digest_files(self.folder, rest)})
+        artifact.rewrite_manifest(self.folder, lines)
+        return artifact.commit(self.folder)
+
+    def _describe(self, arrays: Mapping[str, RowArray], num_rows: int) -> None:
+        if num_rows:
+            for array in arrays.values():
+                array.describe(self.folder, num_rows)
+
+    def _write_shard(self, pool: RowPool, start: int) -> Line:
+        order = pool.order[start : start + self.layout.shard_rows]
+        shard = (pool.number * self.pool_rows[pool.split] + start) // self.layout.shard_rows
+        files: dict[str, Any] = {}
+        for name, array in self.layout.rows(pool.split).items():
+            rows = pool.arrays[name][order]
+            files |= self._write_rows(array, shard, rows)
+            if name.startswith("acts/"):
+                moments = self._moments_array(name.removeprefix("acts/"))
+                files |= self._write_rows(moments, shard, Moments.of(rows).packed()[None])
+        place = {"split": pool.split, "pool": pool.number, "shard": shard, "num_rows": len(order)}
+        return {"kind": "shard", **place, "files": files}
+
+    def _write_rows(self, array: RowArray, shard: int, rows: np.ndarray) -> dict[str, Any]:
+        data = array.encode(rows)
+        name = array.file(shard)
+        artifact.write_file(self.folder / name, data)
+        self.bytes_written += len(data)
+        return {name: {**artifact.digest_bytes(data), **describe_shard(array, data)}}
+
+    def _list(self, pool: RowPool, shards: list[Future[Line]]) -> None:
+        lines = [shard.result() for shard in shards]
+        place = {"split": pool.split, "pool": pool.number, "num_rows": len(pool.order)}
+        lines.append({"kind": "pool", **place, **pool.facts, "files": {}})
+        for line in lines:
+            artifact.append_manifest(self.folder, line)
+        self._lines += lines
+
+    def _moments_array(self, hook: str) -> RowArray:
+        shape = (len(Moments.FIELDS), self.layout.d_in)
+        return RowArray(f"stats/{hook}/shards", "float64", shape, 1, 1, "none", {"of": list(Moments.FIELDS)})
+
+    def _write_stats(self, shards: list[Line]) -> None:
+        counts = [line["num_rows"] for line in shards]
+        for hook in self.layout.hooks:
+            array = self._moments_array(hook)
+            array.describe(self.folder, len(shards))
+            packed: Any = zarr.open_array(self.folder / array.name, mode="r")[...]
+            moments = Moments.merge(Moments.unpacked(part, count) for part, count in zip(packed, counts, strict=True))
+            group = zarr.open_group(self.folder / "stats" / hook, mode="a")
+            for name in ("mean", "std", "absmax"):
+                group.create_array(name, data=getattr(moments, name).astype(np.float32), overwrite=True)
+
+
+def _whole_pools(lines: list[Line]) -> list[Line]:
+    """The lines of shards whose pool is listed as whole, and of those pools."""
+    whole = {(line["split"], line["pool"]) for line in lines if line["kind"] == "pool"}
+    return [line for line in lines if (line.get("split"), line.get("pool")) in whole]
+
+
+def _place(line: Line) -> tuple[bool, int, bool]:
+    """Training before held-out, pool by pool, shards before the line that closes their pool."""
+    return line["split"] != "train", line["pool"], line["kind"] == "pool"
+
+
+def _data_files(folder: Path) -> list[str]:
+    roots = (folder / name for name in _DATA_FOLDERS)
+    return [str(path.relative_to(folder)) for root in roots for path in root.rglob("*") if path.is_file()]

@@ -1,0 +1,100 @@
+"""What a harvest may be asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from saepipe.data.codecs import Profile
+from saepipe.data.config import Config, Count
+from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.model import ModelConfig
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str | int) else value
+
+
+class DatasetConfig(Config):
+    """Where the text comes from."""
+
+    source: str = Field("toy", description="hub id, a folder, a .txt/.jsonl/.csv/.parquet file, or `toy`")
+    subset: str | None = Field(None, description="configuration name of a hub dataset")
+    split: str = "train"
+    revision: str | None = None
+    columns: Annotated[tuple[str | int, ...], BeforeValidator(_as_tuple)] = Field(
+        ("text",), description="joined by `join`; by name, or by index where a file has no header", min_length=1
+    )
+    join: str = "\n"
+    tokenised: bool = Field(False, description="the column holds token ids, not text")
+    documents: Literal["paragraph", "line", "document"] = Field("paragraph", description="what a .txt file is cut into")
+    seed: int = Field(0, description="of the toy's text")
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.source).suffix.lower()
+
+    @model_validator(mode="after")
+    def _check(self) -> DatasetConfig:
+        if self.tokenised and len(self.columns) > 1:
+            raise ValueError(f"token ids stand in one column, not in {len(self.columns)}: {list(self.columns)}")
+        if any(isinstance(column, int) for column in self.columns) and self.suffix != ".csv":
+            raise ValueError(f"columns by index are for .csv files without a header; {self.source!r} has names")
+        return self
+
+
+class HarvestConfig(Config):
+    """One pass of a language model over text, kept as a cache."""
+
+    model: ModelConfig = ModelConfig()
+    dataset: DatasetConfig = DatasetConfig()
+    hooks: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(("blocks.2.hook_resid_post",), min_length=1)
+    num_tokens: Count = Field(10_000_000, gt=0, description="training rows to store; special tokens do not count")
+    heldout_tokens: Count = Field(500_000, ge=0, description="positions of held-out contexts, at most")
+    heldout_share: float = Field(0.05, ge=0, lt=1, description="of documents, by a hash of their text")
+    context_size: int = Field(128, ge=2)
+    batch_size: int = Field(32, gt=0, description="contexts a forward pass")
+    bos: Literal["documents", "windows"] = Field(
+        "documents", description="BOS starts every window; `documents`: it also stands between documents"
+    )
+    drop_norm_above: float | None = Field(
+        None, gt=1, description="leave out rows whose norm exceeds this many medians (of the first batch)"
+    )
+    codec: Profile = "lossless"
+    shard_rows: Count = Field(65_536, gt=0)
+    chunk_rows: int = Field(1024, gt=0)
+    pool_shards: int = Field(4, gt=0, description="shards that are shuffled together; the unit of resume")
+    encoders: int = Field(4, gt=0, description="threads that compress")
+    seed: int = Field(0, ge=0, description="of the shuffle")
+
+    @field_validator("hooks")
+    @classmethod
+    def _check_hooks(cls, hooks: tuple[str, ...]) -> tuple[str, ...]:
+        for hook in hooks:
+            HookPoint.parse(hook)
+        if len(set(hooks)) != len(hooks):
+            raise ValueError("a hook stands twice")
+        return hooks
+
+    @model_validator(mode="after")
+    def _check_shards(self) -> HarvestConfig:
+        if self.shard_rows % self.chunk_rows:
+            raise ValueError(f"shard_rows {self.shard_rows} is not a multiple of chunk_rows {self.chunk_rows}")
+        return self
+
+    @property
+    def hook_points(self) -> list[HookPoint]:
+        return [HookPoint.parse(hook) for hook in self.hooks]
+
+    @property
+    def pool_rows(self) -> int:
+        return self.pool_shards * self.shard_rows
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the cache's bytes: the config less what only changes speed or length."""
+        plain = self.to_dict()
+        for key in ("num_tokens", "heldout_tokens", "encoders"):
+            del plain[key]
+        return plain

@@ -1,0 +1,79 @@
+"""What a harvest will be, before it runs: its layout, its windows, and the attributes that describe the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+
+from saepipe.data.artifact import provenance
+from saepipe.data.cache import FORMAT_VERSION, Layout, Split
+from saepipe.data.config import fingerprint
+from saepipe.data.errors import ConfigError
+from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.model import LanguageModel, check_attention
+from saepipe.harvest.rows import RowSource, WindowBatch
+from saepipe.harvest.text import read_documents
+from saepipe.harvest.tokenize import Window, pack
+
+
+def make_layout(config: HarvestConfig, lm: LanguageModel) -> Layout:
+    return Layout(config.hooks, lm.d_in, config.context_size, config.shard_rows, config.chunk_rows, config.codec)
+
+
+def make_windows(config: HarvestConfig, lm: LanguageModel) -> Iterator[tuple[Split, Window]]:
+    """All windows of the dataset, training and held-out; a pure function of the config."""
+    return pack(
+        read_documents(config.dataset),
+        lm.tokenizer,
+        context_size=config.context_size,
+        bos_id=lm.bos_id,
+        separate=config.bos == "documents",
+        heldout_share=config.heldout_share,
+    )
+
+
+def first_batch(config: HarvestConfig, lm: LanguageModel) -> WindowBatch:
+    """The first training batch; raises ConfigError if the dataset does not fill one window."""
+    windows = (window for split, window in make_windows(config, lm) if split == "train")
+    batch = list(islice(windows, config.batch_size))
+    if not batch:
+        raise ConfigError(
+            f"the dataset {config.dataset.source!r} does not fill one training window of {config.context_size} tokens",
+            hint="a smaller context_size, a smaller heldout_share, or more text",
+        )
+    return WindowBatch.of(0, batch)
+
+
+def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
+    """The cache's attributes, as far as they are known before it is filled; checks config against model.
+
+    Raises:
+        ConfigError: if the model has no such layer, is given longer contexts than it knows, or the attention
+            implementation changes its activations.
+    """
+    for hook in config.hook_points:
+        hook.check_in(lm.model)
+    longest = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and config.context_size > longest:
+        raise ConfigError(f"context_size {config.context_size} is more than the model's {longest} positions")
+    batch = first_batch(config, lm)
+    check_attention(lm, torch.from_numpy(batch.ids[:4]).long(), config.hook_points)
+    medians = RowSource(lm, config.hook_points, {}).median_norms(batch) if config.drop_norm_above else {}
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": lm.identity,
+        "hooks": list(config.hooks),
+        "d_in": lm.d_in,
+        "context_size": config.context_size,
+        "bos": config.bos,
+        "bos_id": lm.bos_id,
+        "special_ids": sorted(lm.special_ids),
+        "seed": config.seed,
+        "codec": config.codec,
+        "identity": fingerprint(config.identity()),
+        "norm_limits": {hook: median * (config.drop_norm_above or 0) for hook, median in medians.items()},
+        "versions": dict(provenance()),
+    }

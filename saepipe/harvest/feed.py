@@ -1,0 +1,96 @@
+"""Windows as they fill: batches of training windows for the model, held-out ones put aside, contexts written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from saepipe.data.cache import Split
+from saepipe.data.cache_writer import CacheWriter
+from saepipe.data.tokens import keep_mask
+from saepipe.harvest.rows import WindowBatch
+from saepipe.harvest.tokenize import Window
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is read from the text for one training batch: the batch, and the held-out windows that came with it."""
+
+    batch: WindowBatch
+    heldout: list[Window]
+
+
+class WindowFeed:
+    """Gives training batches; what was held out on the way is in `heldout`, at most `max_heldout` windows."""
+
+    def __init__(self, windows: Iterator[tuple[Split, Window]], batch_size: int, max_heldout: int) -> None:
+        self._windows, self._batch_size, self._max_heldout = windows, batch_size, max_heldout
+        self.heldout: list[Window] = []
+        self.exhausted = False
+
+    def train_batches(self, contexts: ContextShards) -> Iterator[WindowBatch]:
+        """Batches in order, the next one read and tokenised while the caller works on this one.
+
+        A batch's contexts and held-out windows count when it is handed out, so both depend on the config alone.
+        """
+        reads = self._reads()
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as reader:
+            ahead = reader.submit(next, reads, None)
+            while (read := ahead.result()) is not None:
+                ahead = reader.submit(next, reads, None)
+                self.heldout += read.heldout[: self._max_heldout - len(self.heldout)]
+                contexts.add(read.batch)
+                yield read.batch
+        self.exhausted = True
+
+    def heldout_batches(self, contexts: ContextShards) -> Iterator[WindowBatch]:
+        for first in range(0, len(self.heldout), self._batch_size):
+            batch = WindowBatch.of(first, self.heldout[first : first + self._batch_size])
+            contexts.add(batch)
+            yield batch
+
+    def _reads(self) -> Iterator[_Read]:
+        train: list[Window] = []
+        heldout: list[Window] = []
+        first = 0
+        for split, window in self._windows:
+            (train if split == "train" else heldout).append(window)
+            if len(train) == self._batch_size:
+                yield _Read(WindowBatch.of(first, train), heldout)
+                first, train, heldout = first + len(train), [], []
+        if train:
+            yield _Read(WindowBatch.of(first, train), heldout)
+
+
+class ContextShards:
+    """Collects a split's contexts and hands them to the cache shard by shard."""
+
+    def __init__(self, writer: CacheWriter, split: Split, special_ids: frozenset[int]) -> None:
+        self._writer, self._split, self._special_ids = writer, split, special_ids
+        self._batches: list[WindowBatch] = []
+        self.num_contexts = 0
+
+    def add(self, batch: WindowBatch) -> None:
+        self._batches.append(batch)
+        self.num_contexts += len(batch.ids)
+        if sum(len(batch.ids) for batch in self._batches) >= self._writer.layout.shard_rows:
+            self._write(self._writer.layout.shard_rows)
+
+    def close(self) -> None:
+        """Writes what does not fill a shard."""
+        if self._batches:
+            self._write(sum(len(batch.ids) for batch in self._batches))
+
+    def _write(self, count: int) -> None:
+        ids = np.concatenate([batch.ids for batch in self._batches])
+        documents = np.concatenate([batch.documents for batch in self._batches])
+        shard = (self.num_contexts - len(ids)) // self._writer.layout.shard_rows
+        prefix = "heldout/" if self._split == "heldout" else ""
+        keep = keep_mask(ids, self._special_ids)
+        arrays = {"contexts": ids, "documents": documents, "keep": keep}
+        self._writer.put_contexts(self._split, shard, {prefix + name: a[:count] for name, a in arrays.items()})
+        rest = WindowBatch(0, ids[count:], documents[count:])
+        self._batches = [rest] if len(rest.ids) else []

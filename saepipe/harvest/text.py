@@ -1,0 +1,99 @@
+"""Documents from a hub, from local files, or from the toy: text, or ids already tokenised, in a fixed order."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from saepipe.data import toy
+from saepipe.data.errors import ConfigError, RemoteError
+from saepipe.data.tokens import heldout_score
+from saepipe.harvest.config import DatasetConfig
+
+_READERS = {".txt": "text", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """`number` counts from 0 in the dataset's order; either `text` or `ids` is set."""
+
+    number: int
+    text: str | None = None
+    ids: tuple[int, ...] | None = None
+
+    @property
+    def heldout_score(self) -> float:
+        return heldout_score(self.text if self.text is not None else " ".join(map(str, self.ids or ())))
+
+
+def read_documents(config: DatasetConfig) -> Iterator[Document]:
+    """The dataset's documents, streamed; empty ones are left out but keep their number.
+
+    Raises:
+        ConfigError: if a file or a column is not there.
+        RemoteError: if a hub does not give the dataset.
+    """
+    if config.source == "toy":
+        for number, generated in enumerate(toy.documents(seed=config.seed)):
+            yield Document(number, text=generated.text)
+        return
+    for number, row in enumerate(_open(config)):
+        document = _document(config, number, row)
+        if document.text or document.ids:
+            yield document
+
+
+def _open(config: DatasetConfig) -> Any:
+    options: dict[str, Any] = {"split": config.split, "streaming": True}
+    if config.suffix in _READERS:
+        if not Path(config.source).is_file():
+            raise ConfigError(f"there is no file {config.source!r}", hint="give an existing file, or a hub id")
+        options |= {"path": _READERS[config.suffix], "data_files": config.source, "split": "train"}
+        options |= _file_options(config)
+    else:
+        options |= {"path": config.source, "name": config.subset, "revision": config.revision}
+    try:
+        return datasets.load_dataset(**options)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        problem = f"cannot open the dataset {config.source!r}: {str(error).splitlines()[0]}"
+        if Path(config.source).exists():
+            raise ConfigError(problem) from error
+        raise RemoteError(problem, hint="check the id, split and revision, and the network") from error
+
+
+def _file_options(config: DatasetConfig) -> dict[str, Any]:
+    if config.suffix == ".txt":
+        return {"sample_by": config.documents}
+    if config.suffix == ".csv":
+        headless = isinstance(config.columns[0], int)
+        # Text is text: a document that reads `1` or `NA` is neither a number nor missing.
+        return {"header": None if headless else 0, "dtype": str, "keep_default_na": False}
+    return {}
+
+
+def _document(config: DatasetConfig, number: int, row: dict[Any, Any]) -> Document:
+    values = [_column(config, row, column) for column in config.columns]
+    if config.tokenised:
+        return Document(number, ids=tuple(int(token) for token in values[0]))
+    for column, value in zip(config.columns, values, strict=True):
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"document {number} of {config.source}: column {column!r} holds {type(value).__name__}, not text",
+                hint="choose another column, or set dataset.tokenised for token ids",
+            )
+    return Document(number, text=config.join.join(values))
+
+
+def _column(config: DatasetConfig, row: dict[Any, Any], column: str | int) -> Any:
+    if column in row:
+        return row[column]
+    if isinstance(column, int) and str(column) in row:
+        return row[str(column)]
+    near = difflib.get_close_matches(str(column), map(str, row), n=1, cutoff=0.5)
+    advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(str, row))}"
+    raise ConfigError(f"{config.source} has no column {column!r}; {advice}")

@@ -1,0 +1,56 @@
+"""Caches that the tests share: one of made-up rows, and a real harvest of the toy model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from caches import structured_rows, write_cache
+from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.run import harvest
+
+torch.set_num_threads(1)  # two test processes share two cores
+
+SHARED = Path(os.environ.get("SAEPIPE_SHARED", "../shared"))
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8,200 made-up rows at `blocks.1.hook_resid_post`, d_in 24; the last chunk and shard are not full."""
+    rows = {"blocks.1.hook_resid_post": structured_rows(8200, 24)}
+    return write_cache(tmp_path_factory.mktemp("tiny") / "cache", rows)
+
+
+@pytest.fixture(scope="session")
+def toy_config() -> HarvestConfig:
+    return HarvestConfig.parse(
+        {
+            "model": {"dtype": "float32", "device": "cpu"},
+            "hooks": ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"],
+            "num_tokens": 12_000,
+            "heldout_tokens": 3_000,
+            "heldout_share": 0.2,
+            "shard_rows": 2048,
+            "chunk_rows": 512,
+            "pool_shards": 2,
+            "batch_size": 16,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_cache(tmp_path_factory: pytest.TempPathFactory, toy_config: HarvestConfig) -> Path:
+    """12,000 training tokens and a held-out part of the toy model, at two hooks, float32 rounded to bfloat16."""
+    return harvest(toy_config, tmp_path_factory.mktemp("toy") / "cache").path
+
+
+@pytest.fixture(scope="session")
+def ag_news() -> Path:
+    """7,600 real news items: class, title, description, without a header."""
+    path = SHARED / "data" / "ag_news.csv"
+    if not path.exists():
+        pytest.skip(f"no {path}: set SAEPIPE_SHARED to the folder that holds data/ag_news.csv")
+    return path
