@@ -14,7 +14,6 @@ _CHUNK = 2**26
 class Autoencoder(Protocol):
     """What the metrics need of an SAE; it takes and gives raw activations."""
 
-    architecture: str
     W_enc: torch.Tensor
     """(d_in, d_sae)"""
     b_enc: torch.Tensor

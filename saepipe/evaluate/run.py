@@ -124,8 +124,10 @@ def load_model_of(cache: Cache, config: EvaluateConfig) -> LanguageModel:
 
 
 def _cache_of(run: Run, config: EvaluateConfig, caches: dict[Path, Cache]) -> Cache:
-    path = Path(config.cache or run.config.cache)
-    cache = caches.setdefault(path, Cache.open(path)) if path not in caches else caches[path]
+    path = config.cache or run.config.cache
+    if not path.is_dir():
+        raise ConfigError(f"the cache of {run.path} is not at {path}", hint="--set cache=PATH")
+    cache = caches[path] = caches.get(path) or Cache.open(path)
     if cache.fingerprint != run.cache_fingerprint:
         raise ConfigError(
             f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",

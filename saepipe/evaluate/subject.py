@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from saepipe.evaluate.reconstruction import Autoencoder
+from saepipe.train import folder
+from saepipe.train.formats import saelens
 from saepipe.train.load import Run, load
 
 
@@ -23,7 +25,8 @@ class Subject:
 
     @classmethod
     def load(cls, run: Run, device: torch.device) -> Subject:
-        return cls(run, load(run, device=str(device)), json.loads((run.path / "sae" / "cfg.json").read_text()))
+        cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
+        return cls(run, load(run, device=str(device)), cfg)
 
     @property
     def name(self) -> str:

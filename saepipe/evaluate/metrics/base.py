@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -43,9 +44,9 @@ class Metric(Component):
     version: ClassVar[int]
     """Raised whenever the same inputs give other figures; older results are then measured again."""
 
+    @abstractmethod
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
         """One measurement a subject, in order. All subjects were trained at the testbed's hook of its cache.
 
         Work that depends on the model alone is done once for all of them.
         """
-        raise NotImplementedError

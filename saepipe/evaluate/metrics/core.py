@@ -6,7 +6,7 @@ Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics.m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,7 +28,7 @@ from saepipe.evaluate.testbed import Batch, Testbed
 class Core(Metric):
     """Batches of contexts outside, SAEs inside: the clean and the ablated passes are made once for all SAEs."""
 
-    name: str = "core"
+    name: Literal["core"] = "core"
     num_contexts: Count | None = Field(
         default=None, gt=0, description="held-out contexts to use; all where it is not given"
     )

@@ -1,0 +1,134 @@
+"""A small random Gemma-2, held-out contexts captured from it, and SAEs made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from saepipe.evaluate.subject import Subject
+from saepipe.evaluate.testbed import Testbed
+from saepipe.harvest.capture import capture
+from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.model import LanguageModel, ModelConfig
+
+HOOK = "blocks.1.hook_resid_post"
+BOS, VOCAB, D_IN, NUM_CONTEXTS, SEQ = 2, 50, 16, 10, 20
+
+
+@dataclass(frozen=True)
+class StoredHeldout:
+    """What `Cache.heldout` gives, from memory."""
+
+    contexts: np.ndarray
+    documents: np.ndarray
+    keep: np.ndarray
+    x: torch.Tensor
+
+    def activations(self, hook: str, start: int, stop: int) -> torch.Tensor:
+        assert hook == HOOK
+        return self.x[start:stop]
+
+
+class LinearSAE(nn.Module):
+    """acts = relu(x W_enc + b_enc) (or without the relu), x_hat = acts W_dec + b_dec."""
+
+    def __init__(self, W_enc: Any, W_dec: Any, b_enc: Any = 0.0, b_dec: Any = 0.0, *, relu: bool = True) -> None:
+        super().__init__()
+        self.W_enc, self.W_dec = torch.as_tensor(W_enc), torch.as_tensor(W_dec)
+        self.b_enc = torch.as_tensor(b_enc).expand(self.W_enc.shape[1])
+        self.b_dec = torch.as_tensor(b_dec).expand(self.W_enc.shape[0])
+        self.relu = relu
+
+    @property
+    def d_sae(self) -> int:
+        return self.W_enc.shape[1]
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        pre_acts = x @ self.W_enc + self.b_enc
+        return pre_acts.relu() if self.relu else pre_acts
+
+    def decode(self, acts: torch.Tensor) -> torch.Tensor:
+        return acts @ self.W_dec + self.b_dec
+
+
+@pytest.fixture(scope="session")
+def model() -> Gemma2ForCausalLM:
+    """Sharp enough that predictions differ between positions; its sliding window is shorter than a context."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=VOCAB,
+        hidden_size=D_IN,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=6,
+        initializer_range=0.3,
+        attn_implementation="eager",
+        bos_token_id=BOS,
+    )
+    return Gemma2ForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def heldout(model: Gemma2ForCausalLM) -> StoredHeldout:
+    """Windows that start with BOS; documents of uneven length, separated by BOS and running on across windows."""
+    rng = np.random.default_rng(0)
+    contexts = rng.integers(3, VOCAB, (NUM_CONTEXTS, SEQ)).astype(np.int32)
+    contexts[:, 0] = BOS
+    contexts[rng.random(contexts.shape) < 0.1] = BOS
+    documents = 100 + 3 * np.cumsum((contexts == BOS).reshape(-1)).reshape(contexts.shape)
+    x = capture(model, torch.from_numpy(contexts).long(), [HookPoint.parse(HOOK)])[HOOK]
+    return StoredHeldout(contexts, documents, contexts != BOS, x.bfloat16())
+
+
+@pytest.fixture
+def testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout) -> Testbed:
+    return make_testbed(model, heldout, batch_size=4)
+
+
+@pytest.fixture
+def make_sae() -> type[LinearSAE]:
+    return LinearSAE
+
+
+@pytest.fixture
+def random_sae() -> LinearSAE:
+    """24 ReLU latents, of which the last never fires and has no decoder row."""
+    rng = torch.Generator().manual_seed(3)
+    W_enc, W_dec = torch.randn(D_IN, 24, generator=rng) / 4, torch.randn(24, D_IN, generator=rng) / 4
+    b_enc = torch.randn(24, generator=rng) / 4
+    b_enc[-1], W_dec[-1] = -1e6, 0.0
+    return LinearSAE(W_enc, W_dec, b_enc, torch.randn(D_IN, generator=rng) / 4)
+
+
+def make_testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout, batch_size: int) -> Testbed:
+    cache: Any = SimpleNamespace(path=Path("cache"), fingerprint="c" * 64, heldout=heldout)
+    tokenizer: Any = None
+    return Testbed(cache, HOOK, LanguageModel(model, tokenizer, ModelConfig(dtype="float32")), batch_size)
+
+
+@pytest.fixture
+def testbed_of(model: Gemma2ForCausalLM, heldout: StoredHeldout):
+    return lambda batch_size: make_testbed(model, heldout, batch_size)
+
+
+@pytest.fixture
+def subject_of():
+    """An SAE as what an evaluation takes."""
+
+    def make(sae: nn.Module) -> Subject:
+        run: Any = SimpleNamespace(variant="by-hand", seed=0)
+        return Subject(run, sae, {})  # type: ignore[arg-type]
+
+    return make
