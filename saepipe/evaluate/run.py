@@ -12,7 +12,7 @@ from typing import Any
 from saepipe.data import artifact
 from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Progress
+from saepipe.data.progress import Progress, Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.envelope import Request, envelope, existing
 from saepipe.evaluate.metrics.base import Metric
@@ -39,7 +39,7 @@ class Job:
 
 
 def evaluate(
-    runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None, progress: Progress
+    runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None, progress: Progress | None = None
 ) -> list[Path]:
     """Measures each run, or finds that it has been measured.
 
@@ -58,6 +58,7 @@ def evaluate(
         ConfigError: if a run was not trained from the cache that is found, or at a hook that it does not have.
         CorruptDataError: if a run or its cache is unfinished or damaged.
     """
+    progress = progress or Silent()
     jobs = plan_jobs(runs, config, out)
     groups: dict[tuple[str, str], list[Job]] = defaultdict(list)
     for job in jobs:

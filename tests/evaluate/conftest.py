@@ -113,7 +113,8 @@ def random_sae() -> LinearSAE:
 
 
 def make_testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout, batch_size: int) -> Testbed:
-    cache: Any = SimpleNamespace(path=Path("cache"), fingerprint="c" * 64, heldout=heldout)
+    attributes = {"config": {"dataset": {"source": "by hand"}}}
+    cache: Any = SimpleNamespace(path=Path("cache"), fingerprint="c" * 64, heldout=heldout, attributes=attributes)
     tokenizer: Any = None
     return Testbed(cache, HOOK, LanguageModel(model, tokenizer, ModelConfig(dtype="float32")), batch_size)
 

@@ -43,13 +43,15 @@ class Core(Metric):
         passes = _ModelPasses(num_documents)
         tallies = [_Tally(subject, num_documents, mean) for subject in subjects]
         progress.start(f"core at {testbed.hook}, {len(subjects)} SAEs", num_contexts, "contexts")
-        with testbed.resumed() as resume:
-            for batch in testbed.batches(num_contexts):
-                clean = passes.add(batch, resume)
-                for tally in tallies:
-                    tally.add(batch, clean, resume)
-                progress.advance(len(batch.ids))
-        progress.finish()
+        try:
+            with testbed.resumed() as resume:
+                for batch in testbed.batches(num_contexts):
+                    clean = passes.add(batch, resume)
+                    for tally in tallies:
+                        tally.add(batch, clean, resume)
+                    progress.advance(len(batch.ids))
+        finally:
+            progress.finish()
         gap = testbed.resume_gap()
         return [tally.measurement(passes, gap, self._eval_config(testbed, num_contexts)) for tally in tallies]
 
@@ -61,7 +63,7 @@ class Core(Metric):
             "batch_size_prompts": testbed.batch_size,
             "n_eval_reconstruction_batches": num_batches,
             "n_eval_sparsity_variance_batches": num_batches,
-            "dataset": f"held-out contexts of cache {testbed.cache.fingerprint}",
+            "dataset": testbed.cache.attributes["config"]["dataset"]["source"],
             "context_size": testbed.cache.heldout.contexts.shape[1],
             "compute_kl": True,
             "compute_ce_loss": True,

@@ -1,0 +1,159 @@
+"""From run folders to JSON files: what is shared, reused and refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from saepipe.data import artifact
+from saepipe.data.cache import Cache
+from saepipe.data.errors import ConfigError
+from saepipe.data.progress import Silent
+from saepipe.evaluate import run as stage
+from saepipe.evaluate.compare import compare
+from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.run import evaluate, load_model_of, plan
+from saepipe.evaluate.testbed import Testbed
+from saepipe.harvest.capture import capture
+from saepipe.harvest.hooks import HookPoint
+from saepipe.train.config import TrainConfig
+from saepipe.train.run import train
+
+CONFIG = EvaluateConfig.parse({"device": "cpu"})
+LOWER, UPPER = "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def trained(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two L1 strengths at one hook, and a run at another."""
+    settings = {
+        "cache": str(toy_cache),
+        "device": "cpu",
+        "sae": {"name": "relu", "d_sae": 96},
+        "penalties": [{"name": "l1", "weight": 0.5}],
+        "steps": 60,
+        "batch_size": 256,
+        "optimizer": {"lr": 3e-3},
+    }
+    folder = tmp_path_factory.mktemp("runs")
+    weights = {"variants": {"grid": {"penalties.0.weight": [0.5, 4.0]}}}
+    runs = train(TrainConfig.parse(settings | weights | {"hook": LOWER}), folder / "lower")
+    return [*runs, *train(TrainConfig.parse(settings | {"hook": UPPER}), folder / "upper")]
+
+
+@pytest.fixture
+def runs(trained: list[Path], tmp_path: Path) -> list[Path]:
+    """Copies without results."""
+    return [Path(shutil.copytree(run, tmp_path / str(number))) for number, run in enumerate(trained)]
+
+
+def test_runs_of_several_hooks_share_one_model(
+    runs: list[Path], toy_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load(*args: object) -> object:
+        loaded.append("once")
+        return load_model_of(*args)
+
+    monkeypatch.setattr(stage, "load_model_of", load)
+    paths = evaluate(runs, CONFIG)
+    assert paths == [run / "eval" / "core.json" for run in runs]
+    assert loaded == ["once"]
+    results = [json.loads(path.read_text()) for path in paths]
+    assert [result["saepipe"]["hook"] for result in results] == [LOWER, LOWER, UPPER]
+    assert len({result["eval_id"] for result in results}) == 1
+    cache = Cache.open(toy_cache)
+    for result in results:
+        assert result["saepipe"]["fingerprints"]["cache"] == cache.fingerprint
+        assert result["saepipe"]["counts"]["tokens"] == cache.heldout.keep.sum()
+        assert result["saepipe"]["undefined"] == {}
+        assert abs(result["saepipe"]["metrics"]["resume_gap"]) < 0.01
+    weak, strong = (result["eval_result_metrics"] for result in results[:2])
+    assert weak["sparsity"]["l0"] > strong["sparsity"]["l0"]
+    assert weak["reconstruction_quality"]["explained_variance"] > strong["reconstruction_quality"]["explained_variance"]
+
+
+def test_a_result_is_reused_until_something_changes(runs: list[Path]) -> None:
+    [path] = evaluate(runs[:1], CONFIG)
+    first, progress = path.read_bytes(), Silent()
+    evaluate(runs[:1], CONFIG, progress=progress)
+    assert path.read_bytes() == first
+    assert any("kept as it is" in said for said in progress.said)
+    fewer = EvaluateConfig.parse({"device": "cpu", "metrics": [{"name": "core", "num_contexts": 5}]})
+    assert plan(runs[:1], fewer)["measure"] == [str(path)]
+    evaluate(runs[:1], fewer)
+    assert json.loads(path.read_text())["saepipe"]["counts"]["contexts"] == 5
+
+
+def test_a_moved_run_keeps_its_results(runs: list[Path], tmp_path: Path) -> None:
+    evaluate(runs[:1], CONFIG)
+    moved = Path(shutil.move(runs[0], tmp_path / "elsewhere"))
+    assert plan([moved], CONFIG)["reuse"] == [str(moved / "eval" / "core.json")]
+
+
+def test_results_can_go_elsewhere(runs: list[Path], tmp_path: Path) -> None:
+    paths = evaluate(runs[:2], CONFIG, out=tmp_path / "out")
+    assert len({path.parent for path in paths}) == 2
+    assert all(path.is_relative_to(tmp_path / "out") and path.is_file() for path in paths)
+    assert not (runs[0] / "eval").exists()
+
+
+def test_another_cache_is_refused(runs: list[Path], tiny_cache: Path) -> None:
+    with pytest.raises(ConfigError, match="was trained from cache"):
+        evaluate(runs[:1], EvaluateConfig.parse({"device": "cpu", "cache": str(tiny_cache)}))
+    with pytest.raises(ConfigError, match="is not at"):
+        evaluate(runs[:1], EvaluateConfig.parse({"device": "cpu", "cache": "nowhere"}))
+
+
+def test_a_hook_that_the_cache_lacks_is_refused(runs: list[Path]) -> None:
+    header, *rest = artifact.read_manifest(runs[0])
+    artifact.rewrite_manifest(runs[0], [header | {"hook": "blocks.0.hook_resid_post"}, *rest])
+    artifact.commit(runs[0])
+    with pytest.raises(ConfigError, match=r"trained at blocks\.0\.hook_resid_post"):
+        evaluate(runs[:1], CONFIG)
+
+
+def test_another_model_is_refused(toy_cache: Path) -> None:
+    cache = Cache.open(toy_cache)
+    cache.attributes["model"]["weights"] = "0" * 32
+    with pytest.raises(ConfigError, match="is not the model that made"):
+        load_model_of(cache, CONFIG)
+    half = load_model_of(cache, EvaluateConfig.parse({"device": "cpu", "dtype": "bfloat16"}))
+    assert half.model.dtype is torch.bfloat16
+
+
+def test_no_runs_and_wrong_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no run"):
+        evaluate([], CONFIG)
+    with pytest.raises(ConfigError, match="did you mean 'core'"):
+        EvaluateConfig.parse({"metrics": [{"name": "cor"}]})
+
+
+def test_compare_reads_what_evaluate_wrote(runs: list[Path]) -> None:
+    evaluate(runs[:2], CONFIG)
+    table = compare(runs[:2], baseline=runs[0])
+    assert table.columns[:2] == ("run", "penalties.0.weight")
+    assert "not measured" not in {str(cell) for row in table.rows for cell in row}
+
+
+@torch.no_grad()
+def test_the_toy_resumed_from_its_cache_is_the_toy(toy_cache: Path) -> None:
+    """Both hooks lie below another kind of attention layer; contexts are longer than the sliding window."""
+    cache = Cache.open(toy_cache)
+    lm = load_model_of(cache, CONFIG)
+    assert cache.heldout.contexts.shape[1] > lm.model.config.sliding_window
+    ids = torch.from_numpy(cache.heldout.contexts[:4]).long()
+    full = lm.model(input_ids=ids).logits
+    for hook in (LOWER, UPPER):
+        x = capture(lm.model, ids, [HookPoint.parse(hook)])[hook]
+        testbed = Testbed(cache, hook, lm, 4)
+        with testbed.resumed() as resume:
+            assert torch.equal(resume(ids, x), full)
+            stored = resume(ids, cache.heldout.activations(hook, 0, 4))
+        assert (stored - full).norm() / full.norm() < 0.01
+        assert abs(testbed.resume_gap()) < 0.01
