@@ -23,6 +23,9 @@ from saepipe.data.toy.words import ASKED_WORDS, CITIES, SPELLED_ONLY_WORDS, WORD
 MODEL_DIR = Path(__file__).parent / "model"
 """A `Gemma2ForCausalLM` checkpoint with its tokenizer, for `from_pretrained(MODEL_DIR)`."""
 
+CONFIGS = Path(__file__).parent / "configs"
+"""The harvest and the training that `saepipe demo` runs."""
+
 HELDOUT_SHARE = 0.1
 """Documents with `heldout_score(text)` below this were never trained on."""
 
@@ -30,6 +33,7 @@ __all__ = [
     "ASKED_WORDS",
     "CATEGORIES",
     "CITIES",
+    "CONFIGS",
     "GENDERS",
     "HELDOUT_SHARE",
     "KINDS",

@@ -7,6 +7,7 @@ The result is a function of steps, seed, library versions and the number of thre
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ CONTEXT_SIZE = 128
 BATCH_SIZE = 16
 PEAK_LR = 4e-3
 WARMUP_STEPS = 150
+SAVE_EVERY = 500
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")  # in Gemma's order
 
 
@@ -32,19 +34,18 @@ def main() -> None:
     """Build tokenizer and model, and write both into one checkpoint folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="the checkpoint folder")
-    parser.add_argument("--steps", type=int, default=4000, help=f"of {BATCH_SIZE} x {CONTEXT_SIZE} tokens")
+    parser.add_argument("--steps", type=int, default=1600, help=f"of {BATCH_SIZE} x {CONTEXT_SIZE} tokens")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training documents")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    # The word list is repeated, so that each of its words becomes one token.
-    word_list = (f" {word}" for word in WORDS for _ in range(500))
-    tokenizer = train_tokenizer(chain(islice(training_texts(args.seed), 20_000), word_list))
+    tokenizer = train_tokenizer(args.seed)
     tokenizer.save_pretrained(args.out)
     model = new_model(tokenizer, args.seed)
-    train(model, windows(training_texts(args.seed), tokenizer), args.steps)
-    model.bfloat16().save_pretrained(args.out)  # type: ignore[no-untyped-call]
+    for step in train(model, windows(training_texts(args.seed), tokenizer), args.steps):
+        if step % SAVE_EVERY == 0 or step == args.steps:
+            copy.deepcopy(model).bfloat16().save_pretrained(args.out)
 
 
 def training_texts(seed: int) -> Iterator[str]:
@@ -52,8 +53,11 @@ def training_texts(seed: int) -> Iterator[str]:
     return (d.text for d in documents(seed) if heldout_score(d.text) >= HELDOUT_SHARE)
 
 
-def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE: every text comes back as it went in; `<bos>` is prepended as Gemma's tokenizer does."""
+    # The word list is repeated, so that each of its words becomes one token.
+    word_list = (f" {word}" for word in WORDS for _ in range(500))
+    texts = chain(islice(training_texts(seed), 20_000), word_list)
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -112,12 +116,12 @@ def windows(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> Iterato
         window += ids
 
 
-def train(model: Gemma2ForCausalLM, stream: Iterator[list[int]], num_steps: int) -> None:
-    """AdamW with linear warm-up and cosine decay, in float32."""
+def train(model: Gemma2ForCausalLM, stream: Iterator[list[int]], num_steps: int) -> Iterator[int]:
+    """AdamW with linear warm-up and cosine decay, in float32. Yields the number of steps done."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(step, num_steps))
-    started, mean_loss = time.monotonic(), math.log(model.config.vocab_size)
-    for step in range(num_steps):
+    started, mean_loss = time.monotonic(), 0.0
+    for step in range(1, num_steps + 1):
         ids = torch.tensor(list(islice(stream, BATCH_SIZE)))  # (batch, seq)
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
@@ -125,13 +129,12 @@ def train(model: Gemma2ForCausalLM, stream: Iterator[list[int]], num_steps: int)
         optimiser.step()
         optimiser.zero_grad()
         schedule.step()
-        mean_loss += (loss.item() - mean_loss) / min(step + 1, 50)
-        if step % 100 == 99:
+        mean_loss += (loss.item() - mean_loss) / min(step, 50)
+        if step % 100 == 0:
             seconds = time.monotonic() - started
-            rate = (step + 1) * ids.numel() / seconds
-            print(
-                f"step {step + 1}/{num_steps}  loss {mean_loss:.3f}  {rate:,.0f} tokens/s  {seconds:.0f} s", flush=True
-            )
+            rate = step * ids.numel() / seconds
+            print(f"step {step}/{num_steps}  loss {mean_loss:.3f}  {rate:,.0f} tokens/s  {seconds:.0f} s", flush=True)
+        yield step
 
 
 def lr_factor(step: int, num_steps: int) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal, TypeAlias, TypeVar, get_args
 
+from saepipe.data.errors import ConfigError
 from saepipe.data.toy.grammar import Alternatives, Grammar, alternatives, expand, parse_grammar
 from saepipe.data.toy.words import ASKED_WORDS, CITIES, WORD_SECTIONS, WORDS
 
@@ -56,7 +57,14 @@ def documents(
         kinds: drawn from uniformly, document by document.
         correlation: the share of biographies whose gender follows from the profession, and of reviews whose
             sentiment follows from the category (every other one female, positive). 0 makes them independent.
+
+    Raises:
+        ConfigError: a kind that does not exist, none at all, or a correlation outside [0, 1].
     """
+    if not kinds or set(kinds) - set(KINDS):
+        raise ConfigError(f"kinds are {list(kinds)}", hint=f"choose one or more of {', '.join(KINDS)}")
+    if not 0 <= correlation <= 1:
+        raise ConfigError(f"correlation is {correlation}", hint="give a share between 0 and 1")
     indices = count(start) if num_documents is None else range(start, start + num_documents)
     return (document(seed, index, kinds, correlation=correlation) for index in indices)
 
