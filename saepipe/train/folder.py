@@ -77,12 +77,12 @@ def finish(folder: Path, first_line: dict[str, Any], recipe: Recipe, state: Trai
 
 def metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> dict[str, Any]:
     """What stands beside the weights: where they apply, and where they come from."""
-    harvest = cache.attributes.get("config", {})
+    attributes = cache.attributes
     return {
         "hook_name": recipe.config.hook,
-        "model_name": harvest.get("model", {}).get("model"),
-        "dataset_path": harvest.get("dataset", {}).get("source"),
-        "context_size": cache.attributes.get("context_size"),
+        "model_name": attributes["model"]["id"],
+        "dataset_path": attributes["config"].get("dataset", {}).get("source"),
+        "context_size": attributes["context_size"],
         "prepend_bos": True,
         "exclude_special_tokens": True,
         "saepipe": {

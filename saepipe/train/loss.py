@@ -52,7 +52,7 @@ def forward(
     """x (batch, d_in) float32, scaled -> what the terms of the loss see."""
     pre_acts = config.sae.pre_acts(params, x, dtype)
     acts = config.sae.activate(pre_acts)
-    acts_sum = acts.sum(0, dtype=torch.float32)
+    acts_sum = acts.sum(0, dtype=x.dtype)
     x_hat = config.sae.decode(params, acts)
     weights = {name: params[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     return StepContext(

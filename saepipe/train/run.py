@@ -84,13 +84,12 @@ def train(config: TrainConfig, out: Path, *, resume: Resume = "auto", progress: 
     """
     progress = progress or Silent()
     planned = plan_runs(config, out)
-    for run in planned:
-        _check_resume(run, resume)
-        run_folder.refuse_another(run.folder, run.recipe.config, run.cache)
     failed: list[Live] = []
     with ExitStack() as locks:
         for run in planned:
             locks.enter_context(writer_lock(run.folder))
+            _check_resume(run, resume)
+            run_folder.refuse_another(run.folder, run.recipe.config, run.cache)
         unfinished = [run for run in planned if not is_committed(run.folder)]
         if len(unfinished) < len(planned):
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are finished already")
@@ -121,9 +120,6 @@ def train_group(group: Sequence[Planned], progress: Progress) -> list[Live]:
                     if run.wants == number:
                         _advance(run, on_device, progress)
                 progress.advance(batch_size)
-    for run in runs:
-        if not run.failed:
-            _finish(run)
     return [run for run in runs if run.failed]
 
 
@@ -150,7 +146,7 @@ def _fresh(recipe: Recipe, stream: BatchStream) -> TrainState:
 
 
 def _advance(run: Live, rows: torch.Tensor, progress: Progress) -> None:
-    """One step of one run, then what its number asks for: a log line, a checkpoint."""
+    """One step of one run, then what its number asks for: a log line, a checkpoint, the end."""
     recipe, state = run.planned.recipe, run.state
     config, done = recipe.config, state.step + 1
     last = done == recipe.num_steps
@@ -167,6 +163,8 @@ def _advance(run: Live, rows: torch.Tensor, progress: Progress) -> None:
         progress.advance(0, loss=line["loss"], l0=line["l0"], fvu=line["fvu"], dead=line["dead"])
     if saves:
         save_checkpoint(run.planned.folder / run_folder.CHECKPOINTS, run.planned.run_id, state)
+    if last:
+        _finish(run)
 
 
 def _finish(run: Live) -> None:

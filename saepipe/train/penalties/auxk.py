@@ -33,7 +33,7 @@ class AuxK(Penalty):
         values, indices = candidates.topk(k_aux, dim=1, sorted=False)
         acts = ctx.pre_acts.new_zeros(ctx.pre_acts.shape).scatter(1, indices, values.relu())
         error = (ctx.x - ctx.x_hat).detach()
-        error_hat = (acts @ ctx.W_dec.to(acts.dtype)).float()
+        error_hat = (acts @ ctx.W_dec.to(acts.dtype)).to(error.dtype)
         energy = error.square().sum(1).clamp_min(1e-12)
         unexplained = ((error - error_hat).square().sum(1) / energy).mean()
         power = ctx.x.square().sum(1).mean()

@@ -54,8 +54,9 @@ class Architecture(Component):
         return self.activate(self.pre_acts(params, x, dtype))
 
     def decode(self, params: Params, acts: Tensor) -> Tensor:
-        """acts @ W_dec + b_dec in float32, (..., d_sae) -> (..., d_in)."""
-        return (acts @ params["W_dec"].to(acts.dtype)).float() + params["b_dec"]
+        """acts @ W_dec + b_dec, in the parameters' precision, (..., d_sae) -> (..., d_in)."""
+        b_dec = params["b_dec"]
+        return (acts @ params["W_dec"].to(acts.dtype)).to(b_dec.dtype) + b_dec
 
     def unscaled(self, params: Params, scale: float) -> Params:
         """The parameters that do to x, in raw units, what `params` do to scale * x.

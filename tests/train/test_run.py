@@ -1,0 +1,339 @@
+"""Whole runs on a small cache."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from saepipe.data.artifact import MANIFEST, commit, read_manifest, writer_lock
+from saepipe.data.batches import BatchStream
+from saepipe.data.cache import Cache
+from saepipe.data.errors import ConfigError, CorruptDataError, HealthError, LockedError, MachineError
+from saepipe.data.progress import Silent
+from saepipe.train.checkpoint import last_checkpoint, load_checkpoint
+from saepipe.train.config import TrainConfig
+from saepipe.train.load import load, open_run
+from saepipe.train.run import plan, plan_runs, train
+from saepipe.train.step import train_step
+
+Make = Callable[..., TrainConfig]
+TOPK: dict[str, Any] = {"sae": {"name": "topk", "d_sae": 40, "k": 4}, "penalties": [{"name": "auxk"}]}
+VARIANTS = [{"name": "plain"}, {"name": "strong", "penalties.0.weight": 2.0, "steps": 13}, {"name": "topk", **TOPK}]
+# Latents die within 34 tokens and start anew at steps 4, 8, 12, 16: every part of the state is in use.
+LIVELY = {"dead": {"after_tokens": 34, "resample_steps": 4}, "variants": VARIANTS}
+
+
+class Killed(Exception):  # noqa: N818 - a crash, not an error
+    pass
+
+
+class KillAfter(Silent):
+    """Crashes the process, as far as a test can, after so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.left = batches
+
+    def advance(self, amount: int, **figures: float) -> None:
+        self.left -= amount > 0
+        if self.left == 0:
+            raise Killed
+
+
+def weights(run: Path) -> bytes:
+    return (run / "sae" / "sae_weights.safetensors").read_bytes()
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+
+
+def test_a_finished_run(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
+    (path,) = train(config(seed=2), tmp_path)
+    assert path == tmp_path / "base" / "seed-2"
+    assert {item.name for item in path.iterdir()} == {
+        *("config.yaml", "manifest.jsonl", "metrics.jsonl", "health.json", "checkpoints", "sae", "log", "COMMITTED")
+    }
+    header, files = read_manifest(path)
+    cache = Cache.open(tiny_cache)
+    assert (header["planned_steps"], header["done_steps"], header["cache"]) == (20, 20, cache.fingerprint)
+    assert set(files["files"]) == {"config.yaml", "health.json", "sae/cfg.json", "sae/sae_weights.safetensors"}
+    assert json.loads((path / "health.json").read_text()) == {"findings": []}
+    run = open_run(path)
+    assert (run.variant, run.seed, run.hook) == ("base", 2, "blocks.1.hook_resid_post")
+    assert run.run_id == header["run_id"] == run.config.run_id(cache.fingerprint)
+    assert run.config.steps == 20
+    sae = load(path)
+    assert (sae.architecture, sae.hook, sae.d_in, sae.d_sae) == ("relu", run.hook, 24, 40)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(40))
+    assert not any(parameter.requires_grad for parameter in sae.parameters())
+
+
+def test_training_learns(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
+    (path,) = train(config(steps=600, batch_size=64, log_every=100, checkpoint_every=1000), tmp_path)
+    assert metrics(path)[-1]["fvu"] < 0.25 * metrics(path)[0]["fvu"]
+    # The saved SAE takes raw activations: its own error on them is what training said.
+    rows = next(BatchStream(Cache.open(tiny_cache), "blocks.1.hook_resid_post", 2000, 7).batches()).float()
+    x_hat = load(path)(rows)
+    fvu = (rows - x_hat).square().sum() / (rows - rows.mean(0)).square().sum()
+    assert fvu.item() == pytest.approx(metrics(path)[-1]["fvu"], rel=0.2)
+
+
+def test_the_saved_sae_is_the_trained_one_in_raw_units(config: Make, tmp_path: Path) -> None:
+    """SAE(raw) * s == trained(s * raw); the trained one is made from the last checkpoint and the batches after it."""
+    (path,) = train(config(), tmp_path)
+    (run,) = plan_runs(config(), tmp_path)
+    found = last_checkpoint(path / "checkpoints", run.run_id)
+    assert found is not None
+    assert found.name == "15"
+    state = load_checkpoint(found, run.recipe)
+    with BatchStream(run.cache, "blocks.1.hook_resid_post", 17, 0) as stream:
+        for _, rows in zip(range(5), stream.batches(15), strict=False):
+            train_step(run.recipe, state, rows)
+    raw = rows.float()
+    x = run.recipe.scaled(raw)
+    assert x.square().sum(1).mean().item() == pytest.approx(24, rel=0.3)
+    sae = run.recipe.config.sae
+    trained = sae.decode(state.params, sae.encode(state.params, x)).detach()
+    torch.testing.assert_close(load(path)(raw) * run.recipe.scale, trained, rtol=1e-5, atol=1e-5)
+
+
+def test_together_is_alone_bit_for_bit(config: Make, tmp_path: Path) -> None:
+    together = train(config(**LIVELY, seeds=[0, 1]), tmp_path / "together")
+    assert len(together) == 6
+    for path in together:
+        number = [variant["name"] for variant in VARIANTS].index(path.parent.name)
+        seed = int(path.name.removeprefix("seed-"))
+        alone = config(**{**LIVELY, "variants": [VARIANTS[number]]}, seed=seed)
+        (twin,) = train(alone, tmp_path / "alone")
+        assert weights(path) == weights(twin)
+        assert metrics(path) == metrics(twin)
+    assert len({weights(path) for path in together}) == 6
+
+
+def test_watching_changes_nothing(config: Make, tmp_path: Path) -> None:
+    (rarely,) = train(config(log_every=100, checkpoint_every=100), tmp_path / "rarely")
+    (always,) = train(config(log_every=1, checkpoint_every=1), tmp_path / "always")
+    assert weights(rarely) == weights(always)
+    assert open_run(rarely).run_id == open_run(always).run_id
+
+
+def test_the_global_generator_is_neither_read_nor_moved(config: Make, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    (first,) = train(config(**{**LIVELY, "variants": []}), tmp_path / "first")
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    (second,) = train(config(**{**LIVELY, "variants": []}), tmp_path / "second")
+    assert weights(first) == weights(second)
+
+
+def test_seed_is_the_initialisation_and_data_seed_the_order(config: Make, tmp_path: Path) -> None:
+    runs = {}
+    for seed, data_seed in ((0, 0), (1, 0), (0, 1)):
+        (path,) = train(config(seed=seed, data_seed=data_seed, steps=1), tmp_path / f"{seed}{data_seed}")
+        runs[seed, data_seed] = metrics(path)[0]["loss"]
+    assert len(set(runs.values())) == 3
+
+
+@pytest.mark.parametrize("batches", [3, 10, 14, 17])
+def test_a_killed_training_goes_on_bit_for_bit(config: Make, tmp_path: Path, batches: int) -> None:
+    """Killed twice, the second time soon after it went on."""
+    whole = train(config(**LIVELY), tmp_path / "whole")
+    parts = tmp_path / "parts"
+    for left in (batches, 2):
+        with pytest.raises(Killed):
+            train(config(**LIVELY), parts, progress=KillAfter(left))
+    (parts / "plain" / "seed-0" / "metrics.jsonl").open("a").write('{"step": 9, "tor')
+    resumed = train(config(**LIVELY), parts, resume="must")
+    for one, other in zip(whole, resumed, strict=True):
+        assert weights(one) == weights(other)
+        assert (one / "manifest.jsonl").read_bytes() == (other / "manifest.jsonl").read_bytes()
+        assert metrics(one) == metrics(other)
+
+
+def test_checkpoints_that_are_not_whole_are_passed_over(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(config(), tmp_path, progress=KillAfter(17))
+    folder = tmp_path / "base" / "seed-0" / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["10", "15"]
+    run_id = json.loads((folder / "15" / "state.json").read_text())["run_id"]
+    (folder / "15" / "state.safetensors").write_bytes(b"other")
+    (folder / "16").mkdir()
+    found = last_checkpoint(folder, run_id)
+    assert found is not None
+    assert found.name == "10"
+    assert last_checkpoint(folder, "another run") is None
+    (resumed,) = train(config(), tmp_path)
+    (whole,) = train(config(), tmp_path / "whole")
+    assert weights(resumed) == weights(whole)
+
+
+def test_a_checkpoint_holds_the_whole_state(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(config(**TOPK), tmp_path, progress=KillAfter(5))
+    held = load_file(tmp_path / "base" / "seed-0" / "checkpoints" / "5" / "state.safetensors")
+    moments = {
+        f"adam/{name}/{key}"
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec")
+        for key in ("exp_avg", "exp_avg_sq", "step")
+    }
+    assert set(held) == moments | {f"params/{name}" for name in ("W_enc", "b_enc", "W_dec", "b_dec")} | {
+        "sums",
+        "tokens_since_fired",
+    }
+
+
+def test_another_config_is_refused_with_the_difference(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(config(), tmp_path, progress=KillAfter(7))
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.003 -> 0\.01"):
+        train(config(optimizer={"lr": 1e-2}), tmp_path)
+    (path,) = train(config(log_every=1), tmp_path)  # another way of watching it is the same run
+    assert open_run(path).config.log_every == 1
+
+
+def test_another_cache_is_refused(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
+    train(config(), tmp_path / "out")
+    other = tmp_path / "cache"
+    shutil.copytree(tiny_cache, other)
+    lines = (other / MANIFEST).read_text()
+    (other / MANIFEST).write_text(lines + "{}\n")
+    commit(other)
+    with pytest.raises(ConfigError, match="the cache's content"):
+        train(config(cache=str(other)), tmp_path / "out")
+
+
+def test_finished_runs_are_left_alone(config: Make, tmp_path: Path) -> None:
+    (first,) = train(config(), tmp_path)
+    inode = (first / "sae" / "cfg.json").stat().st_ino
+    progress = Silent()
+    variants = [{"name": "base"}, {"name": "new", "optimizer.lr": 1e-2}]
+    paths = train(config(variants=variants), tmp_path, progress=progress)
+    assert [path.parent.name for path in paths] == ["base", "new"]
+    assert (first / "sae" / "cfg.json").stat().st_ino == inode
+    assert "1 of 2 runs are finished already" in progress.said
+
+
+def test_resume_never_and_must(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run to go on with"):
+        train(config(), tmp_path, resume="must")
+    train(config(), tmp_path, resume="never")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(config(), tmp_path, resume="never")
+
+
+def test_a_variant_that_breaks_stops_alone(config: Make, tmp_path: Path) -> None:
+    variants = [{"name": "sound"}, {"name": "broken", "optimizer": {"lr": 1e38, "clip": None, "warmup": 0}}]
+    with pytest.raises(HealthError, match=r"1 of 2 runs failed:\n.*broken/seed-0: not finite at step"):
+        train(config(variants=variants, log_every=1), tmp_path)
+    health = json.loads((tmp_path / "broken" / "seed-0" / "health.json").read_text())
+    assert [finding["rule"] for finding in health["findings"]] == ["H7"]
+    with pytest.raises(CorruptDataError, match="not finished"):
+        load(tmp_path / "broken" / "seed-0")
+    (alone,) = train(config(), tmp_path / "alone")
+    assert weights(tmp_path / "sound" / "seed-0") == weights(alone)
+
+
+def test_a_run_that_did_not_move_is_not_committed(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(HealthError, match="moved by less"):
+        train(config(optimizer={"lr": 1e-12}), tmp_path)
+    assert not (tmp_path / "base" / "seed-0" / "COMMITTED").exists()
+
+
+def test_a_damaged_run_names_the_file(config: Make, tmp_path: Path) -> None:
+    (path,) = train(config(), tmp_path)
+    file = path / "sae" / "sae_weights.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptDataError, match=r"sae_weights\.safetensors"):
+        load(path)
+
+
+def test_two_writers(config: Make, tmp_path: Path) -> None:
+    with writer_lock(tmp_path / "base" / "seed-0"), pytest.raises(LockedError):
+        train(config(), tmp_path)
+
+
+def test_metrics_are_means_since_the_last_line(config: Make, tmp_path: Path) -> None:
+    (every,) = train(config(log_every=1), tmp_path / "every")
+    (fifth,) = train(config(log_every=5), tmp_path / "fifth")
+    single, lines = metrics(every), metrics(fifth)
+    assert [line["step"] for line in lines] == [1, 5, 10, 15, 20]
+    for line in lines[1:]:
+        since = [one for one in single if max(1, line["step"] - 5) < one["step"] <= line["step"]]
+        for name in ("reconstruction", "l1"):
+            mean = sum(one["terms"][name]["weighted"] for one in since) / len(since)
+            assert line["terms"][name]["weighted"] == pytest.approx(mean)
+        assert line["loss"] == pytest.approx(sum(term["weighted"] for term in line["terms"].values()))
+        assert sum(term["gradient_share"] for term in line["terms"].values()) == pytest.approx(1)
+        assert line["l0"] == single[line["step"] - 1]["l0"]
+        assert line["tokens"] == 17 * line["step"]
+    assert [line["lr"] for line in single[:2]] == pytest.approx([3e-3, 3e-3])
+    assert single[-1]["lr"] == pytest.approx(3e-3 / 4)
+
+
+def test_both_precisions_train(config: Make, tmp_path: Path) -> None:
+    variants = [{"name": "single", "compute_dtype": "float32"}, {"name": "half", "compute_dtype": "bfloat16"}]
+    single, half = train(config(variants=variants, steps=100), tmp_path)
+    assert weights(single) != weights(half)
+    assert metrics(half)[-1]["fvu"] == pytest.approx(metrics(single)[-1]["fvu"], rel=0.1)
+
+
+def test_the_plan_is_made_without_training(config: Make, tmp_path: Path) -> None:
+    told = plan(config(variants=VARIANTS, seeds=[0, 1], steps=1000))
+    assert told["streams"] == 1
+    assert len(told["runs"]) == 6
+    run = told["runs"][0]
+    assert (run["run"], run["steps"], run["tokens"]) == ("plain/seed-0", 1000, 17_000)
+    assert run["passes"] == pytest.approx(17_000 / 8200)
+    assert run["sae_bytes"] == 4 * (2 * 24 * 40 + 40 + 24)
+    assert told["runs"][2]["steps"] == 13
+
+
+def test_runs_that_read_other_batches_have_their_own_stream(config: Make, tmp_path: Path) -> None:
+    variants = [{"name": "a"}, {"name": "b", "data_seed": 4}, {"name": "c", "batch_size": 8}]
+    assert plan(config(variants=variants))["streams"] == 3
+    assert [path.parent.name for path in train(config(variants=variants), tmp_path)] == ["a", "b", "c"]
+
+
+def test_more_than_one_pass_is_said(config: Make, tmp_path: Path) -> None:
+    progress = Silent()
+    train(config(batch_size=1000, steps=10), tmp_path, progress=progress)
+    assert progress.said == ["10 steps of 1000 read the 8,200 cached rows 1.2 times"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"hook": "blocks.9.hook_resid_post"}, ConfigError, "blocks.1.hook_resid_post"),
+        ({"device": "gpu"}, ConfigError, "device 'gpu'"),
+        ({"cache": "nowhere"}, CorruptDataError, "does not exist"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_anything_is_made(
+    config: Make, tmp_path: Path, changes: dict[str, str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        train(config(**changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="no GPU"):
+        train(config(device="cuda"), tmp_path)
+
+
+def test_a_cache_of_several_hooks_needs_one_named(config: Make, toy_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"blocks\.1\.hook_resid_post, blocks\.2\.hook_resid_post"):
+        train(config(cache=str(toy_cache)), tmp_path)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from saepipe.data.errors import ConfigError
+from saepipe.train.config import TrainConfig
+from saepipe.train.variants import expand
+
+Make = Callable[..., TrainConfig]
+
+
+def test_a_config_without_variants_is_one_run(config: Make) -> None:
+    (run,) = expand(config(seed=3))
+    assert (run.name, run.seed, run.folder) == ("base", 3, "base/seed-3")
+    assert run.config == config(seed=3)
+
+
+def test_a_list_times_seeds(config: Make) -> None:
+    variants = [{"name": "plain"}, {"penalties.0.weight": 1e-5}, {"sae": {"name": "topk", "d_sae": 40, "k": 4}}]
+    runs = expand(config(variants=variants, seeds=[0, 5]))
+    assert [run.folder for run in runs] == [
+        f"{name}/seed-{seed}" for name in ("plain", "weight=1e-05", "sae=topk") for seed in (0, 5)
+    ]
+    assert [run.config.seed for run in runs] == [0, 5] * 3
+    assert runs[0].config == config()
+    assert runs[2].config.penalties[0].weight == 1e-5
+    assert runs[4].config.sae.name == "topk"
+
+
+def test_a_grid_is_every_combination_and_a_zip_goes_in_step(config: Make) -> None:
+    values = {"penalties.0.weight": [0.1, 0.2], "optimizer.lr": [1e-3, 2e-3]}
+    grid = expand(config(variants={"grid": values}))
+    assert [(run.config.penalties[0].weight, run.config.optimizer.lr) for run in grid] == [
+        (0.1, 1e-3),
+        (0.1, 2e-3),
+        (0.2, 1e-3),
+        (0.2, 2e-3),
+    ]
+    assert grid[0].name == "weight=0.1,lr=0.001"
+    zipped = expand(config(variants={"zip": values}))
+    assert [(run.config.penalties[0].weight, run.config.optimizer.lr) for run in zipped] == [(0.1, 1e-3), (0.2, 2e-3)]
+
+
+def test_a_key_that_ends_like_another_is_named_in_full(config: Make) -> None:
+    grid = {"optimizer.warmup": [0.1], "penalties.0.warmup": [0.2]}
+    assert expand(config(variants={"grid": grid}))[0].name == "optimizer.warmup=0.1,penalties.0.warmup=0.2"
+
+
+def test_a_name_is_one_folder(config: Make) -> None:
+    runs = expand(config(variants=[{"name": "../b c"}]))
+    assert runs[0].name == "..-b-c"
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ([{"penalties.0.wieght": 1}], "'weight'"),
+        ([{"penalties.4.weight": 1}], "'4'"),
+        ([{"optimiser.lr": 1}], "'optimizer'"),
+        ([{"seed": 4}], "seeds"),
+        ([{"name": "a"}, {"name": "a", "optimizer.lr": 1}], "same name"),
+        ([{"name": "a"}, {"name": "b", "log_every": 9}], "same run"),
+        ({"zip": {"optimizer.lr": [1, 2], "batch_size": [3]}}, "one length"),
+        ({"zip": {"optimizer.lr": [1]}, "grid": {"batch_size": [3]}}, "not several"),
+    ],
+)
+def test_what_does_not_fit_is_refused(config: Make, variants: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        expand(config(variants=variants))
