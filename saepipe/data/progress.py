@@ -8,8 +8,8 @@ from typing import Protocol
 class Progress(Protocol):
     """One task at a time: `start`, then `advance` until `total`, then `finish`; `say` at any moment."""
 
-    def start(self, what: str, total: int, unit: str) -> None:
-        """A task of `total` `unit`s (tokens, steps, contexts) begins."""
+    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        """A task of `total` `unit`s (tokens, steps, contexts) begins; `done` of them were done earlier."""
 
     def advance(self, amount: int, **figures: float) -> None:
         """`amount` more units are done; `figures` are shown beside the rate (loss, l0, MB/s)."""
@@ -27,7 +27,7 @@ class Silent:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def start(self, what: str, total: int, unit: str) -> None:
+    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
         pass
 
     def advance(self, amount: int, **figures: float) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from saepipe.data.config import Config, fingerprint
-from saepipe.data.errors import ConfigError, MachineError, RemoteError
+from saepipe.data.device import pick_device
+from saepipe.data.errors import ConfigError, RemoteError
 from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint, decoder_layers
@@ -107,17 +108,6 @@ def load_model(config: ModelConfig) -> LanguageModel:
     model.requires_grad_(False)
     nn.Module.to(model, device)
     return LanguageModel(model.train(False), tokenizer, config)
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto`, or a device by its torch name; raises MachineError if this machine does not have it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise MachineError(f"no device {name!r} here: {str(error).splitlines()[0]}", hint="auto or cpu") from None
-    return torch.device(name)
 
 
 def check_attention(lm: LanguageModel, ids: torch.Tensor, hooks: list[HookPoint]) -> None:

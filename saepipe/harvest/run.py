@@ -91,8 +91,7 @@ def _run(
 ) -> Cursor:
     """Forward passes of one split, from where the manifest ends to `limit` rows; where it stands then."""
     cursor = Cursor.behind(writer.pools(split))
-    progress.start(f"harvest {split}", limit, "tokens")
-    progress.advance(cursor.rows)
+    progress.start(f"harvest {split}", limit, "tokens", done=cursor.rows)
     if cursor.rows:
         progress.say(f"{split}: going on behind {cursor.rows:,} of {limit:,} tokens")
 

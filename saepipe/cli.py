@@ -1,0 +1,338 @@
+"""The command line: one function a command, heavy imports inside, so that `saepipe --help` answers at once.
+
+stdout is data, stderr is talk. Exit codes: saepipe/data/errors.py, and 1 for a bug of ours, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+from saepipe.data.errors import ConfigError, CorruptDataError, MachineError, OutOfSpaceError, SaepipeError, Stopped
+from saepipe.data.progress import Silent
+
+if TYPE_CHECKING:
+    from saepipe.evaluate.compare import Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Harvest once, train many, evaluate honestly.")
+cache_app = typer.Typer(no_args_is_help=True, help="Look at an activation cache.")
+app.add_typer(cache_app, name="cache")
+
+data = Console(soft_wrap=True)
+talk = Console(stderr=True)
+
+
+class Format(StrEnum):
+    human = "human"
+    json = "json"
+    quiet = "quiet"
+
+
+class Resume(StrEnum):
+    auto = "auto"
+    never = "never"
+    must = "must"
+
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; without one, the defaults.")]
+Overrides = Annotated[list[str], typer.Option("--set", help="Overrides a key of the config: --set a.b=c.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="What stdout gets.")]
+ResumeOption = Annotated[Resume, typer.Option("--resume", help="Go on with what is half-made: auto, never or must.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and what it would cost.")]
+Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo")) -> None:
+    """Everything below on the embedded toy model: a cache, five SAEs, their metrics, and a table."""
+    from saepipe.data.toy import CONFIGS
+    from saepipe.evaluate.compare import compare as compare_runs
+    from saepipe.evaluate.config import EvaluateConfig
+    from saepipe.evaluate.run import evaluate as evaluate_runs
+    from saepipe.harvest.config import HarvestConfig
+    from saepipe.harvest.run import harvest as run_harvest
+    from saepipe.train.config import TrainConfig
+    from saepipe.train.run import train as run_train
+
+    with watching(Format.human) as progress:
+        cache = run_harvest(HarvestConfig.load(CONFIGS / "harvest.yaml"), out / "cache", progress=progress)
+        training = TrainConfig.load(CONFIGS / "train.yaml", [f"cache={cache.path}"])
+        runs = run_train(training, out / "runs", progress=progress)
+        evaluate_runs(runs, EvaluateConfig(), progress=progress)
+    show_table(compare_runs(runs, runs[0]), Format.human)
+    talk.print(f"\ncache   {cache.path}\nruns    {out / 'runs'}\nconfigs {CONFIGS}")
+    talk.print(f"next    python -c \"import saepipe; print(saepipe.load('{runs[0]}'))\"")
+
+
+@app.command()
+def harvest(
+    config: ConfigFile = None,
+    set_: Overrides = [],  # noqa: B006 - typer reads it once
+    out: Annotated[Path, typer.Option(help="The cache's folder.")] = Path("cache"),
+    dry_run: DryRun = False,
+    resume: ResumeOption = Resume.auto,
+    format_: FormatOption = Format.human,
+) -> None:
+    """Run the language model once over text and keep its residual activations."""
+    from saepipe.harvest.config import HarvestConfig
+    from saepipe.harvest.plan import plan
+    from saepipe.harvest.run import harvest as run_harvest
+
+    asked = HarvestConfig.load(config, set_)
+    if dry_run:
+        show(plan(asked, out).to_dict(), format_)
+        return
+    with watching(format_) as progress:
+        cache = run_harvest(asked, out, resume=resume.value, progress=progress)
+    show({"cache": str(out), "fingerprint": cache.fingerprint, "num_tokens": cache.num_tokens}, format_)
+
+
+@app.command()
+def train(
+    config: ConfigFile = None,
+    set_: Overrides = [],  # noqa: B006
+    cache: Annotated[Path | None, typer.Option(help="The cache's folder; overrides the config.")] = None,
+    out: Annotated[Path, typer.Option(help="Runs go to OUT/<variant>/seed-<n>.")] = Path("runs"),
+    dry_run: DryRun = False,
+    resume: ResumeOption = Resume.auto,
+    format_: FormatOption = Format.human,
+) -> None:
+    """Train every variant of a config from one cache, in one pass."""
+    from saepipe.train.config import TrainConfig
+    from saepipe.train.run import plan
+    from saepipe.train.run import train as run_train
+
+    asked = TrainConfig.load(config, [*set_, *([f"cache={cache}"] if cache else [])])
+    if dry_run:
+        show(plan(asked), format_)
+        return
+    with watching(format_) as progress:
+        runs = run_train(asked, out, resume=resume.value, progress=progress)
+    show({"runs": [str(run) for run in runs]}, format_)
+
+
+@app.command()
+def evaluate(
+    runs: Runs,
+    config: ConfigFile = None,
+    set_: Overrides = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Results go here instead of RUN/eval.")] = None,
+    dry_run: DryRun = False,
+    format_: FormatOption = Format.human,
+) -> None:
+    """Measure runs on held-out text; runs of one cache share the model's passes."""
+    from saepipe.evaluate.config import EvaluateConfig
+    from saepipe.evaluate.run import evaluate as evaluate_runs
+    from saepipe.evaluate.run import plan
+
+    asked = EvaluateConfig.load(config, set_)
+    if dry_run:
+        show(plan(runs, asked, out=out), format_)
+        return
+    with watching(format_) as progress:
+        results = evaluate_runs(runs, asked, out=out, progress=progress)
+    show({"results": [str(path) for path in results]}, format_)
+
+
+@app.command()
+def compare(
+    runs: Runs,
+    baseline: Annotated[Path | None, typer.Option(help="The run that the others are compared with.")] = None,
+    format_: FormatOption = Format.human,
+) -> None:
+    """One table: the config keys in which the runs differ, and their metrics."""
+    from saepipe.evaluate.compare import compare as compare_runs
+
+    show_table(compare_runs(runs, baseline), format_)
+
+
+@cache_app.command()
+def info(cache: Path, format_: FormatOption = Format.human) -> None:
+    """What a cache holds, and how large it is."""
+    from saepipe.data.cache import Cache
+
+    opened = Cache.open(cache)
+    stored = {name: entry["bytes"] for name, entry in opened.files.items() if "acts/" in name}
+    rows = opened.num_tokens + opened.attributes["num_heldout_contexts"] * opened.attributes["context_size"]
+    raw = rows * opened.d_in * 2 * len(opened.hooks)
+    sizes = {"raw_bytes": raw, "stored_bytes": sum(stored.values()), "ratio": round(raw / sum(stored.values()), 3)}
+    show({"fingerprint": opened.fingerprint, **sizes, **opened.attributes}, format_)
+
+
+@cache_app.command()
+def verify(cache: Path, format_: FormatOption = Format.human) -> None:
+    """Read every file of a cache and compare it with the manifest; exit code 4 if one differs."""
+    from saepipe.data.artifact import damaged_files, open_committed
+
+    _, lines = open_committed(cache, "cache")
+    damage = list(damaged_files(cache, lines))
+    show({"files": sum(len(line["files"]) for line in lines), "damaged": damage}, format_)
+    if damage:
+        raise CorruptDataError(f"{len(damage)} files of {cache} are damaged:\n  " + "\n  ".join(damage))
+
+
+@app.command()
+def doctor(format_: FormatOption = Format.human) -> None:
+    """Versions, devices and disk, and whether the embedded model loads and runs here."""
+    import shutil
+
+    import torch
+
+    from saepipe.data.artifact import provenance
+    from saepipe.harvest.capture import capture
+    from saepipe.harvest.hooks import HookPoint
+    from saepipe.harvest.model import ModelConfig, load_model
+
+    lm = load_model(ModelConfig(device="cpu"))
+    hook = HookPoint(lm.num_layers - 1, "resid_post")
+    x = capture(lm.model, torch.tensor([[lm.bos_id, *lm.tokenizer("a first look")["input_ids"]]]), [hook])[str(hook)]
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found = {"cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "gpus": gpus or "none"}
+    show({**provenance(), **found, "free_disk": shutil.disk_usage(".").free, "toy_runs": "yes"}, format_)
+    if not torch.isfinite(x).all():
+        raise MachineError("the embedded model gives NaN or Inf on this machine", hint="reinstall torch")
+
+
+def show(value: Mapping[str, Any], format_: Format) -> None:
+    """Plain data on stdout: as JSON, or a line a key."""
+    if format_ is Format.json:
+        data.print_json(json.dumps(value))
+    elif format_ is Format.human:
+        for key, item in value.items():
+            data.print(f"[bold]{key}[/]", end="  ")
+            lines = item if isinstance(item, list) else [item]
+            data.print("\n  ".join(f"{line:,}" if isinstance(line, int) else str(line) for line in lines), markup=False)
+
+
+def show_table(table: Table, format_: Format) -> None:
+    """A comparison on stdout; what it does not show is said below it."""
+    if format_ is Format.json:
+        data.print_json(table.to_json())
+    elif format_ is Format.human:
+        drawn = RichTable(*table.columns, box=None, header_style="bold")
+        for row in table.rows:
+            drawn.add_row(*(str(cell) for cell in row))
+        data.print(drawn)
+        for note in table.notes:
+            data.print(f"- {note}", markup=False)
+
+
+class Bar(Silent):
+    """A live bar with rate, figures and time to go; where there is no terminal, one JSON line every ten seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[shown]}"),
+        )
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=talk)
+        self._what, self._unit = "", ""
+        self._done = self._resumed = self._total = 0
+
+    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
+        self._what, self._unit, self._total = what, unit, total
+        self._done = self._resumed = done
+        self._began = self._told = time.monotonic()
+        if talk.is_terminal:
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=total, completed=done, shown="")
+
+    def advance(self, amount: int, **figures: float) -> None:
+        self._done += amount
+        now = time.monotonic()
+        rate = (self._done - self._resumed) / max(now - self._began, 1e-9)
+        if talk.is_terminal:
+            parts = [f"{rate:,.0f} {self._unit}/s", *(f"{name} {value:,.4g}" for name, value in figures.items())]
+            self._bar.update(self._task, completed=self._done, shown="  ".join(parts))
+        elif now - self._told >= 10 or self._done == self._total:
+            self._told = now
+            eta = round((self._total - self._done) / rate) if rate else None
+            line = {"task": self._what, "done": self._done, "of": self._total, "unit": self._unit, "eta_s": eta}
+            print(json.dumps({**line, "per_s": round(rate), **figures}), file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        if talk.is_terminal:
+            self._bar.stop()
+
+    def say(self, message: str) -> None:
+        super().say(message)
+        talk.print(message, markup=False, highlight=False)
+
+
+@contextmanager
+def watching(format_: Format) -> Iterator[Bar | Silent]:
+    """Progress for one command; the libraries' own bars stay off."""
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    progress = Silent() if format_ is Format.quiet else Bar()
+    try:
+        yield progress
+    finally:
+        progress.finish()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command and gives its exit code; errors go to stderr, as JSON where that is the format."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return int(app(args=arguments, standalone_mode=False) or 0)
+    except KeyboardInterrupt:
+        talk.print("stopped; run the same command again to go on")
+        return 130
+    except SaepipeError as error:
+        return _tell(error.exit_code, error.message, error.hint)
+    except MemoryError as error:
+        return _tell(OutOfSpaceError.exit_code, f"out of memory: {error}", "a smaller batch_size")
+    except Exception as error:
+        return _tell_unexpected(error)
+
+
+def _stop(*_: object) -> None:
+    raise Stopped("stopped by SIGTERM", hint="run the same command again to go on")
+
+
+def _tell(code: int, message: str, hint: str | None) -> int:
+    if "json" in sys.argv:
+        print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
+    else:
+        talk.print("error:", style="bold red", end=" ")
+        talk.print(message, markup=False, highlight=False)
+        if hint:
+            talk.print(f"  hint: {hint}", markup=False, highlight=False)
+    return code
+
+
+def _tell_unexpected(error: Exception) -> int:
+    """Usage errors that typer raises, memory that torch lacks, a full disk; else a bug of ours, with its traceback."""
+    if hasattr(error, "format_message"):
+        return _tell(ConfigError.exit_code, error.format_message(), "saepipe COMMAND --help")
+    if type(error).__name__ == "OutOfMemoryError":
+        return _tell(OutOfSpaceError.exit_code, str(error).splitlines()[0], "a smaller batch_size")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _tell(OutOfSpaceError.exit_code, str(error), "free some disk; what is written can be resumed")
+    talk.print_exception()
+    return _tell(1, f"a bug in saepipe: {type(error).__name__}: {error}", "please report it with the lines above")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

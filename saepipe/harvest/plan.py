@@ -1,0 +1,86 @@
+"""What a harvest would cost, from a short calibration: the first batches through the model, one chunk encoded."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saepipe.data import codecs
+from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.describe import describe, make_layout, make_windows
+from saepipe.harvest.model import load_model
+from saepipe.harvest.rows import RowSource, WindowBatch
+
+_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes in bytes, time in seconds; the held-out part is counted in full."""
+
+    tokens: int
+    heldout_positions: int
+    hooks: int
+    d_in: int
+    shards: int
+    raw_bytes: int
+    compressed_bytes: int
+    compression_ratio: float
+    free_disk: int
+    fits: bool
+    tokens_per_second: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(config: HarvestConfig, out: Path) -> Plan:
+    """Checks config, model and data as a harvest would, runs a few batches, and writes nothing."""
+    lm = load_model(config.model)
+    describe(config, lm)
+    rows = RowSource(lm, config.hook_points, {})
+    windows = [window for split, window in islice(make_windows(config, lm), 2 * _BATCHES * config.batch_size)]
+    batches = [
+        WindowBatch.of(first, windows[first : first + config.batch_size])
+        for first in range(0, len(windows), config.batch_size)
+    ][:_BATCHES]
+    rows.train(batches[0])  # the first pass pays for what is set up once
+    start = time.perf_counter()
+    measured = [rows.train(batch) for batch in batches]
+    rate = sum(map(len, measured)) / (time.perf_counter() - start)
+    chunk = np.concatenate([part.arrays[f"acts/{config.hooks[0]}"] for part in measured])[: config.chunk_rows]
+    ratio = chunk.nbytes / len(codecs.encode(config.codec, chunk))
+
+    layout = make_layout(config, lm)
+    heldout = config.heldout_tokens // config.context_size * config.context_size
+    row_bytes = 2 * lm.d_in * len(config.hooks)
+    raw = (config.num_tokens + heldout) * row_bytes
+    compressed = int(raw / ratio)
+    num_shards = sum(
+        array.num_shards(count)
+        for split, count in (("train", config.num_tokens), ("heldout", heldout))
+        for name, array in layout.rows("heldout" if split == "heldout" else "train").items()
+        if "acts/" in name
+    )
+    free = shutil.disk_usage(next(path for path in (out, *out.resolve().parents) if path.exists())).free
+    return Plan(
+        tokens=config.num_tokens,
+        heldout_positions=heldout,
+        hooks=len(config.hooks),
+        d_in=lm.d_in,
+        shards=num_shards,
+        raw_bytes=raw,
+        compressed_bytes=compressed,
+        compression_ratio=round(ratio, 3),
+        free_disk=free,
+        fits=free > compressed,
+        tokens_per_second=round(rate, 1),
+        seconds=round((config.num_tokens + heldout) / rate, 1),
+    )
