@@ -3,7 +3,7 @@
     SAEPIPE_SHARED=../shared python bench/train.py [rounds] [steps]
 
 Ours is `train_step` as `saepipe train` calls it: unit decoder rows, projection, clipping, dead latents counted, sums
-for the log, and one watched step (a line of metrics.jsonl) in each round. The floor is the peers' hand-written step
+for the log, and in each round one watched step (what a line of metrics.jsonl needs). The floor is the peers' plain step
 with none of these. Writes results/train.json.
 """
 
@@ -32,7 +32,7 @@ FLOOR, OURS = "raw_torch_relu_l1_fusedadam", "saepipe_relu_l1"
 FIGURES = ("acts_per_s", "acts_per_cpu_s", "ms_median", "last_loss")
 
 
-def make_step(data: list[torch.Tensor]) -> Callable[[int, torch.Tensor], float | None]:
+def make_step(data: list[torch.Tensor]) -> Callable[[int, torch.Tensor], float]:
     """One optimisation step, as the peers' harness asks for it."""
     batch, d_in = data[0].shape
     config = TrainConfig.parse(
@@ -50,9 +50,10 @@ def make_step(data: list[torch.Tensor]) -> Callable[[int, torch.Tensor], float |
     state = fresh_state(recipe, initial_params(recipe))
     warmup = int(os.environ["WARMUP"])
 
-    def step(number: int, x: torch.Tensor) -> float | None:
+    def step(number: int, x: torch.Tensor) -> float:
+        before = state.sums[:, 1].sum().item()
         train_step(recipe, state, x, watched=number == warmup)
-        return float(state.sums[:, 1].sum()) / state.num_summed
+        return state.sums[:, 1].sum().item() - before
 
     return step
 

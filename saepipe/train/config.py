@@ -52,7 +52,7 @@ class InitConfig(Config):
 
     b_dec: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
     b_dec_rows: Positive = 16_384
-    encoder_scale: float = Field(default=1.0, gt=0)
+    encoder_scale: float = Field(default=0.25, gt=0)
 
 
 class DeadConfig(Config):

@@ -64,18 +64,20 @@ def write_health(folder: Path, findings: Sequence[Finding]) -> None:
     artifact.write_json(folder / HEALTH, {"findings": [finding.to_dict() for finding in findings]})
 
 
-def finish(folder: Path, first_line: dict[str, Any], recipe: Recipe, state: TrainState, cache: Cache) -> None:
+def finish(
+    folder: Path, recipe: Recipe, state: TrainState, first_line: dict[str, Any], metadata: dict[str, Any]
+) -> None:
     """Saves the SAE for raw activations and seals the run; health.json is there already."""
     sae = recipe.config.sae
     params = sae.unscaled({name: value.detach() for name, value in state.params.items()}, recipe.scale)
-    names = saelens.write(folder / SAE, sae, params, metadata(first_line, recipe, cache))
+    names = saelens.write(folder / SAE, sae, params, metadata)
     first_line = {**first_line, "done_steps": state.step}
     files = artifact.digest_files(folder, [CONFIG, HEALTH, *(f"{SAE}/{name}" for name in names)])
     artifact.rewrite_manifest(folder, [first_line, {"files": files}])
     artifact.commit(folder)
 
 
-def metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> dict[str, Any]:
+def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> dict[str, Any]:
     """What stands beside the weights: where they apply, and where they come from."""
     attributes = cache.attributes
     return {

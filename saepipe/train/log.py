@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from saepipe.train.loss import Loss
 from saepipe.train.optim import remove_parallel
+from saepipe.train.sae.base import Params
 from saepipe.train.schedule import learning_rate
 from saepipe.train.state import Recipe, TrainState
 
@@ -33,11 +35,13 @@ class Measurement:
 def measure(recipe: Recipe, state: TrainState, loss: Loss) -> Measurement:
     """Of a step whose update has not been made; the graph of `loss` is kept for it."""
     config, ctx = recipe.config, loss.ctx
+    gradients = {name: projected_gradient(term.weighted, state.params) for name, term in loss.terms.items()}
+    whole = [sum(parts) for parts in zip(*gradients.values(), strict=True)]
     error = (ctx.x - ctx.x_hat).detach().square().sum()
     variance = (ctx.x - ctx.x.mean(0)).square().sum()
     return Measurement(
-        gradient_norms={name: gradient_norm(term.weighted, state) for name, term in loss.terms.items()},
-        gradient_norm=gradient_norm(loss.total, state),
+        gradient_norms={name: _norm(gradient) for name, gradient in gradients.items()},
+        gradient_norm=_norm(whole),
         statistics={name: float(value) for name, value in loss.statistics.items()},
         l0=int(torch.count_nonzero(ctx.acts)) / len(ctx.acts),
         fvu=float(error / variance),
@@ -46,17 +50,19 @@ def measure(recipe: Recipe, state: TrainState, loss: Loss) -> Measurement:
     )
 
 
-def gradient_norm(term: Tensor, state: TrainState) -> float:
-    """Of the gradient that the optimiser would see if `term` () were the whole loss; 0 for a constant."""
+def projected_gradient(term: Tensor, params: Params) -> list[Tensor]:
+    """What the optimiser would see if `term` () were the whole loss, one tensor a parameter; zeros for a constant."""
+    zeros = {name: torch.zeros_like(value) for name, value in params.items()}
     if not term.requires_grad:
-        return 0.0
-    params = state.params
-    gradients = torch.autograd.grad(term, list(params.values()), retain_graph=True, allow_unused=True)
-    named = {
-        name: g if g is not None else torch.zeros_like(params[name]) for name, g in zip(params, gradients, strict=True)
-    }
-    remove_parallel(named, params["W_dec"])
-    return float(torch.nn.utils.get_total_norm(named.values()))
+        return list(zeros.values())
+    found = torch.autograd.grad(term, list(params.values()), retain_graph=True, allow_unused=True)
+    gradients = {name: zeros[name] if g is None else g for name, g in zip(params, found, strict=True)}
+    remove_parallel(gradients, params["W_dec"])
+    return list(gradients.values())
+
+
+def _norm(gradient: Sequence[Tensor]) -> float:
+    return float(torch.nn.utils.get_total_norm(gradient))
 
 
 class MetricsLog:

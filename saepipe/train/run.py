@@ -56,6 +56,7 @@ class Live:
 
     planned: Planned
     header: dict[str, Any]
+    metadata: dict[str, Any]
     state: TrainState
     log: MetricsLog
     failed: tuple[Finding, ...] = ()
@@ -130,7 +131,8 @@ def _begin(run: Planned, stream: BatchStream) -> Live:
     state = load_checkpoint(path, run.recipe) if path else _fresh(run.recipe, stream)
     header = run_folder.header(run.variant, run.recipe, run.cache)
     run_folder.begin(run.folder, run.recipe, header)
-    return Live(run, header, state, MetricsLog(run.folder / run_folder.METRICS, state.step))
+    metadata = run_folder.sae_metadata(header, run.recipe, run.cache)
+    return Live(run, header, metadata, state, MetricsLog(run.folder / run_folder.METRICS, state.step))
 
 
 def _fresh(recipe: Recipe, stream: BatchStream) -> TrainState:
@@ -175,7 +177,7 @@ def _finish(run: Live) -> None:
     if any(finding.severity == "error" for finding in findings):
         run.failed = tuple(findings)
         return
-    run_folder.finish(run.planned.folder, run.header, recipe, run.state, run.planned.cache)
+    run_folder.finish(run.planned.folder, recipe, run.state, run.header, run.metadata)
 
 
 @contextmanager
@@ -190,10 +192,11 @@ def _task(progress: Progress, what: str, num_tokens: int) -> Iterator[None]:
 def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
     """Every run of a config, with nothing left open; raises ConfigError if one cannot be made."""
     device = resolve_device(config.device)
-    caches: dict[Path, Cache] = {}
+    variants = expand(config)
+    caches = {path: Cache.open(path) for path in {variant.config.cache for variant in variants}}
     planned = []
-    for variant in expand(config):
-        cache = caches.setdefault(variant.config.cache, Cache.open(variant.config.cache))
+    for variant in variants:
+        cache = caches[variant.config.cache]
         hook = resolve_hook(variant.config.hook, cache)
         resolved = variant.config.resolved(hook=hook, num_rows=cache.num_tokens, device=device)
         scale = 1.0
