@@ -87,6 +87,7 @@ def heldout(model: Gemma2ForCausalLM) -> StoredHeldout:
     contexts = rng.integers(3, VOCAB, (NUM_CONTEXTS, SEQ)).astype(np.int32)
     contexts[:, 0] = BOS
     contexts[rng.random(contexts.shape) < 0.1] = BOS
+    contexts[-1, 0] = 5  # the masks must not count on a window's first token being special
     documents = 100 + 3 * np.cumsum((contexts == BOS).reshape(-1)).reshape(contexts.shape)
     x = capture(model, torch.from_numpy(contexts).long(), [HookPoint.parse(HOOK)])[HOOK]
     return StoredHeldout(contexts, documents, contexts != BOS, x.bfloat16())

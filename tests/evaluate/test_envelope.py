@@ -137,3 +137,9 @@ def test_a_damaged_result_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "core.json").write_text('{"saepipe": ')
     with pytest.raises(CorruptDataError, match="no evaluation"):
         existing(tmp_path / "core.json", request_of())
+
+
+def test_every_key_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    keys = {key for group in METRICS.values() for key in group} | {*LATENT[1:], "fvu", "delta_ce", "resume_gap"}
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []

@@ -12,7 +12,7 @@ from saepipe.evaluate.prediction import predict
 
 @pytest.mark.parametrize("chunk", [1, 100, 2**27])
 def test_against_torch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction, "_CHUNK", chunk)
+    monkeypatch.setitem(prediction._CHUNK, "cpu", chunk)
     rng = torch.Generator().manual_seed(0)
     logits, clean = 3 * torch.randn(2, 3, 5, 11, generator=rng)
     ids = torch.randint(11, (3, 5), generator=rng)

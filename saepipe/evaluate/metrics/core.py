@@ -103,11 +103,14 @@ class _ModelPasses:
 
     def add(self, batch: Batch, resume: Resume) -> torch.Tensor:
         """Runs the three passes on a batch and returns the clean logits (batch, seq, vocab)."""
-        documents = batch.documents[batch.keep]
         clean = resume(batch.ids, batch.x)
-        self.clean.add(documents, prediction_values(batch, predict(clean, batch.ids, clean)))
-        for sums, x in ((self.ablated, batch.spliced(0.0)), (self.ablated_everywhere, torch.zeros_like(batch.x))):
-            sums.add(documents, prediction_values(batch, predict(resume(batch.ids, x), batch.ids, clean)))
+        ablated = resume(batch.ids, batch.spliced(0.0))
+        # Zeros at all positions leave nothing of the context: its logits are those of any other.
+        everywhere = resume(batch.ids[:1], torch.zeros_like(batch.x[:1])).expand_as(clean)
+        passes = ((self.clean, clean), (self.ablated, ablated), (self.ablated_everywhere, everywhere))
+        for sums, logits in passes:
+            values = prediction_values(batch, predict(logits, batch.ids, clean))
+            sums.add(batch.documents[batch.keep], values)
         return clean
 
 
