@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -71,6 +71,7 @@ class Table:
 @dataclass(frozen=True)
 class _Row:
     label: str
+    path: Path
     settings: Mapping[str, Any]
     """The config's leaves."""
     cells: Mapping[str, Cell]
@@ -89,8 +90,8 @@ def compare(runs: Sequence[Path], baseline: Path | None = None) -> Table:
     Raises:
         CorruptDataError: if a run is unfinished or a result is not one of ours.
     """
-    folders = dict.fromkeys(Path(run).resolve() for run in ((baseline, *runs) if baseline else runs))
-    rows = [_row_of(open_run(folder)) for folder in folders]
+    folders = {Path(run).resolve(): Path(run) for run in ((baseline, *runs) if baseline else runs)}
+    rows = _told_apart([_row_of(open_run(folder)) for folder in folders.values()])
     shown = _with_means(rows)
     if baseline:
         shown = [_less(row, rows[0]) if row is not rows[0] else row for row in shown]
@@ -113,7 +114,13 @@ def _row_of(run: Run) -> _Row:
         cells |= dict(_figures(result))
         if result["eval_type_id"] == "core":
             heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
-    return _Row(f"{run.variant}/seed-{run.seed}", dict(flatten(run.config.identity())), cells, heldout)
+    return _Row(f"{run.variant}/seed-{run.seed}", run.path, dict(flatten(run.config.identity())), cells, heldout)
+
+
+def _told_apart(rows: Sequence[_Row]) -> list[_Row]:
+    """Rows of one label (the same variant, trained twice) are called by their folders."""
+    count = Counter(row.label for row in rows)
+    return [replace(row, label=str(row.path)) if count[row.label] > 1 else row for row in rows]
 
 
 def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
@@ -156,7 +163,7 @@ def _mean(group: Sequence[_Row]) -> _Row:
         if len(known) == len(group):
             cells[key] = Cell(fmean(known))
     name = group[0].label.rpartition("/")[0]
-    return _Row(f"{name} (mean, n={len(group)})", group[0].settings, cells, group[0].heldout)
+    return replace(group[0], label=f"{name} (mean, n={len(group)})", cells=cells)
 
 
 def _less(row: _Row, baseline: _Row) -> _Row:

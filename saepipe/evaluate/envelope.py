@@ -75,6 +75,7 @@ def envelope(
             "metric_version": metric.version,
             "mode": request.mode,
             "request": request.fingerprint,
+            "config": {**request.metric, "batch_size": request.batch_size, "dtype": request.dtype},
             "fingerprints": {"run": request.run, "cache": request.cache, "model": testbed.language_model.identity},
             "hook": request.hook,
             "variant": subject.run.variant,

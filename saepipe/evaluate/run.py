@@ -93,7 +93,7 @@ def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None) ->
         raise ConfigError("no run to evaluate", hint="saepipe evaluate RUN...")
     caches: dict[Path, Cache] = {}
     jobs = []
-    for folder in dict.fromkeys(Path(run).resolve() for run in runs):
+    for folder in {Path(run).resolve(): Path(run) for run in runs}.values():
         run = open_run(folder)
         cache = _cache_of(run, config, caches)
         dtype = config.dtype or model_config(cache, config).dtype

@@ -25,8 +25,8 @@ from saepipe.train.load import open_run
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """A finished run's folder, untrained; `weight` is the one setting that differs between variants."""
 
-    def make(variant: str, seed: int = 0, weight: float = 1.0) -> Path:
-        folder = tmp_path / variant / f"seed-{seed}"
+    def make(variant: str, seed: int = 0, weight: float = 1.0, study: str = ".") -> Path:
+        folder = tmp_path / study / variant / f"seed-{seed}"
         config = TrainConfig.parse(
             {
                 "cache": "nowhere",
@@ -101,6 +101,11 @@ def test_means_over_seeds(make_run) -> None:
     assert cells(table, 3)["explained variance"].value == pytest.approx(0.85)
     assert cells(table, 3)["explained variance"].low is None
     assert str(cells(table, 3)["MSE"]) == "not measured"
+
+
+def test_one_variant_of_two_studies_is_told_apart(make_run) -> None:
+    old, new = make_run("a", study="old"), make_run("a", study="new", weight=2.0)
+    assert [row[0] for row in compare([old, new]).rows] == [str(old), str(new)]
 
 
 def test_unequal_sparsity_is_noted(make_run) -> None:

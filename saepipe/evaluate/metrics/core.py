@@ -39,6 +39,7 @@ class Core(Metric):
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
         num_contexts = testbed.num_contexts(self.num_contexts)
         num_documents = testbed.num_documents(num_contexts)
+        gap = testbed.resume_gap()
         mean = heldout_mean(testbed.batches(num_contexts))
         passes = _ModelPasses(num_documents)
         tallies = [_Tally(subject, num_documents, mean) for subject in subjects]
@@ -52,7 +53,6 @@ class Core(Metric):
                     progress.advance(len(batch.ids))
         finally:
             progress.finish()
-        gap = testbed.resume_gap()
         return [tally.measurement(passes, gap, self._eval_config(testbed, num_contexts)) for tally in tallies]
 
     def _eval_config(self, testbed: Testbed, num_contexts: int) -> dict[str, Any]:
