@@ -13,8 +13,7 @@ import torch
 
 from saepipe.data.artifact import is_committed, writer_lock
 from saepipe.data.batches import BatchStream
-from saepipe.data.cache import Cache
-from saepipe.data.errors import ConfigError, HealthError, MachineError
+from saepipe.data.errors import ConfigError, HealthError
 from saepipe.data.progress import Progress, Silent
 from saepipe.train import folder as run_folder
 from saepipe.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
@@ -23,31 +22,11 @@ from saepipe.train.health import Finding, check_finished, check_finite
 from saepipe.train.init import center
 from saepipe.train.log import MetricsLog
 from saepipe.train.loss import RECONSTRUCTION
+from saepipe.train.plan import Planned, plan_runs
 from saepipe.train.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step import train_step
-from saepipe.train.variants import Variant, expand
 
 Resume = Literal["auto", "never", "must"]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A run that is to be made: all that is known before any training."""
-
-    variant: Variant
-    recipe: Recipe
-    cache: Cache
-    folder: Path
-
-    @property
-    def stream(self) -> tuple[str, str, int, int]:
-        """Runs with equal ones are fed from one stream."""
-        config = self.recipe.config
-        return str(self.cache.path), str(config.hook), config.batch_size, config.data_seed
-
-    @property
-    def run_id(self) -> str:
-        return self.recipe.config.run_id(self.cache.fingerprint)
 
 
 @dataclass
@@ -112,7 +91,7 @@ def train_group(group: Sequence[Planned], progress: Progress) -> list[Live]:
         passes = stop * batch_size / stream.num_rows
         if passes > 1:
             progress.say(f"{stop:,} steps of {batch_size} read the {stream.num_rows:,} cached rows {passes:.1f} times")
-        with _task(progress, f"train {len(runs)} runs", (stop - start) * batch_size):
+        with _task(progress, f"train {len(runs)} runs", stop * batch_size, start * batch_size):
             for number, rows in zip(range(start, stop), stream.batches(start), strict=False):
                 if all(run.wants is None for run in runs):
                     break
@@ -181,73 +160,12 @@ def _finish(run: Live) -> None:
 
 
 @contextmanager
-def _task(progress: Progress, what: str, num_tokens: int) -> Iterator[None]:
-    progress.start(what, num_tokens, "tokens")
+def _task(progress: Progress, what: str, num_tokens: int, done: int) -> Iterator[None]:
+    progress.start(what, num_tokens, "tokens", done)
     try:
         yield
     finally:
         progress.finish()
-
-
-def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
-    """Every run of a config, with nothing left open; raises ConfigError if one cannot be made."""
-    device = resolve_device(config.device)
-    variants = expand(config)
-    caches = {path: Cache.open(path) for path in {variant.config.cache for variant in variants}}
-    planned = []
-    for variant in variants:
-        cache = caches[variant.config.cache]
-        hook = resolve_hook(variant.config.hook, cache)
-        resolved = variant.config.resolved(hook=hook, num_rows=cache.num_tokens, device=device)
-        scale = 1.0
-        if resolved.activation_scale == "rms":
-            scale = (cache.d_in / cache.stats(hook).mean_square_norm) ** 0.5
-        planned.append(Planned(variant, Recipe(resolved, cache.d_in, scale, device), cache, out / variant.folder))
-    return planned
-
-
-def plan(config: TrainConfig) -> dict[str, Any]:
-    """What `train` would do, without doing it: runs with steps and tokens, and bytes on disk at the end."""
-    planned = plan_runs(config, Path())
-    runs = []
-    for run in planned:
-        num_params = sum(value.numel() for value in initial_params(run.recipe).values())
-        steps, batch_size = run.recipe.num_steps, run.recipe.config.batch_size
-        runs.append(
-            {
-                "run": run.variant.folder,
-                "run_id": run.run_id,
-                "steps": steps,
-                "tokens": steps * batch_size,
-                "passes": steps * batch_size / run.cache.num_tokens,
-                "sae_bytes": 4 * num_params,
-                "checkpoint_bytes": 12 * num_params,
-            }
-        )
-    return {"streams": len({run.stream for run in planned}), "runs": runs}
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one; raises ConfigError or MachineError for what cannot be had."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device {name!r} is none that torch knows", hint="auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise MachineError(f"device {name!r}: this machine has no GPU that torch can use", hint="device: auto")
-    return device
-
-
-def resolve_hook(hook: str | None, cache: Cache) -> str:
-    """The cache's only hook where none is named; raises ConfigError if it has several, or not this one."""
-    if hook is None and len(cache.hooks) == 1:
-        return cache.hooks[0]
-    if hook not in cache.hooks:
-        asked = "no hook is given" if hook is None else f"there is no hook {hook!r}"
-        raise ConfigError(f"{asked}, and {cache.path} has {', '.join(cache.hooks)}", hint="set `hook`")
-    return hook
 
 
 def _check_resume(run: Planned, resume: Resume) -> None:

@@ -1,0 +1,83 @@
+"""Every run of a config before any training: its folder, its steps, the scale of its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saepipe.data.cache import Cache
+from saepipe.data.device import pick_device
+from saepipe.data.errors import ConfigError
+from saepipe.train.config import TrainConfig
+from saepipe.train.state import Recipe
+from saepipe.train.variants import Variant, expand
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is to be made: all that is known before any training."""
+
+    variant: Variant
+    recipe: Recipe
+    cache: Cache
+    folder: Path
+
+    @property
+    def stream(self) -> tuple[str, str, int, int]:
+        """Runs with equal ones are fed from one stream."""
+        config = self.recipe.config
+        return str(self.cache.path), str(config.hook), config.batch_size, config.data_seed
+
+    @property
+    def run_id(self) -> str:
+        return self.recipe.config.run_id(self.cache.fingerprint)
+
+
+def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
+    """Every run of a config, with nothing left open; raises ConfigError if one cannot be made."""
+    device = pick_device(config.device)
+    variants = expand(config)
+    caches = {path: Cache.open(path) for path in {variant.config.cache for variant in variants}}
+    planned = []
+    for variant in variants:
+        cache = caches[variant.config.cache]
+        hook = resolve_hook(variant.config.hook, cache)
+        resolved = variant.config.resolved(hook=hook, num_rows=cache.num_tokens, device=device)
+        scale = 1.0
+        if resolved.activation_scale == "rms":
+            scale = (cache.d_in / cache.stats(hook).mean_square_norm) ** 0.5
+        planned.append(Planned(variant, Recipe(resolved, cache.d_in, scale, device), cache, out / variant.folder))
+    return planned
+
+
+def plan(config: TrainConfig) -> dict[str, Any]:
+    """What `train` would do, without doing it: runs with steps and tokens, and bytes on disk at the end."""
+    planned = plan_runs(config, Path())
+    runs = []
+    for run in planned:
+        d_in, d_sae = run.recipe.d_in, run.recipe.config.sae.d_sae
+        num_params = 2 * d_in * d_sae + d_in + d_sae
+        steps, batch_size = run.recipe.num_steps, run.recipe.config.batch_size
+        runs.append(
+            {
+                "run": run.variant.folder,
+                "run_id": run.run_id,
+                "steps": steps,
+                "tokens": steps * batch_size,
+                "passes": steps * batch_size / run.cache.num_tokens,
+                "sae_bytes": 4 * num_params,
+                "checkpoint_bytes": 12 * num_params,
+            }
+        )
+    return {"streams": len({run.stream for run in planned}), "runs": runs}
+
+
+def resolve_hook(hook: str | None, cache: Cache) -> str:
+    """The cache's only hook where none is named; raises ConfigError if it has several, or not this one."""
+    if hook is None and len(cache.hooks) == 1:
+        return cache.hooks[0]
+    if hook not in cache.hooks:
+        asked = "no hook is given" if hook is None else f"there is no hook {hook!r}"
+        raise ConfigError(f"{asked}, and {cache.path} has {', '.join(cache.hooks)}", hint="set `hook`")
+    return hook
