@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from saepipe.data.component import import_plugins
 from saepipe.data.config import Config, Count, Lines
@@ -30,6 +30,13 @@ class EvaluateConfig(Config):
     """Of the model; null: that of the harvest. SAEs stay float32."""
     plugins: tuple[Path, ...] = ()
     """Files with metrics of one's own."""
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a metric stands twice: {', '.join(names)}")
+        return self
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:

@@ -38,7 +38,7 @@ def metrics(sums: CoreSums, latents: Latents, num_positions: int) -> dict[str, d
     """SAEBench's categories and keys, by the right definitions."""
     s, tokens = sums.sae, sums.sae["tokens"]
     return {
-        "model_behavior_preservation": _behaviour(sums, sums.ablated, ""),
+        "model_behavior_preservation": _behaviour(sums, sums.ablated, "", "scored"),
         "model_performance_preservation": _performance(sums, sums.ablated, "", "scored"),
         "reconstruction_quality": {
             "explained_variance": ratio(s["variation"] - s["error"], s["variation"], _NO_VARIATION),
@@ -96,7 +96,7 @@ def _performance(sums: CoreSums, ablated: Sums, suffix: str, positions: str) -> 
     }
 
 
-def _behaviour(sums: CoreSums, ablated: Sums, suffix: str, positions: str = "scored") -> dict[str, Figure]:
+def _behaviour(sums: CoreSums, ablated: Sums, suffix: str, positions: str) -> dict[str, Figure]:
     kl = f"kl{suffix}"
     count, spliced = sums.sae[positions], sums.sae[kl]
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,15 +142,10 @@ def _cache_of(run: Run, config: EvaluateConfig, caches: dict[Path, Cache]) -> Ca
 def _measure(jobs: Sequence[Job], testbed: Testbed, eval_id: str, progress: Progress) -> None:
     """All metrics of all runs at one hook of one cache."""
     subjects = {job.run.path: Subject.load(job.run, testbed.device) for job in jobs}
-    for metric, group in _by_metric(jobs):
+    for name in dict.fromkeys(job.metric.name for job in jobs):
+        group = [job for job in jobs if job.metric.name == name]
+        metric = group[0].metric
         measured = metric.measure([subjects[job.run.path] for job in group], testbed, progress)
         for job, measurement in zip(group, measured, strict=True):
             result = envelope(measurement, job.request, metric, subjects[job.run.path], testbed, eval_id)
             artifact.write_json(job.path, result)
-
-
-def _by_metric(jobs: Iterable[Job]) -> list[tuple[Metric, list[Job]]]:
-    groups: dict[Metric, list[Job]] = defaultdict(list)
-    for job in jobs:
-        groups[job.metric].append(job)
-    return list(groups.items())

@@ -132,6 +132,8 @@ def test_no_runs_and_wrong_settings_are_refused() -> None:
         evaluate([], CONFIG)
     with pytest.raises(ConfigError, match="did you mean 'core'"):
         EvaluateConfig.parse({"metrics": [{"name": "cor"}]})
+    with pytest.raises(ConfigError, match="stands twice"):
+        EvaluateConfig.parse({"metrics": [{"name": "core"}, {"name": "core", "num_contexts": 3}]})
 
 
 def test_compare_reads_what_evaluate_wrote(runs: list[Path]) -> None:

@@ -29,9 +29,8 @@ class Core(Metric):
     """Batches of contexts outside, SAEs inside: the clean and the ablated passes are made once for all SAEs."""
 
     name: Literal["core"] = "core"
-    num_contexts: Count | None = Field(
-        default=None, gt=0, description="held-out contexts to use; all where it is not given"
-    )
+    num_contexts: Count | None = Field(default=None, gt=0)
+    """Held-out contexts to use; null: all."""
     eval_type_id: ClassVar[str] = "core"
     version: ClassVar[int] = 1
 
@@ -43,13 +42,14 @@ class Core(Metric):
         mean = heldout_mean(testbed.batches(num_contexts))
         passes = _ModelPasses(num_documents)
         tallies = [_Tally(subject, num_documents, mean) for subject in subjects]
-        progress.start(f"core at {testbed.hook}, {len(subjects)} SAEs", num_contexts, "contexts")
+        progress.start(f"core at {testbed.hook} (SAEs: {len(subjects)})", num_contexts, "contexts")
         try:
             with testbed.resumed() as resume:
                 for batch in testbed.batches(num_contexts):
                     clean = passes.add(batch, resume)
                     for tally in tallies:
                         tally.add(batch, clean, resume)
+                    del clean  # else two batches' logits would be held while the next one's are made
                     progress.advance(len(batch.ids))
         finally:
             progress.finish()
@@ -104,13 +104,16 @@ class _ModelPasses:
     def add(self, batch: Batch, resume: Resume) -> torch.Tensor:
         """Runs the three passes on a batch and returns the clean logits (batch, seq, vocab)."""
         clean = resume(batch.ids, batch.x)
-        ablated = resume(batch.ids, batch.spliced(0.0))
-        # Zeros at all positions leave nothing of the context: its logits are those of any other.
-        everywhere = resume(batch.ids[:1], torch.zeros_like(batch.x[:1])).expand_as(clean)
-        passes = ((self.clean, clean), (self.ablated, ablated), (self.ablated_everywhere, everywhere))
-        for sums, logits in passes:
+
+        def judge(sums: Sums, logits: torch.Tensor) -> None:
             values = prediction_values(batch, predict(logits, batch.ids, clean))
             sums.add(batch.documents[batch.keep], values)
+
+        judge(self.clean, clean)
+        judge(self.ablated, resume(batch.ids, batch.spliced(0.0)))
+        # Zeros at all positions leave nothing of the context: its logits are those of any other.
+        zeros = torch.zeros_like(batch.x[:1])
+        judge(self.ablated_everywhere, resume(batch.ids[:1], zeros).expand_as(clean))
         return clean
 
 
