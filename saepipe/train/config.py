@@ -23,6 +23,7 @@ from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[Count, Field(ge=1)]
 
 # Where a run lies and how it is watched or computed does not change what it is.
@@ -32,13 +33,12 @@ OUTSIDE_THE_ID = frozenset({"cache", "plugins", "device", "log_every", "checkpoi
 class OptimizerConfig(Config):
     """Adam; decoder rows stay of unit norm. `warmup` and `decay` are linear, as fractions of the run."""
 
-    lr: float = Field(default=3e-4, gt=0)
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
+    lr: float = Field(3e-4, gt=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
     warmup: Fraction = 0.05
     decay: Fraction = 0.2
-    clip: float | None = Field(default=1.0, gt=0)
-    """The largest norm of the whole gradient; null leaves it as it is."""
+    clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; null: any")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -52,17 +52,15 @@ class InitConfig(Config):
 
     b_dec: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
     b_dec_rows: Positive = 16_384
-    encoder_scale: float = Field(default=0.25, gt=0)
+    encoder_scale: float = Field(0.25, gt=0)
 
 
 class DeadConfig(Config):
     """A latent is dead when it has been silent for `after_tokens` (default: min(10M, 5 % of the run's tokens))."""
 
     after_tokens: Positive | None = None
-    resample_steps: Positive | None = None
-    """Every so many steps dead latents start anew (see dead.py); null: never."""
-    rewarm: Fraction = 0.1
-    """After each resampling the learning rate rises linearly again over this fraction of `resample_steps`."""
+    resample_steps: Positive | None = Field(None, description="every so many steps the dead start anew; null: never")
+    rewarm: Fraction = Field(0.1, description="of resample_steps: how long lr rises again after each resampling")
 
 
 class VariantsConfig(Config):
@@ -95,28 +93,25 @@ class TrainConfig(Config):
     """One training run, or with `variants` and `seeds` several that share a stream of batches."""
 
     cache: Path
-    hook: str | None = None
-    """A hook point of the cache (`blocks.19.hook_resid_post`); null where the cache has only one."""
+    hook: str | None = Field(None, description="`blocks.19.hook_resid_post`; null where the cache has only one")
     sae: Architecture
     penalties: tuple[Penalty, ...] = ()
     reconstruction: Literal["squared", "norm"] = "squared"
-    activation_scale: Literal["rms", "none"] = "rms"
-    """`rms`: train on s * x with E|s x|^2 = d_in, s measured once over the cache; folded into the saved SAE."""
+    activation_scale: Literal["rms", "none"] = Field("rms", description="rms: train on s x, where E|s x|^2 = d_in")
 
     steps: Positive | None = None
     tokens: Positive | None = None
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(None, gt=0)
     batch_size: Positive = 2048
     optimizer: OptimizerConfig = OptimizerConfig()
     init: InitConfig = InitConfig()
     dead: DeadConfig = DeadConfig()
 
-    seed: int = 0
-    """Initialisation and resampling."""
-    data_seed: int = 0
-    """The order of the data."""
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products; weights, losses and optimiser stay float32. auto: bfloat16 on CUDA, float32 on a CPU."""
+    seed: int = Field(0, description="of initialisation and resampling")
+    data_seed: int = Field(0, ge=0, description="of the order of the data")
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the matrix products; auto: bfloat16 on CUDA, else float32. All else is float32"
+    )
     device: str = "auto"
 
     log_every: Positive = 100

@@ -113,8 +113,7 @@ def load(run: Run | Path | str, device: str | torch.device = "cpu") -> SAE:
         CorruptDataError: if the run is not finished or damaged.
         ConfigError: if the folder holds no SAE.
     """
-    path = Path(run.path if isinstance(run, Run) else run)
-    if not isinstance(run, Run) and (path / artifact.MANIFEST).exists():
-        open_run(path)
-    folder = path / "sae" if (path / artifact.MANIFEST).exists() else path
+    if not isinstance(run, Run) and (Path(run) / artifact.MANIFEST).exists():
+        run = open_run(run)
+    folder = run.path / "sae" if isinstance(run, Run) else Path(run)
     return SAE(*saelens.read(folder)).to(device)

@@ -83,6 +83,11 @@ def test_the_id_is_of_what_is_computed(config: Make) -> None:
     assert config().run_id("another cache") != base
 
 
+def test_a_momentum_of_one_is_refused(config: Make) -> None:
+    with pytest.raises(ConfigError, match="less than 1"):
+        config(optimizer={"betas": [1.0, 0.9]})
+
+
 def test_a_schedule_cannot_be_longer_than_the_run(config: Make) -> None:
     with pytest.raises(ConfigError, match="longer than the run"):
         config(optimizer={"warmup": 0.6, "decay": 0.6})

@@ -78,6 +78,15 @@ def test_a_finished_run(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
     assert not any(parameter.requires_grad for parameter in sae.parameters())
 
 
+@pytest.mark.parametrize("d_sae", [8, 24, 40])  # d_in is 24
+def test_rows_not_columns_are_of_unit_norm(config: Make, tmp_path: Path, d_sae: int) -> None:
+    (path,) = train(config(sae={"name": "relu", "d_sae": d_sae}), tmp_path)
+    W_dec = load(path).W_dec
+    assert W_dec.shape == (d_sae, 24)
+    torch.testing.assert_close(W_dec.norm(dim=1), torch.ones(d_sae))
+    assert (W_dec.norm(dim=0) - 1).abs().max() > 0.05
+
+
 def test_training_learns(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
     (path,) = train(config(steps=600, batch_size=64, log_every=100, checkpoint_every=1000), tmp_path)
     assert metrics(path)[-1]["fvu"] < 0.25 * metrics(path)[0]["fvu"]
@@ -318,7 +327,7 @@ def test_more_than_one_pass_is_said(config: Make, tmp_path: Path) -> None:
     [
         ({"hook": "blocks.9.hook_resid_post"}, ConfigError, "blocks.1.hook_resid_post"),
         ({"device": "gpu"}, ConfigError, "device 'gpu'"),
-        ({"cache": "nowhere"}, CorruptDataError, "does not exist"),
+        ({"cache": "nowhere"}, ConfigError, "does not exist"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_anything_is_made(

@@ -20,8 +20,7 @@ class AuxK(Penalty):
 
     name: Literal["auxk"] = "auxk"
     weight: Annotated[float, Field(ge=0)] = 1 / 32
-    k_aux: Annotated[Count, Field(ge=1)] | None = None
-    """Dead latents that answer for a token; null: d_in / 2."""
+    k_aux: Annotated[Count, Field(ge=1)] | None = Field(None, description="dead latents a token; null: d_in / 2")
 
     def __call__(self, ctx: StepContext, state: State, settings_now: SettingsNow) -> Penalised:
         num_dead = ctx.dead.sum()
