@@ -11,13 +11,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
@@ -32,8 +33,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Harvest once
 cache_app = typer.Typer(no_args_is_help=True, help="Look at an activation cache.")
 app.add_typer(cache_app, name="cache")
 
-data = Console(soft_wrap=True)
-talk = Console(stderr=True)
+# A pipe has no width of its own; a table needs one.
+data = Console(width=None if sys.stdout.isatty() else 140)
+talk = Console(stderr=True, soft_wrap=True)
 
 
 class Format(StrEnum):
@@ -113,7 +115,7 @@ def train(
 ) -> None:
     """Train every variant of a config from one cache, in one pass."""
     from saepipe.train.config import TrainConfig
-    from saepipe.train.run import plan
+    from saepipe.train.plan import plan
     from saepipe.train.run import train as run_train
 
     asked = TrainConfig.load(config, [*set_, *([f"cache={cache}"] if cache else [])])
@@ -197,7 +199,8 @@ def doctor(format_: FormatOption = Format.human) -> None:
     from saepipe.harvest.hooks import HookPoint
     from saepipe.harvest.model import ModelConfig, load_model
 
-    lm = load_model(ModelConfig(device="cpu"))
+    with watching(Format.quiet):
+        lm = load_model(ModelConfig(device="cpu"))
     hook = HookPoint(lm.num_layers - 1, "resid_post")
     x = capture(lm.model, torch.tensor([[lm.bos_id, *lm.tokenizer("a first look")["input_ids"]]]), [hook])[str(hook)]
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -214,21 +217,29 @@ def show(value: Mapping[str, Any], format_: Format) -> None:
     elif format_ is Format.human:
         for key, item in value.items():
             data.print(f"[bold]{key}[/]", end="  ")
-            lines = item if isinstance(item, list) else [item]
+            lines = (item or ["none"]) if isinstance(item, list) else [item]
             data.print("\n  ".join(f"{line:,}" if isinstance(line, int) else str(line) for line in lines), markup=False)
 
 
 def show_table(table: Table, format_: Format) -> None:
-    """A comparison on stdout; what it does not show is said below it."""
+    """A comparison on stdout: what the runs are, what was measured of them, and what the table does not show."""
     if format_ is Format.json:
         data.print_json(table.to_json())
     elif format_ is Format.human:
-        drawn = RichTable(*table.columns, box=None, header_style="bold")
-        for row in table.rows:
-            drawn.add_row(*(str(cell) for cell in row))
-        data.print(drawn)
+        num_settings = sum(isinstance(cell, str) for cell in table.rows[0])
+        _draw(table, range(num_settings))
+        _draw(table, [0, *range(num_settings, len(table.columns))])
         for note in table.notes:
             data.print(f"- {note}", markup=False)
+
+
+def _draw(table: Table, columns: Sequence[int]) -> None:
+    drawn = RichTable(box=HORIZONTALS, header_style="bold")
+    for column in columns:
+        drawn.add_column(table.columns[column], overflow="fold", no_wrap=column == 0)
+    for row in table.rows:
+        drawn.add_row(*(str(row[column]).replace(" (", "\n(") for column in columns))
+    data.print(drawn)
 
 
 class Bar(Silent):
@@ -293,45 +304,39 @@ def watching(format_: Format) -> Iterator[Bar | Silent]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and gives its exit code; errors go to stderr, as JSON where that is the format."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _stop)
     try:
         return int(app(args=arguments, standalone_mode=False) or 0)
-    except KeyboardInterrupt:
-        talk.print("stopped; run the same command again to go on")
-        return 130
-    except SaepipeError as error:
-        return _tell(error.exit_code, error.message, error.hint)
-    except MemoryError as error:
-        return _tell(OutOfSpaceError.exit_code, f"out of memory: {error}", "a smaller batch_size")
-    except Exception as error:
-        return _tell_unexpected(error)
+    except (Exception, KeyboardInterrupt) as error:
+        code, message, hint = _explain(error)
+        if "json" in arguments or "--format=json" in arguments:
+            print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
+        else:
+            talk.print(f"error: {message}", markup=False, highlight=False)
+            talk.print(f"  hint: {hint}" if hint else "", end="\n" if hint else "", markup=False, highlight=False)
+        return code
 
 
 def _stop(*_: object) -> None:
     raise Stopped("stopped by SIGTERM", hint="run the same command again to go on")
 
 
-def _tell(code: int, message: str, hint: str | None) -> int:
-    if "json" in sys.argv:
-        print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
-    else:
-        talk.print("error:", style="bold red", end=" ")
-        talk.print(message, markup=False, highlight=False)
-        if hint:
-            talk.print(f"  hint: {hint}", markup=False, highlight=False)
-    return code
-
-
-def _tell_unexpected(error: Exception) -> int:
-    """Usage errors that typer raises, memory that torch lacks, a full disk; else a bug of ours, with its traceback."""
-    if hasattr(error, "format_message"):
-        return _tell(ConfigError.exit_code, error.format_message(), "saepipe COMMAND --help")
-    if type(error).__name__ == "OutOfMemoryError":
-        return _tell(OutOfSpaceError.exit_code, str(error).splitlines()[0], "a smaller batch_size")
+def _explain(error: BaseException) -> tuple[int, str, str | None]:
+    """Exit code, what is wrong, and what would do; a bug of ours leaves its traceback on stderr."""
+    again = "run the same command again to go on"
+    if isinstance(error, SaepipeError):
+        return error.exit_code, error.message, error.hint
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped", again
+    if hasattr(error, "format_message"):  # how typer tells of wrong usage
+        return ConfigError.exit_code, error.format_message(), "saepipe COMMAND --help"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OutOfSpaceError.exit_code, f"out of memory: {error}", "a smaller batch_size"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _tell(OutOfSpaceError.exit_code, str(error), "free some disk; what is written can be resumed")
+        return OutOfSpaceError.exit_code, str(error), f"free some disk, then {again}"
     talk.print_exception()
-    return _tell(1, f"a bug in saepipe: {type(error).__name__}: {error}", "please report it with the lines above")
+    return 1, f"a bug in saepipe: {type(error).__name__}: {error}", "please report it with the lines above"
 
 
 if __name__ == "__main__":

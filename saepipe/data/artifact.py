@@ -22,7 +22,7 @@ from typing import Any
 import xxhash
 from filelock import FileLock, Timeout
 
-from saepipe.data.errors import CorruptDataError, LockedError, OutOfSpaceError
+from saepipe.data.errors import ConfigError, CorruptDataError, LockedError, OutOfSpaceError
 
 MANIFEST = "manifest.jsonl"
 COMMITTED = "COMMITTED"
@@ -133,11 +133,15 @@ def open_committed(folder: Path, what: str) -> tuple[str, list[Line]]:
     """Fingerprint and manifest of a finished artifact. `what` names its kind in errors.
 
     Raises:
-        CorruptDataError: if the folder is unfinished, or its manifest is not the one that was sealed.
+        ConfigError: if there is no such folder.
+        CorruptDataError: if it is unfinished, or its manifest is not the one that was sealed.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"{what} {folder} does not exist", hint="check the path")
     if not is_committed(folder):
-        state = "is not finished (no COMMITTED in it)" if folder.is_dir() else "does not exist"
-        raise CorruptDataError(f"{what} {folder} {state}", hint="make it, or run the same command again to resume")
+        raise CorruptDataError(
+            f"{what} {folder} is not finished (no {COMMITTED} in it)", hint="run the command that makes it again"
+        )
     sealed = (folder / COMMITTED).read_text().strip()
     path = folder / MANIFEST
     found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "(missing)"

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from saepipe.data.config import Config, fingerprint
 from saepipe.data.device import pick_device
-from saepipe.data.errors import ConfigError, RemoteError
+from saepipe.data.errors import ConfigError, MachineError, RemoteError
 from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint, decoder_layers
@@ -88,8 +88,9 @@ def load_model(config: ModelConfig) -> LanguageModel:
     """Loads model and tokenizer.
 
     Raises:
-        MachineError: if the device is not there.
-        RemoteError: if a hub does not give the model; ConfigError: if a folder does not hold one.
+        MachineError: if the device, or a package that the attention needs, is not there.
+        RemoteError: if a hub does not give the model.
+        ConfigError: if a folder holds none, or the model does not have that attention implementation.
     """
     device = pick_device(config.device)
     try:
@@ -100,10 +101,12 @@ def load_model(config: ModelConfig) -> LanguageModel:
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         problem = f"cannot load {config.model!r}: {str(error).splitlines()[0]}"
-        if Path(config.path).is_dir():
-            raise ConfigError(problem, hint="give the folder of a Hugging Face checkpoint") from error
+        if isinstance(error, ImportError):
+            raise MachineError(problem) from error
+        if isinstance(error, ValueError) or Path(config.path).is_dir():
+            raise ConfigError(problem, hint="the folder of a Hugging Face checkpoint, and attention: eager") from error
         raise RemoteError(problem, hint="check the id, the network, and `hf auth login` for gated models") from error
     model.requires_grad_(False)
     nn.Module.to(model, device)
@@ -113,8 +116,8 @@ def load_model(config: ModelConfig) -> LanguageModel:
 def check_attention(lm: LanguageModel, ids: torch.Tensor, hooks: list[HookPoint]) -> None:
     """Where the model soft-caps its attention logits, refuses an implementation that does not.
 
-    The scaled-dot-product kernels drop Gemma-2's soft-capping without failing. So anything but `eager` is run beside
-    it on one batch.
+    Some attention kernels drop Gemma-2's soft-capping without a word. So anything but `eager` is run beside it on one
+    batch.
 
     Args:
         lm: the model.

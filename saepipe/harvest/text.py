@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from saepipe.data.errors import ConfigError, RemoteError
 from saepipe.data.tokens import heldout_score
 from saepipe.harvest.config import DatasetConfig
 
-_READERS = {".txt": "text", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_READERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,29 @@ def read_documents(config: DatasetConfig) -> Iterator[Document]:
         for number, generated in enumerate(toy.documents(seed=config.seed)):
             yield Document(number, text=generated.text)
         return
-    for number, row in enumerate(_open(config)):
+    rows = _read_csv(config) if config.suffix == ".csv" else _open(config)
+    for number, row in enumerate(rows):
         document = _document(config, number, row)
         if document.text or document.ids:
             yield document
 
 
+def _read_csv(config: DatasetConfig) -> Iterator[dict[Any, str]]:
+    """Rows by column name, or by index without a header. All is text: `1` is no number, `NA` is not missing."""
+    csv.field_size_limit(2**31 - 1)  # a document may be a whole book
+    headless = isinstance(config.columns[0], int)
+    with _existing(config).open(newline="", encoding="utf-8") as file:
+        if headless:
+            yield from (dict(enumerate(row)) for row in csv.reader(file))
+        else:
+            yield from csv.DictReader(file)
+
+
 def _open(config: DatasetConfig) -> Any:
     options: dict[str, Any] = {"split": config.split, "streaming": True}
     if config.suffix in _READERS:
-        if not Path(config.source).is_file():
-            raise ConfigError(f"there is no file {config.source!r}", hint="give an existing file, or a hub id")
-        options |= {"path": _READERS[config.suffix], "data_files": config.source, "split": "train"}
-        options |= _file_options(config)
+        options |= {"path": _READERS[config.suffix], "data_files": str(_existing(config)), "split": "train"}
+        options |= {"sample_by": config.documents} if config.suffix == ".txt" else {}
     else:
         options |= {"path": config.source, "name": config.subset, "revision": config.revision}
     try:
@@ -66,14 +77,11 @@ def _open(config: DatasetConfig) -> Any:
         raise RemoteError(problem, hint="check the id, split and revision, and the network") from error
 
 
-def _file_options(config: DatasetConfig) -> dict[str, Any]:
-    if config.suffix == ".txt":
-        return {"sample_by": config.documents}
-    if config.suffix == ".csv":
-        headless = isinstance(config.columns[0], int)
-        # Text is text: a document that reads `1` or `NA` is neither a number nor missing.
-        return {"header": None if headless else 0, "dtype": str, "keep_default_na": False}
-    return {}
+def _existing(config: DatasetConfig) -> Path:
+    path = Path(config.source)
+    if not path.is_file():
+        raise ConfigError(f"there is no file {config.source!r}", hint="give an existing file, or a hub id")
+    return path
 
 
 def _document(config: DatasetConfig, number: int, row: dict[Any, Any]) -> Document:
@@ -92,8 +100,6 @@ def _document(config: DatasetConfig, number: int, row: dict[Any, Any]) -> Docume
 def _column(config: DatasetConfig, row: dict[Any, Any], column: str | int) -> Any:
     if column in row:
         return row[column]
-    if isinstance(column, int) and str(column) in row:
-        return row[str(column)]
     near = difflib.get_close_matches(str(column), map(str, row), n=1, cutoff=0.5)
     advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(str, row))}"
     raise ConfigError(f"{config.source} has no column {column!r}; {advice}")

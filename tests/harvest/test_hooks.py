@@ -1,0 +1,107 @@
+"""Hook points against Hugging Face's own hidden states, and a forward pass that stops early."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from saepipe.data.errors import ConfigError
+from saepipe.harvest.capture import capture
+from saepipe.harvest.hooks import HookPoint, decoder_layers
+from saepipe.harvest.model import LanguageModel, ModelConfig, check_attention, load_model
+
+IDS = torch.tensor([[2, 40, 41, 42, 43, 44, 45, 46], [2, 90, 91, 2, 93, 94, 95, 96]])
+SMALL = {"vocab_size": 128, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+
+
+def gemma2(**settings: object) -> Gemma2ForCausalLM:
+    torch.manual_seed(0)
+    config = Gemma2Config(**SMALL, **HEADS, sliding_window=4, attn_implementation="eager", **settings)
+    return Gemma2ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        gemma2(),
+        LlamaForCausalLM(LlamaConfig(**SMALL, **HEADS)).eval(),
+        GPT2LMHeadModel(GPT2Config(vocab_size=128, n_embd=16, n_layer=3, n_head=2)).eval(),
+    ],
+    ids=["gemma2", "llama", "gpt2"],
+)
+def test_hooks_are_hidden_states(model: Gemma2ForCausalLM) -> None:
+    """blocks.L.hook_resid_post is hidden_states[L + 1], and resid_pre is hidden_states[L]; not so after the last layer,
+    where Hugging Face lists what the final norm made of it."""
+    hooks = [HookPoint(layer, kind) for layer in range(3) for kind in ("resid_pre", "resid_post")]
+    kept = capture(model, IDS, hooks)
+    states = model(IDS, output_hidden_states=True).hidden_states
+    for hook in hooks[:-1]:
+        torch.testing.assert_close(kept[str(hook)], states[hook.num_layers_below], rtol=0, atol=0)
+    assert not torch.allclose(kept["blocks.2.hook_resid_post"], states[3])
+
+
+def test_layers_above_the_last_hook_do_not_run() -> None:
+    model = gemma2()
+    ran: list[int] = []
+    for index, layer in enumerate(decoder_layers(model)):
+        layer.register_forward_hook(lambda *_, index=index: ran.append(index))
+    model.lm_head.register_forward_hook(lambda *_: ran.append(99))
+    capture(model, IDS, [HookPoint.parse("blocks.1.hook_resid_pre"), HookPoint.parse("blocks.0.hook_resid_post")])
+    assert ran == [0]
+    assert not any(layer._forward_pre_hooks for layer in decoder_layers(model))
+
+
+@pytest.mark.parametrize("name", ["blocks.x.hook_resid_post", "model.layers.3", "blocks.1.hook_mlp_out", ""])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="residual-stream hook"):
+        HookPoint.parse(name)
+
+
+def test_a_layer_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the model has 3 layers"):
+        HookPoint.parse("blocks.3.hook_resid_post").check_in(gemma2())
+
+
+@pytest.fixture
+def capped() -> LanguageModel:
+    """Large queries and a small cap, so that capping matters."""
+    model = gemma2(attn_logit_softcapping=1.0, query_pre_attn_scalar=1)
+    for layer in decoder_layers(model):
+        layer.self_attn.q_proj.weight.data *= 40
+    return LanguageModel(model, load_model(ModelConfig(device="cpu")).tokenizer, ModelConfig(dtype="float32"))
+
+
+def test_attention_that_drops_the_soft_capping_is_refused(capped: LanguageModel) -> None:
+    hooks = [HookPoint.parse("blocks.2.hook_resid_post")]
+    check_attention(capped, IDS, hooks)
+
+    def uncapped(*inputs: Any, softcap: float, **settings: Any) -> Any:
+        return sdpa_attention_forward(*inputs, **settings)
+
+    AttentionInterface.register("uncapped", uncapped)
+    AttentionMaskInterface.register("uncapped", sdpa_mask)
+    capped.model.set_attn_implementation("uncapped")
+    asked = ModelConfig.model_construct(**{**capped.config.to_dict(), "attention": "uncapped"})
+    with pytest.raises(ConfigError, match="ignores the soft-capping at 1.0"):
+        check_attention(replace(capped, config=asked), IDS, hooks)
+
+
+def test_attention_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot load 'toy'.*scaled_dot_product_attention"):
+        load_model(ModelConfig(attention="sdpa", device="cpu"))

@@ -1,0 +1,231 @@
+"""The harvest end to end on the toy: what is stored, resumed, extended, refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from saepipe.data import artifact
+from saepipe.data.cache import Cache
+from saepipe.data.errors import ConfigError, CorruptDataError, LockedError
+from saepipe.data.mmap_store import MappedRows
+from saepipe.data.progress import Silent
+from saepipe.harvest.capture import capture
+from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.hooks import decoder_layers
+from saepipe.harvest.model import load_model
+from saepipe.harvest.plan import plan
+from saepipe.harvest.rows import RowSource, WindowBatch
+from saepipe.harvest.run import harvest
+
+
+class Crash(BaseException):
+    """A stand-in for the power going off: nothing may catch it."""
+
+
+def changed(config: HarvestConfig, **settings: Any) -> HarvestConfig:
+    return HarvestConfig.parse({**config.to_dict(), **settings})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the logs of times."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.relative_to(folder).parts[0] != "log"}
+
+
+def crash_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
+    """Lets `batches` forward passes through, then crashes."""
+    run, left = RowSource._run, [batches]
+
+    def counted(self: RowSource, batch: WindowBatch) -> dict[str, torch.Tensor]:
+        if left[0] == 0:
+            raise Crash
+        left[0] -= 1
+        return run(self, batch)
+
+    monkeypatch.setattr(RowSource, "_run", counted)
+
+
+def test_rows_are_the_models_own_activations(toy_cache: Path, toy_config: HarvestConfig) -> None:
+    """A hundred stored rows, training and held out, against a forward pass of their contexts."""
+    cache, lm = Cache.open(toy_cache), load_model(toy_config.model)
+    hook = toy_config.hooks[1]
+    contexts, keep, context_id, position = (
+        MappedRows(toy_cache, name, cache.files) for name in ("contexts", "keep", "context_id", "position")
+    )
+    assert keep.read(0, keep.num_rows).sum() >= cache.num_tokens
+    rows = torch.from_numpy(cache.rows(hook).read(0, 100).view(np.int16)).view(torch.bfloat16)
+    at, where = context_id.read(0, 100), position.read(0, 100)
+    ids = torch.from_numpy(np.stack([contexts.read(i, i + 1)[0] for i in at])).long()
+    x = capture(lm.model, ids, toy_config.hook_points)[hook]
+    torch.testing.assert_close(
+        rows.float(), x[torch.arange(100), where.tolist()].bfloat16().float(), rtol=0.02, atol=0.05
+    )
+    assert not np.isin(ids[torch.arange(100), where.tolist()].numpy(), list(lm.special_ids)).any()
+
+    heldout = cache.heldout
+    x = capture(lm.model, torch.from_numpy(heldout.contexts[:4]).long(), toy_config.hook_points)[hook]
+    torch.testing.assert_close(heldout.activations(hook, 0, 4).float(), x.bfloat16().float(), rtol=0.02, atol=0.05)
+    assert (heldout.contexts[:, 0] == lm.bos_id).all()
+    assert not heldout.keep[:, 0].any()
+
+
+def test_each_ordinary_token_is_stored_once(toy_cache: Path) -> None:
+    cache = Cache.open(toy_cache)
+    context, position = (
+        MappedRows(toy_cache, name, cache.files).read(0, cache.num_tokens) for name in ("context_id", "position")
+    )
+    assert cache.num_tokens == 12_000
+    assert len(set(zip(context.tolist(), position.tolist(), strict=True))) == 12_000
+    assert not np.all(np.diff(context) >= 0)  # shuffled within a pool
+    assert context[:4096].max() < context[4096:8192].max() < context[8192:].max()
+
+
+def test_training_and_heldout_documents_are_apart(toy_cache: Path) -> None:
+    cache = Cache.open(toy_cache)
+    documents = MappedRows(toy_cache, "documents", cache.files)
+    train = set(documents.read(0, documents.num_rows).ravel().tolist())
+    assert train.isdisjoint(set(cache.heldout.documents.ravel().tolist()))
+
+
+@pytest.mark.parametrize("batches", [1, 4, 7])
+def test_a_crash_costs_one_pool_and_changes_no_byte(
+    toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    out = tmp_path / "cache"
+    crash_after(monkeypatch, batches)
+    with pytest.raises(Crash):
+        harvest(toy_config, out)
+    monkeypatch.undo()
+    with (out / artifact.MANIFEST).open("a") as file:
+        file.write('{"kind": "shard", "torn')
+    (out / "acts" / toy_config.hooks[0] / "c").mkdir(parents=True, exist_ok=True)
+    (out / "acts" / toy_config.hooks[0] / "c" / "7.partial").write_bytes(b"half a shard")
+    harvest(toy_config, out)
+    assert contents(out) == contents(toy_cache)
+
+
+def test_a_killed_process_is_resumed(toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path) -> None:
+    out, config = tmp_path / "cache", tmp_path / "c.yaml"
+    config.write_text(toy_config.to_yaml())
+    command = [
+        sys.executable,
+        "-m",
+        "saepipe.cli",
+        "harvest",
+        "-c",
+        str(config),
+        "--out",
+        str(out),
+        "--format",
+        "quiet",
+    ]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    manifest = out / artifact.MANIFEST
+    while process.poll() is None and not (manifest.exists() and manifest.stat().st_size):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    harvest(toy_config, out)
+    assert contents(out) == contents(toy_cache)
+
+
+def test_extended_it_is_the_cache_made_at_once(toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    harvest(changed(toy_config, num_tokens=5000, heldout_tokens=1000), out)
+    assert Cache.open(out).num_tokens == 5000
+    first = (out / "acts" / toy_config.hooks[0] / "c" / "0" / "0").stat().st_mtime_ns
+    harvest(toy_config, out)
+    assert contents(out) == contents(toy_cache)
+    assert (out / "acts" / toy_config.hooks[0] / "c" / "0" / "0").stat().st_mtime_ns == first  # not made again
+
+
+def test_what_does_not_fit_is_refused(toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    shutil.copytree(toy_cache, out)
+    before = contents(out)
+    with pytest.raises(ConfigError, match=r"context_size: 128 -> 64"):
+        harvest(changed(toy_config, context_size=64), out)
+    with pytest.raises(ConfigError, match="can be extended, not shortened"):
+        harvest(changed(toy_config, num_tokens=100), out)
+    with pytest.raises(ConfigError, match="holds a cache already"):
+        harvest(toy_config, out, resume="never")
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        harvest(toy_config, tmp_path / "empty", resume="must")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match="holds no cache"):
+        harvest(toy_config, tmp_path / "other")
+    with artifact.writer_lock(out), pytest.raises(LockedError):
+        harvest(toy_config, out)
+    assert harvest(toy_config, out).fingerprint == Cache.open(toy_cache).fingerprint
+    assert contents(out) == before
+
+
+def test_a_short_corpus_is_said(toy_config: HarvestConfig, tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text(
+        "\n\n".join(f"The tale of the {i} apples went on and on until the sun went down." for i in range(99))
+    )
+    config = changed(toy_config, dataset={"source": str(text)}, batch_size=4)
+    progress = Silent()
+    cache = harvest(config, tmp_path / "cache", progress=progress)
+    assert 0 < cache.num_tokens < 12_000
+    assert any("the corpus ended" in sentence and "12,000 were asked for" in sentence for sentence in progress.said)
+    with pytest.raises(ConfigError, match="does not fill one training window"):
+        harvest(changed(config, context_size=512, heldout_share=0.9), tmp_path / "none")
+
+
+def test_nan_names_document_and_position(
+    toy_config: HarvestConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(config: Any) -> Any:
+        lm = load_model(config)
+
+        def spoil(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+            output[3, 17] = torch.nan
+            return output
+
+        decoder_layers(lm.model)[1].register_forward_hook(spoil)
+        return lm
+
+    monkeypatch.setattr("saepipe.harvest.run.load_model", broken)
+    with pytest.raises(CorruptDataError, match=r"NaN or Inf at blocks\.1.*: document \d+, context 3, position 17"):
+        harvest(toy_config, tmp_path / "cache")
+
+
+def test_outliers_are_dropped_and_counted(toy_config: HarvestConfig, tmp_path: Path) -> None:
+    progress = Silent()
+    config = changed(toy_config, drop_norm_above=1.15, num_tokens=4000, heldout_tokens=0)
+    cache = harvest(config, tmp_path / "cache", progress=progress)
+    dropped = cache.attributes["num_dropped"]
+    assert dropped > 0
+    assert any(f"{dropped:,} rows were left out" in sentence for sentence in progress.said)
+    for hook, limit in cache.attributes["norm_limits"].items():
+        norms = MappedRows(cache.path, f"norm/{hook}", cache.files).read(0, 4000)
+        x = torch.from_numpy(cache.rows(hook).read(0, 4000).view(np.int16)).view(torch.bfloat16).float()
+        assert norms.max() <= limit
+        np.testing.assert_allclose(norms, x.norm(dim=1).numpy(), rtol=1e-6)
+    with pytest.raises(ConfigError, match="no held-out contexts"):
+        _ = cache.heldout
+
+
+def test_the_plan_writes_nothing_and_counts_right(toy_config: HarvestConfig, toy_cache: Path, tmp_path: Path) -> None:
+    found = plan(toy_config, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    acts = [name for name in Cache.open(toy_cache).files if "acts/" in name and "/c/" in name]
+    assert found.shards == len(acts)
+    assert found.raw_bytes == (12_000 + 23 * 128) * 128 * 2 * 2
+    assert found.fits
+    assert 1.1 < found.compression_ratio < 1.6
+    assert found.tokens_per_second > 0

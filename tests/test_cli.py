@@ -1,0 +1,125 @@
+"""The commands as a person types them: outputs, formats, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from saepipe.cli import main
+from saepipe.harvest.config import HarvestConfig
+
+TRAIN = """
+hook: blocks.2.hook_resid_post
+sae: {name: relu, d_sae: 64}
+penalties: [{name: l1, weight: 0.5}]
+steps: 30
+batch_size: 256
+log_every: 10
+variants: {grid: {penalties.0.weight: [0.5, 4.0]}}
+"""
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_pipeline(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    harvest, train = tmp_path / "harvest.yaml", tmp_path / "train.yaml"
+    harvest.write_text(toy_config.to_yaml())
+    train.write_text("cache: somewhere\n" + TRAIN)
+    cache, runs = tmp_path / "cache", tmp_path / "runs"
+
+    code, out, _ = call(capsys, "harvest", "-c", harvest, "--out", cache, "--dry-run", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["tokens"] == 12_000
+    assert not cache.exists()
+    code, out, err = call(capsys, "harvest", "-c", harvest, "--out", cache, "--format", "json")
+    assert code == 0
+    assert json.loads(out)["num_tokens"] == 12_000
+    assert '"task": "harvest train"' in err
+
+    code, out, _ = call(capsys, "cache", "info", cache, "--format", "json")
+    assert code == 0
+    assert json.loads(out)["ratio"] > 1.1
+    assert call(capsys, "cache", "verify", cache, "--format", "quiet") == (0, "", "")
+
+    arguments = ["train", "-c", train, "--cache", cache, "--out", runs]
+    code, out, _ = call(capsys, *arguments, "--dry-run", "--format", "json")
+    assert code == 0
+    assert [run["steps"] for run in json.loads(out)["runs"]] == [30, 30]
+    code, out, _ = call(capsys, *arguments, "--format", "json")
+    assert code == 0
+    folders = json.loads(out)["runs"]
+    assert len(folders) == 2
+
+    code, out, _ = call(capsys, "evaluate", *folders, "--format", "json")
+    assert code == 0
+    assert len(json.loads(out)["results"]) == 2
+    code, out, _ = call(capsys, "compare", *folders, "--baseline", folders[0], "--format", "json")
+    table = json.loads(out)
+    assert code == 0
+    assert table["columns"][:2] == ["run", "penalties.0.weight"]
+    assert len(table["rows"]) == 2
+    code, out, _ = call(capsys, "compare", *folders)
+    assert code == 0
+    assert "no verdict" in out
+
+
+def test_mistakes_have_their_exit_code_and_say_what_would_do(
+    toy_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("num_tokens: 10\ncodek: none\n")
+    code, out, err = call(capsys, "harvest", "-c", config)
+    assert (code, out) == (2, "")
+    assert f"{config}:2: unknown key 'codek'; did you mean 'codec'?" in err
+    code, _, err = call(capsys, "harvest", "-c", config, "--format", "json")
+    assert code == 2
+    assert json.loads(err)["exit_code"] == 2
+    assert call(capsys, "no-such-command")[0] == 2
+    assert call(capsys, "train", "--resume", "perhaps")[0] == 2
+    assert call(capsys, "cache", "info", tmp_path / "nowhere")[0] == 2
+    assert call(capsys, "harvest", "--set", "model.device=tpu9", "--out", tmp_path / "c", "--format", "quiet")[0] in (
+        2,
+        3,
+    )
+
+    damaged = tmp_path / "cache"
+    shutil.copytree(toy_cache, damaged)
+    shard = next((damaged / "acts").rglob("c/0/0"))
+    shard.write_bytes(b"x" * shard.stat().st_size)
+    code, _, err = call(capsys, "cache", "verify", damaged)
+    assert code == 4
+    assert str(shard) in err.replace("\n", "")
+
+
+def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object) -> None:
+        raise AssertionError("two is not one")
+
+    monkeypatch.setattr("saepipe.evaluate.compare.compare", broken)
+    code, _, err = call(capsys, "compare", "x")
+    assert code == 1
+    assert "a bug in saepipe: AssertionError: two is not one" in err
+
+
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), 130), (MemoryError(), 5), (OSError(28, "full"), 5)])
+def test_what_is_no_bug_has_its_own_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException, code: int
+) -> None:
+    def stop(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("saepipe.evaluate.compare.compare", stop)
+    assert call(capsys, "compare", "x")[0] == code
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "doctor", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["toy_runs"] == "yes"
