@@ -260,27 +260,37 @@ class Bar(Silent):
     def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
         self._what, self._unit, self._total = what, unit, total
         self._done = self._resumed = done
+        self._figures: dict[str, float] = {}
         self._began = self._told = time.monotonic()
         if talk.is_terminal:
             self._bar.start()
             self._task = self._bar.add_task(what, total=total, completed=done, shown="")
 
     def advance(self, amount: int, **figures: float) -> None:
-        self._done += amount
-        now = time.monotonic()
-        rate = (self._done - self._resumed) / max(now - self._began, 1e-9)
+        self._done = min(self._done + amount, self._total)  # a batch may hold more than is left to do
+        self._figures = figures or self._figures
         if talk.is_terminal:
-            parts = [f"{rate:,.0f} {self._unit}/s", *(f"{name} {value:,.4g}" for name, value in figures.items())]
+            parts = [f"{self._rate():,.0f} {self._unit}/s"]
+            parts += [f"{name} {value:,.4g}" for name, value in self._figures.items()]
             self._bar.update(self._task, completed=self._done, shown="  ".join(parts))
-        elif now - self._told >= 10 or self._done == self._total:
-            self._told = now
-            eta = round((self._total - self._done) / rate) if rate else None
-            line = {"task": self._what, "done": self._done, "of": self._total, "unit": self._unit, "eta_s": eta}
-            print(json.dumps({**line, "per_s": round(rate), **figures}), file=sys.stderr, flush=True)
+        elif time.monotonic() - self._told >= 10:
+            self._tell()
 
     def finish(self) -> None:
         if talk.is_terminal:
             self._bar.stop()
+        elif self._what:
+            self._tell()
+        self._what = ""
+
+    def _rate(self) -> float:
+        return (self._done - self._resumed) / max(time.monotonic() - self._began, 1e-9)
+
+    def _tell(self) -> None:
+        self._told, rate = time.monotonic(), self._rate()
+        eta = round((self._total - self._done) / rate) if rate else None
+        line = {"task": self._what, "done": self._done, "of": self._total, "unit": self._unit, "per_s": round(rate)}
+        print(json.dumps({**line, "eta_s": eta, **self._figures}), file=sys.stderr, flush=True)
 
     def say(self, message: str) -> None:
         super().say(message)
