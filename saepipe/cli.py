@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -20,11 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.box import HORIZONTALS
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
 from saepipe.data.errors import ConfigError, CorruptDataError, MachineError, OutOfSpaceError, SaepipeError, Stopped
-from saepipe.data.progress import Silent
+from saepipe.data.progress import Bar, Silent
 
 if TYPE_CHECKING:
     from saepipe.evaluate.compare import Table
@@ -242,61 +240,6 @@ def _draw(table: Table, columns: Sequence[int]) -> None:
     data.print(drawn)
 
 
-class Bar(Silent):
-    """A live bar with rate, figures and time to go; where there is no terminal, one JSON line every ten seconds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(24),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[shown]}"),
-        )
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=talk)
-        self._what, self._unit = "", ""
-        self._done = self._resumed = self._total = 0
-
-    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
-        self._what, self._unit, self._total = what, unit, total
-        self._done = self._resumed = done
-        self._figures: dict[str, float] = {}
-        self._began = self._told = time.monotonic()
-        if talk.is_terminal:
-            self._bar.start()
-            self._task = self._bar.add_task(what, total=total, completed=done, shown="")
-
-    def advance(self, amount: int, **figures: float) -> None:
-        self._done = min(self._done + amount, self._total)  # a batch may hold more than is left to do
-        self._figures = figures or self._figures
-        if talk.is_terminal:
-            parts = [f"{self._rate():,.0f} {self._unit}/s"]
-            parts += [f"{name} {value:,.4g}" for name, value in self._figures.items()]
-            self._bar.update(self._task, completed=self._done, shown="  ".join(parts))
-        elif time.monotonic() - self._told >= 10:
-            self._tell()
-
-    def finish(self) -> None:
-        if talk.is_terminal:
-            self._bar.stop()
-        elif self._what:
-            self._tell()
-        self._what = ""
-
-    def _rate(self) -> float:
-        return (self._done - self._resumed) / max(time.monotonic() - self._began, 1e-9)
-
-    def _tell(self) -> None:
-        self._told, rate = time.monotonic(), self._rate()
-        eta = round((self._total - self._done) / rate) if rate else None
-        line = {"task": self._what, "done": self._done, "of": self._total, "unit": self._unit, "per_s": round(rate)}
-        print(json.dumps({**line, "eta_s": eta, **self._figures}), file=sys.stderr, flush=True)
-
-    def say(self, message: str) -> None:
-        super().say(message)
-        talk.print(message, markup=False, highlight=False)
-
-
 @contextmanager
 def watching(format_: Format) -> Iterator[Bar | Silent]:
     """Progress for one command; the libraries' own bars stay off."""
@@ -305,7 +248,7 @@ def watching(format_: Format) -> Iterator[Bar | Silent]:
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    progress = Silent() if format_ is Format.quiet else Bar()
+    progress = Silent() if format_ is Format.quiet else Bar(talk)
     try:
         yield progress
     finally:

@@ -16,12 +16,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import ValidatorFunctionWrapHandler, model_serializer, model_validator
 
 from saepipe.data.config import Config
 from saepipe.data.errors import ConfigError
+from saepipe.data.yaml_file import Lines
 
 
 class Component(Config):
@@ -121,3 +122,15 @@ def import_plugins(paths: Sequence[Path]) -> None:
         except Exception as error:
             del sys.modules[name]
             raise ConfigError(f"plugin {path} fails to import: {type(error).__name__}: {error}") from error
+
+
+class ConfigWithPlugins(Config):
+    """A config whose components may come from files outside the package."""
+
+    plugins: tuple[Path, ...] = ()
+    """Python files; each is imported before the config is read."""
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
+        import_plugins([Path(path) for path in raw.get("plugins") or ()])
+        return super().parse(raw, source=source, lines=lines)

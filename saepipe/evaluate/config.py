@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from saepipe.data.component import import_plugins
-from saepipe.data.config import Config, Count, Lines
+from saepipe.data.component import ConfigWithPlugins
+from saepipe.data.config import Count
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.metrics.core import Core
 from saepipe.harvest.model import Dtype
 
 
-class EvaluateConfig(Config):
+class EvaluateConfig(ConfigWithPlugins):
     """Which metrics, and how the model runs for them."""
 
     metrics: tuple[Metric, ...] = Field(default=(Core(),), min_length=1)
@@ -28,8 +27,6 @@ class EvaluateConfig(Config):
     """Of the model and the SAEs; auto: cuda where there is one, else cpu."""
     dtype: Dtype | None = None
     """Of the model; null: that of the harvest. SAEs stay float32."""
-    plugins: tuple[Path, ...] = ()
-    """Files with metrics of one's own."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
@@ -37,8 +34,3 @@ class EvaluateConfig(Config):
         if len(set(names)) < len(names):
             raise ValueError(f"a metric stands twice: {', '.join(names)}")
         return self
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
-        import_plugins([Path(path) for path in raw.get("plugins") or ()])
-        return super().parse(raw, source=source, lines=lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -95,9 +96,11 @@ def _run(
     if cursor.rows:
         progress.say(f"{split}: going on behind {cursor.rows:,} of {limit:,} tokens")
 
+    began = time.monotonic()
+
     def watched(batch: WindowBatch) -> Rows:
         rows = forward(batch)
-        progress.advance(len(rows), MB_written=writer.bytes_written / 1e6)
+        progress.advance(len(rows), MB_per_s=writer.bytes_written / 1e6 / (time.monotonic() - began))
         return rows
 
     for pool in cut_pools(split, batches, watched, cursor, pool_rows=writer.pool_rows[split], limit=limit, order=order):

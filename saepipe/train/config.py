@@ -9,15 +9,15 @@ Lengths of schedules are fractions of the run, so none can be longer than the ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from saepipe.data.component import import_plugins
-from saepipe.data.config import Config, Count, Lines, fingerprint
+from saepipe.data.component import ConfigWithPlugins
+from saepipe.data.config import Config, Count, fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
@@ -89,7 +89,7 @@ class VariantsConfig(Config):
         return self
 
 
-class TrainConfig(Config):
+class TrainConfig(ConfigWithPlugins):
     """One training run, or with `variants` and `seeds` several that share a stream of batches."""
 
     cache: Path
@@ -118,12 +118,6 @@ class TrainConfig(Config):
     checkpoint_every: Positive = 1000
     variants: VariantsConfig = VariantsConfig()
     seeds: tuple[int, ...] = ()
-    plugins: tuple[Path, ...] = ()
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
-        import_plugins([Path(path) for path in raw.get("plugins") or ()])
-        return super().parse(raw, source=source, lines=lines)
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

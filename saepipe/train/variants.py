@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from saepipe.data.config import apply_override, fingerprint
+from saepipe.data.config import fingerprint
 from saepipe.data.errors import ConfigError
+from saepipe.data.yaml_file import apply_override
 from saepipe.train.config import TrainConfig
 
 ALONE = "base"

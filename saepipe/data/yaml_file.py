@@ -1,0 +1,81 @@
+"""Plain data from a YAML file and `--set a.b=c`, with the line on which each key stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saepipe.data.errors import ConfigError
+
+Lines = dict[tuple[str | int, ...], int]
+"""The line of each key, by its path: ("variants", 0, "name")."""
+
+
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Sets `a.b.0.c=value` in nested dicts and lists; the value is read as YAML.
+
+    Raises:
+        ConfigError: if it has no `=`, or walks through something that is neither a mapping nor a list.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r} is not of the form key=value", hint="--set a.b=c")
+    *parents, last = key.split(".")
+    node: Any = raw
+    for part in parents:
+        node = node.setdefault(part, {}) if isinstance(node, dict) else _item(node, part, override)
+    if isinstance(node, dict):
+        node[last] = yaml.safe_load(text)
+    else:
+        _item(node, last, override)
+        node[int(last)] = yaml.safe_load(text)
+
+
+def _item(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
+        return node[int(part)]
+    raise ConfigError(
+        f"--set {override!r}: there is no {part!r} in {node!r}",
+        hint="keys are names, list items numbers from 0",
+    )
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    """A YAML mapping and the line on which each of its keys stands.
+
+    Raises:
+        ConfigError: if the file cannot be read, is no mapping, or has a key twice.
+    """
+    try:
+        root = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="give an existing YAML file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if root is None:
+        return {}, {}
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path} holds a {root.tag.rsplit(':', 1)[-1]}, not a mapping of keys to values")
+    lines: Lines = {}
+    _collect_lines(root, (), lines, path)
+    return yaml.safe_load(path.read_text()), lines
+
+
+def _collect_lines(node: yaml.Node, at: tuple[str | int, ...], lines: Lines, path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, key.value)
+            line = key.start_mark.line + 1
+            if here in lines:
+                name = ".".join(map(str, here))
+                raise ConfigError(
+                    f"{path}:{line}: key {name!r} stands twice, first on line {lines[here]}", hint="keep one"
+                )
+            lines[here] = line
+            _collect_lines(value, here, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*at, index)] = value.start_mark.line + 1
+            _collect_lines(value, (*at, index), lines, path)
