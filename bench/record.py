@@ -1,0 +1,34 @@
+"""What every bench script writes beside its numbers: machine, versions, commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saepipe.data.artifact import provenance
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_result(name: str, claim: str, figures: Mapping[str, Any]) -> Path:
+    """Writes results/<name>.json: the claim, its figures, and where and with what they were measured."""
+    where = {"machine": machine(), "versions": dict(provenance())}
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"claim": claim, **figures, **where}, indent=2) + "\n")
+    return path
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, and the load of the last minute: above the number of cores, wall times mean little."""
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
