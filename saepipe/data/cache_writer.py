@@ -83,8 +83,9 @@ class CacheWriter:
 
     def start(self, attributes: Mapping[str, Any]) -> None:
         """Begins or goes on: writes the group's attributes, drops what belongs to no whole pool."""
+        (self.folder / artifact.COMMITTED).unlink(missing_ok=True)  # a cache that is extended is unfinished again
+        self._write_group(attributes)  # before all else: it says to a later harvest what the folder is
         artifact.rewrite_manifest(self.folder, self._lines)
-        zarr.open_group(zarr.storage.LocalStore(self.folder), mode="a").attrs.put({"saepipe": dict(attributes)})
         listed = {name for line in self._lines for name in line["files"]}
         for name in _data_files(self.folder):
             if name not in listed:
@@ -128,7 +129,7 @@ class CacheWriter:
             The cache's fingerprint.
         """
         self.wait()
-        zarr.open_group(zarr.storage.LocalStore(self.folder), mode="a").attrs.put({"saepipe": dict(attributes)})
+        self._write_group(attributes)
         for split in self.pool_rows:
             num_contexts = sum(line["num_contexts"] for line in self._contexts if line["split"] == split)
             num_rows = sum(line["num_rows"] for line in self.pools(split))
@@ -142,6 +143,11 @@ class CacheWriter:
         lines.append({"kind": "metadata", "files": artifact.digest_files(self.folder, rest)})
         artifact.rewrite_manifest(self.folder, lines)
         return artifact.commit(self.folder)
+
+    def _write_group(self, attributes: Mapping[str, Any]) -> None:
+        """The group's zarr.json in one piece; zarr-python writes it twice, at first without attributes."""
+        group = {"zarr_format": 3, "node_type": "group", "attributes": {"saepipe": dict(attributes)}}
+        artifact.write_json(self.folder / "zarr.json", group)
 
     def _describe(self, arrays: Mapping[str, RowArray], num_rows: int) -> None:
         if num_rows:

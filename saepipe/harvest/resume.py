@@ -31,7 +31,7 @@ def look_at(out: Path, config: HarvestConfig, resume: Resume) -> Found:
     Raises:
         ConfigError: if it is something else, was made with another config, or `resume` forbids what is needed.
     """
-    if not out.exists() or not any(path.name != artifact.LOG for path in out.iterdir()):
+    if not out.exists() or all(path.name == artifact.LOG or path.suffix == ".partial" for path in out.iterdir()):
         if resume == "must":
             raise ConfigError(f"nothing to resume at {out}", hint="--resume auto")
         return Found({})

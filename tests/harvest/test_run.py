@@ -115,6 +115,24 @@ def test_a_crash_costs_one_pool_and_changes_no_byte(
     assert contents(out) == contents(toy_cache)
 
 
+def test_a_crash_at_the_first_files_can_be_resumed(
+    toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "cache"
+    for write in ("write_json", "rewrite_manifest"):
+
+        def crash(*_: object) -> None:
+            (out / "zarr.json.partial").write_bytes(b"half a file")
+            raise Crash
+
+        monkeypatch.setattr(artifact, write, crash)
+        with pytest.raises(Crash):
+            harvest(toy_config, out)
+        monkeypatch.undo()
+    harvest(toy_config, out)
+    assert contents(out) == contents(toy_cache)
+
+
 def test_a_killed_process_is_resumed(toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path) -> None:
     out, config = tmp_path / "cache", tmp_path / "c.yaml"
     config.write_text(toy_config.to_yaml())

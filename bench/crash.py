@@ -1,0 +1,202 @@
+"""kill -9 the harvest at 10 random moments (a torn manifest line among them) and resume: the finished cache equals the
+uninterrupted one, file by file; the same for training at 3 moments; a changed config is refused.
+
+    python bench/crash.py [--harvest-kills 10] [--train-kills 3] [--seed 0]
+
+Runs the command line as it is, on the toy. Moments are spread over the time in which the uninterrupted run writes, the
+first at its first file. What was killed is killed again while it resumes; where it is finished before its moment has
+come, it is compared, and another begun. Everything is compared byte by byte but log/ (times) and, in training,
+checkpoints/ and the tokens per second of metrics.jsonl. Exit code 1 on any difference. Writes results/crash.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import write_result
+
+HARVEST = """
+model: {model: toy, dtype: float32, device: cpu}
+hooks: [blocks.2.hook_resid_post]
+num_tokens: 40k
+heldout_tokens: 4k
+shard_rows: 2048
+chunk_rows: 512
+pool_shards: 2
+batch_size: 16
+"""
+TRAIN = """
+hook: blocks.2.hook_resid_post
+sae: {name: relu, d_sae: 256}
+penalties: [{name: l1, weight: 1.0}]
+steps: 300
+batch_size: 512
+log_every: 5
+checkpoint_every: 20
+device: cpu
+variants: [{name: relu}, {name: topk, sae: {name: topk, d_sae: 256, k: 16}, penalties: [{name: auxk}]}]
+"""
+TORN = b'{"files": {"acts/blocks.2.hook_resid_post/c/1'
+PASSING = ("log", "checkpoints")
+# The checkout may change meanwhile, and its commit is part of what a cache and a run say of themselves.
+ENVIRONMENT = {**os.environ, "GIT_DIR": os.devnull}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command that is killed: its arguments but --out, the file that it writes first, and a changed config
+    with the difference that its refusal must name."""
+
+    name: str
+    arguments: Sequence[str]
+    first_file: str
+    change: str
+    difference: str
+
+
+def main(harvest_kills: int, train_kills: int, seed: int) -> int:
+    generator = np.random.default_rng(seed)
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        (scratch / "harvest.yaml").write_text(HARVEST)
+        (scratch / "train.yaml").write_text(TRAIN)
+        harvest = Task("harvest", ["--config", f"{scratch}/harvest.yaml"], "zarr.json", "seed=1", "seed: 0 -> 1")
+        found["harvest"] = survive(harvest, scratch, harvest_kills, generator)
+        options = ["--config", f"{scratch}/train.yaml", "--cache", f"{scratch}/harvest"]
+        train = Task("train", options, "topk/seed-0/config.yaml", "optimizer.lr=0.01", "optimizer.lr: 0.0003 -> 0.01")
+        found["train"] = survive(train, scratch, train_kills, generator)
+    failures = [line for result in found.values() for line in result["differences"]]
+    print(f"{len(failures)} differences" if failures else "no difference")
+    write_result("crash", "killed and resumed equals uninterrupted, file by file; a changed config is refused", found)
+    return bool(failures)
+
+
+def survive(task: Task, scratch: Path, num_kills: int, generator: np.random.Generator) -> dict[str, Any]:
+    """Kills the task at `num_kills` moments, resumes, and compares what it makes with an uninterrupted run."""
+    whole = scratch / task.name
+    seconds, _ = run(task, whole)
+    print(f"{task.name}: writes for {seconds:.1f} s, {len(contents(whole))} files", flush=True)
+    moments = generator.permutation(num_kills) + generator.random(num_kills)
+    moments = seconds / num_kills * moments
+    moments[0] = 0.0
+    out, kills, finished, differences = scratch / "killed", [], 0, []
+    for number, moment in enumerate(moments):
+        while not run(task, out, kill_at=moment)[1]:  # it was faster than its moment
+            differences += compare(contents(whole), contents(out))
+            finished += 1
+            shutil.rmtree(out)
+            moment *= 0.9
+        torn = number == num_kills // 2
+        if torn:
+            tear(out, task)
+        kills.append({"seconds": round(float(moment), 3), "torn_line": torn, **what_lies_there(out)})
+        print(f"  kill {number + 1:2} {kills[-1]}", flush=True)
+    differences += refusal(task, out)
+    run(task, out)
+    differences += compare(contents(whole), contents(out))
+    finished += 1
+    shutil.rmtree(out)
+    print(f"  {finished} finished after kills and compared; differences: {differences or 'none'}", flush=True)
+    return {"seconds": round(seconds, 2), "kills": kills, "finished": finished, "differences": differences}
+
+
+def run(task: Task, out: Path, *, kill_at: float | None = None) -> tuple[float, bool]:
+    """Runs the task until its end, or `kill_at` seconds after it wrote its first file.
+
+    Returns:
+        Seconds since then, and whether it was killed.
+    """
+    first = out / task.first_file
+    before = stamp(first)
+    process = subprocess.Popen(command(task, out), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while process.poll() is None and stamp(first) == before:
+        time.sleep(0.0005)
+    began = time.monotonic()
+    try:
+        _, said = process.communicate(timeout=kill_at)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return time.monotonic() - began, True
+    if process.returncode:
+        raise SystemExit(f"{task.name} ended with exit code {process.returncode}:\n{said.decode()}")
+    return time.monotonic() - began, False
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Changes when a file is written anew."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def command(task: Task, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "saepipe.cli", task.name, *task.arguments, "--out", str(out), *more]
+
+
+def tear(out: Path, task: Task) -> None:
+    """Half a line at the end of each manifest, as a power loss leaves it."""
+    for manifest in out.rglob("manifest.jsonl"):
+        with manifest.open("ab") as file:
+            file.write(TORN)
+
+
+def what_lies_there(out: Path) -> dict[str, int]:
+    """Of a killed run: lines in its manifests, files not yet renamed, checkpoints."""
+    return {
+        "lines": sum(path.read_bytes().count(b"\n") for path in out.rglob("manifest.jsonl")),
+        "partial_files": sum(1 for _ in out.rglob("*.partial")),
+        "checkpoints": sum(1 for _ in out.rglob("checkpoints/*/state.json")),
+    }
+
+
+def refusal(task: Task, out: Path) -> list[str]:
+    """What is wrong with how a changed config is refused at a half-made folder: nothing, or a sentence."""
+    process = subprocess.run(command(task, out, "--set", task.change), env=ENVIRONMENT, capture_output=True, text=True)
+    refused = process.returncode == 2 and task.difference in process.stderr
+    print(f"  changed config: exit code {process.returncode}: {' '.join(process.stderr.split())[:160]}", flush=True)
+    return [] if refused else [f"{task.change} was not refused: {process.returncode} {process.stderr}"]
+
+
+def contents(out: Path) -> Mapping[str, bytes]:
+    """Every file that must be equal, by its path."""
+    names = [path.relative_to(out) for path in sorted(out.rglob("*")) if path.is_file()]
+    return {str(name): comparable(out / name) for name in names if not set(PASSING) & set(name.parts)}
+
+
+def comparable(path: Path) -> bytes:
+    """A file's bytes; of metrics.jsonl, without the times."""
+    if path.name != "metrics.jsonl":
+        return path.read_bytes()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return json.dumps([{key: line[key] for key in line if key != "tokens_per_second"} for line in lines]).encode()
+
+
+def compare(whole: Mapping[str, bytes], resumed: Mapping[str, bytes]) -> list[str]:
+    """The files in which they differ."""
+    names = sorted(whole.keys() | resumed.keys())
+    return [f"{name} differs" for name in names if whole.get(name) != resumed.get(name)]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--harvest-kills", type=int, default=10)
+    parser.add_argument("--train-kills", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    sys.exit(main(asked.harvest_kills, asked.train_kills, asked.seed))
