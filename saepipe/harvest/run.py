@@ -96,11 +96,12 @@ def _run(
     if cursor.rows:
         progress.say(f"{split}: going on behind {cursor.rows:,} of {limit:,} tokens")
 
-    began = time.monotonic()
+    began, bytes_before = time.monotonic(), writer.bytes_written
 
     def watched(batch: WindowBatch) -> Rows:
         rows = forward(batch)
-        progress.advance(len(rows), MB_per_s=writer.bytes_written / 1e6 / (time.monotonic() - began))
+        written = writer.bytes_written - bytes_before
+        progress.advance(len(rows), MB_per_s=round(written / 1e6 / (time.monotonic() - began), 2))
         return rows
 
     for pool in cut_pools(split, batches, watched, cursor, pool_rows=writer.pool_rows[split], limit=limit, order=order):
