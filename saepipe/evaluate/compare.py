@@ -47,7 +47,7 @@ class Cell:
 
     def __str__(self) -> str:
         if self.value is None:
-            return self.why or "not measured"
+            return "undefined" if self.why else "not measured"
         text = f"{self.value:.4g}"
         if self.low is not None and self.high is not None:
             text += f" ±{(self.high - self.low) / 2:.1g}"
@@ -78,6 +78,8 @@ class _Row:
     """By metric key; those that were measured."""
     heldout: tuple[str, int] | None
     """The cache and how many of its held-out tokens were used."""
+    warnings: tuple[str, ...] = ()
+    """What keeps its figures from showing anything."""
 
 
 def compare(runs: Sequence[Path], baseline: Path | None = None) -> Table:
@@ -106,15 +108,18 @@ def compare(runs: Sequence[Path], baseline: Path | None = None) -> Table:
 def _row_of(run: Run) -> _Row:
     cells: dict[str, Cell] = {}
     heldout = None
+    warnings: list[str] = []
     for path in sorted((run.path / "eval").glob("*.json")):
         result = read(path)
         ours = result["saepipe"]
         if ours["fingerprints"]["run"] != run.fingerprint:
             continue  # left by a run that lay here before; evaluate measures again
         cells |= dict(_figures(result))
+        warnings += ours["warnings"]
         if result["eval_type_id"] == "core":
             heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
-    return _Row(f"{run.variant}/seed-{run.seed}", run.path, dict(flatten(run.config.identity())), cells, heldout)
+    label = f"{run.variant}/seed-{run.seed}"
+    return _Row(label, run.path, dict(flatten(run.config.identity())), cells, heldout, tuple(warnings))
 
 
 def _told_apart(rows: Sequence[_Row]) -> list[_Row]:
@@ -176,6 +181,9 @@ def _less(row: _Row, baseline: _Row) -> _Row:
 
 
 def _notes(rows: Sequence[_Row], has_baseline: bool) -> Iterator[str]:
+    yield from dict.fromkeys(warning for row in rows for warning in row.warnings)
+    undefined = {(name, why) for row in rows for key, name in SHOWN.items() if (why := row.cells.get(key, Cell()).why)}
+    yield from (f"{name} is undefined: {why}" for name, why in sorted(undefined))
     if any(cell.low is not None for row in rows for cell in row.cells.values()):
         yield "± is a 95 % interval over held-out documents: evaluation noise only, not that of another training seed"
     if has_baseline:

@@ -84,6 +84,7 @@ def envelope(
             "reference": {key: plain(figure) for key, figure in measurement.reference.items()},
             "intervals": dict(_intervals(figures)),
             "undefined": {key: f.reason for key, f in figures.items() if isinstance(f, Estimate) and f.reason},
+            "warnings": measurement.warnings,
             "counts": measurement.counts,
             "provenance": dict(artifact.provenance()),
         },

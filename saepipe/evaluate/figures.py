@@ -22,6 +22,7 @@ _NO_TOKEN = "no held-out token was kept"
 _NONE_SCORED = "no position has an ordinary token as input and as target"
 _NO_VARIATION = "the held-out activations do not vary"
 _NO_EFFECT = "zeros at the hook do not change the model's predictions"
+_NO_HARM = "the model predicts this text no worse with zeros at the hook, so there is no loss to recover"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ def metrics(sums: CoreSums, latents: Latents, num_positions: int) -> dict[str, d
     s, tokens = sums.sae, sums.sae["tokens"]
     return {
         "model_behavior_preservation": _behaviour(sums, sums.ablated, "", "scored"),
-        "model_performance_preservation": _performance(sums, sums.ablated, "", "scored"),
+        "model_performance_preservation": {
+            **_performance(sums, sums.ablated, "", "scored"),
+            "ce_loss_score": _ce_loss_score(sums),
+        },
         "reconstruction_quality": {
             "explained_variance": ratio(s["variation"] - s["error"], s["variation"], _NO_VARIATION),
             "explained_variance_legacy": ratio(s["legacy"], s["varied"], _NO_VARIATION),
@@ -83,6 +87,26 @@ def reference(sums: CoreSums, d_in: int) -> dict[str, Figure]:
         **_performance(sums, everywhere, "_reference", "predicting"),
         **_behaviour(sums, everywhere, "_reference", "tokens"),
     }
+
+
+def _ce_loss_score(sums: CoreSums) -> Figure:
+    """The share of the ablation's harm that the SAE spares; it means something only where there is harm."""
+    harm = sums.ablated["ce"] - sums.clean["ce"]
+    if harm.sum() < 0:
+        return Estimate(None, reason=_NO_HARM)
+    return ratio(sums.ablated["ce"] - sums.sae["ce"], harm, _NO_EFFECT)
+
+
+def warnings(sums: CoreSums, vocab_size: int) -> list[str]:
+    """What keeps the figures from showing anything."""
+    scored = sums.sae["scored"].sum()
+    chance = math.log(vocab_size)
+    if scored and (clean := sums.clean["ce"].sum() / scored) >= chance:
+        return [
+            f"the model's own loss on the held-out text, {clean:.2f} nats, is no better than a uniform guess "
+            f"({chance:.2f}): CE and KL say nothing of an SAE here"
+        ]
+    return []
 
 
 def _performance(sums: CoreSums, ablated: Sums, suffix: str, positions: str) -> dict[str, Figure]:

@@ -86,6 +86,11 @@ def heldout(model: Gemma2ForCausalLM) -> StoredHeldout:
     rng = np.random.default_rng(0)
     contexts = rng.integers(3, VOCAB, (NUM_CONTEXTS, SEQ)).astype(np.int32)
     contexts[:, 0] = BOS
+    likely = rng.random(contexts.shape) < 0.5
+    for position in range(1, SEQ):  # half of the text is what the model expects: else ablating it would do no harm
+        ids = torch.from_numpy(contexts[:, :position]).long()
+        expected = model(ids).logits[:, -1, 3:].argmax(-1).numpy() + 3
+        contexts[likely[:, position], position] = expected[likely[:, position]]
     contexts[rng.random(contexts.shape) < 0.1] = BOS
     contexts[-1, 0] = 5  # the masks must not count on a window's first token being special
     documents = 100 + 3 * np.cumsum((contexts == BOS).reshape(-1)).reshape(contexts.shape)

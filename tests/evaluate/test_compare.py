@@ -46,7 +46,9 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def write_result(folder: Path, l0: float = 10.0, ev: float | None = 0.9, tokens: int = 100) -> Path:
+def write_result(
+    folder: Path, l0: float = 10.0, ev: float | None = 0.9, tokens: int = 100, warnings: tuple[str, ...] = ()
+) -> Path:
     """A core result as an evaluation writes it."""
     run, metric = open_run(folder), Core()
     subject: Any = SimpleNamespace(run=run, name=f"{run.variant}/seed-{run.seed}", cfg={})
@@ -60,6 +62,7 @@ def write_result(folder: Path, l0: float = 10.0, ev: float | None = 0.9, tokens:
         extra={"delta_ce": 0.5},
         reference={"explained_variance": 0.99},
         counts={"tokens": tokens},
+        warnings=list(warnings),
     )
     result = envelope(measurement, Request.of(run, metric, 8, "float32"), metric, subject, testbed, "id")
     artifact.write_json(folder / "eval" / "core.json", result)
@@ -91,7 +94,13 @@ def test_differences_are_from_the_baseline(make_run) -> None:
 def test_what_was_not_measured_says_so(make_run) -> None:
     table = compare([make_run("bare"), write_result(make_run("measured", weight=2.0), ev=None)])
     assert str(cells(table, 0)["L0"]) == "not measured"
-    assert str(cells(table, 1)["explained variance"]) == "nothing varies"
+    assert str(cells(table, 1)["explained variance"]) == "undefined"
+    assert "explained variance is undefined: nothing varies" in table.notes
+
+
+def test_warnings_are_repeated_once(make_run) -> None:
+    runs = [write_result(make_run(name), warnings=("nothing can be seen",)) for name in ("a", "b")]
+    assert compare(runs).notes.count("nothing can be seen") == 1
 
 
 def test_means_over_seeds(make_run) -> None:

@@ -30,6 +30,8 @@ class Measurement:
     """An entry a latent (or a data set, a letter)."""
     counts: dict[str, int] = field(default_factory=dict)
     """Contexts, tokens, documents: what the figures rest on."""
+    warnings: list[str] = field(default_factory=list)
+    """What keeps the figures from showing anything, in sentences."""
     eval_config: dict[str, Any] = field(default_factory=dict)
     """The settings under SAEBench's names."""
 

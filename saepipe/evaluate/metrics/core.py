@@ -14,7 +14,7 @@ from pydantic import Field
 from saepipe.data.config import Count
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Progress
-from saepipe.evaluate.figures import CoreSums, details, extra, latent_figures, metrics, reference
+from saepipe.evaluate.figures import CoreSums, details, extra, latent_figures, metrics, reference, warnings
 from saepipe.evaluate.latents import Firing
 from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.prediction import Prediction, predict
@@ -97,6 +97,7 @@ class _ModelPasses:
     """What depends on the model alone: its loss as it is, and with zeros at the hook."""
 
     def __init__(self, num_documents: int) -> None:
+        self.vocab_size = 0
         self.clean = Sums(num_documents, "the clean model")
         self.ablated = Sums(num_documents, "the zero-ablated model")
         self.ablated_everywhere = Sums(num_documents, "the zero-ablated model")
@@ -104,6 +105,7 @@ class _ModelPasses:
     def add(self, batch: Batch, resume: Resume) -> torch.Tensor:
         """Runs the three passes on a batch and returns the clean logits (batch, seq, vocab)."""
         clean = resume(batch.ids, batch.x)
+        self.vocab_size = clean.shape[-1]
 
         def judge(sums: Sums, logits: torch.Tensor) -> None:
             values = prediction_values(batch, predict(logits, batch.ids, clean))
@@ -152,6 +154,7 @@ class _Tally:
                 "tokens": num_tokens,
                 "scored": int(self.sums.total("scored")),
             },
+            warnings=warnings(sums, passes.vocab_size),
             eval_config=eval_config,
         )
 
