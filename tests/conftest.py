@@ -12,6 +12,7 @@ from caches import structured_rows, write_cache
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 
+os.environ["SAEPIPE_COMMIT"] = "tests"  # equal caches stay equal while somebody edits the checkout
 torch.set_num_threads(1)  # two test processes share two cores
 
 SHARED = Path(os.environ.get("SAEPIPE_SHARED", "../shared"))

@@ -194,6 +194,8 @@ def provenance() -> Mapping[str, str]:
 
 
 def _commit() -> str:
+    if given := os.environ.get("SAEPIPE_COMMIT"):  # an image without the checkout knows what it was built from
+        return given
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
