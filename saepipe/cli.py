@@ -94,7 +94,9 @@ def harvest(
 
     asked = HarvestConfig.load(config, set_)
     if dry_run:
-        show(plan(asked, out).to_dict(), format_)
+        with watching(Format.quiet):
+            planned = plan(asked, out)
+        show(planned.to_dict(), format_)
         return
     with watching(format_) as progress:
         cache = run_harvest(asked, out, resume=resume.value, progress=progress)
@@ -216,7 +218,13 @@ def show(value: Mapping[str, Any], format_: Format) -> None:
         for key, item in value.items():
             data.print(f"[bold]{key}[/]", end="  ")
             lines = (item or ["none"]) if isinstance(item, list) else [item]
-            data.print("\n  ".join(f"{line:,}" if isinstance(line, int) else str(line) for line in lines), markup=False)
+            data.print("\n  ".join(map(_readable, lines)), markup=False)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def show_table(table: Table, format_: Format) -> None:

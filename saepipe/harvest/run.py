@@ -100,8 +100,8 @@ def _run(
 
     def watched(batch: WindowBatch) -> Rows:
         rows = forward(batch)
-        written = writer.bytes_written - bytes_before
-        progress.advance(len(rows), MB_per_s=round(written / 1e6 / (time.monotonic() - began), 2))
+        megabytes = (writer.bytes_written - bytes_before) / 1e6
+        progress.advance(len(rows), **{"MB/s": round(megabytes / (time.monotonic() - began), 2)})
         return rows
 
     for pool in cut_pools(split, batches, watched, cursor, pool_rows=writer.pool_rows[split], limit=limit, order=order):
