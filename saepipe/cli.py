@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import HORIZONTALS
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -31,8 +31,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Harvest once
 cache_app = typer.Typer(no_args_is_help=True, help="Look at an activation cache.")
 app.add_typer(cache_app, name="cache")
 
-# A pipe has no width of its own; a table needs one.
-data = Console(width=None if sys.stdout.isatty() else 140)
+data = Console(width=None if sys.stdout.isatty() else 240)  # a pipe has no width of its own; a table needs one
 talk = Console(stderr=True, soft_wrap=True)
 
 
@@ -233,19 +232,23 @@ def show_table(table: Table, format_: Format) -> None:
         data.print_json(table.to_json())
     elif format_ is Format.human:
         num_settings = sum(isinstance(cell, str) for cell in table.rows[0])
-        _draw(table, range(num_settings))
-        _draw(table, [0, *range(num_settings, len(table.columns))])
+        whole = _drawn(table, range(len(table.columns)))
+        if data.measure(whole, options=data.options.update(width=1000)).maximum <= data.width:
+            data.print(whole)
+        else:  # too wide: what the runs are, then what was measured of them
+            data.print(_drawn(table, range(num_settings)))
+            data.print(_drawn(table, [0, *range(num_settings, len(table.columns))]))
         for note in table.notes:
-            data.print(f"- {note}", markup=False)
+            data.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _draw(table: Table, columns: Sequence[int]) -> None:
-    drawn = RichTable(box=HORIZONTALS, header_style="bold")
+def _drawn(table: Table, columns: Sequence[int]) -> RichTable:
+    drawn = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in columns:
-        drawn.add_column(table.columns[column], overflow="fold", no_wrap=column == 0)
+        drawn.add_column(table.columns[column].replace(".", ".\n").replace(" ", "\n"), no_wrap=True)
     for row in table.rows:
-        drawn.add_row(*(str(row[column]).replace(" (", "\n(") for column in columns))
-    data.print(drawn)
+        drawn.add_row(*(str(row[column]).replace(" ", "\n") for column in columns))
+    return drawn
 
 
 @contextmanager
