@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from saepipe.cli import main
+from saepipe.data import toy
 from saepipe.harvest.config import HarvestConfig
+from saepipe.train.config import TrainConfig
 
 TRAIN = """
 hook: blocks.2.hook_resid_post
@@ -68,6 +70,33 @@ def test_the_pipeline(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.
     code, out, _ = call(capsys, "compare", *folders)
     assert code == 0
     assert "no verdict" in out
+
+
+def test_the_demo_with_fewer_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, cuts in {
+        "harvest.yaml": {"num_tokens: 300k": "num_tokens: 8k", "heldout_tokens: 24k": "heldout_tokens: 1k"},
+        "train.yaml": {"steps: 800": "steps: 12", "batch_size: 1024": "batch_size: 128"},
+    }.items():
+        text = (toy.CONFIGS / name).read_text()
+        for old, new in cuts.items():
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(toy, "CONFIGS", tmp_path)
+    code, out, err = call(capsys, "demo", "--out", tmp_path / "demo")
+    assert code == 0
+    for word in ("baseline/seed-0", "l1-quadruple/seed-0", "topk/seed-0", "no verdict"):
+        assert word in out
+    assert "not measured" not in out
+    assert str(tmp_path / "demo" / "runs") in err.replace("\n", "")
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_configs_are_valid(path: Path) -> None:
+    kind = TrainConfig if "sae:" in path.read_text() else HarvestConfig
+    assert kind.load(path).to_dict()
 
 
 def test_mistakes_have_their_exit_code_and_say_what_would_do(
