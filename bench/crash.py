@@ -3,10 +3,11 @@ uninterrupted one, file by file; the same for training at 3 moments; a changed c
 
     python bench/crash.py [--harvest-kills 10] [--train-kills 3] [--seed 0]
 
-Runs the command line as it is, on the toy. Moments are spread over the time in which the uninterrupted run writes, the
-first at its first file. What was killed is killed again while it resumes; where it is finished before its moment has
-come, it is compared, and another begun. Everything is compared byte by byte but log/ (times) and, in training,
-checkpoints/ and the tokens per second of metrics.jsonl. Exit code 1 on any difference. Writes results/crash.json.
+Runs the command line as it is, on the toy. Moments are spread over the time from the uninterrupted run's first file to
+its last, the first at that file; the clock is the process's own CPU-seconds (Linux), as others may share the machine.
+What was killed is killed again while it resumes; where it is finished before its moment has come, it is compared, and
+another begun. Everything is compared byte by byte but log/ (times) and, in training, checkpoints/ and the tokens per
+second of metrics.jsonl. Exit code 1 on any difference. Writes results/crash.json.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ model: {model: toy, dtype: float32, device: cpu}
 hooks: [blocks.2.hook_resid_post]
 num_tokens: 40k
 heldout_tokens: 4k
+heldout_share: 0.1
 shard_rows: 2048
 chunk_rows: 512
 pool_shards: 2
@@ -51,17 +53,19 @@ variants: [{name: relu}, {name: topk, sae: {name: topk, d_sae: 256, k: 16}, pena
 TORN = b'{"files": {"acts/blocks.2.hook_resid_post/c/1'
 PASSING = ("log", "checkpoints")
 # The checkout may change meanwhile, and its commit is part of what a cache and a run say of themselves.
-ENVIRONMENT = {**os.environ, "GIT_DIR": os.devnull}
+ENVIRONMENT = {**os.environ, "SAEPIPE_COMMIT": "bench", "OMP_NUM_THREADS": "1"}
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A command that is killed: its arguments but --out, the file that it writes first, and a changed config
+    """A command that is killed: its arguments but --out, the files that it writes first and last, and a changed config
     with the difference that its refusal must name."""
 
     name: str
     arguments: Sequence[str]
     first_file: str
+    last_file: str
     change: str
     difference: str
 
@@ -73,10 +77,12 @@ def main(harvest_kills: int, train_kills: int, seed: int) -> int:
         scratch = Path(name)
         (scratch / "harvest.yaml").write_text(HARVEST)
         (scratch / "train.yaml").write_text(TRAIN)
-        harvest = Task("harvest", ["--config", f"{scratch}/harvest.yaml"], "zarr.json", "seed=1", "seed: 0 -> 1")
+        options, change = ["--config", f"{scratch}/harvest.yaml"], ("seed=1", "seed: 0 -> 1")
+        harvest = Task("harvest", options, "zarr.json", "COMMITTED", *change)
         found["harvest"] = survive(harvest, scratch, harvest_kills, generator)
         options = ["--config", f"{scratch}/train.yaml", "--cache", f"{scratch}/harvest"]
-        train = Task("train", options, "topk/seed-0/config.yaml", "optimizer.lr=0.01", "optimizer.lr: 0.0003 -> 0.01")
+        last, change = "topk/seed-0", ("optimizer.lr=0.01", "optimizer.lr: 0.0003 -> 0.01")
+        train = Task("train", options, f"{last}/config.yaml", f"{last}/COMMITTED", *change)
         found["train"] = survive(train, scratch, train_kills, generator)
     failures = [line for result in found.values() for line in result["differences"]]
     print(f"{len(failures)} differences" if failures else "no difference")
@@ -88,9 +94,8 @@ def survive(task: Task, scratch: Path, num_kills: int, generator: np.random.Gene
     """Kills the task at `num_kills` moments, resumes, and compares what it makes with an uninterrupted run."""
     whole = scratch / task.name
     seconds, _ = run(task, whole)
-    print(f"{task.name}: writes for {seconds:.1f} s, {len(contents(whole))} files", flush=True)
-    moments = generator.permutation(num_kills) + generator.random(num_kills)
-    moments = seconds / num_kills * moments
+    print(f"{task.name}: {seconds:.1f} CPU-seconds, {len(contents(whole))} files to compare", flush=True)
+    moments = (generator.permutation(num_kills) + generator.random(num_kills)) * seconds / num_kills
     moments[0] = 0.0
     out, kills, finished, differences = scratch / "killed", [], 0, []
     for number, moment in enumerate(moments):
@@ -101,8 +106,8 @@ def survive(task: Task, scratch: Path, num_kills: int, generator: np.random.Gene
             moment *= 0.9
         torn = number == num_kills // 2
         if torn:
-            tear(out, task)
-        kills.append({"seconds": round(float(moment), 3), "torn_line": torn, **what_lies_there(out)})
+            tear(out)
+        kills.append({"cpu_seconds": round(float(moment), 3), "torn_line": torn, **what_lies_there(out)})
         print(f"  kill {number + 1:2} {kills[-1]}", flush=True)
     differences += refusal(task, out)
     run(task, out)
@@ -110,30 +115,42 @@ def survive(task: Task, scratch: Path, num_kills: int, generator: np.random.Gene
     finished += 1
     shutil.rmtree(out)
     print(f"  {finished} finished after kills and compared; differences: {differences or 'none'}", flush=True)
-    return {"seconds": round(seconds, 2), "kills": kills, "finished": finished, "differences": differences}
+    return {"cpu_seconds": round(seconds, 2), "kills": kills, "finished": finished, "differences": differences}
 
 
-def run(task: Task, out: Path, *, kill_at: float | None = None) -> tuple[float, bool]:
-    """Runs the task until its end, or `kill_at` seconds after it wrote its first file.
+def run(task: Task, out: Path, *, kill_at: float = float("inf")) -> tuple[float, bool]:
+    """Runs the task until its end, or `kill_at` CPU-seconds after it wrote its first file.
 
     Returns:
-        Seconds since then, and whether it was killed.
+        CPU-seconds from there to its last file or its end, and whether it was killed.
     """
     first = out / task.first_file
     before = stamp(first)
-    process = subprocess.Popen(command(task, out), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while process.poll() is None and stamp(first) == before:
-        time.sleep(0.0005)
-    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command(task, out), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None and stamp(first) == before and not (out / task.last_file).exists():
+            time.sleep(0.0005)
+        began = seconds = cpu_seconds(process)
+        while process.poll() is None and not (out / task.last_file).exists():
+            seconds = max(seconds, cpu_seconds(process))
+            if seconds - began >= kill_at:
+                process.kill()
+                process.wait()
+                return seconds - began, True
+            time.sleep(0.001)
+        if process.wait():
+            said.seek(0)
+            raise SystemExit(f"{task.name} ended with exit code {process.returncode}:\n{said.read()}")
+    return seconds - began, False
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """What all threads of a child that is not yet waited for have used; 0 once it has ended."""
     try:
-        _, said = process.communicate(timeout=kill_at)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return time.monotonic() - began, True
-    if process.returncode:
-        raise SystemExit(f"{task.name} ended with exit code {process.returncode}:\n{said.decode()}")
-    return time.monotonic() - began, False
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
@@ -149,7 +166,7 @@ def command(task: Task, out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "saepipe.cli", task.name, *task.arguments, "--out", str(out), *more]
 
 
-def tear(out: Path, task: Task) -> None:
+def tear(out: Path) -> None:
     """Half a line at the end of each manifest, as a power loss leaves it."""
     for manifest in out.rglob("manifest.jsonl"):
         with manifest.open("ab") as file:
