@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import write_result
 
-from saepipe.data.artifact import provenance
 from saepipe.train.config import TrainConfig
 from saepipe.train.state import Recipe, fresh_state, initial_params
 from saepipe.train.step import train_step
 
 PEERS = Path(os.environ.get("SAEPIPE_SHARED", "../shared")).resolve() / "bench_peers"
-RESULT = Path(__file__).parent / "results" / "train.json"
+CLAIM = "ReLU + L1 trains at least as fast as plain torch without constraint, clipping and logging"
 FLOOR, OURS = "raw_torch_relu_l1_fusedadam", "saepipe_relu_l1"
 FIGURES = ("acts_per_s", "acts_per_cpu_s", "ms_median", "last_loss")
 
@@ -69,17 +68,14 @@ def main(rounds: int, steps: int) -> None:
     medians = {
         name: {key: statistics.median(line[key] for line in lines) for key in FIGURES} for name, lines in found.items()
     }
-    result = {
-        "claim": "ReLU + L1 trains at least as fast as plain torch without constraint, clipping and logging",
+    figures = {
         "ratio": {key: medians[OURS][key] / medians[FLOOR][key] for key in ("acts_per_s", "acts_per_cpu_s")},
         "median": medians,
         "settings": {"d_in": 512, "d_sae": 4096, "batch": 2048, "rounds": rounds, "steps": steps, "threads": 2},
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": dict(provenance()),
         "rounds": found,
     }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result["ratio"]))
+    write_result("train", CLAIM, figures)
+    print(json.dumps(figures["ratio"]))
 
 
 def measure(name: str, script: list[str], settings: dict[str, str]) -> dict[str, Any]:
@@ -89,12 +85,6 @@ def measure(name: str, script: list[str], settings: dict[str, str]) -> dict[str,
     )
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     return next(line for line in lines if line["name"] == name)
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":
