@@ -15,7 +15,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel, check_attention
 from saepipe.harvest.rows import RowSource, WindowBatch
-from saepipe.harvest.text import read_documents
+from saepipe.harvest.text import read_documents, resolve_revision
 from saepipe.harvest.tokenize import Window, pack
 
 
@@ -23,10 +23,12 @@ def make_layout(config: HarvestConfig, lm: LanguageModel) -> Layout:
     return Layout(config.hooks, lm.d_in, config.context_size, config.shard_rows, config.chunk_rows, config.codec)
 
 
-def make_windows(config: HarvestConfig, lm: LanguageModel) -> Iterator[tuple[Split, Window]]:
-    """All windows of the dataset, training and held-out; a pure function of the config."""
+def make_windows(
+    config: HarvestConfig, lm: LanguageModel, revision: str | None = None
+) -> Iterator[tuple[Split, Window]]:
+    """All windows of the dataset, training and held-out; a pure function of the config and the dataset's commit."""
     return pack(
-        read_documents(config.dataset),
+        read_documents(config.dataset, revision),
         lm.tokenizer,
         context_size=config.context_size,
         bos_id=lm.bos_id,
@@ -35,9 +37,9 @@ def make_windows(config: HarvestConfig, lm: LanguageModel) -> Iterator[tuple[Spl
     )
 
 
-def first_batch(config: HarvestConfig, lm: LanguageModel) -> WindowBatch:
+def first_batch(config: HarvestConfig, lm: LanguageModel, revision: str | None = None) -> WindowBatch:
     """The first training batch; raises ConfigError if the dataset does not fill one window."""
-    windows = (window for split, window in make_windows(config, lm) if split == "train")
+    windows = (window for split, window in make_windows(config, lm, revision) if split == "train")
     batch = list(islice(windows, config.batch_size))
     if not batch:
         raise ConfigError(
@@ -59,12 +61,14 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
     longest = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and config.context_size > longest:
         raise ConfigError(f"context_size {config.context_size} is more than the model's {longest} positions")
-    batch = first_batch(config, lm)
+    revision = resolve_revision(config.dataset)
+    batch = first_batch(config, lm, revision)
     check_attention(lm, torch.from_numpy(batch.ids[:4]).long(), config.hook_points)
     medians = RowSource(lm, config.hook_points, {}).median_norms(batch) if config.drop_norm_above else {}
     return {
         "format_version": FORMAT_VERSION,
         "model": lm.identity,
+        "dataset": {"source": config.dataset.source, "revision": revision},
         "hooks": list(config.hooks),
         "d_in": lm.d_in,
         "context_size": config.context_size,

@@ -12,13 +12,15 @@ import xxhash
 from pydantic import Field
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from saepipe.data.config import Config, fingerprint
 from saepipe.data.device import pick_device
-from saepipe.data.errors import ConfigError, MachineError, RemoteError
+from saepipe.data.errors import ConfigError, MachineError
 from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint, decoder_layers
+from saepipe.harvest.hub import remote_error
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2"]
@@ -45,6 +47,8 @@ class LanguageModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     config: ModelConfig
+    revision: str | None = None
+    """The commit on the hub that both were read from; None from a folder."""
 
     @property
     def d_in(self) -> int:
@@ -77,7 +81,7 @@ class LanguageModel:
         vocabulary = {"vocab": self.tokenizer.get_vocab(), "special": sorted(self.special_ids)}
         return {
             "id": self.config.model,
-            "revision": getattr(self.model.config, "_commit_hash", None) or self.config.revision,
+            "revision": self.revision or self.config.revision,
             "class": type(self.model).__name__,
             "weights": state.hexdigest(),
             "tokenizer": fingerprint(vocabulary),
@@ -94,10 +98,13 @@ def load_model(config: ModelConfig) -> LanguageModel:
     """
     device = pick_device(config.device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
+        # Resolved once, so that a branch which moves on in between gives no tokenizer of another commit.
+        commit = extract_commit_hash(cached_file(config.path, "config.json", revision=config.revision), None)
+        revision = commit or config.revision
+        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=revision)
         model = AutoModelForCausalLM.from_pretrained(
             config.path,
-            revision=config.revision,
+            revision=revision,
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention,
         )
@@ -107,10 +114,10 @@ def load_model(config: ModelConfig) -> LanguageModel:
             raise MachineError(problem) from error
         if isinstance(error, ValueError) or Path(config.path).is_dir():
             raise ConfigError(problem, hint="the folder of a Hugging Face checkpoint, and attention: eager") from error
-        raise RemoteError(problem, hint="check the id, the network, and `hf auth login` for gated models") from error
+        raise remote_error("model", config.model, config.revision, error) from error
     model.requires_grad_(False)
     nn.Module.to(model, device)
-    return LanguageModel(model.train(False), tokenizer, config)
+    return LanguageModel(model.train(False), tokenizer, config, commit)
 
 
 def check_attention(lm: LanguageModel, ids: torch.Tensor, hooks: list[HookPoint]) -> None:

@@ -54,7 +54,9 @@ def _fill(
         writer.start(attributes)
 
         rows = RowSource(lm, config.hook_points, attributes["norm_limits"])
-        feed = WindowFeed(make_windows(config, lm), config.batch_size, config.heldout_tokens // config.context_size)
+        # A branch may have moved on since the cache was begun; the commit it was begun with is read to the end.
+        windows = make_windows(config, lm, attributes["dataset"]["revision"])
+        feed = WindowFeed(windows, config.batch_size, config.heldout_tokens // config.context_size)
         contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
 
         def shuffled(num_rows: int, pool: int) -> np.ndarray:

@@ -12,9 +12,10 @@ from typing import Any
 import datasets
 
 from saepipe.data import toy
-from saepipe.data.errors import ConfigError, RemoteError
+from saepipe.data.errors import ConfigError
 from saepipe.data.tokens import heldout_score
 from saepipe.harvest.config import DatasetConfig
+from saepipe.harvest.hub import dataset_commit, remote_error
 
 _READERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -32,18 +33,33 @@ class Document:
         return heldout_score(self.text if self.text is not None else " ".join(map(str, self.ids or ())))
 
 
-def read_documents(config: DatasetConfig) -> Iterator[Document]:
-    """The dataset's documents, streamed; empty ones are left out but keep their number.
+def resolve_revision(config: DatasetConfig) -> str | None:
+    """The commit that the revision of a hub's dataset stands for now; None for local text and the toy.
 
     Raises:
-        ConfigError: if a file or a column is not there.
+        ConfigError: if the source is no file and no hub id.
+        RemoteError: if the hub does not know it, or cannot be reached.
+    """
+    local = config.source == "toy" or config.suffix in (".csv", *_READERS) or Path(config.source).exists()
+    return None if local else dataset_commit(config.source, config.revision)
+
+
+def read_documents(config: DatasetConfig, revision: str | None = None) -> Iterator[Document]:
+    """The dataset's documents, streamed; empty ones are left out but keep their number.
+
+    Args:
+        config: where they are.
+        revision: the commit to read of a hub's dataset, instead of what the config's revision stands for now.
+
+    Raises:
+        ConfigError: if a file, a split or a column is not there.
         RemoteError: if a hub does not give the dataset.
     """
     if config.source == "toy":
         for number, generated in enumerate(toy.documents(seed=config.seed)):
             yield Document(number, text=generated.text)
         return
-    rows = _read_csv(config) if config.suffix == ".csv" else _open(config)
+    rows = _read_csv(config) if config.suffix == ".csv" else _stream(config, revision or config.revision)
     for number, row in enumerate(rows):
         document = _document(config, number, row)
         if document.text or document.ids:
@@ -61,20 +77,21 @@ def _read_csv(config: DatasetConfig) -> Iterator[dict[Any, str]]:
             yield from csv.DictReader(file)
 
 
-def _open(config: DatasetConfig) -> Any:
+def _stream(config: DatasetConfig, revision: str | None) -> Iterator[dict[Any, Any]]:
     options: dict[str, Any] = {"split": config.split, "streaming": True}
     if config.suffix in _READERS:
         options |= {"path": _READERS[config.suffix], "data_files": str(_existing(config)), "split": "train"}
         options |= {"sample_by": config.documents} if config.suffix == ".txt" else {}
     else:
-        options |= {"path": config.source, "name": config.subset, "revision": config.revision}
+        options |= {"path": config.source, "name": config.subset, "revision": revision}
     try:
-        return datasets.load_dataset(**options)
+        yield from datasets.load_dataset(**options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        problem = f"cannot open the dataset {config.source!r}: {str(error).splitlines()[0]}"
-        if Path(config.source).exists():
-            raise ConfigError(problem) from error
-        raise RemoteError(problem, hint="check the id, split and revision, and the network") from error
+        refused = isinstance(error, OSError) and not Path(config.source).exists()
+        if not refused:
+            problem = f"cannot read the dataset {config.source!r}: {str(error).splitlines()[0]}"
+            raise ConfigError(problem, hint="check dataset.split and dataset.subset, and the files") from error
+        raise remote_error("dataset", config.source, config.revision, error) from error
 
 
 def _existing(config: DatasetConfig) -> Path:

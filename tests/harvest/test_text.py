@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from saepipe.data.errors import ConfigError, SaepipeError
+from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.text import read_documents
 
@@ -61,11 +61,11 @@ def test_ids_already_tokenised(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_read_as_a_hub_dataset_is(tmp_path: Path) -> None:
-    """The same `load_dataset` call with a split; a hub cannot be reached in a test."""
+    """The same `load_dataset` call with a split; tests/harvest/test_hub.py reads from a hub."""
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "data" / "validation-00000-of-00001.parquet")
     assert read(source=str(tmp_path), split="validation") == TEXTS
-    with pytest.raises(SaepipeError, match="cannot open the dataset"):
+    with pytest.raises(ConfigError, match="cannot read the dataset .*Bad split"):
         read(source=str(tmp_path), split="no_such_split")
 
 

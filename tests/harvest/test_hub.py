@@ -1,0 +1,250 @@
+"""Models and datasets from a hub, through the command line: what is fetched, what is recorded, what is refused.
+
+The hub is tests/hub.py. The commands run in another process, since Hugging Face's libraries read HF_ENDPOINT once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hub import Hub, Repo, serve
+from saepipe.data.cache import Cache
+from saepipe.data.toy import MODEL_DIR, documents
+
+HOOK = "blocks.1.hook_resid_post"
+SETTINGS = ["model.device=cpu", f"hooks={HOOK}", "num_tokens=2000", "heldout_tokens=640", "heldout_share=0.2"]
+SETTINGS += ["shard_rows=1024", "chunk_rows=256", "pool_shards=1", "batch_size=8"]
+NEWS = ["dataset.source=org/news", "dataset.revision=v1"]
+
+# Reads a line of arguments, runs them, writes a line of what came of it. Waits between attempts are cut short.
+WORKER = """
+import io, json, sys, time
+from contextlib import redirect_stderr, redirect_stdout
+from saepipe.cli import main
+time.sleep = lambda seconds: None
+for line in sys.stdin:
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(json.loads(line))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    code: int
+    out: str
+    err: str
+
+
+Saepipe = Callable[..., Answer]
+
+
+def parquet(texts: list[str]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"text": texts}), file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return [document.text for document in islice(documents(seed=5), 2500)]
+
+
+@pytest.fixture(scope="module")
+def hub(texts: list[str]) -> Iterator[Hub]:
+    """org/toy, whose v1 is the toy and whose main has other weights; org/news, four files of train and one of test."""
+    toy = {path.name: path.read_bytes() for path in MODEL_DIR.iterdir()}
+    other = toy | {"model.safetensors": toy["model.safetensors"][:-512] + bytes(512)}
+    news = {f"data/train-{n:05d}-of-00004.parquet": parquet(texts[n * 600 : n * 600 + 600]) for n in range(4)}
+    news |= {"data/test-00000-of-00001.parquet": parquet(texts[2400:]), "README.md": b"---\nlicense: mit\n---\n"}
+    repos = {
+        "models/org/toy": Repo([toy, other], {"v1": 0}),
+        "models/org/gated": Repo([toy], gated=True),
+        "datasets/org/news": Repo([news, news | {"CHANGES": b"none"}], {"v1": 0}),
+        "datasets/org/gated": Repo([news], gated=True),
+        "datasets/org/damaged": Repo([{"data/train-00000-of-00001.parquet": b"not parquet"}]),
+    }
+    with serve(Hub(repos)) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Saepipe]]:
+    """Starts a process with these environment variables, which then answers command after command."""
+    started = []
+
+    def begin(**environment: str) -> Saepipe:
+        quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+        home = {"HF_HOME": str(tmp_path_factory.mktemp("hf_home"))}
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            env={key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+            | quiet
+            | home
+            | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+
+        def harvest(out: Path, *settings: str) -> Answer:
+            assert process.stdin
+            assert process.stdout
+            overrides = [part for setting in [*SETTINGS, *settings] for part in ("--set", setting)]
+            print(json.dumps(["harvest", "--out", str(out), *overrides]), file=process.stdin, flush=True)
+            return Answer(*json.loads(process.stdout.readline()))
+
+        return harvest
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def saepipe(hub: Hub, start: Callable[..., Saepipe]) -> Saepipe:
+    return start(HF_ENDPOINT=hub.url)
+
+
+def acts(cache: Cache) -> np.ndarray:
+    return np.asarray(cache.rows(HOOK).read(0, cache.num_tokens))
+
+
+def test_a_harvest_from_the_hub_equals_the_local_one(
+    hub: Hub, saepipe: Saepipe, texts: list[str], tmp_path: Path
+) -> None:
+    answer = saepipe(tmp_path / "remote", "model.model=org/toy", "model.revision=v1", *NEWS)
+    assert answer.code == 0, answer.err
+    (tmp_path / "news.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:2400]))
+    local = saepipe(tmp_path / "local", f"model.model={MODEL_DIR}", f"dataset.source={tmp_path / 'news.jsonl'}")
+    assert local.code == 0, local.err
+
+    remote, local = Cache.open(tmp_path / "remote"), Cache.open(tmp_path / "local")
+    model, its_copy = remote.attributes["model"], local.attributes["model"]
+    assert (model["id"], model["revision"]) == ("org/toy", hub.repos["models/org/toy"].sha("v1"))
+    assert {**model, "id": "", "revision": ""} == {**its_copy, "id": "", "revision": ""}
+    news = hub.repos["datasets/org/news"]
+    assert remote.attributes["dataset"] == {"source": "org/news", "revision": news.sha("v1")}
+    assert local.attributes["dataset"] == {"source": str(tmp_path / "news.jsonl"), "revision": None}
+    assert remote.num_tokens == 2000
+    assert np.array_equal(acts(remote), acts(local))
+    assert np.array_equal(remote.heldout.contexts, local.heldout.contexts)
+    assert len(remote.heldout.contexts) > 0
+
+
+def test_a_commit_is_a_revision_and_main_the_default(hub: Hub, saepipe: Saepipe, tmp_path: Path) -> None:
+    repo = hub.repos["models/org/toy"]
+    digests = {}
+    for revision in (repo.sha("v1"), repo.sha("main"), None):
+        settings = [f"model.revision={revision}"] if revision else []
+        answer = saepipe(tmp_path / str(revision), "model.model=org/toy", *settings, *NEWS)
+        assert answer.code == 0, answer.err
+        model = Cache.open(tmp_path / str(revision)).attributes["model"]
+        assert model["revision"] == (revision or repo.sha("main"))
+        digests[revision] = model["weights"]
+    assert digests[None] == digests[repo.sha("main")] != digests[repo.sha("v1")]
+
+
+def test_the_dataset_is_streamed(hub: Hub, saepipe: Saepipe, tmp_path: Path) -> None:
+    """2,000 tokens are in the first of four files; 512 documents are tokenised at once, and 512 more read ahead."""
+    hub.requests.clear()
+    answer = saepipe(tmp_path / "few", *NEWS)
+    assert answer.code == 0, answer.err
+    fetched = hub.fetched("datasets/org/news/resolve")
+    assert "train-00000-of-00004.parquet" in fetched
+    assert not fetched & {f"train-0000{n}-of-00004.parquet" for n in (2, 3)}
+    assert "test-00000-of-00001.parquet" not in fetched
+
+
+def test_a_split_of_the_dataset(saepipe: Saepipe, texts: list[str], tmp_path: Path) -> None:
+    settings = ["num_tokens=500", "heldout_tokens=0", "heldout_share=0"]
+    assert saepipe(tmp_path / "test", *NEWS, "dataset.split=test", *settings).code == 0
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[2400:]))
+    assert saepipe(tmp_path / "local", f"dataset.source={tmp_path / 'test.jsonl'}", *settings).code == 0
+    assert np.array_equal(acts(Cache.open(tmp_path / "test")), acts(Cache.open(tmp_path / "local")))
+
+
+def test_an_extended_cache_goes_on_with_the_commit_it_was_begun_with(
+    hub: Hub, saepipe: Saepipe, texts: list[str], tmp_path: Path
+) -> None:
+    news = hub.repos["datasets/org/news"]
+    begun = news.sha("main")
+    assert saepipe(tmp_path / "whole", "dataset.source=org/news", "num_tokens=4000").code == 0
+    assert saepipe(tmp_path / "grown", "dataset.source=org/news").code == 0
+    news.commits.append({"data/train-00000-of-00001.parquet": parquet(texts[::-1])})
+    try:
+        answer = saepipe(tmp_path / "grown", "dataset.source=org/news", "num_tokens=4000")
+    finally:
+        news.commits.pop()
+    assert answer.code == 0, answer.err
+    whole, grown = Cache.open(tmp_path / "whole"), Cache.open(tmp_path / "grown")
+    assert grown.attributes["dataset"]["revision"] == begun
+    assert grown.num_tokens == 4000
+    assert np.array_equal(acts(whole), acts(grown))
+
+
+NETWORK = "check the id, the network"
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "says", "advises"),
+    [
+        (["model.model=org/none"], 6, "the model 'org/none' from the hub: there is none", "check the id"),
+        (["model.model=org/toy", "model.revision=v9"], 6, "'org/toy' at 'v9' from the hub: it has no such", "a branch"),
+        (["model.model=org/gated"], 6, "the model 'org/gated' from the hub: it is gated", "ask for access"),
+        (["dataset.source=org/none"], 6, "the dataset 'org/none' from the hub: there is none", "check the id"),
+        (["dataset.source=org/gated"], 6, "'org/gated' is a gated dataset on the Hub", NETWORK),
+        ([*NEWS, "dataset.revision=v9"], 6, "'org/news' at 'v9' from the hub: it has no such revision", "a branch"),
+        ([*NEWS, "dataset.split=tset"], 2, "Bad split: tset. Available splits: .*'test'", "check dataset.split"),
+        ([*NEWS, "dataset.subset=big"], 2, "'big' not found. Available: .*default", "dataset.subset"),
+        (["dataset.source=org/damaged"], 2, "cannot read the dataset 'org/damaged'", "the files"),
+        (["dataset.source=./none"], 2, "'./none' is no file, no folder and no hub id", "check the path"),
+    ],
+)
+def test_refusals_are_one_sentence_and_a_hint(
+    saepipe: Saepipe, tmp_path: Path, settings: list[str], code: int, says: str, advises: str
+) -> None:
+    check_error(saepipe(tmp_path / "cache", *settings), code, says, advises)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"), [("offline", "HF_HUB_OFFLINE is set"), ("unreachable", "connect|refused")]
+)
+def test_a_hub_that_cannot_be_reached(
+    start: Callable[..., Saepipe], tmp_path: Path, environment: str, says: str
+) -> None:
+    with serve(Hub({})) as closed:
+        pass
+    offline = {"HF_HUB_OFFLINE": "1"} if environment == "offline" else {}
+    saepipe = start(HF_ENDPOINT=closed.url, **offline)
+    advises = "unset it" if offline else NETWORK
+    check_error(
+        saepipe(tmp_path / "a", "model.model=org/toy"), 6, f"the model 'org/toy' from the hub: .*{says}", advises
+    )
+    check_error(saepipe(tmp_path / "b", *NEWS), 6, f"'org/news' at 'v1' from the hub: .*{says}", advises)
+    assert saepipe(tmp_path / "c").code == 0  # the embedded toy asks no hub
+
+
+def check_error(answer: Answer, code: int, says: str, advises: str) -> None:
+    assert answer.code == code, answer.err
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    error, hint = re.findall(r"^error: (.*)\n  hint: (.*)$", answer.err, re.MULTILINE)[0]
+    assert re.search(says, error)
+    assert advises in hint
