@@ -117,13 +117,14 @@ class Cache:
         """Opens a finished cache.
 
         Raises:
-            CorruptDataError: if it is unfinished or a file is missing or of the wrong size.
+            CorruptDataError: if it is unfinished, a file is missing or of the wrong size, or its metadata was changed.
             ConfigError: if this version cannot read it.
         """
         path = Path(path)
         fingerprint, lines = artifact.open_committed(path, "cache")
-        for problem in artifact.damaged_files(path, lines, hashes=False):
-            raise CorruptDataError(problem, hint=f"saepipe cache verify {path} shows all that is damaged")
+        for line in lines:  # the metadata is small, and no checksum of its own guards it
+            for problem in artifact.damaged_files(path, [line], hashes=line["kind"] == "metadata"):
+                raise CorruptDataError(problem, hint=f"saepipe cache verify {path} shows all that is damaged")
         attributes: Any = zarr.open_group(path, mode="r").attrs["saepipe"]
         if attributes["format_version"] > FORMAT_VERSION:
             version = attributes["format_version"]

@@ -104,6 +104,18 @@ def test_harmed_shards_are_named(cache: Path, tmp_path: Path, harm: str) -> None
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize("name", [f"stats/{HOOK}/mean/c/0", f"acts/{HOOK}/zarr.json", "zarr.json"])
+def test_changed_metadata_is_found_when_a_cache_is_opened(cache: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "cache"
+    shutil.copytree(cache, folder)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(CorruptDataError) as caught:
+        Cache.open(folder)
+    assert str(folder / name) in str(caught.value)
+
+
 def test_a_changed_manifest_and_an_unfinished_cache_are_refused(cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     shutil.copytree(cache, folder)
