@@ -54,8 +54,11 @@ def look_at(out: Path, config: HarvestConfig, resume: Resume) -> Found:
 
 
 def check_same_model(found: Mapping[str, Any], identity: Mapping[str, Any], out: Path) -> None:
-    """Raises ConfigError if the half-made cache came from other weights or another tokenizer."""
-    if changed := differences(found["model"], identity):
+    """Raises ConfigError if the half-made cache came from other weights or another tokenizer.
+
+    Not if the branch has only moved on to a commit that left them alone.
+    """
+    if changed := differences({**found["model"], "revision": None}, {**identity, "revision": None}):
         raise ConfigError(
             f"the model is not the one that {out} was begun with:\n  " + "\n  ".join(changed), hint="another --out"
         )

@@ -180,23 +180,28 @@ def test_a_split_of_the_dataset(saepipe: Saepipe, texts: list[str], tmp_path: Pa
     assert np.array_equal(acts(Cache.open(tmp_path / "test")), acts(Cache.open(tmp_path / "local")))
 
 
-def test_an_extended_cache_goes_on_with_the_commit_it_was_begun_with(
+def test_an_extended_cache_goes_on_with_the_commits_it_was_begun_with(
     hub: Hub, saepipe: Saepipe, texts: list[str], tmp_path: Path
 ) -> None:
-    news = hub.repos["datasets/org/news"]
-    begun = news.sha("main")
-    assert saepipe(tmp_path / "whole", "dataset.source=org/news", "num_tokens=4000").code == 0
-    assert saepipe(tmp_path / "grown", "dataset.source=org/news").code == 0
+    """Meanwhile the dataset's `main` gets other texts, and the model's a README, which leaves the weights alone."""
+    toy, news = hub.repos["models/org/toy"], hub.repos["datasets/org/news"]
+    begun = {"model": toy.sha("main"), "dataset": news.sha("main")}
+    settings = ["model.model=org/toy", "dataset.source=org/news"]
+    assert saepipe(tmp_path / "whole", *settings, "num_tokens=4000").code == 0
+    assert saepipe(tmp_path / "grown", *settings).code == 0
     news.commits.append({"data/train-00000-of-00001.parquet": parquet(texts[::-1])})
+    toy.commits.append({**toy.files("main"), "README.md": b"a toy"})
     try:
-        answer = saepipe(tmp_path / "grown", "dataset.source=org/news", "num_tokens=4000")
+        answer = saepipe(tmp_path / "grown", *settings, "num_tokens=4000")
     finally:
         news.commits.pop()
+        toy.commits.pop()
     assert answer.code == 0, answer.err
     whole, grown = Cache.open(tmp_path / "whole"), Cache.open(tmp_path / "grown")
-    assert grown.attributes["dataset"]["revision"] == begun
+    assert {key: grown.attributes[key]["revision"] for key in begun} == begun
     assert grown.num_tokens == 4000
     assert np.array_equal(acts(whole), acts(grown))
+    assert whole.fingerprint == grown.fingerprint
 
 
 NETWORK = "check the id, the network"
