@@ -137,7 +137,7 @@ class _Decoded:
             read.result()
 
     def gather(self, index: torch.Tensor) -> torch.Tensor:
-        # On one thread: numpy copies whole rows at memory speed, where torch's threads wait for each other.
+        # By numpy, on this thread alone: the other cores are decoding the next pool.
         return _bfloat16(np.take(self._rows, index.numpy(), axis=0))
 
 
