@@ -1,9 +1,9 @@
 """Training speed beside plain torch and the peers: the same made-up activations, in turns, in processes of their own.
 
-    SAEPIPE_SHARED=../shared python bench/train.py [--rounds 5] [--steps 20] [--peers-python PYTHON]
+    SAEPIPE_SHARED=../shared python bench/train.py [--rounds 5] [--steps 50] [--peers-python PYTHON]
 
 Ours is `train_step` as `saepipe train` calls it: unit decoder rows, projection, clipping, dead latents counted, sums
-for the log, and in each round one watched step (what a line of metrics.jsonl needs). The floor is the peers' plain step
+for the log, and in each round one watched step (what a line of metrics.jsonl needs; a run has one in 100). The floor is the peers' plain step
 with none of these. With --peers-python, an interpreter that has them, SAELens, dictionary_learning and sparsify take
 their turns too, each as its own trainer steps. Writes results/train.json.
 """
@@ -91,7 +91,7 @@ def make_step(name: str, data: Sequence[torch.Tensor]) -> Callable[[int, torch.T
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--peers-python", help="an interpreter that has sae-lens, dictionary-learning, eai-sparsify")
     parser.add_argument("--ours", choices=ARCHITECTURES, help=argparse.SUPPRESS)
     asked = parser.parse_args()
