@@ -3,9 +3,9 @@
     SAEPIPE_SHARED=../shared python bench/train.py [--rounds 5] [--steps 50] [--peers-python PYTHON]
 
 Ours is `train_step` as `saepipe train` calls it: unit decoder rows, projection, clipping, dead latents counted, sums
-for the log, and in each round one watched step (what a line of metrics.jsonl needs; a run has one in 100). The floor is the peers' plain step
-with none of these. With --peers-python, an interpreter that has them, SAELens, dictionary_learning and sparsify take
-their turns too, each as its own trainer steps. Writes results/train.json.
+for the log, and in each round one watched step (what a line of metrics.jsonl needs; a run has one in 100). The floor
+is the peers' plain step with none of these. With --peers-python, an interpreter that has them, SAELens,
+dictionary_learning and sparsify take their turns too, each as its own trainer steps. Writes results/train.json.
 """
 
 from __future__ import annotations
