@@ -31,7 +31,7 @@ from saepipe.train.step import train_step
 PEERS = Path(os.environ.get("SAEPIPE_SHARED", "../shared")).resolve() / "bench_peers"
 CLAIM = "ReLU + L1 trains at least as fast as plain torch without constraint, clipping and logging"
 FLOOR, RELU, TOPK = "raw_torch_relu_l1_fusedadam", "saepipe_relu_l1", "saepipe_topk_auxk"
-FIGURES = ("acts_per_s", "acts_per_cpu_s", "ms_median", "last_loss")
+FIGURES = ("acts_per_s", "acts_per_cpu_s", "ms_median")
 ARCHITECTURES = {
     RELU: {"sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": 0.1}]},
     TOPK: {"sae": {"name": "topk", "k": 32}, "penalties": [{"name": "auxk"}]},
