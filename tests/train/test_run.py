@@ -216,7 +216,7 @@ def test_another_cache_is_refused(config: Make, tmp_path: Path, tiny_cache: Path
     other = tmp_path / "cache"
     shutil.copytree(tiny_cache, other)
     lines = (other / MANIFEST).read_text()
-    (other / MANIFEST).write_text(lines + "{}\n")
+    (other / MANIFEST).write_text(lines + '{"kind": "another"}\n')
     commit(other)
     with pytest.raises(ConfigError, match="the cache's content"):
         train(config(cache=str(other)), tmp_path / "out")
