@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import saepipe
 from saepipe.cli import main
 from saepipe.data import toy
 from saepipe.harvest.config import HarvestConfig
@@ -59,6 +60,7 @@ def test_the_pipeline(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.
     folders = json.loads(out)["runs"]
     assert len(folders) == 2
 
+    assert "name=relu, d_sae=64, d_in=128, hook=blocks.2.hook_resid_post" in repr(saepipe.load(folders[0]))
     code, out, _ = call(capsys, "evaluate", *folders, "--format", "json")
     assert code == 0
     assert len(json.loads(out)["results"]) == 2

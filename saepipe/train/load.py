@@ -77,6 +77,10 @@ class SAE(nn.Module):
         """decode(encode(x))."""
         return self.decode(self.encode(x))
 
+    def extra_repr(self) -> str:
+        settings = ", ".join(f"{key}={value}" for key, value in self.settings.to_dict().items())
+        return f"{settings}, d_in={self.d_in}, hook={self.hook}"
+
     def _params(self) -> Params:
         return dict(self.named_parameters())
 
