@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -202,11 +203,11 @@ def doctor(format_: FormatOption = Format.human) -> None:
         lm = load_model(ModelConfig(device="cpu"))
     hook = HookPoint(lm.num_layers - 1, "resid_post")
     x = capture(lm.model, torch.tensor([[lm.bos_id, *lm.tokenizer("a first look")["input_ids"]]]), [hook])[str(hook)]
+    if not torch.isfinite(x).all():
+        raise MachineError("the embedded model gives NaN or Inf on this machine", hint="reinstall torch")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found = {"cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "gpus": gpus or "none"}
     show({**provenance(), **found, "free_disk": shutil.disk_usage(".").free, "toy_runs": "yes"}, format_)
-    if not torch.isfinite(x).all():
-        raise MachineError("the embedded model gives NaN or Inf on this machine", hint="reinstall torch")
 
 
 def show(value: Mapping[str, Any], format_: Format) -> None:
@@ -274,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(app(args=arguments, standalone_mode=False) or 0)
     except (Exception, KeyboardInterrupt) as error:
         code, message, hint = _explain(error)
-        if "json" in arguments or "--format=json" in arguments:
+        if "--format=json" in arguments or ("--format", "json") in pairwise(arguments):
             print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
         else:
             talk.print(f"error: {message}", markup=False, highlight=False)

@@ -2,7 +2,7 @@
 
 An epoch's order of chunks is cut into disjoint pools, and each pool's rows are permuted by (seed, epoch, pool). So a
 stream that is resumed needs one integer, every variant sees the same batches, and reading stays sequential within
-chunks (random rows through a compressed array cost ~500x as much: `bench/cache.py`).
+chunks (random rows through a compressed array cost over 400 times as much: `bench/cache.py`).
 """
 
 from __future__ import annotations

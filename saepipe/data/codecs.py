@@ -1,7 +1,7 @@
 """How a chunk of rows becomes bytes: the codec profiles, as zarr v3 metadata and as the functions behind it.
 
 Every profile ends in crc32c: Zstandard without it returns wrong data for a flipped bit, in every reader we know.
-Sources: the zarr v3 specification for the codecs; for the block size, `bench/cache.py`.
+Source: the zarr v3 specification.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Profile = Literal["none", "lossless"]
 """`int8` is to come; FORMAT_VERSION will say from when on a reader must know it."""
 
 # zstd compresses in blocks of 128 KB with one Huffman table each. From 512 KB on, Blosc's shuffled mantissa plane
-# falls into blocks of its own and is stored raw: better ratio and 3x faster than the automatic size.
+# falls into blocks of its own and is stored raw, which the automatic size does not do.
 _BLOCKSIZE = 1 << 20
 _CRC = struct.Struct("<I")
 

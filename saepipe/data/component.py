@@ -132,5 +132,7 @@ class ConfigWithPlugins(Config):
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
-        import_plugins([Path(path) for path in raw.get("plugins") or ()])
+        paths = raw.get("plugins")
+        if isinstance(paths, list | tuple):  # else validation says what it should be
+            import_plugins([Path(path) for path in paths])
         return super().parse(raw, source=source, lines=lines)

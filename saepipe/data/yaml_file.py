@@ -17,20 +17,28 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     """Sets `a.b.0.c=value` in nested dicts and lists; the value is read as YAML.
 
     Raises:
-        ConfigError: if it has no `=`, or walks through something that is neither a mapping nor a list.
+        ConfigError: if it has no `=`, its value is not YAML, or it walks through something that is neither a mapping
+            nor a list.
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override!r} is not of the form key=value", hint="--set a.b=c")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"--set {override!r}: the value is not YAML ({reason})", hint="close brackets, quote"
+        ) from None
     *parents, last = key.split(".")
     node: Any = raw
     for part in parents:
         node = node.setdefault(part, {}) if isinstance(node, dict) else _item(node, part, override)
     if isinstance(node, dict):
-        node[last] = yaml.safe_load(text)
+        node[last] = value
     else:
         _item(node, last, override)
-        node[int(last)] = yaml.safe_load(text)
+        node[int(last)] = value
 
 
 def _item(node: Any, part: str, override: str) -> Any:
@@ -49,9 +57,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         ConfigError: if the file cannot be read, is no mapping, or has a key twice.
     """
     try:
-        root = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="give an existing YAML file") from None
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}", hint="give an existing YAML file") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if root is None:
@@ -60,7 +69,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         raise ConfigError(f"{path} holds a {root.tag.rsplit(':', 1)[-1]}, not a mapping of keys to values")
     lines: Lines = {}
     _collect_lines(root, (), lines, path)
-    return yaml.safe_load(path.read_text()), lines
+    return yaml.safe_load(text), lines
 
 
 def _collect_lines(node: yaml.Node, at: tuple[str | int, ...], lines: Lines, path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 _CHUNK = {"cpu": 2**18, "cuda": 2**27}
-"""Logits taken to float32 at a time: what a CPU's cache holds (five times as fast as all at once); 512 MiB."""
+"""Logits taken to float32 at a time: what a CPU's cache holds, and 512 MiB."""
 
 
 @dataclass(frozen=True)

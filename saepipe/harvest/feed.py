@@ -29,7 +29,6 @@ class WindowFeed:
     def __init__(self, windows: Iterator[tuple[Split, Window]], batch_size: int, max_heldout: int) -> None:
         self._windows, self._batch_size, self._max_heldout = windows, batch_size, max_heldout
         self.heldout: list[Window] = []
-        self.exhausted = False
 
     def train_batches(self, contexts: ContextShards) -> Iterator[WindowBatch]:
         """Batches in order, the next one read and tokenised while the caller works on this one.
@@ -44,7 +43,6 @@ class WindowFeed:
                 self.heldout += read.heldout[: self._max_heldout - len(self.heldout)]
                 contexts.add(read.batch)
                 yield read.batch
-        self.exhausted = True
 
     def heldout_batches(self, contexts: ContextShards) -> Iterator[WindowBatch]:
         for first in range(0, len(self.heldout), self._batch_size):
@@ -71,26 +69,28 @@ class ContextShards:
     def __init__(self, writer: CacheWriter, split: Split, special_ids: frozenset[int]) -> None:
         self._writer, self._split, self._special_ids = writer, split, special_ids
         self._batches: list[WindowBatch] = []
+        self._num_written = 0
         self.num_contexts = 0
 
     def add(self, batch: WindowBatch) -> None:
         self._batches.append(batch)
         self.num_contexts += len(batch.ids)
-        if sum(len(batch.ids) for batch in self._batches) >= self._writer.layout.shard_rows:
+        if self.num_contexts - self._num_written >= self._writer.layout.shard_rows:
             self._write(self._writer.layout.shard_rows)
 
     def close(self) -> None:
         """Writes what does not fill a shard."""
-        if self._batches:
-            self._write(sum(len(batch.ids) for batch in self._batches))
+        if self.num_contexts > self._num_written:
+            self._write(self.num_contexts - self._num_written)
 
     def _write(self, count: int) -> None:
         ids = np.concatenate([batch.ids for batch in self._batches])
         documents = np.concatenate([batch.documents for batch in self._batches])
-        shard = (self.num_contexts - len(ids)) // self._writer.layout.shard_rows
+        shard = self._num_written // self._writer.layout.shard_rows
         prefix = "heldout/" if self._split == "heldout" else ""
         keep = keep_mask(ids, self._special_ids)
         arrays = {"contexts": ids, "documents": documents, "keep": keep}
         self._writer.put_contexts(self._split, shard, {prefix + name: a[:count] for name, a in arrays.items()})
         rest = WindowBatch(0, ids[count:], documents[count:])
         self._batches = [rest] if len(rest.ids) else []
+        self._num_written += count

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from saepipe.data.component import import_plugins
+from saepipe.data.component import ConfigWithPlugins, import_plugins
 from saepipe.data.config import Config
 from saepipe.data.errors import ConfigError
 from saepipe.train.penalties.base import Penalty
@@ -43,6 +43,11 @@ def test_a_plugin_file_joins_the_family(tmp_path: Path) -> None:
     import_plugins([plugin])  # a second config may name it again
     assert Holder.parse({"penalties": [{"name": "mine", "weight": 1}]}).penalties[0].name == "mine"
     Penalty.members.pop("mine")
+
+
+def test_plugins_are_a_list() -> None:
+    with pytest.raises(ConfigError, match="plugins = 'mine.py'"):
+        ConfigWithPlugins.parse({"plugins": "mine.py"})
 
 
 @pytest.mark.parametrize("text", [None, "import nothing_of_this_name"])

@@ -52,6 +52,13 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         load(tmp_path, "inner:\n  threshold: 0.1\n  threshold: 0.2\n")
 
 
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"num_tokens: \xff\xfe")
+    with pytest.raises(ConfigError, match="cannot read"):
+        Outer.load(path)
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words", "a: [1, 2"])
 def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml"):
@@ -67,7 +74,7 @@ def test_overrides_reach_into_mappings_and_lists(tmp_path: Path) -> None:
     assert config.num_tokens == 2000
 
 
-@pytest.mark.parametrize("override", ["threshold", "=3", "parts.3.threshold=1", "parts.x=1"])
+@pytest.mark.parametrize("override", ["threshold", "=3", "parts.3.threshold=1", "parts.x=1", "parts=[a"])
 def test_overrides_that_lead_nowhere_are_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         load(tmp_path, "parts: [{threshold: 0.1}]\n", override)
