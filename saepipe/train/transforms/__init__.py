@@ -1,0 +1,1 @@
+"""Transforms of the activations: one file each."""
