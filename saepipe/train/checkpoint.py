@@ -62,8 +62,10 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     for name, parameter in state.params.items():
         named[f"params/{name}"] = parameter.detach()
         named |= {f"adam/{name}/{key}": value for key, value in state.adam.state[parameter].items()}
-    for label, tensors in state.penalty_states.items():
-        named |= {f"penalties/{label}/{name}": tensor for name, tensor in tensors.items()}
+    named |= {f"buffers/{name}": tensor for name, tensor in state.buffers.items()}
+    named |= {f"steered/{name}": tensor for name, tensor in state.steered.items()}
+    for label, tensors in state.states.items():
+        named |= {f"states/{label}/{name}": tensor for name, tensor in tensors.items()}
     return named
 
 

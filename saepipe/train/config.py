@@ -16,11 +16,13 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from saepipe.data.component import ConfigWithPlugins
+from saepipe.data.component import Component, ConfigWithPlugins
 from saepipe.data.config import Config, Count, fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
+from saepipe.train.setting import Schedule
+from saepipe.train.transforms.base import Transform
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -96,6 +98,7 @@ class TrainConfig(ConfigWithPlugins):
     hook: str | None = Field(None, description="`blocks.19.hook_resid_post`; null where the cache has only one")
     sae: Architecture
     penalties: tuple[Penalty, ...] = ()
+    transforms: tuple[Transform, ...] = Field((), description="of the activations, in training only")
     reconstruction: Literal["squared", "norm"] = "squared"
     activation_scale: Literal["rms", "none"] = Field("rms", description="rms: train on s x, where E|s x|^2 = d_in")
 
@@ -130,6 +133,20 @@ class TrainConfig(ConfigWithPlugins):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        refused = [f"{penalty.name}: {why}" for penalty in self.penalties if (why := penalty.refuses(self.sae))]
+        if refused:
+            raise ValueError("; ".join(refused))
+        return self
+
+    def components(self) -> list[tuple[str, Penalty | Transform]]:
+        """Penalties and transforms by their labels."""
+        return [
+            *zip(labels(self.penalties), self.penalties, strict=True),
+            *zip(labels(self.transforms), self.transforms, strict=True),
+        ]
+
     def num_steps(self, num_rows: int) -> int:
         """Optimisation steps over a cache of `num_rows` training rows.
 
@@ -147,8 +164,16 @@ class TrainConfig(ConfigWithPlugins):
         return tokens // self.batch_size
 
     def resolved(self, *, hook: str, num_rows: int, device: torch.device) -> Self:
-        """This config with nothing left open: a single run, its steps, hook, dead threshold and dtype written out."""
+        """This config with nothing left open: a single run, its steps, hook, dead threshold and dtype written out.
+
+        Raises:
+            ConfigError: if there would be no step, or a schedule is longer than the run.
+        """
         steps = self.num_steps(num_rows)
+        for label, component in self.components():
+            for name, setting in component.settings().items():
+                if isinstance(setting, Schedule):
+                    setting.check_fits(f"{label}.{name}", steps)
         dead_after = self.dead.after_tokens or min(10_000_000, max(1, steps * self.batch_size // 20))
         auto_dtype = "bfloat16" if device.type == "cuda" else "float32"
         return self.model_copy(
@@ -173,8 +198,8 @@ class TrainConfig(ConfigWithPlugins):
         return fingerprint({"cache": cache_fingerprint, "config": self.identity()})
 
 
-def labels(penalties: Sequence[Penalty]) -> list[str]:
-    """The penalties' names in the loss and its logs; a name that comes again is numbered: l1, l1.2."""
-    names = [penalty.name for penalty in penalties]
+def labels(components: Sequence[Component]) -> list[str]:
+    """The components' names in the loss and its logs; a name that comes again is numbered: l1, l1.2."""
+    names = [component.name for component in components]
     seen = [names[: index + 1].count(name) for index, name in enumerate(names)]
     return [name if count == 1 else f"{name}.{count}" for name, count in zip(names, seen, strict=True)]

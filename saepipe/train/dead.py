@@ -49,7 +49,7 @@ def resample(recipe: Recipe, state: TrainState, x: Tensor) -> int:
     """
     sae, params = recipe.config.sae, state.params
     dead = dead_mask(recipe, state)
-    x_hat = sae.decode(params, sae.encode(params, x, recipe.dtype))
+    x_hat = sae.decode(state.all_params, sae.encode(state.all_params, x, recipe.dtype))
     # The draw is made on the CPU, so that a seed means the same on every device.
     chances = (x - x_hat).square().sum(1).double().cpu()
     num_new = min(int(dead.sum()), int((chances > 0).sum()))

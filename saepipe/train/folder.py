@@ -68,8 +68,8 @@ def finish(
     folder: Path, recipe: Recipe, state: TrainState, first_line: dict[str, Any], metadata: dict[str, Any]
 ) -> None:
     """Saves the SAE for raw activations and seals the run; health.json is there already."""
-    sae = recipe.config.sae
-    params = sae.unscaled({name: value.detach() for name, value in state.params.items()}, recipe.scale)
+    sae, params = recipe.config.sae.inference({name: value.detach() for name, value in state.all_params.items()})
+    params = sae.unscaled(params, recipe.scale)
     names = saelens.write(folder / SAE, sae, params, metadata)
     first_line = {**first_line, "done_steps": state.step}
     files = artifact.digest_files(folder, [CONFIG, HEALTH, *(f"{SAE}/{name}" for name in names)])

@@ -1,7 +1,11 @@
-"""One forward pass and the terms of its loss: the reconstruction, then each penalty by name."""
+"""One forward pass and the terms of its loss: the reconstruction, then each penalty by name.
+
+Everything here is a function of tensors and works under torch.func.vmap, which is how runs are stacked.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +14,24 @@ from torch import Tensor
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.penalties.base import State, StepContext
 from saepipe.train.sae.base import Params
+from saepipe.train.setting import SettingsNow
+from saepipe.train.transforms.base import Codes
 
 RECONSTRUCTION = "reconstruction"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a step's loss depends on besides the parameters and the rows. Dicts are by label (`labels`)."""
+
+    step: int  # counted from 0
+    num_steps: int
+    seed: int
+    dead: Tensor  # (d_sae,) bool
+    any_dead: bool
+    uniform: Tensor | None  # (d_sae,) random numbers of this seed and step
+    now: Mapping[str, SettingsNow]
+    states: Mapping[str, State]
 
 
 @dataclass(frozen=True)
@@ -19,7 +39,7 @@ class Term:
     """One summand of the loss."""
 
     value: Tensor  # () float32, before the weight
-    weight: float  # as it stands at this step
+    weight: float | Tensor  # as it stands at this step
 
     @property
     def weighted(self) -> Tensor:
@@ -32,8 +52,10 @@ class Loss:
 
     ctx: StepContext
     terms: dict[str, Term]
-    statistics: dict[str, Tensor]  # () each, as `<penalty>/<statistic>`
-    penalty_states: dict[str, State]  # after this step
+    statistics: dict[str, Tensor]  # () each, as `<component>/<statistic>`
+    states: dict[str, State]  # of penalties and transforms, after this step
+    fired: Tensor  # (d_sae,): acts summed over the batch, before any transform
+    buffers: Mapping[str, Tensor]  # the architecture's, after this step
 
     @property
     def total(self) -> Tensor:
@@ -46,31 +68,57 @@ def reconstruction(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
     return error.square().sum() / len(x) if kind == "squared" else torch.linalg.vector_norm(error, dim=1).mean()
 
 
-def forward(
-    config: TrainConfig, params: Params, x: Tensor, dead: Tensor, *, any_dead: bool, dtype: torch.dtype
-) -> StepContext:
-    """x (batch, d_in) float32, scaled -> what the terms of the loss see."""
-    pre_acts = config.sae.pre_acts(params, x, dtype)
-    acts = config.sae.activate(pre_acts)
-    acts_sum = acts.sum(0, dtype=x.dtype)
-    x_hat = config.sae.decode(params, acts)
-    weights = {name: params[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-    return StepContext(
-        x=x, pre_acts=pre_acts, acts=acts, acts_sum=acts_sum, x_hat=x_hat, **weights, dead=dead, any_dead=any_dead
+def compute_loss(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> Loss:
+    """The loss of one step and all that comes out of it.
+
+    Args:
+        config: resolved.
+        params: all of the architecture's, buffers too.
+        x: (batch, d_in) float32, scaled.
+        moment: where the run stands.
+        dtype: of the matrix products.
+    """
+    sae = config.sae
+    pre_acts = sae.pre_acts(params, x, dtype)
+    encoded = sae.activate_training(params, pre_acts)
+    fired = encoded.sum(0, dtype=x.dtype)
+    acts, states, statistics = _transform(config, encoded, pre_acts, params["W_dec"], moment)
+    x_hats = sae.reconstructions(params, pre_acts, acts)
+    ctx = StepContext(
+        x=x,
+        pre_acts=pre_acts,
+        acts=acts,
+        acts_sum=fired if acts is encoded else acts.sum(0, dtype=x.dtype),
+        gate_acts=sae.gate_acts(params, pre_acts, acts),
+        x_hat=x_hats[-1],
+        **{name: params[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")},
+        threshold=sae.threshold(params),
+        dead=moment.dead,
+        any_dead=moment.any_dead,
+        step=moment.step,
+        num_steps=moment.num_steps,
+        uniform=moment.uniform,
     )
-
-
-def compute_loss(
-    config: TrainConfig, ctx: StepContext, penalty_states: dict[str, State], step: int, num_steps: int
-) -> Loss:
-    """The loss of one step, counted from 0, and what the penalties remember of it."""
-    terms = {RECONSTRUCTION: Term(reconstruction(ctx.x, ctx.x_hat, config.reconstruction), 1.0)}
-    statistics: dict[str, Tensor] = {}
-    new_states: dict[str, State] = {}
+    error = torch.stack([reconstruction(x, x_hat, config.reconstruction) for x_hat in x_hats]).sum()
+    terms = {RECONSTRUCTION: Term(error, 1.0)}
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
-        settings = penalty.settings_at(step, num_steps)
-        answer = penalty(ctx, penalty_states[label], settings)
-        terms[label] = Term(answer.value, settings["weight"])
-        statistics |= {f"{label}/{name}": value for name, value in answer.statistics.items()}
-        new_states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
-    return Loss(ctx, terms, statistics, new_states)
+        answer = penalty(ctx, moment.states[label], moment.now[label])
+        terms[label] = Term(answer.value, moment.now[label]["weight"])
+        statistics |= {f"{label}/{name}": value.detach() for name, value in answer.statistics.items()}
+        states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
+    return Loss(ctx, terms, statistics, states, fired.detach(), sae.observe(params, encoded.detach()))
+
+
+def _transform(
+    config: TrainConfig, acts: Tensor, pre_acts: Tensor, W_dec: Tensor, moment: Moment
+) -> tuple[Tensor, dict[str, State], dict[str, Tensor]]:
+    """The activations after every transform, in the config's order; their new states and their statistics."""
+    states: dict[str, State] = {}
+    statistics: dict[str, Tensor] = {}
+    for label, transform in zip(labels(config.transforms), config.transforms, strict=True):
+        codes = Codes(pre_acts=pre_acts, acts=acts, W_dec=W_dec, seed=moment.seed, step=moment.step)
+        answer = transform(codes, moment.states[label], moment.now[label])
+        acts = answer.acts
+        statistics |= {f"{label}/{name}": value.detach() for name, value in answer.statistics.items()}
+        states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
+    return acts, states, statistics

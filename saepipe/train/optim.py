@@ -19,12 +19,12 @@ def remove_parallel(gradients: Mapping[str, Tensor], W_dec: Tensor) -> None:
     """Takes from W_dec's gradient, in place, the part along each row: g_i - (g_i . d_i) d_i.
 
     Args:
-        gradients: of the parameters by name; only W_dec (d_sae, d_in) changes.
-        W_dec: (d_sae, d_in), rows d_i of unit norm along d_in.
+        gradients: of the parameters by name; only W_dec (..., d_sae, d_in) changes.
+        W_dec: (..., d_sae, d_in), rows d_i of unit norm along d_in.
     """
     gradient = gradients["W_dec"]
     along = torch.linalg.vecdot(gradient, W_dec.detach())
-    gradient.addcmul_(W_dec.detach(), along.unsqueeze(1), value=-1)
+    gradient.addcmul_(W_dec.detach(), along.unsqueeze(-1), value=-1)
 
 
 @torch.no_grad()
@@ -42,4 +42,4 @@ def update(
     adam.step()
     adam.zero_grad(set_to_none=True)
     # Adam's momentum is not quite tangent, so the rows drift a little at each step.
-    params["W_dec"].div_(torch.linalg.vector_norm(params["W_dec"], dim=1, keepdim=True))
+    params["W_dec"].div_(torch.linalg.vector_norm(params["W_dec"], dim=-1, keepdim=True))

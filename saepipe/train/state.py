@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saepipe.train.config import TrainConfig, labels
+from saepipe.train.config import TrainConfig
 from saepipe.train.optim import make_adam
 from saepipe.train.penalties.base import State
 from saepipe.train.sae.base import Params
 from saepipe.train.seeds import generator
+from saepipe.train.setting import controllers
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,18 @@ class TrainState:
 
     step: int  # steps done
     params: Params  # float32 leaves that require a gradient
+    buffers: Params  # the architecture's parameters that no gradient trains
     adam: torch.optim.Adam
     tokens_since_fired: Tensor  # (d_sae,) int64
-    penalty_states: dict[str, State]
+    states: dict[str, State]  # of penalties and transforms, by label
+    steered: dict[str, Tensor]  # () logarithms of the settings under a controller, by `<label>.<setting>`
     sums: Tensor  # (num_terms, 2) float64: each term's value and weighted value, summed since the last log line
     num_summed: int
+
+    @property
+    def all_params(self) -> Params:
+        """With the buffers."""
+        return {**self.params, **self.buffers}
 
 
 def initial_params(recipe: Recipe) -> Params:
@@ -64,18 +72,27 @@ def initial_params(recipe: Recipe) -> Params:
 def fresh_state(recipe: Recipe, params: Params) -> TrainState:
     """Step 0 from given parameters (on any device)."""
     config, device = recipe.config, recipe.device
-    leaves = {name: value.to(device, copy=True).requires_grad_() for name, value in params.items()}
+    copies = {name: value.to(device, copy=True) for name, value in params.items()}
+    buffers = {name: copies.pop(name) for name in config.sae.buffers}
+    leaves = {name: value.requires_grad_() for name, value in copies.items()}
     d_sae = config.sae.d_sae
     states = {
-        label: {name: tensor.to(device) for name, tensor in penalty.init_state(recipe.d_in, d_sae).items()}
-        for label, penalty in zip(labels(config.penalties), config.penalties, strict=True)
+        label: {name: tensor.to(device) for name, tensor in component.init_state(recipe.d_in, d_sae).items()}
+        for label, component in config.components()
+    }
+    steered = {
+        f"{label}.{name}": torch.tensor(controller.start, device=device).log()
+        for label, component in config.components()
+        for name, controller in controllers(component).items()
     }
     return TrainState(
         step=0,
         params=leaves,
+        buffers=buffers,
         adam=make_adam(leaves, config.optimizer),
         tokens_since_fired=torch.zeros(d_sae, dtype=torch.int64, device=device),
-        penalty_states=states,
+        states=states,
+        steered=steered,
         sums=torch.zeros(1 + len(config.penalties), 2, dtype=torch.float64, device=device),
         num_summed=0,
     )

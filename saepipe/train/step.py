@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from saepipe.train.dead import any_dead, count_silence, dead_mask, resample
 from saepipe.train.log import Measurement, measure
-from saepipe.train.loss import Loss, compute_loss, forward
+from saepipe.train.loss import Loss, Moment, compute_loss
 from saepipe.train.optim import update
 from saepipe.train.schedule import last_resampling, learning_rate
+from saepipe.train.seeds import generator
+from saepipe.train.setting import Controller, SettingsNow, controllers, settings_at
 from saepipe.train.state import Recipe, TrainState
 
 
@@ -31,11 +35,8 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, *, watched: bool
     gradients = torch.autograd.grad(loss.total, list(state.params.values()))
     lr = learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps)
     update(state.adam, state.params, dict(zip(state.params, gradients, strict=True)), lr=lr, clip=config.optimizer.clip)
-    count_silence(state.tokens_since_fired, loss.ctx.acts_sum.detach(), len(x))
-    state.penalty_states = loss.penalty_states
-    terms = [torch.stack([term.value, term.weighted]) for term in loss.terms.values()]
-    state.sums.add_(torch.stack(terms).detach())
-    state.num_summed += 1
+    count_silence(state.tokens_since_fired, loss.fired, len(x))
+    _remember(recipe, state, loss)
     state.step += 1
     return measurement
 
@@ -43,5 +44,60 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, *, watched: bool
 def step_loss(recipe: Recipe, state: TrainState, x: Tensor) -> Loss:
     """The loss of the step that comes next, on x (batch, d_in) as `Recipe.scaled` gives it."""
     dead = dead_mask(recipe, state)
-    ctx = forward(recipe.config, state.params, x, dead, any_dead=any_dead(recipe, state, dead), dtype=recipe.dtype)
-    return compute_loss(recipe.config, ctx, state.penalty_states, state.step, recipe.num_steps)
+    moment = Moment(
+        step=state.step,
+        num_steps=recipe.num_steps,
+        seed=recipe.config.seed,
+        dead=dead,
+        any_dead=any_dead(recipe, state, dead),
+        uniform=uniform(recipe, state.step),
+        now=settings_now(recipe, state.step, state.steered),
+        states=state.states,
+    )
+    return compute_loss(recipe.config, state.all_params, x, moment, recipe.dtype)
+
+
+def settings_now(recipe: Recipe, step: int, steered: Mapping[str, Tensor]) -> dict[str, SettingsNow]:
+    """By label, every setting that may move as it stands at a step; `steered` by `<label>.<setting>`."""
+    return {
+        label: settings_at(
+            component, step, recipe.num_steps, {name: steered[f"{label}.{name}"] for name in controllers(component)}
+        )
+        for label, component in recipe.config.components()
+    }
+
+
+def uniform(recipe: Recipe, step: int) -> Tensor | None:
+    """(d_sae,) random numbers of the run's seed and a step, if one of its penalties draws."""
+    if not any(penalty.draws for penalty in recipe.config.penalties):
+        return None
+    drawn = torch.rand(recipe.config.sae.d_sae, generator=generator(recipe.config.seed, "penalties", step))
+    return drawn.to(recipe.device)
+
+
+def steer(recipe: Recipe, step: int, loss: Loss, steered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The controllers' states after a step, each by the quantity it watches."""
+    moved = {}
+    for label, component in recipe.config.components():
+        for name, controller in controllers(component).items():
+            key, quantity = f"{label}.{name}", _quantity(loss, label, controller)
+            moved[key] = controller.moved(steered[key], quantity, step, recipe.num_steps)
+    return moved
+
+
+def _quantity(loss: Loss, label: str, controller: Controller) -> Tensor:
+    if controller.steer == "l0":
+        return (loss.ctx.acts > 0).sum() / len(loss.ctx.acts)
+    return loss.statistics[f"{label}/{controller.steer}"]
+
+
+@torch.no_grad()
+def _remember(recipe: Recipe, state: TrainState, loss: Loss) -> None:
+    """What the step leaves for the next: states, buffers, steered settings, and its terms for the log."""
+    state.steered = steer(recipe, state.step, loss, state.steered)
+    state.states = loss.states
+    for name, value in loss.buffers.items():
+        state.buffers[name].copy_(value)
+    terms = [torch.stack([term.value, term.weighted]) for term in loss.terms.values()]
+    state.sums.add_(torch.stack(terms).detach())
+    state.num_summed += 1

@@ -63,8 +63,18 @@ def ctx(params: Params, x: torch.Tensor) -> StepContext:
             "pre_acts": pre_acts,
             "acts": acts,
             "acts_sum": acts.sum(0),
+            "gate_acts": acts,
             "x_hat": acts @ params["W_dec"] + params["b_dec"],
             **params,
         }
     leaves = {name: value.detach().clone().requires_grad_() for name, value in fields.items()}
-    return StepContext(x=x, **leaves, dead=torch.arange(D_SAE) % 3 == 0, any_dead=True)
+    return StepContext(
+        x=x,
+        **leaves,
+        threshold=None,
+        dead=torch.arange(D_SAE) % 3 == 0,
+        any_dead=True,
+        step=0,
+        num_steps=10,
+        uniform=torch.rand(D_SAE, generator=torch.Generator().manual_seed(3)),
+    )

@@ -93,7 +93,7 @@ def test_it_comes_back_from_a_saelens_folder(sae: Architecture, params: Params, 
 def test_topk_keeps_the_k_largest(x: Tensor) -> None:
     sae = Architecture.parse({"name": "topk", "d_sae": 24, "k": 5})
     assert isinstance(sae, Architecture)
-    acts = sae.activate(x)
+    acts = sae.activate({}, x)
     for pre, row in zip(x.tolist(), acts.tolist(), strict=True):
         kept = sorted(pre)[-5:]
         assert row == [value if value in kept and value > 0 else 0.0 for value in pre]
@@ -102,7 +102,7 @@ def test_topk_keeps_the_k_largest(x: Tensor) -> None:
 def test_relu_is_relu(x: Tensor) -> None:
     sae = Architecture.parse({"name": "relu", "d_sae": 24})
     assert isinstance(sae, Architecture)
-    assert torch.equal(sae.activate(x), torch.where(x > 0, x, 0.0))
+    assert torch.equal(sae.activate({}, x), torch.where(x > 0, x, 0.0))
 
 
 def test_more_than_all_latents_cannot_be_chosen() -> None:

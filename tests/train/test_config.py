@@ -104,7 +104,7 @@ def test_a_plugin_joins_the_family(config: Make, tmp_path: Path) -> None:
         "from saepipe.train.penalties.base import Penalised, Penalty\n"
         "class LHalf(Penalty):\n"
         "    name: Literal['l_half'] = 'l_half'\n"
-        "    def __call__(self, ctx, state, settings_now):\n"
+        "    def __call__(self, ctx, state, now):\n"
         "        return Penalised(ctx.acts.clamp_min(1e-6).sqrt().sum() / len(ctx.x), {}, state)\n"
     )
     made = config(plugins=[str(plugin)], penalties=[{"name": "l_half", "weight": 0.1}])

@@ -48,7 +48,7 @@ def test_a_term_that_is_constant_has_no_gradient(config: Make) -> None:
     measured = measure(recipe, state, step_loss(recipe, state, x))
     assert measured.gradient_norms["auxk"] == 0
     assert measured.gradient_norm == pytest.approx(measured.gradient_norms["reconstruction"])
-    assert measured.statistics == {"auxk/num_dead": 0}
+    assert measured.statistics == {"auxk/num_dead": 0, "auxk/unexplained": 0}
 
 
 def test_lines_after_the_checkpoint_and_a_torn_one_are_dropped(tmp_path: Path) -> None:

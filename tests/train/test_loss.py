@@ -7,12 +7,21 @@ import torch
 from torch import Tensor
 
 from saepipe.train.config import TrainConfig
-from saepipe.train.loss import compute_loss, forward
+from saepipe.train.loss import Loss, Moment, compute_loss
 from saepipe.train.optim import remove_parallel
 from saepipe.train.sae.base import Params
+from saepipe.train.setting import settings_at
 
 Make = Callable[..., TrainConfig]
-NOBODY = torch.zeros(40, dtype=torch.bool)
+
+
+def loss_at(config: TrainConfig, params: Params, x: Tensor, step: int, dtype: torch.dtype = torch.float64) -> Loss:
+    """Of a run of 20 steps in which no latent is dead."""
+    now = {label: settings_at(component, step, 20) for label, component in config.components()}
+    states = {label: component.init_state(24, 40) for label, component in config.components()}
+    nobody = torch.zeros(40, dtype=torch.bool)
+    moment = Moment(step, 20, seed=0, dead=nobody, any_dead=False, uniform=None, now=now, states=states)
+    return compute_loss(config, params, x, moment, dtype)
 
 
 def gradients(loss: Tensor, params: Params) -> dict[str, Tensor]:
@@ -24,8 +33,7 @@ def gradients(loss: Tensor, params: Params) -> dict[str, Tensor]:
 
 
 def ours(config: TrainConfig, params: Params, x: Tensor) -> Tensor:
-    ctx = forward(config, params, x, NOBODY, any_dead=False, dtype=torch.float64)
-    return compute_loss(config, ctx, {"l1": {}}, step=19, num_steps=20).total
+    return loss_at(config, params, x, step=19).total
 
 
 def textbook(config: TrainConfig, params: Params, x: Tensor) -> Tensor:
@@ -67,22 +75,21 @@ def test_gradients_in_closed_form(config: Make, params: Params, x: Tensor) -> No
 
 def test_terms_carry_their_weight_of_the_moment(config: Make, params: Params, x: Tensor) -> None:
     asked = config(penalties=[{"name": "l1", "weight": 2.0, "warmup": 0.5}, {"name": "l1", "weight": 1.0}])
-    ctx = forward(asked, params, x, NOBODY, any_dead=False, dtype=torch.float64)
-    loss = compute_loss(asked, ctx, {"l1": {}, "l1.2": {}}, step=0, num_steps=20)
+    loss = loss_at(asked, params, x, step=0)
     assert [(name, term.weight) for name, term in loss.terms.items()] == [
         ("reconstruction", 1.0),
         ("l1", 0.2),
         ("l1.2", 1.0),
     ]
     values = {name: term.value.item() for name, term in loss.terms.items()}
-    assert values["l1"] == values["l1.2"] == pytest.approx(ctx.acts.sum().item() / len(x))
+    assert values["l1"] == values["l1.2"] == pytest.approx(loss.ctx.acts.sum().item() / len(x))
     assert loss.total.item() == pytest.approx(values["reconstruction"] + 1.2 * values["l1"])
 
 
 def test_bfloat16_products_stay_close_and_losses_are_float32(config: Make, params: Params, x: Tensor) -> None:
     single = {name: value.detach().float() for name, value in params.items()}
-    exact = forward(config(), single, x.float(), NOBODY, any_dead=False, dtype=torch.float32)
-    rough = forward(config(), single, x.float(), NOBODY, any_dead=False, dtype=torch.bfloat16)
+    exact = loss_at(config(), single, x.float(), step=0, dtype=torch.float32).ctx
+    rough = loss_at(config(), single, x.float(), step=0, dtype=torch.bfloat16).ctx
     assert rough.acts.dtype == torch.bfloat16
     assert rough.x_hat.dtype == rough.acts_sum.dtype == torch.float32
     torch.testing.assert_close(rough.x_hat, exact.x_hat, rtol=0.03, atol=0.03)

@@ -12,10 +12,11 @@ from saepipe.data.component import import_members
 from saepipe.train.penalties.auxk import AuxK
 from saepipe.train.penalties.base import Penalty, StepContext
 from saepipe.train.penalties.l1 import L1
+from saepipe.train.setting import settings_at
 
 import_members(Penalty.package)
 
-REACHED = ("pre_acts", "acts", "acts_sum", "x_hat", "W_enc", "b_enc", "W_dec", "b_dec")
+REACHED = ("pre_acts", "acts", "acts_sum", "gate_acts", "x_hat", "W_enc", "b_enc", "W_dec", "b_dec")
 
 
 @pytest.fixture(params=sorted(Penalty.members))
@@ -27,7 +28,7 @@ def penalty(request: pytest.FixtureRequest) -> Penalty:
 
 def value(penalty: Penalty, ctx: StepContext) -> Tensor:
     state = penalty.init_state(ctx.W_dec.shape[1], ctx.W_dec.shape[0])
-    return penalty(ctx, state, penalty.settings_at(0, 10)).value
+    return penalty(ctx, state, settings_at(penalty, 0, 10)).value
 
 
 def test_gradients_are_finite_differences(penalty: Penalty, ctx: StepContext) -> None:
@@ -47,7 +48,7 @@ def test_gradients_are_finite_differences(penalty: Penalty, ctx: StepContext) ->
 
 
 def test_the_value_does_not_depend_on_the_batch_size(penalty: Penalty, ctx: StepContext) -> None:
-    twice = {name: torch.cat([getattr(ctx, name)] * 2) for name in ("x", "pre_acts", "acts", "x_hat")}
+    twice = {name: torch.cat([getattr(ctx, name)] * 2) for name in ("x", "pre_acts", "acts", "gate_acts", "x_hat")}
     doubled = replace(ctx, **twice, acts_sum=2 * ctx.acts_sum)
     torch.testing.assert_close(value(penalty, doubled), value(penalty, ctx))
 
@@ -56,7 +57,7 @@ def test_a_step_is_pure(penalty: Penalty, ctx: StepContext) -> None:
     before = {field.name: getattr(ctx, field.name) for field in fields(ctx)}
     copies = {name: item.detach().clone() for name, item in before.items() if isinstance(item, Tensor)}
     state = penalty.init_state(24, 40)
-    settings = penalty.settings_at(0, 10)
+    settings = settings_at(penalty, 0, 10)
     first, second = penalty(ctx, state, settings), penalty(ctx, state, settings)
     assert torch.equal(first.value, second.value)
     assert all(torch.equal(copy, getattr(ctx, name)) for name, copy in copies.items())
@@ -66,7 +67,7 @@ def test_a_step_is_pure(penalty: Penalty, ctx: StepContext) -> None:
 
 
 def test_value_and_statistics_are_scalars(penalty: Penalty, ctx: StepContext) -> None:
-    answer = penalty(ctx, penalty.init_state(24, 40), penalty.settings_at(0, 10))
+    answer = penalty(ctx, penalty.init_state(24, 40), settings_at(penalty, 0, 10))
     assert answer.value.shape == ()
     assert answer.value >= 0
     assert all(tensor.shape == () and not tensor.requires_grad for tensor in answer.statistics.values())

@@ -5,6 +5,7 @@ import pytest
 from saepipe.train.config import DeadConfig, OptimizerConfig
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.schedule import last_resampling, learning_rate
+from saepipe.train.setting import settings_at
 
 NEVER = DeadConfig()
 
@@ -35,6 +36,6 @@ def test_resampling_leaves_a_period_to_learn_and_warms_up_again() -> None:
 
 
 def test_a_penalty_warms_up_over_its_share_of_the_run() -> None:
-    weights = [L1(weight=4.0, warmup=0.4).settings_at(step, 10)["weight"] for step in range(6)]
+    weights = [settings_at(L1(weight=4.0, warmup=0.4), step, 10)["weight"] for step in range(6)]
     assert weights == [1, 2, 3, 4, 4, 4]
-    assert L1(weight=4.0).settings_at(0, 10)["weight"] == 4
+    assert settings_at(L1(weight=4.0), 0, 10)["weight"] == 4

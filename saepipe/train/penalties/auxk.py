@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from saepipe.data.config import Count
-from saepipe.train.penalties.base import Penalised, Penalty, SettingsNow, State, StepContext
+from saepipe.train.penalties.base import ANY, Penalised, Penalty, State, StepContext
+from saepipe.train.setting import Setting, SettingsNow, within
 
 
 class AuxK(Penalty):
@@ -19,13 +21,16 @@ class AuxK(Penalty):
     """
 
     name: Literal["auxk"] = "auxk"
-    weight: Annotated[float, Field(ge=0)] = 1 / 32
+    statistics: ClassVar = {"num_dead": ANY, "unexplained": ANY}
+    may_rest: ClassVar = True
+    weight: Annotated[Setting, within(0, math.inf)] = 1 / 32
     k_aux: Annotated[Count, Field(ge=1)] | None = Field(None, description="dead latents a token; null: d_in / 2")
 
-    def __call__(self, ctx: StepContext, state: State, settings_now: SettingsNow) -> Penalised:
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         num_dead = ctx.dead.sum()
         if not ctx.any_dead:
-            return Penalised(ctx.x.new_zeros(()), {"num_dead": num_dead}, state)
+            nothing = ctx.x.new_zeros(())
+            return Penalised(nothing, {"num_dead": num_dead, "unexplained": nothing}, state)
         d_sae, d_in = ctx.W_dec.shape
         k_aux = min(self.k_aux or max(1, d_in // 2), d_sae)
         candidates = ctx.pre_acts.masked_fill(~ctx.dead, float("-inf"))
@@ -35,6 +40,5 @@ class AuxK(Penalty):
         error_hat = (acts @ ctx.W_dec.to(acts.dtype)).to(error.dtype)
         energy = error.square().sum(1).clamp_min(1e-12)
         unexplained = ((error - error_hat).square().sum(1) / energy).mean()
-        power = ctx.x.square().sum(1).mean()
-        value = power * unexplained * (num_dead > 0)
+        value = ctx.power * unexplained * (num_dead > 0)
         return Penalised(value, {"num_dead": num_dead, "unexplained": unexplained.detach()}, state)

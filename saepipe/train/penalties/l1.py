@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from saepipe.train.penalties.base import Penalised, Penalty, SettingsNow, State, StepContext
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.setting import SettingsNow
 
 
 class L1(Penalty):
-    """E_b sum_i acts_i |W_dec_i|."""
+    """E_b sum_i acts_i |W_dec_i|; in a gated SAE of the gate's activations."""
 
     name: Literal["l1"] = "l1"
 
-    def __call__(self, ctx: StepContext, state: State, settings_now: SettingsNow) -> Penalised:
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         # The factor |W_dec_i| is left out exactly: rows have unit norm, and its gradient, along the row, is removed.
-        return Penalised(ctx.acts_sum.sum() / len(ctx.x), {}, state)
+        summed = ctx.acts_sum if ctx.gate_acts is ctx.acts else ctx.gate_acts.sum(0, dtype=ctx.x.dtype)
+        return Penalised(summed.sum() / len(ctx.x), {}, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -20,11 +21,14 @@ Params = dict[str, Tensor]
 class Architecture(Component):
     """An encoder and a decoder of `d_sae` latents; a member says how pre-activations become activations.
 
-    Parameters are float32; `dtype` is that of the matrix products and of the activations.
+    Parameters are float32; `dtype` is that of the matrix products and of the activations. All methods are pure
+    functions of tensors and work under torch.func.vmap.
     """
 
     family: ClassVar[str] = "architecture"
     package: ClassVar[str] = "saepipe.train.sae"
+    buffers: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that no gradient trains."""
     d_sae: Annotated[Count, Field(ge=1)]
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
@@ -45,18 +49,47 @@ class Architecture(Component):
         bias = params["b_enc"] + (b_dec.detach() - b_dec) @ W_enc.detach()
         return linear((x - b_dec.detach()).to(dtype), W_enc.T.to(dtype), bias.to(dtype))
 
+    @property
+    def num_active(self) -> int | None:
+        """Active latents a token, where the architecture and no penalty decides on it."""
+        return None
+
     @abstractmethod
-    def activate(self, pre_acts: Tensor) -> Tensor:
-        """Activations, none negative, of the same shape (..., d_sae)."""
+    def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
+        """Activations, none negative, of the same shape (..., d_sae), each token on its own."""
+
+    def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
+        """Activations of a training batch (batch, d_sae), where they differ from `activate`."""
+        return self.activate(params, pre_acts)
+
+    def gate_acts(self, params: Params, pre_acts: Tensor, acts: Tensor) -> Tensor:
+        """What sparsity penalties act on (batch, d_sae)."""
+        return acts
+
+    def threshold(self, params: Params) -> Tensor | None:
+        """(d_sae,) that a pre-activation must exceed to be active, where there is one."""
+        return None
+
+    def observe(self, params: Params, acts: Tensor) -> Mapping[str, Tensor]:
+        """New values of the buffers after a training step that gave `acts` (batch, d_sae)."""
+        return {}
 
     def encode(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(..., d_in) -> acts (..., d_sae)."""
-        return self.activate(self.pre_acts(params, x, dtype))
+        return self.activate(params, self.pre_acts(params, x, dtype))
 
     def decode(self, params: Params, acts: Tensor) -> Tensor:
         """acts @ W_dec + b_dec, in the parameters' precision, (..., d_sae) -> (..., d_in)."""
         b_dec = params["b_dec"]
         return (acts @ params["W_dec"].to(acts.dtype)).to(b_dec.dtype) + b_dec
+
+    def reconstructions(self, params: Params, pre_acts: Tensor, acts: Tensor) -> tuple[Tensor, ...]:
+        """All (batch, d_in) whose errors the loss adds up in training; the last is x_hat."""
+        return (self.decode(params, acts),)
+
+    def inference(self, params: Params) -> tuple[Architecture, Params]:
+        """What is saved: an architecture whose `activate` needs no batch, and its parameters."""
+        return self, params
 
     def unscaled(self, params: Params, scale: float) -> Params:
         """The parameters that do to x, in raw units, what `params` do to scale * x.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from saepipe.train.sae.base import Architecture
+from saepipe.train.sae.base import Architecture, Params
 
 
 class ReLU(Architecture):
@@ -14,5 +14,5 @@ class ReLU(Architecture):
 
     name: Literal["relu"] = "relu"
 
-    def activate(self, pre_acts: Tensor) -> Tensor:
+    def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()

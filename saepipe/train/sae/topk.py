@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from saepipe.data.config import Count
-from saepipe.train.sae.base import Architecture
+from saepipe.train.sae.base import Architecture, Params
 
 
 class TopK(Architecture):
@@ -23,6 +23,10 @@ class TopK(Architecture):
             raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
         return self
 
-    def activate(self, pre_acts: Tensor) -> Tensor:
+    @property
+    def num_active(self) -> int | None:
+        return self.k
+
+    def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
         return pre_acts.new_zeros(pre_acts.shape).scatter(-1, indices, values.relu())

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from saepipe.data.component import Component
+from saepipe.train.setting import Setting, SettingsNow, settings_of
 
 State = dict[str, Tensor]
 """What a transform remembers between steps."""
@@ -47,10 +48,14 @@ class Transform(Component):
     statistics: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Every statistic that it logs, with its range (low, high)."""
 
+    def settings(self) -> dict[str, Setting]:
+        """Those that may move, by name."""
+        return settings_of(self)
+
     def init_state(self, d_in: int, d_sae: int) -> State:
         """State before the first step, on the CPU; shapes and dtypes never change afterwards."""
         return {}
 
     @abstractmethod
-    def __call__(self, codes: Codes, state: State, now: Mapping[str, float | Tensor]) -> Transformed:
+    def __call__(self, codes: Codes, state: State, now: SettingsNow) -> Transformed:
         """The activations that go on; `now` holds the settings that may follow a schedule, as they stand."""

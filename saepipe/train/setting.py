@@ -1,0 +1,152 @@
+"""Settings of penalties and transforms that may move: a number, a schedule, or a controller with a target.
+
+weight: 0.1                                                            constant
+weight: {start: 0.1, end: 0.001, shape: exponential, finish: 0.5}      a schedule, in fractions of the run
+weight: {steer: l0, to: 64, start: 1.0}                                steered until a logged quantity is at its target
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal, Protocol, Self, get_args
+
+from pydantic import AfterValidator, Field, model_validator
+from torch import Tensor
+
+from saepipe.data.component import Component
+from saepipe.data.config import Config, Count
+from saepipe.data.errors import ConfigError
+
+SettingsNow = Mapping[str, float | Tensor]
+"""A component's settings as they stand at one step; () tensors where they are steered or runs are stacked."""
+
+
+class Schedule(Config):
+    """From `start` to `end` between two moments, each a fraction of the run; constant before and after.
+
+    With u from 0 to 1 between them: linear start + u (end - start); exponential start (end / start)^u;
+    cosine end + (start - end) (1 + cos(pi u)) / 2.
+    """
+
+    shape: Literal["linear", "exponential", "cosine"] = "linear"
+    start: float
+    end: float
+    begin: Annotated[float, Field(ge=0, le=1)] = 0.0
+    finish: Annotated[float, Field(ge=0, le=1)] = 1.0
+    steps: Annotated[Count, Field(ge=1)] | None = Field(None, description="its length in steps, in place of `finish`")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.shape == "exponential" and self.start * self.end <= 0:
+            raise ValueError(f"an exponential schedule cannot go from {self.start} to {self.end}: use linear")
+        if self.steps is None and self.finish <= self.begin:
+            raise ValueError(f"the schedule finishes at {self.finish} of the run, and begins at {self.begin}")
+        return self
+
+    def at(self, step: int, num_steps: int) -> float:
+        """At `step`, counted from 0; `end` is reached at the last step between the two moments."""
+        first, last = self._span(num_steps)
+        u = min(1.0, max(0.0, (step - first) / max(1, last - first)))
+        if self.shape == "linear":
+            return self.start + u * (self.end - self.start)
+        if self.shape == "exponential":
+            return float(self.start * (self.end / self.start) ** u)
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * u)) / 2
+
+    def check_fits(self, key: str, num_steps: int) -> None:
+        """Rule H19; raises ConfigError if the run ends before the schedule does."""
+        _, last = self._span(num_steps)
+        if last >= num_steps:
+            raise ConfigError(
+                f"H19: the schedule of {key} ends at step {last + 1:,}, and the run has {num_steps:,} steps: "
+                f"it would stop at {self.at(num_steps - 1, num_steps):.3g}, never at {self.end:g}",
+                hint="give its end as a fraction of the run (`finish: 0.8`), or train longer",
+            )
+
+    def _span(self, num_steps: int) -> tuple[int, int]:
+        first = round(self.begin * num_steps)
+        return first, first + self.steps - 1 if self.steps else max(first, round(self.finish * num_steps) - 1)
+
+
+class Controller(Config):
+    """Steers a setting, step by step, until a quantity is at its target, then holds it.
+
+    log setting += gain * log(quantity / to), or -= where raising the setting lowers the quantity. An integral
+    controller on logarithms: it needs no scale of either, and it is at rest only at the target.
+    """
+
+    steer: str = Field("l0", description="`l0` (active latents a token, of the batch) or a statistic of the component")
+    to: float = Field(gt=0)
+    start: float = Field(gt=0)
+    setting_lowers: bool = Field(True, description="does a larger setting make the quantity smaller?")
+    gain: float = Field(0.005, gt=0, le=1)
+    until: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="the fraction of the run at which it is frozen")
+
+    def moved(self, log_setting: Tensor, quantity: Tensor, step: int, num_steps: int) -> Tensor:
+        """The logarithm of the setting after the step `step`, at which `quantity` was seen; all ()."""
+        if step >= self.until * num_steps:
+            return log_setting
+        error = (quantity.clamp_min(1e-6) / self.to).log().clamp(-2.0, 2.0).to(log_setting.dtype)
+        return log_setting + (self.gain if self.setting_lowers else -self.gain) * error
+
+
+Setting = float | Schedule | Controller
+"""The type of a setting that may move. A component reads it at each step from the `now` it is given."""
+
+
+def within(low: float, high: float) -> AfterValidator:
+    """Bounds of a Setting: of the number, or of where it starts and ends."""
+
+    def check(setting: Setting | None) -> Setting | None:
+        ends = {"start", "end"} if isinstance(setting, Schedule) else {"start"}
+        numbers = [setting] if isinstance(setting, int | float) else [getattr(setting, end, low) for end in ends]
+        if not all(low <= number <= high for number in numbers):
+            raise ValueError(f"must lie within [{low:g}, {high:g}]")
+        return setting
+
+    return AfterValidator(check)
+
+
+class Moving(Protocol):
+    """A component with settings that may move."""
+
+    def settings(self) -> dict[str, Setting]: ...
+
+
+def settings_of(component: Component) -> dict[str, Setting]:
+    """The settings of a component that may move, by name; one that is null is left out."""
+    return {
+        name: getattr(component, name)
+        for name, field in type(component).model_fields.items()
+        if set(get_args(field.annotation)) >= set(get_args(Setting)) and getattr(component, name) is not None
+    }
+
+
+def controllers(component: Moving) -> dict[str, Controller]:
+    """The settings that are steered, by name."""
+    return {name: setting for name, setting in component.settings().items() if isinstance(setting, Controller)}
+
+
+def settings_at(
+    component: Moving, step: int, num_steps: int, steered: Mapping[str, Tensor] = MappingProxyType({})
+) -> dict[str, float | Tensor]:
+    """The settings that may move as they stand at a step, the weight with its warm-up.
+
+    Args:
+        component: a penalty or a transform.
+        step: counted from 0; at the first there is some weight already.
+        num_steps: of the run.
+        steered: the state of each controller, () the logarithm of its setting, by the setting's name.
+    """
+    now: dict[str, float | Tensor] = {}
+    for name, setting in component.settings().items():
+        if isinstance(setting, Controller):
+            now[name] = steered[name].exp()
+        else:
+            now[name] = setting.at(step, num_steps) if isinstance(setting, Schedule) else float(setting)
+    length = getattr(component, "warmup", 0.0) * num_steps
+    if length:
+        now["weight"] = now["weight"] * min(1.0, (step + 1) / length)
+    return now
