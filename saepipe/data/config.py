@@ -125,15 +125,18 @@ def _explain_one(cls: type[Config], raw: Any, item: dict[str, Any], source: str,
 
 def _known_keys(cls: type[Config], raw: Any, path: Sequence[str | int]) -> list[str]:
     """The keys that the config class at `path` knows; empty where the path leads outside configs."""
-    current: type[Config] | None = cls
+    classes: list[type[Config]] = [cls]
     for part in path:
+        field = classes[0].model_fields.get(str(part)) if classes else None
+        if field is None and isinstance(part, str):  # the tag of a union's member: it is no key of `raw`
+            classes = [one for one in classes if one.__name__.lower() == part]
+            continue
         raw = dict(_children(raw)).get(part)
-        if isinstance(part, str) and current is not None:
-            field = current.model_fields.get(part)
-            current = next(_config_classes(field.annotation), None) if field else None
-        if current is not None and isinstance(raw, Mapping):
-            current = current.chosen_by(raw)
-    return list(current.model_fields) if current else []
+        if field:
+            classes = list(_config_classes(field.annotation))
+        if classes and isinstance(raw, Mapping):
+            classes = [one.chosen_by(raw) for one in classes]
+    return list(classes[0].model_fields) if classes else []
 
 
 def _children(raw: Any) -> Iterable[tuple[str | int, Any]]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
-from typing import Annotated, Literal, Protocol, Self, get_args
+from typing import Annotated, Any, Literal, Protocol, Self, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
 from saepipe.data.component import Component
@@ -92,7 +93,16 @@ class Controller(Config):
         return log_setting + (self.gain if self.setting_lowers else -self.gain) * error
 
 
-Setting = float | Schedule | Controller
+def _kind(value: Any) -> str:
+    if isinstance(value, Controller) or (isinstance(value, Mapping) and value.keys() & {"steer", "to"}):
+        return "controller"
+    return "schedule" if isinstance(value, Schedule | Mapping) else "number"
+
+
+Setting = Annotated[
+    Annotated[float, Tag("number")] | Annotated[Schedule, Tag("schedule")] | Annotated[Controller, Tag("controller")],
+    Discriminator(_kind),
+]
 """The type of a setting that may move. A component reads it at each step from the `now` it is given."""
 
 
@@ -117,11 +127,18 @@ class Moving(Protocol):
 
 def settings_of(component: Component) -> dict[str, Setting]:
     """The settings of a component that may move, by name; one that is null is left out."""
-    return {
-        name: getattr(component, name)
-        for name, field in type(component).model_fields.items()
-        if set(get_args(field.annotation)) >= set(get_args(Setting)) and getattr(component, name) is not None
-    }
+    values = {name: getattr(component, name) for name in _moving_fields(type(component))}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@cache
+def _moving_fields(member: type[Component]) -> tuple[str, ...]:
+    setting = get_args(Setting)[0]
+    return tuple(
+        name
+        for name, field in member.model_fields.items()
+        if field.annotation == setting or Setting in get_args(field.annotation)
+    )
 
 
 def controllers(component: Moving) -> dict[str, Controller]:

@@ -10,25 +10,34 @@ from torch import Tensor
 
 from saepipe.data.component import import_members
 from saepipe.train.penalties.auxk import AuxK
-from saepipe.train.penalties.base import Penalty, StepContext
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.penalties.l1 import L1
-from saepipe.train.setting import settings_at
+from saepipe.train.setting import controllers, settings_at
 
 import_members(Penalty.package)
 
 REACHED = ("pre_acts", "acts", "acts_sum", "gate_acts", "x_hat", "W_enc", "b_enc", "W_dec", "b_dec")
 
 
+REQUIRED = {"l0_target": {"l0": 5.0}}
+"""Settings without a default, by penalty."""
+
+
 @pytest.fixture(params=sorted(Penalty.members))
 def penalty(request: pytest.FixtureRequest) -> Penalty:
-    made = Penalty.members[request.param].parse({"weight": 0.5})
+    made = Penalty.members[request.param].parse({"weight": 0.5, **REQUIRED.get(request.param, {})})
     assert isinstance(made, Penalty)
     return made
 
 
+def answer(penalty: Penalty, ctx: StepContext, state: State | None = None) -> Penalised:
+    """At the first step of ten; controllers stand at 0.5."""
+    steered = {name: torch.tensor(0.5).log() for name in controllers(penalty)}
+    return penalty(ctx, penalty.init_state(24, 40) if state is None else state, settings_at(penalty, 0, 10, steered))
+
+
 def value(penalty: Penalty, ctx: StepContext) -> Tensor:
-    state = penalty.init_state(ctx.W_dec.shape[1], ctx.W_dec.shape[0])
-    return penalty(ctx, state, settings_at(penalty, 0, 10)).value
+    return answer(penalty, ctx).value
 
 
 def test_gradients_are_finite_differences(penalty: Penalty, ctx: StepContext) -> None:
@@ -57,8 +66,7 @@ def test_a_step_is_pure(penalty: Penalty, ctx: StepContext) -> None:
     before = {field.name: getattr(ctx, field.name) for field in fields(ctx)}
     copies = {name: item.detach().clone() for name, item in before.items() if isinstance(item, Tensor)}
     state = penalty.init_state(24, 40)
-    settings = settings_at(penalty, 0, 10)
-    first, second = penalty(ctx, state, settings), penalty(ctx, state, settings)
+    first, second = answer(penalty, ctx, state), answer(penalty, ctx, state)
     assert torch.equal(first.value, second.value)
     assert all(torch.equal(copy, getattr(ctx, name)) for name, copy in copies.items())
     assert {name: (t.shape, t.dtype) for name, t in first.state.items()} == {
@@ -67,10 +75,33 @@ def test_a_step_is_pure(penalty: Penalty, ctx: StepContext) -> None:
 
 
 def test_value_and_statistics_are_scalars(penalty: Penalty, ctx: StepContext) -> None:
-    answer = penalty(ctx, penalty.init_state(24, 40), settings_at(penalty, 0, 10))
-    assert answer.value.shape == ()
-    assert answer.value >= 0
-    assert all(tensor.shape == () and not tensor.requires_grad for tensor in answer.statistics.values())
+    found = answer(penalty, ctx)
+    assert found.value.shape == ()
+    assert found.value >= 0
+    assert all(tensor.shape == () and not tensor.requires_grad for tensor in found.statistics.values())
+
+
+def test_statistics_are_those_declared_and_in_their_ranges(penalty: Penalty, ctx: StepContext) -> None:
+    found = answer(penalty, ctx).statistics
+    assert found.keys() == penalty.statistics.keys()
+    for name, (low, high) in penalty.statistics.items():
+        assert low <= float(found[name]) <= high, name
+
+
+def test_stacked_is_alone(penalty: Penalty, ctx: StepContext) -> None:
+    """Two steps of two runs under vmap: what a stack of runs relies on."""
+    reached = {name: getattr(ctx, name).detach() for name in (*REACHED, "x", "uniform")}
+    pairs = {name: torch.stack([tensor, tensor.flip(0)]) for name, tensor in reached.items()}
+    pairs["acts_sum"] = pairs["acts"].sum(1)
+    pairs["W_dec"] = torch.nn.functional.normalize(pairs["W_dec"], dim=2)
+
+    def twice(tensors: dict[str, Tensor]) -> Tensor:
+        here = replace(ctx, **tensors)
+        return answer(penalty, replace(here, step=1), answer(penalty, here).state).value
+
+    stacked = torch.func.vmap(twice)(pairs)
+    for run in range(2):
+        torch.testing.assert_close(stacked[run], twice({name: tensor[run] for name, tensor in pairs.items()}))
 
 
 def test_l1_is_the_mean_sum_of_activations(ctx: StepContext) -> None:

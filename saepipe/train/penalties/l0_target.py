@@ -1,0 +1,49 @@
+"""A sparsity penalty whose weight finds itself, so that the runs of a study arrive at one L0."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from saepipe.train.penalties.base import ANY, Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.l1 import L1
+from saepipe.train.sae.base import Architecture
+from saepipe.train.setting import Controller, Setting, SettingsNow, controllers, settings_at
+
+
+class L0Target(Penalty):
+    """Another penalty, its weight steered until `l0` latents a token are active, then held.
+
+    `weight` is where the steering begins, `until` the fraction of the run after which it is held. What `penalty`
+    says of its own weight multiplies it.
+    """
+
+    name: Literal["l0_target"] = "l0_target"
+    statistics: ClassVar = {"l0": ANY, "weight": ANY}
+    l0: Annotated[float, Field(gt=0)]
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    penalty: Penalty = L1(weight=1.0)
+    gain: Annotated[float, Field(gt=0, le=1)] = 0.005
+    until: Annotated[float, Field(gt=0, le=1)] = 0.8
+
+    def refuses(self, sae: Architecture) -> str | None:
+        if sae.num_active is not None:
+            return f"{sae.name} has k = {sae.num_active}: set that, there is nothing to steer"
+        if self.penalty.draws or controllers(self.penalty):
+            return f"{self.penalty.name} cannot be steered: it draws at random, or is steered already"
+        return self.penalty.refuses(sae)
+
+    def settings(self) -> dict[str, Setting]:
+        steering = Controller(steer="l0", to=self.l0, start=self.weight, gain=self.gain, until=self.until)
+        return {"weight": steering}
+
+    def init_state(self, d_in: int, d_sae: int) -> State:
+        return self.penalty.init_state(d_in, d_sae)
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        inner = settings_at(self.penalty, ctx.step, ctx.num_steps)
+        answer = self.penalty(ctx, state, inner)
+        steered = ctx.x.new_zeros(()) + now["weight"]
+        l0 = (ctx.acts > 0).sum() / len(ctx.acts)
+        return Penalised(answer.value * inner["weight"], {"l0": l0, "weight": steered}, answer.state)
