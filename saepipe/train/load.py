@@ -33,7 +33,8 @@ class Run:
 class SAE(nn.Module):
     """A sparse autoencoder on raw activations, in float32.
 
-    W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,).
+    W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,), and what else the architecture has:
+    threshold (d_sae,) of a jumprelu; r_mag and b_mag (d_sae,) of a gated.
     """
 
     W_enc: Tensor

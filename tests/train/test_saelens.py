@@ -11,9 +11,14 @@ from torch import Tensor
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import saelens
 from saepipe.train.load import load
-from saepipe.train.sae.base import Params
+from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.batch_topk import BatchTopK
+from saepipe.train.sae.gated import Gated
+from saepipe.train.sae.jumprelu import JumpReLU
+from saepipe.train.sae.matryoshka_batch_topk import MatryoshkaBatchTopK
 from saepipe.train.sae.relu import ReLU
 from saepipe.train.sae.topk import TopK
+from saepipe.train.seeds import generator
 
 
 def change(folder: Path, **keys: object) -> None:
@@ -22,10 +27,15 @@ def change(folder: Path, **keys: object) -> None:
 
 
 def saelens_forward(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
-    """acts and x_hat by SAELens' formulas (6.54.12, StandardSAE and TopKSAE), from its files alone."""
+    """acts and x_hat by SAELens' formulas (6.54.12: Standard, TopK, JumpReLU and GatedSAE), from its files alone."""
     config = json.loads((folder / saelens.CONFIG).read_text())
     w = load_file(folder / saelens.WEIGHTS)
-    hidden = (x - w["b_dec"] * config["apply_b_dec_to_input"]) @ w["W_enc"] + w["b_enc"]
+    x = x - w["b_dec"] * config["apply_b_dec_to_input"]
+    if config["architecture"] == "gated":
+        magnitude = (x @ (w["W_enc"] * w["r_mag"].exp()) + w["b_mag"]).relu()
+        acts = (x @ w["W_enc"] + w["b_gate"] > 0) * magnitude
+        return acts, acts @ w["W_dec"] + w["b_dec"]
+    hidden = x @ w["W_enc"] + w["b_enc"]
     lengths = w["W_dec"].norm(dim=1)
     rescale = config.get("rescale_acts_by_decoder_norm", False)
     if rescale:
@@ -34,7 +44,17 @@ def saelens_forward(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
     if config["architecture"] == "topk":
         kept = torch.zeros_like(hidden).scatter(-1, hidden.topk(config["k"]).indices, 1.0)
         acts = acts * kept
+    if config["architecture"] == "jumprelu":
+        acts = acts * (hidden > w["threshold"])
     return acts, (acts / lengths if rescale else acts) @ w["W_dec"] + w["b_dec"]
+
+
+def own_parameters(sae: Architecture) -> Params:
+    """What the architecture has besides the four that all have, none at zero."""
+    drawn = generator(4)
+    return {
+        name: 0.1 + 0.4 * torch.rand(value.shape, generator=drawn) for name, value in sae.init(24, 1, drawn).items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -45,12 +65,18 @@ def saelens_forward(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
         (TopK(d_sae=40, k=6), {}),
         (TopK(d_sae=40, k=6), {"apply_b_dec_to_input": False}),
         (TopK(d_sae=40, k=6), {"rescale_acts_by_decoder_norm": True}),
+        (JumpReLU(d_sae=40), {}),
+        (JumpReLU(d_sae=40), {"apply_b_dec_to_input": False}),
+        (Gated(d_sae=40), {}),
+        (Gated(d_sae=40), {"apply_b_dec_to_input": False}),
+        (MatryoshkaBatchTopK(d_sae=40, k=6), {}),
     ],
 )
 def test_a_folder_means_to_us_what_it_means_to_saelens(
-    tmp_path: Path, params: Params, x: Tensor, sae: ReLU | TopK, keys: dict[str, bool]
+    tmp_path: Path, params: Params, x: Tensor, sae: Architecture, keys: dict[str, bool]
 ) -> None:
-    saelens.write(tmp_path, sae, {**params, "W_dec": params["W_dec"] * 1.7}, {"hook_name": "blocks.1.hook_resid_post"})
+    params = {**own_parameters(sae), **params, "W_dec": params["W_dec"] * 1.7}
+    saelens.write(tmp_path, sae, params, {"hook_name": "blocks.1.hook_resid_post"})
     change(tmp_path, **keys)
     loaded = load(tmp_path)
     acts, x_hat = saelens_forward(tmp_path, x.float())
@@ -59,7 +85,7 @@ def test_a_folder_means_to_us_what_it_means_to_saelens(
     assert (loaded.d_in, loaded.d_sae, loaded.architecture, loaded.hook) == (
         24,
         40,
-        sae.name,
+        sae.inference(params)[0].name,
         "blocks.1.hook_resid_post",
     )
 
@@ -91,6 +117,10 @@ def test_what_we_cannot_read_is_refused(tmp_path: Path, params: Params) -> None:
     change(tmp_path, architecture="standard", normalize_activations="layer_norm")
     with pytest.raises(ConfigError, match="layer_norm"):
         load(tmp_path)
+    saelens.write(tmp_path, JumpReLU(d_sae=40), {**own_parameters(JumpReLU(d_sae=40)), **params}, {})
+    change(tmp_path, architecture="standard")
+    with pytest.raises(ConfigError, match="holds what a relu has not: threshold"):
+        load(tmp_path)
 
 
 def test_files_that_do_not_fit_together_are_corrupt(tmp_path: Path, params: Params) -> None:
@@ -102,3 +132,47 @@ def test_files_that_do_not_fit_together_are_corrupt(tmp_path: Path, params: Para
     (tmp_path / saelens.WEIGHTS).write_bytes(b"torn")
     with pytest.raises(CorruptDataError):
         load(tmp_path)
+
+
+EVERY = [
+    ReLU(d_sae=40),
+    TopK(d_sae=40, k=6),
+    JumpReLU(d_sae=40),
+    Gated(d_sae=40),
+    BatchTopK(d_sae=40, k=6),
+    MatryoshkaBatchTopK(d_sae=40, k=6),
+]
+
+
+@pytest.mark.parametrize("sae", EVERY, ids=lambda sae: str(sae.name))
+def test_saelens_itself_reads_what_we_write(tmp_path: Path, params: Params, x: Tensor, sae: Architecture) -> None:
+    sae_lens = pytest.importorskip("sae_lens", reason="SAELens is not installed: `pip install sae-lens==6.54.12`")
+    saelens.write(tmp_path, sae, {**own_parameters(sae), **params}, {"hook_name": "blocks.1.hook_resid_post"})
+    theirs, ours = sae_lens.SAE.load_from_disk(str(tmp_path)), load(tmp_path)
+    torch.testing.assert_close(theirs.encode(x.float()), ours.encode(x))
+    torch.testing.assert_close(theirs(x.float()), ours(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("standard", {}),
+        ("topk", {"k": 6}),
+        ("jumprelu", {"jumprelu_init_threshold": 0.3}),
+        ("gated", {}),
+        ("batchtopk", {"k": 6}),
+        ("matryoshka_batchtopk", {"k": 6, "matryoshka_widths": [8, 40]}),
+    ],
+)
+def test_we_read_what_saelens_itself_writes(tmp_path: Path, x: Tensor, name: str, settings: dict[str, object]) -> None:
+    sae_lens = pytest.importorskip("sae_lens", reason="SAELens is not installed: `pip install sae-lens==6.54.12`")
+    made, config = sae_lens.registry.get_sae_training_class(name)
+    trained = made(config(d_in=24, d_sae=40, **settings))
+    drawn = generator(6)
+    for own, value in [*trained.named_parameters(), *trained.named_buffers()]:
+        if own not in ("W_enc", "W_dec"):
+            value.data.copy_(0.1 + 0.4 * torch.rand(value.shape, generator=drawn))
+    trained.save_inference_model(str(tmp_path))
+    theirs, ours = sae_lens.SAE.load_from_disk(str(tmp_path)), load(tmp_path)
+    torch.testing.assert_close(ours.encode(x), theirs.encode(x.float()))
+    torch.testing.assert_close(ours(x), theirs(x.float()))

@@ -24,16 +24,20 @@ VERSION = "6.54.12"
 NAMES = {"relu": "standard"}
 """Where SAELens calls an architecture otherwise than we do."""
 
+EXTRA = {"jumprelu": ("threshold",), "gated": ("r_mag", "b_mag")}
+"""What an architecture has besides W_enc, b_enc, W_dec and b_dec; each (d_sae,), and called so by SAELens too."""
+
 
 def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str, Any]) -> list[str]:
-    """Writes an SAE in raw units; returns the names of the files.
+    """Writes an SAE in raw units, in the form it has after training; returns the names of the files.
 
     Args:
         folder: made if need be.
-        sae: its settings beside d_sae become keys of cfg.json (`k` of a TopK).
+        sae: its settings become keys of cfg.json (`k` of a TopK; SAELens passes over those that it does not know).
         params: by the names of `saepipe.train.sae.base.Params`, on any device.
         metadata: hook_name, model_name and whatever else shall stand beside the weights.
     """
+    sae, params = sae.inference(params)
     settings = sae.to_dict()
     name = settings.pop("name")
     config = {
@@ -49,6 +53,8 @@ def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str
         "metadata": {"sae_lens_version": VERSION, **metadata},
     }
     tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in params.items()}
+    if name == "gated":
+        tensors["b_gate"] = tensors.pop("b_enc")
     write_file(folder / WEIGHTS, save(tensors))
     write_json(folder / CONFIG, config)
     return [WEIGHTS, CONFIG]
@@ -76,7 +82,10 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
         "b_enc": (sae.d_sae,),
         "W_dec": (sae.d_sae, config["d_in"]),
         "b_dec": (config["d_in"],),
+        **dict.fromkeys(EXTRA.get(name, ()), (sae.d_sae,)),
     }
+    if unknown := params.keys() - expected.keys():
+        raise ConfigError(f"{folder / WEIGHTS} holds what a {name} has not: {', '.join(sorted(unknown))}")
     for key, shape in expected.items():
         found = tuple(params[key].shape) if key in params else None
         if found != shape:
@@ -93,6 +102,8 @@ def _read_files(folder: Path) -> tuple[dict[str, Any], Params]:
         raise ConfigError(f"{folder} holds no SAE: {error.filename or error} is missing", hint=hint) from None
     except (json.JSONDecodeError, SafetensorError) as error:
         raise CorruptDataError(f"{folder}: {error}") from None
+    if "b_gate" in params:
+        params["b_enc"] = params.pop("b_gate")
     return config, params
 
 
@@ -101,7 +112,10 @@ def _to_our_convention(config: Mapping[str, Any], params: Params) -> Params:
     params = dict(params)
     if not config.get("apply_b_dec_to_input", True):
         # x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc)
-        params["b_enc"] = params["b_enc"] + params["b_dec"] @ params["W_enc"]
+        shift = params["b_dec"] @ params["W_enc"]
+        params["b_enc"] = params["b_enc"] + shift
+        if "b_mag" in params:  # the same in the magnitude, where W_enc comes with exp(r_mag)
+            params["b_mag"] = params["b_mag"] + shift * params["r_mag"].exp()
     if config.get("rescale_acts_by_decoder_norm", False):
         lengths = torch.linalg.vector_norm(params["W_dec"], dim=1)
         params["W_enc"] = params["W_enc"] * lengths

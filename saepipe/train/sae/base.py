@@ -50,7 +50,7 @@ class Architecture(Component):
         return linear((x - b_dec.detach()).to(dtype), W_enc.T.to(dtype), bias.to(dtype))
 
     @property
-    def num_active(self) -> int | None:
+    def num_active(self) -> float | None:
         """Active latents a token, where the architecture and no penalty decides on it."""
         return None
 

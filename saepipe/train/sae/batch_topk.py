@@ -1,0 +1,64 @@
+"""k latents a token on average over a batch (Bussmann et al. 2024, arXiv 2412.06410)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.jumprelu import JumpReLU
+
+
+class BatchTopK(Architecture):
+    """In training, acts = max(pre_acts, 0) at the k * batch largest of a batch, 0 elsewhere. k need not be whole.
+
+    Afterwards a token stands alone, and acts = pre_acts where they exceed one threshold for all latents, 0 elsewhere:
+    a JumpReLU, as which it is saved. The threshold is a running mean over steps of the smallest activation that the
+    batch kept. It starts at the first batch's (0 means that there was none yet), so it needs no bias correction, and
+    its window of 1 / (1 - threshold_decay) steps is short beside a run.
+    """
+
+    name: Literal["batch_topk"] = "batch_topk"
+    buffers: ClassVar[frozenset[str]] = frozenset({"threshold"})
+    k: Annotated[float, Field(gt=0)]
+    threshold_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> Self:
+        if self.k > self.d_sae:
+            raise ValueError(f"k = {self.k:g} is more than d_sae = {self.d_sae}")
+        return self
+
+    @property
+    def num_active(self) -> float:
+        return self.k
+
+    def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
+        return {**super().init(d_in, encoder_scale, generator), "threshold": torch.zeros(())}
+
+    def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
+        return pre_acts.relu() * (pre_acts > params["threshold"])
+
+    def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
+        flat = pre_acts.relu().flatten()
+        values, indices = flat.topk(max(1, round(self.k * len(pre_acts))), sorted=False)
+        return torch.zeros_like(flat).scatter(0, indices, values).view_as(pre_acts)
+
+    def threshold(self, params: Params) -> Tensor:
+        return params["threshold"].expand(self.d_sae)
+
+    def observe(self, params: Params, acts: Tensor) -> Mapping[str, Tensor]:
+        before = params["threshold"]
+        smallest = torch.where(acts > 0, acts, torch.inf).min().to(before.dtype)
+        after = torch.where(before > 0, before.lerp(smallest, 1 - self.threshold_decay), smallest)
+        return {"threshold": torch.where(smallest.isfinite(), after, before)}
+
+    def inference(self, params: Params) -> tuple[Architecture, Params]:
+        return JumpReLU(d_sae=self.d_sae), {**params, "threshold": self.threshold(params)}
+
+    def unscaled(self, params: Params, scale: float) -> Params:
+        return {**super().unscaled(params, scale), "threshold": params["threshold"] / scale}

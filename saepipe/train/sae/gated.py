@@ -1,0 +1,42 @@
+"""Whether a latent is active, and how much, are decided apart (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from saepipe.train.sae.base import Architecture, Params
+
+
+class Gated(Architecture):
+    """acts = 1[gate > 0] max(magnitude, 0), both from the same encoder directions:
+
+        gate = pre_acts = (x - b_dec) W_enc + b_enc
+        magnitude = (x - b_dec) W_enc exp(r_mag) + b_mag = (pre_acts - b_enc) exp(r_mag) + b_mag
+
+    The step has no slope. The gate learns from the sparsity penalties, which act on max(gate, 0), and from a second
+    reconstruction, by max(gate, 0) through a decoder that it does not train. So the penalties do not shrink acts.
+    """
+
+    name: Literal["gated"] = "gated"
+
+    def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
+        params = super().init(d_in, encoder_scale, generator)
+        return {**params, "r_mag": torch.zeros(self.d_sae), "b_mag": torch.zeros(self.d_sae)}
+
+    def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
+        rescale, shift = params["r_mag"].exp(), params["b_mag"] - params["b_enc"] * params["r_mag"].exp()
+        magnitude = pre_acts * rescale.to(pre_acts.dtype) + shift.to(pre_acts.dtype)
+        return magnitude.relu() * (pre_acts > 0)
+
+    def gate_acts(self, params: Params, pre_acts: Tensor, acts: Tensor) -> Tensor:
+        return pre_acts.relu()
+
+    def reconstructions(self, params: Params, pre_acts: Tensor, acts: Tensor) -> tuple[Tensor, ...]:
+        frozen = {name: params[name].detach() for name in ("W_dec", "b_dec")}
+        return self.decode(frozen, pre_acts.relu()), self.decode(params, acts)
+
+    def unscaled(self, params: Params, scale: float) -> Params:
+        return {**super().unscaled(params, scale), "b_mag": params["b_mag"] / scale}
