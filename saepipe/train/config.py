@@ -9,6 +9,7 @@ Lengths of schedules are fractions of the run, so none can be longer than the ru
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +20,7 @@ from pydantic import Field, model_validator
 from saepipe.data.component import Component, ConfigWithPlugins
 from saepipe.data.config import Config, Count, fingerprint
 from saepipe.data.errors import ConfigError
+from saepipe.train.health.config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
 from saepipe.train.setting import Schedule
@@ -29,7 +31,9 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[Count, Field(ge=1)]
 
 # Where a run lies and how it is watched or computed does not change what it is.
-OUTSIDE_THE_ID = frozenset({"cache", "plugins", "device", "log_every", "checkpoint_every", "variants", "seeds"})
+OUTSIDE_THE_ID = frozenset(
+    {"cache", "plugins", "device", "log_every", "checkpoint_every", "health", "variants", "seeds"}
+)
 
 
 class OptimizerConfig(Config):
@@ -116,9 +120,13 @@ class TrainConfig(ConfigWithPlugins):
         "auto", description="of the matrix products; auto: bfloat16 on CUDA, else float32. All else is float32"
     )
     device: str = "auto"
+    plugin_sources: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of each of `plugins`; written when a run is made"
+    )
 
     log_every: Positive = 100
     checkpoint_every: Positive = 1000
+    health: HealthConfig = HealthConfig()
     variants: VariantsConfig = VariantsConfig()
     seeds: tuple[int, ...] = ()
 
@@ -184,6 +192,7 @@ class TrainConfig(ConfigWithPlugins):
                 "epochs": None,
                 "dead": self.dead.model_copy(update={"after_tokens": dead_after}),
                 "compute_dtype": auto_dtype if self.compute_dtype == "auto" else self.compute_dtype,
+                "plugin_sources": {path.stem: source_digest(path) for path in self.plugins},
                 "variants": VariantsConfig(),
                 "seeds": (),
             }
@@ -196,6 +205,11 @@ class TrainConfig(ConfigWithPlugins):
     def run_id(self, cache_fingerprint: str) -> str:
         """Sixteen hex digits; equal for runs that would be bit-identical on one machine."""
         return fingerprint({"cache": cache_fingerprint, "config": self.identity()})
+
+
+def source_digest(path: Path) -> str:
+    """Sixteen hex digits of a plugin's text: with other code it is another run."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def labels(components: Sequence[Component]) -> list[str]:

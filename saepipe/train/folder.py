@@ -8,7 +8,7 @@ outside every digest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from saepipe.data import artifact
 from saepipe.data.cache import Cache
 from saepipe.data.config import differences
 from saepipe.data.errors import ConfigError
-from saepipe.train.config import TrainConfig
+from saepipe.data.health import FILE, Health
+from saepipe.data.yaml_file import read_yaml
+from saepipe.train.config import OUTSIDE_THE_ID, TrainConfig
 from saepipe.train.formats import saelens
-from saepipe.train.health import Finding
+from saepipe.train.health.twins import Twin
 from saepipe.train.state import Recipe, TrainState
 from saepipe.train.variants import Variant
 
-CONFIG, METRICS, HEALTH, CHECKPOINTS, SAE = "config.yaml", "metrics.jsonl", "health.json", "checkpoints", "sae"
+CONFIG, METRICS, HEALTH, CHECKPOINTS, SAE = "config.yaml", "metrics.jsonl", FILE, "checkpoints", "sae"
 
 
 def refuse_another(folder: Path, config: TrainConfig, cache: Cache) -> None:
@@ -46,8 +48,10 @@ def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:
     artifact.rewrite_manifest(folder, [header])
 
 
-def header(variant: Variant, recipe: Recipe, cache: Cache) -> dict[str, Any]:
-    """The first line of a run's manifest."""
+def header(folder: Path, variant: Variant, recipe: Recipe, cache: Cache) -> dict[str, Any]:
+    """The first line of a run's manifest; `commits` are all that have worked on what lies in `folder`."""
+    earlier = artifact.read_manifest(folder)
+    commits = [*(earlier[0].get("commits", []) if earlier else []), artifact.provenance()["commit"]]
     return {
         "kind": "run",
         "run_id": recipe.config.run_id(cache.fingerprint),
@@ -56,12 +60,25 @@ def header(variant: Variant, recipe: Recipe, cache: Cache) -> dict[str, Any]:
         "variant": variant.name,
         "seed": variant.seed,
         "planned_steps": recipe.num_steps,
+        "commits": list(dict.fromkeys(commits)),
         "provenance": dict(artifact.provenance()),
     }
 
 
-def write_health(folder: Path, findings: Sequence[Finding]) -> None:
-    artifact.write_json(folder / HEALTH, {"findings": [finding.to_dict() for finding in findings]})
+def twin(folder: Path) -> Twin:
+    """A run as others are compared with it; its evidence is there when it is finished."""
+    config = {key: value for key, value in read_yaml(folder / CONFIG)[0].items() if key not in OUTSIDE_THE_ID}
+    cache = artifact.read_manifest(folder)[0]["cache"]
+    finished = artifact.is_committed(folder)
+    name = f"{folder.parent.name}/{folder.name}"
+    return Twin(name, {**config, "cache": cache}, Health.read(folder).evidence if finished else {})
+
+
+def finished_beside(folder: Path) -> Iterator[Twin]:
+    """The other finished runs below the same `--out`."""
+    for path in sorted(folder.parent.parent.glob(f"*/seed-*/{artifact.COMMITTED}")):
+        if path.parent != folder:
+            yield twin(path.parent)
 
 
 def finish(

@@ -70,9 +70,9 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int) -> None:
         """Keeps the lines up to `step` (a checkpoint's) of what may be there; a torn last line is dropped."""
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        written = path.read_text().split("\n")[:-1] if path.exists() else []
+        self.lines: list[dict[str, Any]] = [line for line in map(json.loads, written) if line["step"] <= step]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in self.lines))
         self._path = path
         self._since = (time.monotonic(), step)
 
@@ -105,6 +105,7 @@ class MetricsLog:
         }
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        self.lines.append(line)
         state.sums.zero_()
         state.num_summed = 0
         self._since = (now, state.step)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,15 @@ import torch
 from saepipe.data.artifact import is_committed, writer_lock
 from saepipe.data.batches import BatchStream
 from saepipe.data.errors import ConfigError, HealthError
+from saepipe.data.health import Finding, Health, errors, unusable
 from saepipe.data.progress import Progress, Silent
 from saepipe.train import folder as run_folder
 from saepipe.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from saepipe.train.config import TrainConfig, labels
-from saepipe.train.health import Finding, check_finished, check_finite
+from saepipe.train.dry import dry_step
+from saepipe.train.health.finished import check_finite
+from saepipe.train.health.judge import check_commits, doubts, judge
+from saepipe.train.health.log_lines import check_log
 from saepipe.train.init import center
 from saepipe.train.log import MetricsLog
 from saepipe.train.loss import RECONSTRUCTION
@@ -38,6 +42,9 @@ class Live:
     metadata: dict[str, Any]
     state: TrainState
     log: MetricsLog
+    strict: bool
+    early: list[Finding] = field(default_factory=list)  # what was found before the first step
+    told: set[Finding] = field(default_factory=set)
     failed: tuple[Finding, ...] = ()
 
     @property
@@ -46,13 +53,21 @@ class Live:
         return None if self.failed or self.state.step >= self.planned.recipe.num_steps else self.state.step
 
 
-def train(config: TrainConfig, out: Path, *, resume: Resume = "auto", progress: Progress | None = None) -> list[Path]:
+def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: Resume = "auto",
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> list[Path]:
     """Trains all runs of `config`, going on where an earlier call stopped; finished ones are left as they are.
 
     Args:
         config: with its variants and seeds.
         out: a run goes to `out`/<variant>/seed-<n>/.
         resume: `auto` goes on or begins; `never` refuses folders in which something lies; `must` refuses others.
+        strict: end a run as soon as a rule of health finds an error, also where its SAE could be used.
         progress: told where it stands.
 
     Returns:
@@ -60,7 +75,7 @@ def train(config: TrainConfig, out: Path, *, resume: Resume = "auto", progress: 
 
     Raises:
         ConfigError: if a run cannot be made, before any is.
-        HealthError: if a run broke a rule; the others were trained and committed.
+        HealthError: if a run has no usable SAE, or (strict) an error of any rule; the others were trained.
     """
     progress = progress or Silent()
     planned = plan_runs(config, out)
@@ -74,19 +89,22 @@ def train(config: TrainConfig, out: Path, *, resume: Resume = "auto", progress: 
         if len(unfinished) < len(planned):
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are finished already")
         for _, group in groupby(sorted(unfinished, key=lambda run: run.stream), key=lambda run: run.stream):
-            failed += train_group(list(group), progress)
+            failed += train_group(list(group), progress, strict=strict)
     if failed:
-        listed = "\n".join(f"  {run.planned.folder}: {run.failed[0].message}" for run in failed)
+        listed = "\n".join(f"  {run.planned.folder}: {run.failed[0]}" for run in failed)
         raise HealthError(f"{len(failed)} of {len(planned)} runs failed:\n{listed}", hint="see their health.json")
+    _sum_up([run.folder for run in planned], progress)
     return [run.folder for run in planned]
 
 
-def train_group(group: Sequence[Planned], progress: Progress) -> list[Live]:
+def train_group(group: Sequence[Planned], progress: Progress, *, strict: bool = False) -> list[Live]:
     """Trains runs that share a stream, and returns those that failed."""
     first = group[0]
     _, hook, batch_size, data_seed = first.stream
     with BatchStream(first.cache, hook, batch_size, data_seed) as stream:
-        runs = [_begin(run, stream) for run in group]
+        runs = [_begin(run, stream, strict) for run in group]
+        for run in runs:
+            _look_before(run, list(islice(stream.batches(), 2)), progress)
         start, stop = min(run.state.step for run in runs), max(run.planned.recipe.num_steps for run in runs)
         passes = stop * batch_size / stream.num_rows
         if passes > 1:
@@ -103,15 +121,22 @@ def train_group(group: Sequence[Planned], progress: Progress) -> list[Live]:
     return [run for run in runs if run.failed]
 
 
-def _begin(run: Planned, stream: BatchStream) -> Live:
+def _begin(run: Planned, stream: BatchStream, strict: bool) -> Live:
     """Where a checkpoint left it, or at step 0."""
     checkpoints = run.folder / run_folder.CHECKPOINTS
     path = last_checkpoint(checkpoints, run.run_id)
     state = load_checkpoint(path, run.recipe) if path else _fresh(run.recipe, stream)
-    header = run_folder.header(run.variant, run.recipe, run.cache)
+    header = run_folder.header(run.folder, run.variant, run.recipe, run.cache)
     run_folder.begin(run.folder, run.recipe, header)
     metadata = run_folder.sae_metadata(header, run.recipe, run.cache)
-    return Live(run, header, metadata, state, MetricsLog(run.folder / run_folder.METRICS, state.step))
+    return Live(run, header, metadata, state, MetricsLog(run.folder / run_folder.METRICS, state.step), strict)
+
+
+def _look_before(run: Live, batches: list[torch.Tensor], progress: Progress) -> None:
+    """What is known before the first step: doubts about the config, and what the dry step shows."""
+    recipe = run.planned.recipe
+    run.early = [*doubts(recipe.config), *check_commits(run.header["commits"]), *dry_step(recipe, run.state, batches)]
+    _heed(run, run.early, progress)
 
 
 def _fresh(recipe: Recipe, stream: BatchStream) -> TrainState:
@@ -134,29 +159,48 @@ def _advance(run: Live, rows: torch.Tensor, progress: Progress) -> None:
     logs = done == 1 or last or done % config.log_every == 0
     saves = not last and done % config.checkpoint_every == 0
     measured = train_step(recipe, state, rows, watched=logs)
-    if (logs or saves) and (findings := check_finite(state)):
-        run.failed = tuple(findings)
-        run_folder.write_health(run.planned.folder, findings)
-        progress.say(f"{run.planned.folder} stops: {findings[0].message}")
-        return
-    if measured:
+    if logs or saves:
+        _heed(run, check_finite(state), progress)
+    if measured and not run.failed:
         line = run.log.write(recipe, state, [RECONSTRUCTION, *labels(config.penalties)], measured)
         progress.advance(0, loss=line["loss"], l0=line["l0"], fvu=line["fvu"], dead=line["dead"])
-    if saves:
+        _heed(run, check_log(config, recipe.num_steps, run.log.lines, config.health, ended=False), progress)
+    if saves and not run.failed:
         save_checkpoint(run.planned.folder / run_folder.CHECKPOINTS, run.planned.run_id, state)
-    if last:
-        _finish(run)
+    if last and not run.failed:
+        _finish(run, progress)
 
 
-def _finish(run: Live) -> None:
-    """Checks the trained run by the rules, and commits it if it passes."""
-    recipe = run.planned.recipe
-    findings = check_finished(recipe, run.state, initial_params(recipe))
-    run_folder.write_health(run.planned.folder, findings)
-    if any(finding.severity == "error" for finding in findings):
-        run.failed = tuple(findings)
-        return
-    run_folder.finish(run.planned.folder, recipe, run.state, run.header, run.metadata)
+def _heed(run: Live, findings: Sequence[Finding], progress: Progress) -> None:
+    """Says what is new, and stops the run if nothing usable can come of it (strict: if nothing can be shown by it)."""
+    folder = run.planned.folder
+    for finding in findings:
+        if finding not in run.told:
+            run.told.add(finding)
+            progress.say(f"{folder}: {finding}")
+    if fatal := (errors if run.strict else unusable)(findings):
+        run.failed = tuple(fatal)
+        Health(tuple(dict.fromkeys([*run.early, *findings]))).write(folder)
+
+
+def _finish(run: Live, progress: Progress) -> None:
+    """Judges the trained run by every rule, and commits it unless nothing usable came of it."""
+    recipe, folder = run.planned.recipe, run.planned.folder
+    others = run_folder.finished_beside(folder)
+    health = judge(recipe, run.state, run.log.lines, run.planned.cache, run_folder.twin(folder), others)
+    health = replace(health, findings=(*run.early, *health.findings))
+    health.write(folder)
+    _heed(run, health.findings, progress)
+    if not run.failed:
+        run_folder.finish(folder, recipe, run.state, run.header, run.metadata)
+
+
+def _sum_up(folders: Sequence[Path], progress: Progress) -> None:
+    """Says loudly which runs cannot show what they were made to show."""
+    void = {folder: found for folder in folders if (found := errors(Health.read(folder).findings))}
+    if void:
+        listed = "\n".join(f"  {folder}: {'; '.join(map(str, found))}" for folder, found in void.items())
+        progress.say(f"{len(void)} OF {len(folders)} RUNS CANNOT SHOW WHAT THEY WERE MADE TO SHOW:\n{listed}")
 
 
 @contextmanager

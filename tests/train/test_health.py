@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saepipe.train.config import TrainConfig
-from saepipe.train.health import check_finished, check_finite
+from saepipe.train.health.finished import check_finished, check_finite
 from saepipe.train.state import Recipe, TrainState, fresh_state, initial_params
 
 CPU = torch.device("cpu")
@@ -48,7 +48,9 @@ def test_h7_finite(trained: tuple[Recipe, TrainState], value: float) -> None:
     state.sums.zero_()
     with torch.no_grad():
         state.params["b_enc"][3] = value
-    assert [finding.message for finding in check_finite(state)] == ["not finite at step 20: b_enc"]
+    assert [finding.message for finding in check_finite(state)] == [
+        "not finite at step 20: b_enc; a lower lr or a smaller weight may do"
+    ]
 
 
 def test_h8_moved(trained: tuple[Recipe, TrainState]) -> None:

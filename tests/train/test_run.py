@@ -16,6 +16,7 @@ from saepipe.data.artifact import MANIFEST, commit, read_manifest, writer_lock
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError, HealthError, LockedError, MachineError
+from saepipe.data.health import Health
 from saepipe.data.progress import Silent
 from saepipe.train.checkpoint import last_checkpoint, load_checkpoint
 from saepipe.train.config import TrainConfig
@@ -67,7 +68,9 @@ def test_a_finished_run(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
     cache = Cache.open(tiny_cache)
     assert (header["planned_steps"], header["done_steps"], header["cache"]) == (20, 20, cache.fingerprint)
     assert set(files["files"]) == {"config.yaml", "health.json", "sae/cfg.json", "sae/sae_weights.safetensors"}
-    assert json.loads((path / "health.json").read_text()) == {"findings": []}
+    health = Health.read(path)
+    assert {finding.rule for finding in health.findings} == {"H9"}  # 20 steps make no good SAE
+    assert health.audit["sae"]["num_tokens"] == 8200
     run = open_run(path)
     assert (run.variant, run.seed, run.hook) == ("base", 2, "blocks.1.hook_resid_post")
     assert run.run_id == header["run_id"] == run.config.run_id(cache.fingerprint)
@@ -243,10 +246,10 @@ def test_resume_never_and_must(config: Make, tmp_path: Path) -> None:
 
 def test_a_variant_that_breaks_stops_alone(config: Make, tmp_path: Path) -> None:
     variants = [{"name": "sound"}, {"name": "broken", "optimizer": {"lr": 1e38, "clip": None, "warmup": 0}}]
-    with pytest.raises(HealthError, match=r"1 of 2 runs failed:\n.*broken/seed-0: not finite at step"):
+    with pytest.raises(HealthError, match=r"1 of 2 runs failed:\n.*broken/seed-0: H7 .*not finite at step"):
         train(config(variants=variants, log_every=1), tmp_path)
     health = json.loads((tmp_path / "broken" / "seed-0" / "health.json").read_text())
-    assert [finding["rule"] for finding in health["findings"]] == ["H7"]
+    assert {finding["rule"] for finding in health["findings"]} == {"H7"}
     with pytest.raises(CorruptDataError, match="not finished"):
         load(tmp_path / "broken" / "seed-0")
     (alone,) = train(config(), tmp_path / "alone")
@@ -319,7 +322,7 @@ def test_runs_that_read_other_batches_have_their_own_stream(config: Make, tmp_pa
 def test_more_than_one_pass_is_said(config: Make, tmp_path: Path) -> None:
     progress = Silent()
     train(config(batch_size=1000, steps=10), tmp_path, progress=progress)
-    assert progress.said == ["10 steps of 1000 read the 8,200 cached rows 1.2 times"]
+    assert "10 steps of 1000 read the 8,200 cached rows 1.2 times" in progress.said
 
 
 @pytest.mark.parametrize(

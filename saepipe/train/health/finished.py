@@ -1,0 +1,58 @@
+"""Rules of the parameters: H6 steps, H7 finite, H8 moved, H14 unit rows. A run that breaks one has no usable SAE."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saepipe.data.health import Finding
+from saepipe.train.sae.base import Params
+from saepipe.train.state import Recipe, TrainState
+
+
+def check_finite(state: TrainState) -> list[Finding]:
+    """H7: the losses since the last line, and the parameters, are finite. Waits for the device."""
+    found = [name for name, tensor in state.params.items() if not tensor.isfinite().all()]
+    if not state.sums.isfinite().all():
+        found.insert(0, "the loss")
+    message = f"not finite at step {state.step}: {', '.join(found)}; a lower lr or a smaller weight may do"
+    return [Finding("H7", "error", message)] if found else []
+
+
+def check_finished(recipe: Recipe, state: TrainState, initial: Params) -> list[Finding]:
+    """Of a run that says it is done; `initial` are its parameters before step 0, but for b_dec."""
+    limits = recipe.config.health
+    return [
+        *check_steps(state.step, recipe.num_steps),
+        *check_finite(state),
+        *check_moved(initial, state.params, limits.least_move),
+        *check_unit_rows(state.params["W_dec"], limits.unit_tolerance),
+    ]
+
+
+def check_steps(done: int, planned: int) -> list[Finding]:
+    """H6: every step that was planned was made, and there was one."""
+    message = f"{done} steps done of {planned} planned; run the same command again"
+    return [] if done == planned >= 1 else [Finding("H6", "error", message)]
+
+
+def check_moved(before: Params, after: Params, least: float) -> list[Finding]:
+    """H8: training changed the encoder and the decoder."""
+    moves = {name: relative_move(before[name], after[name]) for name in ("W_enc", "W_dec")}
+    still = [f"{name} by {move:.2g}" for name, move in moves.items() if move < least]
+    message = f"moved by less than {least:.2g} of its norm in training: {', '.join(still)}; raise lr, or train longer"
+    return [Finding("H8", "error", message)] if still else []
+
+
+def check_unit_rows(W_dec: Tensor, tolerance: float) -> list[Finding]:
+    """H14: the decoder's rows (d_sae, d_in) have unit norm along d_in."""
+    lengths = torch.linalg.vector_norm(W_dec.detach(), dim=1)
+    worst = float((lengths - 1).abs().max())
+    message = f"a row of W_dec is {worst:.2g} away from unit norm along d_in; an axis is taken for another"
+    return [] if worst <= tolerance else [Finding("H14", "error", message)]
+
+
+def relative_move(before: Tensor, after: Tensor) -> float:
+    """|after - before| / |before|."""
+    difference = torch.linalg.vector_norm(after.detach().cpu() - before)
+    return float(difference / torch.linalg.vector_norm(before))

@@ -1,0 +1,66 @@
+"""Every rule that speaks at the end of a run, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from saepipe.data.cache import Cache
+from saepipe.data.health import Finding, Health, unusable
+from saepipe.train.config import TrainConfig, labels
+from saepipe.train.health.degenerate import behaviour, check_behaviour, sample_rows
+from saepipe.train.health.finished import check_finished
+from saepipe.train.health.log_lines import Line, audit, check_log
+from saepipe.train.health.twins import Twin, check_twins, evidence
+from saepipe.train.setting import controllers
+from saepipe.train.state import Recipe, TrainState, initial_params
+
+
+def doubts(config: TrainConfig) -> list[Finding]:
+    """H4: what the settings of the penalties alone give reason to doubt."""
+    return [
+        Finding("H4", "warning", f"{label}: {doubt}")
+        for label, penalty in zip(labels(config.penalties), config.penalties, strict=True)
+        for doubt in penalty.doubts()
+    ]
+
+
+def check_commits(commits: Sequence[str]) -> list[Finding]:
+    """H13: a run that was begun by one version of the source and gone on with by another."""
+    message = f"trained by more than one commit, {' then '.join(commits)}: train it anew from one"
+    return [Finding("H13", "warning", message)] if len(commits) > 1 else []
+
+
+def judge(
+    recipe: Recipe, state: TrainState, lines: Sequence[Line], cache: Cache, twin: Twin, others: Iterable[Twin]
+) -> Health:
+    """The health of a run that has done its last step.
+
+    Args:
+        recipe: of the run.
+        state: after the last step.
+        lines: of metrics.jsonl.
+        cache: what it was trained on.
+        twin: its name and its config.
+        others: finished runs, to be compared with.
+    """
+    config, limits = recipe.config, recipe.config.health
+    findings = check_finished(recipe, state, initial_params(recipe))
+    if unusable(findings):
+        return Health(tuple(findings))
+    sae, params = config.sae.inference({name: value.detach() for name, value in state.all_params.items()})
+    rows = (recipe.scaled(rows) for rows in sample_rows(cache, str(config.hook), limits.heldout_tokens))
+    seen = behaviour(sae, params, rows, limits.dense_rate)
+    dead = float((state.tokens_since_fired >= recipe.dead_after).double().mean())
+    kept = evidence(config, recipe.num_steps, lines, params["W_dec"])
+    twin = Twin(twin.name, twin.config, kept)
+    findings += check_log(config, recipe.num_steps, lines, limits, ended=True)
+    findings += [finding for other in others for finding in check_twins(twin, other, limits)]
+    findings += check_behaviour(seen, config.sae.d_sae, dead, l0_target(config), limits)
+    return Health(tuple(findings), {"sae": asdict(seen), **audit(config, lines)}, kept)
+
+
+def l0_target(config: TrainConfig) -> float | None:
+    """The L0 that a setting is steered to, where one is."""
+    steered = [controller for _, component in config.components() for controller in controllers(component).values()]
+    return next((controller.to for controller in steered if controller.steer == "l0"), None)

@@ -1,0 +1,159 @@
+"""Rules of the penalties, read from the run's log: H1 inert, H4 thresholds, H5 what a gate selected.
+
+They need nothing but `metrics.jsonl`, so a resumed run is judged like one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean, median
+from typing import Any
+
+from saepipe.data.health import Finding, Severity
+from saepipe.train.config import TrainConfig, labels
+from saepipe.train.health.config import HealthConfig
+from saepipe.train.loss import RECONSTRUCTION
+from saepipe.train.penalties.base import Penalty
+from saepipe.train.setting import Controller, Schedule
+
+Line = Mapping[str, Any]
+"""Of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A penalty at one line of the log."""
+
+    step: int
+    value: float  # before its weight, mean since the last line
+    share: float  # the norm of its weighted gradient over that of the reconstruction
+
+    def inert(self, limits: HealthConfig) -> bool:
+        return self.value == 0 or self.share < limits.inert_share
+
+
+def check_log(
+    config: TrainConfig, num_steps: int, lines: Sequence[Line], limits: HealthConfig, *, ended: bool
+) -> list[Finding]:
+    """H1, H4 and H5 of every penalty with a weight. Before the end, only what later lines cannot take back."""
+    findings: list[Finding] = []
+    for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
+        active = [line for line in lines if weight_at(penalty, line["step"], num_steps) > 0]
+        findings += check_inert(label, penalty, [_check(line, label) for line in active], num_steps, limits, ended)
+        findings += check_selection(label, penalty, _statistics(active, label), limits, ended)
+    return findings
+
+
+def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:
+    """The weight in the step-th step (counted from 1), where it is known beforehand; 0 during the warm-up."""
+    if step <= penalty.warmup * num_steps:
+        return 0.0
+    weight = penalty.settings()["weight"]
+    if isinstance(weight, Controller):
+        return weight.start
+    return weight.at(step - 1, num_steps) if isinstance(weight, Schedule) else float(weight)
+
+
+def check_inert(
+    label: str, penalty: Penalty, checks: Sequence[Check], num_steps: int, limits: HealthConfig, ended: bool
+) -> list[Finding]:
+    """H1: the penalty's value is 0, or its gradient is nothing beside the reconstruction's.
+
+    A warning where it was alive in most checks, or is of a kind that may rest.
+    """
+    inert = [check for check in checks if check.inert(limits)]
+    longest = max(_streaks(checks, limits), key=len, default=[])
+    steps = longest[-1].step - longest[0].step if longest else 0
+    long_enough = len(longest) >= limits.inert_checks and steps >= limits.inert_span * num_steps
+    if long_enough or (ended and checks and len(inert) == len(checks)):
+        mostly = 2 * len(inert) > len(checks)
+        severity: Severity = "error" if mostly and not penalty.may_rest else "warning"
+        return [Finding("H1", severity, _inert_message(label, longest, len(checks)))]
+    return _check_share(label, checks, limits) if ended and checks else []
+
+
+def _inert_message(label: str, streak: Sequence[Check], num_checks: int) -> str:
+    largest = max(check.share for check in streak)
+    if all(check.value == 0 for check in streak):
+        seen, advice = "was exactly 0", "look at what it selected (`audit` in health.json) and at its thresholds"
+    else:
+        seen, advice = f"had a gradient of at most {largest:.1g} of the reconstruction's", "raise its weight"
+    where = f"in {len(streak)} of {num_checks} checks, steps {streak[0].step:,} to {streak[-1].step:,}"
+    return f"{label} {seen} {where}: there the run is what it would be without it; {advice}"
+
+
+def _check_share(label: str, checks: Sequence[Check], limits: HealthConfig) -> list[Finding]:
+    """H1: at its minimum the loss's gradients balance, so shares far from 1 say that one term rules."""
+    share = median(check.share for check in checks)
+    if limits.weak_share <= share <= limits.dominating_share:
+        return []
+    weak = share < limits.weak_share
+    effect, advice = ("hardly steers", "raise") if weak else ("rules the reconstruction", "lower")
+    message = f"the gradient of {label} is {share:.2g} times the reconstruction's (median of {len(checks)} checks)"
+    return [Finding("H1", "warning", f"{message}: it {effect}; {advice} its weight")]
+
+
+def check_selection(
+    label: str, penalty: Penalty, statistics: Mapping[str, Sequence[float]], limits: HealthConfig, ended: bool
+) -> list[Finding]:
+    """H5: pairs of a latent with itself, or no pair at all. H4: a gate that in the end opens for none, or for most."""
+    findings = []
+    if (itself := max(statistics.get("self_share", [0.0]))) > 0:
+        message = f"{itself:.2%} of the pairs that {label} selects are a latent with itself: leave the diagonal out"
+        findings.append(Finding("H5", "error", message))
+    if ended and max(statistics.get("num_pairs", [1.0])) == 0:
+        severity: Severity = "warning" if penalty.may_rest else "error"
+        checks = len(statistics["num_pairs"])
+        message = (
+            f"{label} selected no pair of latents in any of {checks} checks; its thresholds cannot be reached here"
+        )
+        findings.append(Finding("H5", severity, message))
+    if ended and (shares := statistics.get("selected_share")):
+        share = fmean(shares[len(shares) // 2 :])
+        if share == 0:
+            message = f"{label} selects none of its candidate pairs in the second half of the run: lower its threshold"
+            findings.append(Finding("H4", "warning", message))
+        elif share > limits.most_selected:
+            message = f"{label} selects {share:.0%} of its candidate pairs: it tells none apart; raise its threshold"
+            findings.append(Finding("H4", "warning", message))
+    return findings
+
+
+def audit(config: TrainConfig, lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float]]]:
+    """What each penalty's and transform's statistics were over the run, by label and name."""
+    found = {label: _statistics(lines, label) for label, _ in config.components()}
+    return {
+        label: {name: _summary(values) for name, values in statistics.items()}
+        for label, statistics in found.items()
+        if statistics
+    }
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    return {"least": min(values), "median": median(values), "most": max(values), "last": values[-1]}
+
+
+def _check(line: Line, label: str) -> Check:
+    term, norm = line["terms"][label], line["terms"][RECONSTRUCTION]["gradient_norm"]
+    return Check(line["step"], term["value"], term["gradient_norm"] / max(norm, 1e-30))
+
+
+def _statistics(lines: Sequence[Line], label: str) -> dict[str, list[float]]:
+    """The finite values of a component's statistics, by name, line by line."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        for key, value in line["statistics"].items():
+            owner, _, name = key.partition("/")
+            if owner == label and math.isfinite(value):
+                found.setdefault(name, []).append(value)
+    return found
+
+
+def _streaks(checks: Sequence[Check], limits: HealthConfig) -> Iterator[list[Check]]:
+    """The checks in a row at which the penalty was inert."""
+    for inert, group in groupby(checks, key=lambda check: check.inert(limits)):
+        if inert:
+            yield list(group)
