@@ -1,0 +1,44 @@
+"""Sparsity by the number of active latents itself (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.sae.base import Architecture
+from saepipe.train.sae.jumprelu import near
+from saepipe.train.setting import Setting, SettingsNow, within
+
+
+class L0(Penalty):
+    """E_b sum_i 1[pre_acts_i > threshold_i].
+
+    A step has no slope, so it is estimated from the pre-activations near it, by the rectangle K(u) = 1[|u| < 1/2]:
+
+        d value / d threshold_i = -E_b (1 / bandwidth) K((pre_acts_i - threshold_i) / bandwidth)
+
+    That is for a jumprelu, whose thresholds alone learn from it, as in the paper. Elsewhere `threshold` is fixed, and
+    pre_acts gets the opposite: (1 / bandwidth) K(...) / batch.
+    """
+
+    name: Literal["l0"] = "l0"
+    statistics: ClassVar = {
+        "l0": ANY,
+        "near_share": SHARE,
+    }  # near_share: of the pre-activations, those in the rectangle
+    bandwidth: Annotated[float, Field(gt=0, description="as wide as the jumprelu's own")] = 0.06
+    threshold: Annotated[Setting, within(0, 1e6)] = 0.0
+
+    def refuses(self, sae: Architecture) -> str | None:
+        return None if sae.num_active is None else f"{sae.name} keeps k = {sae.num_active:g} latents whatever is asked"
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        pre_acts = ctx.pre_acts.to(ctx.x.dtype)
+        margin = pre_acts - now["threshold"] if ctx.threshold is None else pre_acts.detach() - ctx.threshold
+        inside = near(margin, 0.0, self.bandwidth)
+        l0 = (margin > 0).sum(dtype=margin.dtype) / len(margin)
+        carrier = (margin * inside).sum() / (self.bandwidth * len(margin))  # its gradient is the estimate
+        statistics = {"l0": l0, "near_share": inside.sum() / inside.numel()}
+        return Penalised(l0 + (carrier - carrier.detach()), statistics, state)

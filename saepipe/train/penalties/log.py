@@ -1,0 +1,21 @@
+"""Sparsity by the sum of logarithms (Candes, Wakin & Boyd 2008, Enhancing Sparsity by Reweighted L1 Minimization)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.setting import Setting, SettingsNow, within
+
+
+class Log(Penalty):
+    """E_b sum_i log(1 + acts_i / eps): near L1 / eps for acts well below eps, and hardly growing well above.
+
+    Slope: 1 / (acts_i + eps), so twice the activation is pushed down half as hard.
+    """
+
+    name: Literal["log"] = "log"
+    eps: Annotated[Setting, within(1e-6, 1e6)] = 0.1
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        return Penalised((ctx.gate_acts.to(ctx.x.dtype) / now["eps"]).log1p().sum() / len(ctx.x), {}, state)

@@ -1,0 +1,28 @@
+"""Latents kept from dying, by the pre-activations that miss the threshold (Conerly et al. 2025)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.setting import Setting, SettingsNow, within
+
+
+class PreAct(Penalty):
+    """E_b sum_i max(threshold_i - pre_acts_i, 0) |W_dec_i|; the threshold is 0 where the architecture has none.
+
+    A latent that is off at a token gets a slope of the same size however far off it is: it is never out of reach.
+    Pre-activations rise, and a jumprelu's thresholds sink. Summed over all latents, on nearly all of which it acts
+    at every token, it wants a small weight. From Anthropic's Circuits Updates of January 2025, whose weight is 3e-6.
+    """
+
+    name: Literal["preact"] = "preact"
+    statistics: ClassVar = {"off_share": SHARE}  # of the pre-activations, those that it acts on
+    weight: Annotated[Setting, within(0, 1e6)] = 3e-6
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        pre_acts = ctx.pre_acts.to(ctx.x.dtype)
+        missing = (-pre_acts if ctx.threshold is None else ctx.threshold - pre_acts).relu()
+        # |W_dec_i| = 1, as in `l1`.
+        off_share = (missing > 0).sum() / missing.numel()
+        return Penalised(missing.sum() / len(missing), {"off_share": off_share}, state)

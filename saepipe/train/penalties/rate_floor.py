@@ -1,0 +1,57 @@
+"""Latents that fire too seldom are called back: what study B's "importance variance" was after, mended.
+
+-variance of the mean activations is unbounded below and is served best by a few giant latents. Here the rates at
+which latents fire are held up instead, by a term that has a least value and reaches it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.setting import Setting, SettingsNow, within
+
+SOFT = 0.1
+"""What is added to each rate, as a share of p_min: the logarithm of a latent that never fires is finite."""
+
+
+class RateFloor(Penalty):
+    """With p_i the rate at which latent i fires, a running mean over steps, plus 0.1 p_min:
+
+        log_floor   1/d_sae sum_i max(log(1.1 p_min) - log p_i, 0)
+        entropy     log d_sae + sum_i q_i log q_i, where q = p / sum p: 0 when all fire equally often
+
+    Whether a latent fires has no slope. It is estimated by that of sigmoid((pre_acts_i - threshold_i) / bandwidth),
+    which is not 0 far below the threshold, where the dead are; threshold 0 where the architecture has none.
+    """
+
+    name: Literal["rate_floor"] = "rate_floor"
+    statistics: ClassVar = {"below": SHARE, "entropy": SHARE}  # latents below p_min; entropy of q over log d_sae
+    may_rest: ClassVar[bool] = True  # where every latent fires often enough
+    form: Literal["log_floor", "entropy"] = "log_floor"
+    p_min: Annotated[Setting, within(1e-9, 1)] = 1e-4
+    bandwidth: Annotated[float, Field(gt=0)] = 1.0
+    decay: Annotated[float, Field(ge=0, lt=1, description="of the running mean, a step")] = 0.99
+
+    def init_state(self, d_in: int, d_sae: int) -> State:
+        return {"rate": torch.zeros(d_sae), "seen": torch.zeros(())}
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        fired = (ctx.gate_acts > 0).to(ctx.x.dtype).mean(0)
+        state = {
+            name: state[name].lerp(new.to(state[name].dtype), 1 - self.decay)
+            for name, new in (("rate", fired), ("seen", torch.ones_like(state["seen"])))
+        }
+        margin = ctx.pre_acts.to(ctx.x.dtype) - (0.0 if ctx.threshold is None else ctx.threshold)
+        carrier = (margin / self.bandwidth).sigmoid().mean(0)  # its gradient is the estimate
+        p_min = now["p_min"]
+        rate = state["rate"] / state["seen"] + (carrier - carrier.detach()) + SOFT * p_min
+        share = rate / rate.sum()
+        uneven = (math.log(len(rate)) + (share * share.log()).sum()).relu()
+        low = ((1 + SOFT) * p_min / rate).log().relu()
+        statistics = {"below": (low > 0).sum() / len(low), "entropy": 1 - uneven.detach() / math.log(len(rate))}
+        return Penalised(low.mean() if self.form == "log_floor" else uneven, statistics, state)

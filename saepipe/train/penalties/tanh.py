@@ -1,0 +1,23 @@
+"""Sparsity that levels off (Jermyn et al. 2024; with JumpReLU: Conerly et al. 2025, Circuits Updates, January)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.setting import Setting, SettingsNow, within
+
+
+class Tanh(Penalty):
+    """E_b sum_i tanh(c acts_i |W_dec_i|): near c L1 for acts well below 1 / c, and near L0 well above.
+
+    Slope: c (1 - tanh^2(c acts_i)), so large activations are hardly shrunk. A larger c is closer to L0, and reaches
+    fewer activations. c = 4 is Conerly et al.'s, whose activations are scaled as ours: |x|^2 is d_in on average.
+    """
+
+    name: Literal["tanh"] = "tanh"
+    c: Annotated[Setting, within(1e-6, 1e6)] = 4.0
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        # |W_dec_i| = 1, as in `l1`.
+        return Penalised((now["c"] * ctx.gate_acts.to(ctx.x.dtype)).tanh().sum() / len(ctx.x), {}, state)
