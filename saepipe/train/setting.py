@@ -82,7 +82,7 @@ class Controller(Config):
     to: float = Field(gt=0)
     start: float = Field(gt=0)
     setting_lowers: bool = Field(True, description="does a larger setting make the quantity smaller?")
-    gain: float = Field(0.005, gt=0, le=1)
+    gain: float = Field(0.03, gt=0, le=1)
     until: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="the fraction of the run at which it is frozen")
 
     def moved(self, log_setting: Tensor, quantity: Tensor, step: int, num_steps: int) -> Tensor:

@@ -24,7 +24,7 @@ class L0Target(Penalty):
     l0: Annotated[float, Field(gt=0)]
     weight: Annotated[float, Field(gt=0)] = 1.0
     penalty: Penalty = L1(weight=1.0)
-    gain: Annotated[float, Field(gt=0, le=1)] = 0.005
+    gain: Annotated[float, Field(gt=0, le=1)] = 0.03
     until: Annotated[float, Field(gt=0, le=1)] = 0.8
 
     def refuses(self, sae: Architecture) -> str | None:
