@@ -53,6 +53,7 @@ Overrides = Annotated[list[str], typer.Option("--set", help="Overrides a key of 
 FormatOption = Annotated[Format, typer.Option("--format", help="What stdout gets.")]
 ResumeOption = Annotated[Resume, typer.Option("--resume", help="Go on with what is half-made: auto, never or must.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and what it would cost.")]
+Strict = Annotated[bool, typer.Option("--strict", help="An error of a health rule ends the run, with exit code 8.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
 
 
@@ -111,6 +112,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Runs go to OUT/<variant>/seed-<n>.")] = Path("runs"),
     dry_run: DryRun = False,
     resume: ResumeOption = Resume.auto,
+    strict: Strict = False,
     format_: FormatOption = Format.human,
 ) -> None:
     """Train every variant of a config from one cache, in one pass."""
@@ -123,8 +125,8 @@ def train(
         show(plan(asked), format_)
         return
     with watching(format_) as progress:
-        runs = run_train(asked, out, resume=resume.value, progress=progress)
-    show({"runs": [str(run) for run in runs]}, format_)
+        runs = run_train(asked, out, resume=resume.value, strict=strict, progress=progress)
+    show({"runs": [str(run) for run in runs], "findings": findings_of(runs)}, format_)
 
 
 @app.command()
@@ -147,7 +149,7 @@ def evaluate(
         return
     with watching(format_) as progress:
         results = evaluate_runs(runs, asked, out=out, progress=progress)
-    show({"results": [str(path) for path in results]}, format_)
+    show({"results": [str(path) for path in results], "findings": findings_of(runs)}, format_)
 
 
 @app.command()
@@ -210,6 +212,13 @@ def doctor(format_: FormatOption = Format.human) -> None:
     show({**provenance(), **found, "free_disk": shutil.disk_usage(".").free, "toy_runs": "yes"}, format_)
 
 
+def findings_of(runs: Sequence[Path]) -> list[str]:
+    """What the rules of health have to say of each run, a line each."""
+    from saepipe.data.health import Health
+
+    return [f"{run}: {finding}" for run in runs for finding in Health.read(run).findings]
+
+
 def show(value: Mapping[str, Any], format_: Format) -> None:
     """Plain data on stdout: as JSON, or a line a key."""
     if format_ is Format.json:
@@ -239,8 +248,8 @@ def show_table(table: Table, format_: Format) -> None:
         else:  # too wide: what the runs are, then what was measured of them
             data.print(_drawn(table, range(num_settings)))
             data.print(_drawn(table, [0, *range(num_settings, len(table.columns))]))
-        for note in table.notes:
-            data.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+        for line in (*(f"- {note}" for note in table.notes), *map(str, table.verdicts)):
+            data.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _drawn(table: Table, columns: Sequence[int]) -> RichTable:

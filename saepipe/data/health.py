@@ -31,6 +31,7 @@ RULES = {
     "H13": "other source",
     "H14": "wrong axis",
     "H15": "no gradient",
+    "H16": "not the same data",
     "H18": "unmatched L0",
     "H19": "schedule longer than the run",
 }

@@ -1,18 +1,25 @@
-"""One table of several runs: the config keys in which they differ, and what was measured of each."""
+"""One table of several runs: the config keys in which they differ, what was measured of each, and what may be said."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from saepipe.data.config import flatten
-from saepipe.evaluate.envelope import read
-from saepipe.train.load import Run, open_run
+from saepipe.data.health import errors
+from saepipe.evaluate.results import Cell, Row, row_of
+from saepipe.evaluate.verdict import (
+    MATCHED_L0,
+    SEEDS_FOR_A_VERDICT,
+    Verdict,
+    check_same_data,
+    check_sources,
+    verdict,
+)
+from saepipe.train.load import open_run
 
 SHOWN = {
     "l0": "L0",
@@ -28,30 +35,6 @@ SHOWN = {
 """Metric keys of the table and their headings."""
 
 _SEEDS = ("seed", "data_seed")
-_MATCHED_L0 = 0.05
-_SEEDS_FOR_A_VERDICT = 3
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure of the table; without a value it was not measured, or has none."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    """The 95 % interval over held-out documents."""
-    difference: float | None = None
-    """From the baseline."""
-    why: str | None = None
-    """The reason for there being no value."""
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return "undefined" if self.why else "not measured"
-        text = f"{self.value:.4g}"
-        if self.low is not None and self.high is not None:
-            text += f" ±{(self.high - self.low) / 2:.1g}"
-        return text if self.difference is None else f"{text} ({self.difference:+.3g})"
 
 
 @dataclass(frozen=True)
@@ -61,25 +44,14 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str | Cell, ...], ...]
     notes: tuple[str, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    """On each variant, where there is a baseline."""
 
     def to_json(self) -> str:
         rows = [[asdict(cell) if isinstance(cell, Cell) else cell for cell in row] for row in self.rows]
-        plain = {"columns": self.columns, "rows": rows, "notes": self.notes}
+        verdicts = [verdict.to_dict() for verdict in self.verdicts]
+        plain = {"columns": self.columns, "rows": rows, "notes": self.notes, "verdicts": verdicts}
         return json.dumps(plain, indent=2, allow_nan=False)
-
-
-@dataclass(frozen=True)
-class _Row:
-    label: str
-    path: Path
-    settings: Mapping[str, Any]
-    """The config's leaves."""
-    cells: Mapping[str, Cell]
-    """By metric key; those that were measured."""
-    heldout: tuple[str, int] | None
-    """The cache and how many of its held-out tokens were used."""
-    warnings: tuple[str, ...] = ()
-    """What keeps its figures from showing anything."""
 
 
 def compare(runs: Sequence[Path], baseline: Path | None = None) -> Table:
@@ -93,74 +65,66 @@ def compare(runs: Sequence[Path], baseline: Path | None = None) -> Table:
         CorruptDataError: if a run is unfinished or a result is not one of ours.
     """
     folders = {Path(run).resolve(): Path(run) for run in ((baseline, *runs) if baseline else runs)}
-    rows = _told_apart([_row_of(open_run(folder)) for folder in folders.values()])
+    rows = _told_apart([row_of(open_run(folder)) for folder in folders.values()])
     shown = _with_means(rows)
     if baseline:
         shown = [_less(row, rows[0]) if row is not rows[0] else row for row in shown]
     settings = _differing(rows)
     return Table(
-        columns=("run", *settings, *SHOWN.values()),
-        rows=tuple((row.label, *(str(row.settings.get(key, "-")) for key in settings), *_cells(row)) for row in shown),
+        columns=("run", *settings, "health", *SHOWN.values()),
+        rows=tuple(
+            (row.label, *(str(row.settings.get(key, "-")) for key in settings), _health(row), *_cells(row))
+            for row in shown
+        ),
         notes=tuple(_notes(rows, baseline is not None)),
+        verdicts=tuple(_verdicts(rows)) if baseline else (),
     )
 
 
-def _row_of(run: Run) -> _Row:
-    cells: dict[str, Cell] = {}
-    heldout = None
-    warnings: list[str] = []
-    for path in sorted((run.path / "eval").glob("*.json")):
-        result = read(path)
-        ours = result["saepipe"]
-        if ours["fingerprints"]["run"] != run.fingerprint:
-            continue  # left by a run that lay here before; evaluate measures again
-        cells |= dict(_figures(result))
-        warnings += ours["warnings"]
-        if result["eval_type_id"] == "core":
-            heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
-    label = f"{run.variant}/seed-{run.seed}"
-    return _Row(label, run.path, dict(flatten(run.config.identity())), cells, heldout, tuple(warnings))
-
-
-def _told_apart(rows: Sequence[_Row]) -> list[_Row]:
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
     """Rows of one label (the same variant, trained twice) are called by their folders."""
     count = Counter(row.label for row in rows)
-    return [replace(row, label=str(row.path)) if count[row.label] > 1 else row for row in rows]
+    return [replace(row, label=str(row.run.path)) if count[row.label] > 1 else row for row in rows]
 
 
-def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
-    ours = result["saepipe"]
-    for group in (*result["eval_result_metrics"].values(), ours["metrics"]):
-        for key, value in group.items():
-            low, high = ours["intervals"].get(key, (None, None))
-            yield key, Cell(value, low, high, why=ours["undefined"].get(key))
+def _health(row: Row) -> str:
+    """The rules that found errors, those that found warnings in brackets; `ok` where none has anything to say."""
+    wrong = {finding.rule for finding in errors(row.findings)}
+    rules = dict.fromkeys(finding.rule for finding in row.findings)
+    return ", ".join(rule if rule in wrong else f"({rule})" for rule in rules) or "ok"
 
 
-def _cells(row: _Row) -> tuple[Cell, ...]:
+def _verdicts(rows: Sequence[Row]) -> Iterator[Verdict]:
+    """Of each variant but the first row's, which is the baseline."""
+    baseline, *others = _variants(rows)
+    yield from (verdict(variant, baseline) for variant in others)
+
+
+def _cells(row: Row) -> tuple[Cell, ...]:
     return tuple(row.cells.get(key, Cell()) for key in SHOWN)
 
 
-def _differing(rows: Sequence[_Row]) -> list[str]:
+def _differing(rows: Sequence[Row]) -> list[str]:
     """The config keys in which the runs differ; the seed stands in the label."""
     keys = {key: None for row in rows for key in row.settings if key != "seed"}
     return [key for key in keys if len({str(row.settings.get(key, "-")) for row in rows}) > 1]
 
 
-def _with_means(rows: Sequence[_Row]) -> list[_Row]:
+def _with_means(rows: Sequence[Row]) -> list[Row]:
     """The rows, then the mean over seeds of every variant that has more than one."""
     variants = _variants(rows)
     return [*rows, *(_mean(group) for group in variants if len(group) > 1)]
 
 
-def _variants(rows: Sequence[_Row]) -> list[list[_Row]]:
+def _variants(rows: Sequence[Row]) -> list[list[Row]]:
     """Runs whose configs differ in nothing but seeds."""
-    groups: dict[str, list[_Row]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[repr([item for item in row.settings.items() if item[0] not in _SEEDS])].append(row)
     return list(groups.values())
 
 
-def _mean(group: Sequence[_Row]) -> _Row:
+def _mean(group: Sequence[Row]) -> Row:
     cells = {}
     for key in SHOWN:
         values = [row.cells[key].value for row in group if key in row.cells]
@@ -168,10 +132,11 @@ def _mean(group: Sequence[_Row]) -> _Row:
         if len(known) == len(group):
             cells[key] = Cell(fmean(known))
     name = group[0].label.rpartition("/")[0]
-    return replace(group[0], label=f"{name} (mean, n={len(group)})", cells=cells)
+    findings = tuple(finding for row in group for finding in row.findings)
+    return replace(group[0], label=f"{name} (mean, n={len(group)})", cells=cells, findings=findings)
 
 
-def _less(row: _Row, baseline: _Row) -> _Row:
+def _less(row: Row, baseline: Row) -> Row:
     """The row with its differences from the baseline."""
     cells = {}
     for key, cell in row.cells.items():
@@ -180,7 +145,9 @@ def _less(row: _Row, baseline: _Row) -> _Row:
     return replace(row, cells=cells)
 
 
-def _notes(rows: Sequence[_Row], has_baseline: bool) -> Iterator[str]:
+def _notes(rows: Sequence[Row], has_baseline: bool) -> Iterator[str]:
+    yield from dict.fromkeys(f"{row.label}: {finding}" for row in rows for finding in row.findings)
+    yield from map(str, check_sources(rows))
     yield from dict.fromkeys(warning for row in rows for warning in row.warnings)
     undefined = {(name, why) for row in rows for key, name in SHOWN.items() if (why := row.cells.get(key, Cell()).why)}
     yield from (f"{name} is undefined: {why}" for name, why in sorted(undefined))
@@ -189,9 +156,8 @@ def _notes(rows: Sequence[_Row], has_baseline: bool) -> Iterator[str]:
     if has_baseline:
         yield f"in brackets: the difference from {rows[0].label}"
     l0 = [value for row in rows if (value := row.cells.get("l0", Cell()).value) is not None]
-    if l0 and max(l0) > (1 + _MATCHED_L0) * min(l0):
-        yield f"L0 goes from {min(l0):.3g} to {max(l0):.3g}: not a comparison at matched sparsity"
-    if len({row.heldout for row in rows if row.heldout}) > 1:
-        yield "the runs were evaluated on different held-out tokens: their figures do not compare"
-    if min(len(group) for group in _variants(rows)) < _SEEDS_FOR_A_VERDICT:
-        yield f"fewer than {_SEEDS_FOR_A_VERDICT} seeds a variant: no verdict on which is better"
+    if l0 and max(l0) > (1 + MATCHED_L0) * min(l0):
+        yield f"H18: L0 goes from {min(l0):.3g} to {max(l0):.3g}: not a comparison at matched sparsity"
+    yield from map(str, check_same_data(rows))
+    if min(len(group) for group in _variants(rows)) < SEEDS_FOR_A_VERDICT:
+        yield f"fewer than {SEEDS_FOR_A_VERDICT} seeds a variant: no verdict on which is better"

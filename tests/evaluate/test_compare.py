@@ -12,10 +12,12 @@ import pytest
 
 from saepipe.data import artifact
 from saepipe.data.errors import CorruptDataError
-from saepipe.evaluate.compare import Cell, compare
+from saepipe.data.health import Finding, Health
+from saepipe.evaluate.compare import compare
 from saepipe.evaluate.envelope import Request, envelope
 from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.core import Core
+from saepipe.evaluate.results import Cell
 from saepipe.evaluate.stats import Estimate
 from saepipe.train.config import TrainConfig
 from saepipe.train.load import open_run
@@ -25,21 +27,33 @@ from saepipe.train.load import open_run
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """A finished run's folder, untrained; `weight` is the one setting that differs between variants."""
 
-    def make(variant: str, seed: int = 0, weight: float = 1.0, study: str = ".") -> Path:
+    def make(
+        variant: str,
+        seed: int = 0,
+        weight: float = 1.0,
+        study: str = ".",
+        health: Health | None = None,
+        commit: str = "one",
+        d_sae: int = 8,
+    ) -> Path:
         folder = tmp_path / study / variant / f"seed-{seed}"
         config = TrainConfig.parse(
             {
                 "cache": "nowhere",
                 "hook": "blocks.1.hook_resid_post",
-                "sae": {"name": "relu", "d_sae": 8},
+                "sae": {"name": "relu", "d_sae": d_sae},
                 "penalties": [{"name": "l1", "weight": weight}],
                 "steps": 1,
                 "seed": seed,
             }
         )
         artifact.write_file(folder / "config.yaml", config.to_yaml().encode())
-        header = {"kind": "run", "run_id": "0", "cache": "c", "hook": config.hook, "variant": variant, "seed": seed}
-        artifact.rewrite_manifest(folder, [header, {"files": artifact.digest_files(folder, ["config.yaml"])}])
+        artifact.write_json(folder / "sae" / "cfg.json", {"architecture": "standard", "d_in": 4, "d_sae": d_sae})
+        (health or Health()).write(folder)
+        header = {"kind": "run", "cache": "c", "hook": config.hook, "variant": variant, "seed": seed}
+        header |= {"run_id": config.run_id("c"), "provenance": {"commit": commit}}
+        files = artifact.digest_files(folder, ["config.yaml", "health.json", "sae/cfg.json"])
+        artifact.rewrite_manifest(folder, [header, {"files": files}])
         artifact.commit(folder)
         return folder
 
@@ -51,7 +65,8 @@ def write_result(
 ) -> Path:
     """A core result as an evaluation writes it."""
     run, metric = open_run(folder), Core()
-    subject: Any = SimpleNamespace(run=run, name=f"{run.variant}/seed-{run.seed}", cfg={})
+    cfg = json.loads((folder / "sae" / "cfg.json").read_text())
+    subject: Any = SimpleNamespace(run=run, name=f"{run.variant}/seed-{run.seed}", cfg=cfg)
     testbed: Any = SimpleNamespace(language_model=SimpleNamespace(identity={"id": "toy"}))
     variance = Estimate(ev, ev - 0.01, ev + 0.01) if ev is not None else Estimate(None, reason="nothing varies")
     measurement = Measurement(
@@ -75,7 +90,7 @@ def cells(table, row: int) -> dict[str, Any]:
 
 def test_only_differing_keys_are_columns(make_run) -> None:
     table = compare([write_result(make_run("weak", weight=1.0)), write_result(make_run("strong", weight=4.0))])
-    assert table.columns[:3] == ("run", "penalties.0.weight", "L0")
+    assert table.columns[:4] == ("run", "penalties.0.weight", "health", "L0")
     assert [cells(table, row)["penalties.0.weight"] for row in (0, 1)] == ["1.0", "4.0"]
     assert cells(table, 0)["explained variance"] == Cell(0.9, 0.89, 0.91)
     assert str(cells(table, 0)["explained variance"]) == "0.9 ±0.01"
@@ -138,7 +153,10 @@ def test_other_heldout_tokens_are_noted(make_run) -> None:
 def test_a_result_of_a_run_that_lay_there_before_does_not_count(make_run) -> None:
     folder = write_result(make_run("a", weight=1.0))
     make_run("a", weight=9.0)
-    assert str(cells(compare([folder]), 0)["L0"]) == "not measured"
+    table = compare([folder])
+    assert str(cells(table, 0)["L0"]) == "not measured"
+    assert cells(table, 0)["health"] == "H11"
+    assert any("H11 error" in note and "is of a run that lay here before" in note for note in table.notes)
 
 
 def test_a_foreign_result_is_refused(make_run) -> None:
@@ -152,5 +170,107 @@ def test_the_table_is_plain_data(make_run) -> None:
     table = compare([write_result(make_run("a"), ev=None)])
     plain = json.loads(table.to_json())
     assert plain["columns"] == list(table.columns)
-    assert plain["rows"][0][1]["value"] == 10.0
-    assert plain["rows"][0][2]["why"] == "nothing varies"
+    assert plain["rows"][0][1] == "ok"
+    assert plain["rows"][0][2]["value"] == 10.0
+    assert plain["rows"][0][3]["why"] == "nothing varies"
+    assert plain["verdicts"] == []
+
+
+INERT = Finding("H1", "error", "absorption was exactly 0")
+EVIDENCE = {
+    "reconstruction": {str(step): 200.22540283203125 for step in range(100, 1200, 100)},
+    "final_reconstruction": 200.22540283203125,
+    "W_dec": "a digest",
+    "W_dec_entries": [0.25, 0.5],
+}
+
+
+def changed(**changes: Any) -> Health:
+    return Health(evidence={**EVIDENCE, **changes})
+
+
+OTHER = {"reconstruction": {}, "final_reconstruction": 199.0, "W_dec": "another", "W_dec_entries": [0.25, 0.6]}
+
+
+def judged(make_run, variant: dict[str, Any], baseline: dict[str, Any], **measured: Any) -> tuple[list[str], str]:
+    """The rules that forbid, and the words, of three seeds against three."""
+    base = [write_result(make_run("base", seed, **baseline)) for seed in range(3)]
+    runs = [write_result(make_run("new", seed, **{"weight": 2.0, **variant}), **measured) for seed in range(3)]
+    (verdict,) = compare([*base, *runs], baseline=base[0]).verdicts
+    assert (verdict.variant, verdict.baseline) == ("new", "base")
+    return sorted({finding.rule for finding in verdict.forbidden_by}), str(verdict)
+
+
+def test_sound_runs_may_be_compared(make_run) -> None:
+    rules, words = judged(make_run, {"health": changed(**OTHER)}, {"health": changed()})
+    assert rules == []
+    assert words == "new against base: no rule forbids to read the differences (3 seeds)"
+
+
+@pytest.mark.parametrize("side", ["variant", "baseline"])
+def test_an_error_on_either_side_forbids_a_result(make_run, side: str) -> None:
+    sides = {"variant": {}, "baseline": {}, side: {"health": Health((INERT,))}}
+    rules, words = judged(make_run, sides["variant"], sides["baseline"])
+    assert rules == ["H1"]
+    assert "NO RESULT, whatever the figures say. H1: " in words
+    assert "absorption was exactly 0" in words
+
+
+def test_a_warning_does_not_forbid(make_run) -> None:
+    warned = Health((Finding("H9", "warning", "31% of the latents are dead"),))
+    assert judged(make_run, {"health": warned}, {})[0] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "rules"),
+    [
+        ({}, ["H2", "H3"]),
+        ({"W_dec": "another", "W_dec_entries": [0.25, 0.6]}, ["H2"]),
+        ({**OTHER, "W_dec_entries": [0.25, 0.5 + 1e-8]}, ["H3"]),
+        ({**OTHER, "reconstruction": EVIDENCE["reconstruction"]}, ["H2"]),
+        ({**OTHER, "final_reconstruction": 200.22540283203125}, ["H2"]),
+        (OTHER, []),
+    ],
+    ids=["equal", "loss", "weights", "series", "final", "other"],
+)
+def test_twins_are_seen_again(make_run, changes: dict[str, Any], rules: list[str]) -> None:
+    found, words = judged(make_run, {"health": changed(**changes)}, {"health": changed()})
+    assert found == rules
+    assert not rules or "penalties.0.weight: 1.0 -> 2.0" in words
+
+
+def test_unmatched_l0_forbids_a_result(make_run) -> None:
+    rules, words = judged(make_run, {}, {}, l0=10.6)
+    assert rules == ["H18"]
+    assert "L0 is 10.6 against 10: not at matched sparsity" in words
+
+
+def test_other_heldout_tokens_forbid_a_result(make_run) -> None:
+    assert judged(make_run, {}, {}, tokens=50)[0] == ["H16"]
+
+
+def test_an_evaluation_of_another_shape_is_left_out(make_run) -> None:
+    folder = write_result(make_run("a"))
+    path = folder / "eval" / "core.json"
+    result = json.loads(path.read_text())
+    result["saepipe"]["hook"] = "blocks.9.hook_resid_post"
+    result["sae_cfg_dict"]["d_sae"] = 4
+    artifact.write_json(path, result)
+    table = compare([folder])
+    assert str(cells(table, 0)["L0"]) == "not measured"
+    (note,) = (note for note in table.notes if "H12" in note)
+    assert "hook blocks.9.hook_resid_post, not blocks.1.hook_resid_post; d_sae 4, not 8" in note
+
+
+def test_one_config_of_two_sources_is_told(make_run) -> None:
+    runs = [make_run("a", study="old"), make_run("a", study="new", commit="two")]
+    assert any("H13 warning" in note and "one and two" in note for note in compare(runs).notes)
+    again = [make_run("a", study="old"), make_run("a", study="new")]
+    assert not any("H13" in note for note in compare(again).notes)
+
+
+def test_few_seeds_are_no_result(make_run) -> None:
+    base, new = write_result(make_run("base")), write_result(make_run("new", weight=2.0))
+    (verdict,) = compare([new], baseline=base).verdicts
+    assert not verdict.forbidden_by
+    assert "1 seed is too few" in str(verdict)

@@ -1,0 +1,113 @@
+"""What lies in the folder of one run: its health, and its evaluations, each checked to be of this very run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from saepipe.data import artifact
+from saepipe.data.config import flatten
+from saepipe.data.health import Finding, Health
+from saepipe.evaluate.envelope import read
+from saepipe.train import folder
+from saepipe.train.formats import saelens
+from saepipe.train.health.twins import Twin
+from saepipe.train.load import Run
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of the table; without a value it was not measured, or has none."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """The 95 % interval over held-out documents."""
+    difference: float | None = None
+    """From the baseline."""
+    why: str | None = None
+    """The reason for there being no value."""
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "undefined" if self.why else "not measured"
+        text = f"{self.value:.4g}"
+        if self.low is not None and self.high is not None:
+            text += f" ±{(self.high - self.low) / 2:.1g}"
+        return text if self.difference is None else f"{text} ({self.difference:+.3g})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run, or the mean of a variant's seeds."""
+
+    label: str
+    run: Run
+    settings: Mapping[str, Any]
+    """The config's leaves."""
+    cells: Mapping[str, Cell]
+    """By metric key; those that were measured."""
+    findings: tuple[Finding, ...]
+    """Of the run's health and of its evaluations."""
+    evidence: Mapping[str, Any]
+    heldout: tuple[str, int] | None = None
+    """The cache and how many of its held-out tokens were used."""
+    warnings: tuple[str, ...] = ()
+    """What keeps its figures from showing anything."""
+
+    @property
+    def twin(self) -> Twin:
+        config = {**self.run.config.identity(), "cache": self.run.cache_fingerprint}
+        return Twin(self.label, config, self.evidence)
+
+    @property
+    def commit(self) -> str | None:
+        """Of saepipe, when it was trained."""
+        return artifact.read_manifest(self.run.path)[0].get("provenance", {}).get("commit")
+
+
+def row_of(run: Run) -> Row:
+    """Reads `health.json` and `eval/*.json`; figures that are not of this run are left out, and told."""
+    health = Health.read(run.path)
+    cells: dict[str, Cell] = {}
+    heldout = None
+    warnings: list[str] = []
+    findings = list(health.findings)
+    for path in sorted((run.path / "eval").glob("*.json")):
+        result = read(path)
+        ours = result["saepipe"]
+        if found := check_result(result, run, path.name):
+            findings += found
+            continue
+        cells |= dict(_figures(result))
+        warnings += ours["warnings"]
+        if result["eval_type_id"] == "core":
+            heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
+    settings = dict(flatten(run.config.identity()))
+    label = f"{run.variant}/seed-{run.seed}"
+    return Row(label, run, settings, cells, tuple(findings), health.evidence, heldout, tuple(warnings))
+
+
+def check_result(result: Mapping[str, Any], run: Run, name: str) -> list[Finding]:
+    """H11: the evaluation is of the run that lies here now. H12: at its hook, on its cache, of its shape."""
+    ours, again = result["saepipe"], "its figures are left out; evaluate again"
+    if ours["fingerprints"]["run"] != run.fingerprint:
+        message = f"{name} is of a run that lay here before ({ours['fingerprints']['run'][:8]}): {again}"
+        return [Finding("H11", "error", message)]
+    cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
+    keys = ("architecture", "d_in", "d_sae")
+    expected = {"hook": run.hook, "cache": run.cache_fingerprint, **{key: cfg.get(key) for key in keys}}
+    found = {"hook": ours["hook"], "cache": ours["fingerprints"]["cache"]}
+    found |= {key: result["sae_cfg_dict"].get(key) for key in keys}
+    wrong = [f"{key} {found[key]}, not {expected[key]}" for key in expected if found[key] != expected[key]]
+    return [Finding("H12", "error", f"{name} was measured at {'; '.join(wrong)}: {again}")] if wrong else []
+
+
+def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
+    ours = result["saepipe"]
+    for group in (*result["eval_result_metrics"].values(), ours["metrics"]):
+        for key, value in group.items():
+            low, high = ours["intervals"].get(key, (None, None))
+            yield key, Cell(value, low, high, why=ours["undefined"].get(key))

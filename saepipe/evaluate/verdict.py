@@ -1,0 +1,91 @@
+"""Whether the differences between a variant and its baseline may be read at all, and which rules forbid it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from saepipe.data.health import Finding, errors
+from saepipe.evaluate.results import Cell, Row
+from saepipe.train.health.twins import check_twins
+
+MATCHED_L0 = 0.05
+SEEDS_FOR_A_VERDICT = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On one variant, all its seeds together."""
+
+    variant: str
+    baseline: str
+    forbidden_by: tuple[Finding, ...]
+    num_seeds: int
+    """Of the two, the fewer."""
+
+    def __str__(self) -> str:
+        pair = f"{self.variant} against {self.baseline}"
+        if self.forbidden_by:
+            why = "; ".join(f"{finding.rule}: {finding.message}" for finding in self.forbidden_by)
+            return f"{pair}: NO RESULT, whatever the figures say. {why}"
+        if self.num_seeds < SEEDS_FOR_A_VERDICT:
+            seeds = "1 seed is" if self.num_seeds == 1 else f"{self.num_seeds} seeds are"
+            return f"{pair}: no rule forbids to read the differences, but {seeds} too few to tell them from chance"
+        return f"{pair}: no rule forbids to read the differences ({self.num_seeds} seeds)"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "text": str(self)}
+
+
+def verdict(variant: Sequence[Row], baseline: Sequence[Row]) -> Verdict:
+    """The seeds of a variant against the baseline's."""
+    forbidden = [
+        Finding(finding.rule, finding.severity, f"{row.label}: {finding.message}")
+        for row in (*baseline, *variant)
+        for finding in errors(row.findings)
+    ]
+    for row in variant:
+        for base in baseline:
+            forbidden += check_twins(row.twin, base.twin, row.run.config.health)
+    forbidden += [*check_same_data((*baseline, *variant)), *check_matched_l0(variant, baseline)]
+    ours, theirs = (group[0].label.rpartition("/")[0] for group in (variant, baseline))
+    return Verdict(ours, theirs, tuple(dict.fromkeys(forbidden)), min(len(variant), len(baseline)))
+
+
+def check_same_data(rows: Sequence[Row]) -> list[Finding]:
+    """H16: one hook of one cache, and the same held-out tokens."""
+    findings = []
+    if len({(row.run.cache_fingerprint, row.run.hook) for row in rows}) > 1:
+        findings.append(Finding("H16", "error", "they were trained at different hooks, or from different caches"))
+    if len({row.heldout for row in rows if row.heldout}) > 1:
+        message = "the runs were evaluated on different held-out tokens: their figures do not compare"
+        findings.append(Finding("H16", "error", message))
+    return findings
+
+
+def check_matched_l0(variant: Sequence[Row], baseline: Sequence[Row]) -> list[Finding]:
+    """H18: the mean L0 of both is the same within 5 % of the smaller."""
+    ours, theirs = (_mean_l0(group) for group in (variant, baseline))
+    if ours is None or theirs is None or max(ours, theirs) <= (1 + MATCHED_L0) * min(ours, theirs):
+        return []
+    message = f"L0 is {ours:.3g} against {theirs:.3g}: not at matched sparsity; steer both there with l0_target"
+    return [Finding("H18", "warning", message)]
+
+
+def check_sources(rows: Sequence[Row]) -> Iterator[Finding]:
+    """H13: runs of one config, made by different commits."""
+    for one, other in combinations(rows, 2):
+        if one.run.run_id == other.run.run_id and one.commit != other.commit:
+            message = (
+                f"{one.label} and {other.label} have one config, and were trained by different commits, "
+                f"{one.commit} and {other.commit}: what differs is the code"
+            )
+            yield Finding("H13", "warning", message)
+
+
+def _mean_l0(rows: Sequence[Row]) -> float | None:
+    values = [value for row in rows if (value := row.cells.get("l0", Cell()).value) is not None]
+    return fmean(values) if values else None
