@@ -19,8 +19,8 @@ import_members(Penalty.package)
 REACHED = ("pre_acts", "acts", "acts_sum", "gate_acts", "x_hat", "W_enc", "b_enc", "W_dec", "b_dec")
 
 
-REQUIRED = {"l0_target": {"l0": 5.0}}
-"""Settings without a default, by penalty."""
+REQUIRED = {"l0_target": {"l0": 5.0}, "absorption": {"min_firings": 0, "min_expected_joint": 0}}
+"""Settings without a default, or without which one batch is not enough, by penalty."""
 
 
 ESTIMATED = {"l0": {"pre_acts"}, "rate_floor": {"pre_acts"}}

@@ -1,0 +1,46 @@
+"""C2R: OrtSAE's term, stronger for latents that are more active (arXiv 2606.30609)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from saepipe.data.config import Count
+from saepipe.train.pairs.fellows import fellow_pairs, fellow_statistics, fresh_fellows, refreshed_fellows
+from saepipe.train.pairs.gates import GATE_RANGES
+from saepipe.train.pairs.hinge import cosines, hinge
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.setting import SettingsNow
+
+
+class C2R(Penalty):
+    """P^(1 - alpha / 2) / d_sae * sum_i relu(max_j d_i . d_j)^2 (r_i + r_j)^alpha; P = E_b |x|^2, r_i^2 = E_b acts_i^2.
+
+    j is the nearest latent in a random chunk, as in `ortsae`. Gradients reach the rows and the activations.
+    The paper takes the norm of a latent's activations over the batch; the mean square does not grow with the batch,
+    and the power of P lets a weight mean the same whatever the scale of x.
+    """
+
+    name: Literal["c2r"] = "c2r"
+    statistics: ClassVar = GATE_RANGES
+    draws: ClassVar = True
+
+    alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
+    chunk: Annotated[Count, Field(ge=4)] = Field(8192, description="latents a chunk, at most")
+    every: Annotated[Count, Field(ge=1)] = Field(5, description="steps between two searches")
+
+    def init_state(self, d_in: int, d_sae: int) -> State:
+        return fresh_fellows(d_sae)
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        if ctx.step % self.every == 0:
+            state = refreshed_fellows(state, ctx.W_dec, ctx.uniform, self.chunk)
+        pairs = fellow_pairs(state)
+        cosine = cosines(ctx.W_dec, pairs)
+        mean_square = ctx.acts.square().sum(0, dtype=ctx.x.dtype) / len(ctx.acts)
+        rms = mean_square.clamp_min(1e-12).sqrt()  # a silent latent: no gradient, instead of an infinite one
+        strength = (rms + rms[pairs.j]) ** self.alpha
+        scale = ctx.power ** (1 - self.alpha / 2) / len(cosine)
+        value = scale * hinge(ctx.W_dec, pairs, cosine, strength, 0.0)
+        return Penalised(value, fellow_statistics(state, ctx.W_dec, pairs, cosine), state)

@@ -1,0 +1,42 @@
+"""OrtSAE: each latent's largest cosine is pushed down (Korznikov et al. 2025, arXiv 2509.22033)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from saepipe.data.config import Count
+from saepipe.train.pairs.fellows import fellow_pairs, fellow_statistics, fresh_fellows, refreshed_fellows
+from saepipe.train.pairs.gates import GATE_RANGES
+from saepipe.train.pairs.hinge import cosines, hinge
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.setting import SettingsNow
+
+
+class OrtSAE(Penalty):
+    """E_b |x|^2 / d_sae * sum_i relu(max_j d_i . d_j)^2, j among the other latents of a random chunk.
+
+    The paper deals out chunks and adds the term on every fifth step, five times as strong. Here every fifth step
+    deals chunks out and looks for the maxima; the pairs found then hold, and each step has the term.
+    """
+
+    name: Literal["ortsae"] = "ortsae"
+    statistics: ClassVar = GATE_RANGES
+    draws: ClassVar = True
+
+    chunk: Annotated[Count, Field(ge=4)] = Field(8192, description="latents a chunk, at most")
+    every: Annotated[Count, Field(ge=1)] = Field(5, description="steps between two searches")
+
+    def init_state(self, d_in: int, d_sae: int) -> State:
+        return fresh_fellows(d_sae)
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        if ctx.step % self.every == 0:
+            state = refreshed_fellows(state, ctx.W_dec, ctx.uniform, self.chunk)
+        pairs = fellow_pairs(state)
+        cosine = cosines(ctx.W_dec, pairs)
+        weight = torch.full_like(cosine, 1 / len(cosine))
+        value = ctx.power * hinge(ctx.W_dec, pairs, cosine, weight, 0.0)
+        return Penalised(value, fellow_statistics(state, ctx.W_dec, pairs, cosine), state)
