@@ -78,6 +78,8 @@ class Penalty(Component):
     """Every statistic it logs, and the range of each."""
     draws: ClassVar[bool] = False
     """Does it need `StepContext.uniform`?"""
+    estimated: ClassVar[frozenset[str]] = frozenset()
+    """Tensors of the context whose gradient is an estimate on purpose (straight-through), not the slope."""
     may_rest: ClassVar[bool] = False
     """May its value rightly be zero for a whole run?"""
 

@@ -24,6 +24,7 @@ class L0(Penalty):
     """
 
     name: Literal["l0"] = "l0"
+    estimated: ClassVar = frozenset({"pre_acts"})
     statistics: ClassVar = {
         "l0": ANY,
         "near_share": SHARE,

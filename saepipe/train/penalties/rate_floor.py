@@ -30,6 +30,7 @@ class RateFloor(Penalty):
     """
 
     name: Literal["rate_floor"] = "rate_floor"
+    estimated: ClassVar = frozenset({"pre_acts"})
     statistics: ClassVar = {"below": SHARE, "entropy": SHARE}  # latents below p_min; entropy of q over log d_sae
     may_rest: ClassVar[bool] = True  # where every latent fires often enough
     form: Literal["log_floor", "entropy"] = "log_floor"
