@@ -1,0 +1,203 @@
+"""How well an SAE has found features that are known: recovery, detection, absorption, leaks, splitting, hedging.
+
+A family is a parent p and its children c; U its directions (rows). The dual of a member is the row e of
+(U U^T)^-1 U, so that e_p . u_p = 1 and e_p . u_c = 0: along e_p a child's latent that is u_c itself shows nothing of
+the parent, however much u_c really overlaps u_p. The latent of a feature is the one that detects it best (largest F1
+on held-out tokens). On a token t where p is on with magnitude m,
+
+    main_t   = acts_t,i (d_i . e_p)                               what the parent's own latent i carries of it
+    others_t = sum_(j != i) acts_t,j (d_j . e_p) - outside_t      what all other latents carry
+    outside_t = sum over features k outside the family of m_k (u_k . e_p): what really lies there without p
+
+so a dictionary of the true directions with the true magnitudes has main_t = m and others_t = 0 exactly. A parent
+that is split over several latents looks absorbed too, wherever its main latent is silent: see `splitting`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from saepipe.data.synthetic import Tokens, Truth
+
+CARRIED = 0.4
+"""Other latents carry a parent when they carry more than this share of its magnitude."""
+HALF = 0.5
+SPLIT_COSINE = 0.6
+SPLIT_RATE = 0.05
+
+
+@dataclass(frozen=True)
+class TruthMetrics:
+    """Of one SAE on held-out tokens. Absorption is over tokens on which a parent and one of its children are on."""
+
+    l0: float  # active latents a token
+    fvu: float  # sum |x - x_hat|^2 / sum |x - mean|^2
+    mcc: float  # mean |cosine| of features and latents, paired off by the best assignment
+    f1: float  # of each feature's latent, mean over features
+    f1_parents: float
+    absorbed: float  # share of tokens: the parent's latent is silent while others carry > 0.4 of the magnitude
+    absorbed_half: float  # share of tokens: it carries less than half while others carry > 0.4
+    absorbed_fraction: float  # mean over tokens of others / max(main + others, m), each at least 0
+    leak: float  # mean over children of d . e_p of the child's latent, at least 0
+    splitting: float  # latents a parent, none its child's, with cosine > 0.6 to it that fire on > 5 % of its tokens
+    hedging: float  # mean over children of d . e_c of the parent's latent, at least 0
+    dead: float  # share of latents that never fire
+    max_cosine: float  # mean over living latents of the largest cosine with another living one
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Families:
+    """Every pair of a parent and a child, and the duals of both in their family."""
+
+    parents: Tensor  # (num_parents,)
+    duals: Tensor  # (num_parents, d_in)
+    pair_parent: Tensor  # (num_pairs,) row of `parents`
+    child: Tensor  # (num_pairs,)
+    child_duals: Tensor  # (num_pairs, d_in)
+
+
+def measure(truth: Truth, tokens: Tokens, acts: Tensor, W_dec: Tensor, x_hat: Tensor) -> TruthMetrics:
+    """All metrics of one SAE.
+
+    Args:
+        truth: what is there.
+        tokens: held-out; no parent's children may all be silent in them.
+        acts: (num_tokens, d_sae) at inference, in the units of `tokens.x`.
+        W_dec: (d_sae, d_in), rows of unit norm.
+        x_hat: (num_tokens, d_in).
+    """
+    fires, on = (acts > 0).float(), (tokens.magnitudes > 0).float()
+    f1 = f1_scores(fires, on)
+    best = f1.argmax(0)
+    best_f1 = f1.amax(0)
+    families = _families(truth)
+    absorbed, half, fraction = _absorption(families, truth, tokens, acts, W_dec, best)
+    pair_parents = families.parents[families.pair_parent]
+    leak = (W_dec[best[families.child]] * families.duals[families.pair_parent]).sum(1)
+    hedging = (W_dec[best[pair_parents]] * families.child_duals).sum(1)
+    near = W_dec @ truth.directions[families.parents].T > SPLIT_COSINE
+    often = fires.T @ on[:, families.parents] > SPLIT_RATE * on[:, families.parents].sum(0)
+    near[best[families.child], families.pair_parent] = False
+    alive = fires.any(0)
+    return TruthMetrics(
+        l0=float(fires.sum(1).mean()),
+        fvu=float((tokens.x - x_hat).square().sum() / (tokens.x - tokens.x.mean(0)).square().sum()),
+        mcc=recovery(W_dec, truth.directions),
+        f1=float(best_f1.mean()),
+        f1_parents=_mean(best_f1[families.parents]),
+        absorbed=absorbed,
+        absorbed_half=half,
+        absorbed_fraction=fraction,
+        leak=_mean(leak.relu()),
+        splitting=_mean((near & often).sum(0).float()),
+        hedging=_mean(hedging.relu()),
+        dead=float((~alive).float().mean()),
+        max_cosine=_max_cosine(W_dec[alive]),
+    )
+
+
+def recovery(W_dec: Tensor, directions: Tensor) -> float:
+    """MCC: mean |cosine| over the pairs of the assignment with the largest sum; (d_sae, d_in), (num_features, d_in)."""
+    cosines = (normalize(W_dec, dim=1) @ normalize(directions, dim=1).T).abs().double().cpu().numpy()
+    latents, features = linear_sum_assignment(cosines, maximize=True)
+    return float(cosines[latents, features].mean())
+
+
+def f1_scores(fires: Tensor, on: Tensor) -> Tensor:
+    """F1 of every latent as a detector of every feature, (d_sae, num_features).
+
+    Args:
+        fires: (num_tokens, d_sae) of 0 and 1.
+        on: (num_tokens, num_features) of 0 and 1.
+    """
+    both = fires.T @ on
+    either = fires.sum(0).unsqueeze(1) + on.sum(0)
+    return 2 * both / either.clamp_min(1)
+
+
+def _families(truth: Truth) -> _Families:
+    duals, pair_parent, child, child_duals = [], [], [], []
+    for row, parent in enumerate(truth.parents.tolist()):
+        children = truth.children(parent)
+        members = torch.cat([children.new_tensor([parent]), children])
+        dual = torch.linalg.pinv(truth.directions[members].double()).T.float()
+        duals.append(dual[0])
+        child_duals.append(dual[1:])
+        child.append(children)
+        pair_parent.append(torch.full_like(children, row))
+    if not duals:
+        nothing = truth.parent.new_zeros(0)
+        return _Families(
+            nothing, truth.bias.new_zeros(0, truth.d_in), nothing, nothing, truth.bias.new_zeros(0, truth.d_in)
+        )
+    return _Families(
+        truth.parents, torch.stack(duals), torch.cat(pair_parent), torch.cat(child), torch.cat(child_duals)
+    )
+
+
+def _absorption(
+    families: _Families, truth: Truth, tokens: Tokens, acts: Tensor, W_dec: Tensor, best: Tensor
+) -> tuple[float, float, float]:
+    """absorbed, absorbed_half, absorbed_fraction; each the mean over parents of the mean over the parent's tokens."""
+    parents = families.parents
+    magnitude = tokens.magnitudes[:, parents]  # (num_tokens, num_parents)
+    along = W_dec @ families.duals.T  # (d_sae, num_parents)
+    own = best[parents]
+    main = acts[:, own] * along[own, torch.arange(len(parents))]
+    # Along e_p every feature of the family but p itself shows exactly nothing.
+    outside = tokens.magnitudes @ (truth.directions @ families.duals.T) - magnitude
+    others = acts @ along - main - outside
+    child_on = torch.zeros_like(magnitude).index_add_(1, families.pair_parent, tokens.magnitudes[:, families.child])
+    at = (magnitude > 0) & (child_on > 0)
+    carried = others > CARRIED * magnitude
+    share = others.relu() / torch.maximum(main.relu() + others.relu(), magnitude).clamp_min(1e-12)
+    seen = (carried & (acts[:, own] == 0), carried & (main < HALF * magnitude), share)
+    absorbed, half, fraction = (_mean((value * at).sum(0) / at.sum(0)) for value in seen)
+    return absorbed, half, fraction
+
+
+def _max_cosine(rows: Tensor) -> float:
+    if len(rows) < 2:
+        return 0.0
+    return float((rows @ rows.T).fill_diagonal_(-1).amax(1).mean())
+
+
+def _mean(values: Tensor) -> float:
+    """0 where there is nothing: a world without families absorbs nothing."""
+    return float(values.mean()) if len(values) else 0.0
+
+
+def hedging_degree(before: Tensor, after: Tensor, *, num_baselines: int = 50) -> float:
+    """How much of what narrow latents had mixed in moves to latents that are added (arXiv 2505.11756, by its code).
+
+    h = mean_i |P (after_i - before_i)| / mean_i |before_i| over the old latents i, P the projection onto the span of
+    the added latents' rows; h_0 the same for as many random directions. The degree is (h - h_0) / (1 - h_0), at
+    least 0: what moved towards the added latents beyond what any movement would.
+
+    Args:
+        before: (d_sae, d_in) decoder of the narrow SAE.
+        after: (d_sae + num_added, d_in), of the same SAE trained on with latents added; its first rows are the old.
+        num_baselines: draws that h_0 is the mean of.
+    """
+    change, added = after[: len(before)] - before, after[len(before) :]
+    length = torch.linalg.vector_norm(before, dim=1).mean()
+    rng = torch.Generator().manual_seed(0)
+    random = [torch.randn(added.shape, generator=rng).to(added) for _ in range(num_baselines)]
+    h, *h_0 = (float(_projected(change, rows) / length) for rows in (added, *random))
+    base = sum(h_0) / num_baselines
+    return max(0.0, (h - base) / (1 - base)) if base < 1 else 0.0
+
+
+def _projected(change: Tensor, rows: Tensor) -> Tensor:
+    """Mean length of the projections of `change` (num, d_in) onto the span of `rows`; ()."""
+    _, values, basis = torch.linalg.svd(rows, full_matrices=False)
+    basis = basis[values > 1e-6 * values[0]]
+    return torch.linalg.vector_norm(change @ basis.T, dim=1).mean()
