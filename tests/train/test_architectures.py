@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from saepipe.data.batches import BatchStream
+from saepipe.data.cache import Cache
 from saepipe.data.component import import_members
 from saepipe.data.errors import ConfigError
+from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
+from saepipe.train.load import load, open_run
+from saepipe.train.run import train
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.seeds import generator
 
@@ -312,3 +318,23 @@ def test_the_number_of_active_latents_is_known_where_no_penalty_decides_it(name:
     assert make(name, k=3).num_active == 3
     with pytest.raises(ConfigError, match="more than d_sae"):
         make(name, k=41)
+
+
+def test_it_trains_and_the_saved_one_explains_raw_rows(
+    sae: Architecture, config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    l1, l0 = [{"name": "l1", "weight": 0.5}], [{"name": "l0", "weight": 0.1}]
+    penalties = {"jumprelu": l0, "relu": l1, "gated": l1}.get(sae.name, [])
+    asked = config(sae=sae.to_dict(), penalties=penalties, steps=300, log_every=100, checkpoint_every=1000)
+    (folder,) = train(asked, tmp_path)
+    loaded = load(folder)
+    assert loaded.architecture == sae.inference(sae.init(D_IN, 1.0, generator(0)))[0].name
+    with BatchStream(Cache.open(asked.cache), open_run(folder).hook, 1000, 9) as stream:
+        rows = next(iter(stream.batches())).float()
+    acts = loaded.encode(rows)
+    fvu = (rows - loaded.decode(acts)).square().sum() / (rows - rows.mean(0)).square().sum()
+    assert fvu < 0.6
+    num_active = (acts > 0).sum().item() / len(rows)
+    assert 1 < num_active < 0.7 * D_SAE
+    if sae.num_active is not None:
+        assert num_active == pytest.approx(sae.num_active, rel=0.2)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pydantic import AfterValidator
 from torch import Tensor
 
 from saepipe.data.component import Component
-from saepipe.train.setting import Setting, SettingsNow, settings_of
+from saepipe.train.setting import Schedule, Setting, SettingsNow, settings_of
 
 State = dict[str, Tensor]
 """What a transform remembers between steps."""
@@ -59,3 +60,18 @@ class Transform(Component):
     @abstractmethod
     def __call__(self, codes: Codes, state: State, now: SettingsNow) -> Transformed:
         """The activations that go on; `now` holds the settings that may follow a schedule, as they stand."""
+
+
+def ends_at(off: float) -> AfterValidator:
+    """Refuses a Setting that has another value when the run ends than the one at which its transform does nothing."""
+
+    def check(setting: Setting) -> Setting:
+        end = setting.end if isinstance(setting, Schedule) else setting
+        if end != off:
+            raise ValueError(
+                f"must be {off:g} when the run ends, since the SAE that is saved has no such step; "
+                f"give a schedule: {{start: ..., end: {off:g}, finish: 0.8}}"
+            )
+        return setting
+
+    return AfterValidator(check)
