@@ -137,7 +137,7 @@ class TrainConfig(ConfigWithPlugins):
             raise ValueError(f"give exactly one of steps, tokens, epochs (found {', '.join(given) or 'none'})")
         if self.tokens is not None and self.tokens < self.batch_size:
             raise ValueError(
-                f"{self.tokens} tokens are less than one batch of {self.batch_size}: it would train for zero steps"
+                f"H6: {self.tokens} tokens are less than one batch of {self.batch_size}: it would train for zero steps"
             )
         return self
 
@@ -166,7 +166,7 @@ class TrainConfig(ConfigWithPlugins):
         tokens = self.tokens if self.tokens is not None else int((self.epochs or 0) * num_rows)
         if tokens < self.batch_size:
             raise ConfigError(
-                f"{self.epochs} epochs of {num_rows:,} rows are less than one batch of {self.batch_size}: zero steps",
+                f"H6: {self.epochs} epochs of {num_rows:,} rows are less than a batch of {self.batch_size}: zero steps",
                 hint="raise epochs, or lower batch_size",
             )
         return tokens // self.batch_size

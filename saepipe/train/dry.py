@@ -57,10 +57,10 @@ def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
     changes = {"steps": num_steps, "batch_size": batch, "dead": DeadConfig(after_tokens=1)}
     tiny = replace(recipe, config=config.model_copy(update=changes), d_in=d_in, scale=1.0)
     state = fresh_state(tiny, initial_params(tiny))
-    state.step, state.tokens_since_fired[::3] = 1, 1
     rows = torch.randn(STEPS, batch, d_in, generator=generator(config.seed, "dry"))
     try:
         for x in rows:
+            state.tokens_since_fired[::3] = batch
             train_step(tiny, state, x)
     except (MemoryError, torch.OutOfMemoryError, SaepipeError):
         raise

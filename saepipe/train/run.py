@@ -20,7 +20,7 @@ from saepipe.train import folder as run_folder
 from saepipe.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.dry import dry_step
-from saepipe.train.health.finished import check_finite
+from saepipe.train.health.finished import check_finite, check_steps
 from saepipe.train.health.judge import check_commits, doubts, judge
 from saepipe.train.health.log_lines import check_log
 from saepipe.train.init import center
@@ -103,8 +103,9 @@ def train_group(group: Sequence[Planned], progress: Progress, *, strict: bool = 
     _, hook, batch_size, data_seed = first.stream
     with BatchStream(first.cache, hook, batch_size, data_seed) as stream:
         runs = [_begin(run, stream, strict) for run in group]
+        early_batches = list(islice(stream.batches(), 2))
         for run in runs:
-            _look_before(run, list(islice(stream.batches(), 2)), progress)
+            _look_before(run, early_batches, progress)
         start, stop = min(run.state.step for run in runs), max(run.planned.recipe.num_steps for run in runs)
         passes = stop * batch_size / stream.num_rows
         if passes > 1:
@@ -118,6 +119,9 @@ def train_group(group: Sequence[Planned], progress: Progress, *, strict: bool = 
                     if run.wants == number:
                         _advance(run, on_device, progress)
                 progress.advance(batch_size)
+    for run in runs:
+        if run.wants is not None:
+            _heed(run, check_steps(run.state.step, run.planned.recipe.num_steps), progress)
     return [run for run in runs if run.failed]
 
 

@@ -99,7 +99,7 @@ def _check_share(label: str, checks: Sequence[Check], limits: HealthConfig) -> l
 def check_selection(
     label: str, penalty: Penalty, statistics: Mapping[str, Sequence[float]], limits: HealthConfig, ended: bool
 ) -> list[Finding]:
-    """H5: pairs of a latent with itself, or no pair at all. H4: a gate that in the end opens for none, or for most."""
+    """H5: a latent paired with itself, or no pair at all. H4: a gate open for none, a threshold rho passed by most."""
     findings = []
     if (itself := max(statistics.get("self_share", [0.0]))) > 0:
         message = f"{itself:.2%} of the pairs that {label} selects are a latent with itself: leave the diagonal out"
@@ -116,8 +116,8 @@ def check_selection(
         if share == 0:
             message = f"{label} selects none of its candidate pairs in the second half of the run: lower its threshold"
             findings.append(Finding("H4", "warning", message))
-        elif share > limits.most_selected:
-            message = f"{label} selects {share:.0%} of its candidate pairs: it tells none apart; raise its threshold"
+        elif share > limits.most_selected and "rho" in penalty.settings():
+            message = f"{label} selects {share:.0%} of its candidate pairs: it tells few apart; raise rho"
             findings.append(Finding("H4", "warning", message))
     return findings
 

@@ -1,0 +1,35 @@
+"""The table of docs/health.md: for each rule the fault injected, and what is said of it.
+
+python bench/mutations.py
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from caches import structured_rows, write_cache
+from mutations import MUTATIONS, World
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cache = write_cache(folder / "cache", {"blocks.1.hook_resid_post": structured_rows(8200, 24)})
+        print("| rule | fault | what is said |\n|---|---|---|")
+        print(f"| - | none | {'; '.join(World(cache, folder / 'sound').train()) or '(nothing)'} |")
+        for number, mutation in enumerate(MUTATIONS):
+            said = mutation.inject(World(cache, folder / str(number)))
+            found = next((sentence for sentence in said if mutation.words in sentence), "NOT FOUND")
+            sentence = " ".join(found.replace(f"{folder / str(number)}/", "").replace("|", "\\|").split())
+            print(f"| {mutation.rule} | {mutation.fault} | {sentence} |")
+
+
+if __name__ == "__main__":
+    main()

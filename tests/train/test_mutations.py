@@ -1,0 +1,38 @@
+"""Each rule finds the fault that it is for, in the words that it promises; and a sound run has no finding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mutations import MUTATIONS, Mutation, World
+from saepipe.data.health import RULES
+
+
+@pytest.fixture
+def world(tiny_cache: Path, tmp_path: Path) -> World:
+    return World(tiny_cache, tmp_path / "runs")
+
+
+def test_a_sound_run_has_no_finding(world: World) -> None:
+    assert world.train() == []
+
+
+def test_sound_variants_have_no_finding(world: World) -> None:
+    """Other weights, another seed, and a weight of 0, which trains like no penalty at all."""
+    off = [{"name": "l1", "weight": 1.0, "warmup": 0.1}, {"name": "topk_orthogonality", "weight": 0.0}]
+    variants = [{"name": "plain"}, {"name": "off", "penalties": off}, {"name": "more", "penalties.0.weight": 1.1}]
+    assert world.train(variants=variants, seeds=[0, 1]) == []
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.rule}: {mutation.fault}")
+def test_a_fault_is_found(mutation: Mutation, world: World) -> None:
+    said = mutation.inject(world)
+    found = [sentence for sentence in said if mutation.words in sentence]
+    assert found, said
+    assert mutation.rule in found[0] or "config error" in found[0]
+
+
+def test_every_rule_has_a_fault() -> None:
+    assert {mutation.rule for mutation in MUTATIONS} == RULES.keys()
