@@ -97,6 +97,16 @@ def test_acts_are_never_negative_and_any_leading_shape_will_do(sae: Architecture
     torch.testing.assert_close(x_hat, acts @ params["W_dec"] + params["b_dec"])
 
 
+def test_bfloat16_activations_stay_so(sae: Architecture, params: Params, x: Tensor) -> None:
+    single = {name: value.detach().float() for name, value in params.items()}
+    pre_acts = sae.pre_acts(single, x.float(), torch.bfloat16)
+    acts = sae.activate_training(single, pre_acts)
+    found = [acts, sae.activate(single, pre_acts), sae.gate_acts(single, pre_acts, acts)]
+    assert {tensor.dtype for tensor in found} == {torch.bfloat16}
+    x_hats = [*sae.reconstructions(single, pre_acts, acts), *sae.observe(single, acts).values()]
+    assert {tensor.dtype for tensor in x_hats} == {torch.float32}
+
+
 def test_the_scale_folds_into_the_biases(sae: Architecture, params: Params, x: Tensor) -> None:
     scale = 0.037
     raw = x / scale

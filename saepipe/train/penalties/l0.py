@@ -8,7 +8,7 @@ from pydantic import Field
 
 from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext
 from saepipe.train.sae.base import Architecture
-from saepipe.train.sae.jumprelu import near
+from saepipe.train.sae.jumprelu import BANDWIDTH, near
 from saepipe.train.setting import Setting, SettingsNow, within
 
 
@@ -29,7 +29,7 @@ class L0(Penalty):
         "l0": ANY,
         "near_share": SHARE,
     }  # near_share: of the pre-activations, those in the rectangle
-    bandwidth: Annotated[float, Field(gt=0, description="as wide as the jumprelu's own")] = 0.06
+    bandwidth: Annotated[float, Field(gt=0, description="best as wide as the jumprelu's own")] = BANDWIDTH
     threshold: Annotated[Setting, within(0, 1e6)] = 0.0
 
     def refuses(self, sae: Architecture) -> str | None:

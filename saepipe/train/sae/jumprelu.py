@@ -10,6 +10,8 @@ from torch import Tensor
 
 from saepipe.train.sae.base import Architecture, Params
 
+BANDWIDTH = 1.0
+
 
 class JumpReLU(Architecture):
     """acts = pre_acts where they exceed their latent's threshold, and 0 elsewhere.
@@ -17,19 +19,20 @@ class JumpReLU(Architecture):
     The jump has no slope, so the threshold's gradient is estimated from the pre-activations near it:
 
         d acts_i / d threshold_i = -(threshold_i / bandwidth) K((pre_acts_i - threshold_i) / bandwidth),
-        K(u) = 1 where |u| < 1/2, else 0                               (the paper's equation 11)
+        K(u) = 1 where |u| < 1/2, else 0
 
     d acts / d pre_acts is that of the active latents alone. What makes it sparse is the penalty `l0`.
     A threshold is the parameter where that is positive, else 0; the gradient goes on as if it were not cut, so that a
     latent at 0 (where this is a ReLU) can leave it again.
 
-    The paper's 0.001, for both settings, is for E|x|^2 = 1 at d_in = 3584. Here E|x|^2 = d_in, so that x along any
-    direction is of size 1, and the same is 0.001 sqrt(3584) = 0.06. The bandwidth is wider: see docs/penalties.md.
+    Units: E|x|^2 = d_in, so x along any direction is of size 1. The paper's 0.001 for both settings, at E|x|^2 = 1 and
+    d_in 3584, would be 0.06 here. A bandwidth of 1 reaches thresholds from everywhere that pre-activations are, and
+    0.5 is two standard deviations of a pre-activation at the default initialisation; docs/penalties.md compares.
     """
 
     name: Literal["jumprelu"] = "jumprelu"
-    bandwidth: Annotated[float, Field(gt=0)] = 0.06
-    initial_threshold: Annotated[float, Field(ge=0)] = 0.06
+    bandwidth: Annotated[float, Field(gt=0)] = BANDWIDTH
+    initial_threshold: Annotated[float, Field(ge=0)] = 0.5
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
         params = super().init(d_in, encoder_scale, generator)
