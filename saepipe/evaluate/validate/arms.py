@@ -1,0 +1,117 @@
+"""What is compared: each arm a baseline with a penalty added, its sparsity replaced, or its architecture changed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from saepipe.data.errors import ConfigError
+from saepipe.evaluate.validate.config import Baseline, Matched
+from saepipe.train.penalties.base import Penalty
+
+Raw = dict[str, Any]
+Kind = Literal["added", "replaces l1", "architecture"]
+
+FACTORS = (0.1, 0.3, 1.0, 3.0)
+"""Weights to choose from, relative to a penalty's default, where the table below says nothing."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train, and the settings that may be chosen for it."""
+
+    name: str
+    kind: Kind = "added"
+    penalty: Raw = field(default_factory=dict, hash=False)
+    weights: tuple[float, ...] = ()  # to choose from; a penalty that replaces l1 is swept over them instead
+    sae: Raw = field(
+        default_factory=dict, hash=False
+    )  # in place of the baseline's; d_sae, and k where it is swept, are added
+    sweep: tuple[float, ...] = ()  # in place of the baseline's
+    baselines: tuple[Baseline, ...] = ("relu", "batch_topk")
+    control: bool = False  # as a study had it: it is expected to fail
+
+
+BASELINE = Arm("baseline", "architecture")
+
+STUDY_A = {"name": "absorption", "ratio": "conditional", "rho": 0.5, "tau": 0.8}
+COSINE = {"name": "topk_orthogonality", "select": "cosine", "fraction": 0.01}
+COACTIVATION = {"name": "topk_orthogonality", "select": "coactivation", "fraction": 0.01}
+
+
+def _absorption(ratio: str, weights: tuple[float, ...], **settings: float) -> Arm:
+    return Arm(f"absorption/{ratio}", penalty={"name": "absorption", "ratio": ratio, **settings}, weights=weights)
+
+
+def _sparsity(name: str, sweep: tuple[float, ...], **settings: float) -> Arm:
+    return Arm(name, "replaces l1", {"name": name, **settings}, sweep=sweep, baselines=("relu",))
+
+
+ARMS: tuple[Arm, ...] = (
+    Arm("ortsae", penalty={"name": "ortsae"}, weights=(0.1, 0.3, 1.0)),
+    Arm("topk_orthogonality/cosine", penalty=COSINE, weights=(0.7, 2.2, 7.0)),
+    Arm("topk_orthogonality/both", penalty=COSINE | {"select": "both"}, weights=(0.7, 2.2, 7.0)),
+    Arm("topk_orthogonality/coactivation", penalty=COACTIVATION, weights=(0.7, 2.2, 7.0), control=True),
+    Arm("topk_orthogonality/study-b", penalty=COACTIVATION | {"fraction": 0.001}, weights=(0.1, 1.0), control=True),
+    Arm("c2r", penalty={"name": "c2r"}, weights=(0.3, 1.0, 3.0)),
+    Arm("orthogonality/all_pairs", penalty={"name": "orthogonality"}, weights=(0.1, 0.3, 1.0)),
+    Arm("orthogonality/hinge", penalty={"name": "orthogonality", "form": "hinge"}, weights=(0.1, 0.3, 1.0)),
+    _absorption("suppression", (0.6, 1.8, 5.4), tau=0.1),
+    _absorption("conditional", (0.3, 0.9, 2.7), tau=0.3, rho=0.5),
+    _absorption("lift", (0.3, 0.9, 2.7), tau=0.3, rho=5.0),
+    _absorption("magnitude", (0.3, 0.9, 2.7), tau=0.3, rho=0.5),
+    _absorption("magnitude_lift", (0.3, 0.9, 2.7), tau=0.3, rho=5.0),
+    Arm("absorption/study-a", penalty=STUDY_A, weights=(0.05, 0.2, 0.9), control=True),
+    _sparsity("lp", (0.3, 0.6, 1.2, 2.4, 4.8)),
+    _sparsity("tanh", (0.3, 0.6, 1.2, 2.4, 4.8)),
+    _sparsity("log", (0.1, 0.2, 0.4, 0.8, 1.6)),
+    Arm(
+        "l0", "replaces l1", {"name": "l0"}, sae={"name": "jumprelu"}, sweep=(0.3, 1.0, 3.0, 10.0), baselines=("relu",)
+    ),
+    Arm("gated", "architecture", sae={"name": "gated"}, baselines=("relu",)),
+    Arm("matryoshka", "architecture", sae={"name": "matryoshka_batch_topk"}, baselines=("batch_topk",)),
+    Arm("auxk", penalty={"name": "auxk"}, weights=(0.03, 0.3)),
+    Arm("preact", penalty={"name": "preact"}, weights=(3e-6, 3e-4, 3e-3)),
+    Arm("rate_floor", penalty={"name": "rate_floor"}, weights=(0.03, 0.3)),
+)
+
+
+def chosen(names: Sequence[str]) -> list[Arm]:
+    """The arms that the user named: `all`, an arm, all arms of a penalty, or a penalty that the table does not know.
+
+    Raises:
+        ConfigError: if there is no such arm and no such penalty.
+    """
+    found: dict[str, Arm] = {}
+    for name in names:
+        mine = [arm for arm in ARMS if name in ("all", arm.name, arm.name.partition("/")[0])]
+        for arm in mine or [_plain(name)]:
+            found[arm.name] = arm
+    return list(found.values())
+
+
+def _plain(name: str) -> Arm:
+    """A penalty as its author left it, in several weights."""
+    near = difflib.get_close_matches(name, [arm.name for arm in ARMS], n=1, cutoff=0.7)
+    if "/" in name or near:
+        raise ConfigError(
+            f"there is no arm {name!r}", hint=f"did you mean {near[0]!r}?" if near else "saepipe validate all"
+        )
+    default = Penalty.member(name).model_fields["weight"].get_default()
+    weight = float(default) if isinstance(default, int | float) else 1.0
+    return Arm(name, penalty={"name": name}, weights=tuple(weight * factor for factor in FACTORS))
+
+
+def raw_config(
+    arm: Arm, baseline: Baseline, matched: Matched, weight: float | None
+) -> tuple[Raw, str, tuple[float, ...]]:
+    """The parts of a training config, and what is swept: its dotted key and its values."""
+    sae: Raw = {"name": baseline, **arm.sae}
+    if baseline == "batch_topk":
+        added = [arm.penalty | {"weight": weight}] if arm.penalty else []
+        return {"sae": sae, "penalties": added}, "sae.k", arm.sweep or matched.sweep
+    sparsity = arm.penalty if arm.kind == "replaces l1" else {"name": "l1"}
+    added = [arm.penalty | {"weight": weight}] if arm.kind == "added" else []
+    return {"sae": sae, "penalties": [sparsity, *added]}, "penalties.0.weight", arm.sweep or matched.sweep
