@@ -47,11 +47,9 @@ class JumpReLU(Architecture):
 
     def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
         threshold = self.threshold(params)
-        slope = threshold / self.bandwidth * near(pre_acts, threshold, self.bandwidth)
-        carrier = (-slope.detach() * threshold).to(
-            pre_acts.dtype
-        )  # its gradient is the estimate; its value is taken off
-        return self.activate(params, pre_acts) + (carrier - carrier.detach())
+        frozen = threshold.detach()
+        carrier = (-frozen / self.bandwidth * (threshold - frozen)).to(pre_acts.dtype)  # 0, with the estimate's slope
+        return self.activate(params, pre_acts) + near(pre_acts, frozen, self.bandwidth) * carrier
 
     def inference(self, params: Params) -> tuple[Architecture, Params]:
         return self, {**params, "threshold": self.threshold(params)}
