@@ -248,7 +248,7 @@ MUTATIONS = (
         "hook blocks.9.hook_resid_post, not blocks.1.hook_resid_post",
         compared(edit=lambda result: result["saepipe"].update(hook="blocks.9.hook_resid_post")),
     ),
-    Mutation("H13", "a run gone on with by another commit", "tests then another", with_another_commit),
+    Mutation("H13", "a run gone on with by another commit", " then another", with_another_commit),
     Mutation("H13", "a plugin changed between two runs", "plugin_sources.mine", with_a_changed_plugin),
     Mutation(
         "H14",

@@ -47,9 +47,10 @@ def verdict(variant: Sequence[Row], baseline: Sequence[Row]) -> Verdict:
         for row in (*baseline, *variant)
         for finding in errors(row.findings)
     ]
+    known = {finding.rule for finding in forbidden}
     for row in variant:
-        for base in baseline:
-            forbidden += check_twins(row.twin, base.twin, row.run.config.health)
+        twins = check_twins(row.twin, (base.twin for base in baseline), row.run.config.health)
+        forbidden += [finding for finding in twins if finding.rule not in known]
     forbidden += [*check_same_data((*baseline, *variant)), *check_matched_l0(variant, baseline)]
     ours, theirs = (group[0].label.rpartition("/")[0] for group in (variant, baseline))
     return Verdict(ours, theirs, tuple(dict.fromkeys(forbidden)), min(len(variant), len(baseline)))

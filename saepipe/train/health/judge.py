@@ -55,7 +55,7 @@ def judge(
     kept = evidence(config, recipe.num_steps, lines, params["W_dec"])
     twin = Twin(twin.name, twin.config, kept)
     findings += check_log(config, recipe.num_steps, lines, limits, ended=True)
-    findings += [finding for other in others for finding in check_twins(twin, other, limits)]
+    findings += check_twins(twin, others, limits)
     findings += check_behaviour(seen, config.sae.d_sae, dead, l0_target(config), limits)
     return Health(tuple(findings), {"sae": asdict(seen), **audit(config, lines)}, kept)
 

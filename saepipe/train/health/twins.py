@@ -7,7 +7,7 @@ makes a setting do nothing, this is how it shows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,21 +53,36 @@ def on(config: TrainConfig) -> list[Any]:
     return [penalty for penalty in config.penalties if penalty.weight != 0]
 
 
-def check_twins(run: Twin, other: Twin, limits: HealthConfig) -> list[Finding]:
-    """H2 and H3 of a run against another one; nothing where their configs train alike."""
-    apart = differences(_trained(other.config), _trained(run.config))
+def check_twins(run: Twin, others: Iterable[Twin], limits: HealthConfig) -> list[Finding]:
+    """H2 and H3 of a run against others, one finding a rule; nothing of those whose configs train alike."""
+    found: dict[str, list[str]] = {}
+    for other in others:
+        for rule, message in _check_pair(run, other, limits):
+            found.setdefault(rule, []).append(message)
+    return [
+        Finding(rule, "error", messages[0] + (f" (and so with {len(messages) - 1} more)" if messages[1:] else ""))
+        for rule, messages in found.items()
+    ]
+
+
+def _check_pair(run: Twin, other: Twin, limits: HealthConfig) -> Iterator[tuple[str, str]]:
+    apart = _apart(_trained(other.config), _trained(run.config))
     if not (apart and run.evidence and other.evidence):
-        return []
-    findings = []
+        return
     setting = f"though they differ in {'; '.join(apart[:3])}{'; ...' if apart[3:] else ''}"
     if same := _same_losses(run.evidence, other.evidence, limits):
-        message = f"{same} to those of {other.name}, {setting}: what differs did nothing"
-        findings.append(Finding("H2", "error", message))
+        yield "H2", f"{same} to those of {other.name}, {setting}: what differs did nothing"
     distance = _distance(run.evidence, other.evidence)
     if distance < limits.twin_weights:
-        message = f"W_dec is that of {other.name} (relative difference {distance:.1g}), {setting}"
-        findings.append(Finding("H3", "error", message))
-    return findings
+        yield "H3", f"W_dec is that of {other.name} (relative difference {distance:.1g}), {setting}"
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """How two configs differ; of a component that only one of them has, its name alone."""
+    lines = differences(one, other)
+    whole = [line for line in lines if ".name: '(absent)'" in line or (".name: " in line and "-> '(absent)'" in line)]
+    parts = tuple(line.partition("name: ")[0] for line in whole)
+    return [line for line in lines if line in whole or not line.startswith(parts)]
 
 
 def _trained(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""The penalties of both studies as their code had them, faults and all: negative controls, for configs/study-*.yaml.
+
+Nothing here is meant to work. docs/health.md says which rule finds what.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.setting import Setting, SettingsNow, within
+
+
+class AbsorptionAsCoded(Penalty):
+    """Study A: sum over all i, j of (R_ij > rho) (R_ij - rho) G_ij, once any cosine exceeds tau.
+
+    G is the Gram matrix of W_dec's columns, (d_in, d_in): cosines of input coordinates and not of latents, all of them
+    small, so the gate never opens. R (d_sae, d_sae) is a count over a rate. The two fit only where d_in = d_sae.
+    """
+
+    name: Literal["absorption_as_coded"] = "absorption_as_coded"
+    rho: float = 5
+    tau: float = 0.8
+
+    def init_state(self, d_in: int, d_sae: int) -> State:
+        return {"rate": torch.zeros(d_sae), "together": torch.zeros(d_sae, d_sae)}
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        fired = (ctx.acts > 0).float()
+        rate = 0.99 * state["rate"] + 0.01 * fired.mean(0)
+        together = 0.99 * state["together"] + 0.01 * fired.T @ fired
+        state = {"rate": rate, "together": together}
+        columns = normalize(ctx.W_dec, dim=0)
+        gram = columns.T @ columns
+        high = gram - torch.diag(gram.diagonal()) > self.tau
+        if not high.any() or (rate > 1e-3).sum() <= 1:
+            return Penalised(ctx.x.new_zeros(()), {}, state)
+        ratio = together / (rate.unsqueeze(1) + 1e-6)
+        return Penalised(((ratio > self.rho) * (ratio - self.rho) * gram).sum(), {}, state)
+
+
+class TokenTopKAsCoded(Penalty):
+    """Study B, runs 1 to 4: the mean of the largest cosines between the codes of two tokens, each with itself too.
+
+    Their number is a share of batch * d_sae, though there are batch * batch; W_dec never sees it.
+    """
+
+    name: Literal["token_topk_as_coded"] = "token_topk_as_coded"
+    statistics: ClassVar = {"num_pairs": ANY, "self_share": SHARE}
+    fraction: Annotated[Setting, within(0, 1)] = 0.001
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        cosines = token_cosines(ctx.acts)
+        size = min(max(1, int(float(now["fraction"]) * ctx.acts.numel())), cosines.numel())
+        largest, places = cosines.flatten().topk(size)
+        with_itself = (places // len(cosines) == places % len(cosines)).float().mean()
+        return Penalised(largest.mean(), {"num_pairs": torch.tensor(float(size)), "self_share": with_itself}, state)
+
+
+class TokenOrthogonalityAsCoded(Penalty):
+    """Study B, run 5: the mean of all squared cosines between the codes of two tokens, each with itself too."""
+
+    name: Literal["token_orthogonality_as_coded"] = "token_orthogonality_as_coded"
+    statistics: ClassVar = {"num_pairs": ANY, "self_share": SHARE}
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        cosines = token_cosines(ctx.acts)
+        statistics = {
+            "num_pairs": torch.tensor(float(cosines.numel())),
+            "self_share": torch.tensor(1 / len(cosines)),
+        }
+        return Penalised(cosines.square().mean(), statistics, state)
+
+
+class L0AsCoded(Penalty):
+    """Study B, runs 6 and 7: the share of activations above 0.01, a count that has no slope.
+
+    `after` is what they did to the activations first, when x_hat had been made already: dropout, or keeping the latents
+    whose mean is above the median. It changes this count and nothing else.
+    """
+
+    name: Literal["l0_as_coded"] = "l0_as_coded"
+    draws: ClassVar[bool] = True
+    after: Literal["dropout", "competition"] = "dropout"
+    rate: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        mean = ctx.acts.mean(0)
+        assert ctx.uniform is not None
+        kept = ctx.uniform >= self.rate if self.after == "dropout" else mean > mean.median()
+        return Penalised(((ctx.acts * kept) > 0.01).float().mean(), {}, state)
+
+
+class ImportanceVarianceAsCoded(Penalty):
+    """Study B, run 6: minus the variance over latents of their mean activation; a few giant latents please it best."""
+
+    name: Literal["importance_variance_as_coded"] = "importance_variance_as_coded"
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        return Penalised(-ctx.acts.float().mean(0).var(), {}, state)
+
+
+def token_cosines(acts: Tensor) -> Tensor:
+    """(batch, d_sae) -> (batch, batch), ones on the diagonal."""
+    codes = normalize(acts.float(), dim=1)
+    return codes @ codes.T

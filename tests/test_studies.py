@@ -1,0 +1,171 @@
+"""Both studies replayed on a small cache: as written each is caught, as corrected each trains with a live penalty."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from saepipe.cli import main
+from saepipe.data.errors import ConfigError
+from saepipe.data.health import Finding, Health, errors
+from saepipe.evaluate.compare import compare
+from saepipe.train.config import TrainConfig
+from saepipe.train.health.log_lines import check_log
+from saepipe.train.run import train
+from saepipe.train.variants import expand
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+CODED = str(CONFIGS / "study_as_coded.py")
+HOOK = "blocks.1.hook_resid_post"
+SMALL = {"hook": HOOK, "steps": 150, "batch_size": 64, "device": "cpu", "log_every": 10, "tokens": None, "seed": 0}
+
+
+def small(name: str, cache: Path, *, d_sae: int = 40, **changes: Any) -> TrainConfig:
+    """A study's config on the small cache; `variant` keeps one of its variants, less its number of tokens."""
+    raw = yaml.safe_load((CONFIGS / f"study-{name}.yaml").read_text()) | SMALL | {"cache": str(cache), "seeds": []}
+    raw["sae"]["d_sae"] = d_sae
+    raw["optimizer"] |= {"lr": 1e-2}
+    if "plugins" in raw:
+        raw["plugins"] = [CODED]
+    if variant := changes.pop("variant", None):
+        (kept,) = (one for one in raw["variants"] if one["name"] == variant)
+        raw["variants"] = [{key: value for key, value in kept.items() if key != "tokens"}]
+    listed = [*raw["penalties"], *(one["penalties.1"] for one in raw["variants"] if "penalties.1" in one)]
+    for penalty in listed:  # what depends on how often a latent fires, and on how many tokens there are
+        penalty |= {"l0_target": {"l0": 4.0}, "absorption": {"min_firings": 10}, "rate_floor": {"p_min": 0.1}}.get(
+            penalty["name"], {}
+        )
+    return TrainConfig.parse(raw | changes)
+
+
+def findings(runs: list[Path]) -> dict[str, dict[str, list[Finding]]]:
+    """By variant and rule; H9 aside, since what 150 steps make is no good SAE."""
+    found: dict[str, dict[str, list[Finding]]] = {}
+    for run in runs:
+        by_rule = found.setdefault(run.parent.name, defaultdict(list))
+        for finding in Health.read(run).findings:
+            if finding.rule != "H9":
+                by_rule[finding.rule].append(finding)
+    return found
+
+
+@pytest.mark.parametrize(("variant", "rho"), [("rho-5", "5"), ("rho-10", "10"), ("rho-20", "20"), ("tau-0.9", "5")])
+def test_study_a_as_described_is_a_config_error(tiny_cache: Path, variant: str, rho: str) -> None:
+    with pytest.raises(ConfigError, match=f"rho = {rho} can never be passed: ratio 'conditional' is a probability"):
+        expand(small("absorption", tiny_cache, variant=variant))
+
+
+def test_study_a_as_described_ends_with_exit_code_2(
+    tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "-c", str(CONFIGS / "study-absorption.yaml"), "--cache", str(tiny_cache)]
+    assert main([*arguments, "--set", f"hook={HOOK}", "--out", str(tmp_path / "runs")]) == 2
+    assert "rho = 5 can never be passed" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_study_a_as_coded_is_the_baseline_bit_by_bit(tiny_cache: Path, tmp_path: Path) -> None:
+    runs = train(small("absorption-as-coded", tiny_cache, d_sae=24), tmp_path)
+    found = findings(runs)
+    assert len(found) == 8
+    assert not found.pop("baseline")
+    for variant, by_rule in found.items():
+        assert by_rule.keys() == {"H15", "H1", "H2", "H3"}, variant
+        assert "absorption_as_coded has no gradient" in by_rule["H15"][0].message
+        assert "absorption_as_coded was exactly 0 in 16 of 16 checks" in by_rule["H1"][0].message
+        assert "bit-identical to those of baseline/seed-0, though they differ in penalties.1.name" in str(by_rule["H2"])
+        assert "W_dec is that of baseline/seed-0 (relative difference 0)" in by_rule["H3"][0].message
+    for verdict in compare(runs, baseline=runs[0]).verdicts:
+        assert {"H1", "H2", "H3", "H15"} <= {finding.rule for finding in verdict.forbidden_by}
+        assert "NO RESULT" in str(verdict)
+
+
+def test_study_a_as_coded_is_not_trained_under_strict(
+    tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "coded.yaml"
+    config.write_text(small("absorption-as-coded", tiny_cache, d_sae=24, variant="rho-5").to_yaml())
+    assert main(["train", "-c", str(config), "--out", str(tmp_path / "runs"), "--strict"]) == 8
+    assert "H15 error (no gradient)" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("COMMITTED"))
+    assert not (tmp_path / "runs" / "rho-5" / "seed-0" / "metrics.jsonl").read_text()
+
+
+def test_study_a_corrected_is_live(tiny_cache: Path, tmp_path: Path) -> None:
+    assert_live(train(small("absorption-corrected", tiny_cache), tmp_path), num_variants=6)
+
+
+def test_study_b_as_written_ends_with_exit_code_2(
+    tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "-c", str(CONFIGS / "study-topk-orthogonality.yaml"), "--cache", str(tiny_cache)]
+    sets = ["--set", f"hook={HOOK}", "--set", f"plugins=[{CODED}]"]
+    assert main([*arguments, *sets, "--out", str(tmp_path / "runs")]) == 2
+    assert "H6: 1000 tokens are less than one batch of 2048: it would train for zero steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ("run-3-linear", "H19: the schedule of token_topk_as_coded.weight ends at step 10,000"),
+        ("run-4-dynamic", "H19: the schedule of token_topk_as_coded.fraction ends at step 10,000"),
+    ],
+)
+def test_study_b_has_schedules_longer_than_the_run(tiny_cache: Path, tmp_path: Path, variant: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(small("topk-orthogonality", tiny_cache, variant=variant, steps=4882), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variant", "rule", "words"),
+    [
+        ("run-1-fixed", "H5", "of the pairs that token_topk_as_coded selects are a latent with itself"),
+        ("run-2-adaptive", "H5", "of the pairs that token_topk_as_coded selects are a latent with itself"),
+        ("run-5-all-pairs", "H5", "of the pairs that token_orthogonality_as_coded selects are a latent with itself"),
+        ("run-6-importance", "H15", "l0_as_coded has no gradient"),
+        ("run-7-competition", "H15", "l0_as_coded has no gradient"),
+    ],
+)
+def test_study_b_given_tokens_enough_is_caught(
+    tiny_cache: Path, tmp_path: Path, variant: str, rule: str, words: str
+) -> None:
+    found = findings(train(small("topk-orthogonality", tiny_cache, variant=variant), tmp_path))[variant]
+    assert words in found[rule][0].message
+    assert errors(found[rule])
+
+
+def test_study_b_corrected_is_live(tiny_cache: Path, tmp_path: Path) -> None:
+    runs = train(small("topk-orthogonality-corrected", tiny_cache), tmp_path)
+    assert_live(runs, num_variants=13)
+    lasts = {run.parent.name: json.loads((run / "metrics.jsonl").read_text().splitlines()[-2]) for run in runs}
+    first = json.loads((runs[-2] / "metrics.jsonl").read_text().splitlines()[0])
+    assert lasts["run-6-dropout"]["statistics"]["latent_dropout/dropped_share"] == pytest.approx(0.1, abs=0.05)
+    assert first["statistics"]["inhibition/lost_share"] > 0.01
+
+
+def assert_live(runs: list[Path], num_variants: int) -> None:
+    """No rule but H9 speaks, the schedules fit the full run, and each penalty's gradient counts."""
+    found = findings(runs)
+    assert len(found) == num_variants
+    assert not {variant: rules for variant, rules in found.items() if rules}
+    for run in runs:
+        config = TrainConfig.load(run / "config.yaml")
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert check_log(config, 150, lines, config.health, ended=True) == []
+        settled = lines[len(lines) // 2]
+        for label, term in settled["terms"].items():
+            assert term["gradient_share"] > 1e-3 or term["weighted"] == 0, (run.parent.name, label)
+
+
+@pytest.mark.parametrize("study", ["absorption-corrected", "topk-orthogonality-corrected"])
+def test_the_corrected_studies_fit_their_full_run(study: str) -> None:
+    config = TrainConfig.load(CONFIGS / f"study-{study}.yaml")
+    for variant in expand(config):
+        resolved = variant.config.resolved(hook=HOOK, num_rows=10_000_000, device=torch.device("cpu"))
+        assert resolved.steps == 4882
