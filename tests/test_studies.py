@@ -57,7 +57,7 @@ def findings(runs: list[Path]) -> dict[str, dict[str, list[Finding]]]:
 
 @pytest.mark.parametrize(("variant", "rho"), [("rho-5", "5"), ("rho-10", "10"), ("rho-20", "20"), ("tau-0.9", "5")])
 def test_study_a_as_described_is_a_config_error(tiny_cache: Path, variant: str, rho: str) -> None:
-    with pytest.raises(ConfigError, match=f"rho = {rho} can never be passed: ratio 'conditional' is a probability"):
+    with pytest.raises(ConfigError, match=f"H4: rho = {rho} can never be passed: ratio 'conditional' is a probability"):
         expand(small("absorption", tiny_cache, variant=variant))
 
 
@@ -66,7 +66,7 @@ def test_study_a_as_described_ends_with_exit_code_2(
 ) -> None:
     arguments = ["train", "-c", str(CONFIGS / "study-absorption.yaml"), "--cache", str(tiny_cache)]
     assert main([*arguments, "--set", f"hook={HOOK}", "--out", str(tmp_path / "runs")]) == 2
-    assert "rho = 5 can never be passed" in capsys.readouterr().err
+    assert "H4: rho = 5 can never be passed" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

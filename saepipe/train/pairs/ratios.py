@@ -80,7 +80,7 @@ def threshold_mistake(name: RatioName, rho: Sequence[float]) -> str | None:
         return f"rho = {min(rho):g} lets every pair pass: ratio {name!r} is never below 0; try {usual:g}"
     if name == "conditional" and max(rho) >= 1:
         return (
-            f"rho = {max(rho):g} can never be passed: ratio 'conditional' is a probability, at most 1. "
+            f"H4: rho = {max(rho):g} can never be passed: ratio 'conditional' is a probability, at most 1. "
             f"A rho between 0 and 1 would do, or ratio 'lift' or 'magnitude', where {max(rho):g} means that many times"
         )
     return None
