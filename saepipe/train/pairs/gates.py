@@ -67,11 +67,16 @@ def gate_statistics(
 
 
 def refreshes(every: int | None, step: int, batch: int, d_sae: int) -> bool:
-    """Is the search for pairs due? `every` None: so often that it costs about 1 % of the steps.
+    """Is the search for pairs due? `every` None: as `usual_interval`."""
+    return step % (every or usual_interval(batch, d_sae)) == 0
 
-    A search multiplies 2 d_sae^2 d_in times, a step 12 batch d_sae d_in times.
+
+def usual_interval(batch: int, d_sae: int) -> int:
+    """Steps between two searches that add about 1 % to them.
+
+    A search has 2 d_sae^2 d_in operations, a step 12 batch d_sae d_in.
     """
-    return step % (every or math.ceil(100 * d_sae / (6 * batch))) == 0
+    return math.ceil(100 * d_sae / (6 * batch))
 
 
 def fresh_gate(num_pairs: int, d_sae: int) -> dict[str, Tensor]:

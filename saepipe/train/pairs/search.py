@@ -45,17 +45,23 @@ def nearest(rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
 
 def _nearest_of(start: int, rows: Tensor, num: int) -> tuple[Tensor, Tensor]:
     block = rows[start : start + ROWS]
-    itself = torch.arange(start, start + len(block), device=rows.device).unsqueeze(1)
     values, indices = [], []
     for column in range(0, len(rows), COLUMNS):
-        others = rows[column : column + COLUMNS]
-        index = torch.arange(column, column + len(others), device=rows.device)
-        tile = (block @ others.T).masked_fill(itself == index, float("-inf"))
-        best = tile.topk(min(num, len(others)), dim=1)
+        tile = without_itself(block @ rows[column : column + COLUMNS].T, column - start)
+        best = tile.topk(min(num, tile.shape[1]), dim=1)
         values.append(best.values)
         indices.append(best.indices + column)
     best = torch.cat(values, 1).topk(num, dim=1)
     return best.values, torch.cat(indices, 1).gather(1, best.indices)
+
+
+def without_itself(tile: Tensor, offset: int) -> Tensor:
+    """The tile with -inf where a row meets itself: in column number `row - offset`. Most tiles have no such place."""
+    height, width = tile.shape
+    if offset >= height or -offset >= width:
+        return tile
+    place = torch.ones(height, width, dtype=torch.bool, device=tile.device).tril(-offset).triu(-offset)
+    return tile.masked_fill(place, float("-inf"))
 
 
 def neighbour_keys(W_dec: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:

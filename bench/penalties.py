@@ -1,0 +1,179 @@
+"""What a step of each pair penalty costs beside the step itself, in time, operations and memory.
+
+    python bench/penalties.py [--sizes 4096 16384 32768] [--d-in 2304] [--batch 4096] [--steps 3]
+
+The step is `train_step` of a ReLU SAE with L1. A penalty's step is its value and the gradient of that, with 64 active
+latents a token. Searches for pairs are measured apart and spread over the steps between them. Operations are those of
+matrix products, counted as they run, and of the products of gathered rows, by formula. Each size has a process of
+its own. Writes results/penalties.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import write_result
+from torch.utils.flop_counter import FlopCounterMode
+
+from saepipe.train.config import TrainConfig
+from saepipe.train.pairs.gates import usual_interval
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.setting import settings_at
+from saepipe.train.state import Recipe, fresh_state, initial_params
+from saepipe.train.step import train_step
+
+CLAIM = "At d_sae 16,384 and batch 4,096 a pair penalty costs at most 10 % of a step"
+NUM_ACTIVE = 64
+PENALTIES: dict[str, dict[str, Any]] = {
+    "absorption": {"name": "absorption"},
+    "topk_orthogonality, cosine": {"name": "topk_orthogonality", "select": "cosine"},
+    "topk_orthogonality, coactivation": {"name": "topk_orthogonality", "select": "coactivation"},
+    "orthogonality, hinge": {"name": "orthogonality", "form": "hinge"},
+    "orthogonality, all_pairs": {"name": "orthogonality"},
+    "ortsae": {"name": "ortsae"},
+    "c2r": {"name": "c2r"},
+    "random_pairs": {"name": "random_pairs"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 16384, 32768])
+    parser.add_argument("--d-in", type=int, default=2304)
+    parser.add_argument("--batch", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=3, help="steps of which the median is taken")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        print(json.dumps(measure(asked.d_in, asked.one, asked.batch, asked.steps)))
+        return
+    found: dict[str, Any] = {}
+    for d_sae in asked.sizes:
+        shape = ["--d-in", asked.d_in, "--batch", asked.batch, "--steps", asked.steps, "--one", d_sae]
+        command = [sys.executable, __file__, *map(str, shape)]
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[str(d_sae)] = json.loads(process.stdout)
+        show(d_sae, found[str(d_sae)])
+    settings = {"d_in": asked.d_in, "batch": asked.batch, "num_active": NUM_ACTIVE, "threads": torch.get_num_threads()}
+    write_result("penalties", CLAIM, {"settings": settings, "by d_sae": found})
+
+
+def show(d_sae: int, found: dict[str, Any]) -> None:
+    step = found["step"]
+    print(
+        f"d_sae {d_sae:,}: a step takes {step['seconds']:.2f} s, {step['tflop']:.2f} TFLOP, {step['extra_mib']:,} MiB"
+    )
+    for name, line in found["penalties"].items():
+        share = f"{line['share_of_time']:6.1%} of its time   {line['share_of_flop']:6.1%} of its operations"
+        print(f"  {name:34} {share}   {line['extra_mib']:6,} MiB", flush=True)
+
+
+def measure(d_in: int, d_sae: int, batch: int, num_steps: int) -> dict[str, Any]:
+    """One size: the step itself, then each penalty."""
+    torch.manual_seed(0)
+    step = measure_step(d_in, d_sae, batch, num_steps)
+    ctx = made_up(d_in, d_sae, batch)
+    return {"step": step, "penalties": {name: measure_penalty(name, ctx, step, num_steps) for name in PENALTIES}}
+
+
+def measure_step(d_in: int, d_sae: int, batch: int, num_steps: int) -> dict[str, Any]:
+    raw = {"sae": {"name": "relu", "d_sae": d_sae}, "penalties": [{"name": "l1", "weight": 0.1}], "steps": 10_000}
+    raw |= {"cache": "none", "batch_size": batch, "optimizer": {"warmup": 0}}
+    cpu = torch.device("cpu")
+    recipe = Recipe(TrainConfig.parse(raw).resolved(hook="none", num_rows=batch, device=cpu), d_in, 1.0, cpu)
+    state = fresh_state(recipe, initial_params(recipe))
+    x = torch.randn(batch, d_in)
+    seconds, _, extra = timed(lambda: train_step(recipe, state, x), num_steps)
+    return {"seconds": seconds, "tflop": 12 * batch * d_in * d_sae / 1e12, "extra_mib": extra}
+
+
+def made_up(d_in: int, d_sae: int, batch: int) -> StepContext:
+    x = torch.randn(batch, d_in)
+    active = torch.rand(batch, d_sae).topk(NUM_ACTIVE).indices
+    acts = torch.zeros(batch, d_sae).scatter_(1, active, torch.rand(batch, NUM_ACTIVE)).requires_grad_()
+    W_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=1).requires_grad_()
+    return StepContext(
+        x=x,
+        pre_acts=acts,
+        acts=acts,
+        acts_sum=acts.detach().sum(0),
+        gate_acts=acts,
+        x_hat=x,
+        W_enc=W_dec.T,
+        b_enc=torch.zeros(d_sae),
+        W_dec=W_dec,
+        b_dec=torch.zeros(d_in),
+        threshold=None,
+        dead=torch.zeros(d_sae, dtype=torch.bool),
+        any_dead=False,
+        step=0,
+        num_steps=10_000,
+        uniform=torch.rand(d_sae),
+    )
+
+
+def measure_penalty(name: str, ctx: StepContext, step: dict[str, Any], num_steps: int) -> dict[str, Any]:
+    batch, d_sae = ctx.acts.shape
+    penalty = Penalty.parse({"weight": 1.0, **PENALTIES[name]})
+    state = penalty.init_state(ctx.W_dec.shape[1], d_sae)
+    searching, search_flop, search_mib = timed(lambda: with_gradient(penalty, ctx, state, 0), 1)
+    state = with_gradient(penalty, ctx, state, 0).state if searching < 1 else state
+    plain, flop, mib = timed(lambda: with_gradient(penalty, ctx, state, 1), num_steps)
+    every = getattr(penalty, "every", None) or usual_interval(batch, d_sae)
+    seconds = plain + max(0.0, searching - plain) / every
+    operations = flop + (search_flop - flop) / every + gathered_flop(state, ctx, penalty)
+    return {
+        "share_of_time": seconds / step["seconds"],
+        "share_of_flop": operations / (step["tflop"] * 1e12),
+        "extra_mib": max(search_mib, mib),
+        "seconds": seconds,
+        "seconds without a search": plain,
+        "seconds with a search": searching,
+        "steps between searches": every,
+    }
+
+
+def with_gradient(penalty: Penalty, ctx: StepContext, state: State, step: int) -> Penalised:
+    here = StepContext(**{**vars(ctx), "step": step})
+    found = penalty(here, state, settings_at(penalty, step, ctx.num_steps))
+    torch.autograd.grad(found.value, [ctx.W_dec, ctx.acts], allow_unused=True)
+    return found
+
+
+def gathered_flop(state: State, ctx: StepContext, penalty: Penalty) -> float:
+    """Two for each number of a cosine, four of a gradient; in absorption four for each token of a pair's means."""
+    num_pairs = len(state.get("chosen", ()))
+    tokens = min(getattr(penalty, "statistics_tokens", 0), len(ctx.x)) if penalty.name == "absorption" else 0
+    return num_pairs * (6 * ctx.W_dec.shape[1] + 4 * tokens)
+
+
+def timed(run: Callable[[], Any], num_steps: int) -> tuple[float, int, int]:
+    """Median seconds, operations of matrix products in one run, and the most memory beside that in use, in MiB."""
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+    seconds = []
+    for _ in range(num_steps):
+        with FlopCounterMode(display=False) as counter:
+            began = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), counter.get_total_flops(), max(0, memory("VmHWM") - before)
+
+
+def memory(which: str) -> int:
+    """Of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(which))
+
+
+if __name__ == "__main__":
+    main()
