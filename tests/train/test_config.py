@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
     ("mistake", "advice"),
     [
         ({"penalties": [{"name": "l1", "wieght": 1}]}, "'weight'"),
-        ({"penalties": [{"name": "l2", "weight": 1}]}, "'l1'"),
+        ({"penalties": [{"name": "ll1", "weight": 1}]}, "'l1'"),
         ({"sae": {"name": "topk", "d_sea": 4, "k": 2}}, "'d_sae'"),
         ({"sae": {"name": "relue", "d_sae": 4}}, "'relu'"),
         ({"optimizer": {"warm_up": 1}}, "'warmup'"),

@@ -13,8 +13,8 @@ from saepipe.train.transforms.base import Codes, State, Transform, Transformed, 
 class BatchGate(Transform):
     """acts -> acts at the largest `keep` of a batch's activations (a share of those above 0), 0 elsewhere.
 
-    A BatchTopK whose k is a share of what fires. `keep` must reach 1 before the run ends, since the SAE that is saved
-    has no gate: small activations are then no longer of use to what they were kept from.
+    A BatchTopK whose k is a share of what fires, so that latents learn first from the tokens at which they are large.
+    `keep` must reach 1 before the run ends, since the SAE that is saved has no gate.
     """
 
     name: Literal["batch_gate"] = "batch_gate"
