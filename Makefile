@@ -4,13 +4,16 @@ BIN := .venv/bin
 export SAEPIPE_SHARED ?= ../shared
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint penalties clean
 
 demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
 	$(BIN)/saepipe demo --out demo
 
 test: .venv/installed  ## the test suite
 	$(BIN)/pytest -n 2 -q
+
+penalties: .venv/installed  ## trains every arm of saepipe validate and writes the table of docs/penalties.md
+	$(BIN)/saepipe validate all --out validation --page docs/penalties.md
 
 lint: .venv/installed  ## what a machine can say about style and types
 	$(BIN)/ruff check .

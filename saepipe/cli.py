@@ -164,6 +164,37 @@ def compare(
     show_table(compare_runs(runs, baseline), format_)
 
 
+@app.command()
+def validate(
+    penalties: Annotated[list[str], typer.Argument(help="`ortsae`, `absorption/lift` or `all`.")],
+    config: ConfigFile = None,
+    set_: Overrides = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Keeps what was trained, for the next call.")] = Path("validation"),
+    page: Annotated[Path | None, typer.Option(help="A Markdown page whose table is to be written anew.")] = None,
+    format_: FormatOption = Format.human,
+) -> None:
+    """Does a penalty do what it claims? Trained on worlds with known features, beside a baseline and a placebo."""
+    from saepipe.evaluate.validate.config import ValidateConfig
+    from saepipe.evaluate.validate.run import validate as run_validation
+    from saepipe.evaluate.validate.table import COLUMNS, lines, write_into
+
+    asked = ValidateConfig.load(config, set_)
+    with watching(format_) as progress:
+        table = run_validation(penalties, asked, out, progress=progress)
+    if page:
+        write_into(page, table)
+    if format_ is Format.json:
+        data.print_json(table.to_json())
+    elif format_ is Format.human:
+        for title, rows in table.sections():
+            drawn = RichTable(*COLUMNS, title=title, title_justify="left", box=SIMPLE_HEAD, header_style="bold")
+            for line in lines(rows):
+                drawn.add_row(*line)
+            data.print(drawn)
+        for note in table.notes:
+            data.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+
+
 @cache_app.command()
 def info(cache: Path, format_: FormatOption = Format.human) -> None:
     """What a cache holds, and how large it is."""

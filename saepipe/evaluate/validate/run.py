@@ -11,12 +11,14 @@ from statistics import fmean
 from typing import Any
 
 from saepipe.data.progress import Progress
-from saepipe.evaluate.validate.arms import BASELINE, Arm, chosen, raw_config
+from saepipe.evaluate.validate.arms import ARMS, BASELINE, Arm, chosen, raw_config
 from saepipe.evaluate.validate.config import Baseline, ValidateConfig
 from saepipe.evaluate.validate.matched import Curve, difference, mean, uncovered
 from saepipe.evaluate.validate.sweep import Job, Laboratory, Outcome, Trial
 from saepipe.evaluate.validate.table import KEYS, Row, Table
 from saepipe.train.config import TrainConfig, labels
+from saepipe.train.contract import CHECKS
+from saepipe.train.penalties.base import Penalty
 
 PLACEBO = "random_pairs"
 
@@ -39,6 +41,11 @@ class Run:
     outcome: Outcome
 
 
+READING = (
+    "intervals are 95 %, by Student's t over the differences of each seed; with many rows some exclude 0 by chance",
+    "MCC, F1 and FVU are better or worse than the baseline's at the same L0; a control is a study's own setting",
+)
+
 Wanted = tuple[Plan, Trial, tuple[float, ...]]
 """What is to be trained, and the gradient shares that its penalty is steered to, if any."""
 
@@ -59,6 +66,7 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
     plans = [
         Plan(arm, baseline, weight) for arm in arms for baseline in _baselines(arm, config) for weight in _weights(arm)
     ]
+    broken = [why for arm in arms if arm not in ARMS for why in _broken(arm)]
     controls = [Plan(BASELINE, baseline, None) for baseline in config.baselines]
     choosing = [plan for plan in plans if len(_weights(plan.arm)) > 1]
     with Laboratory(config, out / "sweeps") as lab:
@@ -67,7 +75,16 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
         runs = _train(lab, config, [*controls, *best], tuple(config.worlds), config.seeds, progress)
         placebos = _placebos(lab, config, runs, progress)
     rows = [_row(plan, world, config, runs, placebos) for plan in best for world in config.worlds]
-    return Table(tuple(rows), config.to_dict())
+    return Table(tuple(rows), config.to_dict(), (*broken, *READING))
+
+
+def _broken(arm: Arm) -> Iterator[str]:
+    """Where a penalty from outside breaks the contract that the tests hold our own to: its figures then say nothing."""
+    penalty = Penalty.member(arm.penalty["name"]).model_validate({"weight": 1.0, **arm.penalty})
+    assert isinstance(penalty, Penalty)
+    for name, check in CHECKS.items():
+        if why := check(penalty):
+            yield f"{arm.name} breaks the contract ({name}): {why}"
 
 
 def _baselines(arm: Arm, config: ValidateConfig) -> list[Baseline]:

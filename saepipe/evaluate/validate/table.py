@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from saepipe.data.artifact import write_file
+from saepipe.data.errors import ConfigError
 from saepipe.evaluate.stats import Estimate
 from saepipe.evaluate.validate.matched import plain, shown, sign
 
@@ -97,11 +100,12 @@ class Table:
 
     rows: tuple[Row, ...]
     config: Mapping[str, Any]
+    notes: tuple[str, ...]  # what is wrong with a penalty before it is trained, and how to read the intervals
 
     def to_json(self) -> str:
-        return json.dumps(
-            {"config": self.config, "rows": [row.to_dict() for row in self.rows]}, indent=2, allow_nan=False
-        )
+        rows = [row.to_dict() for row in self.rows]
+        plain = {"config": self.config, "rows": rows, "notes": self.notes}
+        return json.dumps(plain, indent=2, allow_nan=False)
 
     def sections(self) -> Iterator[tuple[str, list[Row]]]:
         """A title and its rows, for each baseline and world."""
@@ -154,4 +158,22 @@ def markdown(table: Table) -> str:
         head = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines(rows))
         parts.append(f"### {title}\n\n{head}\n{body}\n")
-    return "\n".join(parts)
+    notes = "".join(f"- {note}\n" for note in table.notes)
+    return "\n".join([*parts, notes])
+
+
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def write_into(page: Path, table: Table) -> None:
+    """Puts the table between the page's two marks.
+
+    Raises:
+        ConfigError: if the page does not have them, once each and in this order.
+    """
+    text = page.read_text() if page.is_file() else ""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ConfigError(f"{page} has no place for the table", hint=f"a line {BEGIN!r} and, below it, a line {END!r}")
+    write_file(page, f"{before}{begin}\n\n{markdown(table)}\n{end}{after}".encode())
