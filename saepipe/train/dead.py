@@ -1,7 +1,7 @@
 """Latents that no longer fire: how they are counted, and how they start anew.
 
 Resampling (Bricken et al. 2023): a dead latent takes the direction of a token that is badly reconstructed, its
-encoder column is short, its bias 0 and its optimiser moments 0.
+encoder column is short, its bias and threshold are as at the start, and its optimiser moments 0.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.seeds import generator
-from saepipe.train.state import Recipe, TrainState
+from saepipe.train.state import Recipe, TrainState, initial_params
 
 ENCODER_SHARE = 0.2
 """Norm of a resampled encoder column, as a share of the living ones' mean (Bricken et al. 2023)."""
@@ -63,8 +63,11 @@ def resample(recipe: Recipe, state: TrainState, x: Tensor) -> int:
     length = ENCODER_SHARE * (lengths[~dead].mean() if not dead.all() else lengths.mean())
     params["W_dec"][latents] = directions
     params["W_enc"][:, latents] = length * directions.T
-    params["b_enc"][latents] = 0
-    for name, index in (("W_dec", latents), ("W_enc", (slice(None), latents)), ("b_enc", latents)):
+    initial = initial_params(recipe)
+    of_each = [name for name, value in params.items() if value.dim() == 1 and name != "b_dec"]
+    for name in of_each:  # biases, and what else an architecture keeps of a latent, such as its threshold
+        params[name][latents] = initial[name].to(x.device)[latents]
+    for name, index in (("W_dec", latents), ("W_enc", (slice(None), latents)), *((name, latents) for name in of_each)):
         moments = state.adam.state[params[name]]
         moments["exp_avg"][index] = 0
         moments["exp_avg_sq"][index] = 0

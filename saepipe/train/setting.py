@@ -83,14 +83,17 @@ class Controller(Config):
     start: float = Field(gt=0)
     setting_lowers: bool = Field(True, description="does a larger setting make the quantity smaller?")
     gain: float = Field(0.03, gt=0, le=1)
+    reach: float = Field(100.0, gt=1, description="how many times larger or smaller than `start` it may become")
     until: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="the fraction of the run at which it is frozen")
 
     def moved(self, log_setting: Tensor, quantity: Tensor, step: int, num_steps: int) -> Tensor:
         """The logarithm of the setting after the step `step`, at which `quantity` was seen; all ()."""
         if step >= self.until * num_steps:
             return log_setting
-        error = (quantity.clamp_min(1e-6) / self.to).log().clamp(-2.0, 2.0).to(log_setting.dtype)
-        return log_setting + (self.gain if self.setting_lowers else -self.gain) * error
+        error = (quantity.clamp_min(1e-6) / self.to).log().clamp(-1.0, 1.0).to(log_setting.dtype)
+        moved = log_setting + (self.gain if self.setting_lowers else -self.gain) * error
+        # While the quantity lags far behind, the setting must not run away: it would take as long to come back.
+        return moved.clamp(math.log(self.start / self.reach), math.log(self.start * self.reach))
 
 
 def _kind(value: Any) -> str:

@@ -108,3 +108,16 @@ def test_more_dead_latents_than_tokens(config: Make) -> None:
     assert resample(recipe, state, rows(9)) == 17
     assert int((state.tokens_since_fired == 0).sum()) == 17
     assert len({tuple(row) for row in state.params["W_dec"].detach()[:17].tolist()}) == 17
+
+
+def test_a_resampled_latent_has_its_first_threshold_again(config: Make) -> None:
+    """Else a learned threshold of a dead jumprelu latent would keep it dead."""
+    jumprelu = {"name": "jumprelu", "d_sae": 40, "initial_threshold": 0.3}
+    recipe, state = begin(config(sae=jumprelu, penalties=[{"name": "l0", "weight": 1.0}], dead={"after_tokens": 1000}))
+    with torch.no_grad():
+        state.params["threshold"].fill_(7.0)
+    state.tokens_since_fired[[2, 7]] = 1000
+    resample(recipe, state, rows(9))
+    threshold = state.params["threshold"].detach()
+    assert threshold[[2, 7]].tolist() == pytest.approx([0.3, 0.3])
+    assert threshold.sum().item() == pytest.approx(38 * 7 + 0.6)

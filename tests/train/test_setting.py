@@ -90,7 +90,7 @@ def test_a_steered_weight_is_what_a_run_trains_with_and_remembers(config: Make) 
     assert measured is not None
     assert measured.l0 > 4
     assert measured.statistics["l0_target/l0"] == pytest.approx(measured.l0)
-    moved = 0.1 * math.exp(0.03 * min(2.0, math.log(measured.l0 / 4)))
+    moved = 0.1 * math.exp(0.03 * min(1.0, math.log(measured.l0 / 4)))
     assert float(state.steered["l0_target.weight"].exp()) == pytest.approx(moved, rel=1e-5)
 
 
