@@ -51,6 +51,8 @@ class Finding:
     severity: Severity
     message: str
     """The value seen, and what would do."""
+    about: str = ""
+    """The penalty, transform or other run that it is about, where it is about one."""
 
     def __str__(self) -> str:
         return f"{self.rule} {self.severity} ({RULES[self.rule]}): {self.message}"

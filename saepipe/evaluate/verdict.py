@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from statistics import fmean
 from typing import Any
@@ -43,7 +43,7 @@ class Verdict:
 def verdict(variant: Sequence[Row], baseline: Sequence[Row]) -> Verdict:
     """The seeds of a variant against the baseline's."""
     forbidden = [
-        Finding(finding.rule, finding.severity, f"{row.label}: {finding.message}")
+        replace(finding, message=f"{row.label}: {finding.message}")
         for row in (*baseline, *variant)
         for finding in errors(row.findings)
     ]

@@ -66,9 +66,9 @@ def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
         raise
     except Exception as error:
         message = f"{name} fails where d_in {d_in}, d_sae {d_sae} and batch {batch} differ: {_short(error)}"
-        return [Finding("H14", "error", f"{message}; an axis is taken for another")]
+        return [Finding("H14", "error", f"{message}; an axis is taken for another", name)]
     found = check_finite(state) or check_unit_rows(state.params["W_dec"], config.health.unit_tolerance)
-    return [replace(finding, message=f"{name} on made-up rows: {finding.message}") for finding in found]
+    return [replace(finding, message=f"{name} on made-up rows: {finding.message}", about=name) for finding in found]
 
 
 def check_loss(loss: Loss, state: TrainState) -> list[Finding]:
@@ -88,7 +88,7 @@ def check_paths(config: TrainConfig, loss: Loss) -> list[Finding]:
     """H15: every penalty with a weight depends on a parameter."""
     message = "{} has no gradient: as it is written, nothing that it says can reach a weight; use a surrogate gradient"
     return [
-        Finding("H15", "error", message.format(label))
+        Finding("H15", "error", message.format(label), label)
         for label, penalty in zip(labels(config.penalties), config.penalties, strict=True)
         if penalty.weight != 0 and not penalty.may_rest and not loss.terms[label].value.requires_grad
     ]

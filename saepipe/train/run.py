@@ -44,7 +44,7 @@ class Live:
     log: MetricsLog
     strict: bool
     early: list[Finding] = field(default_factory=list)  # what was found before the first step
-    told: set[Finding] = field(default_factory=set)
+    told: set[tuple[str, str]] = field(default_factory=set)  # rules, and what they were about
     failed: tuple[Finding, ...] = ()
 
     @property
@@ -179,8 +179,9 @@ def _heed(run: Live, findings: Sequence[Finding], progress: Progress) -> None:
     """Says what is new, and stops the run if nothing usable can come of it (strict: if nothing can be shown by it)."""
     folder = run.planned.folder
     for finding in findings:
-        if finding not in run.told:
-            run.told.add(finding)
+        key = (finding.rule, finding.about or finding.message)
+        if key not in run.told:
+            run.told.add(key)
             progress.say(f"{folder}: {finding}")
     if fatal := (errors if run.strict else unusable)(findings):
         run.failed = tuple(fatal)

@@ -19,7 +19,7 @@ from saepipe.train.state import Recipe, TrainState, initial_params
 def doubts(config: TrainConfig) -> list[Finding]:
     """H4: what the settings of the penalties alone give reason to doubt."""
     return [
-        Finding("H4", "warning", f"{label}: {doubt}")
+        Finding("H4", "warning", f"{label}: {doubt}", label)
         for label, penalty in zip(labels(config.penalties), config.penalties, strict=True)
         for doubt in penalty.doubts()
     ]

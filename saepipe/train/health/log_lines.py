@@ -38,9 +38,11 @@ class Check:
 def check_log(
     config: TrainConfig, num_steps: int, lines: Sequence[Line], limits: HealthConfig, *, ended: bool
 ) -> list[Finding]:
-    """H1, H4 and H5 of every penalty with a weight. Before the end, only what later lines cannot take back."""
+    """H1, H4 and H5 of every penalty with a weight. Before the end, only what the last line gives reason for."""
     findings: list[Finding] = []
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
+        if not (ended or _suspicious(lines[-1], label, limits)):
+            continue
         active = [line for line in lines if weight_at(penalty, line["step"], num_steps) > 0]
         findings += check_inert(label, penalty, [_check(line, label) for line in active], num_steps, limits, ended)
         findings += check_selection(label, penalty, _statistics(active, label), limits, ended)
@@ -71,7 +73,7 @@ def check_inert(
     if long_enough or (ended and checks and len(inert) == len(checks)):
         mostly = 2 * len(inert) > len(checks)
         severity: Severity = "error" if mostly and not penalty.may_rest else "warning"
-        return [Finding("H1", severity, _inert_message(label, longest, len(checks)))]
+        return [Finding("H1", severity, _inert_message(label, longest, len(checks)), label)]
     return _check_share(label, checks, limits) if ended and checks else []
 
 
@@ -93,7 +95,7 @@ def _check_share(label: str, checks: Sequence[Check], limits: HealthConfig) -> l
     weak = share < limits.weak_share
     effect, advice = ("hardly steers", "raise") if weak else ("rules the reconstruction", "lower")
     message = f"the gradient of {label} is {share:.2g} times the reconstruction's (median of {len(checks)} checks)"
-    return [Finding("H1", "warning", f"{message}: it {effect}; {advice} its weight")]
+    return [Finding("H1", "warning", f"{message}: it {effect}; {advice} its weight", label)]
 
 
 def check_selection(
@@ -103,22 +105,22 @@ def check_selection(
     findings = []
     if (itself := max(statistics.get("self_share", [0.0]))) > 0:
         message = f"{itself:.2%} of the pairs that {label} selects are a latent with itself: leave the diagonal out"
-        findings.append(Finding("H5", "error", message))
+        findings.append(Finding("H5", "error", message, label))
     if ended and max(statistics.get("num_pairs", [1.0])) == 0:
         severity: Severity = "warning" if penalty.may_rest else "error"
         checks = len(statistics["num_pairs"])
         message = (
             f"{label} selected no pair of latents in any of {checks} checks; its thresholds cannot be reached here"
         )
-        findings.append(Finding("H5", severity, message))
+        findings.append(Finding("H5", severity, message, label))
     if ended and (shares := statistics.get("selected_share")):
         share = fmean(shares[len(shares) // 2 :])
         if share == 0:
             message = f"{label} selects none of its candidate pairs in the second half of the run: lower its threshold"
-            findings.append(Finding("H4", "warning", message))
+            findings.append(Finding("H4", "warning", message, label))
         elif share > limits.most_selected and "rho" in penalty.settings():
             message = f"{label} selects {share:.0%} of its candidate pairs: it tells few apart; raise rho"
-            findings.append(Finding("H4", "warning", message))
+            findings.append(Finding("H4", "warning", message, label))
     return findings
 
 
@@ -134,6 +136,10 @@ def audit(config: TrainConfig, lines: Sequence[Line]) -> dict[str, dict[str, dic
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"least": min(values), "median": median(values), "most": max(values), "last": values[-1]}
+
+
+def _suspicious(line: Line, label: str, limits: HealthConfig) -> bool:
+    return _check(line, label).inert(limits) or line["statistics"].get(f"{label}/self_share", 0) > 0
 
 
 def _check(line: Line, label: str) -> Check:

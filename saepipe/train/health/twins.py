@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,26 +55,28 @@ def on(config: TrainConfig) -> list[Any]:
 
 def check_twins(run: Twin, others: Iterable[Twin], limits: HealthConfig) -> list[Finding]:
     """H2 and H3 of a run against others, one finding a rule; nothing of those whose configs train alike."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Finding]] = {}
     for other in others:
-        for rule, message in _check_pair(run, other, limits):
-            found.setdefault(rule, []).append(message)
+        for finding in _check_pair(run, other, limits):
+            found.setdefault(finding.rule, []).append(finding)
     return [
-        Finding(rule, "error", messages[0] + (f" (and so with {len(messages) - 1} more)" if messages[1:] else ""))
-        for rule, messages in found.items()
+        replace(first, message=f"{first.message} (and so with {len(more)} more)") if more else first
+        for first, *more in found.values()
     ]
 
 
-def _check_pair(run: Twin, other: Twin, limits: HealthConfig) -> Iterator[tuple[str, str]]:
+def _check_pair(run: Twin, other: Twin, limits: HealthConfig) -> Iterator[Finding]:
     apart = _apart(_trained(other.config), _trained(run.config))
     if not (apart and run.evidence and other.evidence):
         return
     setting = f"though they differ in {'; '.join(apart[:3])}{'; ...' if apart[3:] else ''}"
     if same := _same_losses(run.evidence, other.evidence, limits):
-        yield "H2", f"{same} to those of {other.name}, {setting}: what differs did nothing"
+        message = f"{same} to those of {other.name}, {setting}: what differs did nothing"
+        yield Finding("H2", "error", message, other.name)
     distance = _distance(run.evidence, other.evidence)
     if distance < limits.twin_weights:
-        yield "H3", f"W_dec is that of {other.name} (relative difference {distance:.1g}), {setting}"
+        message = f"W_dec is that of {other.name} (relative difference {distance:.1g}), {setting}"
+        yield Finding("H3", "error", message, other.name)
 
 
 def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
