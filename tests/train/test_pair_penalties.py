@@ -58,7 +58,7 @@ def test_gradients_are_finite_differences(penalty: Penalty, ctx: StepContext) ->
         assert gradient.any()
         rng = torch.Generator().manual_seed(0)
         step = 1e-6 * torch.randn(leaf.shape, generator=rng, dtype=leaf.dtype)
-        ahead, behind = (float(answer(penalty, replace(ctx, **{name: leaf + by})).value) for by in (step, -step))
+        ahead, behind = (answer(penalty, replace(ctx, **{name: leaf + by})).value.item() for by in (step, -step))
         assert (ahead - behind) / 2 == pytest.approx(float((gradient * step).sum()), rel=1e-5), name
 
 
@@ -121,7 +121,8 @@ def power_of(ctx: StepContext) -> float:
 
 
 def together(ctx: StepContext) -> Callable[[tuple[int, int]], float]:
-    return lambda pair: float(ctx.acts[:, pair[0]] @ ctx.acts[:, pair[1]])
+    acts = ctx.acts.detach()
+    return lambda pair: float(acts[:, pair[0]] @ acts[:, pair[1]])
 
 
 def largest(score: Callable[[tuple[int, int]], float], num: int) -> set[tuple[int, int]]:
@@ -173,7 +174,7 @@ def test_all_pairs_and_hinge_pair_by_pair(ctx: StepContext) -> None:
 def test_ortsae_and_c2r_latent_by_latent(alpha: float | None, ctx: StepContext) -> None:
     assert ctx.uniform is not None
     cosine, power = cosine_of(ctx), power_of(ctx)
-    rms = [float(ctx.acts[:, i].pow(2).mean().sqrt()) for i in range(D_SAE)]
+    rms = [ctx.acts[:, i].pow(2).mean().sqrt().item() for i in range(D_SAE)]
     expected = 0.0
     for members in ctx.uniform.argsort().tensor_split(3):
         for i in members.tolist():

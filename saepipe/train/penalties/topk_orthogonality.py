@@ -42,8 +42,10 @@ class TopKOrthogonality(Penalty):
     @model_validator(mode="before")
     @classmethod
     def _one_pair_a_latent(cls, raw: Any) -> Any:
-        sized = not isinstance(raw, Mapping) or raw.get("pairs_per_latent", raw.get("fraction")) is not None
-        return raw if sized or raw.get("fraction") is not None else {**raw, "pairs_per_latent": 1.0}
+        sizes = ("pairs_per_latent", "fraction")
+        if not isinstance(raw, Mapping) or any(raw.get(size) is not None for size in sizes):
+            return raw
+        return {**raw, "pairs_per_latent": 1.0}
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
