@@ -83,15 +83,17 @@ def test_h1_spares_a_weight_of_0_a_warmup_and_what_may_rest(config: Make) -> Non
     assert judged(config(penalties=[{**PENALTY, "warmup": 0.5}]), warm) == []
     later = {**PENALTY, "weight": {"start": 0.0, "end": 1.0, "begin": 0.5}}
     assert judged(config(penalties=[later]), warm) == []
-    resting = [
-        {
-            **line,
-            "terms": {"reconstruction": line["terms"]["reconstruction"], "auxk": line["terms"]["topk_orthogonality"]},
-        }
-        for line in inert
-    ]
+
+
+def test_h1_only_warns_of_a_penalty_that_may_rest(config: Make) -> None:
+    def log(shares: list[float]) -> list[dict]:
+        return [
+            {**line, "terms": {**line["terms"], "auxk": line["terms"]["topk_orthogonality"]}} for line in lines(shares)
+        ]
+
     made = config(sae={"name": "topk", "d_sae": 40, "k": 4}, penalties=[{"name": "auxk"}])
-    assert judged(made, resting) == [("H1", "warning")]
+    assert judged(made, log([0.0] * 20)) == [("H1", "warning")]
+    assert judged(made, log([0.0] * 5 + [0.1] * 15)) == []
 
 
 def test_the_weight_of_a_step(config: Make) -> None:

@@ -64,7 +64,7 @@ def check_inert(
 ) -> list[Finding]:
     """H1: the penalty's value is 0, or its gradient is nothing beside the reconstruction's.
 
-    A warning where it was alive in most checks, or is of a kind that may rest.
+    A warning where it was alive in most checks. A penalty of a kind that may rest is told only where it mostly did.
     """
     inert = [check for check in checks if check.inert(limits)]
     longest = max(_streaks(checks, limits), key=len, default=[])
@@ -72,6 +72,8 @@ def check_inert(
     long_enough = len(longest) >= limits.inert_checks and steps >= limits.inert_span * num_steps
     if long_enough or (ended and checks and len(inert) == len(checks)):
         mostly = 2 * len(inert) > len(checks)
+        if penalty.may_rest and not mostly:
+            return []
         severity: Severity = "error" if mostly and not penalty.may_rest else "warning"
         return [Finding("H1", severity, _inert_message(label, longest, len(checks)), label)]
     return _check_share(label, checks, limits) if ended and checks else []
