@@ -145,7 +145,7 @@ def test_topk_orthogonality_pair_by_pair(ctx: StepContext) -> None:
         "both": squares(ctx, half_active | half_near),
     }
     for select, value in expected.items():
-        assert float(answer(made(**FORMS[select]), ctx).value) == pytest.approx(value)
+        assert answer(made(**FORMS[select]), ctx).value.item() == pytest.approx(value)
 
 
 def test_the_number_of_pairs_follows_its_schedule(ctx: StepContext) -> None:
@@ -159,15 +159,15 @@ def test_the_number_of_pairs_follows_its_schedule(ctx: StepContext) -> None:
         state = found.state
         assert float(found.statistics["num_pairs"]) == num
         expected = squares(ctx, largest(lambda pair: float(cosine[pair]), num))
-        assert float(found.value) == pytest.approx(expected)
+        assert found.value.item() == pytest.approx(expected)
 
 
 def test_all_pairs_and_hinge_pair_by_pair(ctx: StepContext) -> None:
     cosine = cosine_of(ctx)
     everything = power_of(ctx) / D_SAE * sum(float(cosine[pair]) ** 2 for pair in combinations(range(D_SAE), 2))
-    assert float(answer(made(name="orthogonality"), ctx).value) == pytest.approx(everything)
+    assert answer(made(name="orthogonality"), ctx).value.item() == pytest.approx(everything)
     near = {tuple(sorted((i, int(j)))) for i in range(D_SAE) for j in cosine[i].argsort(descending=True)[1:5]}
-    assert float(answer(made(**FORMS["hinge"]), ctx).value) == pytest.approx(squares(ctx, near, 0.1))
+    assert answer(made(**FORMS["hinge"]), ctx).value.item() == pytest.approx(squares(ctx, near, 0.1))
 
 
 @pytest.mark.parametrize("alpha", [None, 0.5, 1.0, 2.0])
@@ -182,7 +182,7 @@ def test_ortsae_and_c2r_latent_by_latent(alpha: float | None, ctx: StepContext) 
             factor = power if alpha is None else power ** (1 - alpha / 2) * (rms[i] + rms[j]) ** alpha
             expected += factor / D_SAE * max(0.0, float(cosine[i, j])) ** 2
     penalty = made(name="ortsae", chunk=16) if alpha is None else made(name="c2r", chunk=16, alpha=alpha)
-    assert float(answer(penalty, ctx).value) == pytest.approx(expected)
+    assert answer(penalty, ctx).value.item() == pytest.approx(expected)
 
 
 def test_fellows_hold_between_searches(ctx: StepContext) -> None:
@@ -244,10 +244,10 @@ def test_each_ratio_by_hand(ratio: str, ctx: StepContext) -> None:
     found = answer(penalty, here)
     assert float(found.statistics["ratio_in"]) == pytest.approx(expected, rel=1e-5)
     assert float(found.statistics["num_pairs"]) == 1
-    assert float(found.value) == pytest.approx(D_IN / D_SAE * weight * 0.5**2, rel=1e-4)
+    assert found.value.item() == pytest.approx(D_IN / D_SAE * weight * 0.5**2, rel=1e-4)
     if threshold:
         twice = made(name="absorption", ratio=ratio, min_firings=20, min_expected_joint=7.9, rho=0.4 * expected)
-        assert float(answer(twice, here).value) == pytest.approx(D_IN / D_SAE * 0.6**2, rel=1e-4)
+        assert answer(twice, here).value.item() == pytest.approx(D_IN / D_SAE * 0.6**2, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_pair_wholly_absorbed_is_eligible_though_never_seen_together(ctx: Step
     here = planted(ctx, exclusive)
     found = answer(made(name="absorption", min_firings=20, min_expected_joint=7.9), here)
     assert float(found.statistics["ratio_in"]) == 1
-    assert float(found.value) == pytest.approx(D_IN / D_SAE * 0.6**2)
+    assert found.value.item() == pytest.approx(D_IN / D_SAE * 0.6**2)
     assert answer(made(name="absorption", min_firings=20, min_expected_joint=8.1), here).value == 0
     assert answer(made(name="absorption", min_firings=20, min_expected_joint=7.9, tau=0.61), here).value == 0
 

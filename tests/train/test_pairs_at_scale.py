@@ -15,8 +15,7 @@ ALLOWED = 2**30  # address space beside what a process has before its first step
 PENALTIES = [
     {"name": "absorption", "min_firings": 0, "min_expected_joint": 0},
     {"name": "topk_orthogonality", "select": "both"},
-    {"name": "orthogonality"},
-    {"name": "orthogonality", "form": "hinge"},
+    {"name": "orthogonality"},  # its hinge is that of absorption, on the same neighbours
     {"name": "ortsae"},
     {"name": "c2r"},
     {"name": "random_pairs"},
