@@ -5,6 +5,7 @@ python bench/mutations.py
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from mutations import MUTATIONS, World
 
 def main() -> None:
     torch.set_num_threads(1)
+    os.environ["SAEPIPE_COMMIT"] = "one"  # the table is the same at every commit
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cache = write_cache(folder / "cache", {"blocks.1.hook_resid_post": structured_rows(8200, 24)})

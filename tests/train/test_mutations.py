@@ -8,6 +8,9 @@ import pytest
 
 from mutations import MUTATIONS, Mutation, World
 from saepipe.data.health import RULES
+from saepipe.train.health.config import HealthConfig
+
+DOCS = Path(__file__).parents[2] / "docs" / "health.md"
 
 
 @pytest.fixture
@@ -36,3 +39,10 @@ def test_a_fault_is_found(mutation: Mutation, world: World) -> None:
 
 def test_every_rule_has_a_fault() -> None:
     assert {mutation.rule for mutation in MUTATIONS} == RULES.keys()
+
+
+def test_the_docs_have_every_rule_threshold_and_fault() -> None:
+    text = DOCS.read_text()
+    assert [name for name in HealthConfig.model_fields if f"`{name}`" not in text] == []
+    assert [rule for rule, words in RULES.items() if f"| {rule} {words} |" not in text] == []
+    assert [mutation.fault for mutation in MUTATIONS if f"| {mutation.rule} | {mutation.fault} |" not in text] == []
