@@ -90,10 +90,10 @@ def train(
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are finished already")
         for _, group in groupby(sorted(unfinished, key=lambda run: run.stream), key=lambda run: run.stream):
             failed += train_group(list(group), progress, strict=strict)
+    _sum_up([run.folder for run in planned if is_committed(run.folder)], progress)
     if failed:
         listed = "\n".join(f"  {run.planned.folder}: {run.failed[0]}" for run in failed)
         raise HealthError(f"{len(failed)} of {len(planned)} runs failed:\n{listed}", hint="see their health.json")
-    _sum_up([run.folder for run in planned], progress)
     return [run.folder for run in planned]
 
 
