@@ -25,7 +25,6 @@ from saepipe.train.config import TrainConfig
 TINY = World(d_in=12, max_cosine=0.4, num_parents=2, num_flat=4)
 SMALL = ValidateConfig(
     worlds={"tiny": TINY},
-    choice_worlds=("tiny",),
     baselines={"relu": {"sweep": (0.3, 0.8, 1.6, 3.0), "l0": 2.5}},  # type: ignore[dict-item]
     num_seeds=2,
     num_choice_seeds=1,

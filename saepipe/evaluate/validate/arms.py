@@ -36,13 +36,20 @@ class Arm:
 
 BASELINE = Arm("baseline", "architecture")
 
-STUDY_A = {"name": "absorption", "ratio": "conditional", "rho": 0.5, "tau": 0.8}
+WINDOW = 25_600
+"""Tokens that `absorption` remembers: 100 batches, as in the study."""
+
+STUDY_A = {"name": "absorption", "window": WINDOW, "ratio": "conditional", "rho": 0.5, "tau": 0.8}
 COSINE = {"name": "topk_orthogonality", "select": "cosine", "fraction": 0.01}
 COACTIVATION = {"name": "topk_orthogonality", "select": "coactivation", "fraction": 0.01}
 
 
 def _absorption(ratio: str, weights: tuple[float, ...], **settings: float) -> Arm:
-    return Arm(f"absorption/{ratio}", penalty={"name": "absorption", "ratio": ratio, **settings}, weights=weights)
+    return Arm(
+        f"absorption/{ratio}",
+        penalty={"name": "absorption", "ratio": ratio, "window": WINDOW, **settings},
+        weights=weights,
+    )
 
 
 def _sparsity(name: str, sweep: tuple[float, ...], **settings: float) -> Arm:

@@ -33,7 +33,7 @@ class Matched(Config):
 class ValidateConfig(ConfigWithPlugins):
     """Worlds, seeds, sparsities, and how each of the small SAEs is trained."""
 
-    worlds: dict[str, World] = Field(default=WORLDS, min_length=1)
+    worlds: dict[str, World] = Field(default=WORLDS, min_length=1, description="by name; in place of all of these")
     baselines: dict[Baseline, Matched] = Field(
         default={
             "relu": Matched(sweep=(0.5, 1.1, 2.2, 4.2), l0=4.0),
@@ -44,7 +44,7 @@ class ValidateConfig(ConfigWithPlugins):
     )
     num_seeds: Annotated[Count, Field(ge=2)] = Field(5, description="worlds and initialisations that are reported")
     num_choice_seeds: Positive = Field(2, description="others, on which settings are chosen")
-    choice_worlds: tuple[str, ...] = ("orthogonal", "overlapping")
+    choice_worlds: tuple[str, ...] = Field((), description="on which settings are chosen; by default the first two")
 
     d_sae: Positive = 80
     steps: Positive = 2000
@@ -64,6 +64,10 @@ class ValidateConfig(ConfigWithPlugins):
         if len({world.d_in for world in self.worlds.values()}) > 1:
             raise ValueError("all worlds have one d_in: their SAEs are trained side by side")
         return self
+
+    @property
+    def chosen_on(self) -> tuple[str, ...]:
+        return self.choice_worlds or tuple(self.worlds)[:2]
 
     @property
     def seeds(self) -> range:

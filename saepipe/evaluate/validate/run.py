@@ -70,7 +70,7 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
     controls = [Plan(BASELINE, baseline, None) for baseline in config.baselines]
     choosing = [plan for plan in plans if len(_weights(plan.arm)) > 1]
     with Laboratory(config, out / "sweeps") as lab:
-        choice = _train(lab, config, choosing, config.choice_worlds, config.choice_seeds, progress)
+        choice = _train(lab, config, choosing, config.chosen_on, config.choice_seeds, progress)
         best = [plan for plan in plans if plan.weight == _best(plan, choice, config)]
         runs = _train(lab, config, [*controls, *best], tuple(config.worlds), config.seeds, progress)
         placebos = _placebos(lab, config, runs, progress)
@@ -191,7 +191,7 @@ def _best(plan: Plan, choice: Sequence[Run], config: ValidateConfig) -> float | 
 
 def _score(plan: Plan, choice: Sequence[Run], config: ValidateConfig) -> float:
     l0 = config.baselines[plan.baseline].l0
-    curves = [curve for world in config.choice_worlds for curve in _curves(choice, plan, world)]
+    curves = [curve for world in config.chosen_on for curve in _curves(choice, plan, world)]
     if not curves or uncovered(curves, l0):
         return float("-inf")
     return fmean(curve.at(l0, "mcc") - curve.at(l0, "absorbed") for curve in curves)
