@@ -102,6 +102,7 @@ def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> di
         "model_name": attributes["model"]["id"],
         "dataset_path": attributes["config"].get("dataset", {}).get("source"),
         "context_size": attributes["context_size"],
+        "training_architecture": recipe.config.sae.name,
         "prepend_bos": True,
         "exclude_special_tokens": True,
         "saepipe": {

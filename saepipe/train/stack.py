@@ -210,4 +210,9 @@ def _structure(recipe: Recipe) -> Any:
             | dict.fromkeys(controllers(component), "steered")
             for component in getattr(recipe.config, family)
         ]
-    return raw, recipe.d_in, str(recipe.device)
+    shapes = [
+        (label, name, tuple(tensor.shape))
+        for label, component in recipe.config.components()
+        for name, tensor in component.init_state(recipe.d_in, recipe.config.sae.d_sae).items()
+    ]
+    return raw, shapes, recipe.d_in, str(recipe.device)

@@ -18,7 +18,7 @@ from saepipe.train.setting import SettingsNow, settings_at
 
 import_members(Penalty.package)
 
-REQUIRED: dict[str, dict[str, Any]] = {"l0_target": {"l0": 5.0}, "absorption": {"window": 204_800}}
+REQUIRED: dict[str, dict[str, Any]] = {"l0_target": {"l0": 5.0}}
 """Settings without a default, by penalty."""
 
 

@@ -53,7 +53,7 @@ class Absorption(Penalty):
     rho: Annotated[Setting | None, within(0, math.inf)] = Field(None, description="threshold of the ratio")
     tau: Annotated[Setting, within(-1, 1)] = Field(0.1, description="cosine above which a pair is a candidate")
     margin: Annotated[Setting, within(-1, 1)] = Field(0.0, description="cosine down to which pairs are pushed apart")
-    window: Annotated[Count, Field(ge=1)] | None = Field(None, description="tokens remembered; null: 100 batches")
+    window: Annotated[Count, Field(ge=1)] = Field(204_800, description="tokens remembered: the study's 100 batches")
     min_firings: Annotated[float, Field(ge=0)] = Field(50, description="of an active latent, in the window")
     min_rate: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="of an active latent; study A: 0.001")
     min_expected_joint: Annotated[float, Field(ge=0)] = Field(10, description="N p_i p_j of an eligible pair")
@@ -82,17 +82,16 @@ class Absorption(Penalty):
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         batch, d_sae = ctx.acts.shape
-        window = self.window or 100 * batch
         num_joint = min(self.statistics_tokens or batch, batch)
         due = refreshes(self.refresh_every, ctx.step, batch, d_sae)
         if due:
             max_cos, keys = neighbour_keys(ctx.W_dec, self.neighbours)
             state = carried(state, keys, d_sae)
-        state = moved(state, ctx.acts, RATIOS[self.ratio].joint, window, num_joint)
-        known = moments(state, window * num_joint / batch)
+        state = moved(state, ctx.acts, RATIOS[self.ratio].joint, self.window, num_joint)
+        known = moments(state, self.window * num_joint / batch)
         pairs = pairs_at(state["keys"], d_sae)
         cosine = cosines(ctx.W_dec, pairs)
-        active = (state["rate"] * window >= self.min_firings) & (state["rate"] >= self.min_rate * state["seen"])
+        active = (state["rate"] * self.window >= self.min_firings) & (state["rate"] >= self.min_rate * state["seen"])
         expected = known.num_tokens * known.rate_parent * known.rate_child
         could = pairs.real & active[pairs.i] & active[pairs.j] & (expected >= self.min_expected_joint)
         eligible = could & (cosine > now["tau"])

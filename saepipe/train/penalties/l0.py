@@ -13,11 +13,11 @@ from saepipe.train.setting import Setting, SettingsNow, within
 
 
 class L0(Penalty):
-    """E_b sum_i 1[pre_acts_i > threshold_i].
+    """L0 = E_b sum_i 1[pre_acts_i > threshold_i]; with a `target`, E_b |x|^2 (L0 / target - 1)^2.
 
     A step has no slope, so it is estimated from the pre-activations near it, by the rectangle K(u) = 1[|u| < 1/2]:
 
-        d value / d threshold_i = -E_b (1 / bandwidth) K((pre_acts_i - threshold_i) / bandwidth)
+        d L0 / d threshold_i = -E_b (1 / bandwidth) K((pre_acts_i - threshold_i) / bandwidth)
 
     That is for a jumprelu, whose thresholds alone learn from it, as in the paper. Elsewhere `threshold` is fixed, and
     pre_acts gets the opposite: (1 / bandwidth) K(...) / batch.
@@ -25,10 +25,8 @@ class L0(Penalty):
 
     name: Literal["l0"] = "l0"
     estimated: ClassVar = frozenset({"pre_acts"})
-    statistics: ClassVar = {
-        "l0": ANY,
-        "near_share": SHARE,
-    }  # near_share: of the pre-activations, those in the rectangle
+    statistics: ClassVar = {"l0": ANY, "near_share": SHARE}  # near_share: of the pre-activations, in the rectangle
+    target: Annotated[float, Field(gt=0)] | None = None
     bandwidth: Annotated[float, Field(gt=0, description="best as wide as the jumprelu's own")] = BANDWIDTH
     threshold: Annotated[Setting, within(0, 1e6)] = 0.0
 
@@ -42,4 +40,7 @@ class L0(Penalty):
         l0 = (margin > 0).sum(dtype=margin.dtype) / len(margin)
         carrier = (margin * inside).sum() / (self.bandwidth * len(margin))  # its gradient is the estimate
         statistics = {"l0": l0, "near_share": inside.sum() / inside.numel()}
-        return Penalised(l0 + (carrier - carrier.detach()), statistics, state)
+        value = l0 + (carrier - carrier.detach())
+        if self.target is not None:
+            value = ctx.power * (value / self.target - 1).square()
+        return Penalised(value, statistics, state)

@@ -32,6 +32,8 @@ class L0Target(Penalty):
             return f"{sae.name} has k = {sae.num_active}: set that, there is nothing to steer"
         if self.penalty.draws or controllers(self.penalty):
             return f"{self.penalty.name} cannot be steered: it draws at random, or is steered already"
+        if sae.name == "jumprelu" and self.penalty.name == "l0":
+            return f"thresholds follow their weight too slowly to be steered: {{name: l0, target: {self.l0:g}}} will do"
         return self.penalty.refuses(sae)
 
     def settings(self) -> dict[str, Setting]:
