@@ -8,7 +8,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from saepipe.data.health import Finding, errors
+from saepipe.data.health import RULES, Finding, errors
 from saepipe.evaluate.results import Cell, Row
 from saepipe.train.health.twins import check_twins
 
@@ -22,38 +22,52 @@ class Verdict:
 
     variant: str
     baseline: str
-    forbidden_by: tuple[Finding, ...]
+    by_health: tuple[Finding, ...]
+    """What forbids it in the health and the evaluations of the runs themselves."""
+    by_comparison: tuple[Finding, ...]
+    """What forbids it between them."""
     num_seeds: int
     """Of the two, the fewer."""
+
+    @property
+    def forbidden_by(self) -> tuple[Finding, ...]:
+        return (*self.by_health, *self.by_comparison)
 
     def __str__(self) -> str:
         pair = f"{self.variant} against {self.baseline}"
         if self.forbidden_by:
-            why = "; ".join(f"{finding.rule}: {finding.message}" for finding in self.forbidden_by)
-            return f"{pair}: NO RESULT, whatever the figures say. {why}"
+            rules = sorted({finding.rule for finding in self.forbidden_by}, key=lambda rule: int(rule[1:]))
+            why = ", ".join(f"{rule} {RULES[rule]}" for rule in rules)
+            details = "".join(f"; {finding.rule}: {finding.message}" for finding in self.by_comparison)
+            return f"{pair}: NO RESULT, whatever the figures say: {why}{details}"
         if self.num_seeds < SEEDS_FOR_A_VERDICT:
             seeds = "1 seed is" if self.num_seeds == 1 else f"{self.num_seeds} seeds are"
             return f"{pair}: no rule forbids to read the differences, but {seeds} too few to tell them from chance"
         return f"{pair}: no rule forbids to read the differences ({self.num_seeds} seeds)"
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "text": str(self)}
+        return {
+            "variant": self.variant,
+            "baseline": self.baseline,
+            "num_seeds": self.num_seeds,
+            "forbidden_by": [asdict(finding) for finding in self.forbidden_by],
+            "text": str(self),
+        }
 
 
 def verdict(variant: Sequence[Row], baseline: Sequence[Row]) -> Verdict:
     """The seeds of a variant against the baseline's."""
-    forbidden = [
-        replace(finding, message=f"{row.label}: {finding.message}")
-        for row in (*baseline, *variant)
-        for finding in errors(row.findings)
+    rows = (*baseline, *variant)
+    by_health = [
+        replace(finding, message=f"{row.label}: {finding.message}") for row in rows for finding in errors(row.findings)
     ]
-    known = {finding.rule for finding in forbidden}
+    known = {finding.rule for finding in by_health}
+    by_comparison = [*check_same_data(rows), *check_matched_l0(variant, baseline)]
     for row in variant:
         twins = check_twins(row.twin, (base.twin for base in baseline), row.run.config.health)
-        forbidden += [finding for finding in twins if finding.rule not in known]
-    forbidden += [*check_same_data((*baseline, *variant)), *check_matched_l0(variant, baseline)]
+        by_comparison += [finding for finding in twins if finding.rule not in known]
     ours, theirs = (group[0].label.rpartition("/")[0] for group in (variant, baseline))
-    return Verdict(ours, theirs, tuple(dict.fromkeys(forbidden)), min(len(variant), len(baseline)))
+    return Verdict(ours, theirs, tuple(by_health), tuple(by_comparison), min(len(variant), len(baseline)))
 
 
 def check_same_data(rows: Sequence[Row]) -> list[Finding]:
