@@ -36,11 +36,12 @@ def small(name: str, cache: Path, *, d_sae: int = 40, **changes: Any) -> TrainCo
     if variant := changes.pop("variant", None):
         (kept,) = (one for one in raw["variants"] if one["name"] == variant)
         raw["variants"] = [{key: value for key, value in kept.items() if key != "tokens"}]
-    listed = [*raw["penalties"], *(one["penalties.1"] for one in raw["variants"] if "penalties.1" in one)]
-    for penalty in listed:  # what depends on how often a latent fires, and on how many tokens there are
-        penalty |= {"l0_target": {"l0": 4.0}, "absorption": {"min_firings": 10}, "rate_floor": {"p_min": 0.1}}.get(
-            penalty["name"], {}
-        )
+    # What depends on how often a latent fires, and on how many tokens there are.
+    fitting = {"l0_target": {"l0": 4.0}, "l0": {"target": 4.0}, "rate_floor": {"p_min": 0.1}}
+    fitting["absorption"] = {"min_firings": 10}
+    replaced = [one[key] for one in raw["variants"] for key in ("penalties.0", "penalties.1") if key in one]
+    for penalty in [*raw["penalties"], *replaced]:
+        penalty |= fitting.get(penalty["name"], {})
     return TrainConfig.parse(raw | changes)
 
 

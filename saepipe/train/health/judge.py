@@ -12,6 +12,7 @@ from saepipe.train.health.degenerate import behaviour, check_behaviour, sample_r
 from saepipe.train.health.finished import check_finished
 from saepipe.train.health.log_lines import Line, audit, check_log
 from saepipe.train.health.twins import Twin, check_twins, evidence
+from saepipe.train.penalties.l0 import L0
 from saepipe.train.setting import controllers
 from saepipe.train.state import Recipe, TrainState, initial_params
 
@@ -61,6 +62,8 @@ def judge(
 
 
 def l0_target(config: TrainConfig) -> float | None:
-    """The L0 that a setting is steered to, where one is."""
-    steered = [controller for _, component in config.components() for controller in controllers(component).values()]
-    return next((controller.to for controller in steered if controller.steer == "l0"), None)
+    """The L0 that the run is steered to, by a controller or by the `l0` penalty's own target, where it is."""
+    targets = [penalty.target for penalty in config.penalties if isinstance(penalty, L0)]
+    for _, component in config.components():
+        targets += [controller.to for controller in controllers(component).values() if controller.steer == "l0"]
+    return next((target for target in targets if target is not None), None)
