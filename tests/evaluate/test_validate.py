@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from saepipe.cli import main
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Silent
 from saepipe.data.synthetic import World
@@ -234,3 +235,10 @@ def test_one_validation_from_end_to_end(tmp_path: Path) -> None:
     again = validate(["ortsae"], SMALL, tmp_path, progress=Silent())
     assert again.rows[0] == ortsae
     assert len(list((tmp_path / "sweeps").iterdir())) == count  # nothing was trained again
+
+
+def test_the_command_says_what_is_wrong_and_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "ortsea"]) == 2
+    assert "did you mean 'ortsae'" in capsys.readouterr().err
+    assert main(["validate", "ortsae", "--set", "choice_worlds=[nowhere]"]) == 2
+    assert "nowhere" in capsys.readouterr().err

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.validate.config import Baseline, Matched
 from saepipe.train.penalties.base import Penalty
+from saepipe.train.sae.base import Architecture
 
 Raw = dict[str, Any]
 Kind = Literal["added", "replaces l1", "architecture"]
@@ -71,13 +72,13 @@ ARMS: tuple[Arm, ...] = (
     _absorption("magnitude", (0.3, 0.9, 2.7), tau=0.3, rho=0.5),
     _absorption("magnitude_lift", (0.3, 0.9, 2.7), tau=0.3, rho=5.0),
     Arm("absorption/study-a", penalty=STUDY_A, weights=(0.05, 0.2, 0.9), control=True),
-    _sparsity("lp", (0.3, 0.6, 1.2, 2.4, 4.8)),
-    _sparsity("tanh", (0.3, 0.6, 1.2, 2.4, 4.8)),
-    _sparsity("log", (0.1, 0.2, 0.4, 0.8, 1.6)),
+    _sparsity("lp", (0.15, 0.3, 0.6, 1.2)),
+    _sparsity("tanh", (0.25, 0.45, 0.8, 1.4)),
+    _sparsity("log", (0.08, 0.14, 0.22, 0.4)),
     Arm(
-        "l0", "replaces l1", {"name": "l0"}, sae={"name": "jumprelu"}, sweep=(0.3, 1.0, 3.0, 10.0), baselines=("relu",)
+        "l0", "replaces l1", {"name": "l0"}, sae={"name": "jumprelu"}, sweep=(0.01, 0.03, 0.1, 0.3), baselines=("relu",)
     ),
-    Arm("gated", "architecture", sae={"name": "gated"}, baselines=("relu",)),
+    Arm("gated", "architecture", sae={"name": "gated"}, sweep=(0.8, 1.1, 1.5, 2.2), baselines=("relu",)),
     Arm("matryoshka", "architecture", sae={"name": "matryoshka_batch_topk"}, baselines=("batch_topk",)),
     Arm("auxk", penalty={"name": "auxk"}, weights=(0.03, 0.3)),
     Arm("preact", penalty={"name": "preact"}, weights=(3e-6, 3e-4, 3e-3)),
@@ -108,7 +109,20 @@ def _plain(name: str) -> Arm:
         )
     default = Penalty.member(name).model_fields["weight"].get_default()
     weight = float(default) if isinstance(default, int | float) else 1.0
-    return Arm(name, penalty={"name": name}, weights=tuple(weight * factor for factor in FACTORS))
+    weights = tuple(weight * factor for factor in FACTORS)
+    accepted = tuple(baseline for baseline in get_args(Baseline) if not refusal(name, baseline))
+    if not accepted:
+        raise ConfigError(f"{name} takes none of {', '.join(get_args(Baseline))}: {refusal(name, 'relu')}")
+    return Arm(name, penalty={"name": name}, weights=weights, baselines=accepted)
+
+
+def refusal(name: str, baseline: Baseline) -> str | None:
+    """Why a penalty cannot be added to a baseline."""
+    penalty = Penalty.member(name).model_validate({"name": name, "weight": 1.0})
+    sae = Architecture.member(baseline).model_validate({"d_sae": 4, **({"k": 1} if baseline == "batch_topk" else {})})
+    assert isinstance(penalty, Penalty)
+    assert isinstance(sae, Architecture)
+    return penalty.refuses(sae)
 
 
 def raw_config(

@@ -41,13 +41,13 @@ class Run:
     outcome: Outcome
 
 
+Wanted = tuple[Plan, Trial, tuple[float, ...]]
+"""What is to be trained, and the gradient shares that its penalty is steered to, if any."""
+
 READING = (
     "intervals are 95 %, by Student's t over the differences of each seed; with many rows some exclude 0 by chance",
     "MCC, F1 and FVU are better or worse than the baseline's at the same L0; a control is a study's own setting",
 )
-
-Wanted = tuple[Plan, Trial, tuple[float, ...]]
-"""What is to be trained, and the gradient shares that its penalty is steered to, if any."""
 
 
 def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progress: Progress) -> Table:
