@@ -27,7 +27,7 @@ class JumpReLU(Architecture):
 
     Units: E|x|^2 = d_in, so x along any direction is of size 1. The paper's 0.001 for both settings, at E|x|^2 = 1 and
     d_in 3584, would be 0.06 here. A bandwidth of 1 reaches thresholds from everywhere that pre-activations are, and
-    0.5 is two standard deviations of a pre-activation at the default initialisation; docs/penalties.md compares.
+    0.5 is two standard deviations of a pre-activation at the default initialisation; docs/training.md compares.
     """
 
     name: Literal["jumprelu"] = "jumprelu"
