@@ -35,6 +35,7 @@ SMALL = ValidateConfig(
     pool=2048,
     heldout=1024,
     measure_every=20,
+    stack=6,
     processes=1,
 )
 

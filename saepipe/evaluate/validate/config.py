@@ -43,7 +43,7 @@ class ValidateConfig(ConfigWithPlugins):
         description="relu with L1, and batch_topk",
     )
     num_seeds: Annotated[Count, Field(ge=2)] = Field(5, description="worlds and initialisations that are reported")
-    num_choice_seeds: Positive = Field(2, description="others, on which settings are chosen")
+    num_choice_seeds: Positive = Field(1, description="others, on which settings are chosen")
     choice_worlds: tuple[str, ...] = Field((), description="on which settings are chosen; by default the first two")
 
     d_sae: Positive = 80
@@ -55,6 +55,7 @@ class ValidateConfig(ConfigWithPlugins):
     optimizer: OptimizerConfig = OptimizerConfig(lr=6e-3, warmup=0.0, decay=0.0, clip=None)
     init: InitConfig = InitConfig(encoder_scale=1.0)
 
+    stack: Positive = Field(30, description="SAEs trained side by side, at most")
     processes: Whole = Field(0, description="each of one thread; 0: as many as there are cores")
 
     @model_validator(mode="after")

@@ -124,11 +124,15 @@ def _train(
     progress: Progress,
 ) -> list[Run]:
     wanted = [(plan, trial, ()) for plan in plans for trial in _trials(plan, config, worlds, seeds)]
-    return _gather(lab, wanted, "train", progress)
+    return _gather(lab, config, wanted, "train", progress)
 
 
 def _placebos(lab: Laboratory, config: ValidateConfig, runs: Sequence[Run], progress: Progress) -> list[Run]:
-    """Each penalty that chooses pairs, with as many random ones instead, as strong at every look at the gradients."""
+    """Each penalty that chooses pairs, with as many random ones instead, as strong at every look at the gradients.
+
+    On the worlds on which settings are chosen: elsewhere a placebo would double the cost and say the same.
+    """
+    runs = [run for run in runs if run.trial.world in config.chosen_on]
     wanted = []
     for plan in dict.fromkeys(run.plan for run in runs if "num_pairs" in run.outcome.statistics):
         mine = [run for run in runs if run.plan == plan]
@@ -137,16 +141,21 @@ def _placebos(lab: Laboratory, config: ValidateConfig, runs: Sequence[Run], prog
         for run in mine:
             raw = run.trial.config | {"penalties": [*run.trial.config["penalties"][:-1], random]}
             wanted.append((plan, replace(run.trial, config=raw), run.outcome.shares))
-    return _gather(lab, wanted, "placebo", progress)
+    return _gather(lab, config, wanted, "placebo", progress)
 
 
-def _gather(lab: Laboratory, wanted: Sequence[Wanted], what: str, progress: Progress) -> list[Run]:
+def _gather(
+    lab: Laboratory, config: ValidateConfig, wanted: Sequence[Wanted], what: str, progress: Progress
+) -> list[Run]:
     """Trains what is wanted in stacks: those of one arm and one architecture together (k is part of it)."""
     stacks: dict[Any, list[Wanted]] = {}
     for item in wanted:
         plan, trial, _ = item
         stacks.setdefault((plan.arm.name, plan.baseline, repr(trial.config["sae"])), []).append(item)
-    futures = {lab.submit(_job(stack)): stack for stack in stacks.values()}
+    parts = [
+        stack[begin : begin + config.stack] for stack in stacks.values() for begin in range(0, len(stack), config.stack)
+    ]
+    futures = {lab.submit(_job(part)): part for part in parts}
     progress.start(what, len(wanted), "SAEs")
     for future in as_completed(futures):
         future.result()
