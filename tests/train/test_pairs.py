@@ -191,9 +191,13 @@ JOINT = {
 }
 
 
+@pytest.mark.parametrize("small", [0, 512])
 @pytest.mark.parametrize("joint", JOINT)
-def test_running_means_are_weighted_means_of_the_batches(joint: Joint) -> None:
+def test_running_means_are_weighted_means_of_the_batches(
+    joint: Joint, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After n batches the t-th counts for decay^(n - t), and the weights add up to 1: no bias towards 0."""
+    monkeypatch.setattr("saepipe.train.pairs.moments.SMALL", small)
     rng = torch.Generator().manual_seed(4)
     batches = torch.randn(6, BATCH, D_SAE, generator=rng).sub(0.3).relu()
     keys = keys_of(torch.tensor([0, 2, 7]), torch.tensor([1, 30, 9]), D_SAE).sort().values

@@ -16,6 +16,7 @@ Joint = Literal["firing", "strength", "product"]
 """What is averaged of a pair: [both fire]; acts_i [j fires] and acts_j [i fires]; acts_i acts_j."""
 
 TINY = 1e-12
+SMALL = 512  # up to this d_sae one product of all latents is cheaper than a gathered product a pair
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,25 @@ def moments(state: Mapping[str, Tensor], tokens_a_unit: float) -> Moments:
 
 def joint_means(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
     """Means over tokens (num_pairs, 1 or 2) of what the pairs do together; acts (num_tokens, d_sae)."""
-    by_latent = acts.T.contiguous().float()
+    acts = acts.float()
+    sums = _by_products(acts, pairs, joint) if acts.shape[1] <= SMALL else _by_pairs(acts, pairs, joint)
+    return sums / len(acts)
+
+
+def _by_products(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
+    """Sums over tokens, by the products of all latents."""
+    on = (acts > 0).float()
+    first = on if joint == "firing" else acts
+    products = first.T @ (acts if joint == "product" else on)
+    ends = [(pairs.i, pairs.j), (pairs.j, pairs.i)] if joint == "strength" else [(pairs.i, pairs.j)]
+    return torch.stack([products[i, j] for i, j in ends], dim=1)
+
+
+def _by_pairs(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
+    """Sums over tokens, by the products of each pair."""
+    by_latent = acts.T.contiguous()
     parts = [_joint_sums(by_latent[i], by_latent[j], joint) for i, j in chunks(len(acts), pairs.i, pairs.j)]
-    return torch.cat(parts) / len(acts)
+    return torch.cat(parts)
 
 
 def _joint_sums(acts_i: Tensor, acts_j: Tensor, joint: Joint) -> Tensor:
