@@ -53,6 +53,9 @@ READING = (
 def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progress: Progress) -> Table:
     """Compares the named arms (`all`, a penalty, or `absorption/lift`) with the baseline and with random pairs.
 
+    The first baseline that an arm has is where its weight is chosen. With the config's first, there are placebos, and
+    the worlds beyond those of the choice.
+
     Args:
         names: what to validate.
         config: worlds, seeds, sparsities.
@@ -66,15 +69,26 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
     plans = [
         Plan(arm, baseline, weight) for arm in arms for baseline in _baselines(arm, config) for weight in _weights(arm)
     ]
+    first = next(iter(config.baselines))
     broken = [why for arm in arms if arm not in ARMS for why in _broken(arm)]
     controls = [Plan(BASELINE, baseline, None) for baseline in config.baselines]
-    choosing = [plan for plan in plans if len(_weights(plan.arm)) > 1]
+    choosing = [
+        plan for plan in plans if len(_weights(plan.arm)) > 1 and plan.baseline == _baselines(plan.arm, config)[0]
+    ]
     with Laboratory(config, out / "sweeps") as lab:
         choice = _train(lab, config, choosing, config.chosen_on, config.choice_seeds, progress)
-        best = [plan for plan in plans if plan.weight == _best(plan, choice, config)]
-        runs = _train(lab, config, [*controls, *best], tuple(config.worlds), config.seeds, progress)
-        placebos = _placebos(lab, config, runs, progress)
-    rows = [_row(plan, world, config, runs, placebos) for plan in best for world in config.worlds]
+        weights = {arm: _best(arm, choice, config) for arm in arms}
+        best = [plan for plan in plans if plan.weight == weights[plan.arm]]
+        runs = _train(lab, config, [*controls, *best], config.chosen_on, config.seeds, progress)
+        placebos = _placebos(lab, config, [run for run in runs if run.plan.baseline == first], progress)
+        beyond = [plan for plan in (*controls, *best) if plan.baseline == first]
+        further = tuple(world for world in config.worlds if world not in config.chosen_on)
+        runs += _train(lab, config, beyond, further, config.seeds, progress)
+    rows = [
+        _row(plan, world, config, runs, placebos)
+        for plan in best
+        for world in (config.worlds if plan.baseline == first else config.chosen_on)
+    ]
     return Table(tuple(rows), config.to_dict(), (*broken, *READING))
 
 
@@ -128,11 +142,7 @@ def _train(
 
 
 def _placebos(lab: Laboratory, config: ValidateConfig, runs: Sequence[Run], progress: Progress) -> list[Run]:
-    """Each penalty that chooses pairs, with as many random ones instead, as strong at every look at the gradients.
-
-    On the worlds on which settings are chosen: elsewhere a placebo would double the cost and say the same.
-    """
-    runs = [run for run in runs if run.trial.world in config.chosen_on]
+    """Each penalty that chooses pairs, with as many random ones instead, as strong at every look at the gradients."""
     wanted = []
     for plan in dict.fromkeys(run.plan for run in runs if "num_pairs" in run.outcome.statistics):
         mine = [run for run in runs if run.plan == plan]
@@ -186,13 +196,13 @@ def _curves(runs: Sequence[Run], plan: Plan, world: str) -> list[Curve]:
     ]
 
 
-def _best(plan: Plan, choice: Sequence[Run], config: ValidateConfig) -> float | None:
+def _best(arm: Arm, choice: Sequence[Run], config: ValidateConfig) -> float | None:
     """The weight with the largest mean of MCC - absorbed at the matched L0, over the worlds and seeds of the choice.
 
     A weight that does not reach that L0 everywhere loses to any that does; of several such, the middle one is taken.
     """
-    weights = _weights(plan.arm)
-    scores = [_score(Plan(plan.arm, plan.baseline, weight), choice, config) for weight in weights]
+    weights, baseline = _weights(arm), _baselines(arm, config)[0]
+    scores = [_score(Plan(arm, baseline, weight), choice, config) for weight in weights]
     if len(weights) == 1 or max(scores) == float("-inf"):
         return weights[len(weights) // 2]
     return weights[scores.index(max(scores))]
