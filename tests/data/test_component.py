@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,17 @@ def test_a_plugin_that_is_missing_or_broken_is_named(tmp_path: Path, text: str |
         path.write_text(text)
     with pytest.raises(ConfigError, match=r"broken\.py"):
         import_plugins([path])
+
+
+def test_an_installed_package_joins_by_its_entry_point(tmp_path: Path) -> None:
+    """In a process of its own: what is installed is asked for once."""
+    source = (Path(__file__).parents[2] / "examples" / "hoyer.py").read_text()
+    (tmp_path / "third_party.py").write_text(source)
+    metadata = tmp_path / "third_party-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[saepipe.components]\nhoyer = third_party\n")
+    code = "from saepipe.train.penalties.base import Penalty; print(Penalty.member('hoyer').__module__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "third_party"
