@@ -112,11 +112,11 @@ def made_up(**changes: object) -> Row:
 
 def test_a_verdict_says_what_the_intervals_carry() -> None:
     assert made_up().verdict == (
-        "absorbs less (0.320 -> 0.020); better than random pairs; FVU unchanged; MCC unchanged"
+        "absorbs less (0.320 -> 0.020); better than random pairs; no change in FVU seen; no change in MCC seen"
     )
     wide = dict.fromkeys(KEYS, Estimate(-0.3, -0.7, 0.1))
-    assert "no change in absorption" in made_up(differences=wide).verdict
-    assert "no better than random pairs" in made_up(from_placebo=wide).verdict
+    assert "no change in absorption seen" in made_up(differences=wide).verdict
+    assert "not told from random pairs" in made_up(from_placebo=wide).verdict
     worse = dict.fromkeys(KEYS, Estimate(0.05, 0.02, 0.08))
     assert made_up(differences=worse).verdict.startswith("absorbs more")
     assert "FVU worse (+0.050); MCC better (+0.050)" in made_up(differences=worse).verdict

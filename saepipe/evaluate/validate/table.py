@@ -70,23 +70,21 @@ class Row:
 
     def _absorption(self) -> Iterator[str]:
         before, now = self.baseline_means["absorbed"].value, self.arm_means["absorbed"].value
-        word = {-1: "absorbs less", 0: "no change in absorption", 1: "absorbs more"}[sign(self.differences["absorbed"])]
-        yield f"{word} ({before:.3f} -> {now:.3f})"
+        words = {-1: "absorbs less", 0: "no change in absorption seen", 1: "absorbs more"}
+        yield f"{words[sign(self.differences['absorbed'])]} ({before:.3f} -> {now:.3f})"
         if self.from_placebo:
-            against = sign(self.from_placebo["absorbed"])
-            yield {-1: "better than random pairs", 0: "no better than random pairs", 1: "worse than random pairs"}[
-                against
-            ]
+            words = {-1: "better than random pairs", 0: "not told from random pairs", 1: "worse than random pairs"}
+            yield words[sign(self.from_placebo["absorbed"])]
         elif self.why_no_placebo:
             yield f"random pairs not compared: {self.why_no_placebo}"
 
     def _price(self) -> Iterator[str]:
         for key, better in (("fvu", -1), ("mcc", 1)):
-            side = sign(self.differences[key])
-            name, value = KEYS[key], self.differences[key].value
-            yield (
-                f"{name} unchanged" if side == 0 else f"{name} {'better' if side == better else 'worse'} ({value:+.3f})"
-            )
+            side, name = sign(self.differences[key]), KEYS[key]
+            if side == 0:
+                yield f"no change in {name} seen"
+            else:
+                yield f"{name} {'better' if side == better else 'worse'} ({self.differences[key].value:+.3f})"
 
     def to_dict(self) -> dict[str, Any]:
         groups = ("arm_means", "baseline_means", "differences", "from_placebo")
