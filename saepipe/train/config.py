@@ -192,6 +192,7 @@ class TrainConfig(ConfigWithPlugins):
                 "epochs": None,
                 "dead": self.dead.model_copy(update={"after_tokens": dead_after}),
                 "compute_dtype": auto_dtype if self.compute_dtype == "auto" else self.compute_dtype,
+                "plugins": tuple(path.resolve() for path in self.plugins),
                 "plugin_sources": {path.stem: source_digest(path) for path in self.plugins},
                 "variants": VariantsConfig(),
                 "seeds": (),

@@ -109,13 +109,20 @@ Setting = Annotated[
 """The type of a setting that may move. A component reads it at each step from the `now` it is given."""
 
 
+def numbers(setting: Setting | None) -> list[float]:
+    """What is known of a setting before a run: its number, both ends of a schedule, a controller's start."""
+    if setting is None:
+        return []
+    if isinstance(setting, Schedule):
+        return [setting.start, setting.end]
+    return [setting.start] if isinstance(setting, Controller) else [setting]
+
+
 def within(low: float, high: float) -> AfterValidator:
     """Bounds of a Setting: of the number, or of where it starts and ends."""
 
     def check(setting: Setting | None) -> Setting | None:
-        ends = {"start", "end"} if isinstance(setting, Schedule) else {"start"}
-        numbers = [setting] if isinstance(setting, int | float) else [getattr(setting, end, low) for end in ends]
-        if not all(low <= number <= high for number in numbers):
+        if not all(low <= number <= high for number in numbers(setting)):
             raise ValueError(f"must lie within [{low:g}, {high:g}]")
         return setting
 

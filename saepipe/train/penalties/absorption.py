@@ -23,9 +23,8 @@ from saepipe.train.pairs.keys import pairs_at
 from saepipe.train.pairs.moments import carried, fresh_moments, moments, moved
 from saepipe.train.pairs.ratios import RATIOS, RatioName, threshold_mistake, threshold_weight
 from saepipe.train.pairs.search import neighbour_keys
-from saepipe.train.pairs.settings import numbers
 from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext
-from saepipe.train.setting import Setting, SettingsNow, within
+from saepipe.train.setting import Setting, SettingsNow, numbers, within
 
 ABSORBED = math.sqrt(0.5)
 """Cosine of a parent u_p and a child that has absorbed it wholly, (u_p + u_c) / sqrt 2."""

@@ -16,9 +16,8 @@ from saepipe.train.pairs.gates import GATE_RANGES, all_pairs, fresh_gate, gate_s
 from saepipe.train.pairs.hinge import cosines, hinge
 from saepipe.train.pairs.keys import find, no_pair, no_pairs, pairs_at
 from saepipe.train.pairs.search import top_pairs
-from saepipe.train.pairs.settings import numbers
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
-from saepipe.train.setting import Controller, Setting, SettingsNow, within
+from saepipe.train.setting import Controller, Setting, SettingsNow, numbers, within
 
 
 class TopKOrthogonality(Penalty):
