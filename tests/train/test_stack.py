@@ -71,5 +71,8 @@ def test_runs_of_other_structure_are_refused(config: Make) -> None:
     wide = recipe(config(sae={"name": "relu", "d_sae": 48}))
     with pytest.raises(ConfigError, match="2 structures"):
         Stack([recipe(config()), wide])
+    pairs = [{"name": "topk_orthogonality", "weight": 1.0, "pairs_per_latent": number} for number in (1, 2)]
+    with pytest.raises(ConfigError, match="2 structures"):  # states of two sizes
+        Stack([recipe(config(penalties=[penalty])) for penalty in pairs])
     with pytest.raises(ConfigError, match="not stacked"):
         Stack([recipe(config(dead={"resample_steps": 5}))])
