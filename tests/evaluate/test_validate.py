@@ -122,6 +122,11 @@ def test_a_verdict_says_what_the_intervals_carry() -> None:
     assert "FVU worse (+0.050); MCC better (+0.050)" in made_up(differences=worse).verdict
 
 
+def test_where_nothing_is_absorbed_nothing_can_be_shown() -> None:
+    none = dict.fromkeys(KEYS, Estimate(0.002, 0.001, 0.003))
+    assert made_up(baseline_means=none, arm_means=none).verdict.startswith("absorption has nothing to show here")
+
+
 def test_an_inert_penalty_is_called_inert_whatever_its_figures() -> None:
     assert made_up(share=1e-9).verdict.startswith("inert")
     assert made_up(identical=True).verdict == "inert: its SAEs are the baseline's"

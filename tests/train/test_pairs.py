@@ -144,11 +144,13 @@ def test_fellows_are_the_nearest_of_their_chunk(rows: Tensor) -> None:
     assert torch.equal(fellows(rows, uniform, D_SAE)[0], nearest(rows, 1)[1][:, 0])
 
 
-@pytest.mark.parametrize("numbers", [50, 2**22])
+@pytest.mark.parametrize(("numbers", "small"), [(50, D_SAE), (2**22, D_SAE), (2**22, 0)])
 def test_the_hinge_and_its_gradients_are_those_of_the_sum(
-    rows: Tensor, numbers: int, monkeypatch: pytest.MonkeyPatch
+    rows: Tensor, numbers: int, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Rows gathered in parts, at once, and by sparse products."""
     monkeypatch.setattr("saepipe.train.pairs.hinge.NUMBERS", numbers)
+    monkeypatch.setattr("saepipe.train.pairs.hinge.SMALL", small)
     rows.requires_grad_()
     weight = torch.rand(90, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
     pairs = pairs_at(top_pairs(rows, 90).keys, D_SAE)

@@ -29,6 +29,9 @@ KEYS = {
 }
 """Metrics at the matched L0, and their headings."""
 
+LEAST_ABSORBED = 0.01
+"""Where neither the baseline nor the arm absorbs as much, no penalty can show that it helps."""
+
 INERT_SHARE = 1e-6
 """H1: a penalty whose gradient is below this share of the reconstruction's does nothing."""
 
@@ -70,6 +73,9 @@ class Row:
 
     def _absorption(self) -> Iterator[str]:
         before, now = self.baseline_means["absorbed"].value, self.arm_means["absorbed"].value
+        if max(before, now) < LEAST_ABSORBED:
+            yield f"absorption has nothing to show here: the baseline's is {before:.3f}"
+            return
         words = {-1: "absorbs less", 0: "no change in absorption seen", 1: "absorbs more"}
         yield f"{words[sign(self.differences['absorbed'])]} ({before:.3f} -> {now:.3f})"
         if self.from_placebo:

@@ -27,7 +27,7 @@ class C2R(Penalty):
     draws: ClassVar = True
 
     alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
-    chunk: Annotated[Count, Field(ge=4)] = Field(8192, description="latents a chunk, at most")
+    chunk: Annotated[Count, Field(ge=4)] = Field(4096, description="latents a chunk, at most")
     every: Annotated[Count, Field(ge=1)] = Field(5, description="steps between two searches")
 
     def init_state(self, d_in: int, d_sae: int) -> State:

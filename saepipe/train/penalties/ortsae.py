@@ -26,7 +26,7 @@ class OrtSAE(Penalty):
     statistics: ClassVar = GATE_RANGES
     draws: ClassVar = True
 
-    chunk: Annotated[Count, Field(ge=4)] = Field(8192, description="latents a chunk, at most")
+    chunk: Annotated[Count, Field(ge=4)] = Field(4096, description="latents a chunk, at most")
     every: Annotated[Count, Field(ge=1)] = Field(5, description="steps between two searches")
 
     def init_state(self, d_in: int, d_sae: int) -> State:
