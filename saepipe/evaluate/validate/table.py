@@ -73,7 +73,8 @@ class Row:
 
     def _absorption(self) -> Iterator[str]:
         before, now = self.baseline_means["absorbed"].value, self.arm_means["absorbed"].value
-        assert before is not None and now is not None, "a row that is compared has its means"
+        assert before is not None, "a row that is compared has its means"
+        assert now is not None, "a row that is compared has its means"
         if max(before, now) < LEAST_ABSORBED:
             yield f"absorption has nothing to show here: the baseline's is {before:.3f}"
             return
