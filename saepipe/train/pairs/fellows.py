@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.pairs.gates import all_pairs, fresh_gate, gate_statistics, refreshed_gate
+from saepipe.train.pairs.hinge import cosines
 from saepipe.train.pairs.keys import Pairs, keys_of
 from saepipe.train.pairs.search import nearest
 
@@ -15,6 +16,15 @@ from saepipe.train.pairs.search import nearest
 def fresh_fellows(d_sae: int) -> dict[str, Tensor]:
     """State before the first search."""
     return {"fellow": torch.arange(d_sae).roll(1), **fresh_gate(d_sae, d_sae)}
+
+
+def fellows_at(
+    state: Mapping[str, Tensor], W_dec: Tensor, uniform: Tensor | None, chunk: int, *, due: bool
+) -> tuple[dict[str, Tensor], Pairs, Tensor]:
+    """The state, each latent with its fellow, and their cosines (d_sae,), after a search where one is due."""
+    state = refreshed_fellows(state, W_dec, uniform, chunk) if due else dict(state)
+    pairs = fellow_pairs(state)
+    return state, pairs, cosines(W_dec, pairs)
 
 
 def refreshed_fellows(

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from saepipe.data.config import Count
-from saepipe.train.pairs.fellows import fellow_pairs, fellow_statistics, fresh_fellows, refreshed_fellows
+from saepipe.train.pairs.fellows import fellow_statistics, fellows_at, fresh_fellows
 from saepipe.train.pairs.gates import GATE_RANGES
-from saepipe.train.pairs.hinge import cosines, hinge
+from saepipe.train.pairs.hinge import hinge
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.setting import SettingsNow
 
@@ -34,10 +34,8 @@ class C2R(Penalty):
         return fresh_fellows(d_sae)
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        if ctx.step % self.every == 0:
-            state = refreshed_fellows(state, ctx.W_dec, ctx.uniform, self.chunk)
-        pairs = fellow_pairs(state)
-        cosine = cosines(ctx.W_dec, pairs)
+        due = ctx.step % self.every == 0
+        state, pairs, cosine = fellows_at(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
         mean_square = ctx.acts.square().sum(0, dtype=ctx.x.dtype) / len(ctx.acts)
         rms = mean_square.clamp_min(1e-12).sqrt()  # a silent latent: no gradient, instead of an infinite one
         strength = (rms + rms[pairs.j]) ** self.alpha

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 
 from saepipe.data.config import Count
-from saepipe.train.pairs.fellows import fellow_pairs, fellow_statistics, fresh_fellows, refreshed_fellows
+from saepipe.train.pairs.fellows import fellow_statistics, fellows_at, fresh_fellows
 from saepipe.train.pairs.gates import GATE_RANGES
-from saepipe.train.pairs.hinge import cosines, hinge
+from saepipe.train.pairs.hinge import hinge
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.setting import SettingsNow
 
@@ -33,10 +33,8 @@ class OrtSAE(Penalty):
         return fresh_fellows(d_sae)
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        if ctx.step % self.every == 0:
-            state = refreshed_fellows(state, ctx.W_dec, ctx.uniform, self.chunk)
-        pairs = fellow_pairs(state)
-        cosine = cosines(ctx.W_dec, pairs)
+        due = ctx.step % self.every == 0
+        state, pairs, cosine = fellows_at(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
         weight = torch.full_like(cosine, 1 / len(cosine))
         value = ctx.power * hinge(ctx.W_dec, pairs, cosine, weight, 0.0)
         return Penalised(value, fellow_statistics(state, ctx.W_dec, pairs, cosine), state)
