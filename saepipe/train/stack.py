@@ -44,7 +44,7 @@ class Shares:
 
 
 class Stack:
-    """Runs whose configs differ in nothing but seeds and the numbers of settings that may move."""
+    """Runs whose configs differ in nothing but seeds and the numbers of settings that are not steered."""
 
     def __init__(self, recipes: Sequence[Recipe], b_dec: Tensor | None = None) -> None:
         """Begins at step 0.
@@ -108,7 +108,7 @@ class Stack:
         moving, fixed = self._moment(overrides)
         norms = {}
         statistics: dict[str, Tensor] = {}
-        for name in (RECONSTRUCTION, *(label for label in moving["now"] if label not in self._transforms)):
+        for name in (RECONSTRUCTION, *moving["now"]):
 
             def run(params: Params, buffers: Params, x: Tensor, moving: Any, name: str = name) -> tuple[Tensor, Any]:
                 loss = self._loss(params, buffers, x, moving, fixed)
@@ -120,10 +120,6 @@ class Stack:
             remove_parallel(gradients, self.state.params["W_dec"])
             norms[name] = norm_each(gradients)
         return Shares(norms, statistics)
-
-    @property
-    def _transforms(self) -> set[str]:
-        return {label for label, component in self.first.config.components() if component.family == "transform"}
 
     def _moment(self, overrides: Overrides) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a step depends on: what differs between the runs, with a leading axis, and what does not."""
@@ -204,12 +200,11 @@ def _refuse_unlike(recipes: Sequence[Recipe]) -> None:
 def _structure(recipe: Recipe) -> Any:
     """The config less seeds and the numbers of settings; two runs of equal ones can be stacked."""
     raw = recipe.config.identity() | {"seed": 0, "data_seed": 0}
-    for family in ("penalties", "transforms"):
-        raw[family] = [
-            {key: value for key, value in component.to_dict().items() if key not in component.settings()}
-            | dict.fromkeys(controllers(component), "steered")
-            for component in getattr(recipe.config, family)
-        ]
+    raw["penalties"] = [
+        {key: value for key, value in penalty.to_dict().items() if key not in penalty.settings()}
+        | {name: controller.to_dict() for name, controller in controllers(penalty).items()}
+        for penalty in recipe.config.penalties
+    ]
     shapes = [
         (label, name, tuple(tensor.shape))
         for label, component in recipe.config.components()

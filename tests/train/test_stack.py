@@ -74,5 +74,8 @@ def test_runs_of_other_structure_are_refused(config: Make) -> None:
     pairs = [{"name": "topk_orthogonality", "weight": 1.0, "pairs_per_latent": number} for number in (1, 2)]
     with pytest.raises(ConfigError, match="2 structures"):  # states of two sizes
         Stack([recipe(config(penalties=[penalty])) for penalty in pairs])
+    targets = [{"name": "l1", "weight": {"steer": "l0", "to": to, "start": 0.3}} for to in (5.0, 8.0)]
+    with pytest.raises(ConfigError, match="2 structures"):  # one controller steers the whole stack
+        Stack([recipe(config(penalties=[penalty])) for penalty in targets])
     with pytest.raises(ConfigError, match="not stacked"):
         Stack([recipe(config(dead={"resample_steps": 5}))])
