@@ -1,11 +1,11 @@
-"""Intervals over documents: right on average, and honest where there is nothing to say."""
+"""Intervals of evaluation noise: right on average, and honest where there is nothing to say."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from saepipe.evaluate.stats import ratio
+from saepipe.evaluate.stats import Estimate, average, proportion, ratio, two_stage
 
 
 def test_a_mean_has_students_interval() -> None:
@@ -49,3 +49,76 @@ def test_nothing_to_say() -> None:
     assert (undefined.value, undefined.reason) == (None, "there is nothing to divide by")
     single = ratio(np.array([3.0]), np.array([2.0]), "-")
     assert (single.value, single.low, single.high) == (1.5, None, None)
+
+
+def test_a_proportion_has_wilsons_interval() -> None:
+    """Against the closed form: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
+    n, p, z = 40, 0.9, 1.959963985
+    centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    found = proportion(np.arange(n) < 36)
+    expected = (p, (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n))
+    assert (found.value, found.low, found.high) == pytest.approx(expected, rel=1e-8)
+
+
+def test_a_perfect_proportion_is_not_certain() -> None:
+    found = proportion(np.ones(20, dtype=bool))
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.8389, abs=1e-4)
+    assert proportion(np.ones(0, dtype=bool)) == Estimate(None, reason="there is no example")
+
+
+def test_errors_of_an_average_add_up_as_squares() -> None:
+    found = average([Estimate(1.0, 0.7, 1.3), Estimate(3.0, 2.6, 3.4)])
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 1.75, 2.25))
+    skewed = average([Estimate(1.0, 0.9, 1.3), Estimate(3.0, 2.9, 3.4)])
+    assert (skewed.low, skewed.high) == pytest.approx((2 - np.sqrt(0.02) / 2, 2.25))
+
+
+def test_an_average_leaves_out_what_has_no_number() -> None:
+    missing = Estimate(None, reason="too few examples")
+    assert average([Estimate(1.0, 0.5, 1.5), missing]) == Estimate(1.0, 0.5, 1.5)
+    assert average([Estimate(1.0), Estimate(2.0, 1.5, 2.5)]) == Estimate(1.5)
+    assert average([missing, missing]) == missing
+    assert average([]).reason == "there is nothing to average"
+
+
+def test_coverage_of_an_average_of_proportions() -> None:
+    rng = np.random.default_rng(2)
+    rates, repeats = np.array([0.5, 0.7, 0.9, 0.97]), 1000
+    hits = 0
+    for _ in range(repeats):
+        found = average([proportion(rng.random(60) < rate) for rate in rates])
+        hits += found.low <= rates.mean() <= found.high
+    assert 0.93 < hits / repeats < 0.98
+
+
+def test_two_stages_cover_the_mean_of_all_groups() -> None:
+    """Letters with effects of their own, words with noise of theirs: at least 95 %, and not all."""
+    rng = np.random.default_rng(3)
+    repeats, hits = 300, 0
+    for repeat in range(repeats):
+        groups = [effect + rng.normal(size=15) for effect in 2.0 + 0.5 * rng.normal(size=20)]
+        found = two_stage(groups, seed=repeat, draws=400)
+        hits += found.low <= 2.0 <= found.high
+    assert 0.93 < hits / repeats < 0.995
+
+
+def test_two_stages_have_the_variance_of_both() -> None:
+    """By hand: a bootstrap's variance of a mean of g group means is sum (m - mean)^2 / g^2 + sum s^2 / n / g^2."""
+    rng = np.random.default_rng(4)
+    groups = [rng.normal(effect, 1.0, size) for effect, size in ((0, 10), (1, 20), (2, 15), (4, 12), (1, 30))]
+    means = np.array([group.mean() for group in groups])
+    within = sum(group.var() / len(group) for group in groups) / 25
+    spread = 2 * 1.96 * np.sqrt(((means - means.mean()) ** 2).sum() / 25 + within)
+    found = two_stage(groups, seed=0, draws=20_000)
+    assert found.value == pytest.approx(means.mean())
+    assert found.high - found.low == pytest.approx(spread, rel=0.05)
+
+
+def test_two_stages_depend_on_nothing_but_the_seed() -> None:
+    groups = [np.array([0.0, 1.0, 1.0]), np.array([]), np.array([0.0, 0.0])]
+    assert two_stage(groups, seed=1) == two_stage(groups, seed=1)
+    assert two_stage(groups, seed=1).value == pytest.approx(1 / 3)
+    assert two_stage(groups, seed=1, statistic=np.median).value == pytest.approx(0.5)
+    assert two_stage(groups[:2], seed=1) == Estimate(2 / 3)
+    assert two_stage([], seed=1).reason == "there is nothing to average"
