@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from saepipe.data.component import ConfigWithPlugins
 from saepipe.data.config import Count
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.metrics.core import Core
+from saepipe.evaluate.testbed import Mode
 from saepipe.harvest.model import Dtype
 
 
@@ -21,6 +22,14 @@ class EvaluateConfig(ConfigWithPlugins):
     """Each by its name, with its settings."""
     cache: Path | None = None
     """Where the runs' cache lies now; null: where they were trained from."""
+    artifacts: Path | None = None
+    """Where work that depends on the model alone is kept for later calls; null: `<cache>.artifacts`."""
+    mode: Mode = "fixed"
+    """fixed: the right numbers; reference: SAEBench's own, faults included."""
+    activations: Literal["stored", "live"] = "stored"
+    """Held-out activations from the cache, or from the model, which runs again for them."""
+    baseline: Path | None = None
+    """The run that metrics with a comparison (geometry) compare the others with."""
     batch_size: Count = Field(default=8, gt=0)
     """Contexts a forward pass. The logits of two passes must fit in memory."""
     device: str = "auto"

@@ -16,10 +16,6 @@ from saepipe.evaluate.metrics.base import Figure, Measurement, Metric
 from saepipe.evaluate.stats import Estimate
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Testbed
-from saepipe.train.load import Run
-
-MODE = "fixed"
-"""The right definitions. The reference's own are in `saepipe.reference`."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,10 @@ class Request:
     batch_size: int
     dtype: str
     """of the model"""
-    mode: str = MODE
-
-    @classmethod
-    def of(cls, run: Run, metric: Metric, batch_size: int, dtype: str) -> Request:
-        return cls(
-            run.fingerprint, run.cache_fingerprint, run.hook, metric.to_dict(), metric.version, batch_size, dtype
-        )
+    mode: str
+    activations: str
+    baseline: str | None
+    """fingerprint of the run that a metric compares with, where it does"""
 
     @property
     def fingerprint(self) -> str:
@@ -70,13 +63,19 @@ def envelope(
         "sae_lens_release_id": subject.name,
         "sae_lens_version": "Unknown",
         "sae_cfg_dict": subject.cfg,
-        "eval_result_unstructured": {},
+        "eval_result_unstructured": measurement.unstructured,
         "saepipe": {
             "metric_version": metric.version,
             "mode": request.mode,
+            "activations": request.activations,
             "request": request.fingerprint,
             "config": {**request.metric, "batch_size": request.batch_size, "dtype": request.dtype},
-            "fingerprints": {"run": request.run, "cache": request.cache, "model": testbed.language_model.identity},
+            "fingerprints": {
+                "run": request.run,
+                "cache": request.cache,
+                "model": testbed.cache.attributes["model"],
+                "baseline": request.baseline,
+            },
             "hook": request.hook,
             "variant": subject.run.variant,
             "seeds": {"seed": subject.run.seed, "data_seed": subject.run.config.data_seed},
@@ -85,6 +84,8 @@ def envelope(
             "intervals": dict(_intervals(figures)),
             "undefined": {key: f.reason for key, f in figures.items() if isinstance(f, Estimate) and f.reason},
             "warnings": measurement.warnings,
+            "findings": [asdict(finding) for finding in measurement.findings],
+            **measurement.more,
             "counts": measurement.counts,
             "provenance": dict(artifact.provenance()),
         },

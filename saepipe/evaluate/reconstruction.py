@@ -24,8 +24,8 @@ class Autoencoder(Protocol):
     @property
     def d_sae(self) -> int: ...
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """(num_tokens, d_in) -> (num_tokens, d_sae)"""
+    def encode(self, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
+        """(num_tokens, d_in) -> (num_tokens, d_sae), or (num_tokens, num_latents) of the latents with these indices"""
 
     def decode(self, acts: torch.Tensor) -> torch.Tensor:
         """(num_tokens, d_sae) -> (num_tokens, d_in)"""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from saepipe.data import artifact
 from saepipe.data.cache import Cache
+from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Progress, Silent
+from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.envelope import Request, envelope, existing
 from saepipe.evaluate.metrics.base import Metric
@@ -60,19 +65,13 @@ def evaluate(
     """
     progress = progress or Silent()
     jobs = plan_jobs(runs, config, out)
-    groups: dict[tuple[str, str], list[Job]] = defaultdict(list)
     for job in jobs:
         if job.done:
             progress.say(f"{job.path}: the same run, cache and settings; kept as it is")
-        else:
-            groups[job.request.cache, job.request.hook].append(job)
+    groups = by_hook(job for job in jobs if not job.done)
     eval_id = str(uuid.uuid4())
-    models: dict[str, LanguageModel] = {}
-    for (fingerprint, hook), group in groups.items():
-        cache = group[0].cache
-        if fingerprint not in models:
-            models = {fingerprint: load_model_of(cache, config)}
-        _measure(group, Testbed(cache, hook, models[fingerprint], config.batch_size), eval_id, progress)
+    for testbed, group in zip(testbeds(groups.values(), config), groups.values(), strict=True):
+        _measure(group, testbed, eval_id, progress)
     return [job.path for job in jobs]
 
 
@@ -80,9 +79,17 @@ def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = Non
     """What `evaluate` would measure and what it would reuse; loads neither model nor SAE."""
     jobs = plan_jobs(runs, config, out)
     contexts = {job.cache.fingerprint: len(job.cache.heldout.contexts) for job in jobs}
+    groups = by_hook(job for job in jobs if not job.done)
+    works: dict[bool, list[str]] = {True: [], False: []}
+    for testbed, group in zip(testbeds(groups.values(), config), groups.values(), strict=True):
+        for metric in {job.metric.name: job.metric for job in group}.values():
+            for work in metric.works(testbed):
+                works[testbed.artifacts.has(work.kind, work.key)].append(str(testbed.artifacts.folder(work)))
     return {
         "measure": [str(job.path) for job in jobs if not job.done],
         "reuse": [str(job.path) for job in jobs if job.done],
+        "model_work_to_do": list(dict.fromkeys(works[False])),
+        "model_work_to_reuse": list(dict.fromkeys(works[True])),
         "heldout_contexts": contexts,
     }
 
@@ -92,16 +99,71 @@ def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None) ->
     if not runs:
         raise ConfigError("no run to evaluate", hint="saepipe evaluate RUN...")
     caches: dict[Path, Cache] = {}
+    baseline = open_run(config.baseline).fingerprint if config.baseline else None
     jobs = []
     for folder in {Path(run).resolve(): Path(run) for run in runs}.values():
         run = open_run(folder)
         cache = _cache_of(run, config, caches)
-        dtype = config.dtype or model_config(cache, config).dtype
         results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
         for metric in config.metrics:
-            request = Request.of(run, metric, config.batch_size, dtype)
+            request = Request(
+                run=run.fingerprint,
+                cache=run.cache_fingerprint,
+                hook=run.hook,
+                metric=metric.to_dict(),
+                metric_version=metric.version,
+                batch_size=config.batch_size,
+                dtype=model_config(cache, config).dtype,
+                mode=config.mode,
+                activations=config.activations,
+                baseline=baseline if metric.uses_baseline else None,
+            )
             jobs.append(Job(run, cache, metric, request, results / f"{metric.name}.json"))
     return jobs
+
+
+def by_hook(jobs: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
+    """Jobs that share their model passes."""
+    groups: dict[tuple[str, str], list[Job]] = defaultdict(list)
+    for job in jobs:
+        groups[job.request.cache, job.request.hook].append(job)
+    return groups
+
+
+def testbeds(groups: Iterable[Sequence[Job]], config: EvaluateConfig) -> Iterator[Testbed]:
+    """Where each group is judged. Groups of one cache that come one after the other share the loaded model."""
+    device = pick_device(config.device)
+    models: dict[str, LanguageModel] = {}
+
+    def load(cache: Cache) -> LanguageModel:
+        if cache.fingerprint not in models:
+            models.clear()
+            models[cache.fingerprint] = load_model_of(cache, config)
+        return models[cache.fingerprint]
+
+    for group in groups:
+        cache, hook = group[0].cache, group[0].run.hook
+        made_with = model_config(cache, config)
+        of = {**cache.attributes["model"], "hook": hook, "dtype": made_with.dtype, "attention": made_with.attention}
+        yield Testbed(
+            cache=cache,
+            hook=hook,
+            load=partial(load, cache),
+            artifacts=Artifacts(config.artifacts or Path(f"{cache.path}.artifacts"), of),
+            batch_size=config.batch_size,
+            device=device,
+            mode=config.mode,
+            live=config.activations == "live",
+            baseline=_baseline(config, hook, device),
+        )
+
+
+def _baseline(config: EvaluateConfig, hook: str, device: torch.device) -> Subject | None:
+    """The run that others are compared with, at the hooks where it was trained."""
+    if config.baseline is None:
+        return None
+    run = open_run(config.baseline)
+    return Subject.load(run, device) if run.hook == hook else None
 
 
 def model_config(cache: Cache, config: EvaluateConfig) -> ModelConfig:

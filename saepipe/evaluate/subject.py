@@ -28,6 +28,14 @@ class Subject:
         cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
         return cls(run, load(run, device=str(device)), cfg)
 
+    def encode(self, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
+        """(num_tokens, d_in) of any dtype and device -> acts (num_tokens, d_sae) float32, on the SAE's device.
+
+        Given the indices of some latents, acts (num_tokens, num_latents) of those; where the architecture allows it
+        (not TopK), the others are not computed.
+        """
+        return self.sae.encode(x.to(self.sae.W_enc.device, torch.float32), latents)
+
     @property
     def name(self) -> str:
         return f"{self.run.variant}/seed-{self.run.seed}"

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 
 from saepipe.data.cache import Cache
 from saepipe.data.errors import CorruptDataError
+from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.prediction import predict
 from saepipe.evaluate.resume import Resume, resumed
+from saepipe.evaluate.subject import Subject
+from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import LanguageModel
+
+Mode = Literal["fixed", "reference"]
+"""The right number, or the reference's own, faults included."""
 
 _LARGEST_GAP = 0.1
 """Nats by which the resumed model may differ from its own full forward; bfloat16 storage costs a few thousandths."""
@@ -31,7 +39,7 @@ class Batch:
     documents: torch.Tensor
     """(batch, seq) int64: index of the document, below num_documents"""
     x: torch.Tensor
-    """(batch, seq, d_in) float32, as stored (bfloat16 values)"""
+    """(batch, seq, d_in) float32: as stored (bfloat16 values), or as the model gives it now"""
 
     @property
     def scored(self) -> torch.Tensor:
@@ -50,6 +58,15 @@ class Batch:
         return x
 
 
+@dataclass
+class Passes:
+    """How many sequences have gone through the model: whole, up to the hook, and from the hook upward."""
+
+    full: int = 0
+    lower: int = 0
+    upper: int = 0
+
+
 @dataclass(frozen=True)
 class Testbed:
     """One hook of one cache. Every SAE trained there is judged on the same contexts and by the same model passes."""
@@ -58,19 +75,43 @@ class Testbed:
 
     cache: Cache
     hook: str
-    language_model: LanguageModel
+    load: Callable[[], LanguageModel]
+    """called when the model is first needed; where all its work is stored, it never is"""
+    artifacts: Artifacts
+    """work of this model at this hook"""
     batch_size: int
     """contexts a batch"""
+    device: torch.device
+    mode: Mode = "fixed"
+    live: bool = False
+    """whether held-out activations come from the model, unrounded, instead of from the cache"""
+    baseline: Subject | None = None
+    """what the others are compared with, by metrics that compare"""
+    passes: Passes = field(default_factory=Passes)
 
-    @property
-    def device(self) -> torch.device:
-        return self.language_model.model.device
+    @cached_property
+    def language_model(self) -> LanguageModel:
+        return self.load()
+
+    @torch.no_grad()
+    def capture(self, ids: torch.Tensor) -> torch.Tensor:
+        """Activations at the hook, (batch, seq) -> (batch, seq, d_in) in the model's dtype.
+
+        Padding belongs on the right: attention is causal, so the tokens before it do not see it.
+        """
+        self.passes.lower += len(ids)
+        return capture(self.language_model.model, ids, [HookPoint.parse(self.hook)])[self.hook]
 
     @contextmanager
     def resumed(self) -> Iterator[Resume]:
         """The model from the hook upward; see `saepipe.evaluate.resume`."""
         with resumed(self.language_model.model, HookPoint.parse(self.hook)) as resume:
-            yield resume
+
+            def counted(ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+                self.passes.upper += len(ids)
+                return resume(ids, x)
+
+            yield counted
 
     def num_contexts(self, wanted: int | None) -> int:
         """How many held-out contexts there are, at most `wanted`."""
@@ -87,11 +128,13 @@ class Testbed:
         documents = index.reshape(num_contexts, -1)
         for start in range(0, num_contexts, self.batch_size):
             stop = min(start + self.batch_size, num_contexts)
+            ids = torch.as_tensor(heldout.contexts[start:stop].astype(np.int64), device=self.device)
+            x = self.capture(ids) if self.live else heldout.activations(self.hook, start, stop)
             yield Batch(
-                ids=torch.as_tensor(heldout.contexts[start:stop].astype(np.int64), device=self.device),
+                ids=ids,
                 keep=torch.as_tensor(np.array(heldout.keep[start:stop]), device=self.device),
                 documents=torch.as_tensor(documents[start:stop], device=self.device),
-                x=heldout.activations(self.hook, start, stop).to(self.device, torch.float32),
+                x=x.to(self.device, torch.float32),
             )
 
     @torch.no_grad()
@@ -103,6 +146,7 @@ class Testbed:
                 is not the one that made the cache.
         """
         batch = next(self.batches(1))
+        self.passes.full += 1
         full = self.language_model.model(input_ids=batch.ids, use_cache=False).logits
         with self.resumed() as resume:
             logits = resume(batch.ids, batch.x)

@@ -66,9 +66,14 @@ class SAE(nn.Module):
     def d_sae(self) -> int:
         return self.W_dec.shape[0]
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Raw activations (..., d_in) of any float dtype -> acts (..., d_sae) float32."""
-        return self.settings.encode(self._params(), x.float())
+    def encode(self, x: Tensor, latents: Tensor | None = None) -> Tensor:
+        """Raw activations (..., d_in) of any float dtype -> acts (..., d_sae) float32.
+
+        Given the indices of some latents, acts (..., num_latents) of those alone.
+        """
+        if latents is None:
+            return self.settings.encode(self._params(), x.float())
+        return self.settings.encode_some(self._params(), x.float(), latents)
 
     def decode(self, acts: Tensor) -> Tensor:
         """acts (..., d_sae) -> x_hat (..., d_in), in raw units."""

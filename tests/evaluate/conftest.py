@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Testbed
 from saepipe.harvest.capture import capture
@@ -51,9 +52,10 @@ class LinearSAE(nn.Module):
     def d_sae(self) -> int:
         return self.W_enc.shape[1]
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def encode(self, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
         pre_acts = x @ self.W_enc + self.b_enc
-        return pre_acts.relu() if self.relu else pre_acts
+        acts = pre_acts.relu() if self.relu else pre_acts
+        return acts if latents is None else acts[..., latents]
 
     def decode(self, acts: torch.Tensor) -> torch.Tensor:
         return acts @ self.W_dec + self.b_dec
@@ -99,8 +101,8 @@ def heldout(model: Gemma2ForCausalLM) -> StoredHeldout:
 
 
 @pytest.fixture
-def testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout) -> Testbed:
-    return make_testbed(model, heldout, batch_size=4)
+def testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout, tmp_path: Path) -> Testbed:
+    return make_testbed(model, heldout, 4, tmp_path / "artifacts")
 
 
 @pytest.fixture
@@ -118,16 +120,20 @@ def random_sae() -> LinearSAE:
     return LinearSAE(W_enc, W_dec, b_enc, torch.randn(D_IN, generator=rng) / 4)
 
 
-def make_testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout, batch_size: int) -> Testbed:
-    attributes = {"config": {"dataset": {"source": "by hand"}}}
+def make_testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout, batch_size: int, folder: Path) -> Testbed:
+    model_id = {"id": "tiny", "weights": "w"}
+    attributes = {"config": {"dataset": {"source": "by hand"}}, "model": model_id}
     cache: Any = SimpleNamespace(path=Path("cache"), fingerprint="c" * 64, heldout=heldout, attributes=attributes)
     tokenizer: Any = None
-    return Testbed(cache, HOOK, LanguageModel(model, tokenizer, ModelConfig(dtype="float32")), batch_size)
+    lm = LanguageModel(model, tokenizer, ModelConfig(dtype="float32"))
+    artifacts = Artifacts(folder, model_id)
+    return Testbed(cache, HOOK, lambda: lm, artifacts, batch_size, torch.device("cpu"))
 
 
 @pytest.fixture
-def testbed_of(model: Gemma2ForCausalLM, heldout: StoredHeldout):
-    return lambda batch_size: make_testbed(model, heldout, batch_size)
+def testbed_of(model: Gemma2ForCausalLM, heldout: StoredHeldout, tmp_path: Path):
+    """Testbeds of a batch size, each with artifacts of its own."""
+    return lambda batch_size: make_testbed(model, heldout, batch_size, tmp_path / str(batch_size))
 
 
 @pytest.fixture

@@ -74,14 +74,16 @@ def request_of(**changes: Any) -> Request:
         "metric_version": 1,
         "batch_size": 4,
         "dtype": "float32",
+        "mode": "fixed",
+        "activations": "stored",
+        "baseline": None,
     }
     return Request(**settings | changes)
 
 
 @pytest.fixture
-def result_of(testbed, subject_of, monkeypatch: pytest.MonkeyPatch):
+def result_of(testbed, subject_of):
     """An SAE measured and written as an evaluation does."""
-    monkeypatch.setattr(type(testbed.language_model), "identity", {"id": "tiny", "weights": "w"})
 
     def make(sae: Any, request: Request) -> dict[str, Any]:
         subject = subject_of(sae)
@@ -106,7 +108,8 @@ def test_keys_and_types(result_of, random_sae) -> None:
 
 def test_where_it_came_from(result_of, random_sae) -> None:
     ours = result_of(random_sae, request_of())["saepipe"]
-    assert ours["fingerprints"] == {"run": "r", "cache": "c", "model": {"id": "tiny", "weights": "w"}}
+    model = {"id": "tiny", "weights": "w"}
+    assert ours["fingerprints"] == {"run": "r", "cache": "c", "model": model, "baseline": None}
     assert ours["seeds"] == {"seed": 0, "data_seed": 7}
     assert (ours["mode"], ours["metric_version"], ours["hook"]) == ("fixed", 1, "blocks.1.hook_resid_post")
     low, high = ours["intervals"]["explained_variance"]

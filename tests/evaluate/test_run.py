@@ -14,6 +14,7 @@ from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Silent
 from saepipe.evaluate import run as stage
+from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.compare import compare
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.run import evaluate, load_model_of, plan
@@ -153,7 +154,9 @@ def test_the_toy_resumed_from_its_cache_is_the_toy(toy_cache: Path) -> None:
     full = lm.model(input_ids=ids).logits
     for hook in (LOWER, UPPER):
         x = capture(lm.model, ids, [HookPoint.parse(hook)])[hook]
-        testbed = Testbed(cache, hook, lm, 4)
+        testbed = Testbed(
+            cache, hook, lambda: lm, Artifacts(toy_cache.parent / "artifacts", {}), 4, torch.device("cpu")
+        )
         with testbed.resumed() as resume:
             assert torch.equal(resume(ids, x), full)
             stored = resume(ids, cache.heldout.activations(hook, 0, 4))

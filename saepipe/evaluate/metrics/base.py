@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from saepipe.data.component import Component
+from saepipe.data.health import Finding
 from saepipe.data.progress import Progress
+from saepipe.evaluate.artifacts import Work
 from saepipe.evaluate.stats import Estimate
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Testbed
@@ -17,17 +19,35 @@ Figure = float | int | Estimate
 
 
 @dataclass(frozen=True)
+class Shown:
+    """How tables show a figure, and what may be said of a change in it."""
+
+    label: str
+    better: Literal["higher", "lower"] | None = None
+    of_model: bool = False
+    """The SAE has no part in it, so it must be the same for all runs."""
+    noisy: str | None = None
+    """Why it tells variants apart badly, with a source."""
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What one metric found for one subject."""
 
     metrics: dict[str, dict[str, Figure]]
     """By category and key, SAEBench's names."""
-    extra: dict[str, Figure]
+    extra: dict[str, Figure] = field(default_factory=dict)
     """What SAEBench has no key for."""
-    reference: dict[str, Figure]
+    reference: dict[str, Figure] = field(default_factory=dict)
     """The reference's own formulas, where they differ from ours."""
-    details: list[dict[str, int | float | None]] = field(default_factory=list)
+    details: list[dict[str, Any]] = field(default_factory=list)
     """An entry a latent (or a data set, a letter)."""
+    unstructured: dict[str, Any] = field(default_factory=dict)
+    """What SAEBench keeps under `eval_result_unstructured`."""
+    more: dict[str, Any] = field(default_factory=dict)
+    """Plain data of ours that is no figure: histograms, pairs, letters one by one."""
+    findings: list[Finding] = field(default_factory=list)
+    """What the rules of health say of this evaluation."""
     counts: dict[str, int] = field(default_factory=dict)
     """Contexts, tokens, documents: what the figures rest on."""
     warnings: list[str] = field(default_factory=list)
@@ -45,6 +65,14 @@ class Metric(Component):
     """SAEBench's name for it."""
     version: ClassVar[int]
     """Raised whenever the same inputs give other figures; older results are then measured again."""
+    shown: ClassVar[Mapping[str, Shown]] = {}
+    """By figure key (SAEBench's, each in one metric only): what tables and verdicts are about."""
+    uses_baseline: ClassVar[bool] = False
+    """Whether it also measures the change from the baseline."""
+
+    def works(self, testbed: Testbed) -> list[Work]:
+        """The model's work that `measure` will need, for a plan. Loads no model."""
+        return []
 
     @abstractmethod
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:

@@ -29,6 +29,8 @@ class Architecture(Component):
     package: ClassVar[str] = "saepipe.train.sae"
     buffers: ClassVar[frozenset[str]] = frozenset()
     """Parameters that no gradient trains."""
+    elementwise: ClassVar[bool] = False
+    """Whether a latent's activation depends on no other latent's, so that some can be had without the rest."""
     d_sae: Annotated[Count, Field(ge=1)]
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
@@ -77,6 +79,13 @@ class Architecture(Component):
     def encode(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(..., d_in) -> acts (..., d_sae)."""
         return self.activate(params, self.pre_acts(params, x, dtype))
+
+    def encode_some(self, params: Params, x: Tensor, latents: Tensor) -> Tensor:
+        """(..., d_in) -> acts (..., num_latents) of the latents with these indices; only theirs where `elementwise`."""
+        if not self.elementwise:
+            return self.encode(params, x)[..., latents]
+        narrow = {key: value[latents] for key, value in params.items() if key not in ("W_enc", "b_dec")}
+        return self.encode({**narrow, "W_enc": params["W_enc"][:, latents], "b_dec": params["b_dec"]}, x)
 
     def decode(self, params: Params, acts: Tensor) -> Tensor:
         """acts @ W_dec + b_dec, in the parameters' precision, (..., d_sae) -> (..., d_in)."""

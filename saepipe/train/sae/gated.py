@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Gated(Architecture):
     """
 
     name: Literal["gated"] = "gated"
+    elementwise: ClassVar[bool] = True
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
         params = super().init(d_in, encoder_scale, generator)

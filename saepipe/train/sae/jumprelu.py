@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,7 @@ class JumpReLU(Architecture):
     """
 
     name: Literal["jumprelu"] = "jumprelu"
+    elementwise: ClassVar[bool] = True
     bandwidth: Annotated[float, Field(gt=0)] = BANDWIDTH
     initial_threshold: Annotated[float, Field(ge=0)] = 0.5
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ class ReLU(Architecture):
     """acts = max(pre_acts, 0)."""
 
     name: Literal["relu"] = "relu"
+    elementwise: ClassVar[bool] = True
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()

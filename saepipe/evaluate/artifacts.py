@@ -1,0 +1,116 @@
+"""What depends on the model alone, made once and kept: tokens, activations, probes, prompts, index sets, losses.
+
+Every SAE and every later call reads the same bytes, so a figure does not depend on what was evaluated before it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from saepipe.data import artifact
+from saepipe.data.config import fingerprint
+from saepipe.data.errors import CorruptDataError
+
+_TENSORS, _INFO = "tensors.safetensors", "info.json"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a piece of work gives."""
+
+    tensors: Mapping[str, Tensor]
+    """On the CPU; mapped from the file when they are read."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """Plain data."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work as a plan names it."""
+
+    kind: str
+    key: Mapping[str, Any]
+    """Plain data: all that decides the content, besides the model."""
+
+
+class Artifacts:
+    """A folder of finished work, `<root>/<kind>/<fingerprint>/`, each checksummed and made visible whole."""
+
+    def __init__(self, root: Path, of: Mapping[str, Any]) -> None:
+        """Args:
+        root: made when the first work is stored.
+        of: plain data that belongs to every key: model, tokenizer, hook, dtype.
+        """
+        self.root = root
+        self.of = of
+        self._open: dict[Path, Content] = {}
+
+    def get(self, kind: str, key: Mapping[str, Any], make: Callable[[], Content]) -> Content:
+        """The content of a piece of work, made and stored first where that has not been done.
+
+        Args:
+            kind: names the work's folder.
+            key: all that decides the content, besides the model.
+            make: does the work. What it returns is read back from the file, so that the first call sees what later
+                ones will.
+
+        Raises:
+            CorruptDataError: if what was stored has been changed or damaged since.
+            LockedError: if another process is doing the same work now.
+        """
+        folder = self.folder(Work(kind, key))
+        if folder not in self._open:
+            if not artifact.is_committed(folder):
+                self._store(folder, self._key(key), make)
+            self._open[folder] = _read(folder, self._key(key))
+        return self._open[folder]
+
+    def has(self, kind: str, key: Mapping[str, Any]) -> bool:
+        """Whether the work has been done."""
+        return artifact.is_committed(self.folder(Work(kind, key)))
+
+    def folder(self, work: Work) -> Path:
+        """Where its content is, or will be."""
+        return self.root / work.kind / fingerprint(self._key(work.key))
+
+    def _key(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self.of, **key}
+
+    def _store(self, folder: Path, key: Mapping[str, Any], make: Callable[[], Content]) -> None:
+        with artifact.writer_lock(folder):
+            if artifact.is_committed(folder):
+                return
+            content = make()
+            _write_tensors(folder / _TENSORS, content.tensors)
+            artifact.write_json(folder / _INFO, content.info)
+            files = artifact.digest_files(folder, [_TENSORS, _INFO])
+            header = {"kind": "model work", "key": key, "provenance": dict(artifact.provenance()), "files": files}
+            artifact.rewrite_manifest(folder, [header])
+            artifact.commit(folder)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """As `artifact.write_file`, without a second copy of the tensors in memory."""
+    partial = path.with_name(f"{path.name}.partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)
+    artifact.sync_folder(path.parent)
+
+
+def _read(folder: Path, key: Mapping[str, Any]) -> Content:
+    _, lines = artifact.open_committed(folder, "stored model work")
+    for problem in artifact.damaged_files(folder, lines):
+        raise CorruptDataError(problem, hint=f"delete {folder} and evaluate again")
+    if lines[0]["key"] != json.loads(json.dumps(key)):
+        raise CorruptDataError(f"{folder} holds other work than its name says", hint="delete it and evaluate again")
+    return Content(load_file(folder / _TENSORS), json.loads((folder / _INFO).read_text()))

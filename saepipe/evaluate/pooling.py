@@ -1,0 +1,139 @@
+"""Texts as the metrics of classification see them: each token's activation, and means over a text's tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saepipe.data.errors import ConfigError
+from saepipe.data.progress import Progress
+from saepipe.evaluate.artifacts import Content, Work
+from saepipe.evaluate.subject import Subject
+from saepipe.evaluate.testbed import Testbed
+
+_CHUNK = 2**26
+"""Latent activations held at a time (256 MiB in float32)."""
+
+
+@dataclass(frozen=True)
+class TextActivations:
+    """The ordinary tokens of some texts, one text after the other."""
+
+    x: Tensor
+    """(num_tokens, d_in) in the model's dtype"""
+    offsets: Tensor
+    """(num_texts + 1,) int64: text i is x[offsets[i]:offsets[i + 1]]"""
+    num_special: Tensor
+    """(num_texts,) int64: the positions of a window of context_size that hold BOS, padding or another special token"""
+
+    @property
+    def num_texts(self) -> int:
+        return len(self.num_special)
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """(num_texts,) int64"""
+        return self.offsets.diff()
+
+    def pooled(self) -> Tensor:
+        """(num_texts, d_in) float32: the mean over each text's tokens."""
+        return torch.cat([_mean_by_text(x.float(), lengths) for x, lengths in self.chunks(_CHUNK // self.x.shape[1])])
+
+    def chunks(self, max_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Whole texts, as (x (num_tokens, d_in), lengths (num_texts,)); a text of more than max_tokens stands alone."""
+        offsets = self.offsets.tolist()
+        first = 0
+        while first < self.num_texts:
+            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + max_tokens, side="right")) - 1)
+            yield self.x[offsets[first] : offsets[last]], self.num_tokens[first:last]
+            first = last
+
+
+def activations_work(texts: Sequence[str], context_size: int, key: Mapping[str, Any]) -> Work:
+    """What `text_activations` will ask for."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(len(text).to_bytes(8, "little") + text.encode())
+    return Work("texts", {**key, "context_size": context_size, "texts": digest.hexdigest()})
+
+
+def text_activations(
+    testbed: Testbed, texts: Sequence[str], context_size: int, key: Mapping[str, Any], progress: Progress
+) -> TextActivations:
+    """The first `context_size` positions of each text, BOS included, through the model up to the hook; an artifact.
+
+    Args:
+        testbed: the model and the hook.
+        texts: none without an ordinary token.
+        context_size: positions, as SAEBench counts them.
+        key: where the texts come from, in plain data; their digest is added to it.
+        progress: told how far the model has got.
+
+    Raises:
+        ConfigError: if a text has no ordinary token.
+    """
+    work = activations_work(texts, context_size, key)
+    found = testbed.artifacts.get(
+        work.kind, work.key, lambda: _run_model(testbed, texts, context_size, str(key.get("name", "texts")), progress)
+    )
+    return TextActivations(**found.tensors)
+
+
+def pooled_latents(subject: Subject, activations: TextActivations, latents: Tensor | None = None) -> Tensor:
+    """Mean activation of each latent over each text's tokens.
+
+    Args:
+        subject: whose SAE encodes.
+        activations: of the texts.
+        latents: (num_latents,) int64 indices, where not all are needed.
+
+    Returns:
+        (num_texts, d_sae or num_latents) float32, on the CPU.
+    """
+    parts = []
+    for x, lengths in activations.chunks(max(1, _CHUNK // subject.sae.d_sae)):
+        acts = subject.encode(x, latents)
+        parts.append(_mean_by_text(acts, lengths.to(acts.device)).cpu())
+    return torch.cat(parts)
+
+
+def _mean_by_text(rows: Tensor, lengths: Tensor) -> Tensor:
+    return torch.segment_reduce(rows, "mean", lengths=lengths, axis=0)
+
+
+def _run_model(testbed: Testbed, texts: Sequence[str], context_size: int, name: str, progress: Progress) -> Content:
+    """Texts of like length go together, padded on the right."""
+    lm = testbed.language_model
+    bodies = lm.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=context_size - 1)[
+        "input_ids"
+    ]
+    rows = [np.array([lm.bos_id, *body]) for body in bodies]
+    keep = [~np.isin(row, list(lm.special_ids)) for row in rows]
+    lengths = np.array([kept.sum() for kept in keep])
+    if (empty := np.flatnonzero(lengths == 0)).size:
+        raise ConfigError(f"text {empty[0]} of {name} has no ordinary token: {texts[empty[0]]!r}", hint="leave it out")
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    x = torch.empty(offsets[-1], lm.d_in, dtype=lm.model.dtype)
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    progress.start(f"{name} through the model", len(rows), "texts")
+    try:
+        for start in range(0, len(order), testbed.batch_size):
+            batch = order[start : start + testbed.batch_size]
+            ids = torch.full((len(batch), len(rows[batch[-1]])), lm.bos_id)
+            for row, index in enumerate(batch):
+                ids[row, : len(rows[index])] = torch.from_numpy(rows[index])
+            captured = testbed.capture(ids).cpu()
+            for row, index in enumerate(batch):
+                kept = torch.from_numpy(keep[index])
+                x[offsets[index] : offsets[index + 1]] = captured[row, : len(kept)][kept]
+            progress.advance(len(batch))
+    finally:
+        progress.finish()
+    num_special = torch.from_numpy(context_size - lengths)
+    return Content({"x": x, "offsets": torch.from_numpy(offsets), "num_special": num_special})
