@@ -59,11 +59,32 @@ def read_documents(config: DatasetConfig, revision: str | None = None) -> Iterat
         for number, generated in enumerate(toy.documents(seed=config.seed)):
             yield Document(number, text=generated.text)
         return
-    rows = _read_csv(config) if config.suffix == ".csv" else _stream(config, revision or config.revision)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(read_rows(config, revision)):
         document = _document(config, number, row)
         if document.text or document.ids:
             yield document
+
+
+def read_rows(config: DatasetConfig, revision: str | None = None, *, files: str = "") -> Iterator[dict[Any, Any]]:
+    """The rows of files or of a hub's dataset as they stand, streamed, by column name (or index, without a header).
+
+    Args:
+        config: where they are; of its columns only the kind (names or indices) counts.
+        revision: the commit to read of a hub's dataset, instead of what the config's revision stands for now.
+        files: a pattern of parquet files within a hub's dataset, where its loading script is no longer run.
+
+    Raises:
+        ConfigError: if a file or a split is not there.
+        RemoteError: if a hub does not give the dataset.
+    """
+    if config.suffix == ".csv":
+        return _read_csv(config)
+    return _stream(config, revision or config.revision, files)
+
+
+def read_rows(config: DatasetConfig, revision: str | None = None) -> Iterator[dict[Any, Any]]:
+    """The rows of a file or of a hub's dataset by column, streamed; errors as of `read_documents`."""
+    return _read_csv(config) if config.suffix == ".csv" else _stream(config, revision or config.revision)
 
 
 def _read_csv(config: DatasetConfig) -> Iterator[dict[Any, str]]:
@@ -77,11 +98,14 @@ def _read_csv(config: DatasetConfig) -> Iterator[dict[Any, str]]:
             yield from csv.DictReader(file)
 
 
-def _stream(config: DatasetConfig, revision: str | None) -> Iterator[dict[Any, Any]]:
+def _stream(config: DatasetConfig, revision: str | None, files: str) -> Iterator[dict[Any, Any]]:
     options: dict[str, Any] = {"split": config.split, "streaming": True}
     if config.suffix in _READERS:
         options |= {"path": _READERS[config.suffix], "data_files": str(_existing(config)), "split": "train"}
         options |= {"sample_by": config.documents} if config.suffix == ".txt" else {}
+    elif files:
+        where = f"hf://datasets/{config.source}@{revision or 'main'}/{files}"
+        options |= {"path": "parquet", "data_files": where, "split": "train"}
     else:
         options |= {"path": config.source, "name": config.subset, "revision": revision}
     try:
@@ -102,7 +126,7 @@ def _existing(config: DatasetConfig) -> Path:
 
 
 def _document(config: DatasetConfig, number: int, row: dict[Any, Any]) -> Document:
-    values = [_column(config, row, column) for column in config.columns]
+    values = [value_of(config.source, row, column) for column in config.columns]
     if config.tokenised:
         return Document(number, ids=tuple(int(token) for token in values[0]))
     for column, value in zip(config.columns, values, strict=True):
@@ -114,9 +138,10 @@ def _document(config: DatasetConfig, number: int, row: dict[Any, Any]) -> Docume
     return Document(number, text=config.join.join(values))
 
 
-def _column(config: DatasetConfig, row: dict[Any, Any], column: str | int) -> Any:
+def value_of(source: str, row: dict[Any, Any], column: str | int) -> Any:
+    """A row's value in a column; raises ConfigError with the nearest right name."""
     if column in row:
         return row[column]
     near = difflib.get_close_matches(str(column), map(str, row), n=1, cutoff=0.5)
     advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(str, row))}"
-    raise ConfigError(f"{config.source} has no column {column!r}; {advice}")
+    raise ConfigError(f"{source} has no column {column!r}; {advice}")
