@@ -82,11 +82,6 @@ def read_rows(config: DatasetConfig, revision: str | None = None, *, files: str 
     return _stream(config, revision or config.revision, files)
 
 
-def read_rows(config: DatasetConfig, revision: str | None = None) -> Iterator[dict[Any, Any]]:
-    """The rows of a file or of a hub's dataset by column, streamed; errors as of `read_documents`."""
-    return _read_csv(config) if config.suffix == ".csv" else _stream(config, revision or config.revision)
-
-
 def _read_csv(config: DatasetConfig) -> Iterator[dict[Any, str]]:
     """Rows by column name, or by index without a header. All is text: `1` is no number, `NA` is not missing."""
     csv.field_size_limit(2**31 - 1)  # a document may be a whole book
