@@ -1,0 +1,107 @@
+"""Rows of text, label and attribute, and what tells one state of a data set from another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from saepipe.data import artifact, toy
+from saepipe.data.errors import ConfigError
+from saepipe.data.tokens import heldout_score
+from saepipe.evaluate.labelled.config import LabelledConfig, Part
+from saepipe.harvest.text import read_rows, resolve_revision, value_of
+
+TOY_DOCUMENTS = 60_000
+"""The toy's data sets are the held-out ones of so many documents, about a tenth."""
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text and what is true of it."""
+
+    text: str
+    label: str
+    attribute: str | None = None
+
+
+def rows(config: LabelledConfig, part: Part, revision: str | None = None) -> Iterator[Row]:
+    """The rows of a part that belong to its classes, in the order of the data set; texts may repeat.
+
+    Args:
+        config: where they are.
+        part: of data sets without a test part of their own, a hash of the text decides.
+        revision: the commit to read of a hub's data set.
+
+    Raises:
+        ConfigError: if a file, a split or a column is not there.
+        RemoteError: if a hub does not give the data set.
+    """
+    for row in _read(config, part, revision):
+        wanted = config.classes is None or row.label in config.classes
+        if (
+            wanted
+            and len(row.text) > config.min_chars
+            and (config.test or config.take == "first" or _in(config, part, row))
+        ):
+            yield row if not config.skip_chars else Row(row.text[config.skip_chars :], row.label, row.attribute)
+
+
+def origin(config: LabelledConfig) -> dict[str, Any]:
+    """What the rows are a function of, besides the config: the hub's commit, or digests of the files."""
+    if config.source == "toy":
+        folder = Path(toy.__file__).parent
+        return {
+            "files": artifact.digest_files(folder, [p.name for p in folder.iterdir() if p.suffix in (".py", ".txt")])
+        }
+    if config.revision and _COMMIT.fullmatch(config.revision):
+        return {"revision": config.revision}
+    if revision := resolve_revision(config.table("train")):
+        return {"revision": revision}
+    paths = [Path(config.source), *([Path(config.test)] if config.test and config.is_file else [])]
+    files = chain.from_iterable(sorted(p.rglob("*")) if p.is_dir() else [p] for p in paths)
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"there is no file {str(path)!r}", hint="give an existing file, or a hub id")
+    return {"files": [artifact.digest_file(path) for path in files if path.is_file()]}
+
+
+def _read(config: LabelledConfig, part: Part, revision: str | None) -> Iterator[Row]:
+    if config.source == "toy":
+        yield from _toy(config)
+    elif config.pairs:
+        for language in config.classes or config.pairs:
+            for row in read_rows(config.table(part, config.pairs[language]), revision):
+                yield Row(value_of(config.source, row, "translation")[language], language)
+    else:
+        for row in read_rows(config.table(part), revision, files=config.files):
+            yield _row(config, row)
+
+
+def _toy(config: LabelledConfig) -> Iterator[Row]:
+    kind: toy.Kind = "biography" if config.subset == "biography" else "review"
+    for document in toy.documents(config.seed, TOY_DOCUMENTS, [kind]):
+        if heldout_score(document.text) < toy.HELDOUT_SHARE:
+            values = dict(document.labels) | {"text": document.text}
+            yield _row(config, values)
+
+
+def _row(config: LabelledConfig, row: dict[Any, Any]) -> Row:
+    texts = [str(value_of(config.source, row, column)) for column in config.text]
+    label = str(value_of(config.source, row, config.label))
+    if config.endings:
+        label = next((name for ending, name in config.endings.items() if label.endswith(ending)), "")
+    attribute = None if config.attribute is None else str(value_of(config.source, row, config.attribute))
+    return Row(config.join.join(texts), label, attribute)
+
+
+def _in(config: LabelledConfig, part: Part, row: Row) -> bool:
+    """Not the hash that decides what is held out of a harvest: that would put the toy's texts on one side."""
+    score = xxhash.xxh3_64_intdigest(row.text.encode("utf-8", "surrogatepass"), seed=0x7E57) / 2.0**64
+    return (score < config.test_share) == (part == "test")
