@@ -134,6 +134,7 @@ def evaluate(
     runs: Runs,
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006
+    baseline: Annotated[Path | None, typer.Option(help="The run that geometry compares the others with.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results go here instead of RUN/eval.")] = None,
     dry_run: DryRun = False,
     format_: FormatOption = Format.human,
@@ -142,14 +143,16 @@ def evaluate(
     from saepipe.evaluate.config import EvaluateConfig
     from saepipe.evaluate.run import evaluate as evaluate_runs
     from saepipe.evaluate.run import plan
+    from saepipe.evaluate.testbed import Passes
 
-    asked = EvaluateConfig.load(config, set_)
+    asked = EvaluateConfig.load(config, [*set_, *([f"baseline={baseline}"] if baseline else [])])
     if dry_run:
         show(plan(runs, asked, out=out), format_)
         return
+    passes = Passes()
     with watching(format_) as progress:
-        results = evaluate_runs(runs, asked, out=out, progress=progress)
-    show({"results": [str(path) for path in results], "findings": findings_of(runs)}, format_)
+        results = evaluate_runs(runs, asked, out=out, progress=progress, passes=passes)
+    show({"results": [str(path) for path in results], "findings": findings_of(runs), "passes": str(passes)}, format_)
 
 
 @app.command()

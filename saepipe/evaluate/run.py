@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,36 +13,25 @@ import torch
 from saepipe.data import artifact
 from saepipe.data.cache import Cache
 from saepipe.data.device import pick_device
-from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Progress, Silent
 from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.envelope import Request, envelope, existing
-from saepipe.evaluate.metrics.base import Metric
+from saepipe.evaluate.envelope import envelope
+from saepipe.evaluate.jobs import Job, by_hook, plan_jobs
+from saepipe.evaluate.model import load_model_of, model_config
 from saepipe.evaluate.subject import Subject
-from saepipe.evaluate.testbed import Testbed
-from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
-from saepipe.train.load import Run, open_run
-
-
-@dataclass(frozen=True)
-class Job:
-    """One metric of one run."""
-
-    run: Run
-    cache: Cache
-    metric: Metric
-    request: Request
-    path: Path
-    """of the result"""
-
-    @property
-    def done(self) -> bool:
-        return existing(self.path, self.request)
+from saepipe.evaluate.testbed import Passes, Testbed
+from saepipe.harvest.model import LanguageModel
+from saepipe.train.load import open_run
 
 
 def evaluate(
-    runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None, progress: Progress | None = None
+    runs: Sequence[Path],
+    config: EvaluateConfig,
+    *,
+    out: Path | None = None,
+    progress: Progress | None = None,
+    passes: Passes | None = None,
 ) -> list[Path]:
     """Measures each run, or finds that it has been measured.
 
@@ -55,6 +42,7 @@ def evaluate(
         config: metrics and how the model runs.
         out: a folder for the results, `<variant>-seed-<n>-<fingerprint>/<metric>.json`; `RUN/eval/` where not given.
         progress: told of every result that is reused.
+        passes: counts what goes through the model.
 
     Returns:
         The JSON files, run by run.
@@ -70,7 +58,8 @@ def evaluate(
             progress.say(f"{job.path}: the same run, cache and settings; kept as it is")
     groups = by_hook(job for job in jobs if not job.done)
     eval_id = str(uuid.uuid4())
-    for testbed, group in zip(testbeds(groups.values(), config), groups.values(), strict=True):
+    beds = testbeds(groups.values(), config, passes or Passes())
+    for testbed, group in zip(beds, groups.values(), strict=True):
         _measure(group, testbed, eval_id, progress)
     return [job.path for job in jobs]
 
@@ -81,7 +70,7 @@ def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = Non
     contexts = {job.cache.fingerprint: len(job.cache.heldout.contexts) for job in jobs}
     groups = by_hook(job for job in jobs if not job.done)
     works: dict[bool, list[str]] = {True: [], False: []}
-    for testbed, group in zip(testbeds(groups.values(), config), groups.values(), strict=True):
+    for testbed, group in zip(testbeds(groups.values(), config, Passes()), groups.values(), strict=True):
         for metric in {job.metric.name: job.metric for job in group}.values():
             for work in metric.works(testbed):
                 works[testbed.artifacts.has(work.kind, work.key)].append(str(testbed.artifacts.folder(work)))
@@ -94,43 +83,7 @@ def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = Non
     }
 
 
-def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None) -> list[Job]:
-    """One job a run and metric, every run checked against its cache."""
-    if not runs:
-        raise ConfigError("no run to evaluate", hint="saepipe evaluate RUN...")
-    caches: dict[Path, Cache] = {}
-    baseline = open_run(config.baseline).fingerprint if config.baseline else None
-    jobs = []
-    for folder in {Path(run).resolve(): Path(run) for run in runs}.values():
-        run = open_run(folder)
-        cache = _cache_of(run, config, caches)
-        results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
-        for metric in config.metrics:
-            request = Request(
-                run=run.fingerprint,
-                cache=run.cache_fingerprint,
-                hook=run.hook,
-                metric=metric.to_dict(),
-                metric_version=metric.version,
-                batch_size=config.batch_size,
-                dtype=model_config(cache, config).dtype,
-                mode=config.mode,
-                activations=config.activations,
-                baseline=baseline if metric.uses_baseline else None,
-            )
-            jobs.append(Job(run, cache, metric, request, results / f"{metric.name}.json"))
-    return jobs
-
-
-def by_hook(jobs: Iterable[Job]) -> dict[tuple[str, str], list[Job]]:
-    """Jobs that share their model passes."""
-    groups: dict[tuple[str, str], list[Job]] = defaultdict(list)
-    for job in jobs:
-        groups[job.request.cache, job.request.hook].append(job)
-    return groups
-
-
-def testbeds(groups: Iterable[Sequence[Job]], config: EvaluateConfig) -> Iterator[Testbed]:
+def testbeds(groups: Iterable[Sequence[Job]], config: EvaluateConfig, passes: Passes) -> Iterator[Testbed]:
     """Where each group is judged. Groups of one cache that come one after the other share the loaded model."""
     device = pick_device(config.device)
     models: dict[str, LanguageModel] = {}
@@ -155,6 +108,7 @@ def testbeds(groups: Iterable[Sequence[Job]], config: EvaluateConfig) -> Iterato
             mode=config.mode,
             live=config.activations == "live",
             baseline=_baseline(config, hook, device),
+            passes=passes,
         )
 
 
@@ -164,41 +118,6 @@ def _baseline(config: EvaluateConfig, hook: str, device: torch.device) -> Subjec
         return None
     run = open_run(config.baseline)
     return Subject.load(run, device) if run.hook == hook else None
-
-
-def model_config(cache: Cache, config: EvaluateConfig) -> ModelConfig:
-    """The model that made the cache, on this evaluation's device and in its dtype."""
-    made_with = dict(cache.attributes["config"]["model"])
-    return ModelConfig.parse(made_with | {"device": config.device} | ({"dtype": config.dtype} if config.dtype else {}))
-
-
-def load_model_of(cache: Cache, config: EvaluateConfig) -> LanguageModel:
-    """Loads the model that made the cache; raises ConfigError if what is found under its name is another one."""
-    language_model = load_model(model_config(cache, config))
-    made_with, found = cache.attributes["model"], language_model.identity
-    same_dtype = language_model.config.dtype == cache.attributes["config"]["model"]["dtype"]
-    for key in ("class", "tokenizer", *(("weights",) if same_dtype else ())):
-        if made_with[key] != found[key]:
-            raise ConfigError(
-                f"{found['id']} is not the model that made {cache.path}: {key} {found[key]}, not {made_with[key]}",
-                hint="evaluate with the same checkpoint and revision",
-            )
-    return language_model
-
-
-def _cache_of(run: Run, config: EvaluateConfig, caches: dict[Path, Cache]) -> Cache:
-    path = config.cache or run.config.cache
-    if not path.is_dir():
-        raise ConfigError(f"the cache of {run.path} is not at {path}", hint="--set cache=PATH")
-    cache = caches[path] = caches.get(path) or Cache.open(path)
-    if cache.fingerprint != run.cache_fingerprint:
-        raise ConfigError(
-            f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",
-            hint="--set cache=PATH of the cache that it was trained from",
-        )
-    if run.hook not in cache.hooks:
-        raise ConfigError(f"{run.path} was trained at {run.hook}; {path} has {', '.join(cache.hooks)}")
-    return cache
 
 
 def _measure(jobs: Sequence[Job], testbed: Testbed, eval_id: str, progress: Progress) -> None:

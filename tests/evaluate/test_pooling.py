@@ -13,8 +13,8 @@ from saepipe.data.progress import Silent
 from saepipe.evaluate import pooling
 from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.model import load_model_of
 from saepipe.evaluate.pooling import TextActivations, pooled_latents, text_activations
-from saepipe.evaluate.run import load_model_of
 from saepipe.evaluate.testbed import Testbed
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint

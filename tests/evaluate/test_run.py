@@ -17,7 +17,8 @@ from saepipe.evaluate import run as stage
 from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.compare import compare
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.run import evaluate, load_model_of, plan
+from saepipe.evaluate.model import load_model_of
+from saepipe.evaluate.run import evaluate, plan
 from saepipe.evaluate.testbed import Testbed
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
