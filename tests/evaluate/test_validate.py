@@ -14,10 +14,11 @@ from saepipe.cli import main
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Silent
 from saepipe.data.synthetic import World
+from saepipe.evaluate.matched import Curve, difference, uncovered
+from saepipe.evaluate.seeds import mean, sign
 from saepipe.evaluate.stats import Estimate
 from saepipe.evaluate.validate.arms import ARMS, FACTORS, chosen, raw_config
 from saepipe.evaluate.validate.config import ValidateConfig
-from saepipe.evaluate.validate.matched import Curve, difference, mean, sign, uncovered
 from saepipe.evaluate.validate.run import validate
 from saepipe.evaluate.validate.sweep import Job, Laboratory, Trial, place, run_alone
 from saepipe.evaluate.validate.table import BEGIN, END, KEYS, Row, Table, write_into

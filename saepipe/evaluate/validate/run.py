@@ -11,9 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from saepipe.data.progress import Progress
+from saepipe.evaluate.matched import Curve, difference, uncovered
+from saepipe.evaluate.seeds import mean
 from saepipe.evaluate.validate.arms import ARMS, BASELINE, Arm, chosen, raw_config
 from saepipe.evaluate.validate.config import Baseline, ValidateConfig
-from saepipe.evaluate.validate.matched import Curve, difference, mean, uncovered
 from saepipe.evaluate.validate.sweep import Job, Laboratory, Outcome, Trial
 from saepipe.evaluate.validate.table import KEYS, Row, Table
 from saepipe.train.config import TrainConfig, labels

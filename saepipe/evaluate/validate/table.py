@@ -10,8 +10,9 @@ from typing import Any
 
 from saepipe.data.artifact import write_file
 from saepipe.data.errors import ConfigError
+from saepipe.evaluate.matched import plain, shown
+from saepipe.evaluate.seeds import sign
 from saepipe.evaluate.stats import Estimate
-from saepipe.evaluate.validate.matched import plain, shown, sign
 
 KEYS = {
     "absorbed": "absorbed",

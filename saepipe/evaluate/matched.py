@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
-from scipy.stats import t as student
 
-from saepipe.evaluate.stats import LEVEL, Estimate
+from saepipe.evaluate.seeds import mean
+from saepipe.evaluate.stats import Estimate
 
 Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The SAEs of one arm, world and seed: one for each value that was swept."""
+    """The SAEs of one method and seed: one for each value that was swept."""
 
     points: tuple[Metrics, ...]  # those that did not diverge
 
@@ -52,26 +52,9 @@ def uncovered(curves: Sequence[Curve], l0: float) -> str | None:
     return f"L0 {l0:g} is outside: {reached}"
 
 
-def mean(values: Sequence[float]) -> Estimate:
-    """The mean over seeds with a 95 % interval, mean -+ t_(n-1) s / sqrt(n); no interval for a single seed."""
-    array = np.asarray(values, dtype=np.float64)
-    value, n = float(array.mean()), len(array)
-    if n < 2:
-        return Estimate(value)
-    half = float(student.ppf((1 + LEVEL) / 2, n - 1)) * float(array.std(ddof=1)) / math.sqrt(n)
-    return Estimate(value, value - half, value + half)
-
-
 def difference(arm: Sequence[Curve], other: Sequence[Curve], l0: float, key: str) -> Estimate:
     """arm - other at `l0`, paired by seed: both saw one world, one initialisation and one order of tokens."""
     return mean([mine.at(l0, key) - its.at(l0, key) for mine, its in zip(arm, other, strict=True)])
-
-
-def sign(estimate: Estimate) -> int:
-    """+1 or -1 where the interval lies on one side of 0, else 0."""
-    if estimate.low is None or estimate.high is None:
-        return 0
-    return int(estimate.low > 0) - int(estimate.high < 0)
 
 
 def shown(estimate: Estimate | None) -> str:
