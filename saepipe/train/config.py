@@ -29,10 +29,14 @@ from saepipe.train.transforms.base import Transform
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[Count, Field(ge=1)]
+Effect = Annotated[float, Field(gt=0)]
 
-# Where a run lies and how it is watched or computed does not change what it is.
+PRIMARY_METRICS = {"mean_full_absorption_score": 0.05, "explained_variance": 0.01, "delta_ce": 0.02}
+"""Figures of evaluations, with the least change of each that would be of interest."""
+
+# Where a run lies and how it is watched, judged or computed does not change what it is.
 OUTSIDE_THE_ID = frozenset(
-    {"cache", "plugins", "device", "log_every", "checkpoint_every", "health", "variants", "seeds"}
+    {"cache", "plugins", "device", "log_every", "checkpoint_every", "health", "primary_metrics", "variants", "seeds"}
 )
 
 
@@ -127,6 +131,10 @@ class TrainConfig(ConfigWithPlugins):
     log_every: Positive = 100
     checkpoint_every: Positive = 1000
     health: HealthConfig = HealthConfig()
+    primary_metrics: dict[str, Effect] = Field(
+        default_factory=PRIMARY_METRICS.copy,
+        description="what the study is about, each figure with the least change of interest; all else is exploratory",
+    )
     variants: VariantsConfig = VariantsConfig()
     seeds: tuple[int, ...] = ()
 
