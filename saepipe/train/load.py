@@ -1,4 +1,4 @@
-"""A finished run opened, and its SAE as a module for notebooks and evaluations."""
+"""A finished run opened, trained or imported, and its SAE as a module for notebooks and evaluations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from saepipe.data import artifact
 from saepipe.data.errors import CorruptDataError
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
+from saepipe.train.imported import ImportConfig
 from saepipe.train.sae.base import Architecture, Params
 
 
@@ -23,11 +24,28 @@ class Run:
     path: Path
     fingerprint: str  # of the artifact: SHA-256 of its manifest
     run_id: str  # of what was asked for: the config less paths, logging and machine, and the cache
-    config: TrainConfig  # resolved: one run, nothing left open
+    config: TrainConfig | ImportConfig  # resolved: one run, nothing left open
     cache_fingerprint: str
     hook: str
     variant: str
-    seed: int
+    seed: int  # 0 where it is not known
+
+    @property
+    def trained(self) -> TrainConfig | None:
+        """How it was trained; None of an imported run, of whose training we only know what its source says."""
+        return self.config if isinstance(self.config, TrainConfig) else None
+
+    @property
+    def data_seed(self) -> int | None:
+        return self.trained.data_seed if self.trained else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it is, as plain data, in the keys of a train config as far as they apply."""
+        if isinstance(self.config, TrainConfig):
+            return self.config.identity()
+        source = f"{self.config.imported}: {self.variant}"
+        return {"imported": source, "sae": self.config.sae, "hook": self.hook, "seed": self.config.seed}
 
 
 class SAE(nn.Module):
@@ -102,13 +120,14 @@ def open_run(path: Path | str) -> Run:
     header = lines[0]
     if header.get("kind") != "run":
         raise CorruptDataError(f"{path} is a {header.get('kind', 'thing of no kind')}, not a run")
+    kind = ImportConfig if "imported" in header else TrainConfig
     for problem in artifact.damaged_files(path, lines):
-        raise CorruptDataError(problem, hint="train it again")
+        raise CorruptDataError(problem, hint="train it again" if kind is TrainConfig else "import it again")
     return Run(
         path=path,
         fingerprint=fingerprint,
         run_id=header["run_id"],
-        config=TrainConfig.load(path / "config.yaml"),
+        config=kind.load(path / "config.yaml"),
         cache_fingerprint=header["cache"],
         hook=header["hook"],
         variant=header["variant"],

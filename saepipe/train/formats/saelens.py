@@ -1,6 +1,7 @@
 """SAELens' folder (`cfg.json`, `sae_weights.safetensors`), which is also how a run keeps its own SAE.
 
-Raw activations go in and come out. Written as SAELens 6.54.12 writes; `SAE.load_from_disk` reads it.
+Raw activations go in and come out. Written as SAELens 6.54.12 writes; `SAE.load_from_disk` reads it. Folders from
+before its version 6, whose cfg.json is one flat mapping, are read as SAELens 6 itself reads them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save
 
 from saepipe.data.artifact import write_file, write_json
 from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.train.formats.source import Source, b_dec_subtracted, read_json
 from saepipe.train.sae.base import Architecture, Params
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -68,6 +70,8 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
         CorruptDataError: if its files do not fit together.
     """
     config, params = _read_files(folder)
+    if missing := [key for key in ("architecture", "d_in", "d_sae") if key not in config]:
+        raise ConfigError(f"{folder / CONFIG} does not say {', '.join(missing)}", hint="is it SAELens' own?")
     ours = {theirs: name for name, theirs in NAMES.items()}
     name = ours.get(config["architecture"], config["architecture"])
     member = Architecture.member(name)
@@ -93,6 +97,20 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
     return sae, _to_our_convention(config, params), config.get("metadata", {})
 
 
+def source(folder: Path) -> Source:
+    """The SAE in a folder of SAELens, as what can be imported; raises what `read` raises."""
+    sae, params, metadata = read(folder)
+    return Source(
+        sae=sae,
+        params=params,
+        files=(folder / WEIGHTS, folder / CONFIG),
+        said=read_json(folder / CONFIG),
+        name=folder.absolute().name,
+        model=metadata.get("model_name"),
+        hook=metadata.get("hook_name"),
+    )
+
+
 def _read_files(folder: Path) -> tuple[dict[str, Any], Params]:
     try:
         config = json.loads((folder / CONFIG).read_text())
@@ -104,18 +122,38 @@ def _read_files(folder: Path) -> tuple[dict[str, Any], Params]:
         raise CorruptDataError(f"{folder}: {error}") from None
     if "b_gate" in params:
         params["b_enc"] = params.pop("b_gate")
-    return config, params
+    version = config.get("sae_lens_version") or config.get("metadata", {}).get("sae_lens_version") or "0"
+    return (config if int(version.split(".")[0]) >= 6 else _as_of_6(folder, config, params)), params
+
+
+def _as_of_6(folder: Path, config: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    """An older cfg.json as SAELens 6 reads it (its `handle_pre_6_0_config`); drops a scaling factor of 1.
+
+    Raises:
+        ConfigError: if activations go through what SAELens 6 would pass over: another function, a fitted scale.
+    """
+    named = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+    config = {named.get(key, key): value for key, value in config.items()}
+    function = config.get("activation_fn", "relu")
+    if function not in ("relu", "topk"):
+        raise ConfigError(f"{folder / CONFIG}: activation_fn is {function!r}", hint="known: relu, topk")
+    if not bool((params.pop("scaling_factor", torch.ones(())) == 1).all()):
+        raise ConfigError(f"{folder / WEIGHTS} holds a scaling_factor other than 1", hint="fold it into the weights")
+    normalize = config.get("normalize_activations") or "none"
+    topk = {"architecture": "topk", "k": config.get("activation_fn_kwargs", {}).get("k")} if function == "topk" else {}
+    return {
+        "architecture": "standard",
+        "reshape_activations": "hook_z" if "hook_z" in config.get("hook_name", "") else "none",
+        "metadata": {key: config[key] for key in ("hook_name", "model_name", "dataset_path") if key in config},
+        **config,
+        **topk,
+        "normalize_activations": "expected_average_only_in" if normalize is True else normalize,
+    }
 
 
 def _to_our_convention(config: Mapping[str, Any], params: Params) -> Params:
     """Exact rewrites of what SAELens leaves open: b_dec taken from the input, no decoder norm in the activations."""
-    params = dict(params)
-    if not config.get("apply_b_dec_to_input", True):
-        # x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc)
-        shift = params["b_dec"] @ params["W_enc"]
-        params["b_enc"] = params["b_enc"] + shift
-        if "b_mag" in params:  # the same in the magnitude, where W_enc comes with exp(r_mag)
-            params["b_mag"] = params["b_mag"] + shift * params["r_mag"].exp()
+    params = dict(params) if config.get("apply_b_dec_to_input", True) else b_dec_subtracted(params)
     if config.get("rescale_acts_by_decoder_norm", False):
         lengths = torch.linalg.vector_norm(params["W_dec"], dim=1)
         params["W_enc"] = params["W_enc"] * lengths

@@ -66,8 +66,10 @@ def check_twins(run: Twin, others: Iterable[Twin], limits: HealthConfig) -> list
 
 
 def _check_pair(run: Twin, other: Twin, limits: HealthConfig) -> Iterator[Finding]:
+    if not (run.evidence and other.evidence):  # unfinished, or imported: nothing is known of how it was trained
+        return
     apart = _apart(_trained(other.config), _trained(run.config))
-    if not (apart and run.evidence and other.evidence):
+    if not apart:
         return
     setting = f"though they differ in {'; '.join(apart[:3])}{'; ...' if apart[3:] else ''}"
     if same := _same_losses(run.evidence, other.evidence, limits):

@@ -1,0 +1,176 @@
+"""dictionary_learning's folder (`ae.pt`, `config.json`), as its versions 0.1.0 and after write it.
+
+| dict_class                             | acts                                                  | becomes  |
+|----------------------------------------|-------------------------------------------------------|----------|
+| AutoEncoder                            | relu((x - bias) W_enc + b_enc)                        | relu     |
+| AutoEncoderTopK                        | the k largest of that, token by token                 | topk     |
+| BatchTopKSAE, MatryoshkaBatchTopKSAE   | that where it exceeds the one stored threshold, or 0  | jumprelu |
+| JumpReluAutoEncoder                    | p = x W_enc + b_enc where p > threshold and p > 0     | jumprelu |
+| GatedAutoEncoder                       | 1[gate > 0] relu(magnitude), both of x - decoder_bias | gated    |
+
+`AutoEncoder.from_pretrained` scales decoder rows to unit norm, and the encoder with them; so does this reader.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.train.formats.source import Source, b_dec_subtracted, check_tensors, existing, read_json
+from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.gated import Gated
+from saepipe.train.sae.jumprelu import JumpReLU
+from saepipe.train.sae.relu import ReLU
+from saepipe.train.sae.topk import TopK
+
+CONFIG, WEIGHTS = "config.json", "ae.pt"
+
+_LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}  # stored transposed
+_OWN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
+_TOP_K = {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec", "k": "k", "threshold": "threshold"}
+
+KEYS: dict[str, dict[str, str]] = {
+    "AutoEncoder": {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "bias"},
+    "AutoEncoderTopK": _TOP_K,
+    "BatchTopKSAE": _TOP_K,
+    "MatryoshkaBatchTopKSAE": {**_OWN, "k": "k", "group_sizes": "group_sizes"},
+    "JumpReluAutoEncoder": _OWN,
+    "GatedAutoEncoder": {
+        **_LINEAR,
+        "b_enc": "gate_bias",
+        "b_dec": "decoder_bias",
+        "r_mag": "r_mag",
+        "b_mag": "mag_bias",
+    },
+}
+"""By dict_class: our name of each tensor, and theirs."""
+
+
+def source(folder: Path) -> Source:
+    """The SAE in a folder `trainer_<i>`.
+
+    Raises:
+        ConfigError: if it is no such folder, of a kind that we do not know, or at odds with itself.
+        CorruptDataError: if a file cannot be read.
+    """
+    config = read_json(folder / CONFIG)
+    trainer = config.get("trainer")
+    kind = trainer.get("dict_class") if isinstance(trainer, dict) else None
+    if not isinstance(trainer, dict) or kind not in KEYS:
+        raise ConfigError(f"{folder / CONFIG}: trainer.dict_class is {kind!r}", hint=f"known: {', '.join(KEYS)}")
+    params = _params(folder / WEIGHTS, kind, trainer)
+    sae, params = _READERS[kind](folder, trainer, params)
+    layer = trainer.get("layer")
+    return Source(
+        sae=sae,
+        params=params,
+        files=(folder / WEIGHTS, folder / CONFIG),
+        said=config,
+        name=folder.absolute().name,
+        model=trainer.get("lm_name"),
+        hook=None if layer is None else _hook(layer, trainer.get("submodule_name"), config.get("buffer") or {}),
+        layer=layer,
+        seed=trainer.get("seed"),
+    )
+
+
+def _params(path: Path, kind: str, trainer: Mapping[str, Any]) -> Params:
+    """The tensors by our names, float32, W_enc (d_in, d_sae) and W_dec (d_sae, d_in); checked."""
+    tensors = _tensors(path)
+    keys = KEYS[kind]
+    W_enc = tensors.get(keys["W_enc"])
+    if W_enc is None or W_enc.ndim != 2:
+        raise ConfigError(f"{path} is no {kind}: {keys['W_enc']} is not in it as a matrix, but {', '.join(tensors)}")
+    d_in, d_sae = W_enc.T.shape if keys["W_enc"] in _LINEAR.values() else W_enc.shape
+    said = trainer.get("activation_dim", d_in), trainer.get("dict_size", d_sae)
+    if said != (d_in, d_sae):
+        raise ConfigError(f"{path} has activation_dim {d_in} and dict_size {d_sae}; {CONFIG} says {said[0]}, {said[1]}")
+    shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    shapes |= {"k": (), "threshold": (d_sae,) if kind == "JumpReluAutoEncoder" else ()}
+    if "group_sizes" in tensors:
+        shapes["group_sizes"] = (tensors["group_sizes"].numel(),)
+    expected = {
+        theirs: shapes.get(ours, (d_sae,))[:: -1 if theirs in _LINEAR.values() else 1] for ours, theirs in keys.items()
+    }
+    check_tensors(path, kind, tensors, expected, optional="threshold" if kind == "AutoEncoderTopK" else "")
+    found = {ours: tensors[theirs].float() for ours, theirs in keys.items() if theirs in tensors}
+    return {name: value.T.contiguous() if keys[name] in _LINEAR.values() else value for name, value in found.items()}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = torch.load(existing(path), map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CorruptDataError(f"{path} does not load as plain tensors: {str(error).splitlines()[0]}") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ConfigError(f"{path} holds a {type(tensors).__name__}, not a state dict of tensors")
+    return tensors
+
+
+def _hook(layer: int, submodule: str | None, buffer: Mapping[str, Any]) -> str | None:
+    """The hook, where more is said than the layer; what is no residual stream keeps their name for it."""
+    if submodule and "resid" not in submodule:
+        return f"blocks.{layer}.{submodule}"
+    if submodule and (match := re.search("resid_(pre|mid|post)", submodule)):
+        return f"blocks.{layer}.hook_{match[0]}"
+    return f"blocks.{layer}.hook_resid_pre" if buffer.get("io") == "in" else None
+
+
+def _relu(folder: Path, trainer: Mapping[str, Any], params: Params) -> tuple[Architecture, Params]:
+    norms = torch.linalg.vector_norm(params["W_dec"], dim=1)
+    if not torch.allclose(norms, torch.ones_like(norms)):
+        norms = norms.where(norms > 0, 1.0)  # a latent without a decoder row stays as it is
+        params = {
+            **params,
+            "W_enc": params["W_enc"] * norms,
+            "b_enc": params["b_enc"] * norms,
+            "W_dec": params["W_dec"] / norms.unsqueeze(1),
+        }
+    return ReLU(d_sae=len(norms)), params
+
+
+def _topk(folder: Path, trainer: Mapping[str, Any], params: Params) -> tuple[Architecture, Params]:
+    params = {**params}
+    k = int(params.pop("k"))
+    params.pop("threshold", None)  # of another way to encode, which is not its default
+    if trainer.get("k", k) != k:
+        raise ConfigError(f"{folder}: {WEIGHTS} says k = {k}, {CONFIG} says k = {trainer['k']}")
+    sae = TopK.parse({"d_sae": len(params["b_enc"]), "k": k}, source=str(folder))
+    return sae, params
+
+
+def _batch_topk(folder: Path, trainer: Mapping[str, Any], params: Params) -> tuple[Architecture, Params]:
+    threshold = params["threshold"]
+    if not threshold >= 0:
+        raise ConfigError(
+            f"{folder}: the threshold is {threshold:g}: none was set, and without one a token alone has no encoding",
+            hint="it was saved before threshold_start_step; train it for longer",
+        )
+    params = {name: value for name, value in params.items() if name not in ("k", "group_sizes")}
+    d_sae = len(params["b_enc"])
+    return JumpReLU(d_sae=d_sae), {**params, "threshold": threshold.expand(d_sae).contiguous()}
+
+
+def _jumprelu(folder: Path, trainer: Mapping[str, Any], params: Params) -> tuple[Architecture, Params]:
+    return JumpReLU(d_sae=len(params["b_enc"])), b_dec_subtracted(params)
+
+
+def _gated(folder: Path, trainer: Mapping[str, Any], params: Params) -> tuple[Architecture, Params]:
+    return Gated(d_sae=len(params["b_enc"])), params
+
+
+_READERS: dict[str, Callable[[Path, Mapping[str, Any], Params], tuple[Architecture, Params]]] = {
+    "AutoEncoder": _relu,
+    "AutoEncoderTopK": _topk,
+    "BatchTopKSAE": _batch_topk,
+    "MatryoshkaBatchTopKSAE": _batch_topk,
+    "JumpReluAutoEncoder": _jumprelu,
+    "GatedAutoEncoder": _gated,
+}

@@ -1,0 +1,89 @@
+"""Gemma Scope's `params.npz`: jumprelu SAEs whose config is their path (Lieberum et al. 2024, arXiv 2408.05147).
+
+gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71/params.npz
+
+p = x W_enc + b_enc (b_dec is not taken from x), acts = p where p > threshold and p > 0, x_hat = acts W_dec + b_dec
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.train.formats.source import Source, b_dec_subtracted, check_tensors, existing
+from saepipe.train.sae.base import Params
+from saepipe.train.sae.jumprelu import JumpReLU
+
+WEIGHTS = "params.npz"
+
+SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
+"""Where an SAE of a repository was trained; all but the first are told so that they can be refused."""
+
+
+def source(path: Path) -> Source:
+    """The SAE in a folder with `params.npz`, or in that file.
+
+    Raises:
+        ConfigError: if it is not there, holds other arrays, or has another width than its path says.
+        CorruptDataError: if it cannot be read.
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    params = _params(file)
+    d_sae = len(params["W_dec"])
+    folder = file.absolute().parent
+    said = {key: match[1] for key in ("layer", "width", "average_l0") if (match := _last(rf"/{key}_(\w+)", folder))}
+    if "width" in said and (width := _num_latents(said["width"])) not in (None, d_sae):
+        raise ConfigError(f"{file} has {d_sae:,} latents, but its path says width_{said['width']} ({width:,})")
+    repository = _last(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att)", folder)
+    layer = int(said["layer"]) if said.get("layer", "").isdecimal() else None
+    hook = f"blocks.{layer}.{SITES[repository[3]]}" if repository and layer is not None else None
+    return Source(
+        sae=JumpReLU(d_sae=d_sae),
+        params=b_dec_subtracted(params),
+        files=(file,),
+        said=said,
+        name="-".join(f"{key}_{value}" for key, value in said.items()) or folder.name,
+        model=f"google/gemma-2-{repository[1]}{'-it' if repository[2] == 'it' else ''}" if repository else None,
+        hook="hook_embed" if _last(r"/embedding(?=/|$)", folder) else hook,
+        layer=layer,
+    )
+
+
+def _params(file: Path) -> Params:
+    try:
+        with np.load(existing(file), allow_pickle=False) as arrays:
+            found = {re.sub("^w_", "W_", name): torch.from_numpy(arrays[name]).float() for name in arrays.files}
+    except (ValueError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise CorruptDataError(f"{file} does not load as an archive of arrays: {error}") from None
+    W_enc = found.get("W_enc")
+    if W_enc is None or W_enc.ndim != 2:
+        raise ConfigError(f"{file} is no Gemma Scope SAE: W_enc is not in it as a matrix, but {', '.join(found)}")
+    d_in, d_sae = W_enc.shape
+    shapes = {
+        "W_enc": (d_in, d_sae),
+        "b_enc": (d_sae,),
+        "W_dec": (d_sae, d_in),
+        "b_dec": (d_in,),
+        "threshold": (d_sae,),
+    }
+    check_tensors(file, "Gemma Scope SAE", found, shapes)
+    return found
+
+
+def _last(pattern: str, folder: Path) -> re.Match[str] | None:
+    """The match that is nearest to the file."""
+    return max(re.finditer(pattern, str(folder)), key=lambda match: match.start(), default=None)
+
+
+def _num_latents(width: str) -> int | None:
+    """`16k` is 2^14, `131k` 2^17, `1m` 2^20: the power of two next to it; None for what is no such number."""
+    match = re.fullmatch(r"(\d+)([km])", width)
+    if match is None:
+        return None
+    return int(2 ** round(math.log2(int(match[1]) * {"k": 10**3, "m": 10**6}[match[2]])))

@@ -1,0 +1,90 @@
+"""What a folder of another library holds, brought to our convention, and the checks that all readers share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.train.sae.base import Architecture, Params
+
+COLUMNS = 8192
+"""Latents at a time, where float64 copies of a whole encoder would not fit."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An SAE from elsewhere, and what its folder says of it; None where it does not say."""
+
+    sae: Architecture
+    params: Params
+    """float32, on raw activations, in the convention of `saepipe.train.sae.base`"""
+    files: tuple[Path, ...]
+    """what was read"""
+    said: Mapping[str, Any]
+    """the folder's own config, as plain data"""
+    name: str
+    """a name for the variant"""
+    model: str | None = None
+    hook: str | None = None
+    layer: int | None = None
+    """the decoder layer, where no hook is named; its output is meant"""
+    seed: int | None = None
+
+    @property
+    def d_in(self) -> int:
+        return self.params["W_dec"].shape[1]
+
+
+def existing(path: Path) -> Path:
+    """The path of a file that an SAE needs; raises ConfigError if it is not there."""
+    if not path.is_file():
+        raise ConfigError(f"{path.parent} holds no SAE: {path.name} is missing", hint="check the path and --from")
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises ConfigError if there is no such file, CorruptDataError if it holds something else."""
+    try:
+        value = json.loads(existing(path).read_text())
+    except ValueError as error:
+        raise CorruptDataError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CorruptDataError(f"{path} holds a {type(value).__name__}, not an object")
+    return value
+
+
+def check_tensors(
+    path: Path, kind: str, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], optional: str = ""
+) -> None:
+    """Raises ConfigError if the tensors in `path` are not those of a `kind`: names, then shapes."""
+    missing, unknown = expected.keys() - found.keys() - {optional}, found.keys() - expected.keys()
+    if missing or unknown:
+        told = [f"no {', '.join(sorted(missing))}"] if missing else []
+        told += [f"{', '.join(sorted(unknown))} besides"] if unknown else []
+        raise ConfigError(
+            f"{path} is no {kind}: it has {' and '.join(told)}", hint=f"a {kind} has {', '.join(sorted(expected))}"
+        )
+    for key, tensor in found.items():
+        if tuple(tensor.shape) != expected[key]:
+            raise ConfigError(f"{path}: {key} of a {kind} has shape {tuple(tensor.shape)}, not {expected[key]}")
+
+
+def b_dec_subtracted(params: Params) -> Params:
+    """The parameters that do to x - b_dec what `params` do to x.
+
+    x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc), summed in float64; in a gated SAE the magnitude,
+    where W_enc comes with exp(r_mag), is shifted too.
+    """
+    parts = torch.split(params["W_enc"], COLUMNS, dim=1)
+    shift = torch.cat([params["b_dec"].double() @ part.double() for part in parts])
+    shifted = {**params, "b_enc": (params["b_enc"].double() + shift).float()}
+    if "b_mag" in params:
+        shifted["b_mag"] = (params["b_mag"].double() + shift * params["r_mag"].double().exp()).float()
+    return shifted
