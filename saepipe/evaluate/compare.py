@@ -88,10 +88,15 @@ def _told_apart(rows: Sequence[Row]) -> list[Row]:
 
 
 def _health(row: Row) -> str:
-    """The rules that found errors, those that found warnings in brackets; `ok` where none has anything to say."""
+    """The rules that found errors, those that found warnings in brackets; `ok` where none has anything to say.
+
+    An imported run's training was seen by no rule: `not known`.
+    """
     wrong = {finding.rule for finding in errors(row.findings)}
     rules = dict.fromkeys(finding.rule for finding in row.findings)
-    return ", ".join(rule if rule in wrong else f"({rule})" for rule in rules) or "ok"
+    return ", ".join(rule if rule in wrong else f"({rule})" for rule in rules) or (
+        "ok" if row.run.trained else "not known"
+    )
 
 
 def _verdicts(rows: Sequence[Row]) -> Iterator[Verdict]:
@@ -105,9 +110,10 @@ def _cells(row: Row) -> tuple[Cell, ...]:
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
-    """The config keys in which the runs differ; the seed stands in the label."""
+    """The config keys in which the runs differ, as far as an imported run has them; the seed stands in the label."""
     keys = {key: None for row in rows for key in row.settings if key != "seed"}
-    return [key for key in keys if len({str(row.settings.get(key, "-")) for row in rows}) > 1]
+    seen = {key: [row for row in rows if row.run.trained or key in row.settings] for key in keys}
+    return [key for key in keys if len({str(row.settings.get(key, "-")) for row in seen[key]}) > 1]
 
 
 def _with_means(rows: Sequence[Row]) -> list[Row]:

@@ -78,7 +78,7 @@ def envelope(
             },
             "hook": request.hook,
             "variant": subject.run.variant,
-            "seeds": {"seed": subject.run.seed, "data_seed": subject.run.config.data_seed},
+            "seeds": {"seed": subject.run.seed, "data_seed": subject.run.data_seed},
             "metrics": {key: plain(figure) for key, figure in measurement.extra.items()},
             "reference": {key: plain(figure) for key, figure in measurement.reference.items()},
             "intervals": dict(_intervals(figures)),

@@ -85,7 +85,7 @@ def row_of(run: Run) -> Row:
         warnings += ours["warnings"]
         if result["eval_type_id"] == "core":
             heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
-    settings = dict(flatten(run.config.identity()))
+    settings = dict(flatten(run.settings))
     label = f"{run.variant}/seed-{run.seed}"
     return Row(label, run, settings, cells, tuple(findings), health.evidence, heldout, tuple(warnings))
 

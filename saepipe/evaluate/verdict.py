@@ -64,8 +64,9 @@ def verdict(variant: Sequence[Row], baseline: Sequence[Row]) -> Verdict:
     known = {finding.rule for finding in by_health}
     by_comparison = [*check_same_data(rows), *check_matched_l0(variant, baseline)]
     for row in variant:
-        twins = check_twins(row.twin, (base.twin for base in baseline), row.run.config.health)
-        by_comparison += [finding for finding in twins if finding.rule not in known]
+        if trained := row.run.trained:  # of an imported run's training nothing is known
+            twins = check_twins(row.twin, (base.twin for base in baseline), trained.health)
+            by_comparison += [finding for finding in twins if finding.rule not in known]
     ours, theirs = (group[0].label.rpartition("/")[0] for group in (variant, baseline))
     return Verdict(ours, theirs, tuple(by_health), tuple(by_comparison), min(len(variant), len(baseline)))
 

@@ -87,7 +87,7 @@ def result_of(testbed, subject_of):
 
     def make(sae: Any, request: Request) -> dict[str, Any]:
         subject = subject_of(sae)
-        subject.run.config = SimpleNamespace(data_seed=7)
+        subject.run.data_seed = 7
         measurement = Core().measure([subject], testbed, Silent())[0]
         return envelope(measurement, request, Core(), subject, testbed, "an-id")
 
