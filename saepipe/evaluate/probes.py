@@ -1,0 +1,157 @@
+"""Linear probes: fitted by scikit-learn, or trained step by step as the reference trains them (SAEBench 0.6.0)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+"""Values of C, the inverse of the L2 penalty's weight, that validation chooses from."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Says yes where x . weight + bias > 0."""
+
+    weight: Tensor
+    """(d,) float64, of standardised inputs where those were given"""
+    bias: float
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(num_rows, d) -> (num_rows,)"""
+        return x.to(self.weight) @ self.weight + self.bias
+
+    def correct(self, x: Tensor, y: Tensor) -> Tensor:
+        """(num_rows,) bool: whether it is right about y (num_rows,) bool."""
+        return (self.logits(x) > 0) == y
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """To mean 0 and variance 1 on the rows that it is made of. Columns that are constant there become 0 everywhere."""
+
+    mean: Tensor
+    """(d,) float64"""
+    scale: Tensor
+    """(d,) float64: 1 / standard deviation, 0 for a constant column"""
+
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        wide = x.double()
+        varies = x.amax(0) > x.amin(0)  # the mean of equal numbers is off in the last bit, and with it their variance
+        scale = torch.zeros(x.shape[1], dtype=torch.float64)
+        scale[varies] = 1 / wide[:, varies].std(0, correction=0)
+        return cls(wide.mean(0), scale)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(num_rows, d) -> (num_rows, d) float64"""
+        return (x.double() - self.mean) * self.scale
+
+
+def mean_difference(x: Tensor, y: Tensor) -> Tensor:
+    """(d,): mean of the positive rows less mean of the negative ones; x (num_rows, d), y (num_rows,) bool."""
+    return x[y].mean(0) - x[~y].mean(0)
+
+
+def ranked(x: Tensor, y: Tensor) -> Tensor:
+    """Columns by |mean difference|, the largest first, int64 (d,); the first k of them are the k-sparse probe's."""
+    return mean_difference(x, y).abs().argsort(descending=True, stable=True)
+
+
+def fit(x: Tensor, y: Tensor, C: float = 1.0, *, balanced: bool = False, max_iter: int = 1000) -> Probe:
+    """L2-regularised logistic regression by L-BFGS, in the precision of x.
+
+    Args:
+        x: (num_rows, d).
+        y: (num_rows,) bool, of both kinds.
+        C: inverse of the penalty's weight.
+        balanced: rows weighted so that both classes count the same.
+        max_iter: of L-BFGS.
+    """
+    model = LogisticRegression(C=C, max_iter=max_iter, class_weight="balanced" if balanced else None)
+    model.fit(x.numpy(), y.numpy())
+    return Probe(torch.from_numpy(model.coef_[0]).double(), float(model.intercept_[0]))
+
+
+def fit_validated(x: Tensor, y: Tensor, num_validation: int, strengths: Sequence[float] = STRENGTHS) -> Probe:
+    """`fit` on all rows, with the C that gave the lowest log loss on the last ones when fitted on the others.
+
+    Args:
+        x: (num_rows, d), in random order.
+        y: (num_rows,) bool.
+        num_validation: the last rows, among which both kinds must be.
+        strengths: C from the strongest penalty to the weakest; the first of equals is taken.
+    """
+    known, unseen = slice(len(x) - num_validation), slice(len(x) - num_validation, None)
+
+    def loss(C: float) -> float:
+        probability = torch.sigmoid(fit(x[known], y[known], C).logits(x[unseen]))
+        return float(log_loss(y[unseen].numpy(), probability.numpy()))
+
+    return fit(x, y, min(strengths, key=loss))
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the reference trains a probe; the defaults are sparse probing's."""
+
+    lr: float = 1e-2
+    """of AdamW, with its default weight decay of 0.01"""
+    batch_size: int = 250
+    epochs: int = 100
+    patience: int = 10
+    """epochs without a better accuracy after which it ends"""
+    l1: float = 0.0
+    """times sum |weight|, added to the loss"""
+
+
+def train(x: Tensor, y: Tensor, x_check: Tensor, y_check: Tensor, how: Training, generator: torch.Generator) -> Probe:
+    """A linear layer trained on binary cross-entropy, as it was after the epoch that was best on the check rows.
+
+    Those are a validation split (mode fixed) or the test set (mode reference, whose choice is made there). Draws come
+    in the reference's order: the layer's weight, its bias, a permutation an epoch.
+
+    Args:
+        x: (num_rows, d) of the dtype to train in.
+        y: (num_rows,) bool.
+        x_check: (num_check, d).
+        y_check: (num_check,) bool.
+        how: settings.
+        generator: a CPU generator.
+    """
+    weight, bias = _initial(x, generator)
+    optimizer = torch.optim.AdamW([weight, bias], lr=how.lr)
+    best, best_correct, since = (weight.detach().clone(), bias.item()), 0, 0
+    targets = y.to(x)
+    for _ in range(how.epochs):
+        order = torch.randperm(len(x), generator=generator)
+        for rows in torch.split(order, how.batch_size):
+            logits = x[rows] @ weight + bias
+            loss = binary_cross_entropy_with_logits(logits, targets[rows]) + how.l1 * weight.abs().sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            correct = int(((x_check @ weight + bias > 0) == y_check).sum())
+        since += 1
+        if correct > best_correct:
+            best, best_correct, since = (weight.detach().clone(), bias.item()), correct, 0
+        if since >= how.patience:
+            break
+    return Probe(best[0].double(), best[1])
+
+
+def _initial(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weight (d,) and bias () of `nn.Linear(d, 1)`: uniform within 1 / sqrt(d)."""
+    bound = 1 / math.sqrt(x.shape[1])
+    weight = torch.empty(1, x.shape[1], dtype=x.dtype).uniform_(-bound, bound, generator=generator)[0]
+    bias = torch.empty(1, dtype=x.dtype).uniform_(-bound, bound, generator=generator)[0]
+    return weight.to(x.device).requires_grad_(), bias.to(x.device).requires_grad_()
