@@ -42,6 +42,12 @@ class Format(StrEnum):
     quiet = "quiet"
 
 
+class Library(StrEnum):
+    saelens = "saelens"
+    dictionary_learning = "dictionary_learning"
+    gemma_scope = "gemma-scope"
+
+
 class Resume(StrEnum):
     auto = "auto"
     never = "never"
@@ -196,6 +202,39 @@ def validate(
             data.print(drawn)
         for note in table.notes:
             data.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="What the library wrote; only read.")],
+    library: Annotated[Library, typer.Option("--from", help="The library that wrote it.")],
+    cache: Annotated[Path, typer.Option(help="A cache of the model and hook that it was trained at.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    hook: Annotated[str | None, typer.Option(help="Where the source does not say: blocks.L.hook_resid_post.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the variant; without one, the source's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of its training, where the source does not say.")] = None,
+    model: Annotated[str | None, typer.Option(help="The source's name for the cache's model, if another.")] = None,
+    format_: FormatOption = Format.human,
+) -> None:
+    """Take an SAE from elsewhere as a run, to be evaluated and compared beside your own."""
+    from saepipe.data.health import Health
+    from saepipe.train.imported import import_sae
+    from saepipe.train.load import open_run
+
+    run = open_run(import_sae(path, library.value, cache, out, hook=hook, name=name, seed=seed, model=model))
+    norms = Health.read(out).audit["decoder_norms"]
+    show(
+        {
+            "run": str(out),
+            "fingerprint": run.fingerprint,
+            "variant": run.variant,
+            "seed": run.seed,
+            "hook": run.hook,
+            **run.settings["sae"],
+            "decoder_norms": f"{norms['min']:.4g} to {norms['max']:.4g}",
+        },
+        format_,
+    )
 
 
 @cache_app.command()
