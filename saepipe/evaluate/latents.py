@@ -35,22 +35,34 @@ class Firing:
         )
 
 
-def weight_figures(sae: Autoencoder) -> dict[str, torch.Tensor]:
-    """Norms and cosines of encoder and decoder, (d_sae,) float32 each; NaN where a vector of zeros has no direction."""
+def weight_figures(sae: Autoencoder, *, with_zeros: bool = False) -> dict[str, torch.Tensor]:
+    """Norms and cosines of encoder and decoder, (d_sae,) float32 each; NaN where a vector of zeros has no direction.
+
+    The bias of a gated SAE is that of its magnitudes, as in SAEBench.
+    """
     encoder, decoder = sae.W_enc.detach().float().T, sae.W_dec.detach().float()
-    along = (_unit(encoder) * _unit(decoder)).sum(1).masked_fill(_is_zero(encoder) | _is_zero(decoder), torch.nan)
     return {
-        "encoder_bias": sae.b_enc.detach().float(),
+        "encoder_bias": getattr(sae, "b_mag", sae.b_enc).detach().float(),
         "encoder_norm": encoder.norm(dim=1),
-        "encoder_decoder_cosine_sim": along,
-        "max_decoder_cosine_sim": max_cosine(decoder),
-        "max_encoder_cosine_sim": max_cosine(encoder),
+        "encoder_decoder_cosine_sim": encoder_decoder_cosine(sae),
+        "max_decoder_cosine_sim": max_cosine(decoder, with_zeros=with_zeros),
+        "max_encoder_cosine_sim": max_cosine(encoder, with_zeros=with_zeros),
     }
 
 
-def max_cosine(rows: torch.Tensor) -> torch.Tensor:
-    """(d_sae,): each row's largest cosine with another row, from (d_sae, d_in); NaN where it or all others are 0."""
-    directions, zero = _unit(rows), _is_zero(rows)
+def encoder_decoder_cosine(sae: Autoencoder) -> torch.Tensor:
+    """(d_sae,) float32: of each latent's encoder column and decoder row; NaN where either is zero."""
+    encoder, decoder = sae.W_enc.detach().float().T, sae.W_dec.detach().float()
+    along = (_unit(encoder) * _unit(decoder)).sum(1)
+    return along.masked_fill(_is_zero(encoder) | _is_zero(decoder), torch.nan)
+
+
+def max_cosine(rows: torch.Tensor, *, with_zeros: bool = False) -> torch.Tensor:
+    """(d_sae,): each row's largest cosine with another row, from (d_sae, d_in); NaN where it or all others are 0.
+
+    With zeros, as in SAEBench, a row of zeros has a cosine of 0 with any other.
+    """
+    directions, zero = _unit(rows), _is_zero(rows) & (not with_zeros)
     found = torch.full_like(rows[:, 0], -torch.inf)
     for start in range(0, len(rows), _BLOCK):
         cosines = directions[start : start + _BLOCK] @ directions.T

@@ -1,0 +1,27 @@
+"""Histograms whose edges stand here, so that those of any two runs compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+COSINE = [round(-1 + 0.05 * step, 2) for step in range(41)]
+LOG10_DENSITY = [round(-7 + 0.25 * step, 2) for step in range(29)]
+NORM = [round(0.1 * step, 1) for step in range(41)]
+"""Of decoder rows; trained ones have norm 1, as a rule."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    edges: Sequence[float]
+    """(num_bins + 1,), ascending; a bin holds its lower edge, the last one both"""
+    counts: Sequence[int]
+    """(num_bins,)"""
+
+
+def histogram(values: np.ndarray, edges: Sequence[float]) -> Histogram:
+    """Of the values (num,) that are numbers; those beyond the edges are in the outermost bins."""
+    known = values[~np.isnan(values)].clip(edges[0], edges[-1])
+    return Histogram(edges, np.histogram(known, edges)[0].tolist())
