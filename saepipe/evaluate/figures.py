@@ -1,4 +1,4 @@
-"""The core metrics as ratios of sums: the formulas of docs/metrics.md, and the reference's where they differ.
+"""The core metrics as ratios of sums: the formulas of docs/metrics.md. SAEBench's own: `saepipe.evaluate.saebench`.
 
 Since each is a ratio of two sums over documents, each has an interval over documents.
 """
@@ -32,18 +32,14 @@ class CoreSums:
     sae: Sums
     clean: Sums
     ablated: Sums
-    ablated_everywhere: Sums
 
 
 def metrics(sums: CoreSums, latents: Latents, num_positions: int) -> dict[str, dict[str, Figure]]:
     """SAEBench's categories and keys, by the right definitions."""
     s, tokens = sums.sae, sums.sae["tokens"]
     return {
-        "model_behavior_preservation": _behaviour(sums, sums.ablated, "", "scored"),
-        "model_performance_preservation": {
-            **_performance(sums, sums.ablated, "", "scored"),
-            "ce_loss_score": _ce_loss_score(sums),
-        },
+        "model_behavior_preservation": _behaviour(sums),
+        "model_performance_preservation": _performance(sums),
         "reconstruction_quality": {
             "explained_variance": ratio(s["variation"] - s["error"], s["variation"], _NO_VARIATION),
             "explained_variance_legacy": ratio(s["legacy"], s["varied"], _NO_VARIATION),
@@ -77,18 +73,6 @@ def extra(sums: CoreSums) -> dict[str, Figure]:
     }
 
 
-def reference(sums: CoreSums, d_in: int) -> dict[str, Figure]:
-    """SAEBench's own formulas, faults included; those over batches depend on the batch size."""
-    s, everywhere = sums.sae, sums.ablated_everywhere
-    return {
-        **_by_batch(s, d_in),
-        "explained_variance_legacy": ratio(s["legacy_batch"], s["varied_batch"], _NO_VARIATION),
-        "l1": ratio(s["signed_l1"], s["tokens"], _NO_TOKEN),
-        **_performance(sums, everywhere, "_reference", "predicting"),
-        **_behaviour(sums, everywhere, "_reference", "tokens"),
-    }
-
-
 def _ce_loss_score(sums: CoreSums) -> Figure:
     """The share of the ablation's harm that the SAE spares; it means something only where there is harm."""
     harm = sums.ablated["ce"] - sums.clean["ce"]
@@ -100,62 +84,48 @@ def _ce_loss_score(sums: CoreSums) -> Figure:
 def warnings(sums: CoreSums, vocab_size: int) -> list[str]:
     """What keeps the figures from showing anything."""
     scored = sums.sae["scored"].sum()
+    return chance_warnings(float(sums.clean["ce"].sum() / scored), vocab_size) if scored else []
+
+
+def chance_warnings(ce: float, vocab_size: int) -> list[str]:
+    """Where the clean model's mean cross-entropy shows that it knows nothing of the text."""
     chance = math.log(vocab_size)
-    if scored and (clean := sums.clean["ce"].sum() / scored) >= chance:
-        return [
-            f"the model's own loss on the held-out text, {clean:.2f} nats, is no better than a uniform guess "
-            f"({chance:.2f}): CE and KL say nothing of an SAE here"
-        ]
-    return []
+    if not ce >= chance:
+        return []
+    return [
+        f"the model's own loss on the held-out text, {ce:.2f} nats, is no better than a uniform guess "
+        f"({chance:.2f}): CE and KL say nothing of an SAE here"
+    ]
 
 
-def _performance(sums: CoreSums, ablated: Sums, suffix: str, positions: str) -> dict[str, Figure]:
-    ce = f"ce{suffix}"
-    count, spliced, clean = sums.sae[positions], sums.sae[ce], sums.clean[ce]
+def _performance(sums: CoreSums) -> dict[str, Figure]:
+    count = sums.sae["scored"]
     return {
-        "ce_loss_score": ratio(ablated[ce] - spliced, ablated[ce] - clean, _NO_EFFECT),
-        "ce_loss_with_ablation": ratio(ablated[ce], count, _NONE_SCORED),
-        "ce_loss_with_sae": ratio(spliced, count, _NONE_SCORED),
-        "ce_loss_without_sae": ratio(clean, count, _NONE_SCORED),
+        "ce_loss_score": _ce_loss_score(sums),
+        "ce_loss_with_ablation": ratio(sums.ablated["ce"], count, _NONE_SCORED),
+        "ce_loss_with_sae": ratio(sums.sae["ce"], count, _NONE_SCORED),
+        "ce_loss_without_sae": ratio(sums.clean["ce"], count, _NONE_SCORED),
     }
 
 
-def _behaviour(sums: CoreSums, ablated: Sums, suffix: str, positions: str) -> dict[str, Figure]:
-    kl = f"kl{suffix}"
-    count, spliced = sums.sae[positions], sums.sae[kl]
+def _behaviour(sums: CoreSums) -> dict[str, Figure]:
+    count, spliced, ablated = sums.sae["scored"], sums.sae["kl"], sums.ablated["kl"]
     return {
-        "kl_div_score": ratio(ablated[kl] - spliced, ablated[kl], _NO_EFFECT),
-        "kl_div_with_ablation": ratio(ablated[kl], count, _NONE_SCORED),
+        "kl_div_score": ratio(ablated - spliced, ablated, _NO_EFFECT),
+        "kl_div_with_ablation": ratio(ablated, count, _NONE_SCORED),
         "kl_div_with_sae": ratio(spliced, count, _NONE_SCORED),
     }
 
 
-def _by_batch(sums: Sums, d_in: int) -> dict[str, Figure]:
-    """The formulas that the reference averages over batches, each batch weighing the same."""
-    batches = [batch for batch in sums.batches if batch["tokens"] > 0]
-    tokens, error, square_in, square_out, product = (
-        np.array([batch[name] for batch in batches])
-        for name in ("tokens", "error", "square_in", "square_out", "product")
-    )
-    residual, second_moment = (error / tokens).mean(), (square_in / tokens).mean()
-    variance = second_moment - (second_moment / d_in) ** 2
-    return {
-        "explained_variance": ratio(np.array([variance - residual]), np.array([variance]), "its variance term is zero"),
-        "mse": ratio(np.array([(error / tokens).sum()]), np.array([tokens.sum()]), _NO_TOKEN),
-        "relative_reconstruction_bias": (
-            Estimate(None, reason="activations and reconstructions are orthogonal in one batch")
-            if (product == 0).any()
-            else float((square_out / product).mean())
-        ),
-    }
+def latent_figures(sae: Autoencoder, firing: Firing, num_tokens: int, *, with_zeros: bool = False) -> Latents:
+    """By SAEBench's key, (d_sae,) float64; NaN for what a silent latent or a vector of zeros does not have.
 
-
-def latent_figures(sae: Autoencoder, firing: Firing, num_tokens: int) -> Latents:
-    """By SAEBench's key, (d_sae,) float64; NaN for what a silent latent or a vector of zeros does not have."""
+    See `max_cosine` for with_zeros.
+    """
     columns = {
         "feature_density": firing.tokens.double() / num_tokens,
         "consistent_activation_heuristic": firing.tokens.double() / firing.contexts,
-        **weight_figures(sae),
+        **weight_figures(sae, with_zeros=with_zeros),
     }
     return {name: column.double().cpu().numpy() for name, column in columns.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,15 +10,29 @@ import torch
 _CHUNK = {"cpu": 2**18, "cuda": 2**27}
 """Logits taken to float32 at a time: what a CPU's cache holds, and 512 MiB."""
 
+_Rows = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""(logits (num_rows, vocab), clean (num_rows, vocab), targets (num_rows,)) -> ce, kl (num_rows,)"""
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """One pass of the model, in nats. The last position of a window has no target: its `ce` means nothing."""
+    """Passes of the model, in nats. The last position of a window has no target: its `ce` means nothing."""
 
     ce: torch.Tensor
     """(batch, seq) float32: -log q(next token)"""
     kl: torch.Tensor
     """(batch, seq) float32: KL(p || q) = sum over the vocabulary of p (log p - log q), p the clean model"""
+
+    @classmethod
+    def cat(cls, parts: Sequence[Prediction]) -> Prediction:
+        return cls(torch.cat([part.ce for part in parts]), torch.cat([part.kl for part in parts]))
+
+    def to(self, device: torch.device) -> Prediction:
+        return Prediction(self.ce.to(device), self.kl.to(device))
+
+    def __getitem__(self, contexts: slice) -> Prediction:
+        """Of some of the contexts."""
+        return Prediction(self.ce[contexts], self.kl[contexts])
 
 
 def predict(logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Prediction:
@@ -28,6 +43,15 @@ def predict(logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Pre
         ids: (batch, seq) token ids.
         clean: (batch, seq, vocab) logits of the clean pass.
     """
+    return _by_chunks(_in_float32, logits, ids, clean)
+
+
+def predict_as_saebench(logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Prediction:
+    """`predict` as SAEBench 0.6.0 has it: in the model's dtype, NaN where a probability underflows to 0."""
+    return _by_chunks(_in_the_models_dtype, logits, ids, clean)
+
+
+def _by_chunks(rows: _Rows, logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Prediction:
     targets = ids.roll(-1, dims=1).flatten().to(logits.device)
     num_rows = max(1, _CHUNK.get(logits.device.type, 2**27) // logits.shape[-1])
     parts = zip(
@@ -36,14 +60,24 @@ def predict(logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Pre
         torch.split(targets, num_rows),
         strict=True,
     )
-    ce, kl = zip(*(_predict_rows(*part) for part in parts), strict=True)
+    ce, kl = zip(*(rows(*part) for part in parts), strict=True)
     return Prediction(torch.cat(ce).view(ids.shape), torch.cat(kl).view(ids.shape))
 
 
-def _predict_rows(
-    logits: torch.Tensor, clean: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _in_float32(logits: torch.Tensor, clean: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     log_q = logits.float().log_softmax(dim=-1)
     log_p = clean.float().log_softmax(dim=-1)
-    ce = -log_q.gather(1, targets[:, None]).squeeze(1)
-    return ce, (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    return _surprise(log_q, targets), (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def _in_the_models_dtype(
+    logits: torch.Tensor, clean: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    p, q = clean.softmax(dim=-1), logits.softmax(dim=-1)
+    kl = (p * (p.log() - q.log())).sum(dim=-1)
+    return _surprise(logits.log_softmax(dim=-1), targets).float(), kl.float()
+
+
+def _surprise(log_q: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(num_rows,): -log q of the targets."""
+    return -log_q.gather(1, targets[:, None]).squeeze(1)

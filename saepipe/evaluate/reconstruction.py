@@ -47,7 +47,9 @@ class Reconstruction:
     """(num_contexts, d_sae): tokens of each context on which each latent is active"""
 
 
-def reconstruct(sae: Autoencoder, x: torch.Tensor, contexts: torch.Tensor, num_contexts: int) -> Reconstruction:
+def reconstruct(
+    sae: Autoencoder, x: torch.Tensor, contexts: torch.Tensor, num_contexts: int, *, positive: bool = False
+) -> Reconstruction:
     """Encodes and decodes in chunks of tokens, so that all latent activations are never held at once.
 
     Args:
@@ -55,6 +57,7 @@ def reconstruct(sae: Autoencoder, x: torch.Tensor, contexts: torch.Tensor, num_c
         x: (num_tokens, d_in) raw activations, float32.
         contexts: (num_tokens,) int64 index of each token's context, below num_contexts.
         num_contexts: how many contexts the batch has.
+        positive: whether `firing` counts positive activations only, as SAEBench does there (and not in l0).
     """
     num_rows = max(1, _CHUNK // sae.d_sae)
     firing = torch.zeros(num_contexts, sae.d_sae, device=x.device)
@@ -62,7 +65,7 @@ def reconstruct(sae: Autoencoder, x: torch.Tensor, contexts: torch.Tensor, num_c
     for rows, index in zip(torch.split(x, num_rows), torch.split(contexts, num_rows), strict=True):
         acts = sae.encode(rows)
         active = (acts != 0).to(firing.dtype)
-        firing.index_add_(0, index, active)
+        firing.index_add_(0, index, (acts > 0).to(firing.dtype) if positive else active)
         parts.append((sae.decode(acts), active.sum(1), acts.abs().sum(1), acts.sum(1)))
     x_hat, l0, l1, signed_l1 = (torch.cat(part) for part in zip(*parts, strict=True))
     return Reconstruction(x_hat, l0, l1, signed_l1, firing)
@@ -79,15 +82,13 @@ def token_values(x: torch.Tensor, x_hat: torch.Tensor, mean: torch.Tensor) -> di
     Returns:
         By name, (num_tokens,): `error` ||x - x_hat||^2, `variation` ||x - mean||^2, `square_in` ||x||^2, `square_out`
         ||x_hat||^2, `product` x . x_hat, `norm_in`, `norm_out`, `cosine` (0 where either is 0), `norm_ratio` over the
-        `nonzero` tokens, `legacy` 1 - error / variation over the `varied` ones, `legacy_batch` the same about the
-        mean of this batch over the `varied_batch` ones; `tokens` is 1 everywhere.
+        `nonzero` tokens, `legacy` 1 - error / variation over the `varied` ones; `tokens` is 1 everywhere.
     """
     x, x_hat = x.double(), x_hat.double()
     square_in, square_out, product = x.square().sum(1), x_hat.square().sum(1), (x * x_hat).sum(1)
     norm_in, norm_out = square_in.sqrt(), square_out.sqrt()
     error = (x - x_hat).square().sum(1)
     variation = (x - mean).square().sum(1)
-    variation_batch = (x - x.mean(0)).square().sum(1)
     return {
         "tokens": torch.ones_like(error),
         "error": error,
@@ -102,8 +103,6 @@ def token_values(x: torch.Tensor, x_hat: torch.Tensor, mean: torch.Tensor) -> di
         "nonzero": norm_in != 0,
         "legacy": divide(variation - error, variation),
         "varied": variation != 0,
-        "legacy_batch": divide(variation_batch - error, variation_batch),
-        "varied_batch": variation_batch != 0,
     }
 
 

@@ -110,7 +110,7 @@ def test_where_it_came_from(result_of, random_sae) -> None:
     model = {"id": "tiny", "weights": "w"}
     assert ours["fingerprints"] == {"run": "r", "cache": "c", "model": model, "baseline": None}
     assert ours["seeds"] == {"seed": 0, "data_seed": 7}
-    assert (ours["mode"], ours["metric_version"], ours["hook"]) == ("fixed", 1, "blocks.1.hook_resid_post")
+    assert (ours["mode"], ours["metric_version"], ours["hook"]) == ("fixed", Core.version, "blocks.1.hook_resid_post")
     low, high = ours["intervals"]["explained_variance"]
     assert low < high
     assert not any(key.startswith("reference") for key in ours["intervals"])

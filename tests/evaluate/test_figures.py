@@ -23,7 +23,7 @@ def core_sums(clean: float, ablated: float, sae: float) -> CoreSums:
         made.add(documents, {**ones, "ce": ones["tokens"] * ce, "kl": ones["tokens"] * ce})
         return made
 
-    return CoreSums(sums(sae), sums(clean), sums(ablated), sums(ablated))
+    return CoreSums(sums(sae), sums(clean), sums(ablated))
 
 
 LATENTS = {"feature_density": torch.ones(3).numpy(), "max_encoder_cosine_sim": torch.ones(3).numpy()}
