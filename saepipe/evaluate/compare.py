@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from saepipe.data.health import errors
+from saepipe.evaluate.catalogue import SHORT, catalogue, primary_metrics
+from saepipe.evaluate.change import SEEDS_FOR_A_VERDICT
+from saepipe.evaluate.comparable import MATCHED_L0, check_same_data, check_sources
+from saepipe.evaluate.metrics.base import Shown
 from saepipe.evaluate.results import Cell, Row, row_of
-from saepipe.evaluate.verdict import (
-    MATCHED_L0,
-    SEEDS_FOR_A_VERDICT,
-    Verdict,
-    check_same_data,
-    check_sources,
-    verdict,
-)
+from saepipe.evaluate.sweeps import match, method
+from saepipe.evaluate.verdict import Question, Verdict, verdict, verdict_on_sweep
 from saepipe.train.load import open_run
-
-SHOWN = {
-    "l0": "L0",
-    "explained_variance": "explained variance",
-    "delta_ce": "delta CE (nats)",
-    "ce_loss_score": "CE score",
-    "kl_div_score": "KL score",
-    "mse": "MSE",
-    "cossim": "cosine",
-    "l2_ratio": "l2 ratio",
-    "frac_alive": "alive",
-}
-"""Metric keys of the table and their headings."""
 
 _SEEDS = ("seed", "data_seed")
 
@@ -43,15 +28,19 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str | Cell, ...], ...]
+    figures: tuple[str, ...]
+    """The keys of the last columns, as the evaluations have them."""
+    short: frozenset[str]
+    """Those of them that a table for people shows."""
     notes: tuple[str, ...]
     verdicts: tuple[Verdict, ...] = ()
-    """On each variant, where there is a baseline."""
+    """On each variant, where there is a baseline; then on each sweep of which there are enough runs."""
 
     def to_json(self) -> str:
         rows = [[asdict(cell) if isinstance(cell, Cell) else cell for cell in row] for row in self.rows]
         verdicts = [verdict.to_dict() for verdict in self.verdicts]
-        plain = {"columns": self.columns, "rows": rows, "notes": self.notes, "verdicts": verdicts}
-        return json.dumps(plain, indent=2, allow_nan=False)
+        plain = {"columns": self.columns, "figures": self.figures, "rows": rows}
+        return json.dumps({**plain, "notes": self.notes, "verdicts": verdicts}, indent=2, allow_nan=False)
 
 
 def compare(runs: Sequence[Path], baseline: Path | None = None) -> Table:
@@ -66,19 +55,35 @@ def compare(runs: Sequence[Path], baseline: Path | None = None) -> Table:
     """
     folders = {Path(run).resolve(): Path(run) for run in ((baseline, *runs) if baseline else runs)}
     rows = _told_apart([row_of(open_run(folder)) for folder in folders.values()])
-    shown = _with_means(rows)
+    known = catalogue()
+    primary, disagreement = primary_metrics(row.run.trained for row in rows if row.run.trained)
+    figures = _figures(rows, known, primary)
+    verdicts, doubts = _judged(rows, Question(primary, known)) if baseline else ([], [])
+    shown = _with_means(rows, figures)
     if baseline:
         shown = [_less(row, rows[0]) if row is not rows[0] else row for row in shown]
     settings = _differing(rows)
+    notes = [*_notes(rows, figures), *([disagreement] if disagreement else [])]
+    if baseline:
+        notes += [f"in brackets: the difference from {rows[0].label}", *doubts]
     return Table(
-        columns=("run", *settings, "health", *SHOWN.values()),
+        columns=("run", *settings, "health", *(how.label for how in figures.values())),
         rows=tuple(
-            (row.label, *(str(row.settings.get(key, "-")) for key in settings), _health(row), *_cells(row))
+            (row.label, *(str(row.settings.get(key, "-")) for key in settings), _health(row), *_cells(row, figures))
             for row in shown
         ),
-        notes=tuple(_notes(rows, baseline is not None)),
-        verdicts=tuple(_verdicts(rows)) if baseline else (),
+        figures=tuple(figures),
+        short=frozenset(figures) & {*SHORT, *primary},
+        notes=tuple(notes),
+        verdicts=tuple(verdicts),
     )
+
+
+def _figures(rows: Sequence[Row], known: Mapping[str, Shown], primary: Mapping[str, float]) -> dict[str, Shown]:
+    """What at least one run has, and what was declared primary; noisy figures are marked."""
+    keys = [*(key for key in known if key in primary or any(key in row.cells for row in rows)), *primary]
+    named = {key: known.get(key, Shown(key)) for key in keys}
+    return {key: replace(how, label=f"{how.label} (noisy)") if how.noisy else how for key, how in named.items()}
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
@@ -99,14 +104,45 @@ def _health(row: Row) -> str:
     )
 
 
-def _verdicts(rows: Sequence[Row]) -> Iterator[Verdict]:
-    """Of each variant but the first row's, which is the baseline."""
+def _judged(rows: Sequence[Row], question: Question) -> tuple[list[Verdict], list[str]]:
+    """On each variant but the first row's, which is the baseline; on each sweep; and what is to be said of them."""
     baseline, *others = _variants(rows)
-    yield from (verdict(variant, baseline) for variant in others)
+    verdicts = [verdict(variant, baseline, question) for variant in others]
+    unmatched = [
+        variant
+        for variant, found in zip(others, verdicts, strict=True)
+        if any(finding.rule == "H18" for finding in found.by_comparison)
+    ]
+    sweeps, doubts = _swept([baseline, *others], unmatched, question)
+    verdicts += sweeps
+    doubts += [f"{found.pair}: {finding}" for found in verdicts for finding in found.findings]
+    if len(verdicts) > 1 and any(found.may_judge for found in verdicts):
+        doubts.append(f"Holm's correction is for the primary metrics of one comparison; here are {len(verdicts)}")
+    return verdicts, doubts
 
 
-def _cells(row: Row) -> tuple[Cell, ...]:
-    return tuple(row.cells.get(key, Cell()) for key in SHOWN)
+def _swept(
+    variants: Sequence[Sequence[Row]], unmatched: Sequence[Sequence[Row]], question: Question
+) -> tuple[list[Verdict], list[str]]:
+    """The sweeps of all variants at unequal L0, each against the baseline's, at one L0; and why one cannot be."""
+    methods: dict[str, list[Sequence[Row]]] = defaultdict(list)
+    for variant in variants:
+        methods[method(variant)].append(variant)
+    baseline, *others = methods.values()
+    verdicts, doubts = [], []
+    for sweep in others:
+        if not any(variant in unmatched for variant in sweep):
+            continue
+        matched = match(sweep, baseline)
+        if isinstance(matched, str):
+            doubts.append(f"{sweep[0][0].variant} is not read at the L0 of {baseline[0][0].variant}: {matched}")
+        else:
+            verdicts.append(verdict_on_sweep(sweep, baseline, matched, question))
+    return verdicts, doubts
+
+
+def _cells(row: Row, figures: Mapping[str, Shown]) -> tuple[Cell, ...]:
+    return tuple(row.cells.get(key, Cell()) for key in figures)
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
@@ -116,10 +152,9 @@ def _differing(rows: Sequence[Row]) -> list[str]:
     return [key for key in keys if len({str(row.settings.get(key, "-")) for row in seen[key]}) > 1]
 
 
-def _with_means(rows: Sequence[Row]) -> list[Row]:
+def _with_means(rows: Sequence[Row], figures: Mapping[str, Shown]) -> list[Row]:
     """The rows, then the mean over seeds of every variant that has more than one."""
-    variants = _variants(rows)
-    return [*rows, *(_mean(group) for group in variants if len(group) > 1)]
+    return [*rows, *(_mean(group, figures) for group in _variants(rows) if len(group) > 1)]
 
 
 def _variants(rows: Sequence[Row]) -> list[list[Row]]:
@@ -130,40 +165,42 @@ def _variants(rows: Sequence[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _mean(group: Sequence[Row]) -> Row:
+def _mean(group: Sequence[Row], figures: Mapping[str, Shown]) -> Row:
     cells = {}
-    for key in SHOWN:
-        values = [row.cells[key].value for row in group if key in row.cells]
-        known = [value for value in values if value is not None]
+    for key in figures:
+        known = [value for row in group if (value := row.value(key)) is not None]
         if len(known) == len(group):
             cells[key] = Cell(fmean(known))
-    name = group[0].label.rpartition("/")[0]
     findings = tuple(finding for row in group for finding in row.findings)
-    return replace(group[0], label=f"{name} (mean, n={len(group)})", cells=cells, findings=findings)
+    return replace(group[0], label=f"{group[0].variant} (mean, n={len(group)})", cells=cells, findings=findings)
 
 
 def _less(row: Row, baseline: Row) -> Row:
     """The row with its differences from the baseline."""
     cells = {}
     for key, cell in row.cells.items():
-        base = baseline.cells.get(key, Cell()).value
+        base = baseline.value(key)
         cells[key] = cell if cell.value is None or base is None else replace(cell, difference=cell.value - base)
     return replace(row, cells=cells)
 
 
-def _notes(rows: Sequence[Row], has_baseline: bool) -> Iterator[str]:
+def _notes(rows: Sequence[Row], figures: Mapping[str, Shown]) -> Iterator[str]:
     yield from dict.fromkeys(f"{row.label}: {finding}" for row in rows for finding in row.findings)
     yield from map(str, check_sources(rows))
     yield from dict.fromkeys(warning for row in rows for warning in row.warnings)
-    undefined = {(name, why) for row in rows for key, name in SHOWN.items() if (why := row.cells.get(key, Cell()).why)}
+    undefined = {
+        (how.label, why) for row in rows for key, how in figures.items() if (why := row.cells.get(key, Cell()).why)
+    }
     yield from (f"{name} is undefined: {why}" for name, why in sorted(undefined))
+    yield from (f"{how.label}: {how.noisy}" for how in figures.values() if how.noisy)
     if any(cell.low is not None for row in rows for cell in row.cells.values()):
-        yield "± is a 95 % interval over held-out documents: evaluation noise only, not that of another training seed"
-    if has_baseline:
-        yield f"in brackets: the difference from {rows[0].label}"
-    l0 = [value for row in rows if (value := row.cells.get("l0", Cell()).value) is not None]
+        yield (
+            "± is a 95 % interval over held-out documents, examples or words: evaluation noise only, not that of "
+            "another training seed"
+        )
+    l0 = [value for row in rows if (value := row.value("l0")) is not None]
     if l0 and max(l0) > (1 + MATCHED_L0) * min(l0):
         yield f"H18: L0 goes from {min(l0):.3g} to {max(l0):.3g}: not a comparison at matched sparsity"
-    yield from map(str, check_same_data(rows))
+    yield from map(str, check_same_data(rows, figures))
     if min(len(group) for group in _variants(rows)) < SEEDS_FOR_A_VERDICT:
         yield f"fewer than {SEEDS_FOR_A_VERDICT} seeds a variant: no verdict on which is better"

@@ -16,6 +16,13 @@ from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin
 from saepipe.train.load import Run
 
+MADE = ("metric_version", "mode", "activations", "config")
+"""What the saepipe block of a result says of how it was made; the model stands among the fingerprints."""
+
+
+Pair = tuple[int, int | None]
+"""What a run shares with its partner: the seed of its initialisation, and that of the order of the data."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -24,7 +31,7 @@ class Cell:
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    """The 95 % interval over held-out documents."""
+    """The 95 % interval of evaluation noise: over documents, examples, words."""
     difference: float | None = None
     """From the baseline."""
     why: str | None = None
@@ -52,10 +59,23 @@ class Row:
     findings: tuple[Finding, ...]
     """Of the run's health and of its evaluations."""
     evidence: Mapping[str, Any]
+    made: Mapping[str, Mapping[str, Any]]
+    """How each evaluation was made: equal where figures compare."""
     heldout: tuple[str, int] | None = None
     """The cache and how many of its held-out tokens were used."""
     warnings: tuple[str, ...] = ()
     """What keeps its figures from showing anything."""
+
+    @property
+    def pair(self) -> Pair:
+        return self.run.seed, self.run.data_seed
+
+    @property
+    def variant(self) -> str:
+        return self.label.rpartition("/")[0]
+
+    def value(self, key: str) -> float | None:
+        return self.cells.get(key, Cell()).value
 
     @property
     def twin(self) -> Twin:
@@ -72,6 +92,7 @@ def row_of(run: Run) -> Row:
     """Reads `health.json` and `eval/*.json`; figures that are not of this run are left out, and told."""
     health = Health.read(run.path)
     cells: dict[str, Cell] = {}
+    made: dict[str, Mapping[str, Any]] = {}
     heldout = None
     warnings: list[str] = []
     findings = list(health.findings)
@@ -82,12 +103,14 @@ def row_of(run: Run) -> Row:
             findings += found
             continue
         cells |= dict(_figures(result))
+        made[path.stem] = {key: ours.get(key) for key in MADE} | {"model": ours["fingerprints"]["model"]}
+        findings += [Finding(**finding) for finding in ours.get("findings", ())]
         warnings += ours["warnings"]
         if result["eval_type_id"] == "core":
             heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
     settings = dict(flatten(run.settings))
     label = f"{run.variant}/seed-{run.seed}"
-    return Row(label, run, settings, cells, tuple(findings), health.evidence, heldout, tuple(warnings))
+    return Row(label, run, settings, cells, tuple(findings), health.evidence, made, heldout, tuple(warnings))
 
 
 def check_result(result: Mapping[str, Any], run: Run, name: str) -> list[Finding]:

@@ -1,24 +1,33 @@
-"""Whether the differences between a variant and its baseline may be read at all, and which rules forbid it."""
+"""What may be said of a variant against its baseline: by rules that forbid to say anything, then by its seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations
-from statistics import fmean
 from typing import Any
 
 from saepipe.data.health import RULES, Finding, errors
-from saepipe.evaluate.results import Cell, Row
+from saepipe.evaluate.change import SEEDS_FOR_A_VERDICT, Change, Sides, changes
+from saepipe.evaluate.comparable import check_matched_l0, check_same_data
+from saepipe.evaluate.metrics.base import Shown
+from saepipe.evaluate.results import Pair, Row
+from saepipe.evaluate.sweeps import Matched
 from saepipe.train.health.twins import check_twins
 
-MATCHED_L0 = 0.05
-SEEDS_FOR_A_VERDICT = 3
+
+@dataclass(frozen=True)
+class Question:
+    """What every verdict of a table is asked with."""
+
+    primary: Mapping[str, float]
+    """The least effect of interest, by figure key."""
+    shown: Mapping[str, Shown]
+    """Every figure that a metric knows."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one variant, all its seeds together."""
+    """On one variant, or one sweep, all its seeds together."""
 
     variant: str
     baseline: str
@@ -27,81 +36,128 @@ class Verdict:
     by_comparison: tuple[Finding, ...]
     """What forbids it between them."""
     num_seeds: int
-    """Of the two, the fewer."""
+    """That both have: pairs."""
+    changes: tuple[Change, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """H17: what it does not carry."""
+    l0: float | None = None
+    """At which two sweeps were read."""
 
     @property
     def forbidden_by(self) -> tuple[Finding, ...]:
         return (*self.by_health, *self.by_comparison)
 
+    @property
+    def may_judge(self) -> bool:
+        """Whether its changes have words."""
+        return not self.forbidden_by and self.num_seeds >= SEEDS_FOR_A_VERDICT
+
+    @property
+    def pair(self) -> str:
+        at = f" at L0 {self.l0:.3g}" if self.l0 is not None else ""
+        return f"{self.variant} against {self.baseline}{at}"
+
     def __str__(self) -> str:
-        pair = f"{self.variant} against {self.baseline}"
         if self.forbidden_by:
             rules = sorted({finding.rule for finding in self.forbidden_by}, key=lambda rule: int(rule[1:]))
             why = ", ".join(f"{rule} {RULES[rule]}" for rule in rules)
             details = "".join(f"; {finding.rule}: {finding.message}" for finding in self.by_comparison)
-            return f"{pair}: NO RESULT, whatever the figures say: {why}{details}"
+            return f"{self.pair}: NO RESULT, whatever the figures say: {why}{details}"
+        if self.num_seeds == 0:
+            return f"{self.pair}: no rule forbids to read the differences, but no seed is common to both"
         if self.num_seeds < SEEDS_FOR_A_VERDICT:
             seeds = "1 seed is" if self.num_seeds == 1 else f"{self.num_seeds} seeds are"
-            return f"{pair}: no rule forbids to read the differences, but {seeds} too few to tell them from chance"
-        return f"{pair}: no rule forbids to read the differences ({self.num_seeds} seeds)"
+            return f"{self.pair}: no rule forbids to read the differences, but {seeds} too few to tell them from chance"
+        return f"{self.pair}: no rule forbids to read the differences ({self.num_seeds} seeds)"
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "variant": self.variant,
             "baseline": self.baseline,
+            "l0": self.l0,
             "num_seeds": self.num_seeds,
             "forbidden_by": [asdict(finding) for finding in self.forbidden_by],
+            "findings": [asdict(finding) for finding in self.findings],
             "text": str(self),
+            "changes": [change.to_dict() for change in self.changes],
         }
 
 
-def verdict(variant: Sequence[Row], baseline: Sequence[Row]) -> Verdict:
-    """The seeds of a variant against the baseline's."""
-    rows = (*baseline, *variant)
+def verdict(variant: Sequence[Row], baseline: Sequence[Row], question: Question) -> Verdict:
+    """The seeds of a variant against the same seeds of the baseline."""
+    mine, its = _by_seed(variant), _by_seed(baseline)
+    common = [seed for seed in mine if seed in its]
+    keys = dict.fromkeys(key for row in variant for key in row.cells)
+    sides: dict[str, Sides] = {
+        key: ([mine[seed].value(key) for seed in common], [its[seed].value(key) for seed in common]) for key in keys
+    }
+    forbidden = [*_between(variant, baseline, question.shown), *check_matched_l0(variant, baseline)]
+    used = {side[seed].label for side in (mine, its) for seed in common}
+    doubts = [*_left_out((*variant, *baseline), used)]
+    return _verdict((variant, baseline), forbidden, sides, len(common), question, doubts)
+
+
+def verdict_on_sweep(
+    sweep: Sequence[Sequence[Row]], baseline: Sequence[Sequence[Row]], matched: Matched, question: Question
+) -> Verdict:
+    """Two sweeps, each a list of variants, read at one L0."""
+    ours, theirs = ([row for variant in side for row in variant] for side in (sweep, baseline))
+    forbidden = _between(ours, theirs, question.shown)
+    found = _verdict((ours, theirs), forbidden, matched.sides, matched.num_seeds, question, [])
+    names = [f"sweep of {side[0][0].variant} ({len(side)} variants)" for side in (sweep, baseline)]
+    return replace(found, variant=names[0], baseline=names[1], l0=matched.l0)
+
+
+def _verdict(
+    rows: tuple[Sequence[Row], Sequence[Row]],
+    by_comparison: Sequence[Finding],
+    sides: Mapping[str, Sides],
+    num_seeds: int,
+    question: Question,
+    doubts: Sequence[Finding],
+) -> Verdict:
     by_health = [
-        replace(finding, message=f"{row.label}: {finding.message}") for row in rows for finding in errors(row.findings)
+        replace(finding, message=f"{row.label}: {finding.message}")
+        for row in (*rows[1], *rows[0])
+        for finding in errors(row.findings)
     ]
     known = {finding.rule for finding in by_health}
-    by_comparison = [*check_same_data(rows), *check_matched_l0(variant, baseline)]
+    by_comparison = [one for one in by_comparison if one.rule not in known or one.rule not in ("H2", "H3")]
+    forbidden = bool(by_health or by_comparison)
+    found = changes(sides, question.primary, question.shown, forbidden=forbidden)
+    claims = [finding for change in found if change.primary for finding in change.findings]
+    return Verdict(
+        variant=rows[0][0].variant,
+        baseline=rows[1][0].variant,
+        by_health=tuple(by_health),
+        by_comparison=tuple(by_comparison),
+        num_seeds=num_seeds,
+        changes=found,
+        findings=(*doubts, *([] if forbidden else claims)),
+    )
+
+
+def _between(variant: Sequence[Row], baseline: Sequence[Row], shown: Mapping[str, Shown]) -> list[Finding]:
+    """H16, and H2 and H3 once more; of an imported run's training nothing is known."""
+    found = check_same_data((*baseline, *variant), shown)
+    trained = [row.twin for row in baseline if row.run.trained]
     for row in variant:
-        if trained := row.run.trained:  # of an imported run's training nothing is known
-            twins = check_twins(row.twin, (base.twin for base in baseline), trained.health)
-            by_comparison += [finding for finding in twins if finding.rule not in known]
-    ours, theirs = (group[0].label.rpartition("/")[0] for group in (variant, baseline))
-    return Verdict(ours, theirs, tuple(by_health), tuple(by_comparison), min(len(variant), len(baseline)))
+        if row.run.trained:
+            found += check_twins(row.twin, trained, row.run.trained.health)
+    return found
 
 
-def check_same_data(rows: Sequence[Row]) -> list[Finding]:
-    """H16: one hook of one cache, and the same held-out tokens."""
-    findings = []
-    if len({(row.run.cache_fingerprint, row.run.hook) for row in rows}) > 1:
-        findings.append(Finding("H16", "error", "they were trained at different hooks, or from different caches"))
-    if len({row.heldout for row in rows if row.heldout}) > 1:
-        message = "the runs were evaluated on different held-out tokens: their figures do not compare"
-        findings.append(Finding("H16", "error", message))
-    return findings
+def _by_seed(rows: Sequence[Row]) -> dict[Pair, Row]:
+    """The first of each seed: a run made twice is no second seed."""
+    found: dict[Pair, Row] = {}
+    for row in rows:
+        found.setdefault(row.pair, row)
+    return found
 
 
-def check_matched_l0(variant: Sequence[Row], baseline: Sequence[Row]) -> list[Finding]:
-    """H18: the mean L0 of both is the same within 5 % of the smaller."""
-    ours, theirs = (_mean_l0(group) for group in (variant, baseline))
-    if ours is None or theirs is None or max(ours, theirs) <= (1 + MATCHED_L0) * min(ours, theirs):
-        return []
-    message = f"L0 is {ours:.3g} against {theirs:.3g}: not at matched sparsity; steer both there with l0_target"
-    return [Finding("H18", "warning", message)]
-
-
-def check_sources(rows: Sequence[Row]) -> Iterator[Finding]:
-    """H13: runs of one config, made by different commits."""
-    for one, other in combinations(rows, 2):
-        if one.run.run_id == other.run.run_id and one.commit != other.commit:
-            message = (
-                f"{one.label} and {other.label} have one config, and were trained by different commits, "
-                f"{one.commit} and {other.commit}: what differs is the code"
-            )
-            yield Finding("H13", "warning", message)
-
-
-def _mean_l0(rows: Sequence[Row]) -> float | None:
-    values = [value for row in rows if (value := row.cells.get("l0", Cell()).value) is not None]
-    return fmean(values) if values else None
+def _left_out(rows: Sequence[Row], used: Collection[str]) -> Iterator[Finding]:
+    """H17: runs that are in no pair, where there are pairs."""
+    alone = [row.label for row in rows if row.label not in used]
+    if used and alone:
+        message = f"{', '.join(alone)}: in no pair of equal seeds, and left out"
+        yield Finding("H17", "warning", message)

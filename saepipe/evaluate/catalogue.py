@@ -1,0 +1,66 @@
+"""What tables show: every figure that a metric knows how to show, and what the runs declared to be about."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+from saepipe.data.component import import_members
+from saepipe.evaluate.metrics.base import Metric, Shown
+from saepipe.train.config import TrainConfig
+
+SHORT = (
+    "l0",
+    "explained_variance",
+    "delta_ce",
+    "ce_loss_score",
+    "kl_div_score",
+    "mse",
+    "cossim",
+    "l2_ratio",
+    "frac_alive",
+    "mean_full_absorption_score",
+    "mean_absorption_fraction_score",
+    "sae_top_1_test_accuracy",
+    "sae_top_5_test_accuracy",
+)
+"""Figures that a table for people shows, beside the primary ones; JSON has them all."""
+
+
+def catalogue() -> dict[str, Shown]:
+    """By figure key, in the order of SHORT, then as the metrics have them."""
+    import_members(Metric.package)
+    metrics = cast(Iterable[type[Metric]], Metric.members.values())
+    shown = {key: how for metric in metrics for key, how in metric.shown.items()}
+    return {key: shown[key] for key in dict.fromkeys((*SHORT, *shown)) if key in shown}
+
+
+def primary_metrics(configs: Iterable[TrainConfig]) -> tuple[dict[str, float], str | None]:
+    """What any of the configs declares, each with its least effect of interest; and what to say where they differ.
+
+    With more metrics Holm's correction asks for more, and with a smaller effect more must be detectable: where studies
+    differ, the union is the careful reading.
+    """
+    declared: list[Mapping[str, float]] = []
+    for config in configs:
+        if config.primary_metrics not in declared:
+            declared.append(config.primary_metrics)
+    union: dict[str, float] = {}
+    for metrics in declared:
+        for key, effect in metrics.items():
+            union[key] = min(effect, union.get(key, effect))
+    if len(declared) < 2:
+        return union, None
+    each = " against ".join(
+        ", ".join(f"{key}: {effect:g}" for key, effect in metrics.items()) or "none" for metrics in declared
+    )
+    return union, f"the runs declare different primary metrics ({each}): all of them count, at the smallest effects"
+
+
+def unknown(key: str, shown: Mapping[str, Shown]) -> str | None:
+    """Why no metric can have measured `key`; None where one can."""
+    if key in shown:
+        return None
+    near = difflib.get_close_matches(key, shown, n=1, cutoff=0.6)
+    return f"no metric has a figure of that name{f'; did you mean {near[0]}?' if near else ''}"
