@@ -31,8 +31,10 @@ def refuse_another(folder: Path, config: TrainConfig, cache: Cache) -> None:
     """Raises ConfigError, with the differences, if `folder` holds another run than `config` on `cache`."""
     if not (folder / CONFIG).is_file():
         return
-    found = differences(TrainConfig.load(folder / CONFIG).identity(), config.identity())
     lines = artifact.read_manifest(folder)
+    if lines and "imported" in lines[0]:
+        raise ConfigError(f"{folder} holds an imported SAE", hint="choose another --out")
+    found = differences(TrainConfig.load(folder / CONFIG).identity(), config.identity())
     if lines and lines[0]["cache"] != cache.fingerprint:
         found.append(f"the cache's content: {lines[0]['cache'][:16]} -> {cache.fingerprint[:16]}")
     if found:

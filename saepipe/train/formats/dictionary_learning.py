@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -105,10 +104,14 @@ def _params(path: Path, kind: str, trainer: Mapping[str, Any]) -> Params:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
+    existing(path)
     try:
-        tensors = torch.load(existing(path), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CorruptDataError(f"{path} does not load as plain tensors: {str(error).splitlines()[0]}") from None
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # an unpickler raises whatever the bytes lead it to
+        first_line = str(error).partition("\n")[0]
+        raise CorruptDataError(
+            f"{path} does not load as plain tensors: {type(error).__name__}: {first_line}"
+        ) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ConfigError(f"{path} holds a {type(tensors).__name__}, not a state dict of tensors")
     return tensors

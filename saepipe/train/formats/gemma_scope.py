@@ -56,10 +56,11 @@ def source(path: Path) -> Source:
 
 
 def _params(file: Path) -> Params:
+    existing(file)
     try:
-        with np.load(existing(file), allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             found = {re.sub("^w_", "W_", name): torch.from_numpy(arrays[name]).float() for name in arrays.files}
-    except (ValueError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
         raise CorruptDataError(f"{file} does not load as an archive of arrays: {error}") from None
     W_enc = found.get("W_enc")
     if W_enc is None or W_enc.ndim != 2:

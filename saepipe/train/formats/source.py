@@ -51,8 +51,9 @@ def existing(path: Path) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises ConfigError if there is no such file, CorruptDataError if it holds something else."""
+    text = existing(path).read_text(errors="replace")
     try:
-        value = json.loads(existing(path).read_text())
+        value = json.loads(text)
     except ValueError as error:
         raise CorruptDataError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, dict):

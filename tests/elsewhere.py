@@ -1,0 +1,100 @@
+"""SAEs as other libraries lay them down, written by hand, and these libraries' own formulas in plain torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+D_IN, D_SAE, K = 24, 40, 6
+
+
+def drawn(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tensors(kind: str) -> dict[str, Tensor]:
+    """What `ae.pt` holds; decoder rows are of uneven norm."""
+    linear = {"encoder.weight": drawn(D_SAE, D_IN, seed=1, scale=0.3), "decoder.weight": drawn(D_IN, D_SAE, seed=2)}
+    plain = {"W_enc": linear["encoder.weight"].T.contiguous(), "W_dec": linear["decoder.weight"].T.contiguous()}
+    b_enc, b_dec = drawn(D_SAE, seed=3, scale=0.3), drawn(D_IN, seed=4)
+    counts = {"k": torch.tensor(K, dtype=torch.int32), "threshold": torch.tensor(0.7)}
+    return {
+        "AutoEncoder": {**linear, "bias": b_dec, "encoder.bias": b_enc},
+        "AutoEncoderTopK": {**linear, "b_dec": b_dec, "encoder.bias": b_enc, **counts},
+        "BatchTopKSAE": {**linear, "b_dec": b_dec, "encoder.bias": b_enc, **counts},
+        "MatryoshkaBatchTopKSAE": {
+            **plain,
+            "b_dec": b_dec,
+            "b_enc": b_enc,
+            **counts,
+            "group_sizes": torch.tensor([10, 30]),
+        },
+        "JumpReluAutoEncoder": {
+            **plain,
+            "b_dec": b_dec,
+            "b_enc": b_enc,
+            "threshold": 0.5 * torch.rand(D_SAE, generator=torch.Generator().manual_seed(5)) - 0.1,
+        },
+        "GatedAutoEncoder": {
+            **linear,
+            "decoder_bias": b_dec,
+            "r_mag": drawn(D_SAE, seed=6, scale=0.2),
+            "gate_bias": b_enc,
+            "mag_bias": drawn(D_SAE, seed=7, scale=0.3),
+        },
+    }[kind]
+
+
+def write(folder: Path, kind: str, changed: dict[str, Tensor | None] | None = None, **trainer: Any) -> Path:
+    """`trainer_<i>`; a tensor that is None is left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value for name, value in (tensors(kind) | (changed or {})).items() if value is not None}
+    torch.save(weights, folder / "ae.pt")
+    said = {"dict_class": kind, "activation_dim": D_IN, "dict_size": D_SAE, "layer": 1, "lm_name": "EleutherAI/Toy"}
+    said |= {"seed": 3, "submodule_name": "resid_post_layer_1"} | ({"k": K} if "k" in weights else {})
+    config = {"trainer": said | trainer, "buffer": {"ctx_len": 128, "d_submodule": D_IN, "io": "out"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def encode(kind: str, w: dict[str, Tensor], x: Tensor) -> Tensor:
+    """acts (batch, d_sae) by dictionary_learning's own formulas (0.1.0, dictionary.py and trainers/*.py)."""
+    if kind == "JumpReluAutoEncoder":
+        p = x @ w["W_enc"] + w["b_enc"]
+        return (p * (p > w["threshold"])).relu()
+    if kind == "MatryoshkaBatchTopKSAE":
+        p = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
+        return p * (p > w["threshold"])
+    if kind == "GatedAutoEncoder":
+        p = (x - w["decoder_bias"]) @ w["encoder.weight"].T
+        return (p + w["gate_bias"] > 0) * (w["r_mag"].exp() * p + w["mag_bias"]).relu()
+    p = ((x - w.get("b_dec", w.get("bias"))) @ w["encoder.weight"].T + w["encoder.bias"]).relu()
+    if kind == "AutoEncoderTopK":
+        kept = p.topk(K, dim=-1)
+        return torch.zeros_like(p).scatter(-1, kept.indices, kept.values)
+    if kind == "BatchTopKSAE":
+        return p * (p > w["threshold"])
+    return p * w["decoder.weight"].norm(dim=0)  # from_pretrained scales the decoder's columns to unit norm
+
+
+def decode(kind: str, w: dict[str, Tensor], acts: Tensor) -> Tensor:
+    if "W_dec" in w:
+        return acts @ w["W_dec"] + w["b_dec"]
+    W_dec = w["decoder.weight"].T
+    if kind == "AutoEncoder":
+        W_dec = W_dec / W_dec.norm(dim=1, keepdim=True)
+    return acts @ W_dec + w.get("b_dec", w.get("bias", w.get("decoder_bias")))
+
+
+def scope(file: Path, change: Callable[[str], str] = str, **more: Any) -> Path:
+    """Gemma Scope's arrays."""
+    arrays = {name: value.numpy() for name, value in tensors("JumpReluAutoEncoder").items()}
+    file.parent.mkdir(parents=True)
+    np.savez(file, **{change(name): value for name, value in (arrays | more).items()})
+    return file
