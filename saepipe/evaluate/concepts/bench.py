@@ -1,0 +1,122 @@
+"""Where SAEs are asked: activations of texts, and the examples and the probe of each question; the model's work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from saepipe.evaluate.artifacts import Content, Work
+from saepipe.evaluate.concepts.examples import Examples
+from saepipe.evaluate.pooling import TextActivations
+from saepipe.evaluate.probes import Training, train
+from saepipe.evaluate.testbed import Mode, Testbed
+
+TRAINING = Training(lr=1e-3, batch_size=16, epochs=20, patience=20, l1=1e-3)
+"""Of the reference's probes (SAEBench 0.6.0). The L1 term is what keeps their directions few."""
+
+VALIDATION_SHARE = 0.2
+"""Of a probe's training examples, in mode fixed: they choose the epoch, as the test examples do in mode reference."""
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """Of one data set, or of one pair of its classes. Depends on the model alone."""
+
+    train_signs: Tensor
+    """(num_concepts, num_train) int8"""
+    test_signs: Tensor
+    """(num_concepts, num_test) int8"""
+    directions: Tensor
+    """(num_concepts, d_in) float32: the probes' weights"""
+    intercepts: Tensor
+    """(num_concepts,) float32"""
+
+    @classmethod
+    @torch.enable_grad()
+    def fit(
+        cls,
+        train_pooled: Tensor,
+        test_pooled: Tensor,
+        examples: Sequence[tuple[Examples, Examples]],
+        mode: Mode,
+        generator: torch.Generator,
+    ) -> Concepts:
+        """With a probe trained for each concept.
+
+        Args:
+            train_pooled: (num_train, d_in).
+            test_pooled: (num_test, d_in).
+            examples: of each concept, to train and to test on.
+            mode: what chooses the epoch, the last `VALIDATION_SHARE` of the training examples or the test examples.
+            generator: of the probes.
+        """
+        probes = []
+        for known, unseen in examples:
+            x, y = train_pooled[known.rows], known.positive
+            if mode == "reference":
+                check = test_pooled[unseen.rows], unseen.positive
+            else:
+                cut = len(y) - max(1, round(VALIDATION_SHARE * len(y)))
+                x, y, check = x[:cut], y[:cut], (x[cut:], y[cut:])
+            probes.append(train(x, y, *check, TRAINING, generator))
+        return cls(
+            torch.stack([known.signs(len(train_pooled)) for known, _ in examples]),
+            torch.stack([unseen.signs(len(test_pooled)) for _, unseen in examples]),
+            torch.stack([probe.weight.float() for probe in probes]),
+            torch.tensor([probe.bias for probe in probes]),
+        )
+
+    def logits(self, pooled: Tensor) -> Tensor:
+        """(num_texts, num_concepts) of pooled activations (num_texts, d_in); above 0 is positive."""
+        return pooled @ self.directions.T + self.intercepts
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where SAEs are asked about one data set, or about one pair of its classes."""
+
+    concepts: Concepts
+    train: TextActivations
+    test: TextActivations
+
+
+def concepts_work(texts: Work, which: str, context_size: int, seed: int, mode: Mode) -> Work:
+    """What decides the probes and their examples: the texts by their work, and which of them."""
+    key = {"texts": {"kind": texts.kind, **texts.key}, "which": which, "seed": seed, "mode": mode}
+    return Work("concepts", {**key, "context_size": context_size, "training": asdict(TRAINING)})
+
+
+def prepare(
+    testbed: Testbed,
+    work: Work,
+    activations: TextActivations,
+    num_train: int,
+    draw: Callable[[torch.Generator], Sequence[tuple[Examples, Examples]]],
+) -> Bench:
+    """The concepts are an artifact: examples are drawn and probes trained once, the same for every SAE.
+
+    Args:
+        testbed: for its artifacts and its mode.
+        work: see `concepts_work`.
+        activations: of the training texts, then the test texts.
+        num_train: how many are training texts.
+        draw: examples of each concept to train and to test on, from a generator.
+    """
+    train = some_texts(activations, 0, num_train)
+    test = some_texts(activations, num_train, activations.num_texts)
+
+    def make() -> Content:
+        generator = torch.Generator().manual_seed(work.key["seed"])
+        return Content(vars(Concepts.fit(train.pooled(), test.pooled(), draw(generator), testbed.mode, generator)))
+
+    return Bench(Concepts(**testbed.artifacts.get(work.kind, work.key, make).tensors), train, test)
+
+
+def some_texts(activations: TextActivations, first: int, last: int) -> TextActivations:
+    """Texts first to last - 1 of them."""
+    offsets = activations.offsets[first : last + 1]
+    x = activations.x[int(offsets[0]) : int(offsets[-1])]
+    return TextActivations(x, offsets - offsets[0], activations.num_special[first:last])

@@ -1,0 +1,104 @@
+"""What SCR and TPP have in common as metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from saepipe.data.config import Count
+from saepipe.evaluate.artifacts import Work
+from saepipe.evaluate.concepts.bench import TRAINING, concepts_work
+from saepipe.evaluate.concepts.outcome import Outcome, Value, chance_level, figure, mean_of, number, told_of_fewer
+from saepipe.evaluate.concepts.perturb import resamples
+from saepipe.evaluate.labelled.draw import Draw
+from saepipe.evaluate.metrics.base import Measurement, Metric
+from saepipe.evaluate.stats import DRAWS
+from saepipe.evaluate.testbed import Testbed
+
+Size = Literal[2, 5, 10, 20, 50, 100, 500]
+SIZES: tuple[Size, ...] = (2, 5, 10, 20, 50, 100, 500)
+"""Numbers of latents that SAEBench's files have keys for."""
+NOISY = "it is noisy for comparing variants (arXiv 2605.18229)"
+_NOT_ASKED = "n_values leaves it out"
+
+
+class Perturbation(Metric):
+    """Latents are switched off at the hook, and linear probes on pooled activations are asked again."""
+
+    train_size: Count = Field(default=4000, ge=8)
+    """texts of a binary question, at most"""
+    test_size: Count = Field(default=1000, ge=8)
+    context_size: Count = Field(default=128, ge=2)
+    """positions of a text, BOS included"""
+    n_values: tuple[Size, ...] = Field(default=SIZES, min_length=1)
+    """numbers of latents that are switched off"""
+    seed: int = 42
+    """of the texts, the examples, the probes and the bootstrap"""
+
+    def draw_of(self, testbed: Testbed) -> Draw:
+        return Draw(self.train_size, self.test_size, self.seed, testbed.mode)
+
+    def concepts_work(self, texts: Work, which: str, testbed: Testbed) -> Work:
+        return concepts_work(texts, which, self.context_size, self.seed, testbed.mode)
+
+    def weights(self, num_texts: int, testbed: Testbed) -> torch.Tensor:
+        """(1 + draws, num_texts). Mode reference has no draws, since ablated and clean examples are not paired."""
+        return resamples(num_texts, DRAWS if testbed.mode == "fixed" else 0, self.seed)
+
+    def measurement(self, outcomes: Sequence[Outcome], testbed: Testbed, keys: Sequence[str]) -> Measurement:
+        """Of one SAE: figures are means over outcomes, interval included.
+
+        Args:
+            outcomes: one a data set or pair.
+            testbed: where they are from.
+            keys: SAEBench's, all of them.
+        """
+
+        def filled(values: Mapping[str, Value]) -> dict[str, Value]:
+            return {key: values.get(key, _NOT_ASKED) for key in keys}
+
+        all_values = [filled(outcome.values) for outcome in outcomes]
+        return Measurement(
+            metrics={f"{self.name}_metrics": {key: figure(mean_of(each[key] for each in all_values)) for key in keys}},
+            extra={key: figure(mean_of(each.of_model[key] for each in outcomes)) for key in outcomes[0].of_model},
+            details=[
+                {"dataset_name": f"{outcome.name}_results", **{key: number(value) for key, value in values.items()}}
+                for outcome, values in zip(outcomes, all_values, strict=True)
+            ],
+            unstructured={outcome.dataset: dict(outcome.by_class) for outcome in outcomes if outcome.by_class},
+            more={"clean_accuracies": {outcome.name: dict(outcome.clean) for outcome in outcomes}},
+            findings=chance_level(outcomes),
+            counts={"test_examples": sum(outcome.num_examples for outcome in outcomes)},
+            warnings=[
+                f"{self.name}: {NOISY}",
+                *told_of_fewer(outcomes, self.n_values),
+            ],
+            eval_config=self._eval_config(testbed, list(dict.fromkeys(outcome.dataset for outcome in outcomes))),
+        )
+
+    def _eval_config(self, testbed: Testbed, datasets: Sequence[str]) -> dict[str, Any]:
+        """The settings under SAEBench's names."""
+        return {
+            "random_seed": self.seed,
+            "dataset_names": datasets,
+            "perform_scr": self.name == "scr",
+            "early_stopping_patience": TRAINING.patience,
+            "train_set_size": self.train_size,
+            "test_set_size": self.test_size,
+            "context_length": self.context_size,
+            "probe_train_batch_size": TRAINING.batch_size,
+            "probe_epochs": TRAINING.epochs,
+            "probe_lr": TRAINING.lr,
+            "probe_l1_penalty": TRAINING.l1,
+            "n_values": list(self.n_values),
+            "model_name": testbed.cache.attributes["config"]["model"]["model"],
+            "llm_batch_size": testbed.batch_size,
+        }
+
+
+def is_toy(testbed: Testbed) -> bool:
+    """Whether the cache is of the embedded model, for which the defaults are its own data sets."""
+    return bool(testbed.cache.attributes["config"]["model"]["model"] == "toy")

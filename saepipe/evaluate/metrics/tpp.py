@@ -1,0 +1,163 @@
+"""TPP, targeted probe perturbation: do the latents of one class carry that class, and no other?
+
+Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from saepipe.data.progress import Progress
+from saepipe.evaluate.artifacts import Work
+from saepipe.evaluate.concepts.bench import Bench, prepare
+from saepipe.evaluate.concepts.examples import Examples, one_against_rest
+from saepipe.evaluate.concepts.metric import NOISY, SIZES, Perturbation, is_toy
+from saepipe.evaluate.concepts.outcome import Outcome, mean_of
+from saepipe.evaluate.concepts.perturb import accuracies, class_differences, without_latents
+from saepipe.evaluate.labelled.config import LabelledConfig, Part
+from saepipe.evaluate.labelled.draw import LabelledTexts
+from saepipe.evaluate.labelled.known import KNOWN
+from saepipe.evaluate.labelled.stored import labelled_texts, work_of
+from saepipe.evaluate.metrics.base import Measurement, Shown
+from saepipe.evaluate.pooling import text_activations
+from saepipe.evaluate.subject import Subject
+from saepipe.evaluate.testbed import Mode, Testbed
+
+WHAT = ("total_metric", "intended_diff_only", "unintended_diff_only")
+ONE_AGAINST_REST = "one against rest"
+TOY = ("toy_profession", "toy_category")
+REFERENCE = ("LabHC/bias_in_bios_class_set1", "canrager/amazon_reviews_mcauley_1and5")
+KEYS = tuple(f"tpp_threshold_{n}_{what}" for n in SIZES for what in WHAT)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A data set with a question for each of its classes: is a text of it, or of another?"""
+
+    name: str
+    texts: LabelledTexts
+    bench: Bench
+    weights: torch.Tensor
+    """(1 + draws, num_test): of the test texts in the bootstrap"""
+    clean: np.ndarray
+    """(1 + draws, num_classes): accuracies with all latents on"""
+
+    def signs(self, part: Part, generator: torch.Generator) -> torch.Tensor:
+        """(num_classes, num_texts) of examples drawn anew, as the reference does for each SAE and each accuracy."""
+        return torch.stack([drawn.signs(len(self.texts.of(part))) for drawn in examples(self.texts, part, generator)])
+
+
+class TPP(Perturbation):
+    """Data sets outside, SAEs inside: texts, examples and probes are the model's work, done once for all."""
+
+    name: Literal["tpp"] = "tpp"
+    datasets: tuple[LabelledConfig, ...] | None = None
+    """null: the reference's two; for the embedded model the toy's professions and categories"""
+    eval_type_id: ClassVar[str] = "tpp"
+    version: ClassVar[int] = 1
+    shown: ClassVar[Mapping[str, Shown]] = {
+        "tpp_threshold_10_total_metric": Shown("TPP, 10 latents", "higher", noisy=NOISY),
+        "tpp_threshold_50_total_metric": Shown("TPP, 50 latents", "higher", noisy=NOISY),
+        "tpp_llm_test_accuracy": Shown("TPP, clean probes", of_model=True),
+    }
+
+    def works(self, testbed: Testbed) -> list[Work]:
+        works = [work_of(config, self.draw_of(testbed)) for config in self._datasets(testbed)]
+        return [work for texts in works for work in (texts, self.concepts_work(texts, ONE_AGAINST_REST, testbed))]
+
+    @torch.no_grad()
+    def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
+        outcomes: list[list[Outcome]] = [[] for _ in subjects]
+        generators = [torch.Generator().manual_seed(self.seed) for _ in subjects]
+        for config in self._datasets(testbed):
+            data = self._classes(config, testbed, progress)
+            progress.start(f"tpp on {data.name}", len(subjects), "SAEs")
+            try:
+                for subject, generator, mine in zip(subjects, generators, outcomes, strict=True):
+                    mine.append(self._outcome(subject, data, testbed.mode, generator))
+                    progress.advance(1)
+            finally:
+                progress.finish()
+        return [self.measurement(mine, testbed, KEYS) for mine in outcomes]
+
+    def _datasets(self, testbed: Testbed) -> Sequence[LabelledConfig]:
+        return self.datasets or [KNOWN[name] for name in (TOY if is_toy(testbed) else REFERENCE)]
+
+    def _classes(self, config: LabelledConfig, testbed: Testbed, progress: Progress) -> Classes:
+        """What does not depend on an SAE: stored, or made and stored."""
+        how = self.draw_of(testbed)
+        work = work_of(config, how)
+        texts = labelled_texts(testbed, config, how, work)
+        activations = text_activations(testbed, texts.texts, self.context_size, {"name": config.name}, progress)
+
+        def draw(generator: torch.Generator) -> list[tuple[Examples, Examples]]:
+            return list(zip(*(examples(texts, part, generator) for part in ("train", "test")), strict=True))
+
+        concepts = self.concepts_work(work, ONE_AGAINST_REST, testbed)
+        bench = prepare(testbed, concepts, activations, texts.num_train, draw)
+        weights = self.weights(bench.test.num_texts, testbed)
+        clean = accuracies(bench.concepts.logits(bench.test.pooled()), bench.concepts.test_signs, weights)
+        return Classes(config.name, texts, bench, weights, clean)
+
+    def _outcome(self, subject: Subject, data: Classes, mode: Mode, generator: torch.Generator) -> Outcome:
+        """Of one SAE. Mode reference draws training examples, then test examples for each class and size."""
+        bench, classes = data.bench, data.texts.classes
+        train_signs, test_signs = bench.concepts.train_signs, bench.concepts.test_signs
+        if mode == "reference":
+            train_signs = data.signs("train", generator)
+            test_signs = torch.stack(
+                [torch.stack([data.signs("test", generator) for _ in self.n_values]) for _ in classes]
+            )
+        differences = class_differences(subject, bench.train, train_signs)
+        without = without_latents(
+            subject, bench, differences, targets=range(len(classes)), sizes=self.n_values, signed=True, mode=mode
+        )
+        by_class = tpp(data.clean, accuracies(without.logits, test_signs, data.weights), self.n_values)
+        return Outcome(
+            dataset=data.name,
+            name=f"{data.name}_tpp",
+            values={key: mean_of(values[key] for values in by_class) for key in by_class[0]},
+            of_model={"tpp_llm_test_accuracy": data.clean.mean(-1)},
+            clean=dict(zip(classes, data.clean[0].tolist(), strict=True)),
+            num_examples=int((bench.concepts.test_signs != 0).sum(1).min()),
+            num_off=without.num_off.numpy(),
+            by_class={
+                label: {key: float(value[0]) for key, value in values.items()}
+                for label, values in zip(classes, by_class, strict=True)
+            },
+        )
+
+
+def examples(texts: LabelledTexts, part: Part, generator: torch.Generator) -> list[Examples]:
+    """Of each class against the rest."""
+    numbers = {label: number for number, label in enumerate(texts.classes)}
+    labels = torch.tensor([numbers[row.label] for row in texts.of(part)])
+    return [one_against_rest(labels, number, generator) for number in numbers.values()]
+
+
+def tpp(clean: np.ndarray, without: np.ndarray, sizes: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    """For each class whose latents are off: what its own probe loses, what the others lose on average, the difference.
+
+    Args:
+        clean: (draws, num_classes) accuracies.
+        without: (num_classes, num_sizes, draws, num_classes), the class first whose latents are off.
+        sizes: how many latents.
+
+    Returns:
+        By key, (draws,) each.
+    """
+    lost = clean - without
+    by_class = []
+    for number, drop in enumerate(lost):
+        intended = drop[..., number]
+        unintended = np.delete(drop, number, axis=-1).mean(-1)
+        rows = zip(sizes, intended - unintended, intended, unintended, strict=True)
+        by_class.append(
+            {f"tpp_threshold_{n}_{what}": value for n, *row in rows for what, value in zip(WHAT, row, strict=True)}
+        )
+    return by_class
