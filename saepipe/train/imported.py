@@ -92,16 +92,19 @@ def import_sae(
     source, opened = READERS[library](path), Cache.open(cache)
     check_finite(source, path)
     check_model(source, opened, path, model)
-    config = ImportConfig(
-        imported=library,
-        path=path.absolute(),
-        files={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in source.files},
-        name=re.sub(r"[^\w.=,+-]+", "-", name or source.name),
-        seed=_one_seed(source, path, seed),
-        sae={key: value for key, value in source.sae.to_dict().items() if key in ("name", "d_sae", "k")},
-        cache=cache.absolute(),
-        hook=_one_hook(source, opened, path, hook),
-        said=dict(source.said),
+    config = ImportConfig.parse(
+        {
+            "imported": library,
+            "path": path.absolute(),
+            "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in source.files},
+            "name": re.sub(r"[^\w.=,+-]+", "-", name or source.name),
+            "seed": _one_seed(source, path, seed),
+            "sae": {key: value for key, value in source.sae.to_dict().items() if key in ("name", "d_sae", "k")},
+            "cache": cache.absolute(),
+            "hook": _one_hook(source, opened, path, hook),
+            "said": source.said,
+        },
+        source=str(path),
     )
     with artifact.writer_lock(out):
         _refuse_another(out, config.run_id(opened.fingerprint))

@@ -43,6 +43,17 @@ def test_a_dictionary_means_to_us_what_it_means_to_its_library(tmp_path: Path, r
     assert source.said["buffer"]["ctx_len"] == 128
 
 
+@pytest.mark.parametrize("kind", dictionary_learning.KEYS)
+def test_we_read_what_dictionary_learning_itself_reads(tmp_path: Path, rows: Tensor, kind: str) -> None:
+    reason = "dictionary_learning is not installed: `pip install dictionary-learning==0.1.0`"
+    library = pytest.importorskip("dictionary_learning.utils", reason=reason)
+    folder = write(tmp_path, kind)
+    theirs, _ = library.load_dictionary(str(folder), device="cpu")
+    with torch.no_grad():
+        acts = theirs.encode(rows)
+        check_function(dictionary_learning.source(folder), rows, acts, theirs.decode(acts))
+
+
 def test_autoencoder_decoder_rows_become_unit_and_the_function_stays(tmp_path: Path, rows: Tensor) -> None:
     """from_pretrained's folding; a latent without a decoder row is left alone, where the library would divide by 0."""
     changed = tensors("AutoEncoder")["decoder.weight"].clone()

@@ -94,7 +94,7 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
         found = tuple(params[key].shape) if key in params else None
         if found != shape:
             raise CorruptDataError(f"{folder / WEIGHTS}: {key} has shape {found}, not {shape} as {CONFIG} says")
-    return sae, _to_our_convention(config, params), config.get("metadata", {})
+    return sae, _to_our_convention(config, params), config.get("metadata") or {}
 
 
 def source(folder: Path) -> Source:
@@ -122,7 +122,7 @@ def _read_files(folder: Path) -> tuple[dict[str, Any], Params]:
         raise CorruptDataError(f"{folder}: {error}") from None
     if "b_gate" in params:
         params["b_enc"] = params.pop("b_gate")
-    version = config.get("sae_lens_version") or config.get("metadata", {}).get("sae_lens_version") or "0"
+    version = config.get("sae_lens_version") or (config.get("metadata") or {}).get("sae_lens_version") or "0"
     return (config if int(version.split(".")[0]) >= 6 else _as_of_6(folder, config, params)), params
 
 
