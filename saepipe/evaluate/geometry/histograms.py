@@ -9,8 +9,8 @@ import numpy as np
 
 COSINE = [round(-1 + 0.05 * step, 2) for step in range(41)]
 LOG10_DENSITY = [round(-7 + 0.25 * step, 2) for step in range(29)]
-NORM = [round(0.1 * step, 1) for step in range(41)]
-"""Of decoder rows; trained ones have norm 1, as a rule."""
+NORM = [round(0.1 * step - 0.05, 2) for step in range(42)]
+"""Of decoder rows: 0 and 1, which most have, in the middle of a bin."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -130,5 +131,6 @@ def _error(residuals: np.ndarray) -> float:
     return math.sqrt(len(residuals) / (len(residuals) - 1) * float(residuals @ residuals))
 
 
+@cache
 def _t(num_documents: int) -> float:
     return float(stats.t.ppf((1 + LEVEL) / 2, num_documents - 1))

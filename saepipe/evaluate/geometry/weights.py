@@ -39,7 +39,7 @@ class Weights:
         norm, along = W_dec.double().norm(dim=1), encoder_decoder_cosine(sae).double()
         return cls(
             W_dec=W_dec,
-            norm=norm.cpu().numpy(),
+            norm=norm.cpu().numpy().round(6),  # rows of unit norm are so only up to float32
             encoder_decoder=along.cpu().numpy(),
             max_cosine=found.max_cosine.double().cpu().numpy(),
             nearest=found.nearest.cpu().numpy(),

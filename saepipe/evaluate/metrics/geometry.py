@@ -47,7 +47,6 @@ class Geometry(Metric):
         "mean_log10_density": Shown("log10 density"),
         "mean_pair_conditional": Shown("P(parent | child) of similar pairs"),
         "mean_pair_lift": Shown("lift of similar pairs"),
-        "frac_matched_over_70": Shown("latents of the baseline"),
     }
 
     @torch.no_grad()
