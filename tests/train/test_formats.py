@@ -260,6 +260,8 @@ def test_older_folders_whose_activations_go_through_more_are_refused(tmp_path: P
         saelens.source(older(tmp_path / "normalised", w, normalize_activations=True))
     with pytest.raises(ConfigError, match="hook_z"):
         saelens.source(older(tmp_path / "heads", w, hook_name="blocks.1.attn.hook_z"))
+    with pytest.raises(ConfigError, match="architecture is 'batchtopk'\n  hint: known: standard, topk"):
+        saelens.source(older(tmp_path / "checkpoint", w, architecture="batchtopk"))
     folder = older(tmp_path / "bare", w)
     (folder / "cfg.json").write_text('{"d_sae": 40, "sae_lens_version": "6.1.0"}')
     with pytest.raises(ConfigError, match="does not say architecture, d_in"):

@@ -26,6 +26,9 @@ VERSION = "6.54.12"
 NAMES = {"relu": "standard"}
 """Where SAELens calls an architecture otherwise than we do."""
 
+ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
+"""SAELens' own that we have; its batchtopk and matryoshka_batchtopk are saved as jumprelu."""
+
 EXTRA = {"jumprelu": ("threshold",), "gated": ("r_mag", "b_mag")}
 """What an architecture has besides W_enc, b_enc, W_dec and b_dec; each (d_sae,), and called so by SAELens too."""
 
@@ -99,12 +102,18 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
 
 def source(folder: Path) -> Source:
     """The SAE in a folder of SAELens, as what can be imported; raises what `read` raises."""
+    said = read_json(folder / CONFIG)
+    if said.get("architecture", "standard") not in ARCHITECTURES:
+        raise ConfigError(
+            f"{folder / CONFIG}: architecture is {said['architecture']!r}",
+            hint=f"known: {', '.join(ARCHITECTURES)}; SAELens' save_inference_model makes a checkpoint one of these",
+        )
     sae, params, metadata = read(folder)
     return Source(
         sae=sae,
         params=params,
         files=(folder / WEIGHTS, folder / CONFIG),
-        said=read_json(folder / CONFIG),
+        said=said,
         name=folder.absolute().name,
         model=metadata.get("model_name"),
         hook=metadata.get("hook_name"),
