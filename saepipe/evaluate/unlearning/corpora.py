@@ -93,7 +93,7 @@ def densities(subjects: Sequence[Subject], blocks: Iterable[Tensor]) -> tuple[li
             for x in torch.split(block, max(1, _LATENTS_AT_ONCE // subject.sae.d_sae)):
                 count += (subject.encode(x) > 0).sum(0).cpu()
         num_tokens += len(block)
-    return [count / num_tokens for count in counts], num_tokens
+    return [count.double() / num_tokens for count in counts], num_tokens
 
 
 def _windows(testbed: Testbed, corpus: Corpus, key: dict[str, Any]) -> Tensor:
@@ -126,7 +126,7 @@ def _documents(dataset: DatasetConfig, revision: str | None) -> list[Document]:
     try:
         found = list(islice(read_documents(dataset, revision), _MOST_DOCUMENTS))
     except RemoteError as error:
-        hint = f"{error.hint}; or give a file of your own: unlearning's `forget` and `retain` have a `source`"
+        hint = "of a gated one ask for access on its page, then `hf auth login`; or set `source` to a file of your own"
         raise RemoteError(error.message, hint=hint) from error
     return [document for document in found if document.text and len(document.text) > _MIN_CHARS]
 
