@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Self
 
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-3, 1e-2, 1e-1)
 """Values of C, the inverse of the L2 penalty's weight, that validation chooses from."""
+
+_WORTH_THREADS = 2**22
+"""Numbers in a fit below which more threads only wait for each other: 7 times slower on a busy machine (measured)."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,14 @@ def fit(x: Tensor, y: Tensor, C: float = 1.0, *, balanced: bool = False, max_ite
         max_iter: of L-BFGS.
     """
     model = LogisticRegression(C=C, max_iter=max_iter, class_weight="balanced" if balanced else None)
-    model.fit(x.numpy(), y.numpy())
+    with _threads().limit(limits=torch.get_num_threads() if x.numel() > _WORTH_THREADS else 1):
+        model.fit(x.numpy(), y.numpy())
     return Probe(torch.from_numpy(model.coef_[0]).double(), float(model.intercept_[0]))
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()  # looks at all loaded libraries, which takes longer than a fit
 
 
 def fit_validated(x: Tensor, y: Tensor, num_validation: int, strengths: Sequence[float] = STRENGTHS) -> Probe:
@@ -94,7 +105,7 @@ def fit_validated(x: Tensor, y: Tensor, num_validation: int, strengths: Sequence
 
     def loss(C: float) -> float:
         probability = torch.sigmoid(fit(x[known], y[known], C).logits(x[unseen]))
-        return float(log_loss(y[unseen].numpy(), probability.numpy()))
+        return float(log_loss(y[unseen].numpy(), probability.numpy(), labels=[False, True]))
 
     return fit(x, y, min(strengths, key=loss))
 
