@@ -127,7 +127,13 @@ class Unlearning(Metric):
                 "unlearning_llm_forget_accuracy": _share_right(sets[:1]),
                 "unlearning_llm_retain_accuracy": _share_right(sets[1:]),
             },
-            more={"settings": [_row(outcome, outcome is best) for outcome in outcomes]},
+            more={
+                "interventions": [_row(outcome, outcome is best) for outcome in outcomes],
+                "questions": [
+                    {"source": which.source, "subset": which.subset, "asked": one.num_asked, "right": len(one)}
+                    for which, one in zip(self._questions, sets, strict=True)
+                ],
+            },
             counts=dict(counts),
             warnings=self._warnings(outcomes, counts),
             eval_config=self._eval_config(testbed),

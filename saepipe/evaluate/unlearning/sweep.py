@@ -78,10 +78,10 @@ def sweep(
                 progress.advance(len(prompts.rows))
     finally:
         progress.finish()
-    num_forget = len(sets[0])
-    both = zip(settings, right, strict=True)
-    found = [[(setting, marks[_same(setting)].numpy()) for setting in some] for some, marks in both]
-    return [[Outcome(setting, mark[:num_forget], mark[num_forget:]) for setting, mark in some] for some in found]
+    return [
+        [Outcome(setting, *np.split(marks[_same(setting)].numpy(), [len(sets[0])])) for setting in some]
+        for some, marks in zip(settings, right, strict=True)
+    ]
 
 
 def _all_prompts(sets: Sequence[Asked], batch_size: int) -> Iterator[tuple[Prompts, Tensor]]:

@@ -57,12 +57,13 @@ def test_a_latent_that_carries_the_knowledge_unlearns_it(metric, testbed, subjec
     assert score_of(found).value == 1
     assert 0.8 < score_of(found).low < 0.9  # Wilson, 20 of 20
     assert score_of(found).high == 1
-    (best,) = [row for row in found.more["settings"] if row["gives_the_score"]]
+    (best,) = [row for row in found.more["interventions"] if row["gives_the_score"]]
     assert best["latents"] == [1]
     assert best["forget_accuracy"] == 0
     assert best["retain_accuracy"] == 1
     assert found.counts["forget_questions"] == 20
     assert found.counts["retain_questions"] == 24
+    assert [(one["asked"], one["right"]) for one in found.more["questions"]] == [(20, 20), (24, 24)]
     assert [found.extra[f"unlearning_llm_{which}_accuracy"].value for which in ("forget", "retain")] == [1, 1]
 
 
@@ -70,13 +71,13 @@ def test_a_latent_that_carries_something_else_does_not(metric, testbed, subject_
     found = metric().measure([subject_of(innocent)], testbed, Silent())[0]
     assert score_of(found).value == 0
     assert score_of(found).reason is None
-    assert all(row["latents"] == [1] and row["forget_accuracy"] == 1 for row in found.more["settings"])
+    assert all(row["latents"] == [1] and row["forget_accuracy"] == 1 for row in found.more["interventions"])
 
 
 def test_fewer_latents_than_wanted_are_said(metric, testbed, subject_of, knowing) -> None:
     found = metric().measure([subject_of(knowing)], testbed, Silent())[0]
-    assert len(found.more["settings"]) == 2 * 2 * 2
-    rows = {(row["retain_threshold"], row["num_latents"], row["multiplier"]) for row in found.more["settings"]}
+    assert len(found.more["interventions"]) == 2 * 2 * 2
+    rows = {(row["retain_threshold"], row["num_latents"], row["multiplier"]) for row in found.more["interventions"]}
     assert len(rows) == 8
     assert sum("of the 2 latents wanted" in warning for warning in found.warnings) == 2
     assert any("24 retained questions" in warning for warning in found.warnings)
