@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,15 @@ def _read(config: LabelledConfig, part: Part, revision: str | None) -> Iterator[
 
 
 def _toy(config: LabelledConfig) -> Iterator[Row]:
-    kind: toy.Kind = "biography" if config.subset == "biography" else "review"
-    for document in toy.documents(config.seed, TOY_DOCUMENTS, [kind]):
-        if heldout_score(document.text) < toy.HELDOUT_SHARE:
-            values = dict(document.labels) | {"text": document.text}
-            yield _row(config, values)
+    for document in _toy_documents(config.seed, "biography" if config.subset == "biography" else "review"):
+        yield _row(config, dict(document.labels) | {"text": document.text})
+
+
+@cache
+def _toy_documents(seed: int, kind: toy.Kind) -> tuple[toy.Document, ...]:
+    """Both parts and every metric ask for them, and making them takes seconds."""
+    made = toy.documents(seed, TOY_DOCUMENTS, [kind])
+    return tuple(document for document in made if heldout_score(document.text) < toy.HELDOUT_SHARE)
 
 
 def _row(config: LabelledConfig, row: dict[Any, Any]) -> Row:
