@@ -1,0 +1,43 @@
+"""Accuracies with intervals for the draw of a data set's test texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import torch
+from scipy import stats
+
+from saepipe.evaluate.probing.answers import Answer
+from saepipe.evaluate.stats import LEVEL, Estimate
+
+
+def accuracy(answers: Collection[Answer]) -> Estimate:
+    """The mean over classes of the accuracies of one probe, with a 95 % interval over test texts.
+
+    A text is a positive example of its class and a negative one of others, so texts are what varies, not answers.
+    With acc_c over n_c texts of C classes, the accuracy's linearised variance over N texts is
+
+        N / (N - 1) sum_t r_t^2,   r_t = sum_c [t in task c] (correct_ct - acc_c) / (n_c C)
+
+    (Cochran, Sampling Techniques, 1977, section 6.3). The interval is Wilson's for the number of independent texts
+    that would have this variance (Korn and Graubard, Survey Methodology 24, 1998); where all answers agree, for N.
+    It is evaluation noise: the probes and the training texts are taken as they are.
+    """
+    value = math.fsum(answer.accuracy for answer in answers) / len(answers)
+    rows = torch.cat([answer.rows for answer in answers])
+    texts, place = torch.unique(rows, return_inverse=True)
+    shares = [(answer.correct.double() - answer.accuracy) / (len(answer.rows) * len(answers)) for answer in answers]
+    residuals = torch.zeros(len(texts), dtype=torch.float64).index_add(0, place, torch.cat(shares))
+    num_texts = len(texts)
+    variance = num_texts / max(num_texts - 1, 1) * float(residuals.square().sum())
+    return wilson(value, value * (1 - value) / variance if variance > 0 else num_texts)
+
+
+def wilson(value: float, effective: float) -> Estimate:
+    """Wilson's score interval (JASA 22, 1927) of a share of so many independent examples, which need not be whole."""
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    shrunk = 1 + z * z / effective
+    middle = (value + z * z / (2 * effective)) / shrunk
+    half = z / shrunk * math.sqrt(value * (1 - value) / effective + (z / (2 * effective)) ** 2)
+    return Estimate(value, min(value, middle - half), max(value, middle + half))

@@ -1,0 +1,180 @@
+"""One against the rest: what the probes of each class say of the test texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saepipe.evaluate.concepts.examples import Examples, one_against_rest
+from saepipe.evaluate.probes import Probe, Scaling, Training, fit, fit_validated, ranked, train
+
+FULL = "full"
+"""The probe of all columns; the others are called by their number of columns."""
+
+_VALIDATION = 5
+"""One training text in so many chooses the full probe's penalty."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A class against the others: equal numbers of both, drawn evenly from the others."""
+
+    label: str
+    train: Examples
+    """rows of the data set"""
+    test: Examples
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one probe said."""
+
+    rows: Tensor
+    """(num_test,) int64: the texts it was asked about"""
+    correct: Tensor
+    """(num_test,) bool"""
+    majority: Tensor
+    """() float64: the share of the commoner kind, which a probe that knows nothing would get right"""
+    columns: Tensor
+    """(num_columns,) int64: what it was given, the most telling first"""
+    weight: Tensor
+    """(num_columns,) float64, of standardised columns in mode fixed"""
+    bias: Tensor
+    """() float64"""
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.double().mean())
+
+
+Answers = dict[str, dict[str, Answer]]
+"""By probe, then by class."""
+
+
+def tasks(labels: Sequence[str], num_train: int, seed: int, *, mirrored: bool) -> list[Task]:
+    """The tasks of a data set, class after class.
+
+    Args:
+        labels: of the texts, training texts first.
+        num_train: how many those are.
+        seed: of the draws of negatives, and of the order.
+        mirrored: whether of two classes the second has a task too; it is the first one's, with yes for no.
+    """
+    numbers, classes = numbered(labels)
+    generator = torch.Generator().manual_seed(seed)
+    asked = classes if mirrored or len(classes) > 2 else classes[:1]
+    return [task(numbers, num_train, index, classes, generator) for index in range(len(asked))]
+
+
+def task(numbers: Tensor, num_train: int, index: int, classes: Sequence[str], generator: torch.Generator) -> Task:
+    """The task of class `index`, drawn in the reference's order: training negatives, their order, and so for test."""
+    known = one_against_rest(numbers[:num_train], index, generator)
+    unseen = one_against_rest(numbers[num_train:], index, generator)
+    return Task(classes[index], known, Examples(unseen.rows + num_train, unseen.positive))
+
+
+def numbered(labels: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """Each label's number (num_texts,) int64, and the classes in the order in which they come."""
+    classes = list(dict.fromkeys(labels))
+    return torch.tensor([classes.index(label) for label in labels]), classes
+
+
+def fixed_answers(
+    x: Tensor, asked: Sequence[Task], ks: Sequence[int], *, full: bool, told: Callable[[], None]
+) -> Answers:
+    """Columns standardised on the training texts; the k with the most distant class means, for every k of one order.
+
+    Args:
+        x: (num_texts, d) pooled, float32.
+        asked: the same tasks for every probe and every SAE.
+        ks: numbers of columns; those above d are left out.
+        full: whether a probe of all columns is fitted too, the dearest of them.
+        told: called after each task.
+    """
+    answers: Answers = {}
+    for one in asked:
+        known, y = x[one.train.rows], one.train.positive
+        scaling = Scaling.of(known)
+        known, unseen = scaling(known), scaling(x[one.test.rows])
+        order = ranked(known, y)
+        if full:
+            varying = order[scaling.scale[order] > 0]
+            columns = varying if len(varying) else order[:1]
+            probe = fit_validated(known[:, columns], y, len(y) // _VALIDATION)
+            answers.setdefault(FULL, {})[one.label] = _answer(probe, columns, unseen, one.test)
+        for k in ks:
+            if k <= x.shape[1]:
+                columns = order[:k]
+                probe = fit(known[:, columns], y)
+                answers.setdefault(str(k), {})[one.label] = _answer(probe, columns, unseen, one.test)
+        told()
+    return answers
+
+
+def reference_answers(
+    x: Tensor,
+    labels: Sequence[str],
+    num_train: int,
+    ks: Sequence[int],
+    generator: torch.Generator,
+    *,
+    full: bool,
+    told: Callable[[], None],
+) -> Answers:
+    """SAEBench 0.6.0: columns as they are, negatives drawn anew for each probe, the full probe's epoch chosen on test.
+
+    Args:
+        x: (num_texts, d) pooled, float32.
+        labels: of the texts, training texts first.
+        num_train: how many those are.
+        ks: numbers of columns; those above d are left out.
+        generator: of all draws.
+        full: whether a probe of all columns is trained too.
+        told: called after each class of each probe.
+    """
+    numbers, classes = numbered(labels)
+    answers: Answers = {}
+    for k in ([None] if full else []) + [k for k in ks if k <= x.shape[1]]:
+        for index, label in enumerate(classes):
+            one = task(numbers, num_train, index, classes, generator)
+            known, y, unseen = x[one.train.rows], one.train.positive, x[one.test.rows]
+            if k is None:
+                columns = torch.arange(x.shape[1])
+                probe = train(known, y, unseen, one.test.positive, Training(), generator)
+            else:
+                columns = ranked(known, y)[:k].sort().values
+                probe = fit(known[:, columns], y)
+            name = FULL if k is None else str(k)
+            answers.setdefault(name, {})[label] = _answer(probe, columns, unseen, one.test)
+            told()
+    return answers
+
+
+def _answer(probe: Probe, columns: Tensor, unseen: Tensor, asked: Examples) -> Answer:
+    correct = probe.correct(unseen[:, columns], asked.positive)
+    share = asked.positive.double().mean()
+    bias = torch.tensor(probe.bias, dtype=torch.float64)
+    return Answer(asked.rows, correct, torch.maximum(share, 1 - share), columns, probe.weight, bias)
+
+
+def to_tensors(answers: Answers) -> tuple[dict[str, Tensor], list[list[str]]]:
+    """Tensors by name, and the probes and classes that the names count, for `from_tensors`."""
+    names = [[probe, label] for probe, by_class in answers.items() for label in by_class]
+    return dict(_named(answers, names)), names
+
+
+def from_tensors(tensors: Mapping[str, Tensor], names: Sequence[Sequence[str]]) -> Answers:
+    answers: Answers = {}
+    for number, (probe, label) in enumerate(names):
+        fields = {field: tensors[f"{number}.{field}"] for field in Answer.__dataclass_fields__}
+        answers.setdefault(probe, {})[label] = Answer(**fields)
+    return answers
+
+
+def _named(answers: Answers, names: Sequence[Sequence[str]]) -> Iterator[tuple[str, Tensor]]:
+    for number, (probe, label) in enumerate(names):
+        for field in Answer.__dataclass_fields__:
+            yield f"{number}.{field}", getattr(answers[probe][label], field).clone()  # files share no memory

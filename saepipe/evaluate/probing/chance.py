@@ -1,0 +1,76 @@
+"""H10: probes that know nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from saepipe.data.health import Finding
+from saepipe.evaluate.probing.answers import FULL, Answers
+
+_BEYOND_CHANCE = 1.96
+_SHARE = 0.8
+"""Of the data sets, from which on probes at chance are an error."""
+_EQUAL = 3
+"""Data sets that may agree in all their accuracies."""
+
+
+def at_chance(answers: Answers) -> bool:
+    """Whether no probe of a data set gets more right than a probe that knows nothing might.
+
+    Of no probe does the mean accuracy over classes exceed the majority rate by 1.96 / (2 sqrt(n)), n being the test
+    texts of one class. That is generous to chance: a mean over classes varies less than one class.
+    """
+    for by_class in answers.values():
+        given = list(by_class.values())
+        accuracy = sum(answer.accuracy for answer in given) / len(given)
+        majority = sum(float(answer.majority) for answer in given) / len(given)
+        num_test = min(len(answer.rows) for answer in given)
+        if accuracy > majority + _BEYOND_CHANCE / (2 * math.sqrt(num_test)):
+            return False
+    return True
+
+
+def check_probes(sae: Mapping[str, Answers], llm: Mapping[str, Answers]) -> Iterator[Finding]:
+    """Whether the accuracies of an SAE's probes, by data set, can be of this SAE and these labels.
+
+    Args:
+        sae: what probes of its latents said.
+        llm: what probes of the model's activations said, which tell whether the labels or the latents are to blame.
+    """
+    lost = [name for name, answers in sae.items() if at_chance(answers)]
+    if len(lost) >= _SHARE * len(sae):
+        blind = [name for name in lost if at_chance(llm[name])]
+        yield _error(
+            f"no probe of the SAE's latents, whatever their number, does better than guessing on {len(lost)} of "
+            f"{len(sae)} data sets ({', '.join(lost)}); "
+            + (
+                f"nor does any of the model's activations on {len(blind)} of them: look at the labels and the texts"
+                if blind
+                else "those of the model's activations do: the latents are dead, or of another hook"
+            )
+        )
+    for name, answers in sae.items():
+        given = list(answers.get(FULL, {}).values())
+        if given and all(_is_constant(answer.accuracy, float(answer.majority)) for answer in given):
+            yield _error(f"on {name} the probe of all latents is right of exactly half: it says the same of every text")
+    if len(twins := _most_alike(sae)) > _EQUAL:
+        yield _error(f"all accuracies are equal, to the last bit, on {len(twins)} data sets: {', '.join(twins)}")
+
+
+def _is_constant(accuracy: float, majority: float) -> bool:
+    return accuracy == majority == 0.5
+
+
+def _most_alike(sae: Mapping[str, Answers]) -> list[str]:
+    """The largest group of data sets that agree in every accuracy; all of them right of everything is no wonder."""
+    groups: dict[tuple[float, ...], list[str]] = {}
+    for name, answers in sae.items():
+        values = [sum(a.accuracy for a in by_class.values()) / len(by_class) for by_class in answers.values()]
+        if any(value < 1 for value in values):
+            groups.setdefault(tuple(values), []).append(name)
+    return max(groups.values(), key=len, default=[])
+
+
+def _error(message: str) -> Finding:
+    return Finding("H10", "error", message)

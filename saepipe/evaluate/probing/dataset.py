@@ -1,0 +1,110 @@
+"""One data set: its texts, their activations, and what probes of the model itself say; all of it stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from saepipe.data.config import fingerprint
+from saepipe.data.progress import Progress
+from saepipe.evaluate.artifacts import Content, Work
+from saepipe.evaluate.labelled.config import LabelledConfig
+from saepipe.evaluate.labelled.draw import Draw, LabelledTexts
+from saepipe.evaluate.labelled.stored import labelled_texts, work_of
+from saepipe.evaluate.pooling import TextActivations, activations_work, text_activations
+from saepipe.evaluate.probes import STRENGTHS
+from saepipe.evaluate.probing.answers import (
+    Answers,
+    Task,
+    fixed_answers,
+    from_tensors,
+    reference_answers,
+    tasks,
+    to_tensors,
+)
+from saepipe.evaluate.testbed import Testbed
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a data set."""
+
+    config: LabelledConfig
+    draw: Draw
+    context_size: int
+    ks: tuple[int, ...]
+    full: bool
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def works(self, testbed: Testbed) -> list[Work]:
+        """Three pieces. Before the texts are drawn, those of the later ones are named after the draw."""
+        drawn = work_of(self.config, self.draw)
+        activations = Work("texts", {"drawn": fingerprint(dict(drawn.key))})
+        if testbed.artifacts.has(drawn.kind, drawn.key):
+            activations = self._activations(labelled_texts(testbed, self.config, self.draw, drawn))
+        return [drawn, activations, self._probes(drawn)]
+
+    def prepare(self, testbed: Testbed, progress: Progress) -> DataSet:
+        """All that is the same for every SAE; made at first, read afterwards."""
+        drawn = work_of(self.config, self.draw)
+        texts = labelled_texts(testbed, self.config, self.draw, drawn)
+        activations = text_activations(testbed, texts.texts, self.context_size, {"name": self.name}, progress)
+        fixed = self.draw.mode == "fixed"
+        labels = [row.label for row in texts.rows]
+        asked = tasks(labels, texts.num_train, self.draw.seed, mirrored=not fixed)
+        found = DataSet(self, texts, activations, asked, {}, dict(drawn.key["origin"]))
+        work = self._probes(drawn)
+        stored = testbed.artifacts.get(work.kind, work.key, partial(found.model_probes, progress))
+        return DataSet(
+            self, texts, activations, asked, from_tensors(stored.tensors, stored.info["names"]), found.origin
+        )
+
+    def _activations(self, texts: LabelledTexts) -> Work:
+        return activations_work(texts.texts, self.context_size, {"name": self.name})
+
+    def _probes(self, drawn: Work) -> Work:
+        settings = {"ks": list(self.ks), "full": self.full, "strengths": list(STRENGTHS)}
+        return Work("probes", {"texts": dict(drawn.key), "context_size": self.context_size, **settings})
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set ready to be asked of any SAE."""
+
+    asked: Asked
+    texts: LabelledTexts
+    activations: TextActivations
+    tasks: Sequence[Task]
+    llm: Answers
+    origin: dict[str, Any]
+
+    @property
+    def num_steps(self) -> int:
+        """Tasks that `answers` tells of."""
+        return len(self.tasks) * (1 if self.asked.draw.mode == "fixed" else len(self.asked.ks) + self.asked.full)
+
+    def model_probes(self, progress: Progress) -> Content:
+        """What probes of the model's own channels say."""
+        progress.start(f"probes of the model on {self.asked.name}", self.num_steps, "tasks")
+        try:
+            generator = torch.Generator().manual_seed(self.asked.draw.seed)
+            answers = self.answers(self.activations.pooled(), generator, progress)
+        finally:
+            progress.finish()
+        tensors, names = to_tensors(answers)
+        return Content(tensors, {"names": names})
+
+    def answers(self, x: torch.Tensor, generator: torch.Generator, progress: Progress) -> Answers:
+        """What probes of the columns of x (num_texts, d) say; only mode reference draws, from `generator`."""
+        asked, told = self.asked, partial(progress.advance, 1)
+        if asked.draw.mode == "fixed":
+            return fixed_answers(x, self.tasks, asked.ks, full=asked.full, told=told)
+        labels = [row.label for row in self.texts.rows]
+        return reference_answers(x, labels, self.texts.num_train, asked.ks, generator, full=asked.full, told=told)
