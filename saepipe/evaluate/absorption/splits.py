@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from saepipe.evaluate.absorption.ranking import pursued, weighed
 
@@ -68,6 +69,12 @@ def splits(train: Words, stems: Sequence[str], test: Words, jump: float) -> list
         test: words to report on.
         jump: by how much F1 must rise.
     """
+    # The products are too small for several threads: on a busy machine those wait for each other most of the time.
+    with threadpool_limits(1):
+        return _splits(train, stems, test, jump)
+
+
+def _splits(train: Words, stems: Sequence[str], test: Words, jump: float) -> list[Split]:
     folder = StratifiedGroupKFold(_NUM_FOLDS, shuffle=True, random_state=0)
     parts = folder.split(train.labels, train.labels.argmax(axis=1), groups=np.asarray(stems))
     folds = [
