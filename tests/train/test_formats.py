@@ -182,6 +182,7 @@ def test_gemma_scope_means_to_us_what_its_authors_say(
             "blocks.2.attn.hook_z",
             "google/gemma-2-27b",
         ),
+        ("gemma-scope-2b-pt-transcoders/layer_2", "layer_2", "blocks.2.transcoders", "google/gemma-2-2b"),
         ("gemma-scope-2b-pt-res/embedding/average_l0_5", "average_l0_5", "hook_embed", "google/gemma-2-2b"),
         ("mine", "mine", None, None),
     ],

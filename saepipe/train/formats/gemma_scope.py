@@ -23,7 +23,7 @@ from saepipe.train.sae.jumprelu import JumpReLU
 WEIGHTS = "params.npz"
 
 SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
-"""Where an SAE of a repository was trained; all but the first are told so that they can be refused."""
+"""Where the SAEs of a repository were trained; what is not the first has a name, so that it can be refused."""
 
 
 def source(path: Path) -> Source:
@@ -40,9 +40,9 @@ def source(path: Path) -> Source:
     said = {key: match[1] for key in ("layer", "width", "average_l0") if (match := _last(rf"/{key}_(\w+)", folder))}
     if "width" in said and (width := _num_latents(said["width"])) not in (None, d_sae):
         raise ConfigError(f"{file} has {d_sae:,} latents, but its path says width_{said['width']} ({width:,})")
-    repository = _last(r"gemma-scope-(2b|9b|27b)-(pt|it)-(res|mlp|att)", folder)
+    repository = _last(r"gemma-scope-(2b|9b|27b)-(pt|it)-([a-z]+)", folder)
     layer = int(said["layer"]) if said.get("layer", "").isdecimal() else None
-    hook = f"blocks.{layer}.{SITES[repository[3]]}" if repository and layer is not None else None
+    site = SITES.get(repository[3], repository[3]) if repository else None
     return Source(
         sae=JumpReLU(d_sae=d_sae),
         params=b_dec_subtracted(params),
@@ -50,9 +50,15 @@ def source(path: Path) -> Source:
         said=said,
         name="-".join(f"{key}_{value}" for key, value in said.items()) or folder.name,
         model=f"google/gemma-2-{repository[1]}{'-it' if repository[2] == 'it' else ''}" if repository else None,
-        hook="hook_embed" if _last(r"/embedding(?=/|$)", folder) else hook,
+        hook=_hook(folder, layer, site),
         layer=layer,
     )
+
+
+def _hook(folder: Path, layer: int | None, site: str | None) -> str | None:
+    if _last(r"/embedding(?=/|$)", folder):
+        return "hook_embed"
+    return f"blocks.{layer}.{site}" if site and layer is not None else None
 
 
 def _params(file: Path) -> Params:

@@ -45,7 +45,8 @@ class Source:
 def existing(path: Path) -> Path:
     """The path of a file that an SAE needs; raises ConfigError if it is not there."""
     if not path.is_file():
-        raise ConfigError(f"{path.parent} holds no SAE: {path.name} is missing", hint="check the path and --from; one SAE at a time")
+        hint = "check the path and --from; one SAE at a time"
+        raise ConfigError(f"{path.parent} holds no SAE: {path.name} is missing", hint=hint)
     return path
 
 
