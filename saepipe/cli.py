@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from itertools import pairwise
@@ -311,27 +311,25 @@ def _readable(value: Any) -> str:
 
 def show_table(table: Table, format_: Format) -> None:
     """A comparison on stdout: what the runs are, what was measured of them, and what the table does not show."""
+    from saepipe.evaluate.drawn import drawn_changes, drawn_runs
+
     if format_ is Format.json:
         data.print_json(table.to_json())
     elif format_ is Format.human:
-        num_settings = sum(isinstance(cell, str) for cell in table.rows[0])
-        whole = _drawn(table, range(len(table.columns)))
-        if data.measure(whole, options=data.options.update(width=1000)).maximum <= data.width:
-            data.print(whole)
-        else:  # too wide: what the runs are, then what was measured of them
-            data.print(_drawn(table, range(num_settings)))
-            data.print(_drawn(table, [0, *range(num_settings, len(table.columns))]))
-        for line in (*(f"- {note}" for note in table.notes), *map(str, table.verdicts)):
-            data.print(line, markup=False, highlight=False, soft_wrap=True)
+        whole, parts = drawn_runs(table)
+        fits = data.measure(whole, options=data.options.update(width=1000)).maximum <= data.width
+        for part in [whole] if fits else parts:  # what the runs are, then what was measured of them
+            data.print(part)
+        _tell(f"- {note}" for note in table.notes)
+        for verdict in table.verdicts:
+            _tell([str(verdict)])
+            if verdict.may_judge:
+                data.print(drawn_changes(verdict, table.short))
 
 
-def _drawn(table: Table, columns: Sequence[int]) -> RichTable:
-    drawn = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in columns:
-        drawn.add_column(table.columns[column].replace(".", ".\n").replace(" ", "\n"), no_wrap=True)
-    for row in table.rows:
-        drawn.add_row(*(str(row[column]).replace(" ", "\n") for column in columns))
-    return drawn
+def _tell(lines: Iterable[str]) -> None:
+    for line in lines:
+        data.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from evaluations import write_result, write_run
 from saepipe.data import artifact
 from saepipe.data.batches import BatchStream
 from saepipe.data.errors import ConfigError, HealthError
@@ -21,7 +22,6 @@ from saepipe.data.health import Health
 from saepipe.data.progress import Silent
 from saepipe.evaluate.compare import compare
 from saepipe.train.config import TrainConfig
-from saepipe.train.load import open_run
 from saepipe.train.optim import update
 from saepipe.train.run import train
 
@@ -69,10 +69,11 @@ class World:
         """What a comparison with the first run says; `l0` by run, and `edit` changes the last one's evaluation."""
         folders = [self.folder / run / "seed-0" for run in runs]
         for folder in folders:
-            result = evaluation(folder, l0.get(folder.parent.name, 4.0))
-            if folder == folders[-1]:
-                edit(result)
-            artifact.write_json(folder / "eval" / "core.json", result)
+            write_result(folder, {"l0": l0.get(folder.parent.name, 4.0)})
+        last = folders[-1] / "eval" / "core.json"
+        result = json.loads(last.read_text())
+        edit(result)
+        artifact.write_json(last, result)
         table = compare(folders, baseline=folders[0])
         return [*table.notes, *map(str, table.verdicts)]
 
@@ -87,26 +88,6 @@ class Mutation:
     """Part of the sentence that must be said."""
     inject: Callable[[World], list[str]]
     """What is said."""
-
-
-def evaluation(folder: Path, l0: float) -> dict[str, Any]:
-    """A result as `evaluate` writes it, of a run, with nothing but an L0."""
-    run = open_run(folder)
-    return {
-        "eval_type_id": "core",
-        "eval_result_metrics": {"sparsity": {"l0": l0}},
-        "sae_cfg_dict": json.loads((folder / "sae" / "cfg.json").read_text()),
-        "saepipe": {
-            "request": "",
-            "hook": run.hook,
-            "fingerprints": {"run": run.fingerprint, "cache": run.cache_fingerprint},
-            "metrics": {},
-            "intervals": {},
-            "undefined": {},
-            "warnings": [],
-            "counts": {"tokens": 100},
-        },
-    }
 
 
 def penalties(*more: Mapping[str, Any]) -> Callable[[World], list[str]]:
@@ -169,6 +150,27 @@ def with_a_changed_plugin(world: World) -> list[str]:
     world.train(plugins=[str(plugin)])
     plugin.write_text("SIGN = -1\n")
     return world.train(plugins=[str(plugin)])
+
+
+def judged(*variances: float | None, clean: float = 3.0, **config: Any) -> Callable[[World], list[str]]:
+    """What is said of a variant whose explained variance is so much, seed by seed, where the baseline's is 0.8.
+
+    `clean` is the model's own loss in the last of its evaluations, 3 in all others; `config` has keys of all configs.
+    """
+
+    def inject(world: World) -> list[str]:
+        runs = []
+        for weight, side in ((1.0, [0.8] * len(variances)), (2.0, variances)):
+            for seed, variance in enumerate(side):
+                folder = world.folder / f"weight-{weight:g}" / f"seed-{seed}"
+                run = write_run(folder, penalties=[{"name": "l1", "weight": weight}], **config)
+                loss = clean if side is variances and seed == len(variances) - 1 else 3.0
+                figures = {"l0": 4.0, "explained_variance": variance, "ce_loss_without_sae": loss}
+                runs.append(write_result(run, figures))
+        table = compare(runs, baseline=runs[0])
+        return [*table.notes, *map(str, table.verdicts)]
+
+    return inject
 
 
 def with_a_stale_result(world: World) -> list[str]:
@@ -263,6 +265,37 @@ MUTATIONS = (
         "fewer held-out tokens for one run",
         "different held-out tokens",
         compared(edit=lambda result: result["saepipe"]["counts"].update(tokens=7)),
+    ),
+    Mutation(
+        "H16",
+        "a clean loss that differs by 1e-4",
+        "different eval set: clean CE (nats) (ce_loss_without_sae), in which the SAE has no part, is 3 for",
+        judged(0.81, 0.82, 0.83, clean=3.0001),
+    ),
+    Mutation(
+        "H16",
+        "other settings of the metric for one run",
+        "core of b/seed-0 was not measured as that of a/seed-0: metric_version",
+        compared(edit=lambda result: result["saepipe"].update(metric_version=1)),
+    ),
+    Mutation(
+        "H17",
+        "0.05 of explained variance gained on average, with seeds from -0.06 to 0.16",
+        "no less than the 0.01 of interest, but its interval over 3 seeds is [",
+        judged(0.85, 0.96, 0.74),
+    ),
+    Mutation("H17", "0.05 gained by a single seed", "but 1 seed is too few to tell it from chance", judged(0.85)),
+    Mutation(
+        "H17",
+        "the one bad seed of four has no number",
+        "explained variance has a number for 3 of 4 paired seeds",
+        judged(0.85, 0.86, 0.84, None),
+    ),
+    Mutation(
+        "H17",
+        "a primary metric that no evaluation has",
+        "no metric has a figure of that name; did you mean explained_variance?",
+        judged(0.81, 0.82, 0.83, primary_metrics={"explaned_variance": 0.01}),
     ),
     Mutation("H18", "an L0 6 % above the baseline's", "not at matched sparsity", compared(a=4.0, b=4.24)),
     Mutation(

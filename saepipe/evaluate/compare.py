@@ -59,13 +59,16 @@ def compare(runs: Sequence[Path], baseline: Path | None = None) -> Table:
     primary, disagreement = primary_metrics(row.run.trained for row in rows if row.run.trained)
     figures = _figures(rows, known, primary)
     verdicts, doubts = _judged(rows, Question(primary, known)) if baseline else ([], [])
-    shown = _with_means(rows, figures)
+    means = _means(rows, figures)
+    shown = [*rows, *means]
     if baseline:
-        shown = [_less(row, rows[0]) if row is not rows[0] else row for row in shown]
+        first = _variants(rows)[0]
+        shown = [*_less(rows, first), *_less(means, means[:1] if len(first) > 1 else first)]
     settings = _differing(rows)
     notes = [*_notes(rows, figures), *([disagreement] if disagreement else [])]
     if baseline:
-        notes += [f"in brackets: the difference from {rows[0].label}", *doubts]
+        own = f"{rows[0].variant} of the same seed, or from {rows[0].label} where that has no such run"
+        notes += [f"in brackets: the difference from {own}; of a mean, from the mean", *doubts]
     return Table(
         columns=("run", *settings, "health", *(how.label for how in figures.values())),
         rows=tuple(
@@ -152,9 +155,9 @@ def _differing(rows: Sequence[Row]) -> list[str]:
     return [key for key in keys if len({str(row.settings.get(key, "-")) for row in seen[key]}) > 1]
 
 
-def _with_means(rows: Sequence[Row], figures: Mapping[str, Shown]) -> list[Row]:
-    """The rows, then the mean over seeds of every variant that has more than one."""
-    return [*rows, *(_mean(group, figures) for group in _variants(rows) if len(group) > 1)]
+def _means(rows: Sequence[Row], figures: Mapping[str, Shown]) -> list[Row]:
+    """Over seeds, of every variant that has more than one."""
+    return [_mean(group, figures) for group in _variants(rows) if len(group) > 1]
 
 
 def _variants(rows: Sequence[Row]) -> list[list[Row]]:
@@ -175,8 +178,15 @@ def _mean(group: Sequence[Row], figures: Mapping[str, Shown]) -> Row:
     return replace(group[0], label=f"{group[0].variant} (mean, n={len(group)})", cells=cells, findings=findings)
 
 
-def _less(row: Row, baseline: Row) -> Row:
-    """The row with its differences from the baseline."""
+def _less(rows: Sequence[Row], baseline: Sequence[Row]) -> Iterator[Row]:
+    """The rows with their differences from the baseline's run of the same seed, else from its first."""
+    by_seed = {row.pair: row for row in reversed(baseline)}
+    own = {row.label for row in baseline}
+    for row in rows:
+        yield row if row.label in own else _minus(row, by_seed.get(row.pair, baseline[0]))
+
+
+def _minus(row: Row, baseline: Row) -> Row:
     cells = {}
     for key, cell in row.cells.items():
         base = baseline.value(key)

@@ -63,7 +63,7 @@ def match(ours: Sequence[Variant], theirs: Sequence[Variant]) -> Matched | str:
         if low >= high:
             return f"the sweeps share no L0: one begins at {low:.3g}, one ends at {high:.3g}"
         wanted = math.sqrt(low * high)
-    keys = set.intersection(*(set(point) for curve in curves for point in curve.points))
+    keys = set.intersection(*(set(point) for curve in curves for point in curve.points)) - {"l0"}
     read = {key: [[side[seed].at(wanted, key) for seed in seeds] for side in (mine, its)] for key in sorted(keys)}
     return Matched(wanted, len(seeds), {key: (variant, baseline) for key, (variant, baseline) in read.items()})
 

@@ -5,83 +5,37 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import evaluations
+from evaluations import write_run
+from saepipe.cli import main
 from saepipe.data import artifact
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.health import Finding, Health
 from saepipe.evaluate.compare import compare
-from saepipe.evaluate.envelope import Request, envelope
-from saepipe.evaluate.metrics.base import Measurement
-from saepipe.evaluate.metrics.core import Core
 from saepipe.evaluate.results import Cell
 from saepipe.evaluate.stats import Estimate
-from saepipe.train.config import TrainConfig
 from saepipe.train.load import open_run
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """A finished run's folder, untrained; `weight` is the one setting that differs between variants."""
+    """`weight` is the one setting that differs between variants."""
 
-    def make(
-        variant: str,
-        seed: int = 0,
-        weight: float = 1.0,
-        study: str = ".",
-        health: Health | None = None,
-        commit: str = "one",
-        d_sae: int = 8,
-    ) -> Path:
+    def make(variant: str, seed: int = 0, weight: float = 1.0, study: str = ".", **keys: Any) -> Path:
         folder = tmp_path / study / variant / f"seed-{seed}"
-        config = TrainConfig.parse(
-            {
-                "cache": "nowhere",
-                "hook": "blocks.1.hook_resid_post",
-                "sae": {"name": "relu", "d_sae": d_sae},
-                "penalties": [{"name": "l1", "weight": weight}],
-                "steps": 1,
-                "seed": seed,
-            }
-        )
-        artifact.write_file(folder / "config.yaml", config.to_yaml().encode())
-        artifact.write_json(folder / "sae" / "cfg.json", {"architecture": "standard", "d_in": 4, "d_sae": d_sae})
-        (health or Health()).write(folder)
-        header = {"kind": "run", "cache": "c", "hook": config.hook, "variant": variant, "seed": seed}
-        header |= {"run_id": config.run_id("c"), "provenance": {"commit": commit}}
-        files = artifact.digest_files(folder, ["config.yaml", "health.json", "sae/cfg.json"])
-        artifact.rewrite_manifest(folder, [header, {"files": files}])
-        artifact.commit(folder)
-        return folder
+        return write_run(folder, penalties=[{"name": "l1", "weight": weight}], **keys)
 
     return make
 
 
-def write_result(
-    folder: Path, l0: float = 10.0, ev: float | None = 0.9, tokens: int = 100, warnings: tuple[str, ...] = ()
-) -> Path:
-    """A core result as an evaluation writes it."""
-    run, metric = open_run(folder), Core()
-    cfg = json.loads((folder / "sae" / "cfg.json").read_text())
-    subject: Any = SimpleNamespace(run=run, name=f"{run.variant}/seed-{run.seed}", cfg=cfg)
-    testbed: Any = SimpleNamespace(language_model=SimpleNamespace(identity={"id": "toy"}))
+def write_result(folder: Path, l0: float = 10.0, ev: float | None = 0.9, **keys: Any) -> Path:
     variance = Estimate(ev, ev - 0.01, ev + 0.01) if ev is not None else Estimate(None, reason="nothing varies")
-    measurement = Measurement(
-        metrics={
-            "sparsity": {"l0": Estimate(l0, l0 - 1, l0 + 1)},
-            "reconstruction_quality": {"explained_variance": variance},
-        },
-        extra={"delta_ce": 0.5},
-        reference={"explained_variance": 0.99},
-        counts={"tokens": tokens},
-        warnings=list(warnings),
-    )
-    result = envelope(measurement, Request.of(run, metric, 8, "float32"), metric, subject, testbed, "id")
-    artifact.write_json(folder / "eval" / "core.json", result)
-    return folder
+    figures = {"l0": Estimate(l0, l0 - 1, l0 + 1), "explained_variance": variance, "delta_ce": 0.5}
+    return evaluations.write_result(folder, figures, **keys)
 
 
 def cells(table, row: int) -> dict[str, Any]:
@@ -103,7 +57,20 @@ def test_differences_are_from_the_baseline(make_run) -> None:
     assert cells(table, 0)["explained variance"].difference is None
     assert cells(table, 1)["explained variance"].difference == pytest.approx(0.1)
     assert str(cells(table, 1)["explained variance"]).endswith("(+0.1)")
-    assert any("difference from base/seed-0" in note for note in table.notes)
+    assert any("difference from base of the same seed" in note for note in table.notes)
+
+
+def test_differences_are_of_one_seed(make_run) -> None:
+    base = [write_result(make_run("base", seed), ev=0.8 + 0.05 * seed) for seed in (0, 1)]
+    new = [write_result(make_run("new", seed, weight=2.0), ev=0.7 + 0.05 * seed) for seed in (0, 1, 2)]
+    table = compare([*base, *new], baseline=base[0])
+    found = {row[0]: cells(table, place)["explained variance"].difference for place, row in enumerate(table.rows)}
+    assert found["base/seed-0"] is None
+    assert found["base/seed-1"] is None
+    assert found["new/seed-1"] == pytest.approx(-0.1)
+    assert found["new/seed-2"] == pytest.approx(0.0)  # from the baseline's first: it has no third
+    assert found["new (mean, n=3)"] == pytest.approx(0.75 - 0.825)
+    assert found["base (mean, n=2)"] is None
 
 
 def test_what_was_not_measured_says_so(make_run) -> None:
@@ -124,7 +91,12 @@ def test_means_over_seeds(make_run) -> None:
     assert [row[0] for row in table.rows] == ["a/seed-0", "a/seed-1", "b/seed-0", "a (mean, n=2)"]
     assert cells(table, 3)["explained variance"].value == pytest.approx(0.85)
     assert cells(table, 3)["explained variance"].low is None
-    assert str(cells(table, 3)["MSE"]) == "not measured"
+    assert "MSE" not in table.columns  # no run has it
+
+
+def test_a_mean_is_of_all_seeds_or_none(make_run) -> None:
+    table = compare([write_result(make_run("a", seed), ev=0.8 if seed else None) for seed in (0, 1)])
+    assert str(cells(table, 2)["explained variance"]) == "not measured"
 
 
 def test_one_variant_of_two_studies_is_told_apart(make_run) -> None:
@@ -154,7 +126,7 @@ def test_a_result_of_a_run_that_lay_there_before_does_not_count(make_run) -> Non
     folder = write_result(make_run("a", weight=1.0))
     make_run("a", weight=9.0)
     table = compare([folder])
-    assert str(cells(table, 0)["L0"]) == "not measured"
+    assert str(cells(table, 0)["explained variance"]) == "not measured"
     assert cells(table, 0)["health"] == "H11"
     assert any("H11 error" in note and "is of a run that lay here before" in note for note in table.notes)
 
@@ -256,7 +228,7 @@ def test_an_evaluation_of_another_shape_is_left_out(make_run) -> None:
     result["sae_cfg_dict"]["d_sae"] = 4
     artifact.write_json(path, result)
     table = compare([folder])
-    assert str(cells(table, 0)["L0"]) == "not measured"
+    assert str(cells(table, 0)["explained variance"]) == "not measured"
     (note,) = (note for note in table.notes if "H12" in note)
     assert "hook blocks.9.hook_resid_post, not blocks.1.hook_resid_post; d_sae 4, not 8" in note
 
@@ -273,3 +245,144 @@ def test_few_seeds_are_no_result(make_run) -> None:
     (verdict,) = compare([new], baseline=base).verdicts
     assert not verdict.forbidden_by
     assert "1 seed is too few" in str(verdict)
+
+
+def test_one_seed_in_two_folders_counts_once(make_run) -> None:
+    """Three runs a side, and two seeds: a run made again is no further seed."""
+    base = [write_result(make_run("base", seed)) for seed in range(3)]
+    new = [write_result(make_run("new", seed, weight=2.0)) for seed in range(2)]
+    again = write_result(make_run("new", 0, weight=2.0, study="again"))
+    (verdict,) = compare([*base, *new, again], baseline=base[0]).verdicts
+    assert verdict.num_seeds == 2
+    assert {change.word for change in verdict.changes if change.paired} == {"too few seeds"}
+    assert "in no pair of equal seeds" in str(verdict.findings)
+
+
+def test_only_equal_seeds_are_pairs(make_run) -> None:
+    base = [write_result(make_run("base", seed), ev=0.8 + seed / 100) for seed in (0, 1, 2, 3)]
+    new = [write_result(make_run("new", seed, weight=2.0), ev=0.7 + seed / 100) for seed in (3, 2, 9, 1)]
+    table = compare([*base, *new], baseline=base[0])
+    (verdict,) = table.verdicts
+    assert verdict.num_seeds == 3
+    (change,) = (change for change in verdict.changes if change.key == "explained_variance")
+    assert change.paired.differences == pytest.approx((-0.1, -0.1, -0.1))
+    assert any(
+        "new against base: H17 warning" in note and "new/seed-9, base/seed-0: in no pair" in note
+        for note in table.notes
+    )
+
+
+def test_seeds_that_nobody_shares(make_run) -> None:
+    base = [write_result(make_run("base", seed)) for seed in (0, 1, 2)]
+    new = [write_result(make_run("new", seed, weight=2.0)) for seed in (3, 4, 5)]
+    (verdict,) = compare([*base, *new], baseline=base[0]).verdicts
+    assert "no seed is common to both" in str(verdict)
+    assert {change.word for change in verdict.changes} == {"not measured"}
+
+
+def words(table) -> dict[str, str]:
+    (verdict,) = table.verdicts
+    return {change.key: change.word for change in verdict.changes}
+
+
+def moved(make_run, steps: tuple[float, ...], **keys: Any) -> list[Path]:
+    """A baseline, and a variant whose explained variance differs by these steps, seed by seed."""
+    base = [write_result(make_run("base", seed, **keys), ev=0.80 + 0.02 * seed) for seed in range(len(steps))]
+    new = [
+        write_result(make_run("new", seed, weight=2.0, **keys), ev=0.80 + 0.02 * seed + step)
+        for seed, step in enumerate(steps)
+    ]
+    return [*base, *new]
+
+
+def test_a_change_that_the_seeds_carry_has_its_word(make_run) -> None:
+    runs = moved(make_run, (0.050, 0.052, 0.049, 0.051))
+    table = compare(runs, baseline=runs[0])
+    assert words(table)["explained_variance"] == "better"
+    assert words(table)["l0"] == "no spread over seeds"
+    assert words(table)["mean_full_absorption_score"] == "not measured"
+    plain = json.loads(table.to_json())["verdicts"][0]
+    (change,) = (change for change in plain["changes"] if change["key"] == "explained_variance")
+    assert change["difference"] == pytest.approx(0.0505)
+    assert change["interval"][0] < 0.0505 < change["interval"][1]
+    assert (change["kind"], change["interesting"], change["num_seeds"]) == ("primary", 0.01, 4)
+    assert change["p_holm"] == pytest.approx(3 * change["p"])
+    assert change["detectable"] < 0.01
+
+
+def test_what_a_config_declares_is_primary(make_run) -> None:
+    """It is written down with the run, and is no part of what the run is."""
+    declared = {"l0": 1.0, "explained_varience": 0.1}
+    runs = moved(make_run, (0.050, 0.052, 0.049), primary_metrics=declared)
+    assert open_run(runs[0]).run_id == open_run(make_run("same", 0)).run_id
+    table = compare(runs, baseline=runs[0])
+    (verdict,) = table.verdicts
+    assert {change.key: change.interesting for change in verdict.changes if change.primary} == declared
+    assert table.columns[-1] == "explained_varience"
+    assert any("H17" in note and "did you mean explained_variance?" in note for note in table.notes)
+
+
+def test_other_declarations_add_up(make_run) -> None:
+    base = write_result(make_run("base", primary_metrics={"l0": 1.0, "mse": 0.5}))
+    new = write_result(make_run("new", weight=2.0, primary_metrics={"l0": 0.1}))
+    table = compare([new], baseline=base)
+    (verdict,) = table.verdicts
+    assert {change.key: change.interesting for change in verdict.changes if change.primary} == {"l0": 0.1, "mse": 0.5}
+    assert any("different primary metrics (l0: 1, mse: 0.5 against l0: 0.1)" in note for note in table.notes)
+
+
+def test_an_error_of_an_evaluation_forbids_a_result(make_run) -> None:
+    chance = Finding("H10", "error", "all probes guess")
+    rules, words = judged(make_run, {}, {}, findings=(chance,))
+    assert rules == ["H10"]
+    assert "NO RESULT, whatever the figures say: H10 chance-level probes" in words
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"mode": "reference"}, "mode: 'fixed' -> 'reference'"),
+        ({"dtype": "bfloat16"}, "config.dtype: 'float32' -> 'bfloat16'"),
+        ({"settings": {"num_contexts": 3}}, "config.num_contexts: None -> 3"),
+    ],
+    ids=["mode", "dtype", "settings"],
+)
+def test_evaluations_made_otherwise_forbid_a_result(make_run, keys: dict[str, Any], told: str) -> None:
+    rules, words = judged(make_run, {}, {}, **keys)
+    assert rules == ["H16"]
+    assert "core of new/seed-0 was not measured as that of base/seed-0" in words
+    assert told in words
+
+
+@pytest.mark.parametrize(("off", "rules"), [(1e-7, []), (1e-5, ["H16"])])
+def test_what_the_model_does_alone_is_the_same_for_all(make_run, off: float, rules: list[str]) -> None:
+    base = [make_run("base", seed) for seed in range(3)]
+    new = [make_run("new", seed, weight=2.0) for seed in range(3)]
+    for run in (*base, *new):
+        value = 3.5 + (off if run == new[1] else 0.0)
+        evaluations.write_result(run, {"l0": 10.0, "ce_loss_without_sae": value})
+    table = compare([*base, *new], baseline=base[0])
+    (verdict,) = table.verdicts
+    assert [finding.rule for finding in verdict.forbidden_by] == rules
+    assert not rules or "different eval set: clean CE (nats) (ce_loss_without_sae)" in str(verdict)
+    assert "ce_loss_without_sae" not in words(table)  # nothing is claimed of what no SAE can change
+
+
+def test_noisy_figures_are_marked(make_run) -> None:
+    run = make_run("a")
+    evaluations.write_result(run, {"tpp_threshold_10_total_metric": 0.2})
+    table = compare([run])
+    (place,) = (place for place, key in enumerate(table.figures) if key.startswith("tpp_"))
+    label = table.columns[place - len(table.figures)]
+    assert label.endswith("(noisy)")
+    assert any(note.startswith(label) and "2605.18229" in note for note in table.notes)
+    assert table.figures[place] not in table.short
+
+
+def test_people_see_the_words(make_run, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = moved(make_run, (0.050, 0.052, 0.049, 0.051))
+    assert main(["compare", *map(str, runs), "--baseline", str(runs[0])]) == 0
+    shown = capsys.readouterr().out
+    (line,) = (line for line in shown.splitlines() if line.split()[:3] == ["explained", "variance", "primary"])
+    assert line.split()[-1] == "better"
+    assert "[+0.0484, +0.0526]" in line

@@ -1,0 +1,59 @@
+"""A comparison as tables for people: the runs side by side, then for each verdict the figures that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+
+from saepipe.evaluate.change import Change
+from saepipe.evaluate.compare import Table
+from saepipe.evaluate.verdict import Verdict
+
+
+def drawn_runs(table: Table) -> tuple[RichTable, tuple[RichTable, RichTable]]:
+    """The runs in one table; and in two, what they are and what was measured of them, where one is too wide."""
+    num_settings = len(table.columns) - len(table.figures)
+    settings = list(range(num_settings))
+    figures = [num_settings + place for place, key in enumerate(table.figures) if key in table.short]
+    return _columns(table, settings + figures), (_columns(table, settings), _columns(table, [0, *figures]))
+
+
+def _columns(table: Table, columns: Sequence[int]) -> RichTable:
+    drawn = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        drawn.add_column(table.columns[column].replace(".", ".\n").replace(" ", "\n"), no_wrap=True)
+    for row in table.rows:
+        drawn.add_row(*(str(row[column]).replace(" ", "\n") for column in columns))
+    return drawn
+
+
+def drawn_changes(verdict: Verdict, short: frozenset[str]) -> RichTable:
+    """The primary figures first, then the exploratory ones of the short list."""
+    drawn = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for heading in ("figure", "", "baseline", "variant", "difference, 95 % over seeds", "p", "detectable", "verdict"):
+        drawn.add_column(heading, no_wrap=heading != "verdict")
+    for change in verdict.changes:
+        if change.key in short:
+            drawn.add_row(*_cells(change))
+    return drawn
+
+
+def _cells(change: Change) -> tuple[str, ...]:
+    kind = "primary" if change.primary else "exploratory"
+    name = f"{change.shown.label} (noisy)" if change.shown.noisy else change.shown.label
+    if change.paired is None:
+        return (name, kind, "-", "-", "-", "-", "-", change.word)
+    mean = change.paired.mean
+    interval = f" [{mean.low:+.3g}, {mean.high:+.3g}]" if mean.low is not None else ""
+    return (
+        name,
+        kind,
+        f"{change.baseline:.4g}",
+        f"{change.variant:.4g}",
+        f"{change.difference:+.3g}{interval}",
+        "-" if change.p is None else f"{change.p:.2g}",
+        "-" if change.paired.detectable is None else f"{change.paired.detectable:.2g}",
+        f"{change.word}; {change.remark}" if change.remark else change.word,
+    )
