@@ -83,12 +83,17 @@ def test_latents_that_never_fire_have_a_reason() -> None:
 
 
 def test_a_pair_that_never_fires_together() -> None:
-    i, j = np.repeat([[1.0], [0.0]], 10, axis=0), np.repeat([[0.0], [1.0]], 10, axis=0)
-    counts = PairCounts(i, j, 0 * i, np.full(20, 5.0))
-    [lift], given = lifts(counts), conditional(counts.both[:, 0], i[:, 0])
-    assert (lift.value, given.value, given.low) == (0, 0, 0)
-    assert given.high == pytest.approx(stats.t.ppf(0.975, 9) ** 2 / (10 + stats.t.ppf(0.975, 9) ** 2))
-    assert lift.high == pytest.approx(given.high / 0.1)  # P(j) is 10 of 100
+    """Documents that all say the same count as a token each; the limit is the lower one of the two sides'."""
+    i, j = np.repeat([[3.0], [0.0]], [10, 30], axis=0), np.repeat([[0.0], [2.0]], [10, 30], axis=0)
+    counts = PairCounts(i, j, 0 * i, np.full(40, 5.0))
+    [lift], given_i, given_j = lifts(counts), conditional(0 * i[:, 0], i[:, 0]), conditional(0 * j[:, 0], j[:, 0])
+    for given, num_documents in ((given_i, 10), (given_j, 30)):
+        t = stats.t.ppf(0.975, num_documents - 1)
+        assert (given.value, given.low) == (0, 0)
+        assert given.high == pytest.approx(t**2 / (num_documents + t**2))
+    assert (lift.value, lift.low) == (0, 0)
+    assert lift.high == pytest.approx(min(given_i.high / (60 / 200), given_j.high / (30 / 200)))
+    assert given_i.high / (60 / 200) > given_j.high / (30 / 200)
 
 
 def test_one_document_has_no_interval() -> None:
