@@ -82,6 +82,15 @@ class Bench:
     train: TextActivations
     test: TextActivations
 
+    @property
+    def num_train(self) -> int:
+        """Examples of the question that has fewest."""
+        return int((self.concepts.train_signs != 0).sum(1).min())
+
+    @property
+    def num_test(self) -> int:
+        return int((self.concepts.test_signs != 0).sum(1).min())
+
 
 def concepts_work(texts: Work, which: str, context_size: int, seed: int, mode: Mode) -> Work:
     """What decides the probes and their examples: the texts by their work, and which of them."""

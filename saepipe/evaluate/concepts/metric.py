@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from saepipe.evaluate.artifacts import Work
 from saepipe.evaluate.concepts.bench import TRAINING, concepts_work
 from saepipe.evaluate.concepts.outcome import Outcome, Value, chance_level, figure, mean_of, number, told_of_fewer
 from saepipe.evaluate.concepts.perturb import resamples
+from saepipe.evaluate.labelled.config import LabelledConfig
 from saepipe.evaluate.labelled.draw import Draw
 from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.stats import DRAWS
@@ -28,18 +29,22 @@ _NOT_ASKED = "n_values leaves it out"
 class Perturbation(Metric):
     """Latents are switched off at the hook, and linear probes on pooled activations are asked again."""
 
-    train_size: Count = Field(default=4000, ge=8)
-    """texts of a binary question, at most"""
-    test_size: Count = Field(default=1000, ge=8)
-    context_size: Count = Field(default=128, ge=2)
-    """positions of a text, BOS included"""
+    train_size: Count | None = Field(default=None, ge=40)
+    """Texts of a question, at most, half of them positive; null: 4,000, and fewer of the toy's."""
+    test_size: Count | None = Field(default=None, ge=40)
+    """null: 1,000, and fewer of the toy's."""
+    context_size: int = Field(default=128, ge=2)
+    """Positions of a text, BOS among them."""
     n_values: tuple[Size, ...] = Field(default=SIZES, min_length=1)
-    """numbers of latents that are switched off"""
-    seed: int = 42
-    """of the texts, the examples, the probes and the bootstrap"""
+    """Numbers of latents that are switched off."""
+    seed: int = Field(default=42, ge=0)
+    """Of the texts, the examples, the probes and the bootstrap."""
+    toy_sizes: ClassVar[tuple[int, int]]
+    """Of the toy's texts, to train and to test on."""
 
-    def draw_of(self, testbed: Testbed) -> Draw:
-        return Draw(self.train_size, self.test_size, self.seed, testbed.mode)
+    def draw_of(self, config: LabelledConfig, testbed: Testbed) -> Draw:
+        train, test = self.toy_sizes if config.source == "toy" else (4000, 1000)
+        return Draw(self.train_size or train, self.test_size or test, self.seed, testbed.mode)
 
     def concepts_work(self, texts: Work, which: str, testbed: Testbed) -> Work:
         return concepts_work(texts, which, self.context_size, self.seed, testbed.mode)
@@ -71,34 +76,33 @@ class Perturbation(Metric):
             unstructured={outcome.dataset: dict(outcome.by_class) for outcome in outcomes if outcome.by_class},
             more={"clean_accuracies": {outcome.name: dict(outcome.clean) for outcome in outcomes}},
             findings=chance_level(outcomes),
-            counts={"test_examples": sum(outcome.num_examples for outcome in outcomes)},
-            warnings=[
-                f"{self.name}: {NOISY}",
-                *told_of_fewer(outcomes, self.n_values),
-            ],
-            eval_config=self._eval_config(testbed, list(dict.fromkeys(outcome.dataset for outcome in outcomes))),
+            counts={"datasets": len(outcomes), "test_examples": sum(outcome.num_test for outcome in outcomes)},
+            warnings=told_of_fewer(outcomes, self.n_values),
+            eval_config=self._eval_config(testbed, outcomes),
         )
 
-    def _eval_config(self, testbed: Testbed, datasets: Sequence[str]) -> dict[str, Any]:
+    def _eval_config(self, testbed: Testbed, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """The settings under SAEBench's names."""
         return {
             "random_seed": self.seed,
-            "dataset_names": datasets,
+            "dataset_names": list(dict.fromkeys(outcome.dataset for outcome in outcomes)),
             "perform_scr": self.name == "scr",
             "early_stopping_patience": TRAINING.patience,
-            "train_set_size": self.train_size,
-            "test_set_size": self.test_size,
+            "train_set_size": max(outcome.num_train for outcome in outcomes),
+            "test_set_size": max(outcome.num_test for outcome in outcomes),
             "context_length": self.context_size,
             "probe_train_batch_size": TRAINING.batch_size,
             "probe_epochs": TRAINING.epochs,
             "probe_lr": TRAINING.lr,
             "probe_l1_penalty": TRAINING.l1,
             "n_values": list(self.n_values),
-            "model_name": testbed.cache.attributes["config"]["model"]["model"],
+            "model_name": testbed.cache.attributes["model"]["id"],
             "llm_batch_size": testbed.batch_size,
+            "llm_dtype": testbed.artifacts.of.get("dtype"),
         }
 
 
 def is_toy(testbed: Testbed) -> bool:
-    """Whether the cache is of the embedded model, for which the defaults are its own data sets."""
-    return bool(testbed.cache.attributes["config"]["model"]["model"] == "toy")
+    """Whether the model or the text of the cache is the toy's, for which the defaults are its labels."""
+    made_with = testbed.cache.attributes["config"]
+    return "toy" in (made_with.get("model", {}).get("model"), made_with["dataset"]["source"])

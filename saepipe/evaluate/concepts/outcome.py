@@ -20,15 +20,16 @@ class Outcome:
 
     dataset: str
     name: str
-    """of the data set, or of the pair"""
+    """of its results"""
     values: Mapping[str, Value]
     """by figure key"""
     of_model: Mapping[str, np.ndarray]
     """the same for all SAEs, by figure key"""
     clean: Mapping[str, float]
     """accuracy of each question's own probe, all latents on"""
-    num_examples: int
-    """that a question is tested on"""
+    num_train: int
+    num_test: int
+    """examples of the question that has fewest"""
     num_off: np.ndarray
     """(num_targets, num_sizes): how many latents were switched off"""
     by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -70,7 +71,7 @@ def chance_level(outcomes: Sequence[Outcome]) -> list[Finding]:
     at_chance = [
         outcome.name
         for outcome in outcomes
-        if all(abs(accuracy - 0.5) <= 0.98 / outcome.num_examples**0.5 for accuracy in outcome.clean.values())
+        if all(abs(accuracy - 0.5) <= 0.98 / outcome.num_test**0.5 for accuracy in outcome.clean.values())
     ]
     if len(at_chance) < 0.8 * len(outcomes):
         return []

@@ -175,15 +175,17 @@ def _reference(name: str, ids: Mapping[str, int], attributes: tuple[str, str]) -
 TOY = (
     _toy(
         "toy_profession",
-        (("nurse", "surgeon"), ("teacher", "lawyer"), ("journalist", "photographer"), ("programmer", "chef")),
+        (("nurse", "surgeon"), ("teacher", "lawyer")),
         ("male", "female"),
     ),
     _toy(
         "toy_category",
-        (("book", "electronics"), ("kitchen", "toy"), ("clothing", "garden")),
+        (("book", "electronics"), ("clothing", "garden")),
         ("positive", "negative"),
     ),
 )
+
+"""Few, so that an evaluation takes little."""
 
 REFERENCE = (
     _reference(

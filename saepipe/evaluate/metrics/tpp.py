@@ -24,7 +24,7 @@ from saepipe.evaluate.labelled.draw import LabelledTexts
 from saepipe.evaluate.labelled.known import KNOWN
 from saepipe.evaluate.labelled.stored import labelled_texts, work_of
 from saepipe.evaluate.metrics.base import Measurement, Shown
-from saepipe.evaluate.pooling import text_activations
+from saepipe.evaluate.pooling import activations_work, text_activations
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Mode, Testbed
 
@@ -60,6 +60,7 @@ class TPP(Perturbation):
     """null: the reference's two; for the embedded model the toy's professions and categories"""
     eval_type_id: ClassVar[str] = "tpp"
     version: ClassVar[int] = 1
+    toy_sizes: ClassVar[tuple[int, int]] = (800, 400)
     shown: ClassVar[Mapping[str, Shown]] = {
         "tpp_threshold_10_total_metric": Shown("TPP, 10 latents", "higher", noisy=NOISY),
         "tpp_threshold_50_total_metric": Shown("TPP, 50 latents", "higher", noisy=NOISY),
@@ -67,8 +68,15 @@ class TPP(Perturbation):
     }
 
     def works(self, testbed: Testbed) -> list[Work]:
-        works = [work_of(config, self.draw_of(testbed)) for config in self._datasets(testbed)]
-        return [work for texts in works for work in (texts, self.concepts_work(texts, ONE_AGAINST_REST, testbed))]
+        works = []
+        for config in self._datasets(testbed):
+            how = self.draw_of(config, testbed)
+            drawn = work_of(config, how)
+            works += [drawn, self.concepts_work(drawn, ONE_AGAINST_REST, testbed)]
+            if testbed.artifacts.has(drawn.kind, drawn.key):
+                texts = labelled_texts(testbed, config, how, drawn).texts
+                works.append(activations_work(texts, self.context_size, {"name": config.name}))
+        return works
 
     @torch.no_grad()
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
@@ -90,7 +98,7 @@ class TPP(Perturbation):
 
     def _classes(self, config: LabelledConfig, testbed: Testbed, progress: Progress) -> Classes:
         """What does not depend on an SAE: stored, or made and stored."""
-        how = self.draw_of(testbed)
+        how = self.draw_of(config, testbed)
         work = work_of(config, how)
         texts = labelled_texts(testbed, config, how, work)
         activations = text_activations(testbed, texts.texts, self.context_size, {"name": config.name}, progress)
@@ -124,7 +132,8 @@ class TPP(Perturbation):
             values={key: mean_of(values[key] for values in by_class) for key in by_class[0]},
             of_model={"tpp_llm_test_accuracy": data.clean.mean(-1)},
             clean=dict(zip(classes, data.clean[0].tolist(), strict=True)),
-            num_examples=int((bench.concepts.test_signs != 0).sum(1).min()),
+            num_train=bench.num_train,
+            num_test=bench.num_test,
             num_off=without.num_off.numpy(),
             by_class={
                 label: {key: float(value[0]) for key, value in values.items()}
