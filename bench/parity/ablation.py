@@ -1,0 +1,197 @@
+"""TPP and SCR, given the same activations, probes and examples: effects, ablated activations, accuracies, scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from material import CONTEXT, Material
+from safetensors.torch import load_file, save_file
+from table import Row, absolutely, exactly
+
+from saepipe.data import toy
+from saepipe.data.progress import Silent
+from saepipe.evaluate.ablation import ablated_pooled, attribution, latent_sums, select
+from saepipe.evaluate.concepts.bench import Concepts, some_texts
+from saepipe.evaluate.concepts.examples import Examples, one_against_rest
+from saepipe.evaluate.concepts.perturb import accuracies, class_differences
+from saepipe.evaluate.concepts.spurious import ATTRIBUTE, CONCEPT, SPURIOUS, PairTexts
+from saepipe.evaluate.metrics.scr import scr
+from saepipe.evaluate.metrics.tpp import tpp
+from saepipe.evaluate.pooling import TextActivations, text_activations
+from saepipe.evaluate.subject import Subject
+
+SIZES = (2, 5, 10, 20, 50)
+PROFESSIONS = ("nurse", "surgeon", "teacher", "lawyer")
+NUM = {"train": 40, "test": 30}
+QUARTER = {"train": 20, "test": 15}
+POOLED = 1e-5
+"""How far pooled activations may differ: the closed form against brute force, in float32."""
+_ZERO = 1e-7
+"""An effect below this is rounding."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """TPP on classes, or SCR on one pair of them."""
+
+    name: str
+    train: TextActivations
+    test: TextActivations
+    concepts: Concepts
+
+
+def prepare(material: Material) -> None:
+    """Writes each task's activations as the reference holds them, its probes and its examples."""
+    for task in _tasks(material):
+        c = task.concepts
+        tensors = {
+            "train_x": _padded(task.train),
+            "test_x": _padded(task.test),
+            "train_signs": c.train_signs,
+            "test_signs": c.test_signs,
+            "directions": c.directions,
+            "intercepts": c.intercepts,
+        }
+        save_file(tensors, material.folder / f"{task.name}.safetensors")
+    plain = {"sizes": SIZES, "classes": PROFESSIONS}
+    (material.folder / "ablation.json").write_text(json.dumps(plain))
+
+
+def compare(material: Material) -> Iterator[Row]:
+    """By task and SAE."""
+    for task in _tasks(material):
+        for subject in material.subjects:
+            name = f"{task.name}_{subject.run.variant}"
+            found = load_file(material.folder / "ablation" / f"{name}.safetensors")
+            scores = json.loads((material.folder / "ablation" / f"{name}.json").read_text())
+            yield from _compare(task, subject, found, scores)
+
+
+def _compare(task: Task, subject: Subject, theirs: dict[str, torch.Tensor], scores: dict[str, Any]) -> Iterator[Row]:
+    part, concepts, test = f"{task.name} {subject.run.variant}", task.concepts, task.test
+    W_dec = subject.sae.W_dec.detach()
+    differences = class_differences(subject, task.train, concepts.train_signs)
+    signed = task.name == "tpp"
+    pairs = zip(differences, concepts.directions, strict=True)
+    effects = torch.stack([attribution(difference, W_dec, along, signed=signed) for difference, along in pairs])
+    yield absolutely(part, "effects", theirs["effects"], effects, 1e-5)
+
+    chosen = theirs["chosen"]  # (num_concepts, num_sizes, d_sae) bool
+    ours = [[_mask(select(effect, size, "reference"), len(effect)) for size in SIZES] for effect in effects]
+    # Among effects of 0 the reference takes whichever, and rounding decides which are 0: these are left out.
+    clear = (theirs["effects"].abs() > _ZERO)[:, None]
+    note = f"{chosen.shape[0]} concepts x {chosen.shape[1]} sizes; effects of 0 apart"
+    mine = torch.stack([torch.stack(of) for of in ours])
+    yield exactly(part, "latents that are switched off", (chosen & clear).tolist(), (mine & clear).tolist(), note)
+
+    sums = latent_sums(subject, test, torch.arange(subject.sae.d_sae), "reference")
+    pooled = test.pooled()
+    without = torch.stack(
+        [
+            torch.stack([ablated_pooled(pooled, sums, W_dec, test.num_tokens, on.nonzero()[:, 0]) for on in of])
+            for of in chosen
+        ]
+    )  # (num_concepts, num_sizes, num_texts, d_in)
+    moved = float((without - pooled).abs().max())
+    yield absolutely(part, f"pooled activations (moved by {moved:.2g})", theirs["pooled"], without, POOLED)
+
+    once = torch.ones(1, test.num_texts, dtype=torch.float64)
+    clean = accuracies(concepts.logits(pooled), concepts.test_signs, once)
+    after = accuracies(concepts.logits(without), concepts.test_signs, once)
+    found = _tpp(clean, after) if signed else _scr(task, clean, without, pooled, once)
+    yield exactly(part, "keys of the scores", sorted(scores), sorted(found))
+    key = f"scores (from {min(scores.values()):.3g} to {max(scores.values()):.3g})"
+    yield absolutely(part, key, *np.array([[scores[name], found[name]] for name in scores]).T, 1e-6)
+
+
+def _mask(selected: torch.Tensor, d_sae: int) -> torch.Tensor:
+    """(d_sae,) bool"""
+    return torch.zeros(d_sae, dtype=torch.bool).index_fill(0, selected, True)
+
+
+def _tpp(clean: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    by_class = tpp(clean, after, SIZES)
+    return {key: float(np.mean([float(values[key][0]) for values in by_class])) for key in by_class[0]}
+
+
+def _scr(
+    task: Task, clean: np.ndarray, without: torch.Tensor, pooled: torch.Tensor, once: torch.Tensor
+) -> dict[str, float]:
+    def misled(x: torch.Tensor, which: int) -> np.ndarray:
+        """Accuracy of the spurious probe about another question, (..., 1)."""
+        logits = task.concepts.logits(x)[..., [SPURIOUS]]
+        return accuracies(logits, task.concepts.test_signs[[which]], once)[..., 0]
+
+    at_first = np.stack([misled(pooled, CONCEPT), misled(pooled, ATTRIBUTE)], axis=-1)
+    values = scr(
+        clean[:, [CONCEPT, ATTRIBUTE]],
+        at_first,
+        misled(without[ATTRIBUTE], CONCEPT),
+        misled(without[CONCEPT], ATTRIBUTE),
+        SIZES,
+        "reference",
+    )
+    return {key: float(value[0]) for key, value in values.items() if not isinstance(value, str)}
+
+
+def _tasks(material: Material) -> Iterator[Task]:
+    testbed, generator = material.testbed(), torch.Generator().manual_seed(0)
+
+    def task(name: str, train: list[str], test: list[str], examples: list[tuple[Examples, Examples]]) -> Task:
+        x = text_activations(testbed, [*train, *test], CONTEXT, {"name": name}, Silent())
+        known, unseen = some_texts(x, 0, len(train)), some_texts(x, len(train), x.num_texts)
+        concepts = Concepts.fit(known.pooled(), unseen.pooled(), examples, "reference", generator)
+        return Task(name, known, unseen, concepts)
+
+    texts = _biographies()
+    parts = {
+        part: [text for label in PROFESSIONS for text in _of(texts, label)[first : first + NUM[part]]]
+        for part, first in (("train", 0), ("test", NUM["train"]))
+    }
+    labels = {part: torch.arange(len(PROFESSIONS)).repeat_interleave(NUM[part]) for part in parts}
+    yield task(
+        "tpp",
+        parts["train"],
+        parts["test"],
+        [
+            (one_against_rest(labels["train"], c, generator), one_against_rest(labels["test"], c, generator))
+            for c in range(len(PROFESSIONS))
+        ],
+    )
+    pair = PairTexts("scr", _quarters(texts, "train"), _quarters(texts, "test"))
+    examples = list(zip(pair.examples("train", generator), pair.examples("test", generator), strict=True))
+    yield task("scr", list(pair.train), list(pair.test), examples)
+
+
+def _biographies() -> list[toy.Document]:
+    return list(islice(toy.documents(seed=7, kinds=("biography",)), 4_000))
+
+
+def _of(texts: list[toy.Document], profession: str, gender: str | None = None) -> list[str]:
+    return [d.text for d in texts if d.labels["profession"] == profession and gender in (None, d.labels["gender"])]
+
+
+def _quarters(texts: list[toy.Document], part: str) -> tuple[str, ...]:
+    """2 q, q, q and 2 q texts, as `PairTexts` has them."""
+    q, first = QUARTER[part], 0 if part == "train" else 2 * QUARTER["train"]
+    kinds = [(c, a) for a in ("male", "female") for c in PROFESSIONS[:2]]
+    shares = (2, 1, 1, 2)
+    return tuple(
+        text
+        for (label, gender), share in zip(kinds, shares, strict=True)
+        for text in _of(texts, label, gender)[first : first + share * q]
+    )
+
+
+def _padded(texts: TextActivations) -> torch.Tensor:
+    """(num_texts, CONTEXT, d_in): behind a BOS, and zeros at all that is no ordinary token."""
+    x = torch.zeros(texts.num_texts, CONTEXT, texts.x.shape[1])
+    for row, (start, stop) in enumerate(texts.offsets.unfold(0, 2, 1).tolist()):
+        x[row, 1 : 1 + stop - start] = texts.x[start:stop]
+    return x
