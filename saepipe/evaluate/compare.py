@@ -120,7 +120,10 @@ def _judged(rows: Sequence[Row], question: Question) -> tuple[list[Verdict], lis
     verdicts += sweeps
     doubts += [f"{found.pair}: {finding}" for found in verdicts for finding in found.findings]
     if len(verdicts) > 1 and any(found.may_judge for found in verdicts):
-        doubts.append(f"Holm's correction is for the primary metrics of one comparison; here are {len(verdicts)}")
+        doubts.append(
+            f"Holm's correction is over the primary metrics of one comparison; here are {len(verdicts)} comparisons, "
+            "and with each one more word by chance is likelier"
+        )
     return verdicts, doubts
 
 

@@ -11,6 +11,8 @@ from saepipe.evaluate.change import Change
 from saepipe.evaluate.compare import Table
 from saepipe.evaluate.verdict import Verdict
 
+HEADINGS = ("figure", "", "baseline", "variant", "difference, 95 % over seeds", "p", "detectable (80 %)", "verdict")
+
 
 def drawn_runs(table: Table) -> tuple[RichTable, tuple[RichTable, RichTable]]:
     """The runs in one table; and in two, what they are and what was measured of them, where one is too wide."""
@@ -32,7 +34,7 @@ def _columns(table: Table, columns: Sequence[int]) -> RichTable:
 def drawn_changes(verdict: Verdict, short: frozenset[str]) -> RichTable:
     """The primary figures first, then the exploratory ones of the short list."""
     drawn = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for heading in ("figure", "", "baseline", "variant", "difference, 95 % over seeds", "p", "detectable", "verdict"):
+    for heading in HEADINGS:
         drawn.add_column(heading, no_wrap=heading != "verdict")
     for change in verdict.changes:
         if change.key in short:
