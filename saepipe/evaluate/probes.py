@@ -145,8 +145,9 @@ def train(x: Tensor, y: Tensor, x_check: Tensor, y_check: Tensor, how: Training,
     for _ in range(how.epochs):
         order = torch.randperm(len(x), generator=generator)
         for rows in torch.split(order, how.batch_size):
-            logits = x[rows] @ weight + bias
-            loss = binary_cross_entropy_with_logits(logits, targets[rows]) + how.l1 * weight.abs().sum()
+            with torch.enable_grad():
+                logits = x[rows] @ weight + bias
+                loss = binary_cross_entropy_with_logits(logits, targets[rows]) + how.l1 * weight.abs().sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -84,11 +84,11 @@ class SparseProbing(Metric):
         return datasets
 
     def works(self, testbed: Testbed) -> list[Work]:
-        return [work for asked in self._asked(testbed) for work in asked.works(testbed)]
+        return [work for asked in self.asked(testbed) for work in asked.works(testbed)]
 
     @torch.no_grad()
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
-        datasets = [asked.prepare(testbed, progress) for asked in self._asked(testbed)]
+        datasets = [asked.prepare(testbed, progress) for asked in self.asked(testbed)]
         total = len(subjects) * sum(dataset.num_steps for dataset in datasets)
         progress.start(f"sparse probing at {testbed.hook} (SAEs: {len(subjects)})", total, "tasks")
         try:
@@ -109,7 +109,8 @@ class SparseProbing(Metric):
             for dataset in datasets
         }
 
-    def _asked(self, testbed: Testbed) -> list[Asked]:
+    def asked(self, testbed: Testbed) -> list[Asked]:
+        """What this asks of each data set, where the cache of the testbed decides which."""
         made_with = testbed.cache.attributes["config"]
         is_toy = "toy" in (made_with.get("model", {}).get("model"), made_with["dataset"]["source"])
         asked = []

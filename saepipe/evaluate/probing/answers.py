@@ -36,8 +36,8 @@ class Answer:
     """(num_test,) int64: the texts it was asked about"""
     correct: Tensor
     """(num_test,) bool"""
-    majority: Tensor
-    """() float64: the share of the commoner kind, which a probe that knows nothing would get right"""
+    positive: Tensor
+    """(num_test,) bool: whether they are of the class"""
     columns: Tensor
     """(num_columns,) int64: what it was given, the most telling first"""
     weight: Tensor
@@ -48,6 +48,17 @@ class Answer:
     @property
     def accuracy(self) -> float:
         return float(self.correct.double().mean())
+
+    @property
+    def majority(self) -> float:
+        """The share of the commoner kind, which a probe that knows nothing would get right."""
+        share = float(self.positive.double().mean())
+        return max(share, 1 - share)
+
+    @property
+    def knows_nothing(self) -> bool:
+        """Whether it says the same of every text."""
+        return len(torch.unique(self.correct == self.positive)) == 1
 
 
 Answers = dict[str, dict[str, Answer]]
@@ -155,9 +166,8 @@ def reference_answers(
 
 def _answer(probe: Probe, columns: Tensor, unseen: Tensor, asked: Examples) -> Answer:
     correct = probe.correct(unseen[:, columns], asked.positive)
-    share = asked.positive.double().mean()
     bias = torch.tensor(probe.bias, dtype=torch.float64)
-    return Answer(asked.rows, correct, torch.maximum(share, 1 - share), columns, probe.weight, bias)
+    return Answer(asked.rows, correct, asked.positive, columns, probe.weight, bias)
 
 
 def to_tensors(answers: Answers) -> tuple[dict[str, Tensor], list[list[str]]]:

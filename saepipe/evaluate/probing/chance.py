@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from scipy import stats
+
 from saepipe.data.health import Finding
 from saepipe.evaluate.probing.answers import FULL, Answers
 
-_BEYOND_CHANCE = 1.96
+_CHANCE = 0.025
+"""Of a data set of random labels seeming to be told apart, by the best of its probes."""
 _SHARE = 0.8
 """Of the data sets, from which on probes at chance are an error."""
 _EQUAL = 3
@@ -18,15 +21,17 @@ _EQUAL = 3
 def at_chance(answers: Answers) -> bool:
     """Whether no probe of a data set gets more right than a probe that knows nothing might.
 
-    Of no probe does the mean accuracy over classes exceed the majority rate by 1.96 / (2 sqrt(n)), n being the test
-    texts of one class. That is generous to chance: a mean over classes varies less than one class.
+    Of no probe does the mean accuracy over classes exceed the majority rate by z / (2 sqrt(n)), n being the test texts
+    of one class and z the normal quantile of 0.025, shared among the probes (2.7 for eight of them). That is generous
+    to chance: a mean over classes varies less than one class.
     """
+    z = float(stats.norm.isf(_CHANCE / len(answers)))
     for by_class in answers.values():
         given = list(by_class.values())
         accuracy = sum(answer.accuracy for answer in given) / len(given)
-        majority = sum(float(answer.majority) for answer in given) / len(given)
+        majority = sum(answer.majority for answer in given) / len(given)
         num_test = min(len(answer.rows) for answer in given)
-        if accuracy > majority + _BEYOND_CHANCE / (2 * math.sqrt(num_test)):
+        if accuracy > majority + z / (2 * math.sqrt(num_test)):
             return False
     return True
 
@@ -51,15 +56,11 @@ def check_probes(sae: Mapping[str, Answers], llm: Mapping[str, Answers]) -> Iter
             )
         )
     for name, answers in sae.items():
-        given = list(answers.get(FULL, {}).values())
-        if given and all(_is_constant(answer.accuracy, float(answer.majority)) for answer in given):
-            yield _error(f"on {name} the probe of all latents is right of exactly half: it says the same of every text")
+        widest = answers.get(FULL) or next(reversed(answers.values()))
+        if all(answer.knows_nothing for answer in widest.values()):
+            yield _error(f"on {name} the probe of the most latents says the same of every text")
     if len(twins := _most_alike(sae)) > _EQUAL:
         yield _error(f"all accuracies are equal, to the last bit, on {len(twins)} data sets: {', '.join(twins)}")
-
-
-def _is_constant(accuracy: float, majority: float) -> bool:
-    return accuracy == majority == 0.5
 
 
 def _most_alike(sae: Mapping[str, Answers]) -> list[str]:

@@ -93,7 +93,7 @@ def _about(dataset: DataSet, figures: Mapping[str, Estimate], found: Answers) ->
         "origin": dataset.origin,
         "num_train": {label: len(task.train.rows) for label, task in tasks.items()},
         "num_test": {label: len(task.test.rows) for label, task in tasks.items()},
-        "majority_rate": {label: float(a.majority) for label, a in next(iter(found.values())).items()},
+        "majority_rate": {label: answer.majority for label, answer in next(iter(found.values())).items()},
         "left_out": dict(dataset.texts.left_out),
         "intervals": {key: [e.low, e.high] for key, e in figures.items() if e.low is not None},
         "latents": {label: answer.columns[:_NAMED_LATENTS].tolist() for label, answer in found[largest].items()}

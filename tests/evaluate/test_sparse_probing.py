@@ -1,0 +1,441 @@
+"""Sparse probing: hand-made activations with a known answer, the reference's draws, and whole evaluations."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from saepipe.data import toy
+from saepipe.data.cache import Cache
+from saepipe.data.errors import ConfigError
+from saepipe.data.tokens import heldout_score
+from saepipe.evaluate import stats
+from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.metrics.sparse_probing import SparseProbing
+from saepipe.evaluate.probing.accuracy import accuracy
+from saepipe.evaluate.probing.answers import (
+    FULL,
+    Answer,
+    Answers,
+    fixed_answers,
+    from_tensors,
+    numbered,
+    reference_answers,
+    tasks,
+    to_tensors,
+)
+from saepipe.evaluate.probing.chance import at_chance, check_probes
+from saepipe.evaluate.probing.figures import KS
+from saepipe.evaluate.run import evaluate, plan
+from saepipe.evaluate.testbed import Passes
+from saepipe.train.config import TrainConfig
+from saepipe.train.run import train
+from schemas import check
+
+HOOK = "blocks.1.hook_resid_post"
+LABELS = ["a"] * 60 + ["b"] * 60 + ["c"] * 60 + ["a"] * 40 + ["b"] * 40 + ["c"] * 40
+NUM_TRAIN, D = 180, 12
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    """Column 3 tells class a from the others; the others are noise, of which 7 is constant."""
+    x = torch.randn(len(LABELS), D, generator=torch.Generator().manual_seed(0))
+    x[:, 3] += 8 * torch.tensor([label == "a" for label in LABELS]).float()
+    x[:, 7] = 0.25
+    return x
+
+
+def answered(x: torch.Tensor, labels: Sequence[str] = LABELS, ks: tuple[int, ...] = (1, 2, 5, 10)) -> Answers:
+    asked = tasks(labels, NUM_TRAIN, 1, mirrored=False)
+    return fixed_answers(x, asked, ks, full=True, told=lambda: None)
+
+
+def test_tasks_are_balanced_and_on_their_own_side() -> None:
+    asked = tasks(LABELS, NUM_TRAIN, 1, mirrored=False)
+    assert [task.label for task in asked] == ["a", "b", "c"]
+    for task in asked:
+        for side, of_class, texts in ((task.train, 60, range(180)), (task.test, 40, range(180, 300))):
+            assert set(side.rows.tolist()) <= set(texts)
+            assert len(set(side.rows.tolist())) == 2 * of_class
+            labels = [LABELS[row] for row in side.rows]
+            assert [label == task.label for label in labels] == side.positive.tolist()
+            others = [label for label in labels if label != task.label]
+            assert sorted(map(others.count, set(others))) == [of_class // 2] * 2
+    assert not torch.equal(asked[0].train.rows, tasks(LABELS, NUM_TRAIN, 2, mirrored=False)[0].train.rows)
+
+
+def test_two_classes_are_one_task_unless_it_is_to_be_mirrored() -> None:
+    labels = (["no"] * 30 + ["yes"] * 30) * 2
+    assert [task.label for task in tasks(labels, 60, 0, mirrored=False)] == ["no"]
+    assert [task.label for task in tasks(labels, 60, 0, mirrored=True)] == ["no", "yes"]
+
+
+def test_a_column_that_tells_is_found_and_enough(x: torch.Tensor) -> None:
+    answers = answered(x)
+    assert answers["1"]["a"].columns.tolist() == [3]
+    assert answers["1"]["a"].accuracy == 1.0
+    assert answers[FULL]["a"].accuracy > 0.95
+    chance = 3.3 / (2 * math.sqrt(80))
+    assert abs(answers["1"]["b"].accuracy - 0.5) < chance + 0.25  # knowing a, half of b's negatives are known
+    assert 7 not in answers[FULL]["a"].columns
+
+
+def test_columns_of_a_smaller_k_are_among_those_of_a_larger_one(x: torch.Tensor) -> None:
+    answers = answered(x)
+    for label in "abc":
+        chosen = [answers[str(k)][label].columns.tolist() for k in (1, 2, 5, 10)]
+        for fewer, more in pairwise(chosen):
+            assert more[: len(fewer)] == fewer
+
+
+def test_the_scale_of_a_latent_changes_nothing(x: torch.Tensor) -> None:
+    scaled = x * torch.logspace(-3, 3, D)
+    found = answered(scaled)
+    for probe, by_class in answered(x).items():
+        for label, answer in by_class.items():
+            other = found[probe][label]
+            assert other.columns.tolist() == answer.columns.tolist()
+            assert torch.equal(other.correct, answer.correct)
+
+
+def test_random_labels_are_at_chance(x: torch.Tensor) -> None:
+    order = np.random.default_rng(0).permutation(len(LABELS))
+    shuffled = [LABELS[index] for index in order[:NUM_TRAIN]] + [LABELS[index] for index in order[NUM_TRAIN:]]
+    found = answered(x, shuffled)
+    assert at_chance(found)
+    assert not at_chance(answered(x))
+    for by_class in found.values():
+        num = sum(len(answer.rows) for answer in by_class.values())
+        mean = sum(answer.accuracy for answer in by_class.values()) / len(by_class)
+        assert abs(mean - 0.5) < 3.3 / (2 * math.sqrt(num))
+
+
+def test_more_columns_than_there_are_is_no_answer(x: torch.Tensor) -> None:
+    assert list(answered(x, ks=(10, 20))) == [FULL, "10"]
+
+
+def test_answers_come_back_from_their_file(x: torch.Tensor) -> None:
+    answers = answered(x)
+    tensors, names = to_tensors(answers)
+    again = from_tensors(tensors, json.loads(json.dumps(names)))
+    assert list(again) == list(answers)
+    for probe, by_class in answers.items():
+        for label, answer in by_class.items():
+            assert torch.equal(again[probe][label].correct, answer.correct)
+            assert torch.equal(again[probe][label].weight, answer.weight)
+
+
+def test_mode_reference_draws_and_fits_as_saebench_does(x: torch.Tensor) -> None:
+    """Its k-sparse part, written out with the global generator: negatives anew for each k, no scaling, C = 1."""
+    found = reference_answers(
+        x, LABELS, NUM_TRAIN, (1, 5), torch.Generator().manual_seed(9), full=False, told=lambda: None
+    )
+    numbers, classes = numbered(LABELS)
+    torch.manual_seed(9)
+
+    def prepared(part: torch.Tensor, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        by_class = [part[part[:, -1] == one] for one in range(3)]
+        positive = by_class[index]
+        share = math.ceil(len(positive) / 2)
+        others = [one[torch.randperm(len(one))[:share]] for number, one in enumerate(by_class) if number != index]
+        negative = torch.cat(others)
+        negative = negative[torch.randperm(len(negative))[: len(positive)]]
+        rows = torch.cat([positive, negative])
+        order = torch.randperm(len(rows))
+        return rows[order, :-1], (order < len(positive)).float()
+
+    table = torch.cat([x, numbers[:, None].float()], dim=1)
+    for k in (1, 5):
+        for index, label in enumerate(classes):
+            (known, y), (unseen, y_test) = prepared(table[:NUM_TRAIN], index), prepared(table[NUM_TRAIN:], index)
+            distance = (known[y == 1].mean(0) - known[y == 0].mean(0)).abs()
+            columns = distance.argsort(descending=True)[:k].sort().values
+            model = LogisticRegression(max_iter=1000).fit(known[:, columns].numpy(), y.numpy())
+            answer = found[str(k)][label]
+            assert answer.columns.tolist() == columns.tolist()
+            assert answer.accuracy == pytest.approx(model.score(unseen[:, columns].numpy(), y_test.numpy()))
+
+
+def test_mode_reference_trains_the_full_probe_on_columns_as_they_are(x: torch.Tensor) -> None:
+    found = reference_answers(
+        x, LABELS, NUM_TRAIN, (1,), torch.Generator().manual_seed(9), full=True, told=lambda: None
+    )
+    assert found[FULL]["a"].accuracy > 0.9
+    assert len(found[FULL]["a"].columns) == D
+    assert list(found) == [FULL, "1"]
+
+
+def answer(rows: Sequence[int], correct: Sequence[bool]) -> Answer:
+    """Every other text is of the class."""
+    few = torch.zeros(1, dtype=torch.int64)
+    positive = torch.arange(len(rows)) % 2 == 0
+    return Answer(torch.tensor(rows), torch.tensor(correct), positive, few, few.double(), few[0].double())
+
+
+def test_of_one_class_the_interval_is_wilsons() -> None:
+    correct = [True] * 170 + [False] * 30
+    found, wilson = accuracy([answer(range(200), correct)]), stats.proportion(np.array(correct))
+    assert found.value == pytest.approx(0.85)
+    assert found.low == pytest.approx(wilson.low, abs=2e-4)  # a sample variance has N - 1 where Wilson has N
+    assert found.high == pytest.approx(wilson.high, abs=2e-4)
+
+
+def test_of_all_right_the_interval_is_not_a_point() -> None:
+    found = accuracy([answer(range(100), [True] * 100), answer(range(100), [True] * 100)])
+    assert found.high == pytest.approx(1.0)
+    assert found.low == pytest.approx(stats.proportion(np.ones(100, dtype=bool)).low)
+
+
+def test_a_text_asked_about_twice_counts_once() -> None:
+    """Against a bootstrap over texts: two classes that agree on every text are no better than one."""
+    rng = np.random.default_rng(0)
+    right = rng.random(300) < 0.8
+    other = rng.random(300) < 0.8
+    same = [answer(range(300), right.tolist())] * 2
+    apart = [answer(range(300), right.tolist()), answer(range(200, 500), other.tolist())]
+    for answers in (same, apart):
+        found = accuracy(answers)
+        assert found.low is not None
+        assert found.high is not None
+        assert (found.high - found.low) / 3.92 == pytest.approx(bootstrap(answers, rng), rel=0.06)
+    assert bootstrap(apart, rng) < 0.8 * bootstrap(same, rng)
+
+
+def bootstrap(answers: Sequence[Answer], rng: np.random.Generator) -> float:
+    """Standard deviation of the mean accuracy when texts are drawn with replacement."""
+    num_texts = int(max(answer.rows.max() for answer in answers)) + 1
+    means = []
+    for _ in range(2000):
+        weights = np.bincount(rng.integers(num_texts, size=num_texts), minlength=num_texts)
+        drawn = [np.average(a.correct.numpy(), weights=weights[a.rows.numpy()]) for a in answers]
+        means.append(np.mean(drawn))
+    return float(np.std(means))
+
+
+def one_probe(*accuracies: float, num: int = 100) -> Answers:
+    """A probe of k = 1 and a full one; each accuracy is of a class."""
+    by_class = {
+        str(index): answer(range(num), [n < round(share * num) for n in range(num)])
+        for index, share in enumerate(accuracies)
+    }
+    return {FULL: by_class, "1": by_class}
+
+
+GOOD, CHANCE = one_probe(0.9, 0.7), one_probe(0.57, 0.45)
+UNLUCKY = [one_probe(0.55, share) for share in (0.45, 0.47, 0.49)]
+NO = answer(range(100), [False, True] * 50)
+DEAD = {FULL: {"0": NO, "1": NO}, "1": {"0": NO, "1": NO}}
+
+
+@pytest.mark.parametrize(
+    ("sae", "llm", "says"),
+    [
+        ([GOOD, CHANCE], [GOOD, GOOD], []),
+        ([GOOD, CHANCE, *UNLUCKY], [GOOD] * 5, ["on 4 of 5 data sets .*the latents are dead"]),
+        ([CHANCE], [CHANCE], ["on 1 of 1 data sets .*look at the labels"]),
+        ([GOOD, DEAD], [GOOD, GOOD], ["on 1 the probe of the most latents says the same of every text"]),
+        ([DEAD], [GOOD], ["on 1 of 1 data sets .*the latents are dead", "on 0 the probe of the most latents says"]),
+        ([GOOD, one_probe(0.5, 0.5)], [GOOD, GOOD], []),
+        ([GOOD] * 4, [GOOD] * 4, ["equal, to the last bit, on 4 data sets"]),
+        ([GOOD] * 3, [GOOD] * 3, []),
+        ([one_probe(1.0, 1.0)] * 4, [GOOD] * 4, []),
+    ],
+)
+def test_h10(sae: list[Answers], llm: list[Answers], says: list[str]) -> None:
+    named = ({str(number): answers for number, answers in enumerate(side)} for side in (sae, llm))
+    findings = list(check_probes(*named))
+    assert [finding.rule for finding in findings] == ["H10"] * len(says)
+    for finding, words in zip(findings, says, strict=True):
+        assert re.search(words, finding.message)
+
+
+@pytest.fixture(scope="module")
+def trained(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two small SAEs of the toy model."""
+    settings = {
+        "cache": str(toy_cache),
+        "hook": HOOK,
+        "device": "cpu",
+        "sae": {"name": "relu", "d_sae": 64},
+        "penalties": [{"name": "l1", "weight": 0.5}],
+        "steps": 60,
+        "batch_size": 256,
+        "optimizer": {"lr": 3e-3},
+        "variants": {"grid": {"penalties.0.weight": [0.5, 4.0]}},
+    }
+    return train(TrainConfig.parse(settings), tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def biographies(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Held-out biographies with their labels, in a file."""
+    found = [d for d in toy.documents(99, 7000, ["biography"]) if heldout_score(d.text) < toy.HELDOUT_SHARE]
+    path = tmp_path_factory.mktemp("text") / "biographies.jsonl"
+    path.write_text("\n".join(json.dumps({"text": d.text, **d.labels}) for d in found))
+    return str(path)
+
+
+@pytest.fixture
+def runs(trained: list[Path], tmp_path: Path) -> list[Path]:
+    """Copies without results."""
+    return [Path(shutil.copytree(run, tmp_path / str(number))) for number, run in enumerate(trained)]
+
+
+def settings(biographies: str, tmp_path: Path, **more: Any) -> EvaluateConfig:
+    file = {"source": biographies, "test_share": 0.4}
+    datasets = [
+        {"name": "gender", "label": "gender", **file},
+        {"name": "job", "label": "profession", "classes": ["nurse", "chef", "lawyer"], **file},
+    ]
+    sizes = {"train_size": 60, "test_size": 40, "context_size": 48}
+    metric = {"name": "sparse_probing", "datasets": datasets, **sizes}
+    return EvaluateConfig.parse({"metrics": [metric], "device": "cpu", "artifacts": str(tmp_path / "work"), **more})
+
+
+def results(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    return [json.loads((run / "eval" / "sparse_probing.json").read_text()) for run in runs]
+
+
+def figures(result: dict[str, Any]) -> list[Any]:
+    return [
+        result["eval_result_metrics"],
+        result["eval_result_details"],
+        result["eval_result_unstructured"],
+        result["saepipe"]["intervals"],
+        result["saepipe"]["datasets"],
+    ]
+
+
+def forget(runs: Sequence[Path]) -> None:
+    for run in runs:
+        (run / "eval" / "sparse_probing.json").unlink()
+
+
+@pytest.mark.parametrize("mode", ["fixed", "reference"])
+def test_a_second_call_needs_no_model_and_finds_the_same_bits(
+    runs: list[Path], biographies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    config = settings(biographies, tmp_path, mode=mode)
+    passes = Passes()
+    assert len(plan(runs, config)["model_work_to_do"]) == 6
+    evaluate(runs, config, passes=passes)
+    cold = results(runs)
+    assert passes.lower == cold[0]["saepipe"]["counts"]["texts"]
+    assert passes.full == passes.upper == 0
+    monkeypatch.setattr("saepipe.evaluate.run.load_model_of", None)
+    forget(runs)
+    todo = plan(runs, config)
+    assert todo["model_work_to_do"] == []
+    assert len(todo["model_work_to_reuse"]) == 6
+    evaluate(runs, config, passes=passes)
+    assert passes.lower == cold[0]["saepipe"]["counts"]["texts"]
+    assert [figures(result) for result in results(runs)] == [figures(result) for result in cold]
+    forget(runs)
+    evaluate(runs[1:], config)
+    assert figures(results(runs[1:])[0]) == figures(cold[1])
+
+
+def test_a_result_holds_what_saebench_holds_and_what_it_rests_on(
+    runs: list[Path], biographies: str, tmp_path: Path
+) -> None:
+    evaluate(runs, settings(biographies, tmp_path))
+    one, other = results(runs)
+    for result in (one, other):
+        check(result)
+        assert list(result["eval_result_metrics"]) == ["llm", "sae"]
+        assert [entry["dataset_name"] for entry in result["eval_result_details"]] == ["gender_results", "job_results"]
+        assert result["saepipe"]["undefined"]["sae_top_100_test_accuracy"] == "there are 64 columns only"
+        assert result["saepipe"]["findings"] == []
+    assert one["eval_result_metrics"]["llm"] == other["eval_result_metrics"]["llm"]
+    assert one["eval_result_metrics"]["sae"] != other["eval_result_metrics"]["sae"]
+    llm, sae = one["eval_result_metrics"].values()
+    assert llm["llm_test_accuracy"] > 0.8
+    assert sae["sae_test_accuracy"] > 0.75
+    for key, value in (llm | sae).items():
+        by_dataset = [entry[key] for entry in one["eval_result_details"]]
+        assert value is None or value == pytest.approx(np.mean(by_dataset))
+        if value is not None:
+            low, high = one["saepipe"]["intervals"][key]
+            assert low < value <= high
+    by_class = one["eval_result_unstructured"]["job_results"]["sae_top_1_test_accuracy"]
+    assert list(by_class) == ["nurse", "chef", "lawyer"]
+    assert one["eval_result_details"][1]["sae_top_1_test_accuracy"] == pytest.approx(np.mean(list(by_class.values())))
+    about = one["saepipe"]["datasets"]["job"]
+    assert about["num_test"] == {"nurse": 40, "chef": 40, "lawyer": 40}
+    assert about["majority_rate"] == {"nurse": 0.5, "chef": 0.5, "lawyer": 0.5}
+    assert about["origin"]["files"][0]["bytes"] == Path(biographies).stat().st_size
+
+
+def test_news_through_the_toy_model(runs: list[Path], ag_news: Path, tmp_path: Path) -> None:
+    """Real text of four topics, which even a toy model tells apart better than chance; the same bits when warm."""
+    news = {"name": "ag_news", "source": str(ag_news), "text": [1, 2], "label": 0}
+    metric = {"name": "sparse_probing", "datasets": [news], "train_size": 200, "test_size": 120, "k_values": [1, 10]}
+    config = EvaluateConfig.parse({"metrics": [metric], "device": "cpu", "artifacts": str(tmp_path / "work")})
+    evaluate(runs[:1], config)
+    cold = results(runs[:1])
+    forget(runs[:1])
+    evaluate(runs[:1], config)
+    warm = results(runs[:1])
+    assert figures(cold[0]) == figures(warm[0])
+    assert cold[0]["saepipe"]["findings"] == cold[0]["saepipe"]["warnings"] == []
+    assert cold[0]["saepipe"]["intervals"]["llm_test_accuracy"][0] > 0.55
+    assert cold[0]["saepipe"]["undefined"]["sae_top_5_test_accuracy"] == "k_values does not hold 5"
+
+
+def test_shuffled_labels_are_found(runs: list[Path], biographies: str, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in Path(biographies).read_text().splitlines()]
+    order = np.random.default_rng(0).permutation(len(lines))
+    shuffled = tmp_path / "shuffled.jsonl"
+    mixed = [
+        line | {"gender": lines[i]["gender"], "profession": lines[i]["profession"]}
+        for line, i in zip(lines, order, strict=True)
+    ]
+    shuffled.write_text("\n".join(map(json.dumps, mixed)))
+    evaluate(runs[:1], settings(str(shuffled), tmp_path))
+    (found,) = results(runs[:1])
+    assert [finding["rule"] for finding in found["saepipe"]["findings"]] == ["H10"]
+    assert "look at the labels" in found["saepipe"]["findings"][0]["message"]
+    assert len(found["saepipe"]["warnings"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "says"),
+    [
+        ({"datasets": ["toy_gendr"]}, "no data set called 'toy_gendr'"),
+        ({"datasets": ["toy_gender", "toy_gender"]}, "stands twice"),
+        ({"k_values": [1, 3]}, r"no key for k in \[3\]"),
+        ({"test_size": 10}, "greater than or equal to 40"),
+    ],
+)
+def test_refusals(metric: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        EvaluateConfig.parse({"metrics": [{"name": "sparse_probing", **metric}]})
+
+
+def test_data_sets_follow_the_cache(toy_cache: Path) -> None:
+    from types import SimpleNamespace
+
+    def names(model: str, dataset: str, metric: SparseProbing) -> list[str]:
+        attributes = {"config": {"model": {"model": model}, "dataset": {"source": dataset}}}
+        testbed: Any = SimpleNamespace(cache=SimpleNamespace(attributes=attributes), mode="fixed")
+        return [asked.name for asked in metric.asked(testbed)]
+
+    default = SparseProbing()
+    assert names("toy", "org/text", default) == ["toy_profession", "toy_gender", "toy_category", "toy_sentiment"]
+    assert names("google/gemma-2-2b", "org/text", default)[0] == "LabHC/bias_in_bios_class_set1"
+    assert len(names("google/gemma-2-2b", "org/text", default)) == 8
+    assert names("toy", "toy", SparseProbing.parse({"datasets": ["fancyzhx/ag_news"]})) == ["fancyzhx/ag_news"]
+    assert default.k_values == KS
+    assert Cache.open(toy_cache).attributes["config"]["model"]["model"] == "toy"
