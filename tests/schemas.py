@@ -177,7 +177,7 @@ class Ours(AtLeast):
     fingerprints: Fingerprints
     hook: str
     variant: str
-    seeds: dict[str, int]
+    seeds: dict[str, int | None]
     metrics: dict[str, int | Number]
     intervals: dict[str, Annotated[list[float], Field(min_length=2, max_length=2)]]
     undefined: dict[str, str]

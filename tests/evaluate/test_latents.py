@@ -38,6 +38,17 @@ def test_weight_figures(random_sae) -> None:
     assert torch.equal(found["encoder_bias"], random_sae.b_enc)
 
 
+def test_the_bias_of_a_gated_sae_is_that_of_its_magnitudes(random_sae) -> None:
+    random_sae.b_mag = torch.arange(24.0)
+    assert torch.equal(weight_figures(random_sae)["encoder_bias"], torch.arange(24.0))
+
+
+def test_with_zeros_a_vector_of_zeros_is_at_right_angles_to_all() -> None:
+    rows = torch.tensor([[0.0, 0.0], [0.0, 3.0], [0.0, -1.0]])
+    assert max_cosine(rows, with_zeros=True).tolist() == [0.0, 0.0, 0.0]
+    assert max_cosine(rows)[1:].tolist() == [-1.0, -1.0]
+
+
 @pytest.mark.parametrize("chunk", [1, 200, 2**26])
 def test_chunks_do_not_change_a_reconstruction(chunk: int, random_sae, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "_CHUNK", chunk)

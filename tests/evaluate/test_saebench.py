@@ -15,12 +15,14 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.progress import Silent
 from saepipe.evaluate import saebench
+from saepipe.evaluate.envelope import Request, envelope
 from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.core import Core
 from saepipe.evaluate.prediction import predict_as_saebench
 from saepipe.evaluate.stats import Estimate
 from saepipe.evaluate.testbed import Testbed
 from saepipe.harvest.hooks import decoder_layers
+from schemas import check
 
 PAD, EOS, BOS = 0, 1, 2
 BATCH, SCORED = 3, 6
@@ -168,6 +170,32 @@ def test_where_it_is_nan_it_is_minus_one(measure, make_sae) -> None:
     latent = found.details[0]
     assert (latent["consistent_activation_heuristic"], latent["encoder_decoder_cosine_sim"]) == (-1, -1)
     assert (latent["feature_density"], latent["max_decoder_cosine_sim"]) == (0, 0)
+
+
+def test_the_file_is_saebenchs(reference_testbed, subject_of, make_sae) -> None:
+    """No null where SAEBench has a number, and -1 with a reason."""
+    subject = subject_of(make_sae(torch.eye(D_IN), torch.zeros(D_IN, D_IN), b_enc=-1e6))
+    subject.run.data_seed = None
+    core = Core()
+    request = Request(
+        run="r",
+        cache="c",
+        hook=reference_testbed.hook,
+        metric=core.to_dict(),
+        metric_version=core.version,
+        batch_size=BATCH,
+        dtype="float32",
+        mode="reference",
+        activations="live",
+        baseline=None,
+    )
+    measurement = core.measure([subject], reference_testbed, Silent())[0]
+    result = envelope(measurement, request, core, subject, reference_testbed, "an-id")
+    check(result)
+    assert None not in [value for group in result["eval_result_metrics"].values() for value in group.values()]
+    assert None not in [value for latent in result["eval_result_details"] for value in latent.values()]
+    assert set(result["saepipe"]["undefined"]) == {"cossim", "relative_reconstruction_bias"}
+    assert result["saepipe"]["intervals"] == {}
 
 
 def test_a_probability_of_zero_is_nan() -> None:
