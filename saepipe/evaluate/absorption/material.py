@@ -177,7 +177,7 @@ def _words(testbed: Testbed, recipe: Recipe) -> tuple[list[Word], list[Word]]:
     train, test = parted(words, recipe.test_share, recipe.seed, by_stem=testbed.mode == "fixed")
     if min(len(train), len(test)) < 2:
         raise ConfigError(
-            f"{len(words)} of the words are one token for the tokenizer of {lm.config.model}",
-            hint="another list at absorption.words",
+            f"{len(words)} words are one token of {lm.config.model}: {len(train)} to fit on, {len(test)} to test on",
+            hint="more words at absorption.words",
         )
     return train, test

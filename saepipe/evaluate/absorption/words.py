@@ -69,7 +69,7 @@ def word_scores(
     parts = acts * (cosines if mode == "reference" else W_dec.float() @ unit)  # (num_words, d_sae)
     a = x.float() @ unit
     own = torch.zeros(len(cosines), dtype=torch.bool, device=acts.device)
-    own[torch.as_tensor(split, device=acts.device)] = True
+    own[torch.as_tensor(split, dtype=torch.long, device=acts.device)] = True
 
     main = parts[:, own].sum(1)
     absorbers = (~own & (cosines >= MIN_COSINE)) * parts.clamp(min=0)

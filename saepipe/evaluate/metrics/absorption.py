@@ -51,7 +51,7 @@ class Absorption(Metric):
     """A further latent belongs to the letter if the F1 rises by more than this."""
     min_GT_probe_f1: float = Field(default=0.6, ge=0, lt=1)  # noqa: N815 - the reference's name
     """Letters whose probe is not better are not measurable."""
-    min_split_f1: float = Field(default=0.3, ge=0, lt=1)
+    min_split_f1: float = Field(default=0.4, ge=0, lt=1)
     """Letters whose own latents are not better are not measurable. (Not in mode reference.)"""
     min_true_positives: int = Field(default=5, ge=1)
     """Letters with fewer words that the probe finds are not measurable. (1 in mode reference.)"""
