@@ -1,0 +1,188 @@
+"""What evaluating costs: 1, 4 and 16 runs in one call, each on cold artifacts, then as many new runs on warm ones.
+
+    python bench/evaluate.py [--runs 1 4 16] [--rounds 3] [--steps 300] [--contexts N] [--metrics NAME...]
+
+A cache of the toy and 32 short runs of one config, which differ in the seed: the first half for cold, the second for
+warm calls. Each call is a process of its own; its clock runs from the first run folder opened to the last result
+written, loading the model included, importing not. With t(n) the median over rounds, the marginal cost of an SAE is
+the slope between the two largest n, and the set-up what is left of t(n) at the smaller of the two. What goes through
+the model is counted in sequences. Writes results/evaluate.json, and fails if full or lower-layer passes depend on how
+many runs there are, or a warm call makes lower-layer passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import write_result
+
+from saepipe.data.toy import CONFIGS
+from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.metrics.base import Metric
+from saepipe.evaluate.run import evaluate
+from saepipe.evaluate.testbed import Passes
+from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.run import harvest
+from saepipe.train.config import TrainConfig
+from saepipe.train.run import train
+
+CLAIM = "Work of the model is shared: full and lower-layer passes are the same for 1 and for 16 runs, and made once"
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=300, help="of training")
+    parser.add_argument("--d-sae", type=int, default=512)
+    parser.add_argument("--contexts", type=int, help="held-out contexts for core and geometry; all if not given")
+    parser.add_argument("--metrics", nargs="+", help="the default ones if not given")
+    parser.add_argument("--call", type=json.loads, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.call:
+        print(json.dumps(timed_call(**asked.call)))
+        return
+    sizes = sorted(set(asked.runs))
+    if len(sizes) < 2:
+        parser.error("--runs needs two numbers at least: a slope has two ends")
+    with tempfile.TemporaryDirectory() as folder:
+        runs = make_runs(Path(folder), 2 * sizes[-1], asked.steps, asked.d_sae)
+        metrics = metrics_of(asked.metrics, asked.contexts)
+        calls = list(all_calls(Path(folder), runs, sizes, asked.rounds, metrics))
+    settings = {"steps": asked.steps, "d_sae": asked.d_sae, "rounds": asked.rounds, "threads": torch.get_num_threads()}
+    figures = {"settings": settings | {"metrics": metrics}, **summary(calls, sizes), "calls": calls}
+    write_result("evaluate", CLAIM, figures)
+    show(figures)
+    if not figures["as claimed"]:
+        sys.exit(f"not as claimed: {figures['passes']}")
+
+
+def make_runs(folder: Path, num_runs: int, steps: int, d_sae: int) -> list[Path]:
+    cache = harvest(HarvestConfig.load(CONFIGS / "harvest.yaml"), folder / "cache")
+    settings = {
+        "cache": str(cache.path),
+        "sae": {"name": "relu", "d_sae": d_sae},
+        "penalties": [{"name": "l1", "weight": 2.0}],
+        "steps": steps,
+        "batch_size": 1024,
+        "optimizer": {"lr": 1e-3},
+        "seeds": list(range(num_runs)),
+    }
+    return train(TrainConfig.parse(settings), folder / "runs")
+
+
+def metrics_of(names: Sequence[str] | None, contexts: int | None) -> list[dict[str, Any]]:
+    """Settings of each metric."""
+    asked = {"metrics": [{"name": name} for name in names]} if names else {}
+    fewer = {"num_contexts": contexts} if contexts else {}
+    metrics = [metric.to_dict() for metric in EvaluateConfig.parse(asked).metrics]
+    return [metric | fewer if "num_contexts" in metric else metric for metric in metrics]
+
+
+def all_calls(
+    folder: Path, runs: Sequence[Path], sizes: Sequence[int], rounds: int, metrics: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """For each round and number of runs: a cold call, then one of as many other runs on what the first has stored."""
+    half = len(runs) // 2
+    for number in range(rounds):
+        for num_runs in sizes if number % 2 == 0 else reversed(sizes):
+            place = folder / f"{number}-{num_runs}"
+            config = {"metrics": metrics, "artifacts": str(place / "artifacts")}
+            for kind, some in (("cold", runs[:num_runs]), ("warm", runs[half : half + num_runs])):
+                call = {"runs": list(map(str, some)), "config": config, "out": str(place / kind)}
+                found = in_a_process(call)
+                print(number, kind, num_runs, f"{found['seconds']['all']['wall']:.1f} s", found["passes"], flush=True)
+                yield {"round": number, "artifacts": kind, "runs": num_runs, **found}
+
+
+def in_a_process(call: Mapping[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--call", json.dumps(call)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def timed_call(runs: list[str], config: dict[str, Any], out: str) -> dict[str, Any]:
+    """Seconds of each metric and of all, and what went through the model."""
+    asked, passes = EvaluateConfig.parse(config), Passes()
+    seconds: dict[str, dict[str, float]] = {}
+    for metric in asked.metrics:
+        watch(type(metric), seconds)
+    start = now()
+    evaluate([Path(run) for run in runs], asked, out=Path(out), passes=passes)
+    return {"seconds": seconds | {"all": since(start)}, "passes": asdict(passes)}
+
+
+def watch(metric: type[Metric], seconds: dict[str, dict[str, float]]) -> None:
+    """Notes how long the metric measures."""
+    measure = metric.measure
+
+    def watched(self: Metric, *arguments: Any) -> Any:
+        start = now()
+        found = measure(self, *arguments)
+        seconds[self.name] = since(start)
+        return found
+
+    metric.measure = watched  # type: ignore[assignment, method-assign]
+
+
+def now() -> dict[str, float]:
+    return {name: clock() for name, clock in CLOCKS.items()}
+
+
+def since(start: Mapping[str, float]) -> dict[str, float]:
+    return {name: clock() - start[name] for name, clock in CLOCKS.items()}
+
+
+def summary(calls: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:
+    few, many = sizes[-2:]
+    costs: dict[str, Any] = {}
+    for metric in calls[0]["seconds"]:
+        for kind in ("cold", "warm"):
+            for clock in CLOCKS:
+                t = {n: median(calls, kind, n, metric, clock) for n in sizes}
+                marginal = (t[many] - t[few]) / (many - few)
+                line = {"set-up": t[few] - few * marginal, "an SAE": marginal, **{f"t({n})": t[n] for n in sizes}}
+                costs.setdefault(metric, {}).setdefault(kind, {})[clock] = line
+    passes = {
+        kind: {str(n): next(c["passes"] for c in calls if (c["artifacts"], c["runs"]) == (kind, n)) for n in sizes}
+        for kind in ("cold", "warm")
+    }
+    shared = all(len({(p["full"], p["lower"]) for p in by_size.values()}) == 1 for by_size in passes.values())
+    made_once = all(found["lower"] == 0 for found in passes["warm"].values())
+    return {"as claimed": shared and made_once, "seconds": costs, "passes": passes}
+
+
+def median(calls: Sequence[Mapping[str, Any]], kind: str, num_runs: int, metric: str, clock: str) -> float:
+    found = [call for call in calls if (call["artifacts"], call["runs"]) == (kind, num_runs)]
+    return statistics.median(call["seconds"][metric][clock] for call in found)
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    print(f"\n{'seconds':16} {'':5} {'set-up':>8} {'an SAE':>8}   (wall; CPU in brackets)")
+    for metric, by_kind in figures["seconds"].items():
+        for kind, by_clock in by_kind.items():
+            wall, cpu = by_clock["wall"], by_clock["cpu"]
+            print(
+                f"{metric:16} {kind:5} {wall['set-up']:8.2f} {wall['an SAE']:8.3f}   "
+                f"({cpu['set-up']:.2f}, {cpu['an SAE']:.3f})"
+            )
+    for kind, by_size in figures["passes"].items():
+        for num_runs, passes in by_size.items():
+            print(f"{kind} call of {num_runs:>2} runs, sequences through the model: {passes}")
+
+
+if __name__ == "__main__":
+    main()
