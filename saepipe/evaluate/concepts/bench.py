@@ -10,15 +10,16 @@ from torch import Tensor
 
 from saepipe.evaluate.artifacts import Content, Work
 from saepipe.evaluate.concepts.examples import Examples
+from saepipe.evaluate.concepts.sparse_direction import STRENGTHS, fit_sparse
 from saepipe.evaluate.pooling import TextActivations
 from saepipe.evaluate.probes import Training, train
 from saepipe.evaluate.testbed import Mode, Testbed
 
 TRAINING = Training(lr=1e-3, batch_size=16, epochs=20, patience=20, l1=1e-3)
-"""Of the reference's probes (SAEBench 0.6.0). The L1 term is what keeps their directions few."""
+"""Of the probes of mode reference (SAEBench 0.6.0)."""
 
-VALIDATION_SHARE = 0.2
-"""Of a probe's training examples, in mode fixed: they choose the epoch, as the test examples do in mode reference."""
+_VALIDATION = 5
+"""One training example in so many chooses the penalty of a probe in mode fixed."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,17 @@ class Concepts:
             train_pooled: (num_train, d_in).
             test_pooled: (num_test, d_in).
             examples: of each concept, to train and to test on.
-            mode: what chooses the epoch, the last `VALIDATION_SHARE` of the training examples or the test examples.
-            generator: of the probes.
+            mode: fixed: L1-penalised logistic regression, its penalty chosen on the last of the training examples;
+                reference: SAEBench's training, the best epoch chosen on the test examples.
+            generator: of that training.
         """
         probes = []
         for known, unseen in examples:
             x, y = train_pooled[known.rows], known.positive
             if mode == "reference":
-                check = test_pooled[unseen.rows], unseen.positive
+                probes.append(train(x, y, test_pooled[unseen.rows], unseen.positive, TRAINING, generator))
             else:
-                cut = len(y) - max(1, round(VALIDATION_SHARE * len(y)))
-                x, y, check = x[:cut], y[:cut], (x[cut:], y[cut:])
-            probes.append(train(x, y, *check, TRAINING, generator))
+                probes.append(fit_sparse(x, y, len(y) // _VALIDATION))
         return cls(
             torch.stack([known.signs(len(train_pooled)) for known, _ in examples]),
             torch.stack([unseen.signs(len(test_pooled)) for _, unseen in examples]),
@@ -95,7 +95,8 @@ class Bench:
 def concepts_work(texts: Work, which: str, context_size: int, seed: int, mode: Mode) -> Work:
     """What decides the probes and their examples: the texts by their work, and which of them."""
     key = {"texts": {"kind": texts.kind, **texts.key}, "which": which, "seed": seed, "mode": mode}
-    return Work("concepts", {**key, "context_size": context_size, "training": asdict(TRAINING)})
+    probe = {"strengths": list(STRENGTHS)} if mode == "fixed" else asdict(TRAINING)
+    return Work("concepts", {**key, "context_size": context_size, "probe": probe})
 
 
 def prepare(
