@@ -90,16 +90,14 @@ def _compare(task: Task, subject: Subject, theirs: dict[str, torch.Tensor], scor
     mine = torch.stack([torch.stack(of) for of in ours])
     yield exactly(part, "latents that are switched off", (chosen & clear).tolist(), (mine & clear).tolist(), note)
 
-    sums = latent_sums(subject, test, torch.arange(subject.sae.d_sae), "reference")
-    pooled = test.pooled()
-    without = torch.stack(
-        [
-            torch.stack([ablated_pooled(pooled, sums, W_dec, test.num_tokens, on.nonzero()[:, 0]) for on in of])
-            for of in chosen
-        ]
-    )  # (num_concepts, num_sizes, num_texts, d_in)
-    moved = float((without - pooled).abs().max())
-    yield absolutely(part, f"pooled activations (moved by {moved:.2g})", theirs["pooled"], without, POOLED)
+    latents, pooled = torch.arange(subject.sae.d_sae), test.pooled()
+    without, masked = (
+        _without(pooled, latent_sums(subject, test, latents, mode), W_dec, test, chosen)
+        for mode in ("reference", "fixed")
+    )
+    moved, special = float((without - pooled).abs().max()), float((without - masked).abs().max())
+    key = f"pooled (moved {moved:.2g}, special positions {special:.2g})"
+    yield absolutely(part, key, theirs["pooled"], without, POOLED)
 
     once = torch.ones(1, test.num_texts, dtype=torch.float64)
     clean = accuracies(concepts.logits(pooled), concepts.test_signs, once)
@@ -108,6 +106,14 @@ def _compare(task: Task, subject: Subject, theirs: dict[str, torch.Tensor], scor
     yield exactly(part, "keys of the scores", sorted(scores), sorted(found))
     key = f"scores (from {min(scores.values()):.3g} to {max(scores.values()):.3g})"
     yield absolutely(part, key, *np.array([[scores[name], found[name]] for name in scores]).T, 1e-6)
+
+
+def _without(
+    pooled: torch.Tensor, sums: torch.Tensor, W_dec: torch.Tensor, test: TextActivations, chosen: torch.Tensor
+) -> torch.Tensor:
+    """(num_concepts, num_sizes, num_texts, d_in)"""
+    each = [ablated_pooled(pooled, sums, W_dec, test.num_tokens, on.nonzero()[:, 0]) for on in chosen.flatten(0, 1)]
+    return torch.stack(each).unflatten(0, chosen.shape[:2])
 
 
 def _mask(selected: torch.Tensor, d_sae: int) -> torch.Tensor:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
-from material import RECONSTRUCTION_BATCHES, Material
+from material import BATCH, LINEAR, RECONSTRUCTION_BATCHES, Material
 from safetensors.torch import load_file
 from table import Row, exactly, relatively
 
 from saepipe.data.progress import Silent
+from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.envelope import plain
 from saepipe.evaluate.metrics.core import Core
+from saepipe.evaluate.run import evaluate
+
+Found = tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]
+"""eval_result_metrics, eval_result_details"""
 
 
 def compare(material: Material) -> Iterator[Row]:
@@ -21,18 +27,33 @@ def compare(material: Material) -> Iterator[Row]:
     yield exactly("core", "windows of tokens", theirs.tolist(), ours.tolist(), f"{len(ours)} of {ours.shape[1]}")
     for folder, exclude in (("exclude", True), ("everywhere", False)):
         core = Core(reconstruction_batches=RECONSTRUCTION_BATCHES, exclude_special_tokens=exclude)
-        found = core.measure(material.subjects, material.testbed(), Silent())
-        for subject, measurement in zip(material.subjects, found, strict=True):
-            name = subject.run.variant
+        for name, (metrics, details) in _ours(material, core).items():
             path = material.folder / "core" / folder / f"{name}_custom_sae_eval_results.json"
             reference = json.loads(path.read_text())
             part = f"core {name}" if exclude else f"core {name}, everywhere"
             for category, group in reference["eval_result_metrics"].items():
-                ours_of = measurement.metrics[category]
-                yield exactly(part, f"keys of {category}", sorted(group), sorted(ours_of))
-                yield from (relatively(part, key, group[key], plain(ours_of[key])) for key in group)
+                yield exactly(part, f"keys of {category}", sorted(group), sorted(metrics[category]))
+                yield from (relatively(part, key, group[key], metrics[category][key]) for key in group)
             if exclude:
-                yield from _latents(part, reference["eval_result_details"], measurement.details)
+                yield from _latents(part, reference["eval_result_details"], details)
+
+
+def _ours(material: Material, core: Core) -> dict[str, Found]:
+    """By SAE: of the runs what `evaluate` writes, of the linear one, which is no run, what the metric gives."""
+    settings = {
+        "metrics": [core.to_dict()],
+        "mode": "reference",
+        "activations": "live",
+        "batch_size": BATCH,
+        "device": "cpu",
+        "artifacts": str(material.folder / "artifacts"),
+    }
+    paths = evaluate(material.runs, EvaluateConfig.parse(settings), out=material.folder / "ours")
+    results = [json.loads(path.read_text()) for path in paths]
+    found = {r["saepipe"]["variant"]: (r["eval_result_metrics"], r["eval_result_details"]) for r in results}
+    [linear] = core.measure([material.linear], material.testbed(), Silent())
+    metrics = {name: {key: plain(figure) for key, figure in group.items()} for name, group in linear.metrics.items()}
+    return {**found, LINEAR: (metrics, linear.details)}
 
 
 def _latents(part: str, theirs: list[dict[str, float]], ours: list[dict[str, float]]) -> Iterator[Row]:

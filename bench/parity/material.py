@@ -101,12 +101,19 @@ class Material:
         return load_model(ModelConfig.parse(HARVEST["model"]))
 
     @cached_property
-    def subjects(self) -> list[Subject]:
-        """The trained SAEs, then the linear one, in the order of their names there."""
-        runs = [open_run(path.parent) for path in sorted(self.folder.glob("runs/**/COMMITTED"))]
+    def runs(self) -> list[Path]:
+        return [path.parent for path in sorted(self.folder.glob("runs/**/COMMITTED"))]
+
+    @cached_property
+    def linear(self) -> Subject:
+        """Of no architecture, and so no run."""
         by_hand: Any = SimpleNamespace(variant=LINEAR, seed=0)
-        linear = LinearSAE(load_file(self.folder / "saes" / LINEAR / "sae_weights.safetensors"))
-        return [*(Subject.load(run, torch.device("cpu")) for run in runs), Subject(by_hand, linear, {})]
+        sae: Any = LinearSAE(load_file(self.folder / "saes" / LINEAR / "sae_weights.safetensors"))
+        return Subject(by_hand, sae, {})
+
+    @cached_property
+    def subjects(self) -> list[Subject]:
+        return [*(Subject.load(open_run(run), torch.device("cpu")) for run in self.runs), self.linear]
 
     def testbed(self) -> Testbed:
         """Mode reference, the model run live in float32."""
