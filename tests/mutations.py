@@ -15,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from evaluations import write_result, write_run
+from probed import probed
 from saepipe.data import artifact
 from saepipe.data.batches import BatchStream
 from saepipe.data.errors import ConfigError, HealthError
@@ -241,6 +242,18 @@ MUTATIONS = (
     Mutation("H9", "an L1 weight of 20", "the explained variance is", changed(penalties=[{**L1, "weight": 20.0}])),
     Mutation("H9", "3 steps", "outside [0.85, 1.1]", changed(steps=3)),
     Mutation("H9", "an L0 steered with hardly any gain", "L0 was steered to 8", changed(penalties=[STEERED])),
+    Mutation(
+        "H10",
+        "labels of other texts",
+        "nor does one of the model's own activations: look at the labels",
+        lambda world: probed(world.folder, shuffled=True),
+    ),
+    Mutation(
+        "H10",
+        "an L1 weight of 1,000, under which the latents die",
+        "those of the model's own activations do: the latents are dead",
+        lambda world: probed(world.folder, l1=1000.0),
+    ),
     Mutation(
         "H11", "a result of the run that lay here before", "is of a run that lay here before", with_a_stale_result
     ),

@@ -394,22 +394,6 @@ def test_news_through_the_toy_model(runs: list[Path], ag_news: Path, tmp_path: P
     assert cold[0]["saepipe"]["undefined"]["sae_top_5_test_accuracy"] == "k_values does not hold 5"
 
 
-def test_shuffled_labels_are_found(runs: list[Path], biographies: str, tmp_path: Path) -> None:
-    lines = [json.loads(line) for line in Path(biographies).read_text().splitlines()]
-    order = np.random.default_rng(0).permutation(len(lines))
-    shuffled = tmp_path / "shuffled.jsonl"
-    mixed = [
-        line | {"gender": lines[i]["gender"], "profession": lines[i]["profession"]}
-        for line, i in zip(lines, order, strict=True)
-    ]
-    shuffled.write_text("\n".join(map(json.dumps, mixed)))
-    evaluate(runs[:1], settings(str(shuffled), tmp_path))
-    (found,) = results(runs[:1])
-    assert [finding["rule"] for finding in found["saepipe"]["findings"]] == ["H10"]
-    assert "look at the labels" in found["saepipe"]["findings"][0]["message"]
-    assert len(found["saepipe"]["warnings"]) == 2
-
-
 @pytest.mark.parametrize(
     ("metric", "says"),
     [

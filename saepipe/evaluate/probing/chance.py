@@ -47,12 +47,12 @@ def check_probes(sae: Mapping[str, Answers], llm: Mapping[str, Answers]) -> Iter
     if len(lost) >= _SHARE * len(sae):
         blind = [name for name in lost if at_chance(llm[name])]
         yield _error(
-            f"no probe of the SAE's latents, whatever their number, does better than guessing on {len(lost)} of "
-            f"{len(sae)} data sets ({', '.join(lost)}); "
+            f"on {len(lost)} of {len(sae)} data sets ({', '.join(lost)}) no probe of the SAE's latents, given any "
+            "number of them, does better than guessing; "
             + (
-                f"nor does any of the model's activations on {len(blind)} of them: look at the labels and the texts"
+                f"on {len(blind)} of them nor does one of the model's own activations: look at the labels and the texts"
                 if blind
-                else "those of the model's activations do: the latents are dead, or of another hook"
+                else "those of the model's own activations do: the latents are dead, or of another hook"
             )
         )
     for name, answers in sae.items():
