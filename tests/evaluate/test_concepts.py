@@ -121,6 +121,10 @@ def test_what_a_tpp_file_says(runs: list[Path], metrics: dict[str, dict[str, Any
     assert ours["metrics"]["tpp_llm_test_accuracy"] > 0.6
     assert result["eval_result_details"][0]["dataset_name"] == "jobs_tpp_results"
     assert result["eval_config"]["train_set_size"] == 80
+    about = ours["datasets"]["jobs_tpp"]
+    assert (about["num_train"], about["num_test"]) == (80, 40)
+    assert about["intervals"][key] == pytest.approx(ours["intervals"][key])  # of the one data set there is
+    assert set(about["clean_accuracies"]) == set(by_class)
 
 
 def test_texts_are_shared_with_sparse_probing(

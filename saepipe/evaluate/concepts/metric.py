@@ -74,7 +74,7 @@ class Perturbation(Metric):
                 for outcome, values in zip(outcomes, all_values, strict=True)
             ],
             unstructured={outcome.dataset: dict(outcome.by_class) for outcome in outcomes if outcome.by_class},
-            more={"clean_accuracies": {outcome.name: dict(outcome.clean) for outcome in outcomes}},
+            more={"datasets": {outcome.name: outcome.about() for outcome in outcomes}},
             findings=chance_level(outcomes),
             counts={"datasets": len(outcomes), "test_examples": sum(outcome.num_test for outcome in outcomes)},
             warnings=told_of_fewer(outcomes, self.n_values),
@@ -100,9 +100,3 @@ class Perturbation(Metric):
             "llm_batch_size": testbed.batch_size,
             "llm_dtype": testbed.artifacts.of.get("dtype"),
         }
-
-
-def is_toy(testbed: Testbed) -> bool:
-    """Whether the model or the text of the cache is the toy's, for which the defaults are its labels."""
-    made_with = testbed.cache.attributes["config"]
-    return "toy" in (made_with.get("model", {}).get("model"), made_with["dataset"]["source"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,18 @@ class Outcome:
     num_off: np.ndarray
     """(num_targets, num_sizes): how many latents were switched off"""
     by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def about(self) -> dict[str, Any]:
+        """What the figures rest on, as plain data."""
+        figures = {key: figure(value) for key, value in self.values.items()}
+        return {
+            "num_train": self.num_train,
+            "num_test": self.num_test,
+            "clean_accuracies": dict(self.clean),
+            "num_off": self.num_off.tolist(),
+            "intervals": {key: [e.low, e.high] for key, e in figures.items() if e.low is not None},
+            "undefined": {key: e.reason for key, e in figures.items() if e.reason is not None},
+        }
 
 
 def mean_of(values: Iterable[Value]) -> Value:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from saepipe.evaluate.labelled.config import LabelledConfig
+from saepipe.evaluate.testbed import Testbed
 
 _BIOS: dict[str, Any] = {
     "source": "LabHC/bias_in_bios",
@@ -68,3 +71,22 @@ TOY = (
 
 KNOWN = {config.name: config for config in (*REFERENCE, *TOY)}
 """By the name that a config may give instead of a data set's settings."""
+
+
+def _by_name(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    for name in value:
+        if isinstance(name, str) and name not in KNOWN:
+            raise ValueError(f"there is no data set called {name!r}; known by name: {', '.join(KNOWN)}")
+    return tuple(KNOWN[one] if isinstance(one, str) else one for one in value)
+
+
+DataSets = Annotated[tuple[LabelledConfig, ...], BeforeValidator(_by_name)]
+"""Settings of data sets, or names of known ones."""
+
+
+def is_toy(testbed: Testbed) -> bool:
+    """Whether the model or the text of the cache is the toy's, for which the defaults are its data sets."""
+    made_with = testbed.cache.attributes["config"]
+    return "toy" in (made_with.get("model", {}).get("model"), made_with["dataset"]["source"])

@@ -18,7 +18,7 @@ from saepipe.data.progress import Progress
 from saepipe.evaluate.artifacts import Work
 from saepipe.evaluate.concepts.bench import Bench, prepare
 from saepipe.evaluate.concepts.examples import Examples
-from saepipe.evaluate.concepts.metric import NOISY, SIZES, Perturbation, is_toy
+from saepipe.evaluate.concepts.metric import NOISY, SIZES, Perturbation
 from saepipe.evaluate.concepts.outcome import Outcome, Value
 from saepipe.evaluate.concepts.perturb import accuracies, class_differences, without_latents
 from saepipe.evaluate.concepts.spurious import (
@@ -32,6 +32,7 @@ from saepipe.evaluate.concepts.spurious import (
     spurious_texts,
     texts_work,
 )
+from saepipe.evaluate.labelled.known import is_toy
 from saepipe.evaluate.metrics.base import Measurement, Shown
 from saepipe.evaluate.pooling import activations_work, text_activations
 from saepipe.evaluate.stats import LEVEL
@@ -65,7 +66,7 @@ class SCR(Perturbation):
 
     name: Literal["scr"] = "scr"
     datasets: tuple[SpuriousConfig, ...] | None = Field(default=None, min_length=1)
-    """null: the reference's two, of four pairs each; for the embedded model the toy's."""
+    """null: the toy's where the model or the text is the toy's, else the reference's two, of four pairs each."""
     eval_type_id: ClassVar[str] = "scr"
     version: ClassVar[int] = 1
     toy_sizes: ClassVar[tuple[int, int]] = (480, 240)

@@ -6,17 +6,17 @@ Formulas, data sets and where the reference (SAEBench 0.6.0) differs: docs/metri
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from saepipe.data.config import Count
 from saepipe.data.progress import Progress
 from saepipe.evaluate.artifacts import Work
 from saepipe.evaluate.labelled.config import LabelledConfig
 from saepipe.evaluate.labelled.draw import Draw
-from saepipe.evaluate.labelled.known import KNOWN, REFERENCE, TOY
+from saepipe.evaluate.labelled.known import REFERENCE, TOY, DataSets, is_toy
 from saepipe.evaluate.metrics.base import Measurement, Metric, Shown
 from saepipe.evaluate.pooling import pooled_latents
 from saepipe.evaluate.probing.answers import Answers
@@ -29,21 +29,11 @@ _SIZES = {"toy": (400, 200), "reference": (4000, 1000)}
 """Texts of a task to train and to test on, half of them of its class."""
 
 
-def _named(value: Any) -> Any:
-    """A known data set by its name."""
-    if not isinstance(value, list | tuple):
-        return value
-    for name in value:
-        if isinstance(name, str) and name not in KNOWN:
-            raise ValueError(f"there is no data set called {name!r}; known by name: {', '.join(KNOWN)}")
-    return tuple(KNOWN[one] if isinstance(one, str) else one for one in value)
-
-
 class SparseProbing(Metric):
     """The model's activations and the probes of its own channels are shared; an SAE encodes each text once."""
 
     name: Literal["sparse_probing"] = "sparse_probing"
-    datasets: Annotated[tuple[LabelledConfig, ...], BeforeValidator(_named)] | None = Field(default=None, min_length=1)
+    datasets: DataSets | None = Field(default=None, min_length=1)
     """Settings, or names of known ones; null: the toy's where the model or the cache's text is the toy, else the
     reference's eight."""
     k_values: tuple[Count, ...] = Field(default=KS, min_length=1)
@@ -111,10 +101,8 @@ class SparseProbing(Metric):
 
     def asked(self, testbed: Testbed) -> list[Asked]:
         """What this asks of each data set, where the cache of the testbed decides which."""
-        made_with = testbed.cache.attributes["config"]
-        is_toy = "toy" in (made_with.get("model", {}).get("model"), made_with["dataset"]["source"])
         asked = []
-        for config in self.datasets or (TOY if is_toy else REFERENCE):
+        for config in self.datasets or (TOY if is_toy(testbed) else REFERENCE):
             train, test = _SIZES["toy" if config.source == "toy" else "reference"]
             draw = Draw(self.train_size or train, self.test_size or test, self.seed, testbed.mode)
             asked.append(Asked(config, draw, self.context_size, self.k_values, self.full_probe))

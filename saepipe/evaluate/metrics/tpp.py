@@ -11,17 +11,18 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from saepipe.data.progress import Progress
 from saepipe.evaluate.artifacts import Work
 from saepipe.evaluate.concepts.bench import Bench, prepare
 from saepipe.evaluate.concepts.examples import Examples, one_against_rest
-from saepipe.evaluate.concepts.metric import NOISY, SIZES, Perturbation, is_toy
+from saepipe.evaluate.concepts.metric import NOISY, SIZES, Perturbation
 from saepipe.evaluate.concepts.outcome import Outcome, mean_of
 from saepipe.evaluate.concepts.perturb import accuracies, class_differences, without_latents
 from saepipe.evaluate.labelled.config import LabelledConfig, Part
 from saepipe.evaluate.labelled.draw import LabelledTexts
-from saepipe.evaluate.labelled.known import KNOWN
+from saepipe.evaluate.labelled.known import KNOWN, DataSets, is_toy
 from saepipe.evaluate.labelled.stored import labelled_texts, work_of
 from saepipe.evaluate.metrics.base import Measurement, Shown
 from saepipe.evaluate.pooling import activations_work, text_activations
@@ -56,11 +57,12 @@ class TPP(Perturbation):
     """Data sets outside, SAEs inside: texts, examples and probes are the model's work, done once for all."""
 
     name: Literal["tpp"] = "tpp"
-    datasets: tuple[LabelledConfig, ...] | None = None
-    """null: the reference's two; for the embedded model the toy's professions and categories"""
+    datasets: DataSets | None = Field(default=None, min_length=1)
+    """Settings, or names of known ones; null: the toy's professions and categories where the model or the text is the
+    toy's, else the reference's two."""
     eval_type_id: ClassVar[str] = "tpp"
     version: ClassVar[int] = 1
-    toy_sizes: ClassVar[tuple[int, int]] = (800, 400)
+    toy_sizes: ClassVar[tuple[int, int]] = (400, 200)
     shown: ClassVar[Mapping[str, Shown]] = {
         "tpp_threshold_10_total_metric": Shown("TPP, 10 latents", "higher", noisy=NOISY),
         "tpp_threshold_50_total_metric": Shown("TPP, 50 latents", "higher", noisy=NOISY),
