@@ -43,6 +43,7 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from schemas import check
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "ag_news.yaml"
 HOOK = "blocks.1.hook_resid_post"
 LABELS = ["a"] * 60 + ["b"] * 60 + ["c"] * 60 + ["a"] * 40 + ["b"] * 40 + ["c"] * 40
 NUM_TRAIN, D = 180, 12
@@ -380,9 +381,9 @@ def test_a_result_holds_what_saebench_holds_and_what_it_rests_on(
 
 def test_news_through_the_toy_model(runs: list[Path], ag_news: Path, tmp_path: Path) -> None:
     """Real text of four topics, which even a toy model tells apart better than chance; the same bits when warm."""
-    news = {"name": "ag_news", "source": str(ag_news), "text": [1, 2], "label": 0}
-    metric = {"name": "sparse_probing", "datasets": [news], "train_size": 200, "test_size": 120, "k_values": [1, 10]}
-    config = EvaluateConfig.parse({"metrics": [metric], "device": "cpu", "artifacts": str(tmp_path / "work")})
+    smaller = ["train_size=200", "test_size=120", "k_values=[1,10]", f"datasets.0.source={ag_news}"]
+    own = ["device=cpu", f"artifacts={tmp_path / 'work'}", *(f"metrics.0.{one}" for one in smaller)]
+    config = EvaluateConfig.load(EXAMPLE, own)
     evaluate(runs[:1], config)
     cold = results(runs[:1])
     forget(runs[:1])
