@@ -14,13 +14,15 @@ import torch
 from saepipe.evaluate.absorption.material import Material
 from saepipe.evaluate.absorption.splits import Split
 from saepipe.evaluate.absorption.vocabulary import LETTERS
-from saepipe.evaluate.absorption.words import word_scores
+from saepipe.evaluate.absorption.words import joined, word_scores
 from saepipe.evaluate.metrics.base import Figure
 from saepipe.evaluate.stats import Estimate, two_stage
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Mode
 
 _TOP = 3
+_CHUNK = 2**25
+"""Latent activations held at a time (128 MiB in float32); a word's scores need a few times that."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,14 @@ def score(subject: Subject, material: Material, splits: Sequence[Split], gate: G
     none = torch.zeros(1, subject.sae.d_sae, device=W_dec.device)
     # What is there without any latent is not the latents' to make up, so its projection is no one's to carry.
     offset = torch.zeros_like(W_dec[0]) if mode == "reference" else subject.sae.decode(none)[0]
+    words_at_once = max(1, _CHUNK // subject.sae.d_sae)
     found = []
     for index, split in enumerate(splits):
         x = material.x_scored[material.detected[:, index]].to(W_dec.device, torch.float32)
-        scores = word_scores(
-            x - offset,
-            subject.encode(x),
-            W_dec,
-            material.probe.weight[index].to(W_dec.device),
-            split.latents,
-            mode=mode,
+        direction = material.probe.weight[index].to(W_dec.device)
+        scores = joined(
+            word_scores(part - offset, subject.encode(part), W_dec, direction, split.latents, mode=mode)
+            for part in torch.split(x, words_at_once)
         )
         absorbed = (scores.fraction > 0) | scores.full
         f1_probe = float(material.f1[index])

@@ -95,7 +95,7 @@ def word_activations(
         (num_words, d_in) in the model's dtype, on the CPU.
 
     Raises:
-        ConfigError: if a word is not one token in its prompt.
+        ConfigError: if a word is not one token in its prompt, or an activation is not finite.
     """
     lm = testbed.language_model
     texts = [prompt(word, others, template) for word, others in zip(words, examples, strict=True)]
@@ -118,4 +118,6 @@ def word_activations(
             progress.advance(len(batch))
     finally:
         progress.finish()
+    if not x.isfinite().all():
+        raise ConfigError(f"at some words the activations are NaN or Inf in {x.dtype}", hint="dtype: bfloat16")
     return x

@@ -34,6 +34,7 @@ def pursued(acts: csr_array, labels: np.ndarray) -> list[list[int]]:
     Returns:
         Latents of each letter, in the order chosen; fewer than ten where no other correlates positively.
     """
+    acts = acts.astype(np.float64)
     mean = acts.mean(axis=0)
     deviation = np.sqrt(np.maximum(acts.multiply(acts).mean(axis=0) - mean**2, 0))
     scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * mean)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import threadpool_limits
 
 from saepipe.evaluate.absorption.ranking import pursued, weighed
@@ -75,11 +75,10 @@ def splits(train: Words, stems: Sequence[str], test: Words, jump: float) -> list
 
 
 def _splits(train: Words, stems: Sequence[str], test: Words, jump: float) -> list[Split]:
-    folder = StratifiedGroupKFold(_NUM_FOLDS, shuffle=True, random_state=0)
-    parts = folder.split(train.labels, train.labels.argmax(axis=1), groups=np.asarray(stems))
+    fold = dealt(train.labels.argmax(axis=1), stems)
     folds = [
-        (Words(train.acts[fit], train.labels[fit]), Words(train.acts[judged], train.labels[judged]))
-        for fit, judged in parts
+        tuple(Words(train.acts[part], train.labels[part]) for part in (fold != one, fold == one))
+        for one in np.unique(fold)
     ]
     chosen = [pursued(fit.acts, fit.labels) for fit, _ in folds]
 
@@ -96,6 +95,18 @@ def _splits(train: Words, stems: Sequence[str], test: Words, jump: float) -> lis
         _split(train, test, letter, latents, own_latents(curve(letter, len(latents)), jump))
         for letter, latents in enumerate(pursued(train.acts, train.labels))
     ]
+
+
+def dealt(letters: np.ndarray, stems: Sequence[str]) -> np.ndarray:
+    """(num_words,) fold of each word: the stems of a letter, in random order, go to one fold after the other.
+
+    (Scikit-learn's folds of this kind refuse letters with fewer words than folds.)
+    """
+    a_word = {stem: index for index, stem in enumerate(stems)}
+    shuffled = Random(0).sample(sorted(a_word), len(a_word))
+    in_turn = sorted(shuffled, key=lambda stem: letters[a_word[stem]])
+    place = {stem: index % _NUM_FOLDS for index, stem in enumerate(in_turn)}
+    return np.array([place[stem] for stem in stems])
 
 
 def splits_as_reference(train: Words, test: Words, jump: float, l1_decay: float, seed: int) -> list[Split]:

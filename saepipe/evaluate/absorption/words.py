@@ -6,7 +6,7 @@ a letter is that of a linear probe. A latent's part in it is its activation time
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,3 +82,9 @@ def word_scores(
     silent = (acts[:, own].abs() < SILENT).all(1)
     full = (a > 0) & silent & (cosines[top] >= MIN_COSINE_FULL) & (largest >= MIN_SHARE * a)
     return WordScores(fraction.where(counts, 0.0), full, top)
+
+
+def joined(parts: Iterable[WordScores]) -> WordScores:
+    """The scores of some words, then of others, on the CPU."""
+    fields = zip(*((part.fraction, part.full, part.top) for part in parts), strict=True)
+    return WordScores(*(torch.cat(field).cpu() for field in fields))

@@ -110,7 +110,7 @@ class Absorption(Metric):
 
     def _measurement(self, letters: Sequence[Letter], found: Material, testbed: Testbed) -> Measurement:
         measurable = [letter for letter in letters if letter.reason is None]
-        findings = list(self._findings(found))
+        findings = list(self._findings(found, testbed.mode))
         if testbed.mode == "reference" and findings:
             means = figures([], self.seed, "SAEBench gives no result: " + findings[0].message)
         else:
@@ -139,14 +139,15 @@ class Absorption(Metric):
             eval_config=self._eval_config(found, testbed),
         )
 
-    def _findings(self, found: Material) -> Iterator[Finding]:
+    def _findings(self, found: Material, mode: Mode) -> Iterator[Finding]:
         """H10: the model does not tell enough letters at the hook, so an SAE cannot either."""
         present = int(found.present.sum())
+        wanted = self.min_feats_for_eval if mode == "reference" else min(self.min_feats_for_eval, present)
         good = int((found.f1 > self.min_GT_probe_f1).sum())
-        if good < min(self.min_feats_for_eval, present):
+        if good < wanted:
             message = (
                 f"the probes of {good} of {present} first letters have an F1 above {self.min_GT_probe_f1:g} "
-                f"(wanted {min(self.min_feats_for_eval, present)}): the model hardly tells them at the hook"
+                f"(wanted {wanted}): the model hardly tells them at the hook"
             )
             yield Finding("H10", "error", message, self.name)
 

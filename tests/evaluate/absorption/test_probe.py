@@ -88,15 +88,15 @@ def test_the_decay_is_the_one_that_validates_best(monkeypatch) -> None:
 
 
 def test_the_references_trainer_finds_what_can_be_separated_and_is_seeded() -> None:
-    x, labels = words(2400, 0.3)
-    found, again, other = (fit_as_reference(x[:2000], labels[:2000], seed) for seed in (0, 0, 1))
-    assert letter_f1(found.logits(x[2000:]), labels[2000:]) == pytest.approx(1.0)
+    x, labels = words(1600, 0.3)
+    found, again, other = (fit_as_reference(x[:1200], labels[:1200], seed) for seed in (0, 0, 1))
+    assert letter_f1(found.logits(x[1200:]), labels[1200:]) == pytest.approx(1.0, abs=0.05)
     assert torch.equal(found.weight, again.weight)
     assert not torch.equal(found.weight, other.weight)
 
 
 def test_l1_empties_inputs_that_say_nothing() -> None:
-    x, labels = words(2000, 0.3)
+    x, labels = words(1000, 0.3)
 
     def trained(l1_decay: float) -> Probe:
         return probes.train(lambda index: x[index], 12, labels, 0, batch_size=64, weight_decay=1e-6, l1_decay=l1_decay)

@@ -89,3 +89,12 @@ def test_a_word_that_comes_apart_is_refused(lm, words) -> None:
     testbed = SimpleNamespace(language_model=lm, batch_size=3)
     with pytest.raises(ConfigError, match="' xqzv' is not one token"):
         word_activations(testbed, [Word(" xqzv", words[0].token)], [words[:2]], TEMPLATE, Silent())
+
+
+def test_activations_that_overflow_are_refused(lm, words) -> None:
+    def overflowing(ids: torch.Tensor) -> torch.Tensor:
+        return torch.full((*ids.shape, lm.d_in), torch.inf)
+
+    testbed = SimpleNamespace(language_model=lm, batch_size=3, capture=overflowing)
+    with pytest.raises(ConfigError, match="NaN or Inf"):
+        word_activations(testbed, words[:2], [words[2:4]] * 2, TEMPLATE, Silent())

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_array
 
 from saepipe.evaluate.absorption.ranking import pursued, weighed, word_latents
-from saepipe.evaluate.absorption.splits import Words, own_latents, splits, splits_as_reference
+from saepipe.evaluate.absorption.splits import Words, dealt, own_latents, splits, splits_as_reference
 from saepipe.evaluate.subject import Subject
 
 NUM_LETTERS, NUM_WORDS = 4, 400
@@ -99,6 +99,15 @@ def test_forms_of_a_word_are_judged_together() -> None:
     apart = splits(some, stems(30), some, jump=-1.0)
     together = splits(some, [str(index // 2) for index in range(30)], some, jump=-1.0)
     assert max(split.f1 for split in together) < min(split.f1 for split in apart)
+
+
+def test_folds_share_out_every_letter_and_part_no_stem() -> None:
+    stems = [f"{letter}{index // 2}" for letter, num_stems in (("a", 12), ("b", 3)) for index in range(2 * num_stems)]
+    letters = np.array([stem[0] == "b" for stem in stems])
+    fold = dealt(letters, stems)
+    assert {len({place for place, stem in zip(fold, stems, strict=True) if stem == one}) for one in stems} == {1}
+    assert sorted(np.bincount(fold[~letters])) == [4, 4, 4, 6, 6]
+    assert sorted(np.bincount(fold[letters], minlength=5)) == [0, 0, 2, 2, 2]
 
 
 @pytest.mark.parametrize(

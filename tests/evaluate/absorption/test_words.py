@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saepipe.evaluate.absorption.words import word_scores
+from saepipe.evaluate.absorption.words import joined, word_scores
 
 LETTER, OTHER = torch.tensor([2.0, 0.0, 0.0]), torch.eye(3)
 OWN, CHILD, ASIDE = 0, 1, 2
@@ -119,6 +119,19 @@ def test_the_order_of_the_latents_does_not_matter() -> None:
 def test_the_length_of_the_direction_does_not_matter() -> None:
     x, acts = torch.tensor([[6.0, 4.0, 0.0]]), torch.tensor([[3.0, 5.0, 0.0]])
     assert word_scores(x, acts, W_DEC, 100 * LETTER, [OWN]).fraction[0] == pytest.approx(0.5)
+
+
+def test_words_may_come_in_parts() -> None:
+    rng = torch.Generator().manual_seed(2)
+    W_dec, acts = torch.randn(20, 5, generator=rng), torch.randn(50, 20, generator=rng).relu()
+    x, direction = acts @ W_dec, torch.randn(5, generator=rng)
+    whole = word_scores(x, acts, W_dec, direction, [3])
+    parts = joined(
+        word_scores(x[at], acts[at], W_dec, direction, [3]) for at in (slice(0, 7), slice(7, 7), slice(7, 50))
+    )
+    assert torch.allclose(parts.fraction, whole.fraction, atol=1e-6)
+    assert torch.equal(parts.full, whole.full)
+    assert torch.equal(parts.top, whole.top)
 
 
 def by_definition(x: Tensor, acts: Tensor, W_dec: Tensor, direction: Tensor, split: list[int]) -> tuple[float, bool]:
