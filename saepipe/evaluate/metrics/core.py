@@ -1,6 +1,6 @@
 """Core: how well an SAE reconstructs, how sparsely, and what the model loses when it reads the reconstruction.
 
-Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics.md.
+Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics/core.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Geometry: where latents point, how often they fire, which similar ones fire together, and what a baseline did.
 
-It needs no model, only stored activations. SAEBench has no such evaluation. Formulas: docs/metrics.md.
+It needs no model, only stored activations. SAEBench has no such evaluation. Formulas: docs/metrics/geometry.md.
 """
 
 from __future__ import annotations

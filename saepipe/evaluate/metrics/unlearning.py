@@ -1,6 +1,6 @@
 """Unlearning: latents of one field are clamped, and the model is asked about it and about others.
 
-Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics.md.
+Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics/unlearning.md.
 """
 
 from __future__ import annotations
