@@ -153,3 +153,39 @@ def test_unequal_classes_stay_balanced() -> None:
     positive, negative = torch.arange(10), torch.arange(10, 14)
     drawn = Examples.shuffled(positive, negative, torch.Generator().manual_seed(1))
     assert drawn.positive.tolist().count(True) == drawn.positive.tolist().count(False) == 4
+
+
+def test_mode_reference_draws_and_trains_in_the_references_order() -> None:
+    """`train_probe_on_activations` of SAEBench 0.6.0, written out with the global generator, class after class."""
+    rng = torch.Generator().manual_seed(10)
+    x = {part: torch.randn(len(LABELS), 6, generator=rng) for part in ("train", "test")}
+    rows = tuple(Row("text", str(label)) for label in [*LABELS.tolist(), *LABELS.tolist()])
+    texts, ours = LabelledTexts(rows, len(LABELS), {}), torch.Generator().manual_seed(11)
+    drawn = zip(examples(texts, "train", ours), examples(texts, "test", ours), strict=True)
+    found = Concepts.fit(x["train"], x["test"], drawn, "reference", ours)
+
+    torch.manual_seed(11)
+    for label in range(NUM_CLASSES):
+        data = {}
+        for part, acts in x.items():
+            others = [acts[LABELS == other] for other in range(NUM_CLASSES) if other != label]
+            some = torch.cat([other[torch.randperm(OF_CLASS)[:10]] for other in others])
+            combined = torch.cat([acts[LABELS == label], some[torch.randperm(30)]])
+            order = torch.randperm(60)
+            data[part] = combined[order], (order < 30).float()
+        probe = torch.nn.Linear(6, 1)
+        optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-3)
+        best, weight = 0.0, probe.weight[0].detach()
+        for _ in range(20):
+            order = torch.randperm(60)
+            for start in range(0, 60, 16):
+                batch = order[start : start + 16]
+                logits = probe(data["train"][0][batch]).squeeze(-1)
+                loss = torch.nn.BCEWithLogitsLoss()(logits, data["train"][1][batch]) + 1e-3 * probe.weight.abs().sum()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            accuracy = float(((probe(data["test"][0]).squeeze(-1) > 0) == data["test"][1].bool()).float().mean())
+            if accuracy > best:
+                best, weight = accuracy, probe.weight[0].detach().clone()
+        assert torch.allclose(found.directions[label], weight, atol=1e-6)

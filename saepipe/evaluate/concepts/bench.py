@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from saepipe.evaluate.artifacts import Content, Work
 from saepipe.evaluate.concepts.examples import Examples
 from saepipe.evaluate.concepts.sparse_direction import STRENGTHS, fit_sparse
+from saepipe.evaluate.labelled.config import Part
 from saepipe.evaluate.pooling import TextActivations
 from saepipe.evaluate.probes import Training, train
 from saepipe.evaluate.testbed import Mode, Testbed
@@ -41,7 +42,7 @@ class Concepts:
         cls,
         train_pooled: Tensor,
         test_pooled: Tensor,
-        examples: Sequence[tuple[Examples, Examples]],
+        examples: Iterable[tuple[Examples, Examples]],
         mode: Mode,
         generator: torch.Generator,
     ) -> Concepts:
@@ -50,21 +51,24 @@ class Concepts:
         Args:
             train_pooled: (num_train, d_in).
             test_pooled: (num_test, d_in).
-            examples: of each concept, to train and to test on.
+            examples: of each concept, to train and to test on; they may be drawn from `generator` one by one, as the
+                reference does between the trainings.
             mode: fixed: L1-penalised logistic regression, its penalty chosen on the last of the training examples;
                 reference: SAEBench's training, the best epoch chosen on the test examples.
             generator: of that training.
         """
-        probes = []
+        probes, train_signs, test_signs = [], [], []
         for known, unseen in examples:
             x, y = train_pooled[known.rows], known.positive
             if mode == "reference":
                 probes.append(train(x, y, test_pooled[unseen.rows], unseen.positive, TRAINING, generator))
             else:
                 probes.append(fit_sparse(x, y, len(y) // _VALIDATION))
+            train_signs.append(known.signs(len(train_pooled)))
+            test_signs.append(unseen.signs(len(test_pooled)))
         return cls(
-            torch.stack([known.signs(len(train_pooled)) for known, _ in examples]),
-            torch.stack([unseen.signs(len(test_pooled)) for _, unseen in examples]),
+            torch.stack(train_signs),
+            torch.stack(test_signs),
             torch.stack([probe.weight.float() for probe in probes]),
             torch.tensor([probe.bias for probe in probes]),
         )
@@ -104,7 +108,7 @@ def prepare(
     work: Work,
     activations: TextActivations,
     num_train: int,
-    draw: Callable[[torch.Generator], Sequence[tuple[Examples, Examples]]],
+    draw: Callable[[Part, torch.Generator], Iterable[Examples]],
 ) -> Bench:
     """The concepts are an artifact: examples are drawn and probes trained once, the same for every SAE.
 
@@ -113,14 +117,19 @@ def prepare(
         work: see `concepts_work`.
         activations: of the training texts, then the test texts.
         num_train: how many are training texts.
-        draw: examples of each concept to train and to test on, from a generator.
+        draw: examples of each concept in turn, from a generator.
     """
     train = some_texts(activations, 0, num_train)
     test = some_texts(activations, num_train, activations.num_texts)
 
     def make() -> Content:
         generator = torch.Generator().manual_seed(work.key["seed"])
-        return Content(vars(Concepts.fit(train.pooled(), test.pooled(), draw(generator), testbed.mode, generator)))
+        examples = zip(draw("train", generator), draw("test", generator), strict=True)
+        concepts = Concepts.fit(train.pooled(), test.pooled(), examples, testbed.mode, generator)
+        if testbed.mode == "reference":  # clean accuracies are of other examples than those that chose the epoch
+            signs = torch.stack([drawn.signs(test.num_texts) for drawn in draw("test", generator)])
+            concepts = replace(concepts, test_signs=signs)
+        return Content(vars(concepts))
 
     return Bench(Concepts(**testbed.artifacts.get(work.kind, work.key, make).tensors), train, test)
 

@@ -82,19 +82,22 @@ class Perturbation(Metric):
         )
 
     def _eval_config(self, testbed: Testbed, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """The settings under SAEBench's names."""
-        return {
-            "random_seed": self.seed,
-            "dataset_names": list(dict.fromkeys(outcome.dataset for outcome in outcomes)),
-            "perform_scr": self.name == "scr",
+        """The settings under SAEBench's names. Those of its probes are given where they are what was trained."""
+        probe = {
             "early_stopping_patience": TRAINING.patience,
-            "train_set_size": max(outcome.num_train for outcome in outcomes),
-            "test_set_size": max(outcome.num_test for outcome in outcomes),
-            "context_length": self.context_size,
             "probe_train_batch_size": TRAINING.batch_size,
             "probe_epochs": TRAINING.epochs,
             "probe_lr": TRAINING.lr,
             "probe_l1_penalty": TRAINING.l1,
+        }
+        return {
+            "random_seed": self.seed,
+            "dataset_names": list(dict.fromkeys(outcome.dataset for outcome in outcomes)),
+            "perform_scr": self.name == "scr",
+            "train_set_size": max(outcome.num_train for outcome in outcomes),
+            "test_set_size": max(outcome.num_test for outcome in outcomes),
+            "context_length": self.context_size,
+            **(probe if testbed.mode == "reference" else {}),
             "n_values": list(self.n_values),
             "model_name": testbed.cache.attributes["model"]["id"],
             "llm_batch_size": testbed.batch_size,

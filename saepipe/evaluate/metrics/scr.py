@@ -17,7 +17,6 @@ from pydantic import Field
 from saepipe.data.progress import Progress
 from saepipe.evaluate.artifacts import Work
 from saepipe.evaluate.concepts.bench import Bench, prepare
-from saepipe.evaluate.concepts.examples import Examples
 from saepipe.evaluate.concepts.metric import NOISY, SIZES, Perturbation
 from saepipe.evaluate.concepts.outcome import Outcome, Value
 from saepipe.evaluate.concepts.perturb import accuracies, class_differences, without_latents
@@ -117,12 +116,8 @@ class SCR(Perturbation):
 
     def _pair(self, dataset: str, pair: PairTexts, drawn: Work, testbed: Testbed, progress: Progress) -> Pair:
         activations = text_activations(testbed, pair.texts, self.context_size, {"name": pair.title}, progress)
-
-        def draw(generator: torch.Generator) -> list[tuple[Examples, Examples]]:
-            return list(zip(pair.examples("train", generator), pair.examples("test", generator), strict=True))
-
         work = self.concepts_work(drawn, pair.title, testbed)
-        bench = prepare(testbed, work, activations, len(pair.train), draw)
+        bench = prepare(testbed, work, activations, len(pair.train), pair.examples)
         weights = self.weights(bench.test.num_texts, testbed)
         logits = bench.concepts.logits(bench.test.pooled())
         clean = accuracies(logits, bench.concepts.test_signs, weights)[..., [CONCEPT, ATTRIBUTE]]
@@ -136,7 +131,6 @@ class SCR(Perturbation):
         )
         of_attribute, of_concept = _misled(without.logits, bench, pair.weights)
         values = scr(pair.clean, pair.misled, of_attribute[..., CONCEPT], of_concept[..., ATTRIBUTE], sizes, mode)
-        names = "concept", "attribute"
         return Outcome(
             dataset=pair.dataset,
             name=pair.title,
@@ -145,7 +139,7 @@ class SCR(Perturbation):
                 "scr_llm_test_accuracy": pair.clean.mean(-1),
                 "scr_llm_misled_accuracy": pair.misled.mean(-1),
             },
-            clean=dict(zip(names, pair.clean[0].tolist(), strict=True)),
+            clean=dict(zip(("concept", "attribute"), pair.clean[0].tolist(), strict=True)),
             num_train=bench.num_train,
             num_test=bench.num_test,
             num_off=without.num_off.numpy(),

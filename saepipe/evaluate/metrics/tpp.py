@@ -5,8 +5,9 @@ Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics.m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -104,12 +105,8 @@ class TPP(Perturbation):
         work = work_of(config, how)
         texts = labelled_texts(testbed, config, how, work)
         activations = text_activations(testbed, texts.texts, self.context_size, {"name": config.name}, progress)
-
-        def draw(generator: torch.Generator) -> list[tuple[Examples, Examples]]:
-            return list(zip(*(examples(texts, part, generator) for part in ("train", "test")), strict=True))
-
         concepts = self.concepts_work(work, ONE_AGAINST_REST, testbed)
-        bench = prepare(testbed, concepts, activations, texts.num_train, draw)
+        bench = prepare(testbed, concepts, activations, texts.num_train, partial(examples, texts))
         weights = self.weights(bench.test.num_texts, testbed)
         clean = accuracies(bench.concepts.logits(bench.test.pooled()), bench.concepts.test_signs, weights)
         return Classes(config.name, texts, bench, weights, clean)
@@ -144,11 +141,12 @@ class TPP(Perturbation):
         )
 
 
-def examples(texts: LabelledTexts, part: Part, generator: torch.Generator) -> list[Examples]:
-    """Of each class against the rest."""
+def examples(texts: LabelledTexts, part: Part, generator: torch.Generator) -> Iterator[Examples]:
+    """Of each class against the rest, drawn when it is its turn."""
     numbers = {label: number for number, label in enumerate(texts.classes)}
     labels = torch.tensor([numbers[row.label] for row in texts.of(part)])
-    return [one_against_rest(labels, number, generator) for number in numbers.values()]
+    for number in numbers.values():
+        yield one_against_rest(labels, number, generator)
 
 
 def tpp(clean: np.ndarray, without: np.ndarray, sizes: Sequence[int]) -> list[dict[str, np.ndarray]]:
