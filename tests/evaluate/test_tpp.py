@@ -168,9 +168,9 @@ def test_mode_reference_draws_and_trains_in_the_references_order() -> None:
     for label in range(NUM_CLASSES):
         data = {}
         for part, acts in x.items():
-            others = [acts[LABELS == other] for other in range(NUM_CLASSES) if other != label]
+            others = [acts[other == LABELS] for other in range(NUM_CLASSES) if other != label]
             some = torch.cat([other[torch.randperm(OF_CLASS)[:10]] for other in others])
-            combined = torch.cat([acts[LABELS == label], some[torch.randperm(30)]])
+            combined = torch.cat([acts[label == LABELS], some[torch.randperm(30)]])
             order = torch.randperm(60)
             data[part] = combined[order], (order < 30).float()
         probe = torch.nn.Linear(6, 1)
