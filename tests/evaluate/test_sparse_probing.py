@@ -38,6 +38,7 @@ from saepipe.evaluate.probing.answers import (
 from saepipe.evaluate.probing.chance import at_chance, check_probes
 from saepipe.evaluate.probing.figures import KS
 from saepipe.evaluate.run import evaluate, plan
+from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Passes
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
@@ -377,6 +378,35 @@ def test_a_result_holds_what_saebench_holds_and_what_it_rests_on(
     assert about["num_test"] == {"nurse": 40, "chef": 40, "lawyer": 40}
     assert about["majority_rate"] == {"nurse": 0.5, "chef": 0.5, "lawyer": 0.5}
     assert about["origin"]["files"][0]["bytes"] == Path(biographies).stat().st_size
+
+
+def test_without_a_full_probe_few_latents_of_the_test_texts_are_encoded(
+    runs: list[Path], biographies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the accuracies are those that a full probe stands beside."""
+    asked_for: list[int | None] = []
+    encode = Subject.encode
+
+    def spied(subject: Subject, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
+        asked_for.append(None if latents is None else len(latents))
+        return encode(subject, x, latents)
+
+    monkeypatch.setattr(Subject, "encode", spied)
+    evaluate(runs[:1], settings(biographies, tmp_path))
+    (beside,) = results(runs[:1])
+    assert asked_for == [None, None]
+    config = settings(biographies, tmp_path)
+    metric = config.metrics[0].model_copy(update={"full_probe": False, "k_values": (1, 5)})
+    evaluate(runs[:1], config.model_copy(update={"metrics": (metric,)}))
+    (alone,) = results(runs[:1])
+    assert asked_for[2::2] == [None, None]
+    assert all(5 <= (num or 0) <= 15 for num in asked_for[3::2])
+    assert alone["saepipe"]["undefined"]["sae_test_accuracy"] == "full_probe is off"
+    for key in ("sae_top_1_test_accuracy", "sae_top_5_test_accuracy"):
+        assert alone["eval_result_metrics"]["sae"][key] == beside["eval_result_metrics"]["sae"][key]
+    for name, about in alone["saepipe"]["datasets"].items():
+        for label, latents in about["latents"].items():
+            assert latents == beside["saepipe"]["datasets"][name]["latents"][label][:5]
 
 
 def test_news_through_the_toy_model(runs: list[Path], ag_news: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from saepipe.evaluate.labelled.rows import origin
 from saepipe.evaluate.testbed import Testbed
 
 KIND = "labelled_texts"
+_VERSION = 1
+"""Raised whenever the same rows are drawn or read otherwise."""
 
 
 def work_of(config: LabelledConfig, how: Draw) -> Work:
@@ -24,7 +26,7 @@ def work_of(config: LabelledConfig, how: Draw) -> Work:
     settings: dict[str, Any] = config.to_dict()
     for key in ("name", "revision", *(("source", "test") if config.is_file else ())):
         del settings[key]
-    return Work(KIND, {"dataset": settings, "origin": origin(config), "draw": asdict(how)})
+    return Work(KIND, {"dataset": settings, "origin": origin(config), "draw": asdict(how), "version": _VERSION})
 
 
 def labelled_texts(testbed: Testbed, config: LabelledConfig, how: Draw, work: Work | None = None) -> LabelledTexts:

@@ -18,7 +18,6 @@ from saepipe.evaluate.labelled.config import LabelledConfig
 from saepipe.evaluate.labelled.draw import Draw
 from saepipe.evaluate.labelled.known import REFERENCE, TOY, DataSets, is_toy
 from saepipe.evaluate.metrics.base import Measurement, Metric, Shown
-from saepipe.evaluate.pooling import pooled_latents
 from saepipe.evaluate.probing.answers import Answers
 from saepipe.evaluate.probing.dataset import Asked, DataSet
 from saepipe.evaluate.probing.figures import KS, measurement
@@ -94,10 +93,7 @@ class SparseProbing(Metric):
     def _answers(self, subject: Subject, datasets: Sequence[DataSet], progress: Progress) -> dict[str, Answers]:
         """By data set. The generator is one for all of them, as in the reference, which seeds it once an SAE."""
         generator = torch.Generator().manual_seed(self.seed)
-        return {
-            dataset.asked.name: dataset.answers(pooled_latents(subject, dataset.activations), generator, progress)
-            for dataset in datasets
-        }
+        return {dataset.asked.name: dataset.sae_probes(subject, generator, progress) for dataset in datasets}
 
     def asked(self, testbed: Testbed) -> list[Asked]:
         """What this asks of each data set, where the cache of the testbed decides which."""

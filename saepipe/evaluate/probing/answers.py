@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -123,6 +123,23 @@ def fixed_answers(
                 answers.setdefault(str(k), {})[one.label] = _answer(probe, columns, unseen, one.test)
         told()
     return answers
+
+
+def chosen(x: Tensor, asked: Sequence[Task], k: int) -> Tensor:
+    """(num_chosen,) int64: the columns that some task's probe of k columns, or of fewer, will be given; ascending."""
+    orders = []
+    for one in asked:
+        known = x[one.train.rows]
+        orders.append(ranked(Scaling.of(known)(known), one.train.positive)[:k])
+    return torch.unique(torch.cat(orders))
+
+
+def renamed(answers: Answers, columns: Tensor) -> Answers:
+    """Answers of probes of x[:, columns], as of x."""
+    return {
+        probe: {label: replace(answer, columns=columns[answer.columns]) for label, answer in by_class.items()}
+        for probe, by_class in answers.items()
+    }
 
 
 def reference_answers(

@@ -15,18 +15,24 @@ from saepipe.evaluate.artifacts import Content, Work
 from saepipe.evaluate.labelled.config import LabelledConfig
 from saepipe.evaluate.labelled.draw import Draw, LabelledTexts
 from saepipe.evaluate.labelled.stored import labelled_texts, work_of
-from saepipe.evaluate.pooling import TextActivations, activations_work, text_activations
+from saepipe.evaluate.pooling import TextActivations, activations_work, pooled_latents, text_activations
 from saepipe.evaluate.probes import STRENGTHS
 from saepipe.evaluate.probing.answers import (
     Answers,
     Task,
+    chosen,
     fixed_answers,
     from_tensors,
     reference_answers,
+    renamed,
     tasks,
     to_tensors,
 )
+from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Testbed
+
+_VERSION = 1
+"""Raised whenever the same texts and settings give the model's probes other answers."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Asked:
         return activations_work(texts.texts, self.context_size, {"name": self.name})
 
     def _probes(self, drawn: Work) -> Work:
-        settings = {"ks": list(self.ks), "full": self.full, "strengths": list(STRENGTHS)}
+        settings = {"ks": list(self.ks), "full": self.full, "strengths": list(STRENGTHS), "version": _VERSION}
         return Work("probes", {"texts": dict(drawn.key), "context_size": self.context_size, **settings})
 
 
@@ -101,6 +107,16 @@ class DataSet:
         tensors, names = to_tensors(answers)
         return Content(tensors, {"names": names})
 
+    def sae_probes(self, subject: Subject, generator: torch.Generator, progress: Progress) -> Answers:
+        """What probes of an SAE's latents say. Without a full probe, test texts are encoded to chosen latents only."""
+        if self.asked.full or self.asked.draw.mode == "reference":
+            return self.answers(pooled_latents(subject, self.activations), generator, progress)
+        known, unseen = _split(self.activations, self.texts.num_train)
+        x = pooled_latents(subject, known)
+        columns = chosen(x, self.tasks, max(self.asked.ks))
+        few = torch.cat([x[:, columns], pooled_latents(subject, unseen, columns)])
+        return renamed(self.answers(few, generator, progress), columns)
+
     def answers(self, x: torch.Tensor, generator: torch.Generator, progress: Progress) -> Answers:
         """What probes of the columns of x (num_texts, d) say; only mode reference draws, from `generator`."""
         asked, told = self.asked, partial(progress.advance, 1)
@@ -108,3 +124,13 @@ class DataSet:
             return fixed_answers(x, self.tasks, asked.ks, full=asked.full, told=told)
         labels = [row.label for row in self.texts.rows]
         return reference_answers(x, labels, self.texts.num_train, asked.ks, generator, full=asked.full, told=told)
+
+
+def _split(activations: TextActivations, num_texts: int) -> tuple[TextActivations, TextActivations]:
+    """The first texts, and the others."""
+    cut = int(activations.offsets[num_texts])
+    x, offsets, num_special = activations.x, activations.offsets, activations.num_special
+    return (
+        TextActivations(x[:cut], offsets[: num_texts + 1], num_special[:num_texts]),
+        TextActivations(x[cut:], offsets[num_texts:] - cut, num_special[num_texts:]),
+    )
