@@ -1,7 +1,7 @@
 """SCR, spurious correlation removal: do the latents of an attribute carry it, so that a probe that was misled by it
 judges by the class again without them?
 
-Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics.md.
+Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics/tpp_scr.md.
 """
 
 from __future__ import annotations

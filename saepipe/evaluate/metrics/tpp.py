@@ -1,6 +1,6 @@
 """TPP, targeted probe perturbation: do the latents of one class carry that class, and no other?
 
-Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics.md.
+Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics/tpp_scr.md.
 """
 
 from __future__ import annotations
