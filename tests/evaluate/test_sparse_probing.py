@@ -30,13 +30,12 @@ from saepipe.evaluate.probing.answers import (
     Answers,
     fixed_answers,
     from_tensors,
-    numbered,
     reference_answers,
-    tasks,
     to_tensors,
 )
 from saepipe.evaluate.probing.chance import at_chance, check_probes
 from saepipe.evaluate.probing.figures import KS
+from saepipe.evaluate.probing.tasks import numbered, tasks
 from saepipe.evaluate.run import evaluate, plan
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Passes
@@ -331,16 +330,17 @@ def test_a_second_call_needs_no_model_and_finds_the_same_bits(
 ) -> None:
     config = settings(biographies, tmp_path, mode=mode)
     passes = Passes()
-    assert len(plan(runs, config)["model_work_to_do"]) == 6
+    assert len(plan(runs, config)["model_work_to_do"]) == 8
     evaluate(runs, config, passes=passes)
     cold = results(runs)
     assert passes.lower == cold[0]["saepipe"]["counts"]["texts"]
     assert passes.full == passes.upper == 0
     monkeypatch.setattr("saepipe.evaluate.run.load_model_of", None)
     forget(runs)
+    monkeypatch.setattr("saepipe.evaluate.probing.dataset.tasks", None)  # nothing is drawn again
     todo = plan(runs, config)
     assert todo["model_work_to_do"] == []
-    assert len(todo["model_work_to_reuse"]) == 6
+    assert len(todo["model_work_to_reuse"]) == 8
     evaluate(runs, config, passes=passes)
     assert passes.lower == cold[0]["saepipe"]["counts"]["texts"]
     assert [figures(result) for result in results(runs)] == [figures(result) for result in cold]

@@ -1,4 +1,4 @@
-"""One against the rest: what the probes of each class say of the test texts."""
+"""What the probes of each class say of the test texts."""
 
 from __future__ import annotations
 
@@ -8,24 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saepipe.evaluate.concepts.examples import Examples, one_against_rest
+from saepipe.evaluate.concepts.examples import Examples
 from saepipe.evaluate.probes import Probe, Scaling, Training, fit, fit_validated, ranked, train
+from saepipe.evaluate.probing.tasks import Task, numbered, task
 
 FULL = "full"
 """The probe of all columns; the others are called by their number of columns."""
 
 _VALIDATION = 5
 """One training text in so many chooses the full probe's penalty."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A class against the others: equal numbers of both, drawn evenly from the others."""
-
-    label: str
-    train: Examples
-    """rows of the data set"""
-    test: Examples
 
 
 @dataclass(frozen=True)
@@ -63,34 +54,6 @@ class Answer:
 
 Answers = dict[str, dict[str, Answer]]
 """By probe, then by class."""
-
-
-def tasks(labels: Sequence[str], num_train: int, seed: int, *, mirrored: bool) -> list[Task]:
-    """The tasks of a data set, class after class.
-
-    Args:
-        labels: of the texts, training texts first.
-        num_train: how many those are.
-        seed: of the draws of negatives, and of the order.
-        mirrored: whether of two classes the second has a task too; it is the first one's, with yes for no.
-    """
-    numbers, classes = numbered(labels)
-    generator = torch.Generator().manual_seed(seed)
-    asked = classes if mirrored or len(classes) > 2 else classes[:1]
-    return [task(numbers, num_train, index, classes, generator) for index in range(len(asked))]
-
-
-def task(numbers: Tensor, num_train: int, index: int, classes: Sequence[str], generator: torch.Generator) -> Task:
-    """The task of class `index`, drawn in the reference's order: training negatives, their order, and so for test."""
-    known = one_against_rest(numbers[:num_train], index, generator)
-    unseen = one_against_rest(numbers[num_train:], index, generator)
-    return Task(classes[index], known, Examples(unseen.rows + num_train, unseen.positive))
-
-
-def numbered(labels: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """Each label's number (num_texts,) int64, and the classes in the order in which they come."""
-    classes = list(dict.fromkeys(labels))
-    return torch.tensor([classes.index(label) for label in labels]), classes
 
 
 def fixed_answers(

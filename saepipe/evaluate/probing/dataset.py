@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,20 +19,19 @@ from saepipe.evaluate.pooling import TextActivations, activations_work, pooled_l
 from saepipe.evaluate.probes import STRENGTHS
 from saepipe.evaluate.probing.answers import (
     Answers,
-    Task,
     chosen,
     fixed_answers,
     from_tensors,
     reference_answers,
     renamed,
-    tasks,
     to_tensors,
 )
+from saepipe.evaluate.probing.tasks import Task, read, stored, tasks
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Testbed
 
 _VERSION = 1
-"""Raised whenever the same texts and settings give the model's probes other answers."""
+"""Raised whenever the same texts and settings give other tasks, or the model's probes other answers."""
 
 
 @dataclass(frozen=True)
@@ -50,30 +49,36 @@ class Asked:
         return self.config.name
 
     def works(self, testbed: Testbed) -> list[Work]:
-        """Three pieces. Before the texts are drawn, those of the later ones are named after the draw."""
+        """Four pieces. Before the texts are drawn, their activations are named after the draw."""
         drawn = work_of(self.config, self.draw)
         activations = Work("texts", {"drawn": fingerprint(dict(drawn.key))})
         if testbed.artifacts.has(drawn.kind, drawn.key):
             activations = self._activations(labelled_texts(testbed, self.config, self.draw, drawn))
-        return [drawn, activations, self._probes(drawn)]
+        return [drawn, activations, self._tasks(drawn), self._probes(drawn)]
 
     def prepare(self, testbed: Testbed, progress: Progress) -> DataSet:
         """All that is the same for every SAE; made at first, read afterwards."""
         drawn = work_of(self.config, self.draw)
         texts = labelled_texts(testbed, self.config, self.draw, drawn)
         activations = text_activations(testbed, texts.texts, self.context_size, {"name": self.name}, progress)
-        fixed = self.draw.mode == "fixed"
-        labels = [row.label for row in texts.rows]
-        asked = tasks(labels, texts.num_train, self.draw.seed, mirrored=not fixed)
+        asked = read(self._get(testbed, self._tasks(drawn), partial(self._draw_tasks, texts)))
         found = DataSet(self, texts, activations, asked, {}, dict(drawn.key["origin"]))
-        work = self._probes(drawn)
-        stored = testbed.artifacts.get(work.kind, work.key, partial(found.model_probes, progress))
-        return DataSet(
-            self, texts, activations, asked, from_tensors(stored.tensors, stored.info["names"]), found.origin
-        )
+        llm = self._get(testbed, self._probes(drawn), partial(found.model_probes, progress))
+        return replace(found, llm=from_tensors(llm.tensors, llm.info["names"]))
+
+    def _draw_tasks(self, texts: LabelledTexts) -> Content:
+        labels = [row.label for row in texts.rows]
+        return stored(tasks(labels, texts.num_train, self.draw.seed, mirrored=self.draw.mode == "reference"))
+
+    @staticmethod
+    def _get(testbed: Testbed, work: Work, make: Callable[[], Content]) -> Content:
+        return testbed.artifacts.get(work.kind, work.key, make)
 
     def _activations(self, texts: LabelledTexts) -> Work:
         return activations_work(texts.texts, self.context_size, {"name": self.name})
+
+    def _tasks(self, drawn: Work) -> Work:
+        return Work("tasks", {"texts": dict(drawn.key), "version": _VERSION})
 
     def _probes(self, drawn: Work) -> Work:
         settings = {"ks": list(self.ks), "full": self.full, "strengths": list(STRENGTHS), "version": _VERSION}
