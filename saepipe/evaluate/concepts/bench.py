@@ -19,6 +19,9 @@ from saepipe.evaluate.testbed import Mode, Testbed
 TRAINING = Training(lr=1e-3, batch_size=16, epochs=20, patience=20, l1=1e-3)
 """Of the probes of mode reference (SAEBench 0.6.0)."""
 
+_VERSION = 1
+"""Of stored probes and examples: raised when equal settings would give others."""
+
 _VALIDATION = 5
 """One training example in so many chooses the penalty of a probe in mode fixed."""
 
@@ -100,7 +103,7 @@ def concepts_work(texts: Work, which: str, context_size: int, seed: int, mode: M
     """What decides the probes and their examples: the texts by their work, and which of them."""
     key = {"texts": {"kind": texts.kind, **texts.key}, "which": which, "seed": seed, "mode": mode}
     probe = {"strengths": list(STRENGTHS)} if mode == "fixed" else asdict(TRAINING)
-    return Work("concepts", {**key, "context_size": context_size, "probe": probe})
+    return Work("concepts", {**key, "context_size": context_size, "probe": probe, "version": _VERSION})
 
 
 def prepare(

@@ -28,6 +28,9 @@ from saepipe.evaluate.testbed import Testbed
 CONCEPT, ATTRIBUTE, SPURIOUS = range(3)
 """The questions, in this order everywhere."""
 
+_VERSION = 1
+"""Of stored texts: raised when equal settings would draw others."""
+
 _PARTS: tuple[Part, Part] = ("train", "test")
 _FEWEST = 5
 """Texts of a quarter, in either part, below which a pair is left out."""
@@ -87,7 +90,7 @@ def texts_work(config: SpuriousConfig, how: Draw) -> Work:
     """What decides the texts; raises as `labelled.stored.work_of`."""
     titles = {config.title(pair): list(pair) for pair in config.pairs}
     key = work_of(config.data, how).key
-    return Work("scr_texts", {**key, "pairs": titles, "attributes": list(config.attributes)})
+    return Work("scr_texts", {**key, "pairs": titles, "attributes": list(config.attributes), "pairs_version": _VERSION})
 
 
 def spurious_texts(testbed: Testbed, config: SpuriousConfig, how: Draw, work: Work) -> list[PairTexts]:
