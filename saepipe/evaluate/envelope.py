@@ -80,7 +80,6 @@ def envelope(
             "variant": subject.run.variant,
             "seeds": {"seed": subject.run.seed, "data_seed": subject.run.data_seed},
             "metrics": {key: plain(figure) for key, figure in measurement.extra.items()},
-            "reference": {key: plain(figure) for key, figure in measurement.reference.items()},
             "intervals": dict(_intervals(figures)),
             "undefined": {key: f.reason for key, f in figures.items() if isinstance(f, Estimate) and f.reason},
             "warnings": measurement.warnings,
@@ -115,12 +114,10 @@ def _named(measurement: Measurement) -> Iterator[tuple[str, Figure]]:
     for group in measurement.metrics.values():
         yield from group.items()
     yield from measurement.extra.items()
-    yield from ((f"reference.{key}", figure) for key, figure in measurement.reference.items())
 
 
 def _intervals(figures: Mapping[str, Figure]) -> Iterator[tuple[str, list[float]]]:
-    """95 % for the draw of the documents, of our own figures; see `saepipe.evaluate.stats`."""
+    """95 % of evaluation noise; see `saepipe.evaluate.stats`."""
     for key, figure in figures.items():
-        ours = not key.startswith("reference.")
-        if ours and isinstance(figure, Estimate) and figure.low is not None and figure.high is not None:
+        if isinstance(figure, Estimate) and figure.low is not None and figure.high is not None:
             yield key, [figure.low, figure.high]

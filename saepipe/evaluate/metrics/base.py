@@ -38,8 +38,6 @@ class Measurement:
     """By category and key, SAEBench's names."""
     extra: dict[str, Figure] = field(default_factory=dict)
     """What SAEBench has no key for."""
-    reference: dict[str, Figure] = field(default_factory=dict)
-    """The reference's own formulas, where they differ from ours."""
     details: list[dict[str, Any]] = field(default_factory=list)
     """An entry a latent (or a data set, a letter)."""
     unstructured: dict[str, Any] = field(default_factory=dict)
