@@ -60,9 +60,10 @@ def make_runs(folder: Path) -> list[Path]:
     return train(TrainConfig.parse(raw), folder / "runs")
 
 
-def measure(runs: list[Path], out: Path) -> tuple[list[dict[str, Any]], float, Passes]:
+def measure(runs: list[Path], out: Path, mode: str = "fixed") -> tuple[list[dict[str, Any]], float, Passes]:
     """Results run by run, seconds of the whole call, and passes of the model."""
-    config = EvaluateConfig.parse({"metrics": [{"name": "absorption"}], "device": "cpu", "batch_size": 64})
+    raw = {"metrics": [{"name": "absorption"}], "mode": mode, "device": "cpu", "batch_size": 64}
+    config = EvaluateConfig.parse(raw)
     passes, started = Passes(), time.perf_counter()
     paths = evaluate(runs, config, out=out, passes=passes)
     return [json.loads(path.read_text()) for path in paths], time.perf_counter() - started, passes
@@ -108,6 +109,7 @@ def main() -> None:
         runs = make_runs(folder)
         cold, cold_seconds, cold_passes = measure(runs, folder / "cold")
         warm, warm_seconds, warm_passes = measure(runs, folder / "warm")
+        reference, _, _ = measure(runs, folder / "reference", "reference")
     named = {f"l0_{k}": figures(result) for k, result in zip(L0, cold, strict=True)}
     same = [figures(result) for result in warm] == list(named.values())
     for name, result in zip(named, cold, strict=True):
@@ -117,6 +119,7 @@ def main() -> None:
         "seconds": {"first_call": round(cold_seconds, 1), "second_call": round(warm_seconds, 1)},
         "prompts_through_the_model": {"first_call": cold_passes.lower, "second_call": warm_passes.lower},
         "second_call_gives_the_same_numbers": same,
+        "mode_reference": [result["eval_result_metrics"]["mean"] for result in reference],
     }
     print(cost)
     claim = "absorption per letter at two L0 of one width; letters that an SAE has no latents for are not measurable"
