@@ -1,6 +1,6 @@
 """Absorption (first letter): do latents for a letter stay silent where a more special latent says it too?
 
-Stages, formulas and where the reference (SAEBench 0.6.0) differs: docs/metrics.md.
+Stages, formulas and where the reference (SAEBench 0.6.0) differs: docs/metrics/absorption.md.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from saepipe.evaluate.testbed import Mode, Testbed
 
 
 def _has_word(template: str) -> str:
-    if template.count("{word}") != 1 or template.format(word="") == template:
-        raise ValueError("it must hold {word} once")
+    if template.count("{word}") != 1 or {"{", "}"} & set(template.replace("{word}", "")):
+        raise ValueError("it must hold {word} once, and no other braces")
     return template
 
 

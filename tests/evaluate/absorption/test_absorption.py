@@ -271,9 +271,10 @@ def test_the_file_has_the_references_keys(made, testbed) -> None:
     assert set(Absorption.shown) <= {*result["eval_result_metrics"]["mean"], *result["saepipe"]["metrics"]}
 
 
-def test_the_template_must_hold_the_word() -> None:
+@pytest.mark.parametrize("template", ["the first letter:", "{word} {word}:", "{word} of {language}:"])
+def test_the_template_must_hold_the_word(template) -> None:
     with pytest.raises(ConfigError, match="it must hold"):
-        Absorption.parse({"template": "the first letter:"})
+        Absorption.parse({"template": template})
 
 
 # on the toy model
