@@ -62,7 +62,6 @@ def write_result(
     testbed: Any = SimpleNamespace(cache=SimpleNamespace(attributes={"model": {"id": "toy"}}))
     measurement = Measurement(
         metrics={"figures": {key: Estimate(None) if value is None else value for key, value in figures.items()}},
-        reference={"explained_variance": 0.99},
         counts={"tokens": tokens},
         warnings=list(warnings),
         findings=list(findings),
@@ -78,6 +77,7 @@ def write_result(
         "mode": "fixed",
         "activations": "stored",
         "baseline": None,
+        "works": "w",
     }
     result = envelope(measurement, Request(**asked | changes), metric, subject, testbed, "id")
     artifact.write_json(folder / "eval" / "core.json", result)

@@ -17,13 +17,14 @@ from table import Row, absolutely, exactly
 from saepipe.data import toy
 from saepipe.data.progress import Silent
 from saepipe.evaluate.ablation import ablated_pooled, attribution, latent_sums, select
+from saepipe.evaluate.artifacts import Work
 from saepipe.evaluate.concepts.bench import Concepts, some_texts
 from saepipe.evaluate.concepts.examples import Examples, one_against_rest
 from saepipe.evaluate.concepts.perturb import accuracies, class_differences
 from saepipe.evaluate.concepts.spurious import ATTRIBUTE, CONCEPT, SPURIOUS, PairTexts
 from saepipe.evaluate.metrics.scr import scr
 from saepipe.evaluate.metrics.tpp import tpp
-from saepipe.evaluate.pooling import TextActivations, text_activations
+from saepipe.evaluate.pooling import TextActivations, activations_work, text_activations
 from saepipe.evaluate.subject import Subject
 
 SIZES = (2, 5, 10, 20, 50)
@@ -150,7 +151,8 @@ def _tasks(material: Material) -> Iterator[Task]:
     testbed, generator = material.testbed(), torch.Generator().manual_seed(0)
 
     def task(name: str, train: list[str], test: list[str], examples: list[tuple[Examples, Examples]]) -> Task:
-        x = text_activations(testbed, [*train, *test], CONTEXT, {"name": name}, Silent())
+        work = activations_work(Work("texts", {"name": name}), CONTEXT)
+        x = text_activations(testbed, [*train, *test], work, name, Silent())
         known, unseen = some_texts(x, 0, len(train)), some_texts(x, len(train), x.num_texts)
         concepts = Concepts.fit(known.pooled(), unseen.pooled(), examples, "reference", generator)
         return Task(name, known, unseen, concepts)

@@ -9,8 +9,11 @@ from pydantic import Field, model_validator
 
 from saepipe.data.component import ConfigWithPlugins
 from saepipe.data.config import Count
+from saepipe.evaluate.metrics.absorption import Absorption
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.metrics.core import Core
+from saepipe.evaluate.metrics.geometry import Geometry
+from saepipe.evaluate.metrics.sparse_probing import SparseProbing
 from saepipe.evaluate.testbed import Mode
 from saepipe.harvest.model import Dtype
 
@@ -18,7 +21,7 @@ from saepipe.harvest.model import Dtype
 class EvaluateConfig(ConfigWithPlugins):
     """Which metrics, and how the model runs for them."""
 
-    metrics: tuple[Metric, ...] = Field(default=(Core(),), min_length=1)
+    metrics: tuple[Metric, ...] = Field(default=(Core(), SparseProbing(), Absorption(), Geometry()), min_length=1)
     """Each by its name, with its settings."""
     cache: Path | None = None
     """Where the runs' cache lies now; null: where they were trained from."""

@@ -37,6 +37,8 @@ class Request:
     activations: str
     baseline: str | None
     """fingerprint of the run that a metric compares with, where it does"""
+    works: str
+    """fingerprint of the model's work that it rests on: texts and questions by their content"""
 
     @property
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""The core metrics as ratios of sums: the formulas of docs/metrics/core.md. SAEBench's own: `saepipe.evaluate.saebench`.
+"""The core metrics as ratios of sums: the formulas of docs/metrics/core.md. SAEBench's own: `saebench.py`.
 
 Since each is a ratio of two sums over documents, each has an interval over documents.
 """

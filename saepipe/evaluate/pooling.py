@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,34 +53,39 @@ class TextActivations:
             first = last
 
 
-def activations_work(texts: Sequence[str], context_size: int, key: Mapping[str, Any]) -> Work:
-    """What `text_activations` will ask for."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(len(text).to_bytes(8, "little") + text.encode())
-    return Work("texts", {**key, "context_size": context_size, "texts": digest.hexdigest()})
+def activations_work(texts: Work, context_size: int, which: str = "all") -> Work:
+    """What `text_activations` asks for.
+
+    Args:
+        texts: the work that decides the texts.
+        context_size: positions of each text, BOS included, as SAEBench counts them.
+        which: of those texts.
+    """
+    return Work(
+        "activations", {"texts": {"kind": texts.kind, **texts.key}, "which": which, "context_size": context_size}
+    )
 
 
 def text_activations(
-    testbed: Testbed, texts: Sequence[str], context_size: int, key: Mapping[str, Any], progress: Progress
+    testbed: Testbed, texts: Sequence[str], work: Work, name: str, progress: Progress
 ) -> TextActivations:
-    """The first `context_size` positions of each text, BOS included, through the model up to the hook; an artifact.
+    """The first positions of each text through the model up to the hook; an artifact.
 
     Args:
         testbed: the model and the hook.
-        texts: none without an ordinary token.
-        context_size: positions, as SAEBench counts them.
-        key: where the texts come from, in plain data; their digest is added to it.
+        texts: those that `work` decides, none without an ordinary token.
+        work: see `activations_work`.
+        name: what the user calls the texts.
         progress: told how far the model has got.
 
     Raises:
         ConfigError: if a text has no ordinary token.
     """
-    work = activations_work(texts, context_size, key)
-    found = testbed.artifacts.get(
-        work.kind, work.key, lambda: _run_model(testbed, texts, context_size, str(key.get("name", "texts")), progress)
-    )
-    return TextActivations(**found.tensors)
+    context_size = work.key["context_size"]
+    found = testbed.artifacts.get(work.kind, work.key, lambda: _run_model(testbed, texts, context_size, name, progress))
+    activations = TextActivations(**found.tensors)
+    assert activations.num_texts == len(texts), "the work does not decide the texts"
+    return activations
 
 
 def pooled_latents(subject: Subject, activations: TextActivations, latents: Tensor | None = None) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -76,7 +75,7 @@ class Testbed:
     cache: Cache
     hook: str
     load: Callable[[], LanguageModel]
-    """called when the model is first needed; where all its work is stored, it never is"""
+    """loads the model when it is first needed, and keeps it; where all its work is stored, it is never called"""
     artifacts: Artifacts
     """work of this model at this hook"""
     batch_size: int
@@ -87,9 +86,11 @@ class Testbed:
     """whether held-out activations come from the model, unrounded, instead of from the cache"""
     baseline: Subject | None = None
     """what the others are compared with, by metrics that compare"""
+    dtype: str = "float32"
+    """of the model"""
     passes: Passes = field(default_factory=Passes)
 
-    @cached_property
+    @property
     def language_model(self) -> LanguageModel:
         return self.load()
 

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from saepipe.data import artifact
+from saepipe.data.component import import_members
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.progress import Silent
 from saepipe.evaluate.envelope import Request, envelope, existing
+from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.metrics.core import Core
 
+DOCS = Path(__file__).parents[2] / "docs" / "metrics"
 KEYS = [
     "eval_type_id",
     "eval_config",
@@ -76,6 +79,7 @@ def request_of(**changes: Any) -> Request:
         "mode": "fixed",
         "activations": "stored",
         "baseline": None,
+        "works": "w",
     }
     return Request(**settings | changes)
 
@@ -129,7 +133,14 @@ def test_a_result_is_known_by_what_it_answers(result_of, random_sae, tmp_path: P
     assert not existing(path, request_of())
     artifact.write_json(path, result_of(random_sae, request_of()))
     assert existing(path, request_of())
-    for change in ({"run": "s"}, {"cache": "d"}, {"batch_size": 8}, {"dtype": "bfloat16"}, {"metric_version": 2}):
+    for change in (
+        {"run": "s"},
+        {"cache": "d"},
+        {"batch_size": 8},
+        {"dtype": "bfloat16"},
+        {"metric_version": 2},
+        {"works": "v"},
+    ):
         assert not existing(path, request_of(**change)), change
     assert not existing(path, request_of(metric=Core(num_contexts=3).to_dict()))
 
@@ -141,6 +152,15 @@ def test_a_damaged_result_is_an_error(tmp_path: Path) -> None:
 
 
 def test_every_key_is_explained() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    page = (DOCS / "core.md").read_text()
     keys = {key for group in METRICS.values() for key in group} | {*LATENT[1:], "fvu", "delta_ce", "resume_gap"}
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
+def test_every_figure_of_a_table_is_explained() -> None:
+    import_members(Metric.package)
+    pages = {page.stem: page.read_text() for page in DOCS.glob("*.md")}
+    for name, metric in Metric.members.items():
+        assert issubclass(metric, Metric)
+        page = next((text for stem, text in pages.items() if name in stem.split("_and_")), "")
+        assert [key for key in metric.shown if f"`{key}`" not in page] == [], name

@@ -11,10 +11,10 @@ from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Silent
 from saepipe.evaluate import pooling
-from saepipe.evaluate.artifacts import Artifacts
+from saepipe.evaluate.artifacts import Artifacts, Work
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.model import load_model_of
-from saepipe.evaluate.pooling import TextActivations, pooled_latents, text_activations
+from saepipe.evaluate.pooling import TextActivations, activations_work, pooled_latents, text_activations
 from saepipe.evaluate.testbed import Testbed
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
@@ -38,7 +38,8 @@ def toy_testbed(toy: LanguageModel, toy_cache: Path, tmp_path: Path) -> Testbed:
 
 def test_each_text_is_as_if_it_had_gone_through_alone(toy_testbed: Testbed, toy: LanguageModel) -> None:
     """Padding on the right changes nothing before it, in layers of sliding and of full attention."""
-    found = text_activations(toy_testbed, TEXTS, 40, {"name": "three"}, Silent())
+    work = activations_work(Work("by hand", {}), 40)
+    found = text_activations(toy_testbed, TEXTS, work, "three", Silent())
     for index, text in enumerate(TEXTS):
         body = toy.tokenizer(text, add_special_tokens=False)["input_ids"][:39]
         ids = torch.tensor([[toy.bos_id, *body]])
@@ -48,13 +49,13 @@ def test_each_text_is_as_if_it_had_gone_through_alone(toy_testbed: Testbed, toy:
         assert found.num_special[index] == 40 - len(body)
         torch.testing.assert_close(found.pooled()[index], alone.mean(0), atol=1e-5, rtol=1e-5)
     assert toy_testbed.passes.lower == 3
-    text_activations(toy_testbed, TEXTS, 40, {"name": "three"}, Silent())
+    text_activations(toy_testbed, TEXTS, work, "three", Silent())
     assert toy_testbed.passes.lower == 3
 
 
 def test_a_text_without_a_token_is_refused(toy_testbed: Testbed) -> None:
     with pytest.raises(ConfigError, match="text 1 of two has no ordinary token: ''"):
-        text_activations(toy_testbed, ["yes", ""], 40, {"name": "two"}, Silent())
+        text_activations(toy_testbed, ["yes", ""], activations_work(Work("by hand", {}), 40), "two", Silent())
 
 
 @pytest.mark.parametrize("chunk", [1, 7 * 6, 2**26])

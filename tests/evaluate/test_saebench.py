@@ -188,6 +188,7 @@ def test_the_file_is_saebenchs(reference_testbed, subject_of, make_sae) -> None:
         mode="reference",
         activations="live",
         baseline=None,
+        works="w",
     )
     measurement = core.measure([subject], reference_testbed, Silent())[0]
     result = envelope(measurement, request, core, subject, reference_testbed, "an-id")

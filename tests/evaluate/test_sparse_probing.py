@@ -335,7 +335,7 @@ def test_a_second_call_needs_no_model_and_finds_the_same_bits(
     cold = results(runs)
     assert passes.lower == cold[0]["saepipe"]["counts"]["texts"]
     assert passes.full == passes.upper == 0
-    monkeypatch.setattr("saepipe.evaluate.run.load_model_of", None)
+    monkeypatch.setattr("saepipe.evaluate.testbeds.load_model_of", None)
     forget(runs)
     monkeypatch.setattr("saepipe.evaluate.probing.dataset.tasks", None)  # nothing is drawn again
     todo = plan(runs, config)

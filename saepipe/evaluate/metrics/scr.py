@@ -1,7 +1,7 @@
 """SCR, spurious correlation removal: do the latents of an attribute carry it, so that a probe that was misled by it
 judges by the class again without them?
 
-Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics/tpp_scr.md.
+Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics/tpp_and_scr.md.
 """
 
 from __future__ import annotations
@@ -79,12 +79,10 @@ class SCR(Perturbation):
     def works(self, testbed: Testbed) -> list[Work]:
         works = []
         for config in self._datasets(testbed):
-            how = self.draw_of(config.data, testbed)
-            drawn = texts_work(config, how)
-            works += [drawn, *(self.concepts_work(drawn, config.title(pair), testbed) for pair in config.pairs)]
-            if testbed.artifacts.has(drawn.kind, drawn.key):
-                pairs = spurious_texts(testbed, config, how, drawn)
-                works += [activations_work(pair.texts, self.context_size, {"name": pair.title}) for pair in pairs]
+            drawn = texts_work(config, self.draw_of(config.data, testbed))
+            works.append(drawn)
+            for title in map(config.title, config.pairs):
+                works += [activations_work(drawn, self.context_size, title), self.concepts_work(drawn, title, testbed)]
         return works
 
     @torch.no_grad()
@@ -115,7 +113,8 @@ class SCR(Perturbation):
         ]
 
     def _pair(self, dataset: str, pair: PairTexts, drawn: Work, testbed: Testbed, progress: Progress) -> Pair:
-        activations = text_activations(testbed, pair.texts, self.context_size, {"name": pair.title}, progress)
+        captured = activations_work(drawn, self.context_size, pair.title)
+        activations = text_activations(testbed, pair.texts, captured, pair.title, progress)
         work = self.concepts_work(drawn, pair.title, testbed)
         bench = prepare(testbed, work, activations, len(pair.train), pair.examples)
         weights = self.weights(bench.test.num_texts, testbed)

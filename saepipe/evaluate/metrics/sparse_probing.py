@@ -1,6 +1,6 @@
 """Sparse probing: how well a few latents, or all of them, tell the classes of labelled texts apart.
 
-Formulas, data sets and where the reference (SAEBench 0.6.0) differs: docs/metrics.md.
+Formulas, data sets and where the reference (SAEBench 0.6.0) differs: docs/metrics/sparse_probing.md.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class SparseProbing(Metric):
         return datasets
 
     def works(self, testbed: Testbed) -> list[Work]:
-        return [work for asked in self.asked(testbed) for work in asked.works(testbed)]
+        return [work for asked in self.asked(testbed) for work in asked.works()]
 
     @torch.no_grad()
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:

@@ -1,6 +1,6 @@
 """TPP, targeted probe perturbation: do the latents of one class carry that class, and no other?
 
-Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics/tpp_scr.md.
+Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics/tpp_and_scr.md.
 """
 
 from __future__ import annotations
@@ -73,12 +73,9 @@ class TPP(Perturbation):
     def works(self, testbed: Testbed) -> list[Work]:
         works = []
         for config in self._datasets(testbed):
-            how = self.draw_of(config, testbed)
-            drawn = work_of(config, how)
-            works += [drawn, self.concepts_work(drawn, ONE_AGAINST_REST, testbed)]
-            if testbed.artifacts.has(drawn.kind, drawn.key):
-                texts = labelled_texts(testbed, config, how, drawn).texts
-                works.append(activations_work(texts, self.context_size, {"name": config.name}))
+            drawn = work_of(config, self.draw_of(config, testbed))
+            works += [drawn, activations_work(drawn, self.context_size)]
+            works.append(self.concepts_work(drawn, ONE_AGAINST_REST, testbed))
         return works
 
     @torch.no_grad()
@@ -104,7 +101,8 @@ class TPP(Perturbation):
         how = self.draw_of(config, testbed)
         work = work_of(config, how)
         texts = labelled_texts(testbed, config, how, work)
-        activations = text_activations(testbed, texts.texts, self.context_size, {"name": config.name}, progress)
+        captured = activations_work(work, self.context_size)
+        activations = text_activations(testbed, texts.texts, captured, config.name, progress)
         concepts = self.concepts_work(work, ONE_AGAINST_REST, testbed)
         bench = prepare(testbed, concepts, activations, texts.num_train, partial(examples, texts))
         weights = self.weights(bench.test.num_texts, testbed)

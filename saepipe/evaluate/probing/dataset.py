@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from saepipe.data.config import fingerprint
 from saepipe.data.progress import Progress
 from saepipe.evaluate.artifacts import Content, Work
 from saepipe.evaluate.labelled.config import LabelledConfig
@@ -48,19 +47,16 @@ class Asked:
     def name(self) -> str:
         return self.config.name
 
-    def works(self, testbed: Testbed) -> list[Work]:
-        """Four pieces. Before the texts are drawn, their activations are named after the draw."""
+    def works(self) -> list[Work]:
+        """Texts, their activations, tasks, and probes of the model."""
         drawn = work_of(self.config, self.draw)
-        activations = Work("texts", {"drawn": fingerprint(dict(drawn.key))})
-        if testbed.artifacts.has(drawn.kind, drawn.key):
-            activations = self._activations(labelled_texts(testbed, self.config, self.draw, drawn))
-        return [drawn, activations, self._tasks(drawn), self._probes(drawn)]
+        return [drawn, self._activations(drawn), self._tasks(drawn), self._probes(drawn)]
 
     def prepare(self, testbed: Testbed, progress: Progress) -> DataSet:
         """All that is the same for every SAE; made at first, read afterwards."""
         drawn = work_of(self.config, self.draw)
         texts = labelled_texts(testbed, self.config, self.draw, drawn)
-        activations = text_activations(testbed, texts.texts, self.context_size, {"name": self.name}, progress)
+        activations = text_activations(testbed, texts.texts, self._activations(drawn), self.name, progress)
         asked = read(self._get(testbed, self._tasks(drawn), partial(self._draw_tasks, texts)))
         found = DataSet(self, texts, activations, asked, {}, dict(drawn.key["origin"]))
         llm = self._get(testbed, self._probes(drawn), partial(found.model_probes, progress))
@@ -74,8 +70,8 @@ class Asked:
     def _get(testbed: Testbed, work: Work, make: Callable[[], Content]) -> Content:
         return testbed.artifacts.get(work.kind, work.key, make)
 
-    def _activations(self, texts: LabelledTexts) -> Work:
-        return activations_work(texts.texts, self.context_size, {"name": self.name})
+    def _activations(self, drawn: Work) -> Work:
+        return activations_work(drawn, self.context_size)
 
     def _tasks(self, drawn: Work) -> Work:
         return Work("tasks", {"texts": dict(drawn.key), "version": _VERSION})

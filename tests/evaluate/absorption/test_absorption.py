@@ -262,7 +262,7 @@ def test_in_mode_reference_gates_are_the_references(made, tmp_path) -> None:
 def test_the_file_has_the_references_keys(made, testbed) -> None:
     metric, sae = Absorption(), ByHand(made, 1.0)
     sae.b_enc[2] = -100.0
-    request = Request("r", "c", HOOK, metric.to_dict(), metric.version, 4, "float32", "fixed", "stored", None)
+    request = Request("r", "c", HOOK, metric.to_dict(), metric.version, 4, "float32", "fixed", "stored", None, "w")
     result = envelope(measured(sae, testbed), request, metric, subject_of(sae), testbed, "an-id")
     check(result)
     result = json.loads(json.dumps(result, allow_nan=False))
