@@ -91,6 +91,16 @@ def test_latents_of_single_words_are_not_the_letters() -> None:
     assert all(len(split.latents) == 1 for split in found)
 
 
+def test_latents_that_fit_by_chance_do_not_pass() -> None:
+    """The best of 300 random latents fits 90 words well; on words that did not choose it, it says nothing."""
+    rng = np.random.default_rng(0)
+    acts = csr_array(rng.random((90, 300), dtype=np.float32))
+    some = Words(acts, (np.arange(90) % 3)[:, None] == np.arange(3))
+    found = splits(some, stems(90), some, jump=0.03)
+    assert np.mean([split.f1 for split in found]) < 0.45
+    assert np.mean([split.f1_test for split in found]) > 0.5  # of the very words that chose
+
+
 def test_forms_of_a_word_are_judged_together() -> None:
     """Two forms of each word fire one latent: by itself each would find the other in the fitted words."""
     letter = np.arange(15) % 3
