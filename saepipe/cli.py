@@ -316,9 +316,8 @@ def show_table(table: Table, format_: Format) -> None:
     if format_ is Format.json:
         data.print_json(table.to_json())
     elif format_ is Format.human:
-        whole, parts = drawn_runs(table)
-        fits = data.measure(whole, options=data.options.update(width=1000)).maximum <= data.width
-        for part in [whole] if fits else parts:  # what the runs are, then what was measured of them
+        wide = data.options.update(width=10_000)
+        for part in drawn_runs(table, lambda drawn: data.measure(drawn, options=wide).maximum <= data.width):
             data.print(part)
         _tell(f"- {note}" for note in table.notes)
         for verdict in table.verdicts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
@@ -14,12 +14,17 @@ from saepipe.evaluate.verdict import Verdict
 HEADINGS = ("figure", "", "baseline", "variant", "difference, 95 % over seeds", "p", "detectable (80 %)", "verdict")
 
 
-def drawn_runs(table: Table) -> tuple[RichTable, tuple[RichTable, RichTable]]:
-    """The runs in one table; and in two, what they are and what was measured of them, where one is too wide."""
+def drawn_runs(table: Table, fits: Callable[[RichTable], bool]) -> Iterator[RichTable]:
+    """The runs side by side, in as many tables as it takes for each to fit; the run's name begins every one."""
     num_settings = len(table.columns) - len(table.figures)
-    settings = list(range(num_settings))
     figures = [num_settings + place for place, key in enumerate(table.figures) if key in table.short]
-    return _columns(table, settings + figures), (_columns(table, settings), _columns(table, [0, *figures]))
+    columns = [0]
+    for column in [*range(1, num_settings), *figures]:
+        if len(columns) > 1 and not fits(_columns(table, [*columns, column])):
+            yield _columns(table, columns)
+            columns = [0]
+        columns.append(column)
+    yield _columns(table, columns)
 
 
 def _columns(table: Table, columns: Sequence[int]) -> RichTable:

@@ -39,15 +39,15 @@ class Gate:
     def of_model(self, f1_probe: float, num_words: int) -> str | None:
         """Why the model does not show the letter well enough; None where it does."""
         if not f1_probe > self.min_probe_f1:
-            return f"the probe's F1 is {f1_probe:.2f}, not above {self.min_probe_f1:g}"
+            return f"the probe's F1 is not above {self.min_probe_f1:g}: {f1_probe:.2f}"
         if num_words < self.min_true_positives:
-            return f"{num_words} true positives, fewer than {self.min_true_positives}"
+            return f"fewer than {self.min_true_positives} true positives: {num_words}"
         return None
 
     def of_sae(self, split: Split) -> str | None:
         """Why the SAE does not."""
         if not split.f1 > self.min_split_f1:
-            return f"the F1 of its latents is {split.f1:.2f}, not above {self.min_split_f1:g}"
+            return f"the F1 of its latents is not above {self.min_split_f1:g}: {split.f1:.2f}"
         return None
 
 

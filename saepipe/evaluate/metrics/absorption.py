@@ -5,6 +5,7 @@ Stages, formulas and where the reference (SAEBench 0.6.0) differs: docs/metrics/
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -169,6 +170,10 @@ class Absorption(Metric):
 
 
 def _warnings(letters: Sequence[Letter]) -> Iterator[str]:
-    missing = [f"{letter.letter} ({letter.reason})" for letter in letters if letter.reason]
+    missing: dict[str, list[str]] = defaultdict(list)
+    for letter in letters:
+        if letter.reason:
+            missing[letter.reason.partition(":")[0]].append(letter.letter)
     if missing:
-        yield f"absorption is not measurable at {len(missing)} of {len(letters)} letters: {', '.join(missing)}"
+        why = "; ".join(f"{reason}: {' '.join(those)}" for reason, those in missing.items())
+        yield f"absorption is not measurable at {sum(map(len, missing.values()))} of {len(letters)} letters ({why})"

@@ -209,10 +209,10 @@ def test_a_letter_without_a_latent_is_not_measurable(made, testbed) -> None:
     detail, letter = found.details[2], found.more["letters"][2]
     assert detail["full_absorption_rate"] is detail["mean_absorption_fraction"] is detail["num_split_features"] is None
     assert detail["num_probe_true_positives"] == 6
-    assert letter["not_measurable"].startswith("the F1 of its latents is 0.")
+    assert letter["not_measurable"].startswith("the F1 of its latents is not above 0.4: 0.")
     assert letter["f1_split"] <= 0.4
     assert found.counts["letters"] == found.extra["first_letter_num_letters"] == 25
-    assert "1 of 26 letters: c (the F1 of its latents" in found.warnings[0]
+    assert "1 of 26 letters (the F1 of its latents is not above 0.4: c)" in found.warnings[0]
     assert value(found, "mean_full_absorption_score") == pytest.approx(SHARE)
     assert found.extra["first_letter_split_f1"].value == pytest.approx(25 / 26 * 12 / 13)  # type: ignore[union-attr]
 
@@ -236,7 +236,7 @@ def test_letters_that_the_model_does_not_tell(made, tmp_path) -> None:
                 x[part][row] = torch.randn(x[part].shape[1], generator=rng)
     blurred = replace(made, x=x)
     found = measured(ByHand(made, 1.0), prepared(blurred, tmp_path / "fixed"))
-    assert found.more["letters"][0]["not_measurable"].startswith("the probe's F1 is 0.")
+    assert found.more["letters"][0]["not_measurable"].startswith("the probe's F1 is not above 0.6: 0.")
     assert value(found, "mean_full_absorption_score") == pytest.approx(SHARE)
     assert [finding.rule for finding in found.findings] == ["H10"]
     assert "of 26 first letters have an F1 above 0.6 (wanted 20)" in found.findings[0].message
@@ -247,7 +247,7 @@ def test_letters_that_the_model_does_not_tell(made, tmp_path) -> None:
 
 def test_too_few_words_for_a_rate(made, testbed) -> None:
     found = measured(ByHand(made, 1.0), testbed, min_true_positives=7)
-    assert {letter["not_measurable"] for letter in found.more["letters"]} == {"6 true positives, fewer than 7"}
+    assert {letter["not_measurable"] for letter in found.more["letters"]} == {"fewer than 7 true positives: 6"}
     assert value(found, "mean_num_split_features") is None
 
 
