@@ -147,6 +147,7 @@ def evaluate(
 ) -> None:
     """Measure runs on held-out text; runs of one cache share the model's passes."""
     from saepipe.evaluate.config import EvaluateConfig
+    from saepipe.evaluate.results import told
     from saepipe.evaluate.run import evaluate as evaluate_runs
     from saepipe.evaluate.run import plan
     from saepipe.evaluate.testbed import Passes
@@ -158,7 +159,8 @@ def evaluate(
     passes = Passes()
     with watching(format_) as progress:
         results = evaluate_runs(runs, asked, out=out, progress=progress, passes=passes)
-    show({"results": [str(path) for path in results], "findings": findings_of(runs), "passes": str(passes)}, format_)
+    findings = [*findings_of(runs), *told(results)]
+    show({"results": [str(path) for path in results], "findings": findings, "passes": str(passes)}, format_)
 
 
 @app.command()

@@ -52,6 +52,7 @@ def write_result(
     tokens: int = 100,
     warnings: tuple[str, ...] = (),
     findings: tuple[Finding, ...] = (),
+    over: tuple[str, ...] = (),
     settings: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
@@ -65,6 +66,7 @@ def write_result(
         counts={"tokens": tokens},
         warnings=list(warnings),
         findings=list(findings),
+        over=list(over),
     )
     asked: dict[str, Any] = {
         "run": run.fingerprint,

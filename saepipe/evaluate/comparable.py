@@ -53,6 +53,16 @@ def _check_same_model(rows: Sequence[Row], shown: Mapping[str, Shown]) -> Iterat
             )
 
 
+def check_same_units(rows: Sequence[Row]) -> Iterator[Finding]:
+    """H16, a warning: means over what can be measured of each SAE, letters of absorption say, are not over the same."""
+    for name in dict.fromkeys(name for row in rows for name in row.over):
+        found = {row.over[name]: row.label for row in reversed(rows) if name in row.over}
+        if len(found) > 1:
+            each = ", ".join(f"{len(over)} ({' '.join(over) or 'none'}) of {label}" for over, label in found.items())
+            message = f"the figures of {name} are means over what could be measured, and that differs: {each}"
+            yield Finding("H16", "warning", message)
+
+
 def _error(message: str) -> Finding:
     return Finding("H16", "error", message)
 

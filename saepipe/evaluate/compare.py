@@ -12,7 +12,7 @@ from statistics import fmean
 from saepipe.data.health import errors
 from saepipe.evaluate.catalogue import SHORT, catalogue, primary_metrics
 from saepipe.evaluate.change import SEEDS_FOR_A_VERDICT
-from saepipe.evaluate.comparable import MATCHED_L0, check_same_data, check_sources
+from saepipe.evaluate.comparable import MATCHED_L0, check_same_data, check_same_units, check_sources
 from saepipe.evaluate.metrics.base import Shown
 from saepipe.evaluate.results import Cell, Row, row_of
 from saepipe.evaluate.sweeps import match, method
@@ -199,7 +199,7 @@ def _minus(row: Row, baseline: Row) -> Row:
 
 def _notes(rows: Sequence[Row], figures: Mapping[str, Shown]) -> Iterator[str]:
     yield from dict.fromkeys(f"{row.label}: {finding}" for row in rows for finding in row.findings)
-    yield from map(str, check_sources(rows))
+    yield from map(str, (*check_sources(rows), *check_same_units(rows)))
     yield from dict.fromkeys(warning for row in rows for warning in row.warnings)
     undefined = {
         (how.label, why) for row in rows for key, how in figures.items() if (why := row.cells.get(key, Cell()).why)

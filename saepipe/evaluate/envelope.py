@@ -78,6 +78,7 @@ def envelope(
                 "model": testbed.cache.attributes["model"],
                 "baseline": request.baseline,
             },
+            "model_work": request.works,
             "hook": request.hook,
             "variant": subject.run.variant,
             "seeds": {"seed": subject.run.seed, "data_seed": subject.run.data_seed},
@@ -88,6 +89,7 @@ def envelope(
             "findings": [asdict(finding) for finding in measurement.findings],
             **measurement.more,
             "counts": measurement.counts,
+            "over": measurement.over,
             "provenance": dict(artifact.provenance()),
         },
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from saepipe.data import artifact
@@ -16,9 +17,8 @@ from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin
 from saepipe.train.load import Run
 
-MADE = ("metric_version", "mode", "activations", "config")
+MADE = ("metric_version", "mode", "activations", "config", "model_work")
 """What the saepipe block of a result says of how it was made; the model stands among the fingerprints."""
-
 
 Pair = tuple[int, int | None]
 """What a run shares with its partner: the seed of its initialisation, and that of the order of the data."""
@@ -61,6 +61,8 @@ class Row:
     evidence: Mapping[str, Any]
     made: Mapping[str, Mapping[str, Any]]
     """How each evaluation was made: equal where figures compare."""
+    over: Mapping[str, tuple[str, ...]]
+    """By evaluation, what its figures are means over, where that depends on the SAE."""
     heldout: tuple[str, int] | None = None
     """The cache and how many of its held-out tokens were used."""
     warnings: tuple[str, ...] = ()
@@ -93,6 +95,7 @@ def row_of(run: Run) -> Row:
     health = Health.read(run.path)
     cells: dict[str, Cell] = {}
     made: dict[str, Mapping[str, Any]] = {}
+    over: dict[str, tuple[str, ...]] = {}
     heldout = None
     warnings: list[str] = []
     findings = list(health.findings)
@@ -104,13 +107,22 @@ def row_of(run: Run) -> Row:
             continue
         cells |= dict(_figures(result))
         made[path.stem] = {key: ours.get(key) for key in MADE} | {"model": ours["fingerprints"]["model"]}
+        over[path.stem] = tuple(ours.get("over", ()))
         findings += [Finding(**finding) for finding in ours.get("findings", ())]
         warnings += ours["warnings"]
         if result["eval_type_id"] == "core":
             heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
     settings = dict(flatten(run.settings))
     label = f"{run.variant}/seed-{run.seed}"
-    return Row(label, run, settings, cells, tuple(findings), health.evidence, made, heldout, tuple(warnings))
+    return Row(label, run, settings, cells, tuple(findings), health.evidence, made, over, heldout, tuple(warnings))
+
+
+def told(paths: Iterable[Path]) -> Iterator[str]:
+    """What the results themselves say against their figures, a line each: findings, then warnings."""
+    for path in paths:
+        ours = read(path)["saepipe"]
+        yield from (f"{path}: {Finding(**finding)}" for finding in ours["findings"])
+        yield from (f"{path}: {warning}" for warning in ours["warnings"])
 
 
 def check_result(result: Mapping[str, Any], run: Run, name: str) -> list[Finding]:

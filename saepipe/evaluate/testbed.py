@@ -65,6 +65,9 @@ class Passes:
     lower: int = 0
     upper: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.full:,} whole, {self.lower:,} up to the hook, {self.upper:,} from the hook upward"
+
 
 @dataclass(frozen=True)
 class Testbed:

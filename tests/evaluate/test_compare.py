@@ -344,14 +344,28 @@ def test_an_error_of_an_evaluation_forbids_a_result(make_run) -> None:
         ({"mode": "reference"}, "mode: 'fixed' -> 'reference'"),
         ({"dtype": "bfloat16"}, "config.dtype: 'float32' -> 'bfloat16'"),
         ({"settings": {"num_contexts": 3}}, "config.num_contexts: None -> 3"),
+        ({"works": "other texts"}, "model_work: 'w' -> 'other texts'"),
     ],
-    ids=["mode", "dtype", "settings"],
+    ids=["mode", "dtype", "settings", "texts"],
 )
 def test_evaluations_made_otherwise_forbid_a_result(make_run, keys: dict[str, Any], told: str) -> None:
     rules, words = judged(make_run, {}, {}, **keys)
     assert rules == ["H16"]
     assert "core of new/seed-0 was not measured as that of base/seed-0" in words
     assert told in words
+
+
+def test_means_over_other_letters_are_told_and_do_not_forbid(make_run) -> None:
+    base, new = make_run("base", 0), make_run("new", 0, weight=2.0)
+    evaluations.write_result(base, {"l0": 10.0}, over=("a", "b", "c"))
+    evaluations.write_result(new, {"l0": 10.0}, over=("c",))
+    table = compare([base, new], baseline=base)
+    [told] = [note for note in table.notes if note.startswith("H16 warning")]
+    assert "3 (a b c) of base/seed-0" in told
+    assert "1 (c) of new/seed-0" in told
+    assert table.verdicts[0].forbidden_by == ()
+    evaluations.write_result(new, {"l0": 10.0}, over=("a", "b", "c"))
+    assert not any("H16" in note for note in compare([base, new], baseline=base).notes)
 
 
 @pytest.mark.parametrize(("off", "rules"), [(1e-7, []), (1e-5, ["H16"])])

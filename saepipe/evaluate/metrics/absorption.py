@@ -129,6 +129,7 @@ class Absorption(Metric):
             },
             details=[letter.detail for letter in letters],
             more={"letters": [letter.more for letter in letters]},
+            over=[letter.letter for letter in measurable],
             findings=findings,
             counts={
                 "train_words": len(found.train),
