@@ -119,7 +119,9 @@ def main() -> None:
         "seconds": {"first_call": round(cold_seconds, 1), "second_call": round(warm_seconds, 1)},
         "prompts_through_the_model": {"first_call": cold_passes.lower, "second_call": warm_passes.lower},
         "second_call_gives_the_same_numbers": same,
-        "mode_reference": [result["eval_result_metrics"]["mean"] for result in reference],
+        "mode_reference": [
+            result["eval_result_metrics"]["mean"] | result["saepipe"]["metrics"] for result in reference
+        ],
     }
     print(cost)
     claim = "absorption per letter at two L0 of one width; letters that an SAE has no latents for are not measurable"
