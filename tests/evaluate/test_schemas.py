@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+
 from schemas import KS, NUM_ABLATED, check
 
 OURS: dict[str, Any] = {
