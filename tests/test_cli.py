@@ -63,7 +63,8 @@ def test_the_pipeline(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.
     assert "name=relu, d_sae=64, d_in=128, hook=blocks.2.hook_resid_post" in repr(saepipe.load(folders[0]))
     code, out, _ = call(capsys, "evaluate", *folders, "--format", "json")
     assert code == 0
-    assert len(json.loads(out)["results"]) == 2
+    measured = [Path(result).stem for result in json.loads(out)["results"]]
+    assert measured == ["core", "sparse_probing", "absorption", "geometry"] * 2
     code, out, _ = call(capsys, "compare", *folders, "--baseline", folders[0], "--format", "json")
     table = json.loads(out)
     assert code == 0
