@@ -197,10 +197,20 @@ def _minus(row: Row, baseline: Row) -> Row:
     return replace(row, cells=cells)
 
 
+def _warnings(rows: Sequence[Row]) -> Iterator[str]:
+    """What the evaluations warn of, and of which runs where it is not all of them."""
+    warned: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for warning in row.warnings:
+            warned[warning].append(row.label)
+    for warning, labels in warned.items():
+        yield warning if len(labels) == len(rows) else f"{', '.join(labels)}: {warning}"
+
+
 def _notes(rows: Sequence[Row], figures: Mapping[str, Shown]) -> Iterator[str]:
     yield from dict.fromkeys(f"{row.label}: {finding}" for row in rows for finding in row.findings)
     yield from map(str, (*check_sources(rows), *check_same_units(rows)))
-    yield from dict.fromkeys(warning for row in rows for warning in row.warnings)
+    yield from _warnings(rows)
     undefined = {
         (how.label, why) for row in rows for key, how in figures.items() if (why := row.cells.get(key, Cell()).why)
     }

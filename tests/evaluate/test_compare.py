@@ -85,6 +85,13 @@ def test_warnings_are_repeated_once(make_run) -> None:
     assert compare(runs).notes.count("nothing can be seen") == 1
 
 
+def test_a_warning_of_some_runs_names_them(make_run) -> None:
+    for name in ("a", "b", "c"):
+        write_result(make_run(name), warnings=() if name == "b" else ("few letters",))
+    notes = compare([make_run(name) for name in ("a", "b", "c")]).notes
+    assert "a/seed-0, c/seed-0: few letters" in notes
+
+
 def test_means_over_seeds(make_run) -> None:
     runs = [write_result(make_run("a", seed), ev=0.8 + 0.1 * seed) for seed in (0, 1)]
     table = compare([*runs, write_result(make_run("b", weight=2.0))])
