@@ -84,3 +84,10 @@ def write_result(
     result = envelope(measurement, Request(**asked | changes), metric, subject, testbed, "id")
     artifact.write_json(folder / "eval" / "core.json", result)
     return folder
+
+
+def write_core(folder: Path, l0: float = 10.0, ev: float | None = 0.9, **keys: Any) -> Path:
+    """A result with L0, explained variance and delta CE; without a variance, `nothing varies`."""
+    variance = Estimate(ev, ev - 0.01, ev + 0.01) if ev is not None else Estimate(None, reason="nothing varies")
+    figures = {"l0": Estimate(l0, l0 - 1, l0 + 1), "explained_variance": variance, "delta_ce": 0.5}
+    return write_result(folder, figures, **keys)

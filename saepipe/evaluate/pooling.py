@@ -12,11 +12,9 @@ from torch import Tensor
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Progress
 from saepipe.evaluate.artifacts import Content, Work
+from saepipe.evaluate.reconstruction import rows_at_a_time
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Testbed
-
-_CHUNK = 2**26
-"""Latent activations held at a time (256 MiB in float32)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,8 @@ class TextActivations:
 
     def pooled(self) -> Tensor:
         """(num_texts, d_in) float32: the mean over each text's tokens."""
-        return torch.cat([_mean_by_text(x.float(), lengths) for x, lengths in self.chunks(_CHUNK // self.x.shape[1])])
+        chunks = self.chunks(rows_at_a_time(self.x.shape[1]))
+        return torch.cat([_mean_by_text(x.float(), lengths) for x, lengths in chunks])
 
     def chunks(self, max_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Whole texts, as (x (num_tokens, d_in), lengths (num_texts,)); a text of more than max_tokens stands alone."""
@@ -100,7 +99,7 @@ def pooled_latents(subject: Subject, activations: TextActivations, latents: Tens
         (num_texts, d_sae or num_latents) float32, on the CPU.
     """
     parts = []
-    for x, lengths in activations.chunks(max(1, _CHUNK // subject.sae.d_sae)):
+    for x, lengths in activations.chunks(rows_at_a_time(subject.sae.d_sae)):
         acts = subject.encode(x, latents)
         parts.append(_mean_by_text(acts, lengths.to(acts.device)).cpu())
     return torch.cat(parts)

@@ -7,8 +7,13 @@ from typing import Protocol
 
 import torch
 
-_CHUNK = 2**26
+HELD = 2**26
 """Latent activations held at a time (256 MiB in float32)."""
+
+
+def rows_at_a_time(width: int) -> int:
+    """How many rows of so many float32 numbers each are held at a time."""
+    return max(1, HELD // width)
 
 
 class Autoencoder(Protocol):
@@ -59,7 +64,7 @@ def reconstruct(
         num_contexts: how many contexts the batch has.
         positive: whether `firing` counts positive activations only, as SAEBench does there (and not in l0).
     """
-    num_rows = max(1, _CHUNK // sae.d_sae)
+    num_rows = rows_at_a_time(sae.d_sae)
     firing = torch.zeros(num_contexts, sae.d_sae, device=x.device)
     parts = []
     for rows, index in zip(torch.split(x, num_rows), torch.split(contexts, num_rows), strict=True):

@@ -70,6 +70,23 @@ def proportion(correct: np.ndarray, undefined: str = "there is no example") -> E
     return Estimate(float(found.statistic), float(interval.low), float(interval.high))
 
 
+def wilson(share: float, effective: float, quantile: float = float(stats.norm.ppf((1 + LEVEL) / 2))) -> Estimate:
+    """A share with Wilson's score interval for so many independent examples, which need not be a whole number.
+
+    Where examples go together (tokens of a document, answers about one text), it is the number of independent ones
+    that would have the share's variance (Korn and Graubard, Survey Methodology 24, 1998).
+
+    Args:
+        share: in [0, 1].
+        effective: the number of independent examples.
+        quantile: of the normal distribution, or of Student's t where the variance rests on few clusters.
+    """
+    shrunk = 1 + quantile**2 / effective
+    centre = (share + quantile**2 / (2 * effective)) / shrunk
+    half = quantile / shrunk * math.sqrt(share * (1 - share) / effective + (quantile / (2 * effective)) ** 2)
+    return Estimate(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
 def average(estimates: Sequence[Estimate], undefined: str = "there is nothing to average") -> Estimate:
     """The plain mean of independent estimates (of data sets, of letters); those without a number are left out.
 

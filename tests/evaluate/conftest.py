@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from evaluations import write_run
 from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Testbed
@@ -143,5 +145,16 @@ def subject_of():
     def make(sae: nn.Module) -> Subject:
         run: Any = SimpleNamespace(variant="by-hand", seed=0)
         return Subject(run, sae, {})  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """`weight` is the one setting that differs between variants."""
+
+    def make(variant: str, seed: int = 0, weight: float = 1.0, study: str = ".", **keys: Any) -> Path:
+        folder = tmp_path / study / variant / f"seed-{seed}"
+        return write_run(folder, penalties=[{"name": "l1", "weight": weight}], **keys)
 
     return make

@@ -1,41 +1,17 @@
-"""The table: which config keys it shows, what it says of each run, and what it refuses to say."""
+"""The table: which config keys it shows, and what it says of each run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import evaluations
-from evaluations import write_run
-from saepipe.cli import main
+from evaluations import write_core
 from saepipe.data import artifact
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.health import Finding, Health
 from saepipe.evaluate.compare import compare
 from saepipe.evaluate.results import Cell
-from saepipe.evaluate.stats import Estimate
-from saepipe.train.load import open_run
-
-
-@pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """`weight` is the one setting that differs between variants."""
-
-    def make(variant: str, seed: int = 0, weight: float = 1.0, study: str = ".", **keys: Any) -> Path:
-        folder = tmp_path / study / variant / f"seed-{seed}"
-        return write_run(folder, penalties=[{"name": "l1", "weight": weight}], **keys)
-
-    return make
-
-
-def write_result(folder: Path, l0: float = 10.0, ev: float | None = 0.9, **keys: Any) -> Path:
-    variance = Estimate(ev, ev - 0.01, ev + 0.01) if ev is not None else Estimate(None, reason="nothing varies")
-    figures = {"l0": Estimate(l0, l0 - 1, l0 + 1), "explained_variance": variance, "delta_ce": 0.5}
-    return evaluations.write_result(folder, figures, **keys)
 
 
 def cells(table, row: int) -> dict[str, Any]:
@@ -43,7 +19,7 @@ def cells(table, row: int) -> dict[str, Any]:
 
 
 def test_only_differing_keys_are_columns(make_run) -> None:
-    table = compare([write_result(make_run("weak", weight=1.0)), write_result(make_run("strong", weight=4.0))])
+    table = compare([write_core(make_run("weak", weight=1.0)), write_core(make_run("strong", weight=4.0))])
     assert table.columns[:4] == ("run", "penalties.0.weight", "health", "L0")
     assert [cells(table, row)["penalties.0.weight"] for row in (0, 1)] == ["1.0", "4.0"]
     assert cells(table, 0)["explained variance"] == Cell(0.9, 0.89, 0.91)
@@ -51,7 +27,7 @@ def test_only_differing_keys_are_columns(make_run) -> None:
 
 
 def test_differences_are_from_the_baseline(make_run) -> None:
-    base, other = write_result(make_run("base"), ev=0.8), write_result(make_run("other", weight=2.0), ev=0.9)
+    base, other = write_core(make_run("base"), ev=0.8), write_core(make_run("other", weight=2.0), ev=0.9)
     table = compare([base, other], baseline=base)
     assert len(table.rows) == 2
     assert cells(table, 0)["explained variance"].difference is None
@@ -61,8 +37,8 @@ def test_differences_are_from_the_baseline(make_run) -> None:
 
 
 def test_differences_are_of_one_seed(make_run) -> None:
-    base = [write_result(make_run("base", seed), ev=0.8 + 0.05 * seed) for seed in (0, 1)]
-    new = [write_result(make_run("new", seed, weight=2.0), ev=0.7 + 0.05 * seed) for seed in (0, 1, 2)]
+    base = [write_core(make_run("base", seed), ev=0.8 + 0.05 * seed) for seed in (0, 1)]
+    new = [write_core(make_run("new", seed, weight=2.0), ev=0.7 + 0.05 * seed) for seed in (0, 1, 2)]
     table = compare([*base, *new], baseline=base[0])
     found = {row[0]: cells(table, place)["explained variance"].difference for place, row in enumerate(table.rows)}
     assert found["base/seed-0"] is None
@@ -74,27 +50,27 @@ def test_differences_are_of_one_seed(make_run) -> None:
 
 
 def test_what_was_not_measured_says_so(make_run) -> None:
-    table = compare([make_run("bare"), write_result(make_run("measured", weight=2.0), ev=None)])
+    table = compare([make_run("bare"), write_core(make_run("measured", weight=2.0), ev=None)])
     assert str(cells(table, 0)["L0"]) == "not measured"
     assert str(cells(table, 1)["explained variance"]) == "undefined"
     assert "explained variance is undefined: nothing varies" in table.notes
 
 
 def test_warnings_are_repeated_once(make_run) -> None:
-    runs = [write_result(make_run(name), warnings=("nothing can be seen",)) for name in ("a", "b")]
+    runs = [write_core(make_run(name), warnings=("nothing can be seen",)) for name in ("a", "b")]
     assert compare(runs).notes.count("nothing can be seen") == 1
 
 
 def test_a_warning_of_some_runs_names_them(make_run) -> None:
     for name in ("a", "b", "c"):
-        write_result(make_run(name), warnings=() if name == "b" else ("few letters",))
+        write_core(make_run(name), warnings=() if name == "b" else ("few letters",))
     notes = compare([make_run(name) for name in ("a", "b", "c")]).notes
     assert "a/seed-0, c/seed-0: few letters" in notes
 
 
 def test_means_over_seeds(make_run) -> None:
-    runs = [write_result(make_run("a", seed), ev=0.8 + 0.1 * seed) for seed in (0, 1)]
-    table = compare([*runs, write_result(make_run("b", weight=2.0))])
+    runs = [write_core(make_run("a", seed), ev=0.8 + 0.1 * seed) for seed in (0, 1)]
+    table = compare([*runs, write_core(make_run("b", weight=2.0))])
     assert [row[0] for row in table.rows] == ["a/seed-0", "a/seed-1", "b/seed-0", "a (mean, n=2)"]
     assert cells(table, 3)["explained variance"].value == pytest.approx(0.85)
     assert cells(table, 3)["explained variance"].low is None
@@ -102,7 +78,7 @@ def test_means_over_seeds(make_run) -> None:
 
 
 def test_a_mean_is_of_all_seeds_or_none(make_run) -> None:
-    table = compare([write_result(make_run("a", seed), ev=0.8 if seed else None) for seed in (0, 1)])
+    table = compare([write_core(make_run("a", seed), ev=0.8 if seed else None) for seed in (0, 1)])
     assert str(cells(table, 2)["explained variance"]) == "not measured"
 
 
@@ -112,25 +88,25 @@ def test_one_variant_of_two_studies_is_told_apart(make_run) -> None:
 
 
 def test_unequal_sparsity_is_noted(make_run) -> None:
-    near = [write_result(make_run("a"), l0=10.0), write_result(make_run("b", weight=2.0), l0=10.4)]
+    near = [write_core(make_run("a"), l0=10.0), write_core(make_run("b", weight=2.0), l0=10.4)]
     assert not any("matched sparsity" in note for note in compare(near).notes)
-    far = write_result(make_run("c", weight=3.0), l0=10.6)
+    far = write_core(make_run("c", weight=3.0), l0=10.6)
     assert any("10 to 10.6: not a comparison at matched sparsity" in note for note in compare([*near, far]).notes)
 
 
 def test_no_verdict_below_three_seeds(make_run) -> None:
-    runs = [write_result(make_run("a", seed)) for seed in range(3)]
+    runs = [write_core(make_run("a", seed)) for seed in range(3)]
     assert any("no verdict" in note for note in compare(runs[:2]).notes)
     assert not any("no verdict" in note for note in compare(runs).notes)
 
 
 def test_other_heldout_tokens_are_noted(make_run) -> None:
-    runs = [write_result(make_run("a"), tokens=100), write_result(make_run("b", weight=2.0), tokens=50)]
+    runs = [write_core(make_run("a"), tokens=100), write_core(make_run("b", weight=2.0), tokens=50)]
     assert any("different held-out tokens" in note for note in compare(runs).notes)
 
 
 def test_a_result_of_a_run_that_lay_there_before_does_not_count(make_run) -> None:
-    folder = write_result(make_run("a", weight=1.0))
+    folder = write_core(make_run("a", weight=1.0))
     make_run("a", weight=9.0)
     table = compare([folder])
     assert str(cells(table, 0)["explained variance"]) == "not measured"
@@ -138,97 +114,8 @@ def test_a_result_of_a_run_that_lay_there_before_does_not_count(make_run) -> Non
     assert any("H11 error" in note and "is of a run that lay here before" in note for note in table.notes)
 
 
-def test_a_foreign_result_is_refused(make_run) -> None:
-    folder = make_run("a")
-    artifact.write_json(folder / "eval" / "core.json", {"eval_type_id": "core"})
-    with pytest.raises(CorruptDataError, match=r"core\.json is no evaluation"):
-        compare([folder])
-
-
-def test_the_table_is_plain_data(make_run) -> None:
-    table = compare([write_result(make_run("a"), ev=None)])
-    plain = json.loads(table.to_json())
-    assert plain["columns"] == list(table.columns)
-    assert plain["rows"][0][1] == "ok"
-    assert plain["rows"][0][2]["value"] == 10.0
-    assert plain["rows"][0][3]["why"] == "nothing varies"
-    assert plain["verdicts"] == []
-
-
-INERT = Finding("H1", "error", "absorption was exactly 0")
-EVIDENCE = {
-    "reconstruction": {str(step): 200.22540283203125 for step in range(100, 1200, 100)},
-    "final_reconstruction": 200.22540283203125,
-    "W_dec": "a digest",
-    "W_dec_entries": [0.25, 0.5],
-}
-
-
-def changed(**changes: Any) -> Health:
-    return Health(evidence={**EVIDENCE, **changes})
-
-
-OTHER = {"reconstruction": {}, "final_reconstruction": 199.0, "W_dec": "another", "W_dec_entries": [0.25, 0.6]}
-
-
-def judged(make_run, variant: dict[str, Any], baseline: dict[str, Any], **measured: Any) -> tuple[list[str], str]:
-    """The rules that forbid, and the words, of three seeds against three."""
-    base = [write_result(make_run("base", seed, **baseline)) for seed in range(3)]
-    runs = [write_result(make_run("new", seed, **{"weight": 2.0, **variant}), **measured) for seed in range(3)]
-    (verdict,) = compare([*base, *runs], baseline=base[0]).verdicts
-    assert (verdict.variant, verdict.baseline) == ("new", "base")
-    return sorted({finding.rule for finding in verdict.forbidden_by}), str(verdict)
-
-
-def test_sound_runs_may_be_compared(make_run) -> None:
-    rules, words = judged(make_run, {"health": changed(**OTHER)}, {"health": changed()})
-    assert rules == []
-    assert words == "new against base: no rule forbids to read the differences (3 seeds)"
-
-
-@pytest.mark.parametrize("side", ["variant", "baseline"])
-def test_an_error_on_either_side_forbids_a_result(make_run, side: str) -> None:
-    sides = {"variant": {}, "baseline": {}, side: {"health": Health((INERT,))}}
-    rules, words = judged(make_run, sides["variant"], sides["baseline"])
-    assert rules == ["H1"]
-    assert words == "new against base: NO RESULT, whatever the figures say: H1 inert penalty"
-
-
-def test_a_warning_does_not_forbid(make_run) -> None:
-    warned = Health((Finding("H9", "warning", "31% of the latents are dead"),))
-    assert judged(make_run, {"health": warned}, {})[0] == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "rules"),
-    [
-        ({}, ["H2", "H3"]),
-        ({"W_dec": "another", "W_dec_entries": [0.25, 0.6]}, ["H2"]),
-        ({**OTHER, "W_dec_entries": [0.25, 0.5 + 1e-8]}, ["H3"]),
-        ({**OTHER, "reconstruction": EVIDENCE["reconstruction"]}, ["H2"]),
-        ({**OTHER, "final_reconstruction": 200.22540283203125}, ["H2"]),
-        (OTHER, []),
-    ],
-    ids=["equal", "loss", "weights", "series", "final", "other"],
-)
-def test_twins_are_seen_again(make_run, changes: dict[str, Any], rules: list[str]) -> None:
-    found, words = judged(make_run, {"health": changed(**changes)}, {"health": changed()})
-    assert found == rules
-    assert not rules or "penalties.0.weight: 1.0 -> 2.0" in words
-
-
-def test_unmatched_l0_forbids_a_result(make_run) -> None:
-    rules, words = judged(make_run, {}, {}, l0=10.6)
-    assert rules == ["H18"]
-    assert "L0 is 10.6 against 10: not at matched sparsity" in words
-
-
-def test_other_heldout_tokens_forbid_a_result(make_run) -> None:
-    assert judged(make_run, {}, {}, tokens=50)[0] == ["H16"]
-
-
 def test_an_evaluation_of_another_shape_is_left_out(make_run) -> None:
-    folder = write_result(make_run("a"))
+    folder = write_core(make_run("a"))
     path = folder / "eval" / "core.json"
     result = json.loads(path.read_text())
     result["saepipe"]["hook"] = "blocks.9.hook_resid_post"
@@ -240,170 +127,18 @@ def test_an_evaluation_of_another_shape_is_left_out(make_run) -> None:
     assert "hook blocks.9.hook_resid_post, not blocks.1.hook_resid_post; d_sae 4, not 8" in note
 
 
-def test_one_config_of_two_sources_is_told(make_run) -> None:
-    runs = [make_run("a", study="old"), make_run("a", study="new", commit="two")]
-    assert any("H13 warning" in note and "one and two" in note for note in compare(runs).notes)
-    again = [make_run("a", study="old"), make_run("a", study="new")]
-    assert not any("H13" in note for note in compare(again).notes)
+def test_a_foreign_result_is_refused(make_run) -> None:
+    folder = make_run("a")
+    artifact.write_json(folder / "eval" / "core.json", {"eval_type_id": "core"})
+    with pytest.raises(CorruptDataError, match=r"core\.json is no evaluation"):
+        compare([folder])
 
 
-def test_few_seeds_are_no_result(make_run) -> None:
-    base, new = write_result(make_run("base")), write_result(make_run("new", weight=2.0))
-    (verdict,) = compare([new], baseline=base).verdicts
-    assert not verdict.forbidden_by
-    assert "1 seed is too few" in str(verdict)
-
-
-def test_one_seed_in_two_folders_counts_once(make_run) -> None:
-    """Three runs a side, and two seeds: a run made again is no further seed."""
-    base = [write_result(make_run("base", seed)) for seed in range(3)]
-    new = [write_result(make_run("new", seed, weight=2.0)) for seed in range(2)]
-    again = write_result(make_run("new", 0, weight=2.0, study="again"))
-    (verdict,) = compare([*base, *new, again], baseline=base[0]).verdicts
-    assert verdict.num_seeds == 2
-    assert {change.word for change in verdict.changes if change.paired} == {"too few seeds"}
-    assert "in no pair of equal seeds" in str(verdict.findings)
-
-
-def test_only_equal_seeds_are_pairs(make_run) -> None:
-    base = [write_result(make_run("base", seed), ev=0.8 + seed / 100) for seed in (0, 1, 2, 3)]
-    new = [write_result(make_run("new", seed, weight=2.0), ev=0.7 + seed / 100) for seed in (3, 2, 9, 1)]
-    table = compare([*base, *new], baseline=base[0])
-    (verdict,) = table.verdicts
-    assert verdict.num_seeds == 3
-    (change,) = (change for change in verdict.changes if change.key == "explained_variance")
-    assert change.paired.differences == pytest.approx((-0.1, -0.1, -0.1))
-    assert any(
-        "new against base: H17 warning" in note and "new/seed-9, base/seed-0: in no pair" in note
-        for note in table.notes
-    )
-
-
-def test_seeds_that_nobody_shares(make_run) -> None:
-    base = [write_result(make_run("base", seed)) for seed in (0, 1, 2)]
-    new = [write_result(make_run("new", seed, weight=2.0)) for seed in (3, 4, 5)]
-    (verdict,) = compare([*base, *new], baseline=base[0]).verdicts
-    assert "no seed is common to both" in str(verdict)
-    assert {change.word for change in verdict.changes} == {"not measured"}
-
-
-def words(table) -> dict[str, str]:
-    (verdict,) = table.verdicts
-    return {change.key: change.word for change in verdict.changes}
-
-
-def moved(make_run, steps: tuple[float, ...], **keys: Any) -> list[Path]:
-    """A baseline, and a variant whose explained variance differs by these steps, seed by seed."""
-    base = [write_result(make_run("base", seed, **keys), ev=0.80 + 0.02 * seed) for seed in range(len(steps))]
-    new = [
-        write_result(make_run("new", seed, weight=2.0, **keys), ev=0.80 + 0.02 * seed + step)
-        for seed, step in enumerate(steps)
-    ]
-    return [*base, *new]
-
-
-def test_a_change_that_the_seeds_carry_has_its_word(make_run) -> None:
-    runs = moved(make_run, (0.050, 0.052, 0.049, 0.051))
-    table = compare(runs, baseline=runs[0])
-    assert words(table)["explained_variance"] == "better"
-    assert words(table)["l0"] == "no spread over seeds"
-    assert words(table)["mean_full_absorption_score"] == "not measured"
-    plain = json.loads(table.to_json())["verdicts"][0]
-    (change,) = (change for change in plain["changes"] if change["key"] == "explained_variance")
-    assert change["difference"] == pytest.approx(0.0505)
-    assert change["interval"][0] < 0.0505 < change["interval"][1]
-    assert (change["kind"], change["interesting"], change["num_seeds"]) == ("primary", 0.01, 4)
-    assert change["p_holm"] == pytest.approx(3 * change["p"])
-    assert change["detectable"] < 0.01
-
-
-def test_what_a_config_declares_is_primary(make_run) -> None:
-    """It is written down with the run, and is no part of what the run is."""
-    declared = {"l0": 1.0, "explained_varience": 0.1}
-    runs = moved(make_run, (0.050, 0.052, 0.049), primary_metrics=declared)
-    assert open_run(runs[0]).run_id == open_run(make_run("same", 0)).run_id
-    table = compare(runs, baseline=runs[0])
-    (verdict,) = table.verdicts
-    assert {change.key: change.interesting for change in verdict.changes if change.primary} == declared
-    assert table.columns[-1] == "explained_varience"
-    assert any("H17" in note and "did you mean explained_variance?" in note for note in table.notes)
-
-
-def test_other_declarations_add_up(make_run) -> None:
-    base = write_result(make_run("base", primary_metrics={"l0": 1.0, "mse": 0.5}))
-    new = write_result(make_run("new", weight=2.0, primary_metrics={"l0": 0.1}))
-    table = compare([new], baseline=base)
-    (verdict,) = table.verdicts
-    assert {change.key: change.interesting for change in verdict.changes if change.primary} == {"l0": 0.1, "mse": 0.5}
-    assert any("different primary metrics (l0: 1, mse: 0.5 against l0: 0.1)" in note for note in table.notes)
-
-
-def test_an_error_of_an_evaluation_forbids_a_result(make_run) -> None:
-    chance = Finding("H10", "error", "all probes guess")
-    rules, words = judged(make_run, {}, {}, findings=(chance,))
-    assert rules == ["H10"]
-    assert "NO RESULT, whatever the figures say: H10 chance-level probes" in words
-
-
-@pytest.mark.parametrize(
-    ("keys", "told"),
-    [
-        ({"mode": "reference"}, "mode: 'fixed' -> 'reference'"),
-        ({"dtype": "bfloat16"}, "config.dtype: 'float32' -> 'bfloat16'"),
-        ({"settings": {"num_contexts": 3}}, "config.num_contexts: None -> 3"),
-        ({"works": "other texts"}, "model_work: 'w' -> 'other texts'"),
-    ],
-    ids=["mode", "dtype", "settings", "texts"],
-)
-def test_evaluations_made_otherwise_forbid_a_result(make_run, keys: dict[str, Any], told: str) -> None:
-    rules, words = judged(make_run, {}, {}, **keys)
-    assert rules == ["H16"]
-    assert "core of new/seed-0 was not measured as that of base/seed-0" in words
-    assert told in words
-
-
-def test_means_over_other_letters_are_told_and_do_not_forbid(make_run) -> None:
-    base, new = make_run("base", 0), make_run("new", 0, weight=2.0)
-    evaluations.write_result(base, {"l0": 10.0}, over=("a", "b", "c"))
-    evaluations.write_result(new, {"l0": 10.0}, over=("c",))
-    table = compare([base, new], baseline=base)
-    [told] = [note for note in table.notes if note.startswith("H16 warning")]
-    assert "3 (a b c) of base/seed-0" in told
-    assert "1 (c) of new/seed-0" in told
-    assert table.verdicts[0].forbidden_by == ()
-    evaluations.write_result(new, {"l0": 10.0}, over=("a", "b", "c"))
-    assert not any("H16" in note for note in compare([base, new], baseline=base).notes)
-
-
-@pytest.mark.parametrize(("off", "rules"), [(1e-7, []), (1e-5, ["H16"])])
-def test_what_the_model_does_alone_is_the_same_for_all(make_run, off: float, rules: list[str]) -> None:
-    base = [make_run("base", seed) for seed in range(3)]
-    new = [make_run("new", seed, weight=2.0) for seed in range(3)]
-    for run in (*base, *new):
-        value = 3.5 + (off if run == new[1] else 0.0)
-        evaluations.write_result(run, {"l0": 10.0, "ce_loss_without_sae": value})
-    table = compare([*base, *new], baseline=base[0])
-    (verdict,) = table.verdicts
-    assert [finding.rule for finding in verdict.forbidden_by] == rules
-    assert not rules or "different eval set: clean CE (nats) (ce_loss_without_sae)" in str(verdict)
-    assert "ce_loss_without_sae" not in words(table)  # nothing is claimed of what no SAE can change
-
-
-def test_noisy_figures_are_marked(make_run) -> None:
-    run = make_run("a")
-    evaluations.write_result(run, {"tpp_threshold_10_total_metric": 0.2})
-    table = compare([run])
-    (place,) = (place for place, key in enumerate(table.figures) if key.startswith("tpp_"))
-    label = table.columns[place - len(table.figures)]
-    assert label.endswith("(noisy)")
-    assert any(note.startswith(label) and "2605.18229" in note for note in table.notes)
-    assert table.figures[place] not in table.short
-
-
-def test_people_see_the_words(make_run, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = moved(make_run, (0.050, 0.052, 0.049, 0.051))
-    assert main(["compare", *map(str, runs), "--baseline", str(runs[0])]) == 0
-    shown = capsys.readouterr().out
-    (line,) = (line for line in shown.splitlines() if line.split()[:3] == ["explained", "variance", "primary"])
-    assert line.split()[-1] == "better"
-    assert "[+0.0484, +0.0526]" in line
+def test_the_table_is_plain_data(make_run) -> None:
+    table = compare([write_core(make_run("a"), ev=None)])
+    plain = json.loads(table.to_json())
+    assert plain["columns"] == list(table.columns)
+    assert plain["rows"][0][1] == "ok"
+    assert plain["rows"][0][2]["value"] == 10.0
+    assert plain["rows"][0][3]["why"] == "nothing varies"
+    assert plain["verdicts"] == []

@@ -13,8 +13,8 @@ import torch
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.progress import Silent
+from saepipe.evaluate import reconstruction
 from saepipe.evaluate.envelope import plain
-from saepipe.evaluate.geometry import firing
 from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.geometry import Geometry
 from saepipe.evaluate.subject import Subject
@@ -130,7 +130,7 @@ def test_a_silent_sae_says_why(make_sae, testbed: Testbed) -> None:
 def test_neither_batches_nor_chunks_matter(random_sae, testbed_of, monkeypatch: pytest.MonkeyPatch) -> None:
     other = copy_of(random_sae, torch.arange(24).flip(0))
     one, two = (measure(testbed_of(size), random_sae, other, baseline=subject(other, "1")) for size in (1, 7))
-    monkeypatch.setattr(firing, "_CHUNK", 24 * 5)
+    monkeypatch.setattr(reconstruction, "HELD", 24 * 5)
     assert one == two == measure(testbed_of(10), random_sae, other, baseline=subject(other, "1"))
 
 

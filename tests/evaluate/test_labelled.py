@@ -42,10 +42,10 @@ WORKER = """
 import json, sys
 from saepipe.evaluate.labelled.draw import Draw, draw
 from saepipe.evaluate.labelled.known import REFERENCE
-from saepipe.evaluate.labelled.rows import origin
+from saepipe.evaluate.origin import origin
 for config in REFERENCE:
     for mode in ("reference", "fixed") if config == REFERENCE[0] else ("reference",):
-        found = draw(config, Draw(24, 24, mode=mode), origin(config)["revision"])
+        found = draw(config, Draw(24, 24, mode=mode), origin(config.table("train"))["revision"])
         print(json.dumps([mode, config.name, found.to_dict()]))
 """
 

@@ -51,7 +51,7 @@ def test_with_zeros_a_vector_of_zeros_is_at_right_angles_to_all() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 200, 2**26])
 def test_chunks_do_not_change_a_reconstruction(chunk: int, random_sae, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "_CHUNK", chunk)
+    monkeypatch.setattr(reconstruction, "HELD", chunk)
     rng = torch.Generator().manual_seed(1)
     x, contexts = torch.randn(40, 16, generator=rng), torch.randint(3, (40,), generator=rng)
     found, acts = reconstruct(random_sae, x, contexts, 4), random_sae.encode(x)

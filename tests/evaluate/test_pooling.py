@@ -10,7 +10,7 @@ import torch
 from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Silent
-from saepipe.evaluate import pooling
+from saepipe.evaluate import reconstruction
 from saepipe.evaluate.artifacts import Artifacts, Work
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.model import load_model_of
@@ -60,7 +60,7 @@ def test_a_text_without_a_token_is_refused(toy_testbed: Testbed) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7 * 6, 2**26])
 def test_pooling_does_not_depend_on_chunks(make_sae, subject_of, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pooling, "_CHUNK", chunk)
+    monkeypatch.setattr(reconstruction, "HELD", chunk)
     rng = torch.Generator().manual_seed(0)
     lengths = torch.tensor([3, 1, 9, 2, 2])
     x = torch.randn(int(lengths.sum()), 4, generator=rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saepipe.evaluate.stats import Estimate, average, proportion, ratio, two_stage
+from saepipe.evaluate.stats import Estimate, average, proportion, ratio, two_stage, wilson
 
 
 def test_a_mean_has_students_interval() -> None:
@@ -49,6 +49,12 @@ def test_nothing_to_say() -> None:
     assert (undefined.value, undefined.reason) == (None, "there is nothing to divide by")
     single = ratio(np.array([3.0]), np.array([2.0]), "-")
     assert (single.value, single.low, single.high) == (1.5, None, None)
+
+
+@pytest.mark.parametrize(("num_right", "num"), [(0, 7), (3, 10), (40, 40), (611, 1000)])
+def test_wilson_of_a_whole_number_of_examples_is_scipys(num_right: int, num: int) -> None:
+    ours, scipys = wilson(num_right / num, num), proportion(np.arange(num) < num_right)
+    assert (ours.low, ours.high) == pytest.approx((scipys.low, scipys.high), abs=1e-12)
 
 
 def test_a_proportion_has_wilsons_interval() -> None:

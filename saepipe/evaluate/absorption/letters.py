@@ -16,13 +16,12 @@ from saepipe.evaluate.absorption.splits import Split
 from saepipe.evaluate.absorption.vocabulary import LETTERS
 from saepipe.evaluate.absorption.words import joined, word_scores
 from saepipe.evaluate.metrics.base import Figure
+from saepipe.evaluate.reconstruction import rows_at_a_time
 from saepipe.evaluate.stats import Estimate, two_stage
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Mode
 
 _TOP = 3
-_CHUNK = 2**25
-"""Latent activations held at a time (128 MiB in float32); a word's scores need a few times that."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def score(subject: Subject, material: Material, splits: Sequence[Split], gate: G
     none = torch.zeros(1, subject.sae.d_sae, device=W_dec.device)
     # What is there without any latent is not the latents' to make up, so its projection is no one's to carry.
     offset = torch.zeros_like(W_dec[0]) if mode == "reference" else subject.sae.decode(none)[0]
-    words_at_once = max(1, _CHUNK // subject.sae.d_sae)
+    words_at_once = rows_at_a_time(2 * subject.sae.d_sae)  # activations, and their parts of the direction
     found = []
     for index, split in enumerate(splits):
         x = material.x_scored[material.detected[:, index]].to(W_dec.device, torch.float32)

@@ -8,16 +8,15 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from saepipe.evaluate.absorption.probe import train
+from saepipe.evaluate.reconstruction import rows_at_a_time
 from saepipe.evaluate.subject import Subject
 
 MAX_LATENTS = 10
-_CHUNK = 2**26
-"""Latent activations held at a time (256 MiB in float32)."""
 
 
 def word_latents(subject: Subject, x: Tensor) -> csr_array:
     """(num_words, d_sae) float32 activations of all latents, kept sparse, from (num_words, d_in)."""
-    size = max(1, _CHUNK // subject.sae.d_sae)
+    size = rows_at_a_time(subject.sae.d_sae)
     return vstack([csr_array(subject.encode(part).cpu().numpy()) for part in torch.split(x, size)], format="csr")
 
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from saepipe.data.errors import CorruptDataError
+from saepipe.evaluate.reconstruction import rows_at_a_time
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Batch
-
-_CHUNK = 2**26  # latent activations held at a time: 256 MB
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Firing:
     def add(self, batch: Batch) -> None:
         """Encodes the kept tokens of a batch; raises CorruptDataError if an activation is NaN or Inf."""
         x, documents = batch.x[batch.keep], batch.documents[batch.keep]
-        num_rows = max(1, _CHUNK // self.subject.sae.d_sae)
+        num_rows = rows_at_a_time(self.subject.sae.d_sae)
         for rows, index in zip(torch.split(x, num_rows), torch.split(documents, num_rows), strict=True):
             acts = self.subject.encode(rows)
             if not acts.sum().isfinite():

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from saepipe.evaluate.geometry.firing import PairCounts
-from saepipe.evaluate.stats import LEVEL, Estimate
+from saepipe.evaluate.stats import LEVEL, Estimate, wilson
 
 SILENT = "a latent of the pair was never active on the held-out tokens"
 
@@ -79,10 +79,7 @@ def conditional(both: np.ndarray, given: np.ndarray) -> Estimate:
         return Estimate(p)
     error = _error((both - p * given)[given > 0] / num)
     effective = min(num, p * (1 - p) / error**2) if error > 0 and 0 < p < 1 else num_documents
-    t = _t(num_documents)
-    centre = (p + t**2 / (2 * effective)) / (1 + t**2 / effective)
-    half = t / (1 + t**2 / effective) * math.sqrt(p * (1 - p) / effective + (t / (2 * effective)) ** 2)
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
+    return wilson(p, effective, _t(num_documents))
 
 
 def lifts(counts: PairCounts) -> list[Estimate]:

@@ -1,26 +1,21 @@
-"""Rows of text, label and attribute, and what tells one state of a data set from another."""
+"""Rows of text, label and attribute."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from saepipe.data import artifact, toy
-from saepipe.data.errors import ConfigError
+from saepipe.data import toy
 from saepipe.data.tokens import heldout_score
 from saepipe.evaluate.labelled.config import LabelledConfig, Part
-from saepipe.harvest.text import read_rows, resolve_revision, value_of
+from saepipe.harvest.text import read_rows, value_of
 
 TOY_DOCUMENTS = 60_000
 """The toy's data sets are the held-out ones of so many documents, about a tenth."""
-_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -52,25 +47,6 @@ def rows(config: LabelledConfig, part: Part, revision: str | None = None) -> Ite
             and (config.test or config.take == "first" or _in(config, part, row))
         ):
             yield row if not config.skip_chars else Row(row.text[config.skip_chars :], row.label, row.attribute)
-
-
-def origin(config: LabelledConfig) -> dict[str, Any]:
-    """What the rows are a function of, besides the config: the hub's commit, or digests of the files."""
-    if config.source == "toy":
-        folder = Path(toy.__file__).parent
-        return {
-            "files": artifact.digest_files(folder, [p.name for p in folder.iterdir() if p.suffix in (".py", ".txt")])
-        }
-    if config.revision and _COMMIT.fullmatch(config.revision):
-        return {"revision": config.revision}
-    if revision := resolve_revision(config.table("train")):
-        return {"revision": revision}
-    paths = [Path(config.source), *([Path(config.test)] if config.test and config.is_file else [])]
-    files = chain.from_iterable(sorted(p.rglob("*")) if p.is_dir() else [p] for p in paths)
-    for path in paths:
-        if not path.exists():
-            raise ConfigError(f"there is no file {str(path)!r}", hint="give an existing file, or a hub id")
-    return {"files": [artifact.digest_file(path) for path in files if path.is_file()]}
 
 
 def _read(config: LabelledConfig, part: Part, revision: str | None) -> Iterator[Row]:

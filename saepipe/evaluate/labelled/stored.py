@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from saepipe.evaluate.artifacts import Content, Work
 from saepipe.evaluate.labelled.config import LabelledConfig
 from saepipe.evaluate.labelled.draw import Draw, LabelledTexts, draw
-from saepipe.evaluate.labelled.rows import origin
+from saepipe.evaluate.origin import origin
 from saepipe.evaluate.testbed import Testbed
 
 KIND = "labelled_texts"
@@ -26,7 +27,9 @@ def work_of(config: LabelledConfig, how: Draw) -> Work:
     settings: dict[str, Any] = config.to_dict()
     for key in ("name", "revision", *(("source", "test") if config.is_file else ())):
         del settings[key]
-    return Work(KIND, {"dataset": settings, "origin": origin(config), "draw": asdict(how), "version": _VERSION})
+    tests = [Path(config.test)] if config.test and config.is_file else []
+    rows = origin(config.table("train"), tests)
+    return Work(KIND, {"dataset": settings, "origin": rows, "draw": asdict(how), "version": _VERSION})
 
 
 def labelled_texts(testbed: Testbed, config: LabelledConfig, how: Draw, work: Work | None = None) -> LabelledTexts:

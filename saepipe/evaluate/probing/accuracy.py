@@ -6,10 +6,9 @@ import math
 from collections.abc import Collection
 
 import torch
-from scipy import stats
 
 from saepipe.evaluate.probing.answers import Answer
-from saepipe.evaluate.stats import LEVEL, Estimate
+from saepipe.evaluate.stats import Estimate, wilson
 
 
 def accuracy(answers: Collection[Answer]) -> Estimate:
@@ -32,12 +31,3 @@ def accuracy(answers: Collection[Answer]) -> Estimate:
     num_texts = len(texts)
     variance = num_texts / max(num_texts - 1, 1) * float(residuals.square().sum())
     return wilson(value, value * (1 - value) / variance if variance > 0 else num_texts)
-
-
-def wilson(value: float, effective: float) -> Estimate:
-    """Wilson's score interval (JASA 22, 1927) of a share of so many independent examples, which need not be whole."""
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
-    shrunk = 1 + z * z / effective
-    middle = (value + z * z / (2 * effective)) / shrunk
-    half = z / shrunk * math.sqrt(value * (1 - value) / effective + (z / (2 * effective)) ** 2)
-    return Estimate(value, min(value, middle - half), max(value, middle + half))

@@ -14,6 +14,7 @@ from torch import Tensor
 from saepipe.data.progress import Progress
 from saepipe.data.tokens import keep_mask
 from saepipe.evaluate.artifacts import Content, Work
+from saepipe.evaluate.origin import described
 from saepipe.evaluate.testbed import Testbed
 from saepipe.evaluate.unlearning.questions import (
     LETTERS,
@@ -24,7 +25,6 @@ from saepipe.evaluate.unlearning.questions import (
     prompt_ids,
     read_questions,
 )
-from saepipe.evaluate.unlearning.sources import origin
 
 IDENTITY = tuple(range(len(LETTERS)))
 
@@ -82,7 +82,7 @@ def asked_work(config: QuestionsConfig, num_permutations: int, template: str | N
     """What `asked` will ask for."""
     columns = {"question": config.question, "choices": config.choices, "answer": config.answer}
     decisive = {"permutations": num_permutations, "prompt": template, "seed": seed, "subject": config.subject}
-    return Work("unlearning_questions", {"dataset": origin(config.dataset), **columns, **decisive})
+    return Work("unlearning_questions", {"dataset": described(config.dataset), **columns, **decisive})
 
 
 def asked(testbed: Testbed, config: QuestionsConfig, work: Work, progress: Progress) -> Asked:

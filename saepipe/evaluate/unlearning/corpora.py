@@ -17,9 +17,9 @@ from saepipe.data.errors import ConfigError, RemoteError
 from saepipe.data.progress import Progress
 from saepipe.data.tokens import keep_mask
 from saepipe.evaluate.artifacts import Content, Work
+from saepipe.evaluate.origin import described
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Mode, Testbed
-from saepipe.evaluate.unlearning.sources import origin
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.text import Document, read_documents
@@ -51,7 +51,7 @@ class Corpus:
     def key(self) -> dict[str, Any]:
         """What decides the windows."""
         return {
-            "dataset": origin(self.dataset),
+            "dataset": described(self.dataset),
             "num_documents": self.num_documents,
             "num_windows": self.num_windows,
             "context_size": self.context_size,

@@ -172,7 +172,7 @@ def test_the_references_ranking_is_seeded() -> None:
 
 
 def test_all_latents_of_all_words_are_kept_sparse(random_sae, monkeypatch) -> None:
-    monkeypatch.setattr("saepipe.evaluate.absorption.ranking._CHUNK", 24 * 7)  # seven words at a time
+    monkeypatch.setattr("saepipe.evaluate.reconstruction.HELD", 24 * 7)  # seven words at a time
     x = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     subject = Subject(SimpleNamespace(variant="v", seed=0), random_sae, {})  # type: ignore[arg-type]
     assert np.allclose(word_latents(subject, x).toarray(), random_sae.encode(x).numpy(), atol=1e-6)

@@ -15,9 +15,9 @@ import torch
 from hub import Hub, Repo, serve
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Silent
+from saepipe.evaluate.origin import described
 from saepipe.evaluate.unlearning import corpora
 from saepipe.evaluate.unlearning.corpora import Corpus, densities, token_blocks
-from saepipe.evaluate.unlearning.sources import origin
 from saepipe.harvest.config import DatasetConfig
 
 D_IN = 128
@@ -100,11 +100,11 @@ def test_the_origin_is_the_content_not_the_place(tmp_path) -> None:
     one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
     one.write_text('{"text": "a"}')
     other.write_text('{"text": "a"}')
-    assert origin(DatasetConfig(source=str(one))) == origin(DatasetConfig(source=str(other)))
+    assert described(DatasetConfig(source=str(one))) == described(DatasetConfig(source=str(other)))
     other.write_text('{"text": "b"}')
-    assert origin(DatasetConfig(source=str(one))) != origin(DatasetConfig(source=str(other)))
+    assert described(DatasetConfig(source=str(one))) != described(DatasetConfig(source=str(other)))
     with pytest.raises(ConfigError, match="there is no file"):
-        origin(DatasetConfig(source=str(tmp_path / "none.csv")))
+        described(DatasetConfig(source=str(tmp_path / "none.csv")))
 
 
 def test_a_gated_corpus_says_what_to_do(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""What a data set is read from, so that work on it is done again when that changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from saepipe.data import artifact, toy
+from saepipe.data.errors import ConfigError
+from saepipe.harvest.config import DatasetConfig
+from saepipe.harvest.text import resolve_revision
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def origin(dataset: DatasetConfig, more: Iterable[Path] = ()) -> dict[str, Any]:
+    """What the rows are a function of, besides settings: `revision`, the hub's commit, or `files`, their digests.
+
+    A revision that is a commit is taken as it is, without asking the hub.
+
+    Args:
+        dataset: where the rows are.
+        more: other local files that rows come from.
+
+    Raises:
+        ConfigError: if a file is not there, or the source is neither a file nor a hub id.
+        RemoteError: if the hub does not know the data set, or cannot be reached.
+    """
+    if dataset.source == "toy":
+        folder = Path(toy.__file__).parent
+        names = (path.name for path in folder.iterdir() if path.suffix in (".py", ".txt"))
+        return {"files": artifact.digest_files(folder, names)}
+    if dataset.revision and _COMMIT.fullmatch(dataset.revision):
+        return {"revision": dataset.revision}
+    if revision := resolve_revision(dataset):
+        return {"revision": revision}
+    return {"files": [digest for path in (Path(dataset.source), *more) for digest in _digests(path)]}
+
+
+def described(dataset: DatasetConfig) -> dict[str, Any]:
+    """Settings and origin, plain data; where a file lies does not count. Raises as `origin`."""
+    settings, found = dataset.to_dict(), origin(dataset)
+    if dataset.source != "toy" and "files" in found:
+        del settings["source"]
+    return settings | found
+
+
+def _digests(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        raise ConfigError(f"there is no file {str(path)!r}", hint="give an existing file, or a hub id")
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [artifact.digest_file(file) for file in files if file.is_file()]
