@@ -57,7 +57,7 @@ def evaluate(
 def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:
     """What `evaluate` would measure and what it would reuse; loads neither model nor SAE."""
     jobs = plan_jobs(runs, config, out, Testbeds(config, Passes()))
-    contexts = {job.request.cache: len(job.testbed.cache.heldout.contexts) for job in jobs}
+    contexts = {str(job.testbed.cache.path): len(job.testbed.cache.heldout.contexts) for job in jobs}
     works: dict[bool, list[str]] = {True: [], False: []}
     for job in jobs:
         if not job.done:
