@@ -52,7 +52,7 @@ def write_result(
     tokens: int = 100,
     warnings: tuple[str, ...] = (),
     findings: tuple[Finding, ...] = (),
-    over: tuple[str, ...] = (),
+    parts: Mapping[str, dict[str, float]] = {},
     settings: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
@@ -66,7 +66,7 @@ def write_result(
         counts={"tokens": tokens},
         warnings=list(warnings),
         findings=list(findings),
-        over=list(over),
+        parts=dict(parts),
     )
     asked: dict[str, Any] = {
         "run": run.fingerprint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
@@ -53,14 +54,19 @@ def _check_same_model(rows: Sequence[Row], shown: Mapping[str, Shown]) -> Iterat
             )
 
 
-def check_same_units(rows: Sequence[Row]) -> Iterator[Finding]:
+def check_same_parts(rows: Sequence[Row], shown: Mapping[str, Shown]) -> Iterator[Finding]:
     """H16, a warning: means over what can be measured of each SAE, letters of absorption say, are not over the same."""
-    for name in dict.fromkeys(name for row in rows for name in row.over):
-        found = {row.over[name]: row.label for row in reversed(rows) if name in row.over}
-        if len(found) > 1:
-            each = ", ".join(f"{len(over)} ({' '.join(over) or 'none'}) of {label}" for over, label in found.items())
-            message = f"the figures of {name} are means over what could be measured, and that differs: {each}"
-            yield Finding("H16", "warning", message)
+    alike: dict[tuple[tuple[str, ...], ...], list[str]] = defaultdict(list)
+    for key in dict.fromkeys(key for row in rows for key in row.parts):
+        alike[tuple(tuple(row.parts[key]) for row in rows if key in row.parts)].append(key)
+    for parts, keys in alike.items():
+        if len(set(parts)) > 1:
+            labels = [row.label for row in rows if keys[0] in row.parts]
+            first = dict(zip(reversed(parts), reversed(labels), strict=True))
+            each = ", ".join(f"{len(part)} ({' '.join(part) or 'none'}) of {label}" for part, label in first.items())
+            names = ", ".join(shown[key].label if key in shown else key for key in keys)
+            message = f"{names}: means over what could be measured, and that differs: {each}; their differences are "
+            yield Finding("H16", "warning", f"{message}over what both have")
 
 
 def _error(message: str) -> Finding:

@@ -12,9 +12,9 @@ from statistics import fmean
 from saepipe.data.health import errors
 from saepipe.evaluate.catalogue import SHORT, catalogue, primary_metrics
 from saepipe.evaluate.change import SEEDS_FOR_A_VERDICT
-from saepipe.evaluate.comparable import MATCHED_L0, check_same_data, check_same_units, check_sources
+from saepipe.evaluate.comparable import MATCHED_L0, check_same_data, check_same_parts, check_sources
 from saepipe.evaluate.metrics.base import Shown
-from saepipe.evaluate.results import Cell, Row, row_of
+from saepipe.evaluate.results import Cell, Row, row_of, side_by_side
 from saepipe.evaluate.sweeps import match, method
 from saepipe.evaluate.verdict import Question, Verdict, verdict, verdict_on_sweep
 from saepipe.train.load import open_run
@@ -178,7 +178,8 @@ def _mean(group: Sequence[Row], figures: Mapping[str, Shown]) -> Row:
         if len(known) == len(group):
             cells[key] = Cell(fmean(known))
     findings = tuple(finding for row in group for finding in row.findings)
-    return replace(group[0], label=f"{group[0].variant} (mean, n={len(group)})", cells=cells, findings=findings)
+    label = f"{group[0].variant} (mean, n={len(group)})"
+    return replace(group[0], label=label, cells=cells, findings=findings, parts={})
 
 
 def _less(rows: Sequence[Row], baseline: Sequence[Row]) -> Iterator[Row]:
@@ -192,8 +193,8 @@ def _less(rows: Sequence[Row], baseline: Sequence[Row]) -> Iterator[Row]:
 def _minus(row: Row, baseline: Row) -> Row:
     cells = {}
     for key, cell in row.cells.items():
-        base = baseline.value(key)
-        cells[key] = cell if cell.value is None or base is None else replace(cell, difference=cell.value - base)
+        ours, theirs = side_by_side(row, baseline, key)
+        cells[key] = cell if ours is None or theirs is None else replace(cell, difference=ours - theirs)
     return replace(row, cells=cells)
 
 
@@ -209,7 +210,7 @@ def _warnings(rows: Sequence[Row]) -> Iterator[str]:
 
 def _notes(rows: Sequence[Row], figures: Mapping[str, Shown]) -> Iterator[str]:
     yield from dict.fromkeys(f"{row.label}: {finding}" for row in rows for finding in row.findings)
-    yield from map(str, (*check_sources(rows), *check_same_units(rows)))
+    yield from map(str, (*check_sources(rows), *check_same_parts(rows, figures)))
     yield from _warnings(rows)
     undefined = {
         (how.label, why) for row in rows for key, how in figures.items() if (why := row.cells.get(key, Cell()).why)

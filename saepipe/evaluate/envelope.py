@@ -89,7 +89,7 @@ def envelope(
             "findings": [asdict(finding) for finding in measurement.findings],
             **measurement.more,
             "counts": measurement.counts,
-            "over": measurement.over,
+            "parts": measurement.parts,
             "provenance": dict(artifact.provenance()),
         },
     }

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from saepipe.data import artifact
@@ -61,8 +62,8 @@ class Row:
     evidence: Mapping[str, Any]
     made: Mapping[str, Mapping[str, Any]]
     """How each evaluation was made: equal where figures compare."""
-    over: Mapping[str, tuple[str, ...]]
-    """By evaluation, what its figures are means over, where that depends on the SAE."""
+    parts: Mapping[str, Mapping[str, float]]
+    """By metric key, what it is the mean of, where that depends on the SAE."""
     heldout: tuple[str, int] | None = None
     """The cache and how many of its held-out tokens were used."""
     warnings: tuple[str, ...] = ()
@@ -90,12 +91,23 @@ class Row:
         return artifact.read_manifest(self.run.path)[0].get("provenance", {}).get("commit")
 
 
+def side_by_side(ours: Row, theirs: Row, key: str) -> tuple[float | None, float | None]:
+    """A figure of two runs. Means over what could be measured of each are taken over what could be of both."""
+    mine, its = ours.parts.get(key), theirs.parts.get(key)
+    if mine is None or its is None or mine.keys() == its.keys():
+        return ours.value(key), theirs.value(key)
+    common = [part for part in mine if part in its]
+    if not common:
+        return None, None
+    return fmean(mine[part] for part in common), fmean(its[part] for part in common)
+
+
 def row_of(run: Run) -> Row:
     """Reads `health.json` and `eval/*.json`; figures that are not of this run are left out, and told."""
     health = Health.read(run.path)
     cells: dict[str, Cell] = {}
     made: dict[str, Mapping[str, Any]] = {}
-    over: dict[str, tuple[str, ...]] = {}
+    parts: dict[str, Mapping[str, float]] = {}
     heldout = None
     warnings: list[str] = []
     findings = list(health.findings)
@@ -107,14 +119,14 @@ def row_of(run: Run) -> Row:
             continue
         cells |= dict(_figures(result))
         made[path.stem] = {key: ours.get(key) for key in MADE} | {"model": ours["fingerprints"]["model"]}
-        over[path.stem] = tuple(ours.get("over", ()))
+        parts |= ours.get("parts", {})
         findings += [Finding(**finding) for finding in ours.get("findings", ())]
         warnings += ours["warnings"]
         if result["eval_type_id"] == "core":
             heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
     settings = dict(flatten(run.settings))
     label = f"{run.variant}/seed-{run.seed}"
-    return Row(label, run, settings, cells, tuple(findings), health.evidence, made, over, heldout, tuple(warnings))
+    return Row(label, run, settings, cells, tuple(findings), health.evidence, made, parts, heldout, tuple(warnings))
 
 
 def told(paths: Iterable[Path]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from saepipe.data.health import RULES, Finding, errors
 from saepipe.evaluate.change import SEEDS_FOR_A_VERDICT, Change, Sides, changes
 from saepipe.evaluate.comparable import check_matched_l0, check_same_data
 from saepipe.evaluate.metrics.base import Shown
-from saepipe.evaluate.results import Pair, Row
+from saepipe.evaluate.results import Pair, Row, side_by_side
 from saepipe.evaluate.sweeps import Matched
 from saepipe.train.health.twins import check_twins
 
@@ -88,9 +88,8 @@ def verdict(variant: Sequence[Row], baseline: Sequence[Row], question: Question)
     mine, its = _by_seed(variant), _by_seed(baseline)
     common = [seed for seed in mine if seed in its]
     keys = dict.fromkeys(key for row in variant for key in row.cells)
-    sides: dict[str, Sides] = {
-        key: ([mine[seed].value(key) for seed in common], [its[seed].value(key) for seed in common]) for key in keys
-    }
+    pairs = {key: [side_by_side(mine[seed], its[seed], key) for seed in common] for key in keys}
+    sides: dict[str, Sides] = {key: ([a for a, _ in found], [b for _, b in found]) for key, found in pairs.items()}
     forbidden = [*_between(variant, baseline, question.shown), *check_matched_l0(variant, baseline)]
     used = {side[seed].label for side in (mine, its) for seed in common}
     doubts = [*_left_out((*variant, *baseline), used)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -209,17 +210,41 @@ def test_evaluations_made_otherwise_forbid_a_result(make_run, keys: dict[str, An
     assert told in words
 
 
-def test_means_over_other_letters_are_told_and_do_not_forbid(make_run) -> None:
-    base, new = make_run("base", 0), make_run("new", 0, weight=2.0)
-    evaluations.write_result(base, {"l0": 10.0}, over=("a", "b", "c"))
-    evaluations.write_result(new, {"l0": 10.0}, over=("c",))
-    table = compare([base, new], baseline=base)
+ABSORBED = "mean_full_absorption_score"
+
+
+def absorbed(run: Path, **letters: float) -> Path:
+    figures = {"l0": 10.0, ABSORBED: fmean(letters.values())}
+    return evaluations.write_result(run, figures, parts={ABSORBED: letters})
+
+
+def test_means_over_other_letters_are_compared_over_those_that_both_have(make_run) -> None:
+    """The variant alone has a, of which it absorbs much; of b and c it absorbs 0.1 less than the baseline."""
+    base = [absorbed(make_run("base", seed), b=0.4 + 0.01 * seed, c=0.6) for seed in range(3)]
+    new = [absorbed(make_run("new", seed, weight=2.0), a=1.0, b=0.3, c=0.5 - 0.01 * seed) for seed in range(3)]
+    table = compare([*base, *new], baseline=base[0])
     [told] = [note for note in table.notes if note.startswith("H16 warning")]
-    assert "3 (a b c) of base/seed-0" in told
-    assert "1 (c) of new/seed-0" in told
-    assert table.verdicts[0].forbidden_by == ()
-    evaluations.write_result(new, {"l0": 10.0}, over=("a", "b", "c"))
-    assert not any("H16" in note for note in compare([base, new], baseline=base).notes)
+    assert "2 (b c) of base/seed-0" in told
+    assert "3 (a b c) of new/seed-0" in told
+    (verdict,) = table.verdicts
+    assert verdict.forbidden_by == ()
+    [change] = [change for change in verdict.changes if change.key == ABSORBED]
+    assert change.paired.differences == pytest.approx((-0.1, -0.11, -0.12))
+    assert change.word == "better"
+    column = table.columns.index("full absorption")
+    assert table.rows[3][column].value == pytest.approx(0.6)
+    assert table.rows[3][column].difference == pytest.approx(-0.1)
+
+
+def test_without_a_common_letter_there_is_no_difference(make_run) -> None:
+    base = [absorbed(make_run("base", seed), b=0.4) for seed in range(3)]
+    new = [absorbed(make_run("new", seed, weight=2.0), a=0.1) for seed in range(3)]
+    assert words(compare([*base, *new], baseline=base[0]))[ABSORBED] == "not measured"
+
+
+def test_equal_letters_say_nothing(make_run) -> None:
+    runs = [absorbed(make_run("base"), a=0.2, b=0.4), absorbed(make_run("new", weight=2.0), a=0.3, b=0.4)]
+    assert not any("H16" in note for note in compare(runs, baseline=runs[0]).notes)
 
 
 @pytest.mark.parametrize(("off", "rules"), [(1e-7, []), (1e-5, ["H16"])])

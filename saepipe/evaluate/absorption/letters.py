@@ -140,14 +140,27 @@ def figures(letters: Sequence[Letter], seed: int, why_none: str) -> dict[str, Fi
         seed: of the intervals.
         why_none: the reason to give where there are none.
     """
-    values = {
+    values = _values(letters)
+    means = {f"mean_{name}": two_stage(groups, seed, undefined=why_none) for name, groups in values.items()}
+    spreads = {f"std_dev_{name}": _spread(groups, why_none) for name, groups in values.items()}
+    return {**means, **spreads}
+
+
+def by_letter(letters: Sequence[Letter]) -> dict[str, dict[str, float]]:
+    """Of each figure that is a mean over letters, what it is the mean of."""
+    return {
+        f"mean_{name}": {letter.letter: float(group.mean()) for letter, group in zip(letters, groups, strict=True)}
+        for name, groups in _values(letters).items()
+    }
+
+
+def _values(letters: Sequence[Letter]) -> dict[str, list[np.ndarray]]:
+    """A group of words each letter, by figure."""
+    return {
         "absorption_fraction_score": [letter.fraction for letter in letters],
         "full_absorption_score": [letter.full for letter in letters],
         "num_split_features": [np.array([len(letter.split.latents)]) for letter in letters],
     }
-    means = {f"mean_{name}": two_stage(groups, seed, undefined=why_none) for name, groups in values.items()}
-    spreads = {f"std_dev_{name}": _spread(groups, why_none) for name, groups in values.items()}
-    return {**means, **spreads}
 
 
 def _spread(groups: Sequence[np.ndarray], why_none: str) -> Estimate:

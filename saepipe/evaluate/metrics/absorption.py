@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from saepipe.data.config import Count
 from saepipe.data.health import Finding
 from saepipe.data.progress import Progress
-from saepipe.evaluate.absorption.letters import Gate, Letter, figures, score
+from saepipe.evaluate.absorption.letters import Gate, Letter, by_letter, figures, score
 from saepipe.evaluate.absorption.material import Material, Recipe, labels, material
 from saepipe.evaluate.absorption.prompts import TEMPLATE
 from saepipe.evaluate.absorption.ranking import MAX_LATENTS, word_latents
@@ -113,11 +113,11 @@ class Absorption(Metric):
         measurable = [letter for letter in letters if letter.reason is None]
         findings = list(self._findings(found, testbed.mode))
         if testbed.mode == "reference" and findings:
-            means = figures([], self.seed, "SAEBench gives no result: " + findings[0].message)
+            counted, why_none = [], "SAEBench gives no result: " + findings[0].message
         else:
-            means = figures(measurable, self.seed, "no letter is measurable")
+            counted, why_none = measurable, "no letter is measurable"
         return Measurement(
-            metrics={"mean": means},
+            metrics={"mean": figures(counted, self.seed, why_none)},
             extra={
                 "first_letter_probe_f1": float(found.f1[found.present].mean()),
                 "first_letter_split_f1": two_stage(
@@ -129,7 +129,7 @@ class Absorption(Metric):
             },
             details=[letter.detail for letter in letters],
             more={"letters": [letter.more for letter in letters]},
-            over=[letter.letter for letter in measurable],
+            parts=by_letter(counted),
             findings=findings,
             counts={
                 "train_words": len(found.train),

@@ -48,8 +48,9 @@ class Measurement:
     """What the rules of health say of this evaluation."""
     counts: dict[str, int] = field(default_factory=dict)
     """Contexts, tokens, documents: what the figures rest on."""
-    over: list[str] = field(default_factory=list)
-    """What the figures are means over, where that is not the same for every SAE."""
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By figure key, what it is the plain mean of, where what can be measured is not the same for every SAE: the value
+    of each letter. Two SAEs are compared over what both have."""
     warnings: list[str] = field(default_factory=list)
     """What keeps the figures from showing anything, in sentences."""
     eval_config: dict[str, Any] = field(default_factory=dict)
