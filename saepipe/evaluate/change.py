@@ -169,8 +169,8 @@ def check_claim(change: Change, unknown: str | None = None) -> Iterator[Finding]
             yield Finding("H17", "warning", f"{name} was declared primary, and was not measured: {why}", change.key)
         return
     if change.paired.num_seeds < change.num_pairs:
-        message = f"{name} has a number for {change.paired.num_seeds} of {change.num_pairs} paired seeds: evaluate all"
-        yield Finding("H17", "error", message, change.key)
+        message = f"{name} has a number for {change.paired.num_seeds} of {change.num_pairs} paired seeds"
+        yield Finding("H17", "error", f"{message}: evaluate the others, or see why they have none", change.key)
     elif change.interesting is not None and abs(change.difference) >= change.interesting and not change.carried:
         message = (
             f"{name} differs by {change.difference:+.3g}, no less than the {change.interesting:g} of interest, "

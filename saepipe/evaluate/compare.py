@@ -177,6 +177,8 @@ def _mean(group: Sequence[Row], figures: Mapping[str, Shown]) -> Row:
         known = [value for row in group if (value := row.value(key)) is not None]
         if len(known) == len(group):
             cells[key] = Cell(fmean(known))
+        elif any(key in row.cells for row in group):
+            cells[key] = Cell(why=f"{len(known)} of {len(group)} seeds have it")
     findings = tuple(finding for row in group for finding in row.findings)
     label = f"{group[0].variant} (mean, n={len(group)})"
     return replace(group[0], label=label, cells=cells, findings=findings, parts={})

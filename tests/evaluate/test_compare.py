@@ -79,7 +79,8 @@ def test_means_over_seeds(make_run) -> None:
 
 def test_a_mean_is_of_all_seeds_or_none(make_run) -> None:
     table = compare([write_core(make_run("a", seed), ev=0.8 if seed else None) for seed in (0, 1)])
-    assert str(cells(table, 2)["explained variance"]) == "not measured"
+    assert cells(table, 2)["explained variance"] == Cell(why="1 of 2 seeds have it")
+    assert str(cells(table, 2)["explained variance"]) == "undefined"
 
 
 def test_one_variant_of_two_studies_is_told_apart(make_run) -> None:
