@@ -19,7 +19,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1)
 """Values of C, the inverse of the L2 penalty's weight, that validation chooses from."""
 
 _WORTH_THREADS = 2**22
-"""Numbers in a fit below which more threads only wait for each other: 7 times slower on a busy machine (measured)."""
+"""Numbers in a fit below which more threads only wait for each other, above all on a busy machine."""
 
 
 @dataclass(frozen=True)
