@@ -1,0 +1,106 @@
+"""A sparse step's encoder and decoder, with gradients that touch the same entries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.kernels.pick import kernels_for
+
+
+def encode_at(pattern: Pattern, known: Tensor, x: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
+    """The entries of x @ W_enc + bias, with gradients for W_enc and bias.
+
+    Args:
+        pattern: of the entries, in (batch, d_sae).
+        known: (num_entries,) their values: the product is computed whole before it is known which ones count.
+        x: (batch, d_in), of the dtype of the products; no gradient.
+        W_enc: (d_in, d_sae).
+        bias: (d_sae,).
+
+    Returns:
+        (num_entries,)
+    """
+    return _EncodeAt.apply(W_enc, bias, x, known, pattern)
+
+
+def encode_all(known: Tensor, x: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
+    """x @ W_enc + bias (batch, d_sae), whose value is `known`, with gradients for W_enc and bias."""
+    return _EncodeAll.apply(W_enc, bias, x, known)
+
+
+def decode(pattern: Pattern, values: Tensor, W_dec: Tensor) -> Tensor:
+    """values (num_entries,) as (batch, d_sae) times W_dec (d_sae, d_in) -> (batch, d_in), with gradients for both."""
+    return _Decode.apply(values, W_dec, pattern)
+
+
+def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
+    """values (num_entries,) summed over the batch -> (d_sae,)."""
+    return _ColumnSums.apply(values, pattern)
+
+
+class _EncodeAt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, W_enc: Tensor, bias: Tensor, x: Tensor, known: Tensor, pattern: Pattern) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.pattern, ctx.dtype = pattern, W_enc.dtype
+        return known.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        kernels = kernels_for(x.device, ctx.dtype)
+        of_W_enc = kernels.decode_t(ctx.pattern, gradient, x).T.contiguous()
+        return of_W_enc, kernels.column_sums(ctx.pattern, gradient), None, None, None
+
+
+class _EncodeAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, W_enc: Tensor, bias: Tensor, x: Tensor, known: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.dtype = W_enc.dtype
+        return known.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return (x.T @ gradient).to(ctx.dtype), gradient.sum(0, dtype=ctx.dtype), None, None
+
+
+class _Decode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: Pattern) -> Tensor:
+        W = W_dec.to(values.dtype)
+        ctx.save_for_backward(values, W)
+        ctx.pattern, ctx.dtype = pattern, W_dec.dtype
+        return kernels_for(W.device, W_dec.dtype).decode(pattern, values, W)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        values, W = ctx.saved_tensors
+        kernels, gradient = kernels_for(W.device, ctx.dtype), gradient.to(values.dtype)
+        of_values, of_W = ctx.needs_input_grad[:2]
+        return (
+            kernels.sampled(ctx.pattern, gradient, W).to(values.dtype) if of_values else None,
+            kernels.decode_t(ctx.pattern, values, gradient) if of_W else None,
+            None,
+        )
+
+
+class _ColumnSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, pattern: Pattern) -> Tensor:
+        ctx.pattern, ctx.dtype = pattern, values.dtype
+        return kernels_for(values.device, values.dtype).column_sums(pattern, values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient[ctx.pattern.columns].to(ctx.dtype), None

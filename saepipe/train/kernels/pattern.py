@@ -1,0 +1,82 @@
+"""Which entries of a batch's activations are computed with: their positions, by row and by column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ByColumn:
+    """A pattern's entries sorted by column, then row: the transposed index."""
+
+    starts: Tensor  # int32 (num_columns + 1,): where each column's entries begin
+    rows: Tensor  # int32 (num_entries,)
+    order: Tensor  # int64 (num_entries,): values[order] are in this order
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Entries of a (num_rows, num_columns) array, row by row; in a step (batch, d_sae). The values lie beside it.
+
+    What is asked of it is computed once, so one transposed index serves both gradients of a step.
+    """
+
+    num_columns: int
+    row_starts: Tensor  # int32 (num_rows + 1,): where each row's entries begin
+    columns: Tensor  # int32 (num_entries,), ascending in each row
+    positions: Tensor  # int64 (num_entries,): row * num_columns + column
+
+    @classmethod
+    def of_mask(cls, mask: Tensor) -> Pattern:
+        """The entries at which `mask` (num_rows, num_columns) is true. On CUDA it waits for their number."""
+        num_rows, num_columns = mask.shape
+        positions = mask.flatten().nonzero().squeeze(1)
+        edges = torch.arange(num_rows + 1, device=mask.device) * num_columns
+        row_starts = torch.searchsorted(positions, edges, out_int32=True)
+        return cls(num_columns, row_starts, (positions % num_columns).int(), positions)
+
+    @classmethod
+    def of_indices(cls, indices: Tensor, num_columns: int) -> Pattern:
+        """As many entries in each row: (num_rows, k) different columns, in any order."""
+        num_rows, k = indices.shape
+        columns = indices.sort(dim=1).values
+        row_starts = torch.arange(0, num_rows * k + 1, k, dtype=torch.int32, device=indices.device)
+        first = torch.arange(num_rows, device=indices.device).unsqueeze(1) * num_columns
+        return cls(num_columns, row_starts, columns.flatten().int(), (first + columns).flatten())
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.row_starts) - 1
+
+    @property
+    def num_entries(self) -> int:
+        return len(self.columns)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """int32 (num_entries,)"""
+        return torch.div(self.positions, self.num_columns, rounding_mode="floor").int()
+
+    @cached_property
+    def by_column(self) -> ByColumn:
+        columns, order = self.columns.sort(stable=True)
+        edges = torch.arange(self.num_columns + 1, dtype=torch.int32, device=columns.device)
+        return ByColumn(torch.searchsorted(columns, edges, out_int32=True), self.rows[order], order)
+
+    def values_of(self, array: Tensor) -> Tensor:
+        """(num_entries,) of an array (num_rows, num_columns)."""
+        return array.flatten()[self.positions]
+
+    def dense(self, values: Tensor) -> Tensor:
+        """(num_rows, num_columns) with `values` (num_entries,) at the entries and 0 elsewhere."""
+        flat = values.new_zeros(self.num_rows * self.num_columns)
+        return flat.scatter(0, self.positions, values).view(self.num_rows, self.num_columns)
+
+    def where(self, kept: Tensor) -> Pattern:
+        """Of the entries those with `kept` (num_entries,) bool. On CUDA it waits for their number."""
+        before = torch.cat([kept.new_zeros(1, dtype=torch.int32), kept.cumsum(0, dtype=torch.int32)])
+        return Pattern(self.num_columns, before[self.row_starts], self.columns[kept], self.positions[kept])

@@ -1,0 +1,29 @@
+"""Which kernels run where. The one place that looks at the device."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from saepipe.train.kernels import mkl, reference
+from saepipe.train.kernels.pattern import Pattern
+
+
+class Kernels(Protocol):
+    """One function an operation; `reference` says what each computes."""
+
+    def decode(self, pattern: Pattern, values: Tensor, W: Tensor) -> Tensor: ...
+    def decode_t(self, pattern: Pattern, values: Tensor, A: Tensor) -> Tensor: ...
+    def sampled(self, pattern: Pattern, A: Tensor, W: Tensor) -> Tensor: ...
+    def column_sums(self, pattern: Pattern, values: Tensor) -> Tensor: ...
+
+
+def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The fastest that compute there. `reference` serves float64, which only tests ask for, and other devices."""
+    if dtype == torch.float64:
+        return reference
+    if device.type == "cpu":
+        return mkl
+    return reference
