@@ -2,72 +2,76 @@
 
 An epoch's order of chunks is cut into disjoint pools, and each pool's rows are permuted by (seed, epoch, pool). So a
 stream that is resumed needs one integer, every variant sees the same batches, and reading stays sequential within
-chunks (random rows through a compressed array cost over 400 times as much: `bench/cache.py`).
+chunks (random rows through a compressed array cost over 400 times as much: `bench/cache.py`). Where the rows wait to
+be drawn, in buffers that are decoded a pool ahead or all in memory, changes no batch.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import closing
 from typing import Self
 
-import numpy as np
 import torch
 
 from saepipe.data.cache import Cache
-from saepipe.data.mmap_store import MappedRows
-from saepipe.data.shuffle import permutation
+from saepipe.data.memory import Resident, check_resident
+from saepipe.data.place import place_of
+from saepipe.data.progress import Progress, Silent
+from saepipe.data.resident import ResidentRows
+from saepipe.data.shuffle import pools
+from saepipe.data.streamed import Streamed
 
-
-@dataclass(frozen=True)
-class Pool:
-    """Some chunks of one epoch, to be shuffled together."""
-
-    epoch: int
-    number: int
-    chunks: tuple[int, ...]
-    num_rows: int
-    skip: int
-    """Rows at the front of its permuted order that are not wanted: the stream began later."""
-
-
-def pools(rows: MappedRows, seed: int, pool_chunks: int, start: int) -> Iterator[Pool]:
-    """The endless sequence of pools from row `start` of the stream on."""
-    epoch, skip = divmod(start, rows.num_rows)
-    while True:
-        order = permutation(rows.num_chunks, seed, epoch).tolist()
-        for number, first in enumerate(range(0, len(order), pool_chunks)):
-            # The last chunk of the cache may not be full. At the end of its pool it leaves no gap there.
-            chunks = tuple(sorted(order[first : first + pool_chunks], key=lambda chunk: chunk == rows.num_chunks - 1))
-            num_rows = sum(rows.rows_in(chunk) for chunk in chunks)
-            if skip < num_rows:
-                yield Pool(epoch, number, chunks, num_rows, skip)
-            skip = max(0, skip - num_rows)
-        epoch += 1
+CPU = torch.device("cpu")
 
 
 class BatchStream:
-    """Batches of raw activations at one hook. Decodes the next pool on threads while the current one is served."""
+    """Batches of raw activations at one hook."""
 
     def __init__(
-        self, cache: Cache, hook: str, batch_size: int, seed: int, *, pool_chunks: int = 64, threads: int = 2
+        self,
+        cache: Cache,
+        hook: str,
+        batch_size: int,
+        seed: int,
+        *,
+        device: torch.device = CPU,
+        resident: Resident = "none",
+        pool_chunks: int = 64,
+        threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """
+        """Opens the stream; with `resident`, decodes the whole cache first.
+
         Args:
             cache: a finished cache.
-            hook: which of its hooks; raises ConfigError if it has no such one.
+            hook: which of its hooks.
             batch_size: rows a batch.
             seed: of the order; the same batches come for the same seed.
-            pool_chunks: chunks shuffled together; two pools are in memory at a time.
-            threads: decoders.
+            device: where batches are wanted. They come there if it is a CUDA device, else on the CPU.
+            resident: `ram` or `gpu` keep all rows in that memory; `none` decodes a pool ahead.
+            pool_chunks: chunks shuffled together; streamed, two pools are in memory at a time.
+            threads: decoders; as many as cores, up to 4, by default.
+            progress: told of the decoding of a resident cache.
+
+        Raises:
+            ConfigError: if the cache has no such hook, or `gpu` is asked for and the device is none.
+            OutOfSpaceError: if a resident cache does not fit; before anything is decoded.
+            CorruptDataError: naming the shard, if its bytes are not what was written (streamed: by `batches`).
         """
-        self._rows = cache.rows(hook)
-        self.num_rows = self._rows.num_rows
+        check_resident(resident, device)
+        rows = cache.rows(hook)
+        threads = threads or min(4, len(os.sched_getaffinity(0)))
+        place = place_of(CPU if resident == "ram" else device, rows, threads)
+        self.num_rows = rows.num_rows
         self.batch_size, self.seed = batch_size, seed
-        self._pool_chunks = min(pool_chunks, self._rows.num_chunks)
-        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._chunk_rows, self._pool_chunks = rows.chunk_rows, min(pool_chunks, rows.num_chunks)
+        self._source: Streamed | ResidentRows
+        if resident == "none":
+            self._source = Streamed(rows, place, self._pool_chunks, threads)
+        else:
+            self._source = ResidentRows(rows, place, threads, progress or Silent())
 
     def __enter__(self) -> Self:
         return self
@@ -76,87 +80,24 @@ class BatchStream:
         self.close()
 
     def close(self) -> None:
-        """Stops the threads; batches already handed out stay valid."""
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        """Stops the threads and lets the memory go; batches already handed out stay valid."""
+        self._source.close()
 
     def batches(self, start: int = 0) -> Iterator[torch.Tensor]:
-        """Batches `start`, `start + 1`, ... without end, across epochs: (batch, d_in) bfloat16 on the CPU."""
+        """Batches `start`, `start + 1`, ... without end, across epochs: (batch, d_in) bfloat16.
+
+        On a CUDA device they belong to the stream that is current when they are asked for.
+        """
         wanted, parts = self.batch_size, []
-        for pool, load in self._loaded(start * self.batch_size):
-            order = permutation(pool.num_rows, self.seed, pool.epoch, pool.number)
-            at = pool.skip
-            while at < pool.num_rows:
-                index = order[at : at + wanted]
-                parts.append(load.gather(index))
-                at += len(index)
-                wanted -= len(index)
-                if wanted == 0:
-                    yield parts[0] if len(parts) == 1 else torch.cat(parts)
-                    wanted, parts = self.batch_size, []
-
-    def _loaded(self, start: int) -> Iterator[tuple[Pool, _Load]]:
-        """Each pool with its rows at hand; the one after it is being decoded, the one after that read ahead."""
-        coming = pools(self._rows, self.seed, self._pool_chunks, start)
-        buffers = deque([None, None] if self._rows.zero_copy else [self._new_buffer(), self._new_buffer()])
-        following = next(coming)
-        ahead = self._start(following, buffers[0])
-        while True:
-            buffers.rotate(-1)
-            current, load = following, ahead
-            load.wait()
-            following = next(coming)
-            ahead = self._start(following, buffers[0])
-            yield current, load
-
-    def _new_buffer(self) -> np.ndarray:
-        return np.empty((self._pool_chunks, self._rows.chunk_rows, *self._rows.array.row_shape), np.uint16)
-
-    def _start(self, pool: Pool, buffer: np.ndarray | None) -> _Load:
-        for chunk in pool.chunks:
-            self._rows.will_need(chunk)
-        if buffer is None:
-            views = [self._workers.submit(self._rows.view_chunk, chunk) for chunk in pool.chunks]
-            return _Mapped(views)
-        reads = [self._workers.submit(self._rows.read_chunk, chunk, buffer[i]) for i, chunk in enumerate(pool.chunks)]
-        return _Decoded(reads, buffer)
-
-
-def _bfloat16(bits: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
-
-
-class _Decoded:
-    """A pool's rows in a reused buffer."""
-
-    def __init__(self, reads: list[Future[None]], buffer: np.ndarray) -> None:
-        self._reads = reads
-        self._rows = buffer.reshape(-1, buffer.shape[-1])
-
-    def wait(self) -> None:
-        for read in self._reads:
-            read.result()
-
-    def gather(self, index: torch.Tensor) -> torch.Tensor:
-        # By numpy, on this thread alone: the other cores are decoding the next pool.
-        return _bfloat16(np.take(self._rows, index.numpy(), axis=0))
-
-
-class _Mapped:
-    """A pool's rows where they lie in the mapped files."""
-
-    def __init__(self, views: list[Future[np.ndarray]]) -> None:
-        self._views = views
-
-    def wait(self) -> None:
-        self._chunks = [view.result() for view in self._views]
-
-    def gather(self, index: torch.Tensor) -> torch.Tensor:
-        chunk, row = np.divmod(index.numpy(), len(self._chunks[0]))
-        rows = np.empty((len(index), self._chunks[0].shape[1]), np.uint16)
-        for number in np.unique(chunk):
-            here = chunk == number
-            rows[here] = self._chunks[number][row[here]]
-        return _bfloat16(rows)
-
-
-_Load = _Decoded | _Mapped
+        coming = pools(self.num_rows, self._chunk_rows, self._pool_chunks, self.seed, start * self.batch_size)
+        with closing(self._source.loaded(coming)) as loaded:
+            for pool, rows in loaded:
+                at = pool.skip
+                while at < pool.num_rows:
+                    stop = min(at + wanted, pool.num_rows)
+                    parts.append(rows.take(at, stop))
+                    wanted -= stop - at
+                    at = stop
+                    if wanted == 0:
+                        yield parts[0] if len(parts) == 1 else torch.cat(parts)
+                        wanted, parts = self.batch_size, []

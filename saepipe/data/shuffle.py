@@ -1,6 +1,9 @@
-"""Permutations that are a pure function of a key."""
+"""The order of a stream of rows: permutations and pools that are pure functions of their keys."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,3 +14,45 @@ def permutation(size: int, *key: int) -> torch.Tensor:
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
     return torch.randperm(size, generator=generator)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Some chunks of one epoch, to be shuffled together."""
+
+    seed: int
+    epoch: int
+    number: int
+    chunks: tuple[int, ...]
+    num_rows: int
+    skip: int
+    """Rows at the front of its permuted order that are not wanted: the stream began later."""
+
+    def order(self) -> torch.Tensor:
+        """Which of its rows comes when, counted through its chunks; int64 (num_rows,)."""
+        return permutation(self.num_rows, self.seed, self.epoch, self.number)
+
+
+def pools(num_rows: int, chunk_rows: int, pool_chunks: int, seed: int, start: int) -> Iterator[Pool]:
+    """The endless sequence of pools from row `start` of the stream on.
+
+    Args:
+        num_rows: of the cache; its last chunk may not be full.
+        chunk_rows: rows a chunk.
+        pool_chunks: chunks shuffled together.
+        seed: of the order.
+        start: rows of the stream to leave out.
+    """
+    num_chunks = -(-num_rows // chunk_rows)
+    epoch, skip = divmod(start, num_rows)
+    while True:
+        order = permutation(num_chunks, seed, epoch).tolist()
+        for number, first in enumerate(range(0, num_chunks, pool_chunks)):
+            # The chunk that may not be full stands at the end of its pool, where it leaves no gap.
+            chunks = tuple(sorted(order[first : first + pool_chunks], key=lambda chunk: chunk == num_chunks - 1))
+            last = num_rows - (num_chunks - 1) * chunk_rows
+            size = sum(last if chunk == num_chunks - 1 else chunk_rows for chunk in chunks)
+            if skip < size:
+                yield Pool(seed, epoch, number, chunks, size, skip)
+            skip = max(0, skip - size)
+        epoch += 1

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from saepipe.data.component import Component, ConfigWithPlugins
 from saepipe.data.config import Config, Count, fingerprint
 from saepipe.data.errors import ConfigError
+from saepipe.data.memory import Resident, check_resident
 from saepipe.train.health.config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
@@ -36,7 +37,18 @@ PRIMARY_METRICS = {"mean_full_absorption_score": 0.05, "explained_variance": 0.0
 
 # Where a run lies and how it is watched, judged or computed does not change what it is.
 OUTSIDE_THE_ID = frozenset(
-    {"cache", "plugins", "device", "log_every", "checkpoint_every", "health", "primary_metrics", "variants", "seeds"}
+    {
+        "cache",
+        "plugins",
+        "device",
+        "resident",
+        "log_every",
+        "checkpoint_every",
+        "health",
+        "primary_metrics",
+        "variants",
+        "seeds",
+    }
 )
 
 
@@ -124,6 +136,10 @@ class TrainConfig(ConfigWithPlugins):
         "auto", description="of the matrix products; auto: bfloat16 on CUDA, else float32. All else is float32"
     )
     device: str = "auto"
+    resident: Resident = Field(
+        "none",
+        description="ram, gpu: decode the cache once into that memory; none: stream it. The batches are the same",
+    )
     plugin_sources: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of each of `plugins`; written when a run is made"
     )
@@ -183,8 +199,9 @@ class TrainConfig(ConfigWithPlugins):
         """This config with nothing left open: a single run, its steps, hook, dead threshold and dtype written out.
 
         Raises:
-            ConfigError: if there would be no step, or a schedule is longer than the run.
+            ConfigError: if there would be no step, a schedule is longer than the run, or `device` cannot be `resident`.
         """
+        check_resident(self.resident, device)
         steps = self.num_steps(num_rows)
         for label, component in self.components():
             for name, setting in component.settings().items():

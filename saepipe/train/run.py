@@ -101,7 +101,10 @@ def train_group(group: Sequence[Planned], progress: Progress, *, strict: bool = 
     """Trains runs that share a stream, and returns those that failed."""
     first = group[0]
     _, hook, batch_size, data_seed = first.stream
-    with BatchStream(first.cache, hook, batch_size, data_seed) as stream:
+    device, resident = first.recipe.device, first.recipe.config.resident
+    with BatchStream(
+        first.cache, hook, batch_size, data_seed, device=device, resident=resident, progress=progress
+    ) as stream:
         runs = [_begin(run, stream, strict) for run in group]
         early_batches = list(islice(stream.batches(), 2))
         for run in runs:

@@ -18,7 +18,7 @@ from saepipe.train.config import TrainConfig
 ALONE = "base"
 """The variant's name where a config has no variants."""
 
-SHARED_BY_ALL = ("variants", "seeds", "seed", "device", "plugins")
+SHARED_BY_ALL = ("variants", "seeds", "seed", "device", "resident", "plugins")
 
 
 @dataclass(frozen=True)

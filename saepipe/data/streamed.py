@@ -1,0 +1,128 @@
+"""A cache streamed through memory: the next pool is decoded on threads while the current one is served."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from saepipe.data.mmap_store import MappedRows
+from saepipe.data.place import Place, from_bits
+from saepipe.data.shuffle import Pool
+
+
+class Streamed:
+    """The pools of a stream as they come, two at a time in memory."""
+
+    def __init__(self, rows: MappedRows, place: Place, pool_chunks: int, threads: int) -> None:
+        self._rows, self._place = rows, place
+        self._pool_rows = pool_chunks * rows.chunk_rows
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    def close(self) -> None:
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    def loaded(self, coming: Iterator[Pool]) -> Generator[tuple[Pool, ShuffledRows | ShuffledViews]]:
+        """Each pool with its rows; the one after it is being decoded. One that is left early decodes no more."""
+        buffers = deque([self._new_buffer(), self._new_buffer()])
+        following = next(coming)
+        ahead = self._start(following, buffers[0])
+        try:
+            while True:
+                buffers.rotate(-1)
+                current, load = following, ahead
+                rows = load.wait()
+                following = next(coming)
+                ahead = self._start(following, buffers[0])
+                yield current, rows
+        finally:
+            ahead.cancel()
+
+    def _new_buffer(self) -> torch.Tensor | None:
+        if self._place.maps and self._rows.zero_copy:
+            return None
+        return self._place.empty(self._pool_rows, self._rows.array.row_shape[0])
+
+    def _start(self, pool: Pool, buffer: torch.Tensor | None) -> _Mapping | _Decoding:
+        for chunk in pool.chunks:
+            self._rows.will_need(chunk)
+        if buffer is None:
+            return _Mapping(pool, [self._workers.submit(self._rows.view_chunk, chunk) for chunk in pool.chunks])
+        self._place.claim(buffer)
+        parts = zip(pool.chunks, chunks_of(buffer, self._rows.chunk_rows), strict=False)
+        fills = [self._workers.submit(self._place.fill, self._rows, chunk, out) for chunk, out in parts]
+        return _Decoding(pool, fills, self._place, buffer)
+
+
+def chunks_of(memory: torch.Tensor, chunk_rows: int) -> tuple[torch.Tensor, ...]:
+    """Parts of `memory`, (whole chunks, d_in), each (chunk_rows, d_in)."""
+    return memory.view(-1, chunk_rows, memory.shape[1]).unbind()
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """A pool on its way into `buffer`, (pool_rows, d_in)."""
+
+    pool: Pool
+    fills: list[Future[None]]
+    place: Place
+    buffer: torch.Tensor
+
+    def wait(self) -> ShuffledRows:
+        for fill in self.fills:
+            fill.result()
+        self.place.settle()
+        return ShuffledRows(self.place, self.buffer, self.place.index(self.pool.order()))
+
+    def cancel(self) -> None:
+        for fill in self.fills:
+            fill.cancel()
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    """A pool of an uncompressed cache that is being checked where it lies."""
+
+    pool: Pool
+    views: list[Future[np.ndarray]]
+
+    def wait(self) -> ShuffledViews:
+        return ShuffledViews([view.result() for view in self.views], self.pool.order())
+
+    def cancel(self) -> None:
+        for view in self.views:
+            view.cancel()
+
+
+@dataclass(frozen=True)
+class ShuffledRows:
+    """Rows of `memory`, (any, d_in), in the order `index`, (num_rows,)."""
+
+    place: Place
+    memory: torch.Tensor
+    index: torch.Tensor
+
+    def take(self, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) in that order, (stop - start, d_in), in memory of their own."""
+        return self.place.draw(self.memory, self.index[start:stop])
+
+
+@dataclass(frozen=True)
+class ShuffledViews:
+    """Rows of mapped chunks, each (chunk_rows, d_in), in the order `index`, counted through all of them."""
+
+    chunks: list[np.ndarray]
+    index: torch.Tensor
+
+    def take(self, start: int, stop: int) -> torch.Tensor:
+        """As `ShuffledRows.take`."""
+        chunk, row = np.divmod(self.index[start:stop].numpy(), len(self.chunks[0]))
+        rows = np.empty((stop - start, self.chunks[0].shape[1]), np.uint16)
+        for number in np.unique(chunk):
+            here = chunk == number
+            rows[here] = self.chunks[number][row[here]]
+        return from_bits(rows)
