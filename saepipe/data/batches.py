@@ -62,7 +62,7 @@ class BatchStream:
         """
         check_resident(resident, device)
         rows = cache.rows(hook)
-        threads = threads or min(4, len(os.sched_getaffinity(0)))
+        threads = threads or min(4, os.cpu_count() or 1)
         place = place_of(CPU if resident == "ram" else device, rows, threads)
         self.num_rows = rows.num_rows
         self.batch_size, self.seed = batch_size, seed
