@@ -30,7 +30,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from saepipe.data import artifact
 from saepipe.data.batches import BatchStream
-from saepipe.data.cache import FORMAT_VERSION, Cache, Layout
+from saepipe.data.cache import Cache, Layout
 from saepipe.data.cache_writer import CacheWriter, RowPool
 from saepipe.data.codecs import Profile
 from saepipe.data.mmap_store import MappedRows
@@ -140,7 +140,7 @@ def statistics_of(x: torch.Tensor) -> dict[str, list[float]]:
 def write_cache(folder: Path, bits: np.ndarray, profile: Profile) -> Path:
     """A finished cache of training rows (num_rows, d_in), shuffled in pools of one shard, and nothing held out."""
     layout = Layout((HOOK,), D_IN, CONTEXT, 65_536, 1024, profile)
-    attributes = {"format_version": FORMAT_VERSION, "hooks": [HOOK], "d_in": D_IN, "num_heldout_contexts": 0}
+    attributes = {"format_version": layout.format_version, "hooks": [HOOK], "d_in": D_IN, "num_heldout_contexts": 0}
     pool_rows = {"train": layout.shard_rows, "heldout": layout.shard_rows}
     with artifact.writer_lock(folder), closing(CacheWriter(folder, layout, pool_rows)) as writer:
         writer.start(attributes)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from saepipe.data import artifact
-from saepipe.data.cache import FORMAT_VERSION, Layout
+from saepipe.data.cache import Layout
 from saepipe.data.cache_writer import CacheWriter, RowPool
 from saepipe.data.codecs import Profile
 from saepipe.data.shuffle import permutation
@@ -39,8 +39,9 @@ def write_cache(
     num_rows, d_in = next(iter(rows.values())).shape
     layout = Layout(tuple(rows), d_in, 16, shard_rows, chunk_rows, profile)
     pool_rows = pool_shards * shard_rows
-    attributes = {"format_version": FORMAT_VERSION, "hooks": list(rows), "d_in": d_in, "num_heldout_contexts": 0}
+    attributes = {"format_version": layout.format_version, "hooks": list(rows), "d_in": d_in}
     attributes |= {"model": {"id": "made up"}, "context_size": 16, "config": {}, "special_ids": [0], "bos_id": 0}
+    attributes |= {"num_heldout_contexts": 0}
     with (
         artifact.writer_lock(folder),
         closing(CacheWriter(folder, layout, {"train": pool_rows, "heldout": shard_rows})) as writer,

@@ -15,11 +15,13 @@ import zarr
 from saepipe.data import artifact
 from saepipe.data.codecs import Profile
 from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.int8 import NUM_EXACT, RECONSTRUCT, index_dtype
+from saepipe.data.int8_rows import Int8Rows
 from saepipe.data.mmap_store import Files, MappedRows
 from saepipe.data.shards import RowArray
 
-FORMAT_VERSION = 1
-"""Of the folder's layout. 2 is reserved for the `int8` profile: a reader of 1 must refuse it."""
+FORMAT_VERSION = 2
+"""The newest layout of the folder that this saepipe reads: 1, or 2 where the training rows are `int8`."""
 
 BFLOAT16 = {"logical_dtype": "bfloat16", "bit_layout": "ieee-bf16-le"}
 Split = Literal["train", "heldout"]
@@ -30,7 +32,8 @@ SPLITS: tuple[Split, ...] = ("train", "heldout")
 class Layout:
     """The row arrays of a cache.
 
-    Training rows: activations and norms a hook, with context and position in the same order.
+    Training rows: activations and norms a hook, with context and position in the same order. With profile `int8`
+    a hook's activations are several arrays (`saepipe.data.int8`).
     Held-out rows: activations a hook at all positions of all contexts, in order, always lossless.
     """
 
@@ -41,12 +44,24 @@ class Layout:
     chunk_rows: int
     profile: Profile
 
+    def __post_init__(self) -> None:
+        if self.profile == "int8" and self.d_in <= NUM_EXACT:
+            raise ConfigError(
+                f"codec int8 keeps {NUM_EXACT} entries of each row exact, and a row has only {self.d_in}",
+                hint="codec: lossless",
+            )
+
+    @property
+    def format_version(self) -> int:
+        """Which readers can read it: one that knows no `int8` must refuse it."""
+        return 2 if self.profile == "int8" else 1
+
     def rows(self, split: Split) -> dict[str, RowArray]:
         """The arrays with a row a token of this split, by name."""
         if split == "heldout":
             arrays = [self._acts(f"heldout/acts/{hook}", "lossless") for hook in self.hooks]
         else:
-            arrays = [self._acts(f"acts/{hook}", self.profile) for hook in self.hooks]
+            arrays = [array for hook in self.hooks for array in self.train_acts(hook)]
             arrays += [self._row(f"norm/{hook}", "float32", ()) for hook in self.hooks]
             arrays += [self._row("context_id", "int64", ()), self._row("position", "int32", ())]
         return {array.name: array for array in arrays}
@@ -61,6 +76,24 @@ class Layout:
             self._row(f"{prefix}keep", "bool", shape),
         ]
         return {array.name: array for array in arrays}
+
+    def channels(self, hook: str) -> list[RowArray]:
+        """What `int8` freezes, a value a channel: mean and std."""
+        names = ("mean", "std") if self.profile == "int8" else ()
+        return [RowArray(f"int8/{hook}/{name}", "float32", (), self.d_in, self.d_in, "none") for name in names]
+
+    def train_acts(self, hook: str) -> list[RowArray]:
+        """The training activations at one hook; with `int8`, in the order of `QuantisedRows`."""
+        if self.profile != "int8":
+            return [self._acts(f"acts/{hook}", self.profile)]
+
+        size, exact = (self.shard_rows, self.chunk_rows), (NUM_EXACT,)
+        return [
+            RowArray(f"acts/{hook}", "int8", (self.d_in,), *size, "int8", {"reconstruct": RECONSTRUCT}),
+            RowArray(f"int8/{hook}/scale", "float32", (), *size, "none"),
+            RowArray(f"int8/{hook}/outlier_index", index_dtype(self.d_in), exact, *size, "none"),
+            RowArray(f"int8/{hook}/outlier_value", "uint16", exact, *size, "none", BFLOAT16),
+        ]
 
     def _acts(self, name: str, profile: Profile) -> RowArray:
         return RowArray(name, "uint16", (self.d_in,), self.shard_rows, self.chunk_rows, profile, BFLOAT16)
@@ -152,7 +185,9 @@ class Cache:
 
     def rows(self, hook: str) -> MappedRows:
         """The training activations at `hook`, (num_tokens, d_in) bfloat16 bits; raises ConfigError if not cached."""
-        return MappedRows(self.path, f"acts/{self._known(hook)}", self.files)
+        files = self.files
+        rows = MappedRows(self.path, f"acts/{self._known(hook)}", files)
+        return Int8Rows(rows, self.path, f"int8/{hook}", files) if rows.array.profile == "int8" else rows
 
     def stats(self, hook: str) -> ActivationStats:
         group = zarr.open_group(self.path, mode="r")

@@ -12,20 +12,21 @@ import platform
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from saepipe.data import artifact
 from saepipe.data.artifact import Line
 from saepipe.data.cache import Layout, Split
-from saepipe.data.moments import Moments
+from saepipe.data.errors import HealthError
+from saepipe.data.hook_writer import HookWriter
+from saepipe.data.int8 import SNR_FLOOR, Snr
 from saepipe.data.shards import RowArray, describe_shard
 
-_DATA_FOLDERS = ("acts", "norm", "context_id", "position", "contexts", "documents", "keep", "heldout", "stats")
+_DATA_FOLDERS = ("acts", "int8", "norm", "context_id", "position", "contexts", "documents", "keep", "heldout", "stats")
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,28 @@ class RowPool:
 class CacheWriter:
     """A half-made cache. The caller holds the folder's `writer_lock`, and closes the writer."""
 
-    def __init__(self, folder: Path, layout: Layout, pool_rows: Mapping[Split, int], *, threads: int = 4) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        layout: Layout,
+        pool_rows: Mapping[Split, int],
+        *,
+        threads: int = 4,
+        snr_floor: float = SNR_FLOOR,
+    ) -> None:
         """
         Args:
             folder: an empty or half-made cache.
             layout: of its arrays.
             pool_rows: rows a pool of each split holds, whole shards; the last pool may hold fewer.
             threads: encoders.
+            snr_floor: dB that `int8` must reach in the ordinary channels, in the first pool and in all.
         """
-        self.folder, self.layout, self.pool_rows = folder, layout, pool_rows
+        self.folder, self.layout, self.pool_rows, self.snr_floor = folder, layout, pool_rows, snr_floor
         self.bytes_written = 0
         self._lines = _whole_pools(artifact.read_manifest(folder))
         self._contexts: list[Line] = []
+        self._hooks = {f"acts/{hook}": HookWriter(folder, layout, hook) for hook in layout.hooks}
         self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
         self._lister = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._pending: Future[None] | None = None
@@ -82,7 +93,11 @@ class CacheWriter:
         self._lines = [line for line in self._lines if (line["split"], line["pool"]) not in short]
 
     def start(self, attributes: Mapping[str, Any]) -> None:
-        """Begins or goes on: writes the group's attributes, drops what belongs to no whole pool."""
+        """Begins or goes on: writes the group's attributes, drops what belongs to no whole pool.
+
+        Raises:
+            HealthError: if the rows that are there lie below the floor of `int8`.
+        """
         (self.folder / artifact.COMMITTED).unlink(missing_ok=True)  # a cache that is extended is unfinished again
         self._write_group(attributes)  # before all else: it says to a later harvest what the folder is
         artifact.rewrite_manifest(self.folder, self._lines)
@@ -90,17 +105,25 @@ class CacheWriter:
         for name in _data_files(self.folder):
             if name not in listed:
                 (self.folder / name).unlink()
+        self._snr()
 
     def put(self, pool: RowPool) -> None:
         """Queues a pool. Waits while the one before it is still being written, so memory stays bounded."""
         self.wait()
         size = self.layout.shard_rows
+        for name, hook in self._hooks.items():
+            if pool.split == "train" and not hook.settled:
+                hook.settle(pool.arrays[name][pool.order[:size]], self._train_shards())
         starts = range(0, len(pool.order), size)
         shards = [self._encoders.submit(self._write_shard, pool, start) for start in starts]
         self._pending = self._lister.submit(self._list, pool, shards)
 
     def wait(self) -> None:
-        """Until all that was put is listed; raises what went wrong while it was written."""
+        """Until all that was put is listed; raises what went wrong while it was written.
+
+        Raises:
+            HealthError: if `int8` loses more of the first pool than the floor allows.
+        """
         if self._pending is not None:
             self._pending.result()
             self._pending = None
@@ -127,16 +150,21 @@ class CacheWriter:
 
         Returns:
             The cache's fingerprint.
+
+        Raises:
+            HealthError: if `int8` loses more than the floor allows; the cache is not sealed.
         """
         self.wait()
-        self._write_group(attributes)
+        snr = {hook: asdict(found) for hook, found in self._snr().items()}
+        self._write_group({**attributes, "int8_snr_db": snr} if snr else attributes)
         for split in self.pool_rows:
             num_contexts = sum(line["num_contexts"] for line in self._contexts if line["split"] == split)
             num_rows = sum(line["num_rows"] for line in self.pools(split))
             self._describe(self.layout.contexts(split), num_contexts)
             self._describe(self.layout.rows(split), num_rows)
         lines = sorted(self._lines, key=_place)
-        self._write_stats([line for line in lines if line["kind"] == "shard" and line["split"] == "train"])
+        for hook in self._hooks.values():
+            hook.describe(self._train_shards())
         lines += sorted(self._contexts, key=lambda line: line["split"], reverse=True)
         listed = {name for line in lines for name in line["files"]}
         rest = {"zarr.json", *_data_files(self.folder)} - listed
@@ -158,12 +186,12 @@ class CacheWriter:
         order = pool.order[start : start + self.layout.shard_rows]
         shard = (pool.number * self.pool_rows[pool.split] + start) // self.layout.shard_rows
         files: dict[str, Any] = {}
-        for name, array in self.layout.rows(pool.split).items():
-            rows = pool.arrays[name][order]
-            files |= self._write_rows(array, shard, rows)
-            if name.startswith("acts/"):
-                moments = self._moments_array(name.removeprefix("acts/"))
-                files |= self._write_rows(moments, shard, Moments.of(rows).packed()[None])
+        arrays = self.layout.rows(pool.split)
+        for name, values in pool.arrays.items():
+            rows = values[order]
+            parts = self._hooks[name].shard(shard, rows) if name in self._hooks else [(arrays[name], rows)]
+            for array, part in parts:
+                files |= self._write_rows(array, shard, part)
         place = {"split": pool.split, "pool": pool.number, "shard": shard, "num_rows": len(order)}
         return {"kind": "shard", **place, "files": files}
 
@@ -181,21 +209,25 @@ class CacheWriter:
         for line in lines:
             artifact.append_manifest(self.folder, line)
         self._lines += lines
+        if pool.split == "train" and pool.number == 0:  # rather than hours later
+            self._snr()
 
-    def _moments_array(self, hook: str) -> RowArray:
-        shape = (len(Moments.FIELDS), self.layout.d_in)
-        return RowArray(f"stats/{hook}/shards", "float64", shape, 1, 1, "none", {"of": list(Moments.FIELDS)})
+    def _train_shards(self) -> list[Line]:
+        """The lines of training shards, in order."""
+        shards = [line for line in self._lines if line["kind"] == "shard" and line["split"] == "train"]
+        return sorted(shards, key=lambda line: line["shard"])
 
-    def _write_stats(self, shards: list[Line]) -> None:
-        counts = [line["num_rows"] for line in shards]
-        for hook in self.layout.hooks:
-            array = self._moments_array(hook)
-            array.describe(self.folder, len(shards))
-            packed: Any = zarr.open_array(self.folder / array.name, mode="r")[...]
-            moments = Moments.merge(Moments.unpacked(part, count) for part, count in zip(packed, counts, strict=True))
-            group = zarr.open_group(self.folder / "stats" / hook, mode="a")
-            for name in ("mean", "std", "absmax"):
-                group.create_array(name, data=getattr(moments, name).astype(np.float32), overwrite=True)
+    def _snr(self) -> dict[str, Snr]:
+        """By hook, of the `int8` rows listed so far."""
+        lines = self._train_shards()
+        found = {name.removeprefix("acts/"): hook.snr(lines) for name, hook in self._hooks.items()}
+        for name, snr in found.items():
+            if snr is not None and not snr.reaches(self.snr_floor):
+                raise HealthError(
+                    f"codec int8 loses too much at {name}: {snr}; the floor is {self.snr_floor:g} dB in the ordinary",
+                    hint="codec: lossless; or a lower int8_snr_floor, if that will do",
+                )
+        return {name: snr for name, snr in found.items() if snr is not None}
 
 
 def _whole_pools(lines: list[Line]) -> list[Line]:

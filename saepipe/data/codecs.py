@@ -20,8 +20,8 @@ from saepipe.data.errors import CorruptDataError
 # Blosc's own threads make the bytes depend on timing, and would compete with ours.
 blosc.use_threads = False
 
-Profile = Literal["none", "lossless"]
-"""`int8` is to come; FORMAT_VERSION will say from when on a reader must know it."""
+Profile = Literal["none", "lossless", "int8"]
+"""`int8` says what the numbers of a cache's training rows mean (`saepipe.data.int8`); its bytes are as with `none`."""
 
 # zstd compresses in blocks of 128 KB with one Huffman table each. From 512 KB on, Blosc's shuffled mantissa plane
 # falls into blocks of its own and is stored raw, which the automatic size does not do.
@@ -29,9 +29,14 @@ _BLOCKSIZE = 1 << 20
 _CRC = struct.Struct("<I")
 
 
+def is_raw(profile: Profile) -> bool:
+    """Whether a chunk is its array's bytes, which can be used where they lie."""
+    return profile != "lossless"
+
+
 def compressors(profile: Profile, itemsize: int) -> tuple[BytesBytesCodec, ...]:
     """The bytes-to-bytes codecs of an inner chunk, for zarr's metadata."""
-    if profile == "none":
+    if is_raw(profile):
         return (Crc32cCodec(),)
     lossless = BloscCodec(typesize=itemsize, cname="zstd", clevel=1, shuffle="shuffle", blocksize=_BLOCKSIZE)
     return lossless, Crc32cCodec()
@@ -40,8 +45,8 @@ def compressors(profile: Profile, itemsize: int) -> tuple[BytesBytesCodec, ...]:
 def encode(profile: Profile, chunk: np.ndarray) -> bytes:
     """A C-contiguous little-endian chunk as the bytes that `compressors` describe."""
     chunk = np.ascontiguousarray(chunk)
-    lossless = profile == "lossless"
-    data: bytes = blosc.compress(chunk, b"zstd", 1, blosc.SHUFFLE, _BLOCKSIZE) if lossless else chunk.tobytes()
+    raw = is_raw(profile)
+    data: bytes = chunk.tobytes() if raw else blosc.compress(chunk, b"zstd", 1, blosc.SHUFFLE, _BLOCKSIZE)
     return data + _CRC.pack(crc32c.crc32c(data))
 
 
@@ -61,9 +66,9 @@ def decode_into(profile: Profile, data: memoryview, out: np.ndarray) -> None:
     """
     body = data[: -_CRC.size]
     try:
-        if profile == "lossless":
-            blosc.decompress(body, out)
-        else:
+        if is_raw(profile):
             out.reshape(-1).view(np.uint8)[:] = np.frombuffer(body, np.uint8)
+        else:
+            blosc.decompress(body, out)
     except (RuntimeError, ValueError) as error:
         raise CorruptDataError(f"a chunk of {len(data):,} bytes does not decode: {error}") from None

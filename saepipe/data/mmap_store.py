@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from saepipe.data.codecs import is_raw
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.shards import MappedShard, RowArray
 
@@ -26,6 +27,7 @@ class MappedRows:
             CorruptDataError: if the manifest lists fewer shards than the array's shape asks for.
         """
         self.array, self.num_rows = RowArray.open(folder, name)
+        self.dtype = self.array.dtype
         self.chunk_rows = self.array.chunk_rows
         self.num_chunks = -(-self.num_rows // self.chunk_rows)
         self._folder, self._files = folder, files
@@ -37,8 +39,8 @@ class MappedRows:
 
     @property
     def zero_copy(self) -> bool:
-        """Whether `view_chunk` works: the array is stored uncompressed."""
-        return self.array.profile == "none"
+        """Whether `view_chunk` works: rows lie in the files as they are read."""
+        return is_raw(self.array.profile)
 
     def rows_in(self, chunk: int) -> int:
         """How many rows chunk `chunk` holds: chunk_rows, or fewer in the last."""
@@ -54,7 +56,8 @@ class MappedRows:
         self._shard(shard).read(index, out)
 
     def view_chunk(self, chunk: int) -> np.ndarray:
-        """A chunk of an uncompressed array without a copy, (chunk_rows, *row_shape), read-only."""
+        """A chunk of a `zero_copy` array without a copy, (chunk_rows, *row_shape), read-only."""
+        assert self.zero_copy
         shard, index = divmod(chunk, self.array.chunks_per_shard)
         return self._shard(shard).view(index)
 
@@ -67,7 +70,7 @@ class MappedRows:
         """Rows [start, stop) in stored order, (stop - start, *row_shape)."""
         assert 0 <= start <= stop <= self.num_rows
         first, last = start // self.chunk_rows, -(-stop // self.chunk_rows)
-        rows = np.empty(((last - first) * self.chunk_rows, *self.array.row_shape), self.array.dtype)
+        rows = np.empty(((last - first) * self.chunk_rows, *self.array.row_shape), self.dtype)
         for chunk in range(first, last):
             at = (chunk - first) * self.chunk_rows
             self.read_chunk(chunk, rows[at : at + self.chunk_rows])

@@ -158,7 +158,7 @@ class MappedShard:
 
     def view(self, index: int) -> np.ndarray:
         """Chunk `index` of an uncompressed shard without a copy, (chunk_rows, *row_shape), read-only."""
-        assert self._array.profile == "none"
+        assert codecs.is_raw(self._array.profile)
         data = np.frombuffer(self.chunk(index)[:-_CRC_BYTES], self._array.dtype)
         return data.reshape(-1, *self._array.row_shape)
 

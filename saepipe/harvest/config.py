@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from saepipe.data.codecs import Profile
 from saepipe.data.config import Config, Count
+from saepipe.data.int8 import SNR_FLOOR
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import ModelConfig
 
@@ -62,7 +63,10 @@ class HarvestConfig(Config):
     drop_norm_above: float | None = Field(
         None, gt=1, description="leave out rows whose norm exceeds this many medians (of the first batch)"
     )
-    codec: Profile = "lossless"
+    codec: Profile = Field("lossless", description="of training rows; held-out rows are always lossless")
+    int8_snr_floor: float = Field(
+        SNR_FLOOR, description="dB that `int8` must reach without the largest channels, or the cache is refused"
+    )
     shard_rows: Count = Field(65_536, gt=0)
     chunk_rows: int = Field(1024, gt=0)
     pool_shards: int = Field(4, gt=0, description="shards that are shuffled together; the unit of resume")
@@ -93,8 +97,8 @@ class HarvestConfig(Config):
         return self.pool_shards * self.shard_rows
 
     def identity(self) -> dict[str, Any]:
-        """What decides the cache's bytes: the config less what only changes speed or length."""
+        """What decides the cache's bytes: the config less what only changes speed, length or acceptance."""
         plain = self.to_dict()
-        for key in ("num_tokens", "heldout_tokens", "encoders"):
+        for key in ("num_tokens", "heldout_tokens", "encoders", "int8_snr_floor"):
             del plain[key]
         return plain

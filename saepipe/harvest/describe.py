@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from saepipe.data.artifact import provenance
-from saepipe.data.cache import FORMAT_VERSION, Layout, Split
+from saepipe.data.cache import Layout, Split
 from saepipe.data.config import fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import HarvestConfig
@@ -20,6 +20,7 @@ from saepipe.harvest.tokenize import Window, pack
 
 
 def make_layout(config: HarvestConfig, lm: LanguageModel) -> Layout:
+    """Raises ConfigError if the codec does not suit the model's width."""
     return Layout(config.hooks, lm.d_in, config.context_size, config.shard_rows, config.chunk_rows, config.codec)
 
 
@@ -66,7 +67,7 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
     check_attention(lm, torch.from_numpy(batch.ids[:4]).long(), config.hook_points)
     medians = RowSource(lm, config.hook_points, {}).median_norms(batch) if config.drop_norm_above else {}
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": make_layout(config, lm).format_version,
         "model": lm.identity,
         "dataset": {"source": config.dataset.source, "revision": revision},
         "hooks": list(config.hooks),

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from saepipe.data import codecs
+from saepipe.data.codecs import Profile
+from saepipe.data.int8 import QuantisedRows
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import load_model
@@ -56,13 +58,14 @@ def plan(config: HarvestConfig, out: Path) -> Plan:
     measured = [rows.train(batch) for batch in batches]
     rate = sum(map(len, measured)) / (time.perf_counter() - start)
     chunk = np.concatenate([part.arrays[f"acts/{config.hooks[0]}"] for part in measured])[: config.chunk_rows]
-    ratio = chunk.nbytes / len(codecs.encode(config.codec, chunk))
 
     layout = make_layout(config, lm)
     heldout = config.heldout_tokens // config.context_size * config.context_size
     row_bytes = 2 * lm.d_in * len(config.hooks)
     raw = (config.num_tokens + heldout) * row_bytes
-    compressed = int(raw / ratio)
+    compressed = int(
+        config.num_tokens * row_bytes / _ratio(config.codec, chunk) + heldout * row_bytes / _ratio("lossless", chunk)
+    )
     num_shards = sum(
         array.num_shards(count)
         for split, count in (("train", config.num_tokens), ("heldout", heldout))
@@ -78,9 +81,17 @@ def plan(config: HarvestConfig, out: Path) -> Plan:
         shards=num_shards,
         raw_bytes=raw,
         compressed_bytes=compressed,
-        compression_ratio=round(ratio, 3),
+        compression_ratio=round(raw / compressed, 3),
         free_disk=free,
         fits=free > compressed,
         tokens_per_second=round(rate, 1),
         seconds=round((config.num_tokens + heldout) / rate, 1),
     )
+
+
+def _ratio(codec: Profile, chunk: np.ndarray) -> float:
+    """Raw bytes by stored ones, of bfloat16 bits (rows, d_in)."""
+    if codec == "int8":
+        row = QuantisedRows.empty(1, chunk.shape[1])
+        return 2 * chunk.shape[1] / sum(part.nbytes for part in row.parts)
+    return chunk.nbytes / len(codecs.encode(codec, chunk))

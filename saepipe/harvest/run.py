@@ -13,6 +13,7 @@ import numpy as np
 from saepipe.data import artifact
 from saepipe.data.cache import SPLITS, Cache, Split
 from saepipe.data.cache_writer import CacheWriter
+from saepipe.data.int8 import Snr
 from saepipe.data.progress import Progress, Silent
 from saepipe.data.shuffle import permutation
 from saepipe.harvest.config import HarvestConfig
@@ -41,14 +42,19 @@ def harvest(config: HarvestConfig, out: Path, *, resume: Resume = "auto", progre
             check_same_model(found.attributes, lm.identity, out)
         attributes = dict(found.attributes) or describe(config, lm)
         _fill(out, config, lm, {**attributes, "config": config.to_dict()}, progress)
-    return Cache.open(out)
+    cache = Cache.open(out)
+    for hook, snr in cache.attributes.get("int8_snr_db", {}).items():
+        progress.say(f"int8 at {hook}: {Snr(**snr)}")
+    return cache
 
 
 def _fill(
     out: Path, config: HarvestConfig, lm: LanguageModel, attributes: Mapping[str, Any], progress: Progress
 ) -> None:
     pool_rows: dict[Split, int] = {"train": config.pool_rows, "heldout": config.shard_rows}
-    with closing(CacheWriter(out, make_layout(config, lm), pool_rows, threads=config.encoders)) as writer:
+    layout = make_layout(config, lm)
+    made = CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
+    with closing(made) as writer:
         if Cursor.behind(writer.pools("train")).rows < config.num_tokens:
             writer.drop_short_pools()
         writer.start(attributes)
