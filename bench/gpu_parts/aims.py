@@ -1,0 +1,69 @@
+"""The aims, each with the number that was measured, and whether it was met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Parts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A number that is to be at least (or, with `most`, at most) a limit."""
+
+    what: str
+    value: Callable[[Parts], float]
+    limit: float
+    most: bool = False
+
+    def judged(self, parts: Parts) -> Judged:
+        wanted = f"{'<=' if self.most else '>='} {self.limit:g}"
+        try:
+            value = self.value(parts)
+        except KeyError as error:
+            return Judged(self.what, None, wanted, "not measured", f"no figure {error}")
+        met = value <= self.limit if self.most else value >= self.limit
+        return Judged(self.what, value, wanted, "met" if met else "missed")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An aim with its number; `why` says what is missing where there is none."""
+
+    aim: str
+    number: float | None
+    wanted: str
+    verdict: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        number = "-" if self.number is None else f"{self.number:.3g}"
+        return f"{self.aim:78} {number:>8}   {self.wanted:>8}   {self.verdict}{self.why and ': ' + self.why}"
+
+
+def harvest_ratio(context_size: int) -> Callable[[Parts], float]:
+    return lambda parts: parts["harvest"][f"context {context_size}"]["ratio"]
+
+
+def dense_share(parts: Parts) -> float:
+    return parts["steps"]["relu 16384"]["contenders"]["dense"]["share_of_matmul"]
+
+
+def sparse_speed(parts: Parts) -> float:
+    contenders = parts["steps"]["topk 65536"]["contenders"]
+    return contenders["plain, compiled"]["ms"] / contenders["sparse"]["ms"]
+
+
+AIMS = (
+    Aim("harvest with writing, over the forward pass alone, context 128", harvest_ratio(128), 0.85),
+    Aim("harvest with writing, over the forward pass alone, context 1024", harvest_ratio(1024), 0.85),
+    Aim("dense ReLU at d_sae 16,384 in bfloat16, share of the matmul measured beside it", dense_share, 0.6),
+    Aim("sparse TopK k = 64 at d_sae 65,536, times dense compiled PyTorch", sparse_speed, 3.0),
+    Aim("ten runs of the reference experiment, seconds", lambda parts: parts["reference"]["seconds"], 60.0, most=True),
+)
+
+
+def judge(parts: Parts) -> list[Judged]:
+    return [aim.judged(parts) for aim in AIMS]

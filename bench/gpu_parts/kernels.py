@@ -1,0 +1,199 @@
+"""The sparse kernels of this device: first whether they are right, then how long they take at real sizes.
+
+Each product is compared with the dense one in float64, at awkward sizes and at those of real steps; so is the
+reference. Then the gradients that autograd has from them. The error is |found - true| / |true|, in norms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gpu_parts.scale import Scale
+from gpu_parts.session import Session
+from gpu_parts.timing import median_seconds, release
+from torch import Tensor
+
+from saepipe.train.kernels import autograd, reference
+from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.kernels.pick import kernels_for
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-5}
+"""Of the products: what comes in is exact, sums and results are float32."""
+
+GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""Of autograd's: in bfloat16 a gradient is rounded on its way from one product to the next."""
+
+OPERATIONS = ("decode", "decode_t", "sampled", "column_sums")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pattern with what it is multiplied by."""
+
+    name: str
+    pattern: Pattern  # of (num_rows, num_columns)
+    values: Tensor  # (num_entries,)
+    A: Tensor  # (num_rows, n)
+    W: Tensor  # (num_columns, n)
+
+
+def measure(session: Session) -> dict[str, Any]:
+    """Errors by case and dtype, `right`, and milliseconds of each kernel that is."""
+    scale = session.scale
+    errors: dict[str, dict[str, float]] = {}
+    wrong: list[str] = []
+    for dtype in TOLERANCE:
+        for case in cases(scale, dtype):
+            name = f"{case.name}, {str(dtype).removeprefix('torch.')}"
+            errors[name], found_wrong = check(case, dtype)
+            wrong += [f"{operation} at {name}" for operation in found_wrong]
+        release()
+    worst = {name: max(line[name] for line in errors.values() if name in line) for name in next(iter(errors.values()))}
+    print(
+        f"  {len(errors)} cases, largest errors: " + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
+    )
+    for line in wrong:
+        print(f"FAILED kernel {line}", flush=True)
+    module = kernels_for(scale.device, torch.float32).__name__
+    found = {"module": module, "right": not wrong, "wrong": wrong, "worst": worst, "errors": errors}
+    found |= {"bits_repeat": {case.name: bits_repeat(case) for case in real_cases(scale, torch.bfloat16)}}
+    if wrong:
+        return found | {"failed": f"{len(wrong)} kernels are wrong"}
+    return found | {"ms": {case.name: times(case, scale) for case in real_cases(scale, torch.bfloat16)}}
+
+
+def check(case: Case, dtype: torch.dtype) -> tuple[dict[str, float], list[str]]:
+    """Errors of each operation, of the reference and of the gradients; and the names of those that are too large."""
+    truth = true_products(case)
+    kernels = kernels_for(case.A.device, torch.float32)
+    products = {operation: error(run(kernels, operation, case), truth[operation]) for operation in OPERATIONS}
+    definitions = {
+        f"reference.{operation}": error(run(reference, operation, case), truth[operation]) for operation in OPERATIONS
+    }
+    gradients = gradient_errors(case)
+    wrong = [name for name, value in (products | definitions).items() if not value <= TOLERANCE[dtype]]
+    wrong += [name for name, value in gradients.items() if not value <= GRADIENT_TOLERANCE[dtype]]
+    return products | definitions | gradients, wrong
+
+
+def bits_repeat(case: Case) -> dict[str, bool]:
+    """Whether a second call gives the same bits; nobody is promised that on a GPU."""
+    kernels = kernels_for(case.A.device, torch.float32)
+    return {
+        operation: torch.equal(run(kernels, operation, case), run(kernels, operation, case)) for operation in OPERATIONS
+    }
+
+
+def run(kernels: Any, operation: str, case: Case) -> Tensor:
+    arguments = {
+        "decode": (case.values, case.W),
+        "decode_t": (case.values, case.A),
+        "sampled": (case.A, case.W),
+        "column_sums": (case.values,),
+    }
+    return getattr(kernels, operation)(case.pattern, *arguments[operation])
+
+
+def true_products(case: Case) -> dict[str, Tensor]:
+    """Dense, in float64."""
+    dense, A, W = case.pattern.dense(case.values).double(), case.A.double(), case.W.double()
+    return {
+        "decode": dense @ W,
+        "decode_t": dense.T @ A,
+        "sampled": case.pattern.values_of(A @ W.T),
+        "column_sums": dense.sum(0),
+    }
+
+
+def gradient_errors(case: Case) -> dict[str, float]:
+    """Of `autograd.decode` and `autograd.encode_at`, against autograd of the dense product in float64."""
+    values, W = (part.detach().clone().requires_grad_() for part in (case.values, case.W.float()))
+    exact_values, exact_W = (part.detach().double().requires_grad_() for part in (case.values, case.W))
+    found = torch.autograd.grad(autograd.decode(case.pattern, values, W), (values, W), case.A.float())
+    true = torch.autograd.grad(case.pattern.dense(exact_values) @ exact_W, (exact_values, exact_W), case.A.double())
+    W_enc = case.W.float().T.contiguous().requires_grad_()
+    bias = torch.zeros(case.pattern.num_columns, device=W_enc.device, requires_grad=True)
+    encoded = autograd.encode_at(case.pattern, case.values, case.A, W_enc, bias)
+    of_W_enc, of_bias = torch.autograd.grad(encoded, (W_enc, bias), case.values.to(encoded.dtype))
+    dense = case.pattern.dense(case.values).double()
+    return {
+        "gradient of values": error(found[0], true[0]),
+        "gradient of W_dec": error(found[1], true[1]),
+        "gradient of W_enc": error(of_W_enc, case.A.double().T @ dense),
+        "gradient of b_enc": error(of_bias, dense.sum(0)),
+    }
+
+
+def error(found: Tensor, true: Tensor) -> float:
+    size = torch.linalg.vector_norm(true)
+    return float(torch.linalg.vector_norm(found.double() - true) / (size if size > 0 else 1.0))
+
+
+def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+    yield from awkward_cases(scale, dtype)
+    yield from real_cases(scale, dtype)
+
+
+def awkward_cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+    """Sizes around every power of two that a kernel might work in, and patterns without entries here and there."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((1, 1, 1), (2, 3, 5), (17, 33, 65), (31, 257, 130), (129, 64, 31))
+    masks: dict[str, Callable[[Tensor], Tensor]] = {
+        "a tenth": lambda uniform: uniform < 0.1,
+        "all": lambda uniform: uniform >= 0,
+        "none": lambda uniform: uniform < 0,
+        "one row": lambda uniform: torch.arange(len(uniform)).unsqueeze(1).expand_as(uniform) == len(uniform) - 1,
+        "one column": lambda uniform: torch.arange(uniform.shape[1]).expand_as(uniform) == uniform.shape[1] // 2,
+    }
+    for num_rows, num_columns, n in shapes:
+        for name, mask in masks.items():
+            kept = mask(torch.rand(num_rows, num_columns, generator=generator))
+            pattern = Pattern.of_mask(kept.to(scale.device))
+            yield _case(f"{num_rows} x {num_columns} x {n}, {name}", pattern, n, dtype)
+
+
+def real_cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
+    """A batch's active latents, as many in each row, some latents in nearly every row and most in few."""
+    for d_sae in scale.d_saes:
+        generator = torch.Generator(scale.device).manual_seed(d_sae)
+        uniform = torch.rand(scale.batch, d_sae, generator=generator, device=scale.device)
+        # The k smallest of Exp(1) / rate: a draw without replacement, with frequencies that fall as 1 / rank.
+        rank = 1 + torch.arange(d_sae, device=scale.device)
+        chosen = (-uniform.log() * rank).topk(scale.active, dim=1, largest=False).indices
+        pattern = Pattern.of_indices(chosen, d_sae)
+        yield _case(f"{scale.batch} x {d_sae} x {scale.d_in}, {scale.active} a row", pattern, scale.d_in, dtype)
+
+
+def _case(name: str, pattern: Pattern, n: int, dtype: torch.dtype) -> Case:
+    device = pattern.columns.device
+    generator = torch.Generator(device).manual_seed(1)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+    return Case(name, pattern, drawn(pattern.num_entries), drawn(pattern.num_rows, n), drawn(pattern.num_columns, n))
+
+
+def times(case: Case, scale: Scale) -> dict[str, float]:
+    """Milliseconds of each kernel, of the transposed index, and of the dense product that one of them replaces."""
+    kernels = kernels_for(scale.device, torch.float32)
+    pattern = case.pattern
+    dense = pattern.dense(case.values)
+
+    def index() -> None:
+        # A fresh pattern: what a pattern is asked for is kept.
+        Pattern(pattern.num_columns, pattern.row_starts, pattern.columns, pattern.positions).by_column  # noqa: B018
+
+    works: dict[str, Callable[[], object]] = {
+        operation: lambda operation=operation: run(kernels, operation, case) for operation in OPERATIONS
+    }
+    works |= {"transposed index": index, "dense product": lambda: dense @ case.W}
+    found = {
+        name: 1e3 * median_seconds(work, scale.device, scale.rounds, scale.turn_seconds / 3)
+        for name, work in works.items()
+    }
+    print(f"  {case.name}: " + ", ".join(f"{name} {value:.3f} ms" for name, value in found.items()), flush=True)
+    return found

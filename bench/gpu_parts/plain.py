@@ -1,0 +1,85 @@
+"""The same SAEs as anybody would write them: dense PyTorch, compiled, with fused Adam and nothing besides.
+
+No unit rows, no projection, no clipping, no count of the dead, no sums for a log: the floor, not a peer's trainer.
+Parameters float32, matrix products and activations bfloat16 on a GPU, as ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from saepipe.train.sae.base import Params
+
+Step = Callable[[], None]
+
+L1 = 0.1
+L0 = 0.01
+BANDWIDTH = 0.05
+
+
+def compiled_step(name: str, params: Params, inputs: Iterator[Tensor], dtype: torch.dtype, k: int, lr: float) -> Step:
+    """One optimisation step a call, of a `relu`, `topk` or `jumprelu` SAE that begins at `params`.
+
+    `inputs` gives x (batch, d_in) float32, scaled, on the parameters' device.
+    """
+    leaves = {key: value.detach().clone().requires_grad_() for key, value in params.items()}
+    adam = torch.optim.Adam(leaves.values(), lr=lr, fused=True)
+    # Inductor wants a C++ compiler on a CPU, where nothing is claimed.
+    backend = "inductor" if leaves["W_enc"].is_cuda else "aot_eager"
+    loss = torch.compile(LOSSES[name], backend=backend, fullgraph=True, dynamic=False)
+
+    def step() -> None:
+        loss(leaves, next(inputs), dtype, k).backward()
+        adam.step()
+        adam.zero_grad(set_to_none=True)
+
+    return step
+
+
+def relu_loss(params: Params, x: Tensor, dtype: torch.dtype, k: int) -> Tensor:
+    acts = _pre_acts(params, x, dtype).relu()
+    return _error(params, x, acts, dtype) + L1 * acts.float().sum() / len(x)
+
+
+def topk_loss(params: Params, x: Tensor, dtype: torch.dtype, k: int) -> Tensor:
+    pre_acts = _pre_acts(params, x, dtype)
+    values, indices = pre_acts.topk(k, dim=-1, sorted=False)
+    acts = torch.zeros_like(pre_acts).scatter(-1, indices, values.relu())
+    return _error(params, x, acts, dtype)
+
+
+def jumprelu_loss(params: Params, x: Tensor, dtype: torch.dtype, k: int) -> Tensor:
+    """Its thresholds are trained by the L0 term alone, as in Rajamanoharan et al. 2024 with a step for the slope."""
+    pre_acts = _pre_acts(params, x, dtype)
+    gate = JumpGate.apply(pre_acts, params["threshold"].to(dtype))
+    return _error(params, x, pre_acts * gate, dtype) + L0 * gate.float().sum() / len(x)
+
+
+LOSSES = {"relu": relu_loss, "topk": topk_loss, "jumprelu": jumprelu_loss}
+
+
+class JumpGate(torch.autograd.Function):
+    """H(pre_acts - threshold), with the rectangle kernel's slope for the threshold and none for the pre-acts."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, pre_acts: Tensor, threshold: Tensor) -> Tensor:
+        ctx.save_for_backward(pre_acts, threshold)
+        return (pre_acts > threshold).to(pre_acts.dtype)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[None, Tensor]:
+        pre_acts, threshold = ctx.saved_tensors
+        near = (pre_acts - threshold).abs() < BANDWIDTH / 2
+        return None, -(gradient * near).sum(0, dtype=torch.float32).to(threshold.dtype) / BANDWIDTH
+
+
+def _pre_acts(params: Params, x: Tensor, dtype: torch.dtype) -> Tensor:
+    return (x - params["b_dec"]).to(dtype) @ params["W_enc"].to(dtype) + params["b_enc"].to(dtype)
+
+
+def _error(params: Params, x: Tensor, acts: Tensor, dtype: torch.dtype) -> Tensor:
+    x_hat = (acts @ params["W_dec"].to(dtype)).float() + params["b_dec"]
+    return (x - x_hat).square().sum() / len(x)
