@@ -245,7 +245,7 @@ def info(cache: Path, format_: FormatOption = Format.human) -> None:
     from saepipe.data.cache import Cache
 
     opened = Cache.open(cache)
-    stored = {name: entry["bytes"] for name, entry in opened.files.items() if "acts/" in name}
+    stored = {name: entry["bytes"] for name, entry in opened.files.items() if "acts/" in name or "int8/" in name}
     rows = opened.num_tokens + opened.attributes["num_heldout_contexts"] * opened.attributes["context_size"]
     raw = rows * opened.d_in * 2 * len(opened.hooks)
     sizes = {"raw_bytes": raw, "stored_bytes": sum(stored.values()), "ratio": round(raw / sum(stored.values()), 3)}
