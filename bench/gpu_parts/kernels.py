@@ -138,9 +138,9 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
 
 
 def awkward_cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
-    """Sizes around every power of two that a kernel might work in, and patterns without entries here and there."""
+    """Sizes beside the powers of two that a kernel works in, rows and columns without entries, and very long ones."""
     generator = torch.Generator().manual_seed(0)
-    shapes = ((1, 1, 1), (2, 3, 5), (17, 33, 65), (31, 257, 130), (129, 64, 31))
+    shapes = ((1, 1, 1), (2, 3, 5), (17, 33, 65), (31, 257, 130), (129, 64, 31), (700, 5, 33))
     masks: dict[str, Callable[[Tensor], Tensor]] = {
         "a tenth": lambda uniform: uniform < 0.1,
         "all": lambda uniform: uniform >= 0,

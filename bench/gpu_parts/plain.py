@@ -52,7 +52,7 @@ def topk_loss(params: Params, x: Tensor, dtype: torch.dtype, k: int) -> Tensor:
 
 
 def jumprelu_loss(params: Params, x: Tensor, dtype: torch.dtype, k: int) -> Tensor:
-    """Its thresholds are trained by the L0 term alone, as in Rajamanoharan et al. 2024 with a step for the slope."""
+    """The thresholds learn through a rectangle kernel in place of the jump's slope (Rajamanoharan et al. 2024)."""
     pre_acts = _pre_acts(params, x, dtype)
     gate = JumpGate.apply(pre_acts, params["threshold"].to(dtype))
     return _error(params, x, pre_acts * gate, dtype) + L0 * gate.float().sum() / len(x)

@@ -70,7 +70,7 @@ def recipe_of(scale: Scale, name: str, d_sae: int, factor: float, sparse_steps: 
         "topk": {"sae": {"name": "topk", "k": scale.active}},
         "jumprelu": {
             "sae": {"name": "jumprelu", "bandwidth": BANDWIDTH},
-            "penalties": [{"name": "l0", "weight": L0}],
+            "penalties": [{"name": "l0", "weight": L0, "bandwidth": BANDWIDTH}],
         },
     }
     raw = {**saes[name], "cache": "none", "steps": 1_000_000, "batch_size": scale.batch, "seed": seed}

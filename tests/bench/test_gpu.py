@@ -1,0 +1,165 @@
+"""bench/gpu.py, every line of it that runs on a CPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
+
+import gpu
+from gpu_parts import aims, kernels, plain, settled
+from gpu_parts.material import Rows
+from gpu_parts.scale import tiny
+from gpu_parts.session import Session
+from gpu_parts.timing import Budget
+
+from saepipe.train.kernels import mkl
+from saepipe.train.step import step_loss
+
+SCALE = tiny()
+
+
+@pytest.fixture
+def rows() -> torch.Tensor:
+    return Rows(SCALE.d_in, SCALE.device).draw(SCALE.batch)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and result file of the script in its tiny mode."""
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--out", str(out), *arguments])
+    return gpu.main(), json.loads(out.read_text())
+
+
+def test_every_part_runs_and_nothing_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code, result = run(monkeypatch, tmp_path / "gpu.json")
+    assert code == 0
+    assert result["parts"].keys() == gpu.PARTS.keys()
+    assert result["parts"]["kernels"]["right"]
+    assert result["parts"]["reference"]["runs"] == 10
+    assert 0 < result["parts"]["harvest"]["context 32"]["ratio"] < 5
+    widths = {key: value for key, value in result["parts"]["steps"].items() if key != "took_s"}
+    assert widths.keys() == {f"{name} 64" for name in settled.ARCHITECTURES}
+    for width in widths.values():
+        assert {"matmul", gpu.steps.PLAIN, "dense", "sparse", "dense, streamed"} <= width["contenders"].keys()
+        assert all(contender["ms"] > 0 for contender in width["contenders"].values())
+    assert result["aims"] == []  # tiny numbers are no claims
+
+
+def test_a_later_call_adds_to_the_file_unless_the_code_is_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "gpu.json"
+    run(monkeypatch, out, "--parts", "ceilings")
+    _, both = run(monkeypatch, out, "--parts", "loader")
+    assert both["parts"].keys() == {"ceilings", "loader"}
+    result = json.loads(out.read_text())
+    result["versions"]["commit"] += "-dirty"  # the result itself, written into the checkout
+    out.write_text(json.dumps(result))
+    assert gpu.earlier(out, {"device": result["device"], "commit": "tests"}).keys() == {"ceilings", "loader"}
+    assert gpu.earlier(out, {"device": result["device"], "commit": "others"}) == {}
+    assert gpu.earlier(out, {"device": {"name": "another"}, "commit": "tests"}) == {}
+
+
+def test_a_wrong_kernel_is_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    right = mkl.decode_t
+    monkeypatch.setattr(mkl, "decode_t", lambda pattern, values, A: 1.0001 * right(pattern, values, A))
+    code, result = run(monkeypatch, tmp_path / "gpu.json", "--parts", "steps")  # which rests on the kernels
+    assert code == 1
+    found = result["parts"]["kernels"]
+    assert not found["right"]
+    assert "ms" not in found
+    wrong = {line.split(" at ")[0] for line in found["wrong"]}
+    assert {"decode_t", "column_sums", "gradient of W_dec", "gradient of W_enc", "gradient of b_enc"} == wrong
+    contenders = result["parts"]["steps"]["relu 64"]["contenders"]
+    assert "dense" in contenders
+    assert not [name for name in contenders if name.startswith("sparse")]
+
+
+def test_what_there_is_no_time_for_says_so(tmp_path: Path) -> None:
+    found = gpu.steps.measure(Session(SCALE, Budget.of(-1.0), tmp_path, True))
+    assert found == {f"{name} 64": {"skipped": "the part's time was up"} for name in settled.ARCHITECTURES}
+
+
+def test_awkward_cases_have_rows_and_columns_without_entries_and_long_ones() -> None:
+    patterns = [case.pattern for case in kernels.awkward_cases(SCALE, torch.float32)]
+    in_rows = [pattern.row_starts.diff() for pattern in patterns]
+    in_columns = [pattern.by_column.starts.diff() for pattern in patterns]
+    assert any((counts == 0).any() and (counts > 0).any() for counts in in_rows)
+    assert any((counts == 0).any() and (counts > 0).any() for counts in in_columns)
+    assert any(pattern.num_entries == 0 for pattern in patterns)
+    assert max(int(counts.max()) for counts in in_columns) > 512
+
+
+@pytest.mark.parametrize("name", settled.ARCHITECTURES)
+def test_a_settled_sae_has_the_density_that_was_asked_for(name: str, rows: torch.Tensor) -> None:
+    found = settled.settle(SCALE, name, 64, rows)
+    recipe, state = settled.fresh(SCALE, found, "never", 0)
+    acts = step_loss(recipe, state, recipe.scaled(rows)).ctx.acts
+    assert float((acts > 0).sum(1).float().mean()) == pytest.approx(SCALE.active, rel=0.02)
+    assert found.l0 == pytest.approx(SCALE.active, rel=0.02)
+
+
+@pytest.mark.parametrize("name", settled.ARCHITECTURES)
+def test_the_plain_sae_does_the_same_work(name: str, rows: torch.Tensor) -> None:
+    """The same loss, and (but for a jumprelu's thresholds, where papers differ) the same gradients."""
+    found = settled.settle(SCALE, name, 64, rows)
+    recipe, state = settled.fresh(SCALE, found, "never", 0)
+    x = recipe.scaled(rows)
+    ours = step_loss(recipe, state, x).total
+    leaves = {key: value.clone().requires_grad_() for key, value in found.params.items()}
+    theirs = plain.LOSSES[name](leaves, x, torch.float32, SCALE.active)
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=0)
+    names = ("W_enc", "b_enc", "W_dec", "b_dec")
+    gradients = torch.autograd.grad(ours, [state.params[key] for key in names])
+    for key, gradient, expected in zip(
+        names, torch.autograd.grad(theirs, [leaves[key] for key in names]), gradients, strict=True
+    ):
+        if key == "W_dec":  # ours has no use for the part along a row, and L1 counts a row's length
+            gradient, expected = (across(part, found.params["W_dec"]) for part in (gradient, expected))
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_aims_are_judged_by_their_limits() -> None:
+    parts: Mapping[str, Any] = {
+        "harvest": {"context 128": {"ratio": 0.9}, "context 1024": {"ratio": 0.8}},
+        "steps": {"topk 65536": {"contenders": {"plain, compiled": {"ms": 30.0}, "sparse": {"ms": 10.0}}}},
+        "reference": {"seconds": 61.0},
+    }
+    judged = aims.judge(parts)
+    assert [line.verdict for line in judged] == ["met", "missed", "not measured", "met", "missed"]
+    assert judged[2].number is None
+    assert judged[2].why
+    assert judged[3].number == pytest.approx(3.0)
+
+
+def test_failures_are_found_at_any_depth() -> None:
+    found = {"steps": {"relu 64": {"contenders": {"sparse": {"failed": "no"}}}}, "kernels": {"failed": "2 are wrong"}}
+    assert set(gpu.failures(found)) == {"steps, relu 64, contenders, sparse: no", "kernels: 2 are wrong"}
+    assert list(gpu.failures({"loader": {"gb_s": 1.0}})) == []
+
+
+def test_a_gpu_is_asked_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        gpu.main()
+
+
+def test_the_full_scale_is_the_reference_experiment() -> None:
+    scale = gpu.full(torch.device("cpu"))
+    assert scale.reference_steps == 10_000_000 // scale.reference_batch
+    assert sum(scale.seconds.values()) < 540
+    assert replace(scale, rounds=1).seconds.keys() == gpu.PARTS.keys()
+
+
+def across(gradient: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:
+    """The part of (d_sae, d_in) that turns the unit rows of W_dec."""
+    return gradient - (gradient * W_dec).sum(1, keepdim=True) * W_dec
