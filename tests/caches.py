@@ -13,6 +13,7 @@ from saepipe.data import artifact
 from saepipe.data.cache import Layout
 from saepipe.data.cache_writer import CacheWriter, RowPool
 from saepipe.data.codecs import Profile
+from saepipe.data.int8 import SNR_FLOOR
 from saepipe.data.shuffle import permutation
 
 
@@ -34,6 +35,7 @@ def write_cache(
     shard_rows: int = 2048,
     chunk_rows: int = 256,
     pool_shards: int = 2,
+    snr_floor: float = SNR_FLOOR,
 ) -> Path:
     """A finished cache of the given training rows, by hook (num_rows, d_in) bfloat16, and no held-out part."""
     num_rows, d_in = next(iter(rows.values())).shape
@@ -44,7 +46,9 @@ def write_cache(
     attributes |= {"num_heldout_contexts": 0}
     with (
         artifact.writer_lock(folder),
-        closing(CacheWriter(folder, layout, {"train": pool_rows, "heldout": shard_rows})) as writer,
+        closing(
+            CacheWriter(folder, layout, {"train": pool_rows, "heldout": shard_rows}, snr_floor=snr_floor)
+        ) as writer,
     ):
         writer.start(attributes)
         for number, start in enumerate(range(0, num_rows, pool_rows)):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from harvests import Crash, changed, contents, crash_after
 from saepipe.data import artifact
 from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError
@@ -25,35 +26,7 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.hooks import decoder_layers
 from saepipe.harvest.model import load_model
 from saepipe.harvest.plan import plan
-from saepipe.harvest.rows import RowSource, WindowBatch
 from saepipe.harvest.run import harvest
-
-
-class Crash(BaseException):
-    """A stand-in for the power going off: nothing may catch it."""
-
-
-def changed(config: HarvestConfig, **settings: Any) -> HarvestConfig:
-    return HarvestConfig.parse({**config.to_dict(), **settings})
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the logs of times."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.relative_to(folder).parts[0] != "log"}
-
-
-def crash_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
-    """Lets `batches` forward passes through, then crashes."""
-    run, left = RowSource._run, [batches]
-
-    def counted(self: RowSource, batch: WindowBatch) -> dict[str, torch.Tensor]:
-        if left[0] == 0:
-            raise Crash
-        left[0] -= 1
-        return run(self, batch)
-
-    monkeypatch.setattr(RowSource, "_run", counted)
 
 
 def test_rows_are_the_models_own_activations(toy_cache: Path, toy_config: HarvestConfig) -> None:
