@@ -60,10 +60,11 @@ class ResidentRows:
 def check_fits(rows: MappedRows, place: Place) -> None:
     """Raises OutOfSpaceError if `place` could not hold all of `rows`, decoded."""
     wanted = rows.num_chunks * rows.chunk_rows * rows.array.row_shape[0] * 2
-    free = place.free_bytes()
-    if wanted > MOST_OF_MEMORY * free:
+    most = MOST_OF_MEMORY * place.free_bytes()
+    if wanted > most:
         raise OutOfSpaceError(
-            f"{rows.array.name} takes {wanted / 1e9:.1f} GB in {place.name}, where {free / 1e9:.1f} GB are free",
+            f"{rows.array.name} takes {wanted / 1e9:.3g} GB, and in {place.name} it may take {most / 1e9:.3g} GB "
+            f"({MOST_OF_MEMORY:.0%} of what is free)",
             hint="resident: none streams it; the batches are the same",
         )
 

@@ -17,8 +17,8 @@ class SideStream:
 
     def __init__(self, device: torch.device) -> None:
         """`device` is a CUDA device."""
-        self.device = device
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.device: torch.device = self._copies.device  # with its number: other threads have another current device
 
     def free_bytes(self) -> int:
         """Of the device's memory, with what torch holds there and does not use."""
@@ -39,7 +39,7 @@ class SideStream:
         """Begins a copy from pinned memory; the function returned waits for its end. Any thread may call it."""
         with torch.cuda.stream(self._copies):
             target.copy_(source, non_blocking=True)
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record(self._copies)
         return done.synchronize
 

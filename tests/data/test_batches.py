@@ -67,7 +67,7 @@ def defined(rows: torch.Tensor, chunk_rows: int, pool_chunks: int, seed: int) ->
         order = permutation(len(chunks), seed, epoch).tolist()
         for pool, first in enumerate(range(0, len(order), pool_chunks)):
             numbers = order[first : first + pool_chunks]
-            numbers.sort(key=(len(chunks) - 1).__eq__)  # stable: the last chunk of the cache comes last
+            numbers.sort(key=lambda number: number == len(chunks) - 1)  # stable: only the last of the cache moves
             together = torch.cat([chunks[number] for number in numbers])
             yield from together[permutation(len(together), seed, epoch, pool)]
         epoch += 1
