@@ -1,7 +1,7 @@
 """What each kernel computes, in plain PyTorch. Slow and plain: the fast ones must agree with it.
 
 An entry e stands at row r and column c, with the value v. `values` (num_entries,) and the dense arrays are float32 or
-bfloat16; sums and results are float32.
+bfloat16; sums and results are float32. Of float64, which tests of gradients ask for, they are float64.
 """
 
 from __future__ import annotations
@@ -14,21 +14,26 @@ from saepipe.train.kernels.pattern import Pattern
 
 def decode(pattern: Pattern, values: Tensor, W: Tensor) -> Tensor:
     """out[r] = sum over entries of row r of v W[c]; W (num_columns, n) -> (num_rows, n)."""
-    out = torch.zeros(pattern.num_rows, W.shape[1], device=W.device)
-    return out.index_add_(0, pattern.rows, values.float().unsqueeze(1) * W[pattern.columns].float())
+    terms = _wide(values).unsqueeze(1) * _wide(W[pattern.columns])
+    return terms.new_zeros(pattern.num_rows, W.shape[1]).index_add_(0, pattern.rows, terms)
 
 
 def decode_t(pattern: Pattern, values: Tensor, A: Tensor) -> Tensor:
     """out[c] = sum over entries of column c of v A[r]; A (num_rows, n) -> (num_columns, n)."""
-    out = torch.zeros(pattern.num_columns, A.shape[1], device=A.device)
-    return out.index_add_(0, pattern.columns, values.float().unsqueeze(1) * A[pattern.rows].float())
+    terms = _wide(values).unsqueeze(1) * _wide(A[pattern.rows])
+    return terms.new_zeros(pattern.num_columns, A.shape[1]).index_add_(0, pattern.columns, terms)
 
 
 def sampled(pattern: Pattern, A: Tensor, W: Tensor) -> Tensor:
     """out[e] = A[r] . W[c]; A (num_rows, n), W (num_columns, n) -> (num_entries,)."""
-    return (A[pattern.rows].float() * W[pattern.columns].float()).sum(1)
+    return (_wide(A[pattern.rows]) * _wide(W[pattern.columns])).sum(1)
 
 
 def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
     """out[c] = sum over entries of column c of v -> (num_columns,)."""
-    return torch.zeros(pattern.num_columns, device=values.device).index_add_(0, pattern.columns, values.float())
+    values = _wide(values)
+    return values.new_zeros(pattern.num_columns).index_add_(0, pattern.columns, values)
+
+
+def _wide(array: Tensor) -> Tensor:
+    return array if array.dtype == torch.float64 else array.float()
