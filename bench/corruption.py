@@ -27,7 +27,7 @@ from saepipe.data.mmap_store import MappedRows
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 
-PROFILES = ("lossless", "none")
+PROFILES = ("lossless", "none", "int8")
 HOOKS = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
 SMALL = {
     "model": {"dtype": "float32", "device": "cpu"},
