@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from saepipe.data.errors import MachineError
 from saepipe.train.kernels import mkl, reference
 from saepipe.train.kernels.pattern import Pattern
 
@@ -21,9 +22,24 @@ class Kernels(Protocol):
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """The fastest that compute there. `reference` serves float64, which only tests ask for, and other devices."""
+    """The fastest that compute there. `reference` serves float64, which only tests ask for, and other devices.
+
+    Raises:
+        MachineError: on CUDA without Triton, where `reference` would be slower than a dense step and nobody would know.
+    """
     if dtype == torch.float64:
         return reference
     if device.type == "cpu":
         return mkl
-    return reference
+    return _on_cuda() if device.type == "cuda" else reference
+
+
+def _on_cuda() -> Kernels:
+    try:
+        from saepipe.train.kernels import triton_ops  # here, since a CPU does without Triton
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        hint = "install triton (torch's CUDA wheels for Linux bring it), or set path: dense"
+        raise MachineError("sparse steps on CUDA need Triton, which is not installed", hint=hint) from error
+    return triton_ops
