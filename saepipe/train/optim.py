@@ -15,6 +15,18 @@ def make_adam(params: Params, config: OptimizerConfig) -> torch.optim.Adam:
     return torch.optim.Adam(list(params.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
+def begin_moments(adam: torch.optim.Adam) -> None:
+    """Makes the moments that torch's Adam makes at its first step, where they are not there yet."""
+    for parameter in adam.param_groups[0]["params"]:
+        if not adam.state[parameter]:
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            adam.state[parameter] = {
+                "step": step,
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+
+
 def remove_parallel(gradients: Mapping[str, Tensor], W_dec: Tensor) -> None:
     """Takes from W_dec's gradient, in place, the part along each row: g_i - (g_i . d_i) d_i.
 

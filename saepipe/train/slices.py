@@ -1,0 +1,30 @@
+"""Tensors of several runs in one: nested dicts of one structure, with a leading axis of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+
+def shared(items: Sequence[Any]) -> Any:
+    """Moves tensors (...), or those of nested dicts, into one (num_runs, ...); each is a slice of it from then on.
+
+    They remain the same objects, so whoever holds one (an optimiser, a state) holds the slice.
+    """
+    if isinstance(items[0], Mapping):
+        return {key: shared([item[key] for item in items]) for key in items[0]}
+    together = torch.stack([item.detach() for item in items])
+    for item, part in zip(items, together, strict=True):
+        item.data = part
+    return together
+
+
+def overwrite(old: Any, new: Any) -> None:
+    """Writes tensors, or those of nested dicts, into those of the same names."""
+    if isinstance(new, Mapping):
+        for key, value in new.items():
+            overwrite(old[key], value)
+    else:
+        old.copy_(new)
