@@ -23,6 +23,7 @@ from gpu_parts.timing import Contender, Timing, Work, attempt, in_turns, ready
 from torch import Tensor
 
 from saepipe.data.batches import BatchStream
+from saepipe.train.stack import Stack
 from saepipe.train.step import train_step
 
 MATMUL = "matmul"
@@ -74,7 +75,7 @@ def one_width(
     found: dict[str, Any] = {}
     made: dict[str, Contender] = {}
     for contender, (runs, make) in makers.items():
-        if reason := too_large(scale, d_sae, runs):
+        if reason := too_large(scale, d_sae, runs, at_once=contender.startswith("stacked")):
             found[contender] = {"skipped": reason}
             continue
 
@@ -115,6 +116,8 @@ def contenders(
             scale.num_variants, ours(sparse_steps, scale.num_variants, resident)
         )  # fmt: skip
         found[f"{path}, streamed"] = (1, ours(sparse_steps, 1, streamed))
+    together = scale.num_variants
+    found[f"stacked, {together} variants"] = (together, lambda: train_stacked(scale, settled, together, resident()))
     return found
 
 
@@ -136,13 +139,19 @@ def train_all(scale: Scale, settled: Settled, sparse_steps: str, runs: int, batc
     return step
 
 
-def too_large(scale: Scale, d_sae: int, runs: int) -> str:
-    """Why that many runs do not fit the device's memory beside each other and the other contenders; else empty."""
+def train_stacked(scale: Scale, settled: Settled, runs: int, batches: Iterator[Tensor]) -> Work:
+    """The same as one batched step, dense, whatever the rule says of shapes as large as these."""
+    stack = Stack([fresh(scale, settled, "never", seed) for seed in range(runs)])
+    return lambda: stack.step(stack.first.scaled(next(batches)))
+
+
+def too_large(scale: Scale, d_sae: int, runs: int, *, at_once: bool) -> str:
+    """Why that many runs, one after the other or at once, do not fit beside the other contenders; empty if they do."""
     if scale.device.type != "cuda":
         return ""
     params = 2 * scale.d_in * d_sae
     # Parameters and two moments of each; one gradient, its dtype's copies and a handful of (batch, d_sae) at a time.
-    needed = 12 * params * runs + 12 * params + 24 * scale.batch * d_sae
+    needed = 12 * params * runs + (12 * params + 24 * scale.batch * d_sae) * (runs if at_once else 1)
     free, _ = torch.cuda.mem_get_info(scale.device)
     return f"needs {needed / 2**30:.0f} GiB, {free / 2**30:.0f} are free" if needed > 0.9 * free else ""
 

@@ -48,7 +48,9 @@ def test_every_part_runs_and_nothing_fails(monkeypatch: pytest.MonkeyPatch, tmp_
     widths = {key: value for key, value in result["parts"]["steps"].items() if key != "took_s"}
     assert widths.keys() == {f"{name} 64" for name in settled.ARCHITECTURES}
     for width in widths.values():
-        assert {"matmul", gpu.steps.PLAIN, "dense", "sparse", "dense, streamed"} <= width["contenders"].keys()
+        assert {"matmul", gpu.steps.PLAIN, "dense", "sparse", "sparse, streamed", "stacked, 2 variants"} <= width[
+            "contenders"
+        ].keys()
         assert all(contender["ms"] > 0 for contender in width["contenders"].values())
     assert result["aims"] == []  # tiny numbers are no claims
 
