@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def measure_penalty(name: str, ctx: StepContext, step: dict[str, Any], num_steps
 
 
 def with_gradient(penalty: Penalty, ctx: StepContext, state: State, step: int) -> Penalised:
-    here = StepContext(**{**vars(ctx), "step": step})
+    here = replace(ctx, step=step)
     found = penalty(here, state, settings_at(penalty, step, ctx.num_steps))
     torch.autograd.grad(found.value, [ctx.W_dec, ctx.acts], allow_unused=True)
     return found

@@ -29,7 +29,8 @@ def save_checkpoint(folder: Path, run_id: str, state: TrainState) -> None:
     """
     here = folder / str(state.step)
     write_file(here / TENSORS, save({name: tensor.contiguous() for name, tensor in _tensors(state).items()}))
-    index = {"run_id": run_id, "step": state.step, "num_summed": state.num_summed, **digest_file(here / TENSORS)}
+    index = {"run_id": run_id, "step": state.step, "num_summed": state.num_summed}
+    index |= {"sparse": state.sparse, **digest_file(here / TENSORS)}
     write_json(here / INDEX, index)
     for old in sorted(folder.iterdir(), key=lambda path: int(path.name))[:-KEPT]:
         (old / INDEX).unlink(missing_ok=True)
@@ -52,7 +53,7 @@ def load_checkpoint(path: Path, recipe: Recipe) -> TrainState:
     with torch.no_grad():
         for name, tensor in _tensors(state).items():
             tensor.copy_(tensors[name])
-    state.step, state.num_summed = index["step"], index["num_summed"]
+    state.step, state.num_summed, state.sparse = index["step"], index["num_summed"], index["sparse"]
     return state
 
 

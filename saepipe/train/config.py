@@ -42,6 +42,7 @@ OUTSIDE_THE_ID = frozenset(
         "plugins",
         "device",
         "resident",
+        "exact",
         "log_every",
         "checkpoint_every",
         "health",
@@ -135,6 +136,14 @@ class TrainConfig(ConfigWithPlugins):
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the matrix products; auto: bfloat16 on CUDA, else float32. All else is float32"
     )
+    sparse_steps: Literal["auto", "always", "never"] = Field(
+        "auto", description="compute on active entries alone; auto: where few enough are, see train/density.py"
+    )
+    exact: bool | None = Field(
+        None,
+        description="each run keeps the bits that it has when it trains alone; false: small runs of one structure are "
+        "stacked, which is faster and differs by rounding. null: true on a CPU, false on CUDA",
+    )
     device: str = "auto"
     resident: Resident = Field(
         "none",
@@ -170,6 +179,9 @@ class TrainConfig(ConfigWithPlugins):
         refused = [f"{penalty.name}: {why}" for penalty in self.penalties if (why := penalty.refuses(self.sae))]
         if refused:
             raise ValueError("; ".join(refused))
+        if self.sparse_steps == "always" and (not self.sae.sparse or self.transforms):
+            why = f"{self.sae.name} has none" if not self.sae.sparse else "transforms act on whole activations"
+            raise ValueError(f"sparse_steps: always, but {why}; use auto or never")
         return self
 
     def components(self) -> list[tuple[str, Penalty | Transform]]:
@@ -216,6 +228,7 @@ class TrainConfig(ConfigWithPlugins):
                 "tokens": None,
                 "epochs": None,
                 "dead": self.dead.model_copy(update={"after_tokens": dead_after}),
+                "exact": device.type == "cpu" if self.exact is None else self.exact,
                 "compute_dtype": auto_dtype if self.compute_dtype == "auto" else self.compute_dtype,
                 "plugins": tuple(path.resolve() for path in self.plugins),
                 "plugin_sources": {path.stem: source_digest(path) for path in self.plugins},

@@ -43,9 +43,10 @@ def made_up_step(seed: int = 0) -> StepContext:
     acts = pre_acts.relu()
     values = {"pre_acts": pre_acts, "acts": acts, "acts_sum": acts.sum(0), "gate_acts": acts, **params}
     values["x_hat"] = acts @ params["W_dec"] + params["b_dec"]
+    leaves: dict[str, Any] = {name: value.detach().clone().requires_grad_() for name, value in values.items()}
     return StepContext(
         x=x,
-        **{name: value.detach().clone().requires_grad_() for name, value in values.items()},
+        **leaves,
         threshold=None,
         dead=torch.arange(D_SAE) % 3 == 0,
         any_dead=True,

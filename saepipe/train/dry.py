@@ -7,7 +7,7 @@ Then the loss is taken, and its gradient, on two real batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -37,8 +37,11 @@ def dry_step(recipe: Recipe, state: TrainState, batches: Iterable[Tensor]) -> li
     findings = [finding for part in parts(recipe.config) for finding in check_part(recipe, *part)]
     if findings:
         return findings
-    losses = [step_loss(recipe, state, recipe.scaled(rows)) for rows in batches]
-    return [*_first(check_loss(loss, state) for loss in losses), *check_paths(recipe.config, losses[0])]
+    for rows in batches:
+        loss = step_loss(recipe, state, recipe.scaled(rows))
+        if findings := check_loss(loss, state):
+            break
+    return [*findings, *check_paths(recipe.config, loss)]
 
 
 def parts(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
@@ -92,10 +95,6 @@ def check_paths(config: TrainConfig, loss: Loss) -> list[Finding]:
         for label, penalty in zip(labels(config.penalties), config.penalties, strict=True)
         if penalty.weight != 0 and not penalty.may_rest and not loss.terms[label].value.requires_grad
     ]
-
-
-def _first(found: Iterable[Sequence[Finding]]) -> Sequence[Finding]:
-    return next((findings for findings in found if findings), [])
 
 
 def _short(error: Exception) -> str:

@@ -30,6 +30,7 @@ class Measurement:
     fvu: float  # |x - x_hat|^2 over |x - batch mean|^2, both summed over the batch
     dead: int
     lr: float
+    sparse: bool
 
 
 def measure(recipe: Recipe, state: TrainState, loss: Loss) -> Measurement:
@@ -43,10 +44,11 @@ def measure(recipe: Recipe, state: TrainState, loss: Loss) -> Measurement:
         gradient_norms={name: _norm(gradient) for name, gradient in gradients.items()},
         gradient_norm=_norm(whole),
         statistics={name: float(value) for name, value in loss.statistics.items()},
-        l0=int(torch.count_nonzero(ctx.acts)) / len(ctx.acts),
+        l0=float(ctx.l0),
         fvu=float(error / variance),
         dead=int(ctx.dead.sum()),
         lr=learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps),
+        sparse=state.sparse,
     )
 
 
@@ -101,6 +103,7 @@ class MetricsLog:
             "fvu": measured.fvu,
             "dead": measured.dead,
             "lr": measured.lr,
+            "sparse": measured.sparse,
             "tokens_per_second": (state.step - step) * batch / max(now - then, 1e-9),
         }
         with self._path.open("a") as file:

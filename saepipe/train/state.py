@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.config import TrainConfig
+from saepipe.train.density import sparse_at_first
 from saepipe.train.optim import make_adam
 from saepipe.train.penalties.base import State
 from saepipe.train.sae.base import Params
@@ -56,6 +57,7 @@ class TrainState:
     steered: dict[str, Tensor]  # () logarithms of the settings under a controller, by `<label>.<setting>`
     sums: Tensor  # (num_terms, 2) float64: each term's value and weighted value, summed since the last log line
     num_summed: int
+    sparse: bool  # whether the step that comes next is
 
     @property
     def all_params(self) -> Params:
@@ -95,4 +97,5 @@ def fresh_state(recipe: Recipe, params: Params) -> TrainState:
         steered=steered,
         sums=torch.zeros(1 + len(config.penalties), 2, dtype=torch.float64, device=device),
         num_summed=0,
+        sparse=sparse_at_first(config, recipe.d_in),
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.dead import any_dead, count_silence, dead_mask, resample
+from saepipe.train.density import sparse_next
 from saepipe.train.log import Measurement, measure
 from saepipe.train.loss import Loss, Moment, compute_loss
 from saepipe.train.optim import update
@@ -54,7 +55,7 @@ def step_loss(recipe: Recipe, state: TrainState, x: Tensor) -> Loss:
         now=settings_now(recipe, state.step, state.steered),
         states=state.states,
     )
-    return compute_loss(recipe.config, state.all_params, x, moment, recipe.dtype)
+    return compute_loss(recipe.config, state.all_params, x, moment, recipe.dtype, sparse=state.sparse)
 
 
 def settings_now(recipe: Recipe, step: int, steered: Mapping[str, Tensor]) -> dict[str, SettingsNow]:
@@ -87,13 +88,13 @@ def steer(recipe: Recipe, step: int, loss: Loss, steered: Mapping[str, Tensor]) 
 
 def _quantity(loss: Loss, label: str, controller: Controller) -> Tensor:
     if controller.steer == "l0":
-        return (loss.ctx.acts > 0).sum() / len(loss.ctx.acts)
+        return loss.ctx.l0
     return loss.statistics[f"{label}/{controller.steer}"]
 
 
 @torch.no_grad()
 def _remember(recipe: Recipe, state: TrainState, loss: Loss) -> None:
-    """What the step leaves for the next: states, buffers, steered settings, and its terms for the log."""
+    """What the step leaves for the next: states, buffers, steered settings, its terms for the log, and its path."""
     state.steered = steer(recipe, state.step, loss, state.steered)
     state.states = loss.states
     for name, value in loss.buffers.items():
@@ -101,3 +102,4 @@ def _remember(recipe: Recipe, state: TrainState, loss: Loss) -> None:
     terms = [torch.stack([term.value, term.weighted]) for term in loss.terms.values()]
     state.sums.add_(torch.stack(terms).detach())
     state.num_summed += 1
+    state.sparse = sparse_next(recipe, state, loss)

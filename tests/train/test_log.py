@@ -39,7 +39,7 @@ def test_a_measurement_against_plain_autograd(config: Make) -> None:
         assert measured.gradient_norms[name] == pytest.approx(flat.norm().item(), rel=1e-4)
         whole = flat + whole if len(whole) else flat
     assert measured.gradient_norm == pytest.approx(whole.norm().item(), rel=1e-4)
-    assert measured.l0 == sum(value > 0 for row in acts.tolist() for value in row) / 17
+    assert measured.l0 == pytest.approx(sum(value > 0 for row in acts.tolist() for value in row) / 17)
     assert measured.fvu == pytest.approx((squared.sum() / ((x - x.mean(0)) ** 2).sum()).item(), rel=1e-5)
 
 

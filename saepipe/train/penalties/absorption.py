@@ -80,7 +80,7 @@ class Absorption(Penalty):
         return fresh_moments(num_pairs, d_sae, RATIOS[self.ratio].joint) | fresh_gate(num_pairs, d_sae)
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        batch, d_sae = ctx.acts.shape
+        batch, d_sae = len(ctx.x), len(ctx.W_dec)
         num_joint = min(self.statistics_tokens or batch, batch)
         due = refreshes(self.refresh_every, ctx.step, batch, d_sae)
         if due:

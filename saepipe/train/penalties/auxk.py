@@ -33,11 +33,8 @@ class AuxK(Penalty):
             return Penalised(nothing, {"num_dead": num_dead, "unexplained": nothing}, state)
         d_sae, d_in = ctx.W_dec.shape
         k_aux = min(self.k_aux or max(1, d_in // 2), d_sae)
-        candidates = ctx.pre_acts.masked_fill(~ctx.dead, float("-inf"))
-        values, indices = candidates.topk(k_aux, dim=1, sorted=False)
-        acts = ctx.pre_acts.new_zeros(ctx.pre_acts.shape).scatter(1, indices, values.relu())
         error = (ctx.x - ctx.x_hat).detach()
-        error_hat = (acts @ ctx.W_dec.to(acts.dtype)).to(error.dtype)
+        error_hat = ctx.decode_largest(k_aux, ctx.dead)
         energy = error.square().sum(1).clamp_min(1e-12)
         unexplained = ((error - error_hat).square().sum(1) / energy).mean()
         value = ctx.power * unexplained * (num_dead > 0)

@@ -12,8 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from saepipe.data.component import Component
+from saepipe.train.lazily import Lazily
 from saepipe.train.sae.base import Architecture
 from saepipe.train.setting import Setting, SettingsNow, settings_of, within
+from saepipe.train.sparse import Entries
 
 State = dict[str, Tensor]
 """What a penalty remembers between steps (running means, ...)."""
@@ -25,18 +27,23 @@ ANY: Range = (0.0, math.inf)
 SHARE: Range = (0.0, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepContext:
     """One variant's step, as a penalty sees it; in scaled units (E|x|^2 = d_in). Rows of W_dec have unit norm.
 
     Only the part of W_dec's gradient that turns a row is used; the part along the row is removed.
+
+    Everything can be read in every step and has its gradient. In a sparse step the arrays (batch, d_sae) are made
+    when they are first read, which costs a pass over them; the gradient of `pre_acts` costs a whole matrix product.
+    `gate_values`, `l0` and `decode_largest` cost what their entries do.
     """
 
     x: Tensor  # (batch, d_in) float32
-    pre_acts: Tensor  # (batch, d_sae) in the compute dtype
-    acts: Tensor  # (batch, d_sae) in the compute dtype, none negative; after the transforms
-    acts_sum: Tensor  # (d_sae,) float32: acts summed over the batch
-    gate_acts: Tensor  # (batch, d_sae): what makes a latent sparse; acts, but in a gated SAE its gate's relu
+    pre_acts: Lazily[Tensor] = Lazily()  # (batch, d_sae) in the compute dtype
+    acts: Lazily[Tensor] = Lazily()  # (batch, d_sae) in the compute dtype, none negative; after the transforms
+    acts_sum: Lazily[Tensor] = Lazily()  # (d_sae,) float32: acts summed over the batch
+    gate_acts: Lazily[Tensor] = Lazily()
+    """(batch, d_sae): what makes a latent sparse; acts, but in a gated SAE its gate's relu."""
     x_hat: Tensor  # (batch, d_in) float32
     W_enc: Tensor  # (d_in, d_sae)
     b_enc: Tensor  # (d_sae,)
@@ -48,6 +55,32 @@ class StepContext:
     step: int  # counted from 0
     num_steps: int
     uniform: Tensor | None  # (d_sae,) random numbers in [0, 1) of this seed and step, for penalties that draw
+    entries: Entries | None = None  # of a sparse step
+
+    @property
+    def gate_values(self) -> Tensor:
+        """Every entry of `gate_acts` that may differ from 0 or has a gradient, float32; of any shape."""
+        here = self.entries
+        return (self.gate_acts if here is None or here.estimate else here.acts).to(self.x.dtype)
+
+    @property
+    def l0(self) -> Tensor:
+        """Active latents a token, mean over the batch (), without gradient."""
+        acts = self.acts if self.entries is None else self.entries.acts
+        return (acts.detach() > 0).sum() / len(self.x)
+
+    def decode_largest(self, num_latents: int, among: Tensor) -> Tensor:
+        """What a token's largest pre-activations, cut at 0, decode to without b_dec: (batch, d_in) float32.
+
+        Args:
+            num_latents: how many of each token.
+            among: (d_sae,) bool, of which latents; where there are fewer, those.
+        """
+        if self.entries is not None:
+            return self.entries.decode_largest(num_latents, among, self.W_dec)
+        values, indices = self.pre_acts.masked_fill(~among, float("-inf")).topk(num_latents, dim=1, sorted=False)
+        acts = self.pre_acts.new_zeros(self.pre_acts.shape).scatter(1, indices, values.relu())
+        return (acts @ self.W_dec.to(acts.dtype)).to(self.x.dtype)
 
     @property
     def power(self) -> Tensor:

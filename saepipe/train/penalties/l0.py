@@ -34,12 +34,13 @@ class L0(Penalty):
         return None if sae.num_active is None else f"{sae.name} keeps k = {sae.num_active:g} latents whatever is asked"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        pre_acts = ctx.pre_acts.to(ctx.x.dtype)
-        margin = pre_acts - now["threshold"] if ctx.threshold is None else pre_acts.detach() - ctx.threshold
-        inside = near(margin, 0.0, self.bandwidth)
-        l0 = (margin > 0).sum(dtype=margin.dtype) / len(margin)
-        carrier = (margin * inside).sum() / (self.bandwidth * len(margin))  # its gradient is the estimate
-        statistics = {"l0": l0, "near_share": inside.sum() / inside.numel()}
+        threshold = now["threshold"] if ctx.threshold is None else ctx.threshold.detach()
+        inside = near(ctx.pre_acts, threshold, self.bandwidth).to(ctx.x.dtype)
+        l0 = (ctx.pre_acts.detach() > threshold).sum() / len(ctx.x)
+        # Its gradient is the estimate.
+        margin = (inside * ctx.pre_acts).sum() if ctx.threshold is None else -(inside.sum(0) * ctx.threshold).sum()
+        carrier = margin / (self.bandwidth * len(ctx.x))
+        statistics = {"l0": l0, "near_share": inside.mean()}
         value = l0 + (carrier - carrier.detach())
         if self.target is not None:
             value = ctx.power * (value / self.target - 1).square()

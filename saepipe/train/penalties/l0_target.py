@@ -47,5 +47,4 @@ class L0Target(Penalty):
         inner = settings_at(self.penalty, ctx.step, ctx.num_steps)
         answer = self.penalty(ctx, state, inner)
         steered = ctx.x.new_zeros(()) + now["weight"]
-        l0 = (ctx.acts > 0).sum() / len(ctx.acts)
-        return Penalised(answer.value * inner["weight"], {"l0": l0, "weight": steered}, answer.state)
+        return Penalised(answer.value * inner["weight"], {"l0": ctx.l0, "weight": steered}, answer.state)

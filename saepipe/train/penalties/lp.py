@@ -22,5 +22,5 @@ class Lp(Penalty):
     eps: Annotated[float, Field(gt=0)] = 0.01
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        acts = ctx.gate_acts.to(ctx.x.dtype)
+        acts = ctx.gate_values
         return Penalised((acts * (acts + self.eps) ** (now["p"] - 1)).sum() / len(ctx.x), {}, state)

@@ -39,7 +39,7 @@ class Orthogonality(Penalty):
         return {"keys": no_pairs(num_pairs, d_sae), **fresh_gate(num_pairs, d_sae)}
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        due = refreshes(self.refresh_every, ctx.step, *ctx.acts.shape)
+        due = refreshes(self.refresh_every, ctx.step, len(ctx.x), len(ctx.W_dec))
         return self._all_pairs(ctx, state, due) if self.form == "all_pairs" else self._hinge(ctx, state, now, due)
 
     def _all_pairs(self, ctx: StepContext, state: State, due: bool) -> Penalised:

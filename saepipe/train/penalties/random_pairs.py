@@ -33,7 +33,7 @@ class RandomPairs(Penalty):
         return fresh_gate(d_sae * self._rounds(d_sae), d_sae)
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        batch, d_sae = ctx.acts.shape
+        batch, d_sae = len(ctx.x), len(ctx.W_dec)
         assert ctx.uniform is not None
         circle = ctx.uniform.argsort()  # each latent is paired with those 1, 2, ... places further round
         rounds = range(1, self._rounds(d_sae) + 1)

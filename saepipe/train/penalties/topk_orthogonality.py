@@ -63,7 +63,7 @@ class TopKOrthogonality(Penalty):
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         d_sae = len(ctx.W_dec)
-        due = refreshes(self.refresh_every, ctx.step, *ctx.acts.shape)
+        due = refreshes(self.refresh_every, ctx.step, len(ctx.x), len(ctx.W_dec))
         if due and self.select != "coactivation":
             state = state | {"keys": top_pairs(ctx.W_dec, len(state["keys"])).keys.sort().values}
         searched, coactive = state["keys"], self._coactive(ctx, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -13,9 +14,18 @@ from torch.nn.functional import linear, normalize
 
 from saepipe.data.component import Component
 from saepipe.data.config import Count
+from saepipe.train.kernels.pattern import Pattern
 
 Params = dict[str, Tensor]
 """W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,); an architecture may add its own."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A slope where the activation itself has none: near * carrier is added to the activations, and is 0."""
+
+    near: Tensor  # (batch, d_sae) 1 where the slope is estimated, else 0; of the dtype of the activations
+    carrier: Tensor  # (d_sae,) zeros, with the estimated slope as their gradient
 
 
 class Architecture(Component):
@@ -31,6 +41,8 @@ class Architecture(Component):
     """Parameters that no gradient trains."""
     elementwise: ClassVar[bool] = False
     """Whether a latent's activation depends on no other latent's, so that some can be had without the rest."""
+    sparse: ClassVar[bool] = False
+    """Whether it has sparse steps: it overrides `pattern`, or `mask`."""
     d_sae: Annotated[Count, Field(ge=1)]
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
@@ -45,11 +57,16 @@ class Architecture(Component):
 
     def pre_acts(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(x - b_dec) @ W_enc + b_enc, (..., d_in) -> (..., d_sae)."""
+        inputs, bias = self.encoder_input(params, x, dtype)
+        return linear(inputs, params["W_enc"].T.to(dtype), bias.to(dtype))
+
+    def encoder_input(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """What W_enc multiplies (..., d_in), without gradient, and the bias (d_sae,) that carries b_dec's too."""
         W_enc, b_dec = params["W_enc"], params["b_dec"]
         # The value is b_enc. b_dec's gradient goes through W_enc once, here, and not once for each row of the batch:
         # one matrix product less in the backward pass, and x - b_dec is still rounded only after the difference.
         bias = params["b_enc"] + (b_dec.detach() - b_dec) @ W_enc.detach()
-        return linear((x - b_dec.detach()).to(dtype), W_enc.T.to(dtype), bias.to(dtype))
+        return (x - b_dec.detach()).to(dtype), bias
 
     @property
     def num_active(self) -> float | None:
@@ -63,6 +80,22 @@ class Architecture(Component):
     def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
         """Activations of a training batch (batch, d_sae), where they differ from `activate`."""
         return self.activate(params, pre_acts)
+
+    def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
+        """The entries (batch, d_sae) that are active in training, bool."""
+        raise NotImplementedError(f"{self.name} has no sparse steps")
+
+    def estimate(self, params: Params, pre_acts: Tensor) -> Estimate | None:
+        """The slopes that training estimates, at all pre-activations (batch, d_sae); `activate_training` has them."""
+        return None
+
+    def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
+        """The active entries, of all pre-activations (batch, d_sae) of a sparse step."""
+        return Pattern.of_mask(self.mask(params, pre_acts))
+
+    def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
+        """The activations of active entries: pre_acts (num_entries,) of the latents with these indices."""
+        return self.activate(of_latents(params, latents), pre_acts)
 
     def gate_acts(self, params: Params, pre_acts: Tensor, acts: Tensor) -> Tensor:
         """What sparsity penalties act on (batch, d_sae)."""
@@ -84,7 +117,7 @@ class Architecture(Component):
         """(..., d_in) -> acts (..., num_latents) of the latents with these indices; only theirs where `elementwise`."""
         if not self.elementwise:
             return self.encode(params, x)[..., latents]
-        narrow = {key: value[latents] for key, value in params.items() if key not in ("W_enc", "b_dec")}
+        narrow = of_latents(params, latents)
         return self.encode({**narrow, "W_enc": params["W_enc"][:, latents], "b_dec": params["b_dec"]}, x)
 
     def decode(self, params: Params, acts: Tensor) -> Tensor:
@@ -107,3 +140,8 @@ class Architecture(Component):
         a positive factor: biases (and thresholds, where a member has them) are divided, W_enc and W_dec left alone.
         """
         return {**params, "b_enc": params["b_enc"] / scale, "b_dec": params["b_dec"] / scale}
+
+
+def of_latents(params: Params, latents: Tensor) -> Params:
+    """What single numbers an architecture keeps of each latent (biases, thresholds), of those with these indices."""
+    return {name: value[latents] for name, value in params.items() if value.dim() == 1 and name != "b_dec"}

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.jumprelu import JumpReLU
 
@@ -24,6 +25,7 @@ class BatchTopK(Architecture):
 
     name: Literal["batch_topk"] = "batch_topk"
     buffers: ClassVar[frozenset[str]] = frozenset({"threshold"})
+    sparse: ClassVar[bool] = True
     k: Annotated[float, Field(gt=0)]
     threshold_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
 
@@ -45,8 +47,18 @@ class BatchTopK(Architecture):
 
     def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
         flat = pre_acts.relu().flatten()
-        values, indices = flat.topk(max(1, round(self.k * len(pre_acts))), sorted=False)
+        values, indices = flat.topk(self._num_kept(len(pre_acts)), sorted=False)
         return torch.zeros_like(flat).scatter(0, indices, values).view_as(pre_acts)
+
+    def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
+        indices = pre_acts.flatten().topk(self._num_kept(len(pre_acts)), sorted=False).indices
+        return Pattern.of_positions(indices.sort().values, len(pre_acts), self.d_sae)
+
+    def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
+        return pre_acts.relu()
+
+    def _num_kept(self, batch: int) -> int:
+        return max(1, round(self.k * batch))
 
     def threshold(self, params: Params) -> Tensor:
         return params["threshold"].expand(self.d_sae)

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.base import Architecture, Estimate, Params
 
 BANDWIDTH = 1.0
 
@@ -32,6 +32,7 @@ class JumpReLU(Architecture):
 
     name: Literal["jumprelu"] = "jumprelu"
     elementwise: ClassVar[bool] = True
+    sparse: ClassVar[bool] = True
     bandwidth: Annotated[float, Field(gt=0)] = BANDWIDTH
     initial_threshold: Annotated[float, Field(ge=0)] = 0.5
 
@@ -47,10 +48,17 @@ class JumpReLU(Architecture):
         return pre_acts * (pre_acts > self.threshold(params))
 
     def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
+        estimate = self.estimate(params, pre_acts)
+        return self.activate(params, pre_acts) + estimate.near * estimate.carrier
+
+    def estimate(self, params: Params, pre_acts: Tensor) -> Estimate:
         threshold = self.threshold(params)
         frozen = threshold.detach()
-        carrier = (-frozen / self.bandwidth * (threshold - frozen)).to(pre_acts.dtype)  # 0, with the estimate's slope
-        return self.activate(params, pre_acts) + near(pre_acts, frozen, self.bandwidth) * carrier
+        carrier = -frozen / self.bandwidth * (threshold - frozen)
+        return Estimate(near(pre_acts, frozen, self.bandwidth).to(pre_acts.dtype), carrier.to(pre_acts.dtype))
+
+    def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
+        return pre_acts > self.threshold(params)
 
     def inference(self, params: Params) -> tuple[Architecture, Params]:
         return self, {**params, "threshold": self.threshold(params)}
@@ -61,4 +69,5 @@ class JumpReLU(Architecture):
 
 def near(pre_acts: Tensor, threshold: Tensor | float, bandwidth: float) -> Tensor:
     """K((pre_acts - threshold) / bandwidth), the rectangle kernel: bool of the shape of pre_acts (..., d_sae)."""
-    return (pre_acts.detach() - threshold).abs() < bandwidth / 2
+    pre_acts = pre_acts.detach()
+    return (pre_acts > threshold - bandwidth / 2) & (pre_acts < threshold + bandwidth / 2)

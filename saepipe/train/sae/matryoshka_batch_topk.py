@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate, pairwise
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 from torch import Tensor
@@ -24,6 +24,7 @@ class MatryoshkaBatchTopK(BatchTopK):
     """
 
     name: Literal["matryoshka_batch_topk"] = "matryoshka_batch_topk"  # type: ignore[assignment]
+    sparse: ClassVar[bool] = False  # each prefix would want a pattern of its own
     groups: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
     @model_validator(mode="after")

@@ -14,6 +14,10 @@ class ReLU(Architecture):
 
     name: Literal["relu"] = "relu"
     elementwise: ClassVar[bool] = True
+    sparse: ClassVar[bool] = True
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()
+
+    def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
+        return pre_acts > 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from saepipe.data.config import Count
+from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params
 
 
@@ -15,6 +16,7 @@ class TopK(Architecture):
     """acts = max(pre_acts, 0) at each token's k largest pre-activations, 0 elsewhere."""
 
     name: Literal["topk"] = "topk"
+    sparse: ClassVar[bool] = True
     k: Annotated[Count, Field(ge=1)]
 
     @model_validator(mode="after")
@@ -30,3 +32,9 @@ class TopK(Architecture):
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
         return pre_acts.new_zeros(pre_acts.shape).scatter(-1, indices, values.relu())
+
+    def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
+        return Pattern.of_indices(pre_acts.topk(self.k, dim=-1, sorted=False).indices, self.d_sae)
+
+    def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
+        return pre_acts.relu()
