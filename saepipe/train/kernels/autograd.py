@@ -25,22 +25,33 @@ def encode_at(pattern: Pattern, known: Tensor, x: Tensor, W_enc: Tensor, bias: T
     Returns:
         (num_entries,)
     """
-    return _EncodeAt.apply(W_enc, bias, x, known, pattern)
+    return _EncodeAt.apply(W_enc, bias, x, known, pattern)  # type: ignore[no-untyped-call]
 
 
 def encode_all(known: Tensor, x: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
     """x @ W_enc + bias (batch, d_sae), whose value is `known`, with gradients for W_enc and bias."""
-    return _EncodeAll.apply(W_enc, bias, x, known)
+    return _EncodeAll.apply(W_enc, bias, x, known)  # type: ignore[no-untyped-call]
 
 
 def decode(pattern: Pattern, values: Tensor, W_dec: Tensor) -> Tensor:
     """values (num_entries,) as (batch, d_sae) times W_dec (d_sae, d_in) -> (batch, d_in), with gradients for both."""
-    return _Decode.apply(values, W_dec, pattern)
+    return _Decode.apply(values, W_dec, pattern)  # type: ignore[no-untyped-call]
+
+
+def decode_zeros(near: Tensor, carrier: Tensor, W_dec: Tensor) -> Tensor:
+    """(near * carrier) @ W_dec where carrier is 0: zeros (batch, d_in), with a gradient for carrier alone.
+
+    Args:
+        near: (batch, d_sae) of 0 and 1.
+        carrier: (d_sae,) zeros.
+        W_dec: (d_sae, d_in). Its own gradient is 0, as carrier is.
+    """
+    return _DecodeZeros.apply(carrier, near, W_dec)  # type: ignore[no-untyped-call]
 
 
 def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
     """values (num_entries,) summed over the batch -> (d_sae,)."""
-    return _ColumnSums.apply(values, pattern)
+    return _ColumnSums.apply(values, pattern)  # type: ignore[no-untyped-call]
 
 
 class _EncodeAt(torch.autograd.Function):
@@ -48,7 +59,7 @@ class _EncodeAt(torch.autograd.Function):
     def forward(ctx: Any, W_enc: Tensor, bias: Tensor, x: Tensor, known: Tensor, pattern: Pattern) -> Tensor:
         ctx.save_for_backward(x)
         ctx.pattern, ctx.dtype = pattern, W_enc.dtype
-        return known.clone()
+        return known.view_as(known)
 
     @staticmethod
     @once_differentiable
@@ -64,7 +75,7 @@ class _EncodeAll(torch.autograd.Function):
     def forward(ctx: Any, W_enc: Tensor, bias: Tensor, x: Tensor, known: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         ctx.dtype = W_enc.dtype
-        return known.clone()
+        return known.view_as(known)
 
     @staticmethod
     @once_differentiable
@@ -92,6 +103,20 @@ class _Decode(torch.autograd.Function):
             kernels.decode_t(ctx.pattern, values, gradient) if of_W else None,
             None,
         )
+
+
+class _DecodeZeros(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, carrier: Tensor, near: Tensor, W_dec: Tensor) -> Tensor:
+        ctx.save_for_backward(near, W_dec)
+        return W_dec.new_zeros(len(near), W_dec.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        near, W_dec = ctx.saved_tensors
+        # One product over the batch, whatever share of the entries is near: that share is often large.
+        return (W_dec * (near.T @ gradient.to(near.dtype))).sum(1).to(near.dtype), None, None
 
 
 class _ColumnSums(torch.autograd.Function):

@@ -33,9 +33,12 @@ class Pattern:
     @classmethod
     def of_mask(cls, mask: Tensor) -> Pattern:
         """The entries at which `mask` (num_rows, num_columns) is true. On CUDA it waits for their number."""
-        num_rows, num_columns = mask.shape
-        positions = mask.flatten().nonzero().squeeze(1)
-        edges = torch.arange(num_rows + 1, device=mask.device) * num_columns
+        return cls.of_positions(mask.flatten().nonzero().squeeze(1), *mask.shape)
+
+    @classmethod
+    def of_positions(cls, positions: Tensor, num_rows: int, num_columns: int) -> Pattern:
+        """The entries at row * num_columns + column, int64 (num_entries,), ascending."""
+        edges = torch.arange(num_rows + 1, device=positions.device) * num_columns
         row_starts = torch.searchsorted(positions, edges, out_int32=True)
         return cls(num_columns, row_starts, (positions % num_columns).int(), positions)
 
