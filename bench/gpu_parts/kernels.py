@@ -26,6 +26,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-5}
 GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Of autograd's: in bfloat16 a gradient is rounded on its way from one product to the next."""
 
+HUGE = 1e30
+
 OPERATIONS = ("decode", "decode_t", "sampled", "column_sums")
 
 
@@ -128,8 +130,10 @@ def gradient_errors(case: Case) -> dict[str, float]:
 
 
 def error(found: Tensor, true: Tensor) -> float:
+    """In norms, relative; NaN and infinity count as huge numbers, so that the result file can tell of them."""
     size = torch.linalg.vector_norm(true)
-    return float(torch.linalg.vector_norm(found.double() - true) / (size if size > 0 else 1.0))
+    known = found.double().nan_to_num(nan=HUGE, posinf=HUGE, neginf=-HUGE)
+    return float(torch.linalg.vector_norm(known - true) / (size if size > 0 else 1.0))
 
 
 def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:

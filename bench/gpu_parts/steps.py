@@ -18,7 +18,7 @@ from gpu_parts.loader import memory_of
 from gpu_parts.plain import compiled_step
 from gpu_parts.scale import Scale
 from gpu_parts.session import Session
-from gpu_parts.settled import ARCHITECTURES, Settled, fresh, settle
+from gpu_parts.settled import ARCHITECTURES, Settled, fresh, recipe_of, settle
 from gpu_parts.timing import Contender, Timing, Work, attempt, in_turns, ready
 from torch import Tensor
 
@@ -97,7 +97,7 @@ def contenders(
     scale: Scale, settled: Settled, resident: Batches, streamed: Batches, *, sparse: bool
 ) -> dict[str, tuple[int, Callable[[], Work]]]:
     """By name: how many runs it trains at a time, and how it is made."""
-    recipe, _ = fresh(scale, settled, "never", 0)
+    recipe = recipe_of(scale, settled.name, settled.d_sae, settled.scale, "never", seed=0)
 
     def plain() -> Work:
         inputs = map(recipe.scaled, resident())

@@ -128,8 +128,6 @@ def attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         print(f"FAILED {what}:", flush=True)
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {reason}"}
-    finally:
-        release()
 
 
 def _start_of_peak(device: torch.device) -> int | None:

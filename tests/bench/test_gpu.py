@@ -85,6 +85,29 @@ def test_a_wrong_kernel_is_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, t
     assert not [name for name in contenders if name.startswith("sparse")]
 
 
+def test_a_kernel_that_gives_nan_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    right = mkl.sampled
+    monkeypatch.setattr(mkl, "sampled", lambda pattern, A, W: right(pattern, A, W) / 0)
+    code, result = run(monkeypatch, tmp_path / "gpu.json", "--parts", "kernels")
+    assert code == 1
+    assert any(line.startswith("sampled at ") for line in result["parts"]["kernels"]["wrong"])
+
+
+def test_a_contender_that_fails_is_told_and_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: out of luck")
+
+    monkeypatch.setattr(gpu.steps, "compiled_step", broken)
+    found = gpu.steps.measure(Session(SCALE, Budget.of(60.0), tmp_path, True))
+    assert len(list(gpu.failures(found))) == len(settled.ARCHITECTURES)
+    for name in settled.ARCHITECTURES:
+        contenders = found[f"{name} 64"]["contenders"]
+        assert contenders[gpu.steps.PLAIN] == {"failed": "RuntimeError: CUDA error: out of luck"}
+        assert contenders["sparse"]["ms"] > 0
+
+
 def test_what_there_is_no_time_for_says_so(tmp_path: Path) -> None:
     found = gpu.steps.measure(Session(SCALE, Budget.of(-1.0), tmp_path, True))
     assert found == {f"{name} 64": {"skipped": "the part's time was up"} for name in settled.ARCHITECTURES}
