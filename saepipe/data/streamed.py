@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +22,16 @@ class Streamed:
     def __init__(self, rows: MappedRows, place: Place, pool_chunks: int, threads: int) -> None:
         self._rows, self._place = rows, place
         self._pool_rows = pool_chunks * rows.chunk_rows
+        self._spare: list[torch.Tensor | None] = []  # buffers of iterators that have ended
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def close(self) -> None:
         self._workers.shutdown(wait=True, cancel_futures=True)
+        self._spare.clear()
 
     def loaded(self, coming: Iterator[Pool]) -> Generator[tuple[Pool, ShuffledRows | ShuffledViews]]:
         """Each pool with its rows; the one after it is being decoded. One that is left early decodes no more."""
-        buffers = deque([self._new_buffer(), self._new_buffer()])
+        buffers = deque([self._buffer(), self._buffer()])
         following = next(coming)
         ahead = self._start(following, buffers[0])
         try:
@@ -40,9 +43,12 @@ class Streamed:
                 ahead = self._start(following, buffers[0])
                 yield current, rows
         finally:
-            ahead.cancel()
+            abandon(ahead.parts)
+            self._spare.extend(buffers)
 
-    def _new_buffer(self) -> torch.Tensor | None:
+    def _buffer(self) -> torch.Tensor | None:
+        if self._spare:
+            return self._spare.pop()
         if self._place.maps and self._rows.zero_copy:
             return None
         return self._place.empty(self._pool_rows, self._rows.array.row_shape[0])
@@ -63,24 +69,25 @@ def chunks_of(memory: torch.Tensor, chunk_rows: int) -> tuple[torch.Tensor, ...]
     return memory.view(-1, chunk_rows, memory.shape[1]).unbind()
 
 
+def abandon(parts: Sequence[Future[Any]]) -> None:
+    """Begins none of them any more, and waits for those that have begun."""
+    wait([part for part in parts if not part.cancel()])
+
+
 @dataclass(frozen=True)
 class _Decoding:
     """A pool on its way into `buffer`, (pool_rows, d_in)."""
 
     pool: Pool
-    fills: list[Future[None]]
+    parts: list[Future[None]]
     place: Place
     buffer: torch.Tensor
 
     def wait(self) -> ShuffledRows:
-        for fill in self.fills:
-            fill.result()
+        for part in self.parts:
+            part.result()
         self.place.settle()
         return ShuffledRows(self.place, self.buffer, self.place.index(self.pool.order()))
-
-    def cancel(self) -> None:
-        for fill in self.fills:
-            fill.cancel()
 
 
 @dataclass(frozen=True)
@@ -88,14 +95,10 @@ class _Mapping:
     """A pool of an uncompressed cache that is being checked where it lies."""
 
     pool: Pool
-    views: list[Future[np.ndarray]]
+    parts: list[Future[np.ndarray]]
 
     def wait(self) -> ShuffledViews:
-        return ShuffledViews([view.result() for view in self.views], self.pool.order())
-
-    def cancel(self) -> None:
-        for view in self.views:
-            view.cancel()
+        return ShuffledViews([part.result() for part in self.parts], self.pool.order())
 
 
 @dataclass(frozen=True)

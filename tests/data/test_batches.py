@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,8 @@ from late import LateCopies, LateDevice
 from saepipe.data import batches as batches_module
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache
+from saepipe.data.mmap_store import MappedRows
+from saepipe.data.place import Host
 from saepipe.data.shuffle import permutation
 
 HOOK = "blocks.1.hook_resid_post"
@@ -130,6 +133,31 @@ def test_two_iterators_of_a_stream_do_not_meet(way: tuple[Path, dict[str, Any]])
     for number, (first, second) in enumerate(pairs):
         assert torch.equal(first, alone[number])
         assert torch.equal(second, alone[number + 3])
+
+
+def test_an_iterator_that_is_left_decodes_no_more(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the next one may have its buffers, and starting a run does not decode what nobody reads."""
+    running, begun = [], []
+
+    class Slow(Host):
+        def fill(self, rows: MappedRows, chunk: int, out: torch.Tensor) -> None:
+            begun.append(chunk)
+            running.append(chunk)
+            time.sleep(0.005)
+            super().fill(rows, chunk, out)
+            running.remove(chunk)
+
+    expected = take(tiny_cache, 1, pool_chunks=11)
+    monkeypatch.setattr(batches_module, "place_of", lambda *_: Slow())
+    with BatchStream(Cache.open(tiny_cache), HOOK, 300, 1, pool_chunks=11, threads=2) as stream:
+        for _ in range(3):
+            begun.clear()
+            batches = stream.batches()
+            assert torch.equal(next(batches), expected)
+            batches.close()
+            assert not running
+            assert 11 <= len(begun) <= 15
+        assert len(stream._source._spare) == 2
 
 
 def test_order_differs_between_epochs_and_seeds(tiny_cache: Path) -> None:
