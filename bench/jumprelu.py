@@ -17,7 +17,7 @@ from saepipe.evaluate.truth import measure
 from saepipe.train.config import TrainConfig
 from saepipe.train.seeds import generator
 from saepipe.train.stack import Stack
-from saepipe.train.state import Recipe
+from saepipe.train.state import Recipe, fresh_state, initial_params
 
 PAIRS = [(0.06, 0.06), (0.06, 0.5), (0.3, 0.5), (1.0, 0.1), (1.0, 0.25), (1.0, 0.5), (1.0, 1.0), (2.0, 0.5)]
 """(bandwidth, initial_threshold); the first is the paper's 0.001 in our units."""
@@ -48,7 +48,7 @@ def train(bandwidth: float, threshold: float, num_seeds: int) -> dict[str, float
         Recipe(config(bandwidth, threshold, seed), pools.shape[2], scale, torch.device("cpu"))
         for seed in range(num_seeds)
     ]
-    stack = Stack(recipes)
+    stack = Stack([(recipe, fresh_state(recipe, initial_params(recipe))) for recipe in recipes])
     for step in range(STEPS):
         rows = torch.randint(POOL, (BATCH,), generator=generator(0, "batches", step))
         stack.step(pools[:, rows] * scale)

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from saepipe.data.artifact import digest_file, write_file, write_json
+from saepipe.train.optim import begin_moments
 from saepipe.train.state import Recipe, TrainState, fresh_state, initial_params
 
 KEPT = 2
 TENSORS, INDEX = "state.safetensors", "state.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_checkpoint(folder: Path, run_id: str, state: TrainState) -> None:
@@ -49,7 +49,7 @@ def load_checkpoint(path: Path, recipe: Recipe) -> TrainState:
     index = json.loads((path / INDEX).read_text())
     state = fresh_state(recipe, initial_params(recipe))
     if index["step"]:
-        _begin_moments(state)
+        begin_moments(state.adam)
     with torch.no_grad():
         for name, tensor in _tensors(state).items():
             tensor.copy_(tensors[name])
@@ -68,14 +68,6 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     for label, tensors in state.states.items():
         named |= {f"states/{label}/{name}": tensor for name, tensor in tensors.items()}
     return named
-
-
-def _begin_moments(state: TrainState) -> None:
-    """Adam makes its moments at the first step; here they are made before, to be overwritten."""
-    for parameter in state.params.values():
-        moments = {key: torch.zeros_like(parameter) for key in MOMENTS}
-        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        state.adam.state[parameter] = {"step": step, **moments}
 
 
 def _is_whole(folder: Path, run_id: str) -> bool:

@@ -51,9 +51,13 @@ def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:
 
 
 def header(folder: Path, variant: Variant, recipe: Recipe, cache: Cache) -> dict[str, Any]:
-    """The first line of a run's manifest; `commits` are all that have worked on what lies in `folder`."""
-    earlier = artifact.read_manifest(folder)
-    commits = [*(earlier[0].get("commits", []) if earlier else []), artifact.provenance()["commit"]]
+    """The first line of a run's manifest.
+
+    `commits` are all that have worked on what lies in `folder`; `stacked` is how many runs, at most, made its steps
+    together (1: it was alone, or `exact`), which decides on rounding and nothing else.
+    """
+    earlier = next(iter(artifact.read_manifest(folder)), {})
+    commits = [*earlier.get("commits", []), artifact.provenance()["commit"]]
     return {
         "kind": "run",
         "run_id": recipe.config.run_id(cache.fingerprint),
@@ -62,6 +66,7 @@ def header(folder: Path, variant: Variant, recipe: Recipe, cache: Cache) -> dict
         "variant": variant.name,
         "seed": variant.seed,
         "planned_steps": recipe.num_steps,
+        "stacked": earlier.get("stacked", 1),
         "commits": list(dict.fromkeys(commits)),
         "provenance": dict(artifact.provenance()),
     }

@@ -17,6 +17,7 @@ from saepipe.data.errors import ConfigError, HealthError
 from saepipe.data.health import Finding, Health, errors, unusable
 from saepipe.data.progress import Progress, Silent
 from saepipe.train import folder as run_folder
+from saepipe.train.allocator import keep_freed_memory
 from saepipe.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.dry import dry_step
@@ -24,16 +25,16 @@ from saepipe.train.health.finished import check_finite, check_steps
 from saepipe.train.health.judge import check_commits, doubts, judge
 from saepipe.train.health.log_lines import check_log
 from saepipe.train.init import center
-from saepipe.train.log import MetricsLog
+from saepipe.train.log import Measurement, MetricsLog
 from saepipe.train.loss import RECONSTRUCTION
 from saepipe.train.plan import Planned, plan_runs
 from saepipe.train.state import Recipe, TrainState, fresh_state, initial_params
-from saepipe.train.step import train_step
+from saepipe.train.teams import Team, teams
 
 Resume = Literal["auto", "never", "must"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Live:
     """A run that is being trained."""
 
@@ -51,6 +52,12 @@ class Live:
     def wants(self) -> int | None:
         """The number of the batch it trains on next; None when it is done or has failed."""
         return None if self.failed or self.state.step >= self.planned.recipe.num_steps else self.state.step
+
+    @property
+    def logs(self) -> bool:
+        """Whether the step that comes next ends with a line of the log."""
+        done = self.state.step + 1
+        return done in (1, self.planned.recipe.num_steps) or done % self.planned.recipe.config.log_every == 0
 
 
 def train(
@@ -77,6 +84,7 @@ def train(
         ConfigError: if a run cannot be made, before any is.
         HealthError: if a run has no usable SAE, or (strict) an error of any rule; the others were trained.
     """
+    keep_freed_memory()
     progress = progress or Silent()
     planned = plan_runs(config, out)
     failed: list[Live] = []
@@ -114,13 +122,17 @@ def train_group(group: Sequence[Planned], progress: Progress, *, strict: bool = 
         if passes > 1:
             progress.say(f"{stop:,} steps of {batch_size} read the {stream.num_rows:,} cached rows {passes:.1f} times")
         with _task(progress, f"train {len(runs)} runs", stop * batch_size, start * batch_size):
+            ready: list[Live] = []
             for number, rows in zip(range(start, stop), stream.batches(start), strict=False):
                 if all(run.wants is None for run in runs):
                     break
-                on_device = rows.to(first.recipe.device, non_blocking=True)
-                for run in runs:
-                    if run.wants == number:
-                        _advance(run, on_device, progress)
+                before, ready = ready, [run for run in runs if run.wants == number]
+                if ready != before:
+                    lineup = [(members, _team(members)) for members in teams(ready, lambda run: run.planned.recipe)]
+                on_device = rows.to(device, non_blocking=True)
+                for members, team in lineup:
+                    for run, measured in zip(members, team.step(on_device, [run.logs for run in members]), strict=True):
+                        _after_step(run, measured, progress)
                 progress.advance(batch_size)
     for run in runs:
         if run.wants is not None:
@@ -158,15 +170,22 @@ def _fresh(recipe: Recipe, stream: BatchStream) -> TrainState:
     return fresh_state(recipe, params)
 
 
-def _advance(run: Live, rows: torch.Tensor, progress: Progress) -> None:
-    """One step of one run, then what its number asks for: a log line, a checkpoint, the end."""
+def _team(members: Sequence[Live]) -> Team:
+    """Of runs that from here on make their steps together; each one's manifest tells how many they are."""
+    for run in members:
+        if len(members) > run.header["stacked"]:
+            run.header["stacked"] = len(members)
+            run_folder.begin(run.planned.folder, run.planned.recipe, run.header)
+    return Team([(run.planned.recipe, run.state) for run in members])
+
+
+def _after_step(run: Live, measured: Measurement | None, progress: Progress) -> None:
+    """What the number of the step just done asks for: a log line, a checkpoint, the end."""
     recipe, state = run.planned.recipe, run.state
-    config, done = recipe.config, state.step + 1
+    config, done = recipe.config, state.step
     last = done == recipe.num_steps
-    logs = done == 1 or last or done % config.log_every == 0
     saves = not last and done % config.checkpoint_every == 0
-    measured = train_step(recipe, state, rows, watched=logs)
-    if logs or saves:
+    if measured or saves:
         _heed(run, check_finite(state), progress)
     if measured and not run.failed:
         line = run.log.write(recipe, state, [RECONSTRUCTION, *labels(config.penalties)], measured)

@@ -1,7 +1,7 @@
 """Small runs of one structure trained as one: every tensor has a leading axis of runs.
 
 `compute_loss` sees one run, as always; torch.func.vmap puts the runs side by side, so a matrix product becomes one
-batched product and the cost of Python is paid once. It is for shapes too small to fill a core alone.
+batched product and the cost of Python is paid once. Which runs are stacked: `saepipe.train.teams`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, vmap
+from torch.func import vmap
 
 from saepipe.data.errors import ConfigError
-from saepipe.train.dead import count_silence
-from saepipe.train.loss import RECONSTRUCTION, Loss, Moment, compute_loss
-from saepipe.train.optim import make_adam, remove_parallel, update
+from saepipe.train.dead import any_dead, count_silence
+from saepipe.train.log import projected_gradient
+from saepipe.train.loss import RECONSTRUCTION, Moment, compute_loss
+from saepipe.train.optim import begin_moments
+from saepipe.train.optim_stacked import norm_each, update_each
 from saepipe.train.sae.base import Params
 from saepipe.train.schedule import learning_rate
-from saepipe.train.setting import SettingsNow, controllers
-from saepipe.train.state import Recipe, TrainState, fresh_state, initial_params
-from saepipe.train.step import settings_now, steer, uniform
+from saepipe.train.setting import controllers, settings_at
+from saepipe.train.slices import overwrite, shared
+from saepipe.train.state import Recipe, TrainState
+from saepipe.train.step import steer, uniform
+
+MOVING = ("lr", "warmup", "decay")
+"""Settings of the optimiser in which stacked runs may differ."""
 
 Overrides = Mapping[str, Tensor]
 """Settings of the next step by `<label>.<setting>`, (num_runs,) each, in place of what the configs say."""
@@ -44,162 +50,162 @@ class Shares:
 
 
 class Stack:
-    """Runs whose configs differ in nothing but seeds and the numbers of settings that are not steered."""
+    """A faster way to make one step of each of several runs: they end where each would end alone, up to rounding.
 
-    def __init__(self, recipes: Sequence[Recipe], b_dec: Tensor | None = None) -> None:
-        """Begins at step 0.
+    The tensors of the runs' states become slices of shared ones, (num_runs, ...), and stay what they are: a state is
+    measured, saved and judged as if it were alone. While it is in a stack, the stack alone makes its steps.
+    """
 
-        Args:
-            recipes: one a run.
-            b_dec: (num_runs, d_in) where it begins; zeros if not given.
+    def __init__(self, runs: Sequence[tuple[Recipe, TrainState]]) -> None:
+        """Takes up runs at one step, wherever it is.
 
         Raises:
-            ConfigError: if the runs cannot be stacked.
+            ConfigError: if they cannot be stacked.
         """
-        _refuse_unlike(recipes)
-        self.recipes = list(recipes)
-        self.first = recipes[0]
-        alone = [fresh_state(recipe, initial_params(recipe)) for recipe in recipes]
-        leaves = {name: value.detach() for name, value in stacked([state.params for state in alone]).items()}
-        if b_dec is not None:
-            leaves["b_dec"] = b_dec.clone()
-        self.state = TrainState(
-            step=0,
-            params={name: value.requires_grad_() for name, value in leaves.items()},
-            buffers=stacked([state.buffers for state in alone]),
-            adam=make_adam(leaves, self.first.config.optimizer),
-            tokens_since_fired=stacked([state.tokens_since_fired for state in alone]),
-            states=stacked([state.states for state in alone]),
-            steered=stacked([state.steered for state in alone]),
-            sums=stacked([state.sums for state in alone]),
-            num_summed=0,
-        )
+        self.recipes, self._runs = [recipe for recipe, _ in runs], [state for _, state in runs]
+        _refuse_unlike(self.recipes, self._runs)
+        self.first = self.recipes[0]
+        for state in self._runs:
+            begin_moments(state.adam)
+            # A penalty may begin with one tensor under several names; each must have a place of its own.
+            state.states = {label: {name: t.clone() for name, t in own.items()} for label, own in state.states.items()}
+        adam = [{name: state.adam.state[value] for name, value in state.params.items()} for state in self._runs]
+        self._moments: dict[str, dict[str, Tensor]] = shared(adam)
+        self._params: Params = shared([state.params for state in self._runs])
+        self._buffers: Params = shared([state.buffers for state in self._runs])
+        self._tokens_since_fired: Tensor = shared([state.tokens_since_fired for state in self._runs])
+        self._states: dict[str, Params] = shared([state.states for state in self._runs])
+        self._steered: Params = shared([state.steered for state in self._runs])
+        self._sums: Tensor = shared([state.sums for state in self._runs])
+        self._sent: dict[tuple[str, str], tuple[Sequence[float], Tensor]] = {}
+        for value in self._params.values():
+            value.requires_grad_()
 
     @property
     def params(self) -> Params:
         """(num_runs, ...) each, buffers too."""
-        return {name: value.detach() for name, value in self.state.all_params.items()}
+        return {**{name: value.detach() for name, value in self._params.items()}, **self._buffers}
 
     def step(self, x: Tensor, overrides: Overrides = NONE) -> None:
-        """Trains every run on its own batch: x (num_runs, batch, d_in) float32, scaled."""
-        state, config = self.state, self.first.config
-        moving, fixed = self._moment(overrides)
-
-        def run(params: Params, buffers: Params, x: Tensor, moving: Any) -> tuple[Tensor, tuple[Any, ...]]:
-            loss = self._loss(params, buffers, x, moving, fixed)
-            steered = steer(self.first, state.step, loss, moving["steered"])
-            return loss.total, (loss.states, loss.fired, dict(loss.buffers), steered)
-
-        gradients, (_, (states, fired, buffers, steered)) = vmap(grad_and_value(run, has_aux=True))(
-            _detached(state.params), state.buffers, x, moving
-        )
-        lr = learning_rate(config.optimizer, config.dead, state.step, self.first.num_steps)
-        if config.optimizer.clip is not None:
-            remove_parallel(gradients, state.params["W_dec"])
-            clip_each(gradients, config.optimizer.clip)
-        update(state.adam, state.params, gradients, lr=lr, clip=None)
-        count_silence(state.tokens_since_fired, fired, x.shape[1])
-        state.states, state.steered = states, steered
-        state.buffers |= buffers
-        state.step += 1
+        """Trains every run on x, float32 and scaled: (batch, d_in) for all, or (num_runs, batch, d_in), one each."""
+        found = self._forward(x, overrides)
+        # A run's parameters reach its own part of the sum alone, so its gradient is that of its own loss.
+        total = torch.stack(list(found["weighted"].values())).sum()
+        gradients = dict(zip(self._params, torch.autograd.grad(total, list(self._params.values())), strict=True))
+        update_each(self._params, gradients, self._moments, self._learning_rates(), self.first.config.optimizer)
+        self._remember(found, x.shape[-2])
 
     def measure(self, x: Tensor, overrides: Overrides = NONE) -> Shares:
         """The gradients of each term at the step that comes next; x as for `step`. Changes nothing."""
-        moving, fixed = self._moment(overrides)
-        norms = {}
-        statistics: dict[str, Tensor] = {}
-        for name in (RECONSTRUCTION, *moving["now"]):
-
-            def run(params: Params, buffers: Params, x: Tensor, moving: Any, name: str = name) -> tuple[Tensor, Any]:
-                loss = self._loss(params, buffers, x, moving, fixed)
-                return loss.terms[name].weighted, loss.statistics
-
-            gradients, statistics = vmap(grad(run, has_aux=True))(
-                _detached(self.state.params), self.state.buffers, x, moving
-            )
-            remove_parallel(gradients, self.state.params["W_dec"])
-            norms[name] = norm_each(gradients)
-        return Shares(norms, statistics)
-
-    def _moment(self, overrides: Overrides) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a step depends on: what differs between the runs, with a leading axis, and what does not."""
-        state = self.state
-        dead = state.tokens_since_fired >= self.first.dead_after
-        now = [
-            settings_now(recipe, state.step, {key: value[run] for key, value in state.steered.items()})
-            for run, recipe in enumerate(self.recipes)
-        ]
-        moving = {
-            "dead": dead,
-            "now": stacked([_as_tensors(settings) for settings in now]),
-            "states": state.states,
-            "steered": state.steered,
+        found = self._forward(x, overrides)
+        norms = {
+            name: norm_each(dict(zip(self._params, projected_gradient(value.sum(), self._params), strict=True)))
+            for name, value in found["weighted"].items()
         }
+        return Shares(norms, found["statistics"])
+
+    def _forward(self, x: Tensor, overrides: Overrides) -> dict[str, Any]:
+        """Every run's loss in its parts: nested dicts of tensors (num_runs, ...)."""
+        first, step = self.first, self._runs[0].step
+        dead = self._tokens_since_fired >= first.dead_after
+        somewhere_dead = any_dead(first, self._runs[0], dead)
+        moving = {"dead": dead, "now": self._now(overrides), "states": self._states, "steered": self._steered}
+        drawn = [one for recipe in self.recipes if (one := uniform(recipe, step)) is not None]
+        if drawn:
+            moving["uniform"] = torch.stack(drawn)
+
+        def of_one_run(params: Params, buffers: Params, x: Tensor, moving: dict[str, Any]) -> dict[str, Any]:
+            moment = Moment(
+                step=step,
+                num_steps=first.num_steps,
+                seed=first.config.seed,  # read by transforms only
+                dead=moving["dead"],
+                any_dead=somewhere_dead,
+                uniform=moving.get("uniform"),
+                now=moving["now"],
+                states=moving["states"],
+            )
+            loss = compute_loss(first.config, {**params, **buffers}, x, moment, first.dtype)
+            return {
+                "values": {name: term.value.detach() for name, term in loss.terms.items()},
+                "weighted": {name: term.weighted for name, term in loss.terms.items()},
+                "statistics": loss.statistics,
+                "fired": loss.fired,
+                "states": loss.states,
+                "buffers": dict(loss.buffers),
+                "steered": steer(first, step, loss, moving["steered"]),
+            }
+
+        in_dims = (0, 0, None if x.dim() == 2 else 0, 0)
+        found: dict[str, Any] = vmap(of_one_run, in_dims=in_dims)(self._params, self._buffers, x, moving)
+        return found
+
+    def _now(self, overrides: Overrides) -> dict[str, dict[str, Tensor]]:
+        """By label, every setting that may move as it stands in each run: (num_runs,)."""
+        step, num_steps = self._runs[0].step, self.first.num_steps
+        now: dict[str, dict[str, Tensor]] = {}
+        for pairs in zip(*(recipe.config.components() for recipe in self.recipes), strict=True):
+            label = pairs[0][0]
+            steered = {name: self._steered[f"{label}.{name}"] for name in controllers(pairs[0][1])}
+            each = [settings_at(component, step, num_steps, steered) for _, component in pairs]
+            now[label] = {
+                name: value if isinstance(value, Tensor) else self._on_device(label, name, [one[name] for one in each])
+                for name, value in each[0].items()
+            }
         for key, values in overrides.items():
-            label, _, setting = key.partition(".")
-            moving["now"][label][setting] = values
-        drawn = [uniform(recipe, state.step) for recipe in self.recipes]
-        if drawn[0] is not None:
-            moving["uniform"] = stacked(drawn)
-        return moving, {"any_dead": bool(dead.any())}
+            label, _, name = key.partition(".")
+            now[label][name] = values
+        return now
 
-    def _loss(self, params: Params, buffers: Params, x: Tensor, moving: Any, fixed: Any) -> Loss:
-        """Of one run."""
-        moment = Moment(
-            step=self.state.step,
-            num_steps=self.first.num_steps,
-            seed=self.first.config.seed,
-            dead=moving["dead"],
-            any_dead=fixed["any_dead"],
-            uniform=moving.get("uniform"),
-            now=moving["now"],
-            states=moving["states"],
-        )
-        return compute_loss(self.first.config, {**params, **buffers}, x, moment, self.first.dtype)
+    def _on_device(self, label: str, name: str, values: Sequence[Any]) -> Tensor:
+        """A setting's numbers as (num_runs,); sent anew only when one has moved, and without waiting for the device."""
+        sent, tensor = self._sent.get((label, name), (None, None))
+        if tensor is None or sent != values:
+            tensor = torch.tensor(values, dtype=torch.float32)
+            if self.first.device.type == "cuda":
+                tensor = tensor.pin_memory().to(self.first.device, non_blocking=True)
+            self._sent[label, name] = values, tensor
+        return tensor
 
+    def _learning_rates(self) -> list[float]:
+        step, num_steps = self._runs[0].step, self.first.num_steps
+        return [learning_rate(recipe.config.optimizer, recipe.config.dead, step, num_steps) for recipe in self.recipes]
 
-def stacked(items: Sequence[Any]) -> Any:
-    """Nested dicts of tensors, of one structure, as one with a leading axis; leaves keep their place."""
-    if isinstance(items[0], Mapping):
-        return {key: stacked([item[key] for item in items]) for key in items[0]}
-    return torch.stack(list(items))
-
-
-def norm_each(gradients: Mapping[str, Tensor]) -> Tensor:
-    """The norm over all parameters (num_runs, ...) of each run: (num_runs,)."""
-    return torch.stack([value.flatten(1).square().sum(1) for value in gradients.values()]).sum(0).sqrt()
+    @torch.no_grad()
+    def _remember(self, found: Mapping[str, Any], num_tokens: int) -> None:
+        """What the step leaves for the next, in the runs' states: they are slices of these tensors."""
+        count_silence(self._tokens_since_fired, found["fired"], num_tokens)
+        overwrite(self._states, found["states"])
+        overwrite(self._steered, found["steered"])
+        overwrite(self._buffers, found["buffers"])
+        terms = [torch.stack([found["values"][name], found["weighted"][name]], dim=1) for name in found["values"]]
+        self._sums.add_(torch.stack(terms, dim=1))
+        for state in self._runs:
+            state.step += 1
+            state.num_summed += 1
 
 
-def clip_each(gradients: Mapping[str, Tensor], most: float) -> None:
-    """Scales each run's whole gradient, in place, to a norm of at most `most`."""
-    factor = (most / (norm_each(gradients) + 1e-6)).clamp(max=1.0)
-    for value in gradients.values():
-        value.mul_(factor.view(-1, *(1,) * (value.dim() - 1)))
-
-
-def _as_tensors(settings: Mapping[str, SettingsNow]) -> dict[str, dict[str, Tensor]]:
-    return {
-        label: {name: torch.as_tensor(value, dtype=torch.float32) for name, value in now.items()}
-        for label, now in settings.items()
-    }
-
-
-def _detached(params: Params) -> Params:
-    return {name: value.detach() for name, value in params.items()}
-
-
-def _refuse_unlike(recipes: Sequence[Recipe]) -> None:
-    """Raises ConfigError unless the runs have one structure, and no step that looks at the values of one of them."""
-    if recipes[0].config.dead.resample_steps or recipes[0].config.transforms:
-        raise ConfigError("runs that resample dead latents or transform activations are not stacked")
-    kinds = {repr(_structure(recipe)) for recipe in recipes}
+def _refuse_unlike(recipes: Sequence[Recipe], states: Sequence[TrainState]) -> None:
+    """Raises ConfigError unless the runs have one structure and stand at one step, and a stack can make their steps."""
+    if why := next(filter(None, map(why_not, recipes)), None):
+        raise ConfigError(f"runs cannot be stacked: one {why}")
+    kinds = {repr(structure(recipe)) for recipe in recipes}
     if len(kinds) > 1:
         raise ConfigError(f"runs of {len(kinds)} structures cannot be stacked", hint="stack those of one structure")
+    assert len({state.step for state in states}) == 1, "runs are stacked at one step"
 
 
-def _structure(recipe: Recipe) -> Any:
-    """The config less seeds and the numbers of settings; two runs of equal ones can be stacked."""
+def why_not(recipe: Recipe) -> str | None:
+    """What it has that depends on its own values or seed in a way that a stack does not know."""
+    if recipe.config.dead.resample_steps:
+        return "resamples dead latents"
+    return "transforms activations" if recipe.config.transforms else None
+
+
+def structure(recipe: Recipe) -> Any:
+    """The config less seeds, the learning rate, and the numbers of settings; runs of equal ones can be stacked."""
     raw = recipe.config.identity() | {"seed": 0, "data_seed": 0}
+    raw["optimizer"] = {key: value for key, value in raw["optimizer"].items() if key not in MOVING}
     raw["penalties"] = [
         {key: value for key, value in penalty.to_dict().items() if key not in penalty.settings()}
         | {name: controller.to_dict() for name, controller in controllers(penalty).items()}

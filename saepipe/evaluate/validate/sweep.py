@@ -28,7 +28,7 @@ from saepipe.train.init import center
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.seeds import generator
 from saepipe.train.stack import Overrides, Stack
-from saepipe.train.state import Recipe
+from saepipe.train.state import Recipe, fresh_state, initial_params
 
 CPU = torch.device("cpu")
 TRAINED, HELD_OUT = 0, 1
@@ -136,7 +136,8 @@ def run(job: Job, config: ValidateConfig) -> list[Outcome]:
     places = [place(config.worlds[world].model_dump_json(), seed, _sizes(config)) for world, seed in names]
     rows = torch.tensor([names.index((trial.world, trial.seed)) for trial in job.trials])
     recipes = [_recipe(trial, places[row]) for trial, row in zip(job.trials, rows.tolist(), strict=True)]
-    stack = Stack(recipes, torch.stack([places[row].b_dec for row in rows.tolist()]))
+    begins = [{**initial_params(recipe), "b_dec": places[row].b_dec} for recipe, row in zip(recipes, rows, strict=True)]
+    stack = Stack([(recipe, fresh_state(recipe, params)) for recipe, params in zip(recipes, begins, strict=True)])
     targets = torch.tensor(job.shares)  # (num_trials, num_looks), or empty
     overrides: Overrides = {}
     shares: list[Tensor] = []
