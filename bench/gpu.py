@@ -107,7 +107,7 @@ def measure(name: str, scale: Scale, folder: Path, parts: Mapping[str, Any]) -> 
     found = attempt(name, lambda: PARTS[name](session))
     took = time.perf_counter() - began
     print(f"  {took:.0f} s", flush=True)
-    return found | {"took_s": took}
+    return found | {"took_s": took, "nvidia_smi_after": device.nvidia_smi(scale.device)}
 
 
 def write(out: Path, scale: Scale, origin: Mapping[str, Any], parts: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import shutil
 import subprocess
 from typing import Any
@@ -35,16 +37,20 @@ def describe(device: torch.device) -> dict[str, Any]:
         "capability": f"{properties.major}.{properties.minor}",
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "nvidia_smi": nvidia_smi(str(properties.uuid)),
+        "triton": importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "not installed",
+        "nvidia_smi": nvidia_smi(device),
     }
 
 
-def nvidia_smi(uuid: str) -> dict[str, str] | str:
-    """Driver, clocks and power as nvidia-smi says them, or why it does not."""
+def nvidia_smi(device: torch.device) -> dict[str, str] | str:
+    """Driver, clocks, power and load of this moment as nvidia-smi says them, or why it does not."""
+    if device.type != "cuda":
+        return "no GPU"
     if shutil.which("nvidia-smi") is None:
         return "not installed"
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     # By its UUID: CUDA_VISIBLE_DEVICES renumbers what torch sees, not what nvidia-smi lists.
-    command = ["nvidia-smi", f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader", f"--id=GPU-{uuid}"]
+    command = ["nvidia-smi", f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader", f"--id={uuid}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return (done.stderr or done.stdout).strip()
