@@ -139,8 +139,9 @@ def statistics_of(x: torch.Tensor) -> dict[str, list[float]]:
 
 def write_cache(folder: Path, bits: np.ndarray, profile: Profile) -> Path:
     """A finished cache of training rows (num_rows, d_in), shuffled in pools of one shard, and nothing held out."""
-    layout = Layout((HOOK,), D_IN, CONTEXT, 65_536, 1024, profile)
-    attributes = {"format_version": layout.format_version, "hooks": [HOOK], "d_in": D_IN, "num_heldout_contexts": 0}
+    layout = Layout((HOOK,), bits.shape[1], CONTEXT, 65_536, 1024, profile)
+    attributes = {"format_version": layout.format_version, "hooks": [HOOK], "d_in": layout.d_in}
+    attributes |= {"num_heldout_contexts": 0, "model": {"id": "made up"}, "context_size": CONTEXT, "config": {}}
     pool_rows = {"train": layout.shard_rows, "heldout": layout.shard_rows}
     with artifact.writer_lock(folder), closing(CacheWriter(folder, layout, pool_rows)) as writer:
         writer.start(attributes)
