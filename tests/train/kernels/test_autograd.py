@@ -1,0 +1,114 @@
+"""Gradients of the sparse encoder and decoder against autograd's of the whole products in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from products import kernels_on, random_mask
+from saepipe.train.kernels import autograd
+from saepipe.train.kernels.pattern import Pattern
+
+NAMES = ["reference", "mkl", "triton"]
+SHAPES = [
+    (1, 1, 1, 1.0),
+    (3, 5, 7, 0.5),
+    (17, 5, 11, 0.1),
+    (3, 130, 7, 0.5),
+    (3, 5, 7, 0.0),
+]  # batch, d_in, d_sae, density
+
+
+@pytest.fixture(params=NAMES)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The device of some kernels, which run there whatever is picked by default."""
+    kernels, device = kernels_on(request.param)
+    monkeypatch.setattr(autograd, "kernels_for", lambda device, dtype: kernels)
+    return device
+
+
+def draw(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Relative to the whole array's norm."""
+    return bool(torch.linalg.vector_norm(got.double() - expected) <= tolerance * torch.linalg.vector_norm(expected))
+
+
+def parameters(d_in: int, d_sae: int) -> list[Tensor]:
+    """W_enc, b_enc and W_dec, float64."""
+    return [draw(d_in, d_sae, seed=2) / d_in**0.5, draw(d_sae, seed=3), draw(d_sae, d_in, seed=4)]
+
+
+def sparse_loss(params: list[Tensor], x: Tensor, pattern: Pattern, dtype: torch.dtype) -> Tensor:
+    """A reconstruction's error and sums over the batch, as a sparse step has them; products in `dtype`."""
+    W_enc, bias, W_dec = params
+    inputs = x.to(dtype)
+    with torch.no_grad():
+        known = inputs @ W_enc.to(dtype) + bias.to(dtype)
+    acts = autograd.encode_at(pattern, pattern.values_of(known), inputs, W_enc, bias).relu()
+    error = autograd.decode(pattern, acts, W_dec) - x
+    whole = autograd.encode_all(known, inputs, W_enc, bias)
+    return error.square().sum() + autograd.column_sums(pattern, acts).square().sum() + whole.sigmoid().sum()
+
+
+def dense_loss(params: list[Tensor], x: Tensor, mask: Tensor) -> Tensor:
+    """The same, in whole products."""
+    W_enc, bias, W_dec = params
+    pre_acts = x @ W_enc + bias
+    acts = torch.where(mask, pre_acts, 0.0).relu()
+    return (acts @ W_dec - x).square().sum() + acts.sum(0).square().sum() + pre_acts.sigmoid().sum()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str)
+@pytest.mark.parametrize(("batch", "d_in", "d_sae", "density"), SHAPES)
+def test_gradients_are_those_of_the_whole_products(
+    device: str, batch: int, d_in: int, d_sae: int, density: float, dtype: torch.dtype, tolerance: float
+) -> None:
+    x, mask = draw(batch, d_in), random_mask(batch, d_sae, density)
+    exact = [param.requires_grad_() for param in parameters(d_in, d_sae)]
+    params = [param.detach().to(device, torch.float32).requires_grad_() for param in exact]
+    expected = dense_loss(exact, x, mask)
+    got = sparse_loss(params, x.to(device, torch.float32), Pattern.of_mask(mask.to(device)), dtype)
+    assert close(got.cpu(), expected, tolerance)
+    for param, gradient, truth in zip(
+        params, torch.autograd.grad(got, params), torch.autograd.grad(expected, exact), strict=True
+    ):
+        assert gradient.dtype == param.dtype
+        assert gradient.is_contiguous()
+        assert close(gradient.cpu(), truth, tolerance)
+
+
+@pytest.mark.parametrize(("batch", "d_in", "d_sae", "density"), [(1, 1, 1, 1.0), (4, 3, 7, 0.5), (4, 3, 7, 0.0)])
+def test_gradients_are_differences_of_values(batch: int, d_in: int, d_sae: int, density: float) -> None:
+    """In float64, by gradcheck; what is picked for float64 is the definitions."""
+    x, pattern = draw(batch, d_in), Pattern.of_mask(random_mask(batch, d_sae, density))
+    W_enc, bias, W_dec = (param.requires_grad_() for param in parameters(d_in, d_sae))
+    values = draw(pattern.num_entries, seed=5).requires_grad_()
+
+    def encode_at(W_enc: Tensor, bias: Tensor) -> Tensor:
+        known = pattern.values_of((x @ W_enc + bias).detach())
+        return autograd.encode_at(pattern, known, x, W_enc, bias)
+
+    def encode_all(W_enc: Tensor, bias: Tensor) -> Tensor:
+        return autograd.encode_all((x @ W_enc + bias).detach(), x, W_enc, bias)
+
+    assert torch.autograd.gradcheck(encode_all, (W_enc, bias))
+    if pattern.num_entries:  # gradcheck wants outputs that depend on something
+        assert torch.autograd.gradcheck(encode_at, (W_enc, bias))
+    assert torch.autograd.gradcheck(lambda values, W_dec: autograd.decode(pattern, values, W_dec), (values, W_dec))
+    assert torch.autograd.gradcheck(lambda values: autograd.column_sums(pattern, values), (values,))
+
+
+def test_a_gradient_that_nobody_asks_for_is_not_computed(device: str) -> None:
+    """Of a frozen decoder, and of activations that are constants; the other one stays right."""
+    mask = random_mask(3, 7, 0.5).to(device)
+    pattern, W_dec = Pattern.of_mask(mask), draw(7, 5).to(device, torch.float32)
+    values = draw(pattern.num_entries, seed=5).to(device, torch.float32)
+    ones = torch.ones(3, 5, device=device)
+    (of_values,) = torch.autograd.grad(autograd.decode(pattern, values.requires_grad_(), W_dec).sum(), values)
+    (of_W,) = torch.autograd.grad(autograd.decode(pattern, values.detach(), W_dec.requires_grad_()).sum(), W_dec)
+    torch.testing.assert_close(of_values, pattern.values_of(ones @ W_dec.detach().T))
+    torch.testing.assert_close(of_W, pattern.dense(values.detach()).T @ ones)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from products import random_mask
+from saepipe.train.kernels.pattern import Pattern
+
+SHAPES = [(1, 1, 1.0), (1, 7, 0.5), (3, 1, 0.5), (17, 100, 0.01), (33, 257, 0.5), (5, 6, 0.0), (4, 9, 1.0)]
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def mask(request: pytest.FixtureRequest) -> Tensor:
+    return random_mask(*request.param)
+
+
+def entries(mask: Tensor) -> list[tuple[int, int]]:
+    """(row, column) of each, row by row."""
+    num_rows, num_columns = mask.shape
+    return [(r, c) for r in range(num_rows) for c in range(num_columns) if mask[r, c]]
+
+
+def check(pattern: Pattern, mask: Tensor) -> None:
+    """All that a pattern says is what `mask` says."""
+    num_rows, num_columns = mask.shape
+    expected = entries(mask)
+    assert (pattern.num_rows, pattern.num_columns, pattern.num_entries) == (num_rows, num_columns, len(expected))
+    assert list(zip(pattern.rows.tolist(), pattern.columns.tolist(), strict=True)) == expected
+    assert pattern.positions.tolist() == [r * num_columns + c for r, c in expected]
+    assert pattern.row_starts.tolist() == [sum(r < row for r, _ in expected) for row in range(num_rows + 1)]
+    for index in (pattern.row_starts, pattern.columns, pattern.rows):
+        assert index.dtype == torch.int32
+
+
+def test_of_a_mask(mask: Tensor) -> None:
+    check(Pattern.of_mask(mask), mask)
+
+
+def test_of_positions(mask: Tensor) -> None:
+    num_rows, num_columns = mask.shape
+    positions = torch.tensor([r * num_columns + c for r, c in entries(mask)], dtype=torch.int64)
+    check(Pattern.of_positions(positions, num_rows, num_columns), mask)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "k", "num_columns"), [(1, 1, 1), (1, 3, 7), (17, 1, 100), (33, 5, 257), (3, 4, 4)]
+)
+def test_of_indices_in_any_order(num_rows: int, k: int, num_columns: int) -> None:
+    rng = torch.Generator().manual_seed(3)
+    indices = torch.stack([torch.randperm(num_columns, generator=rng)[:k] for _ in range(num_rows)])
+    mask = torch.zeros(num_rows, num_columns, dtype=torch.bool)
+    for row, columns in enumerate(indices.tolist()):
+        mask[row, columns] = True
+    check(Pattern.of_indices(indices, num_columns), mask)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_where_keeps_some_entries(mask: Tensor, share: float) -> None:
+    pattern = Pattern.of_mask(mask)
+    kept = torch.rand(pattern.num_entries, generator=torch.Generator().manual_seed(4)) < share
+    left = torch.zeros_like(mask)
+    for (row, column), keep in zip(entries(mask), kept.tolist(), strict=True):
+        left[row, column] = keep
+    check(pattern.where(kept), left)
+
+
+def test_by_column_is_sorted_by_column_then_row(mask: Tensor) -> None:
+    index, by_row = Pattern.of_mask(mask).by_column, entries(mask)
+    expected = sorted(range(len(by_row)), key=lambda e: by_row[e][::-1])
+    assert index.order.tolist() == expected
+    assert index.rows.tolist() == [by_row[e][0] for e in expected]
+    assert index.starts.tolist() == [sum(c < column for _, c in by_row) for column in range(mask.shape[1] + 1)]
+    assert index.starts.dtype == index.rows.dtype == torch.int32
+
+
+def test_values_of_an_array_and_back(mask: Tensor) -> None:
+    array = torch.randn(mask.shape, generator=torch.Generator().manual_seed(5))
+    pattern = Pattern.of_mask(mask)
+    values = pattern.values_of(array)
+    assert values.tolist() == [array[r, c].item() for r, c in entries(mask)]
+    assert torch.equal(pattern.dense(values), torch.where(mask, array, 0.0))
+
+
+def test_values_of_a_view_are_the_views() -> None:
+    mask, array = random_mask(5, 8, 0.5), torch.randn(8, 5, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(Pattern.of_mask(mask).values_of(array.T), array.T[mask])
+    assert torch.equal(Pattern.of_mask(mask.T).values_of(array), array[mask.T])
