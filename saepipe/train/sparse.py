@@ -14,7 +14,6 @@ from torch import Tensor
 
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
-from saepipe.train.kernels.workspace import workspace
 from saepipe.train.sae.base import Architecture, Estimate, Params
 
 
@@ -25,7 +24,7 @@ class Entries:
     pattern: Pattern  # of the entries, in (batch, d_sae)
     pre_acts: Tensor  # (num_entries,)
     acts: Tensor  # (num_entries,), none negative; without the estimated slopes
-    known: Tensor  # (batch, d_sae) every pre-activation, without gradient; overwritten by the next step
+    known: Tensor  # (batch, d_sae) every pre-activation, without gradient
     inputs: Tensor  # (batch, d_in) what the encoder multiplies
     W_enc: Tensor  # (d_in, d_sae)
     bias: Tensor  # (d_sae,)
@@ -65,12 +64,10 @@ class Entries:
 
 def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype) -> Entries:
     """Encodes x (batch, d_in) by an architecture that has sparse steps; `dtype` is that of the products."""
-    inputs, bias = sae.encoder_input(params, x, dtype)
-    W_enc = params["W_enc"]
     with torch.no_grad():
-        known = workspace((len(x), sae.d_sae), dtype, x.device)
-        torch.addmm(bias.to(dtype), inputs, W_enc.to(dtype), out=known)
+        known = sae.pre_acts(params, x, dtype)
         pattern = sae.pattern(params, known)
+    W_enc, (inputs, bias) = params["W_enc"], sae.encoder_input(params, x, dtype)
     pre_acts = autograd.encode_at(pattern, pattern.values_of(known), inputs, W_enc, bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
     return Entries(pattern, pre_acts, acts, known, inputs, W_enc, bias, sae.estimate(params, known))

@@ -40,6 +40,6 @@ def _on_cuda() -> Kernels:
     except ModuleNotFoundError as error:
         if error.name != "triton":
             raise
-        hint = "install triton (torch's CUDA wheels for Linux bring it), or set path: dense"
+        hint = "install triton (torch's CUDA wheels for Linux bring it), or set `sparse_steps: never`"
         raise MachineError("sparse steps on CUDA need Triton, which is not installed", hint=hint) from error
     return triton_ops
