@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 from gpu_parts import material
+from gpu_parts.contenders import train_all
 from gpu_parts.loader import memory_of
 from gpu_parts.scale import Scale
 from gpu_parts.settled import settle
-from gpu_parts.steps import order, train_all
+from gpu_parts.steps import order
 from gpu_parts.timing import Work
 from torch.profiler import ProfilerActivity, profile
 

@@ -87,14 +87,14 @@ def seconds_a_call(work: Work, calls: int, device: torch.device) -> float:
     return begin.elapsed_time(end) / 1e3 / calls
 
 
-def ready(make: Callable[[], Work], device: torch.device, turn_seconds: float) -> Contender:
+def ready(make: Callable[[], Work], device: torch.device, turn_seconds: float, *, least_calls: int = 1) -> Contender:
     """Makes and warms up a contender, alone, so that the peak of memory is its own."""
     release()
     before = _start_of_peak(device)
     work = make()
     first = seconds_a_call(work, 1, device)
     warm = seconds_a_call(work, WARM_CALLS, device)
-    calls = max(1, min(MOST_CALLS, round(turn_seconds / warm)))
+    calls = max(least_calls, min(MOST_CALLS, round(turn_seconds / warm)))
     return Contender(work, calls, first, None if before is None else torch.cuda.max_memory_allocated(device) - before)
 
 

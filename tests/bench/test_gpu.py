@@ -15,7 +15,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 
 import gpu
-from gpu_parts import aims, kernels, plain, settled
+from gpu_parts import aims, contenders, kernel_cases, plain, settled
 from gpu_parts.material import Rows
 from gpu_parts.scale import tiny
 from gpu_parts.session import Session
@@ -46,7 +46,7 @@ def test_every_part_runs_and_nothing_fails(monkeypatch: pytest.MonkeyPatch, tmp_
     assert result["parts"]["reference"]["runs"] == 10
     assert 0 < result["parts"]["harvest"]["context 32"]["ratio"] < 5
     for width in (result["parts"]["steps"][f"{name} 64"] for name in settled.ARCHITECTURES):
-        assert {"matmul", gpu.steps.PLAIN, "dense", "sparse", "sparse, streamed", "stacked, 2 variants"} <= width[
+        assert {"matmul", contenders.PLAIN, "dense", "sparse", "sparse, streamed", "stacked, 2 variants"} <= width[
             "contenders"
         ].keys()
         assert all(contender["ms"] > 0 for contender in width["contenders"].values())
@@ -78,9 +78,9 @@ def test_a_wrong_kernel_is_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, t
     assert "ms" not in found
     wrong = {line.split(" at ")[0] for line in found["wrong"]}
     assert {"decode_t", "column_sums", "gradient of W_dec", "gradient of W_enc", "gradient of b_enc"} == wrong
-    contenders = result["parts"]["steps"]["relu 64"]["contenders"]
-    assert "dense" in contenders
-    assert not [name for name in contenders if name.startswith("sparse")]
+    line = result["parts"]["steps"]["relu 64"]["contenders"]
+    assert "dense" in line
+    assert not [name for name in line if name.startswith("sparse")]
 
 
 def test_a_kernel_that_gives_nan_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -97,13 +97,13 @@ def test_a_contender_that_fails_is_told_and_costs_the_others_nothing(
     def broken(*_: Any) -> Any:
         raise RuntimeError("CUDA error: out of luck")
 
-    monkeypatch.setattr(gpu.steps, "compiled_step", broken)
+    monkeypatch.setattr(contenders, "compiled_step", broken)
     found = gpu.steps.measure(Session(SCALE, Budget.of(60.0), tmp_path, True))
     assert len(list(gpu.failures(found))) == len(settled.ARCHITECTURES)
     for name in settled.ARCHITECTURES:
-        contenders = found[f"{name} 64"]["contenders"]
-        assert contenders[gpu.steps.PLAIN] == {"failed": "RuntimeError: CUDA error: out of luck"}
-        assert contenders["sparse"]["ms"] > 0
+        line = found[f"{name} 64"]["contenders"]
+        assert line[contenders.PLAIN] == {"failed": "RuntimeError: CUDA error: out of luck"}
+        assert line["sparse"]["ms"] > 0
 
 
 def test_what_there_is_no_time_for_says_so(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_what_there_is_no_time_for_says_so(tmp_path: Path) -> None:
 
 
 def test_awkward_cases_have_rows_and_columns_without_entries_and_long_ones() -> None:
-    patterns = [case.pattern for case in kernels.awkward_cases(SCALE, torch.float32)]
+    patterns = [case.pattern for case in kernel_cases.awkward_cases(SCALE, torch.float32)]
     in_rows = [pattern.row_starts.diff() for pattern in patterns]
     in_columns = [pattern.by_column.starts.diff() for pattern in patterns]
     assert any((counts == 0).any() and (counts > 0).any() for counts in in_rows)
