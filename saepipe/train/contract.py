@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.sae.relu import ReLU
 from saepipe.train.seeds import generator
 from saepipe.train.setting import controllers, settings_at
+from saepipe.train.sparse import encode
 
 D_IN, D_SAE, BATCH = 24, 40, 17
 WARM, NUM_STEPS = 60, 100
@@ -168,6 +170,32 @@ def check_stacking(penalty: Penalty) -> str | None:
     return None if torch.allclose(together, alone) else f"stacked it is {together.tolist()}, alone {alone.tolist()}"
 
 
+def check_sparse_step(penalty: Penalty) -> str | None:
+    """In a sparse step it has the value of a dense one, and the same gradients for the parameters."""
+    ctx = made_up_step()
+    sae = ReLU(d_sae=D_SAE)
+    params = {name: getattr(ctx, name).detach().requires_grad_() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    pre_acts = sae.pre_acts(params, ctx.x, ctx.x.dtype)
+    whole: dict[str, Any] = {"pre_acts": pre_acts, "acts": (acts := pre_acts.relu()), "acts_sum": acts.sum(0)}
+    entries = encode(sae, params, ctx.x, ctx.x.dtype)
+    made: dict[str, Any] = {"pre_acts": entries.all_pre_acts(), "acts": (acts := entries.all_acts())}
+    made |= {"acts_sum": entries.acts_sum(), "entries": entries}
+    found = []
+    for step, x_hat in (
+        (whole, sae.decode(params, whole["acts"])),
+        (made, entries.decode(params["W_dec"]) + params["b_dec"]),
+    ):
+        here = replace(ctx, **params, **step, gate_acts=step["acts"], x_hat=x_hat)
+        value = answer(penalty, here, warm_state(penalty, ctx)).value
+        gradients = torch.autograd.grad(value, list(params.values()), allow_unused=True, materialize_grads=True)
+        found.append([value.detach(), *gradients])
+    for name, dense, sparse in zip(("value", *params), *found, strict=True):
+        if not torch.allclose(dense, sparse, rtol=1e-6, atol=1e-9):
+            what = name if name == "value" else f"gradient for {name}"
+            return f"its {what} in a sparse step is off by {float((dense - sparse).abs().max()):.3g}: see StepContext"
+    return None
+
+
 Check = Callable[[Penalty], str | None]
 
 CHECKS: dict[str, Check] = {
@@ -177,4 +205,5 @@ CHECKS: dict[str, Check] = {
     "purity": check_purity,
     "answer": check_answer,
     "stacking": check_stacking,
+    "sparse step": check_sparse_step,
 }

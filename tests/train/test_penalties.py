@@ -52,6 +52,8 @@ class Faulty(Penalty):
                 return Penalised(value, {"undeclared": value.detach()}, state)
             case "stacking":
                 value = value * float(ctx.acts.detach().max() > 0)
+            case "sparse step":
+                value = value + ctx.gate_values.numel() / len(ctx.x)  # of another shape in a sparse step
         return Penalised(value, {}, state)
 
 
