@@ -1,7 +1,8 @@
 """The sparse kernels of this device: first whether they are right, then how long they take at real sizes.
 
 Each product is compared with the dense one in float64, at awkward sizes and at those of real steps; so is the
-reference. Then the gradients that autograd has from them. The error is |found - true| / |true|, in norms.
+reference. Then the gradients that autograd has from them, and those of whole steps. The error is |found - true| over
+|true|, in norms.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from gpu_parts import step_gradients
+from gpu_parts.errors import error
 from gpu_parts.kernel_cases import Case, cases, real_cases
 from gpu_parts.scale import Scale
 from gpu_parts.session import Session
@@ -26,14 +29,27 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-5}
 GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 """Of autograd's: in bfloat16 a gradient is rounded on its way from one product to the next."""
 
-HUGE = 1e30
-
 OPERATIONS = ("decode", "decode_t", "sampled", "column_sums")
 
 
 def measure(session: Session) -> dict[str, Any]:
-    """Errors by case and dtype, `right`, and milliseconds of each kernel that is."""
+    """Errors by case and dtype, `right`, and milliseconds of each kernel if all are."""
     scale = session.scale
+    products, wrong = check_products(scale)
+    steps, wrong_steps = check_steps(scale)
+    wrong += wrong_steps
+    for line in wrong:
+        print(f"FAILED kernel: {line}", flush=True)
+    module = kernels_for(scale.device, torch.float32).__name__
+    found = {"module": module, "right": not wrong, "wrong": wrong, "errors": products, "whole_steps": steps}
+    if wrong:
+        return found | {"failed": f"{len(wrong)} kernels are wrong"}
+    found["bits_repeat"] = {case.name: bits_repeat(case) for case in real_cases(scale, torch.bfloat16)}
+    return found | {"ms": {case.name: times(case, scale) for case in real_cases(scale, torch.bfloat16)}}
+
+
+def check_products(scale: Scale) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Errors by case, and sentences that name those that are too large."""
     errors: dict[str, dict[str, float]] = {}
     wrong: list[str] = []
     for dtype in TOLERANCE:
@@ -42,18 +58,24 @@ def measure(session: Session) -> dict[str, Any]:
             errors[name], found_wrong = check(case, dtype)
             wrong += [f"{operation} at {name}" for operation in found_wrong]
         release()
-    worst = {name: max(line[name] for line in errors.values() if name in line) for name in next(iter(errors.values()))}
-    print(
-        f"  {len(errors)} cases, largest errors: " + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
-    )
-    for line in wrong:
-        print(f"FAILED kernel {line}", flush=True)
-    module = kernels_for(scale.device, torch.float32).__name__
-    found = {"module": module, "right": not wrong, "wrong": wrong, "worst": worst, "errors": errors}
-    found |= {"bits_repeat": {case.name: bits_repeat(case) for case in real_cases(scale, torch.bfloat16)}}
-    if wrong:
-        return found | {"failed": f"{len(wrong)} kernels are wrong"}
-    return found | {"ms": {case.name: times(case, scale) for case in real_cases(scale, torch.bfloat16)}}
+    worst = {name: max(line[name] for line in errors.values()) for name in next(iter(errors.values()))}
+    largest = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
+    print(f"  {len(errors)} cases, largest errors: {largest}", flush=True)
+    return errors, wrong
+
+
+def check_steps(scale: Scale) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """The same for the gradients of whole steps."""
+    errors = step_gradients.errors(scale)
+    wrong = [
+        f"gradient of {key} in a whole step at {case}"
+        for case, line in errors.items()
+        for key, value in line.items()
+        if not value <= step_gradients.tolerance(case)
+    ]
+    largest = ", ".join(f"{case} {max(line.values()):.1e}" for case, line in errors.items())
+    print(f"  whole steps, sparse beside dense: {largest}", flush=True)
+    return errors, wrong
 
 
 def check(case: Case, dtype: torch.dtype) -> tuple[dict[str, float], list[str]]:
@@ -116,13 +138,6 @@ def gradient_errors(case: Case) -> dict[str, float]:
         "gradient of W_enc": error(of_W_enc, case.A.double().T @ dense),
         "gradient of b_enc": error(of_bias, dense.sum(0)),
     }
-
-
-def error(found: Tensor, true: Tensor) -> float:
-    """In norms, relative; NaN and infinity count as huge numbers, so that the result file can tell of them."""
-    size = torch.linalg.vector_norm(true)
-    known = found.double().nan_to_num(nan=HUGE, posinf=HUGE, neginf=-HUGE)
-    return float(torch.linalg.vector_norm(known - true) / (size if size > 0 else 1.0))
 
 
 def times(case: Case, scale: Scale) -> dict[str, float]:

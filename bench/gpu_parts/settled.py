@@ -63,7 +63,9 @@ def threshold(pre_acts: Tensor, share: float) -> float:
     return high
 
 
-def recipe_of(scale: Scale, name: str, d_sae: int, factor: float, sparse_steps: str, seed: int) -> Recipe:
+def recipe_of(
+    scale: Scale, name: str, d_sae: int, factor: float, sparse_steps: str, seed: int, dtype: str = "auto"
+) -> Recipe:
     """Of a run that is always sparse or always dense."""
     saes: dict[str, dict[str, Any]] = {
         "relu": {"sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": L1}]},
@@ -75,11 +77,14 @@ def recipe_of(scale: Scale, name: str, d_sae: int, factor: float, sparse_steps: 
     }
     raw = {**saes[name], "cache": "none", "steps": 1_000_000, "batch_size": scale.batch, "seed": seed}
     raw |= {"sae": {**raw["sae"], "d_sae": d_sae}, "optimizer": {"lr": LR}, "sparse_steps": sparse_steps}
+    raw |= {"compute_dtype": dtype}
     config = TrainConfig.parse(raw).resolved(hook=scale.hook, num_rows=scale.cache_rows, device=scale.device)
     return Recipe(config, scale.d_in, factor, scale.device)
 
 
-def fresh(scale: Scale, settled: Settled, sparse_steps: str, seed: int) -> tuple[Recipe, TrainState]:
+def fresh(
+    scale: Scale, settled: Settled, sparse_steps: str, seed: int, dtype: str = "auto"
+) -> tuple[Recipe, TrainState]:
     """A run at step 0 with the settled parameters."""
-    recipe = recipe_of(scale, settled.name, settled.d_sae, settled.scale, sparse_steps, seed)
+    recipe = recipe_of(scale, settled.name, settled.d_sae, settled.scale, sparse_steps, seed, dtype)
     return recipe, fresh_state(recipe, settled.params)

@@ -70,14 +70,17 @@ def test_a_later_call_adds_to_the_file_unless_the_code_is_another(
 
 def test_a_wrong_kernel_is_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     right = mkl.decode_t
-    monkeypatch.setattr(mkl, "decode_t", lambda pattern, values, A: 1.0001 * right(pattern, values, A))
+    monkeypatch.setattr(mkl, "decode_t", lambda pattern, values, A: 1.01 * right(pattern, values, A))
     code, result = run(monkeypatch, tmp_path / "gpu.json", "--parts", "steps")  # which rests on the kernels
     assert code == 1
     found = result["parts"]["kernels"]
     assert not found["right"]
     assert "ms" not in found
     wrong = {line.split(" at ")[0] for line in found["wrong"]}
-    assert {"decode_t", "column_sums", "gradient of W_dec", "gradient of W_enc", "gradient of b_enc"} == wrong
+    in_steps = {f"gradient of {name} in a whole step" for name in ("W_dec", "W_enc", "b_enc", "b_dec", "threshold")}
+    products = {"decode_t", "column_sums", "gradient of W_dec", "gradient of W_enc", "gradient of b_enc"}
+    assert products <= wrong <= products | in_steps
+    assert wrong & in_steps
     line = result["parts"]["steps"]["relu 64"]["contenders"]
     assert "dense" in line
     assert not [name for name in line if name.startswith("sparse")]
