@@ -130,6 +130,7 @@ def reconstruct(stored: QuantisedRows, channels: Channels, out: np.ndarray) -> N
 
     Each operation is rounded by itself, as the formula says, so any reader gets the same bits.
     """
+    assert out.flags.c_contiguous
     num_rows, d_in = stored.q.shape
     size = max(1, _SERIAL // d_in)
     block = np.empty((size, d_in), np.float32)
