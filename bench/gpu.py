@@ -1,6 +1,6 @@
 """What saepipe does on a GPU, beside what the GPU can do: kernels checked, then harvest, loader, steps, whole runs.
 
-    python bench/gpu.py [--parts kernels ceilings ...] [--out FILE]     on a CUDA GPU, about nine minutes in all
+    python bench/gpu.py [--parts kernels ceilings ...] [--out FILE]     on a CUDA GPU; budgets add up to nine minutes
     python bench/gpu.py --tiny --out FILE                               every line of it on a CPU; claims nothing
 
 Each part is written to the result file as it ends, so a killed run keeps what it has, and a later call with other
