@@ -112,3 +112,22 @@ def test_a_gradient_that_nobody_asks_for_is_not_computed(device: str) -> None:
     (of_W,) = torch.autograd.grad(autograd.decode(pattern, values.detach(), W_dec.requires_grad_()).sum(), W_dec)
     torch.testing.assert_close(of_values, pattern.values_of(ones @ W_dec.detach().T))
     torch.testing.assert_close(of_W, pattern.dense(values.detach()).T @ ones)
+
+
+def test_the_gradient_of_W_enc_lies_in_memory_as_W_enc_does(device: str) -> None:
+    """Else a fused or foreach optimizer takes its slow way."""
+    W_enc, bias, _ = (param.to(device, torch.float32).requires_grad_() for param in parameters(3, 7))
+    x, pattern = draw(4, 3).to(device, torch.float32), Pattern.of_mask(random_mask(4, 7, 0.5).to(device))
+    pre_acts = autograd.encode_at(pattern, pattern.values_of((x @ W_enc + bias).detach()), x, W_enc, bias)
+    (gradient,) = torch.autograd.grad(pre_acts.sum(), W_enc)
+    assert gradient.stride() == W_enc.stride()
+
+
+def test_decoded_zeros_pass_a_gradient_to_what_carries_them() -> None:
+    near, W_dec, carrier = random_mask(4, 7, 0.5).double(), draw(7, 3), torch.zeros(7, dtype=torch.float64)
+    got = autograd.decode_zeros(near, carrier.requires_grad_(), W_dec)
+    expected = (near * carrier) @ W_dec
+    upstream = draw(4, 3, seed=6)
+    assert torch.equal(got, expected)
+    (gradient,), (truth,) = (torch.autograd.grad(x_hat, carrier, upstream) for x_hat in (got, expected))
+    torch.testing.assert_close(gradient, truth)
