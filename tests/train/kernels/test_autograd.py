@@ -114,7 +114,7 @@ def test_a_gradient_that_nobody_asks_for_is_not_computed(device: str) -> None:
     torch.testing.assert_close(of_W, pattern.dense(values.detach()).T @ ones)
 
 
-def test_the_gradient_of_W_enc_lies_in_memory_as_W_enc_does(device: str) -> None:
+def test_the_encoders_gradient_lies_in_memory_as_the_encoder_does(device: str) -> None:
     """Else a fused or foreach optimizer takes its slow way."""
     W_enc, bias, _ = (param.to(device, torch.float32).requires_grad_() for param in parameters(3, 7))
     x, pattern = draw(4, 3).to(device, torch.float32), Pattern.of_mask(random_mask(4, 7, 0.5).to(device))
