@@ -17,7 +17,7 @@ import torch
 
 from saepipe.data.cache import Cache
 from saepipe.data.memory import Resident, check_resident
-from saepipe.data.place import place_of
+from saepipe.data.place import deliver, place_of
 from saepipe.data.progress import Progress, Silent
 from saepipe.data.resident import ResidentRows
 from saepipe.data.shuffle import pools
@@ -49,7 +49,7 @@ class BatchStream:
             hook: which of its hooks.
             batch_size: rows a batch.
             seed: of the order; the same batches come for the same seed.
-            device: where batches are wanted. They come there if it is a CUDA device, else on the CPU.
+            device: where batches are wanted.
             resident: `ram` or `gpu` keep all rows in that memory; `none` decodes a pool ahead.
             pool_chunks: chunks shuffled together; streamed, two pools are in memory at a time.
             threads: decoders; as many as cores, up to 4, by default.
@@ -65,7 +65,7 @@ class BatchStream:
         threads = threads or min(4, os.cpu_count() or 1)
         place = place_of(CPU if resident == "ram" else device, rows, threads)
         self.num_rows = rows.num_rows
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.device = batch_size, seed, device
         self._chunk_rows, self._pool_chunks = rows.chunk_rows, min(pool_chunks, rows.num_chunks)
         self._source: Streamed | ResidentRows
         if resident == "none":
@@ -84,7 +84,7 @@ class BatchStream:
         self._source.close()
 
     def batches(self, start: int = 0) -> Iterator[torch.Tensor]:
-        """Batches `start`, `start + 1`, ... without end, across epochs: (batch, d_in) bfloat16.
+        """Batches `start`, `start + 1`, ... without end, across epochs: (batch, d_in) bfloat16 on `device`.
 
         On a CUDA device they belong to the stream that is current when they are asked for.
         """
@@ -99,5 +99,5 @@ class BatchStream:
                     wanted -= stop - at
                     at = stop
                     if wanted == 0:
-                        yield parts[0] if len(parts) == 1 else torch.cat(parts)
+                        yield deliver(parts[0] if len(parts) == 1 else torch.cat(parts), self.device)
                         wanted, parts = self.batch_size, []

@@ -16,7 +16,7 @@ import torch
 
 from saepipe.data.memory import free_ram
 from saepipe.data.mmap_store import MappedRows
-from saepipe.data.side_stream import SideStream
+from saepipe.data.side_stream import SideStream, upload
 
 
 class Place(Protocol):
@@ -130,6 +130,13 @@ class Device:
 
     def draw(self, memory: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         return memory.index_select(0, index)
+
+
+def deliver(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`batch` on the device: that of its place, or another."""
+    if batch.device.type == device.type:
+        return batch
+    return upload(batch, device) if device.type == "cuda" else batch.to(device)
 
 
 def from_bits(bits: np.ndarray) -> torch.Tensor:

@@ -48,5 +48,10 @@ class SideStream:
         torch.cuda.current_stream(self.device).wait_stream(self._copies)
 
     def upload(self, order: torch.Tensor) -> torch.Tensor:
-        """A small tensor, copied on the current stream without making the host wait."""
-        return order.pin_memory().to(self.device, non_blocking=True)
+        """A small tensor, copied on the current stream."""
+        return upload(order, self.device)
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor`, from the CPU, copied to a CUDA device on the current stream without making the host wait."""
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -18,13 +18,14 @@ from late import LateCopies, LateDevice
 from saepipe.data import batches as batches_module
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache
+from saepipe.data.memory import Resident
 from saepipe.data.mmap_store import MappedRows
 from saepipe.data.place import Host
 from saepipe.data.shuffle import permutation
 
 HOOK = "blocks.1.hook_resid_post"
 NUM_ROWS, CHUNK_ROWS, D_IN = 8200, 256, 24
-WAYS = ("streamed", "mapped", "ram", "late device", "late device, resident", "cuda", "cuda, resident")
+WAYS = ("streamed", "mapped", "ram", "late device", "late device, resident", "cuda", "cuda, resident", "cuda, ram")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def way(
         "late device, resident": {"resident": "ram"},
         "cuda": {"device": torch.device("cuda")},
         "cuda, resident": {"device": torch.device("cuda"), "resident": "gpu"},
+        "cuda, ram": {"device": torch.device("cuda"), "resident": "ram"},
     }
     return uncompressed if name == "mapped" else tiny_cache, settings.get(name, {})
 
@@ -120,6 +122,14 @@ def test_an_int8_cache_too(tmp_path: Path) -> None:
     stored = torch.from_numpy(Cache.open(cache).rows(HOOK).read(0, 1100).view("int16"))
     expected = torch.stack(list(islice(defined(stored, CHUNK_ROWS, 5, 1), 3300)))
     assert torch.equal(bits(streamed), expected)
+
+
+@pytest.mark.parametrize("resident", ["none", "ram"])
+def test_batches_come_on_the_device(tiny_cache: Path, resident: Resident) -> None:
+    """Also where rows wait on the CPU; `meta` stands for a device that keeps none."""
+    device = torch.device("meta")
+    with BatchStream(Cache.open(tiny_cache), HOOK, 300, 1, device=device, resident=resident) as stream:
+        assert [batch.device.type for batch in islice(stream.batches(), 3)] == ["meta"] * 3
 
 
 def test_batches_handed_out_stay_what_they_are(way: tuple[Path, dict[str, Any]]) -> None:
