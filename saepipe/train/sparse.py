@@ -41,10 +41,25 @@ class Entries:
 
     def acts_sum(self) -> Tensor:
         """(d_sae,) float32, over the batch."""
-        acts_sum = autograd.column_sums(self.pattern, self.acts)
+        acts_sum = self.over_batch(self.acts)
         if self.estimate is None:
             return acts_sum
         return acts_sum + self.estimate.near.sum(0, dtype=acts_sum.dtype) * self.estimate.carrier
+
+    def over_batch(self, values: Tensor) -> Tensor:
+        """values (num_entries,) summed over the batch: (d_sae,) float32."""
+        return autograd.column_sums(self.pattern, values)
+
+    def first_acts(self, num_tokens: int) -> Tensor:
+        """(num_tokens, d_sae) of the batch's first tokens, without gradient."""
+        size = num_tokens * self.pattern.num_columns
+        # One place more takes what other tokens have: so nothing waits for the number of entries before them.
+        flat = (
+            self.acts.detach()
+            .new_zeros(size + 1)
+            .scatter(0, self.pattern.positions.clamp_max(size), self.acts.detach())
+        )
+        return flat[:size].view(num_tokens, -1)
 
     def decode(self, W_dec: Tensor) -> Tensor:
         """(batch, d_in), without b_dec."""

@@ -217,7 +217,8 @@ def planted(ctx: StepContext, firing: Tensor) -> StepContext:
     W_dec[1, :2] = torch.tensor([0.6, 0.8])
     acts = torch.zeros(len(firing), D_SAE, dtype=ctx.x.dtype)
     acts[:, :2] = firing
-    return replace(ctx, acts=acts, W_dec=W_dec.requires_grad_(), x=torch.ones(len(firing), D_IN, dtype=ctx.x.dtype))
+    x = torch.ones(len(firing), D_IN, dtype=ctx.x.dtype)
+    return replace(ctx, acts=acts, acts_sum=acts.sum(0), W_dec=W_dec.requires_grad_(), x=x)
 
 
 # 100 tokens: the parent fires on 40, the child on 20; on 10 of them both do.

@@ -32,6 +32,11 @@ def acts() -> Tensor:
     return torch.randn(BATCH, D_SAE, generator=rng, dtype=torch.float64).sub(0.5).relu()
 
 
+def over_tokens(acts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How often each latent fires, its mean, and the activations: what `moved` is told of a batch."""
+    return (acts > 0).double().mean(0), acts.mean(0), acts
+
+
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles that do not divide d_sae, so that their edges count."""
@@ -205,7 +210,7 @@ def test_running_means_are_weighted_means_of_the_batches(
     keys = keys_of(torch.tensor([0, 2, 7]), torch.tensor([1, 30, 9]), D_SAE).sort().values
     state = fresh_moments(3, D_SAE, joint) | {"keys": keys}
     for acts in batches:
-        state = moved(state, acts, joint, window=10 * BATCH, num_joint=BATCH)
+        state = moved(state, *over_tokens(acts), joint, share=0.1)
     known = moments(state, tokens_a_unit=10 * BATCH)
     share = torch.tensor([0.9 ** (5 - t) for t in range(6)])
     share = share / share.sum()
@@ -224,7 +229,7 @@ def test_running_means_are_weighted_means_of_the_batches(
 def test_what_is_known_of_a_pair_survives_a_refresh_exactly(acts: Tensor) -> None:
     old = torch.tensor([3, 50, 77, 800, no_pair(D_SAE)])
     new = torch.tensor([3, 60, 800, 900, no_pair(D_SAE)])
-    state = moved(fresh_moments(5, D_SAE, "strength") | {"keys": old}, acts, "strength", window=100, num_joint=BATCH)
+    state = moved(fresh_moments(5, D_SAE, "strength") | {"keys": old}, *over_tokens(acts), "strength", BATCH / 100)
     after = carried(state, new, D_SAE)
     assert torch.equal(after["joint"][[0, 2]], state["joint"][[0, 3]])
     assert torch.equal(after["joint_seen"][[0, 2]], state["joint_seen"][[0, 3]])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.kernels.pick import kernels_for
 from saepipe.train.pairs.keys import Pairs
 
 NUMBERS = 2**22  # gathered at once: 16 MB
@@ -18,9 +19,7 @@ def cosines(W_dec: Tensor, pairs: Pairs) -> Tensor:
     """d_i . d_j of each pair (num_pairs,), without gradient; rows have unit norm."""
     W_dec = W_dec.detach()
     if len(W_dec) > SMALL:
-        pattern, order = sparse(pairs.i, pairs.j, torch.zeros_like(pairs.i, dtype=W_dec.dtype), len(W_dec))
-        products = torch.sparse.sampled_addmm(pattern, W_dec, W_dec.T, beta=0.0).values()
-        return torch.empty_like(products).scatter(0, order, products)
+        return products(pairs, W_dec, W_dec)
     return torch.cat([(W_dec[i] * W_dec[j]).sum(1) for i, j in chunks(W_dec.shape[1], pairs.i, pairs.j)])
 
 
@@ -45,9 +44,8 @@ def hinge(W_dec: Tensor, pairs: Pairs, cosine: Tensor, weight: Tensor, margin: f
 def pull(W_dec: Tensor, pairs: Pairs, slope: Tensor) -> Tensor:
     """The gradient of sum over pairs of slope_ij d_i . d_j: (d_sae, d_in)."""
     if len(W_dec) > SMALL:
-        both_ways = (torch.cat([pairs.i, pairs.j]), torch.cat([pairs.j, pairs.i]), torch.cat([slope, slope]))
-        matrix, _ = sparse(*both_ways, len(W_dec))
-        return matrix @ W_dec
+        pattern, order = pattern_of(torch.cat([pairs.i, pairs.j]), torch.cat([pairs.j, pairs.i]), len(W_dec))
+        return kernels_for(W_dec.device, W_dec.dtype).decode(pattern, torch.cat([slope, slope])[order], W_dec)
     gradient = torch.zeros_like(W_dec)
     for i, j, by in chunks(W_dec.shape[1], pairs.i, pairs.j, slope):
         gradient.index_add_(0, i, by.unsqueeze(1) * W_dec[j])
@@ -55,13 +53,17 @@ def pull(W_dec: Tensor, pairs: Pairs, slope: Tensor) -> Tensor:
     return gradient
 
 
-def sparse(i: Tensor, j: Tensor, values: Tensor, d_sae: int) -> tuple[Tensor, Tensor]:
-    """values (num,) at (i, j) of a sparse (d_sae, d_sae) in rows, and the order in which it holds them: (num,)."""
-    order = (i * d_sae + j).argsort()
-    begins = torch.searchsorted(i[order], torch.arange(d_sae + 1, device=i.device))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(begins, j[order], values[order], (d_sae, d_sae), check_invariants=False), order
+def products(pairs: Pairs, first: Tensor, second: Tensor) -> Tensor:
+    """first[i] . second[j] of each pair (num_pairs,); both (d_sae, n)."""
+    pattern, order = pattern_of(pairs.i, pairs.j, len(first))
+    found = kernels_for(first.device, first.dtype).sampled(pattern, first, second)
+    return torch.empty_like(found).scatter(0, order, found)
+
+
+def pattern_of(i: Tensor, j: Tensor, d_sae: int) -> tuple[Pattern, Tensor]:
+    """The entries (i, j) of a (d_sae, d_sae) array, and the order in which the pattern holds them: (num_pairs,)."""
+    positions, order = (i * d_sae + j).sort()
+    return Pattern.of_positions(positions, d_sae, d_sae), order
 
 
 def with_gradient(parameter: Tensor, gradient: Tensor) -> Tensor:

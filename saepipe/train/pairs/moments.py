@@ -9,14 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saepipe.train.pairs.hinge import chunks
+from saepipe.train.pairs.hinge import products
 from saepipe.train.pairs.keys import Pairs, find, no_pairs, pairs_at
 
 Joint = Literal["firing", "strength", "product"]
 """What is averaged of a pair: [both fire]; acts_i [j fires] and acts_j [i fires]; acts_i acts_j."""
 
 TINY = 1e-12
-SMALL = 512  # up to this d_sae one product of all latents is cheaper than a gathered product a pair
+SMALL = 512  # up to this d_sae one product of all latents is cheaper than a product a pair
 
 
 @dataclass(frozen=True)
@@ -52,27 +52,26 @@ def carried(state: Mapping[str, Tensor], new_keys: Tensor, d_sae: int) -> dict[s
 
 
 def moved(
-    state: Mapping[str, Tensor], acts: Tensor, joint: Joint | None, window: int, num_joint: int
+    state: Mapping[str, Tensor], rate: Tensor, mean: Tensor, acts: Tensor, joint: Joint | None, share: float
 ) -> dict[str, Tensor]:
     """The state after one more batch.
 
     Args:
         state: as `fresh_moments` made it.
-        acts: (batch, d_sae).
+        rate: (d_sae,) share of the batch's tokens on which each latent fires.
+        mean: (d_sae,) its mean activation.
+        acts: (num_tokens, d_sae) of the tokens on which pairs are looked at.
         joint: what is averaged of a pair.
-        window: tokens remembered; a batch counts for the share batch / window.
-        num_joint: tokens of the batch on which pairs are looked at.
+        share: of the batch in the window.
     """
-    acts = acts.detach()
     pairs = pairs_at(state["keys"], acts.shape[1])
     new = {
-        "rate": (acts > 0).float().mean(0),
-        "mean": acts.float().mean(0),
+        "rate": rate,
+        "mean": mean,
         "seen": torch.ones_like(state["seen"]),
-        "joint": state["joint"] if joint is None else joint_means(acts[:num_joint], pairs, joint),
+        "joint": state["joint"] if joint is None else joint_means(acts, pairs, joint),
         "joint_seen": pairs.real,
     }
-    share = min(1.0, len(acts) / window)
     return {
         **state,
         **{name: (1 - share) * state[name] + share * value.to(state[name].dtype) for name, value in new.items()},
@@ -110,23 +109,17 @@ def _by_products(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
     """Sums over tokens, by the products of all latents."""
     on = (acts > 0).float()
     first = on if joint == "firing" else acts
-    products = first.T @ (acts if joint == "product" else on)
+    together = first.T @ (acts if joint == "product" else on)
     ends = [(pairs.i, pairs.j), (pairs.j, pairs.i)] if joint == "strength" else [(pairs.i, pairs.j)]
-    return torch.stack([products[i, j] for i, j in ends], dim=1)
+    return torch.stack([together[i, j] for i, j in ends], dim=1)
 
 
 def _by_pairs(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
     """Sums over tokens, by the products of each pair."""
     by_latent = acts.T.contiguous()
-    parts = [_joint_sums(by_latent[i], by_latent[j], joint) for i, j in chunks(len(acts), pairs.i, pairs.j)]
-    return torch.cat(parts)
-
-
-def _joint_sums(acts_i: Tensor, acts_j: Tensor, joint: Joint) -> Tensor:
-    """Sums over tokens; acts (num_pairs, num_tokens) twice -> (num_pairs, 1 or 2)."""
     if joint == "product":
-        return (acts_i * acts_j).sum(1, keepdim=True)
-    on_i, on_j = (acts_i > 0).float(), (acts_j > 0).float()
+        return products(pairs, by_latent, by_latent).unsqueeze(1)
+    on = (by_latent > 0).to(by_latent.dtype)
     if joint == "firing":
-        return (on_i * on_j).sum(1, keepdim=True)
-    return torch.stack([(acts_i * on_j).sum(1), (acts_j * on_i).sum(1)], dim=1)
+        return products(pairs, on, on).unsqueeze(1)
+    return torch.stack([products(pairs, by_latent, on), products(pairs, on, by_latent)], dim=1)

@@ -86,7 +86,8 @@ class Absorption(Penalty):
         if due:
             max_cos, keys = neighbour_keys(ctx.W_dec, self.neighbours)
             state = carried(state, keys, d_sae)
-        state = moved(state, ctx.acts, RATIOS[self.ratio].joint, self.window, num_joint)
+        rate, mean, share = ctx.rate, ctx.acts_sum.detach() / batch, min(1.0, batch / self.window)
+        state = moved(state, rate, mean, ctx.first_acts(num_joint), RATIOS[self.ratio].joint, share)
         known = moments(state, self.window * num_joint / batch)
         pairs = pairs_at(state["keys"], d_sae)
         cosine = cosines(ctx.W_dec, pairs)

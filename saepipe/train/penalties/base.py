@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -35,7 +35,7 @@ class StepContext:
 
     Everything can be read in every step and has its gradient. In a sparse step the arrays (batch, d_sae) are made
     when they are first read, which costs a pass over them; the gradient of `pre_acts` costs a whole matrix product.
-    `gate_values`, `l0` and `decode_largest` cost what their entries do.
+    What is below `entries` costs what its entries do.
     """
 
     x: Tensor  # (batch, d_in) float32
@@ -68,6 +68,23 @@ class StepContext:
         """Active latents a token, mean over the batch (), without gradient."""
         acts = self.acts if self.entries is None else self.entries.acts
         return (acts.detach() > 0).sum() / len(self.x)
+
+    @property
+    def rate(self) -> Tensor:
+        """The share of the batch's tokens on which each latent fires (d_sae,), without gradient."""
+        return self.over_batch(lambda acts: (acts > 0).to(self.x.dtype)) / len(self.x)
+
+    def over_batch(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sum over the batch of a function of each activation that is 0 where that is: (d_sae,) float32."""
+        if self.entries is None or self.entries.estimate:
+            return of(self.acts).sum(0, dtype=self.x.dtype)
+        return self.entries.over_batch(of(self.entries.acts))
+
+    def first_acts(self, num_tokens: int) -> Tensor:
+        """`acts` of the batch's first tokens (num_tokens, d_sae), without gradient."""
+        if self.entries is None:
+            return self.acts[:num_tokens].detach()
+        return self.entries.first_acts(min(num_tokens, len(self.x)))
 
     def decode_largest(self, num_latents: int, among: Tensor) -> Tensor:
         """What a token's largest pre-activations, cut at 0, decode to without b_dec: (batch, d_in) float32.

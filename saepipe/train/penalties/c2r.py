@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 
 from saepipe.data.config import Count
@@ -36,7 +37,7 @@ class C2R(Penalty):
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         due = ctx.step % self.every == 0
         state, pairs, cosine = fellows_at(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
-        mean_square = ctx.acts.square().sum(0, dtype=ctx.x.dtype) / len(ctx.acts)
+        mean_square = ctx.over_batch(torch.square) / len(ctx.x)
         rms = mean_square.clamp_min(1e-12).sqrt()  # a silent latent: no gradient, instead of an infinite one
         strength = (rms + rms[pairs.j]) ** self.alpha
         scale = ctx.power ** (1 - self.alpha / 2) / len(cosine)

@@ -89,7 +89,9 @@ class TopKOrthogonality(Penalty):
     def _coactive(self, ctx: StepContext, state: State) -> Tensor:
         """The pairs most active together, in descending order; none where they are not asked for."""
         places = len(state["chosen"]) - len(state["keys"])
-        return top_coactive(ctx.acts[: self.statistics_tokens], places).keys if places else state["keys"][:0]
+        if not places:
+            return state["keys"][:0]
+        return top_coactive(ctx.first_acts(self.statistics_tokens or len(ctx.x)), places).keys
 
 
 def first_of_each(searched: Tensor, coactive: Tensor, cosine: Tensor, size: float | Tensor, d_sae: int) -> Tensor:
