@@ -39,6 +39,14 @@ def remove_parallel(gradients: Mapping[str, Tensor], W_dec: Tensor) -> None:
     gradient.addcmul_(W_dec.detach(), along.unsqueeze(-1), value=-1)
 
 
+def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient, with the parameter's strides.
+
+    torch's fused Adam goes through both as they lie in memory; on a CPU it says nothing where they lie differently.
+    """
+    return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
+
+
 @torch.no_grad()
 def update(
     adam: torch.optim.Adam, params: Params, gradients: Mapping[str, Tensor], lr: float, clip: float | None
@@ -46,7 +54,7 @@ def update(
     """One step: project, clip the whole gradient's norm, Adam, rows back to unit norm."""
     remove_parallel(gradients, params["W_dec"])
     for name, parameter in params.items():
-        parameter.grad = gradients[name]
+        parameter.grad = laid_out_like(parameter, gradients[name])
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(params.values(), clip)
     for group in adam.param_groups:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from saepipe.train.config import OptimizerConfig
-from saepipe.train.optim import remove_parallel
+from saepipe.train.optim import laid_out_like, remove_parallel
 from saepipe.train.sae.base import Params
 
 Moments = Mapping[str, Mapping[str, Tensor]]
@@ -42,6 +42,7 @@ def adam_each(
 ) -> None:
     """torch's fused Adam over neighbours of one lr: one call if all have the same. Arguments as for `update_each`."""
     (beta1, beta2), end = config.betas, 0
+    gradients = {name: laid_out_like(value, gradients[name]) for name, value in params.items()}
     for lr, neighbours in groupby(lrs):
         begin, end = end, end + len(list(neighbours))
         adam(

@@ -49,3 +49,14 @@ def test_a_step_is_adam_on_the_clipped_projected_gradient(params: Params) -> Non
     W_dec /= W_dec.norm(dim=1, keepdim=True)
     for name, value in expected.items():
         torch.testing.assert_close(params[name].detach(), value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_a_gradient_that_lies_otherwise_in_memory_is_the_same_gradient(params: Params) -> None:
+    """Fused Adam on a CPU would go through it in the wrong order, and say nothing."""
+    other = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    gradients = random_gradients(params, 0)
+    transposed = {name: value.T.contiguous().T if value.dim() == 2 else value for name, value in gradients.items()}
+    for leaves, given in ((params, gradients), (other, transposed)):
+        update(make_adam(leaves, OptimizerConfig()), leaves, given, lr=0.1, clip=None)
+    for name, value in params.items():
+        torch.testing.assert_close(other[name], value, msg=name)
