@@ -144,7 +144,7 @@ def _begin(run: Planned, stream: BatchStream, strict: bool) -> Live:
     """Where a checkpoint left it, or at step 0."""
     checkpoints = run.folder / run_folder.CHECKPOINTS
     path = last_checkpoint(checkpoints, run.run_id)
-    state = load_checkpoint(path, run.recipe) if path else _fresh(run.recipe, stream)
+    state = load_checkpoint(path, run.recipe) if path else first_state(run.recipe, stream)
     header = run_folder.header(run.folder, run.variant, run.recipe, run.cache)
     run_folder.begin(run.folder, run.recipe, header)
     metadata = run_folder.sae_metadata(header, run.recipe, run.cache)
@@ -158,7 +158,7 @@ def _look_before(run: Live, batches: list[torch.Tensor], progress: Progress) -> 
     _heed(run, run.early, progress)
 
 
-def _fresh(recipe: Recipe, stream: BatchStream) -> TrainState:
+def first_state(recipe: Recipe, stream: BatchStream) -> TrainState:
     """Step 0; b_dec is a centre of the stream's first rows."""
     init = recipe.config.init
     num_rows = min(init.b_dec_rows, stream.num_rows)

@@ -1,0 +1,235 @@
+"""8 variants of one shape from one cache: stacked <= 0.5x the time of the same 8 one after the other, where it helps.
+
+    python bench/stack.py [--rounds 5] [--threads 2] [--quick]
+
+First `saepipe.train.run.train` itself, `exact: false` beside `exact: true` in turns in one process: the 8 differ in
+weight, lr and seed. A turn's time is that of its steps, with loader and log lines (every 100 steps), from step 100 on
+and less the last step, which judges and saves the run. At 64 x 256, batch 256, the aim is <= 0.5x; at 512 x 4096, batch
+2048, where the rule does not stack, <= 1.05x. Then the sweep that the rule is from (`MOST_WORK` of
+saepipe/train/teams.py): steps on one batch, stacked whatever the rule says, over shapes. Writes results/stack.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import write_result
+
+from saepipe.data.artifact import read_manifest
+from saepipe.data.progress import Silent
+from saepipe.train.allocator import keep_freed_memory
+from saepipe.train.config import TrainConfig
+from saepipe.train.run import train
+from saepipe.train.stack import Stack
+from saepipe.train.state import Recipe, fresh_state, initial_params
+from saepipe.train.step import train_step
+from saepipe.train.teams import MOST_WORK
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from caches import structured_rows, write_cache
+
+CLAIM = __doc__.split("\n\n")[0].replace("\n", " ")
+RATIO = "stacked / one after the other"
+NUM_RUNS = 8
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Shape:
+    d_in: int
+    d_sae: int
+    batch: int
+
+    @property
+    def work(self) -> int:
+        """Multiplications of one matrix product."""
+        return self.d_in * self.d_sae * self.batch
+
+    def __str__(self) -> str:
+        return f"{self.d_in} x {self.d_sae}, batch {self.batch}"
+
+
+SMALL, LARGE = Shape(64, 256, 256), Shape(512, 4096, 2048)
+AIMS = {SMALL: 0.5, LARGE: 1.05}
+SWEEP = [
+    Shape(40, 64, 256),
+    SMALL,
+    Shape(64, 256, 1024),
+    Shape(128, 512, 512),
+    Shape(128, 1024, 512),
+    Shape(128, 1024, 1024),
+    Shape(256, 1024, 1024),
+    Shape(512, 1024, 1024),
+    LARGE,
+]
+RUNS = [{"seed": seed, "lr": 1e-3 * (1 + seed % 2), "weight": 0.1 * 1.3**seed} for seed in range(NUM_RUNS)]
+
+
+def relu(shape: Shape, weight: float) -> dict[str, Any]:
+    return {"sae": {"name": "relu", "d_sae": shape.d_sae}, "penalties": [{"name": "l1", "weight": weight}]}
+
+
+def topk(shape: Shape, weight: float) -> dict[str, Any]:
+    return {"sae": {"name": "topk", "d_sae": shape.d_sae, "k": 8}, "penalties": [{"name": "auxk", "weight": weight}]}
+
+
+def jumprelu(shape: Shape, weight: float) -> dict[str, Any]:
+    penalty = {"name": "l0", "weight": weight, "target": 8}
+    return {"sae": {"name": "jumprelu", "d_sae": shape.d_sae}, "penalties": [penalty]}
+
+
+ARCHITECTURES: dict[str, Callable[[Shape, float], dict[str, Any]]] = {"relu": relu, "topk": topk, "jumprelu": jumprelu}
+
+
+@dataclass
+class Timing:
+    """Of a turn, in seconds; CPU-seconds are of all threads."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass
+class Clock(Silent):
+    """Times the steps after number `begin` up to number `end`."""
+
+    begin: int
+    end: int
+    done: int = 0
+    said: list[str] = field(default_factory=list)
+    at: dict[int, Timing] = field(default_factory=dict)
+
+    def advance(self, amount: int, **figures: float) -> None:
+        self.done += amount > 0
+        if amount and self.done in (self.begin, self.end):
+            self.at[self.done] = Timing(time.perf_counter(), time.process_time())
+
+    @property
+    def a_step(self) -> Timing:
+        first, last, steps = self.at[self.begin], self.at[self.end], self.end - self.begin
+        return Timing((last.wall - first.wall) / steps, (last.cpu - first.cpu) / steps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="minutes, to see that it runs; its numbers mean little")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    keep_freed_memory()  # as `train` does
+    rounds = 2 if asked.quick else asked.rounds
+    figures: dict[str, Any] = {"settings": {"threads": asked.threads, "rounds": rounds, "runs": RUNS}}
+    with tempfile.TemporaryDirectory() as folder:
+        figures["trained"] = {
+            f"{name}, {shape}": trained(Path(folder) / f"{name}{shape.d_in}", make, shape, rounds, asked.quick)
+            for shape, names in ((SMALL, list(ARCHITECTURES)), (LARGE, ["relu"]))
+            for name, make in ARCHITECTURES.items()
+            if name in names
+        }
+    shapes = SWEEP[:4] if asked.quick else SWEEP
+    figures["rule"] = {"MOST_WORK": MOST_WORK}
+    figures["sweep"] = [swept(shape, rounds) for shape in shapes]
+    write_result("stack-quick" if asked.quick else "stack", CLAIM, figures)
+
+
+def trained(
+    folder: Path, make: Callable[[Shape, float], dict[str, Any]], shape: Shape, rounds: int, quick: bool
+) -> dict[str, Any]:
+    """A step of all runs, stacked where the rule says so, beside exact ones."""
+    begin, steps = (2, 3 if quick else 12) if shape == LARGE else (100, 400 if quick else 1100)
+    cache = write_cache(folder / "cache", {"h": structured_rows(max(65_536, 8 * shape.batch), shape.d_in)})
+    found: dict[bool, list[Timing]] = {True: [], False: []}
+    stacked = 1
+    for number in range(rounds):
+        for exact in (True, False) if number % 2 == 0 else (False, True):
+            clock = Clock(begin, begin + steps)
+            raw = {
+                **make(shape, 0.1),
+                "cache": str(cache),
+                "variants": [variant(run, make, shape) for run in RUNS],
+                "steps": begin + steps + 1,
+                "batch_size": shape.batch,
+                "init": {"b_dec_rows": 2048},
+                "exact": exact,
+                "device": "cpu",
+            }
+            paths = train(TrainConfig.parse(raw), folder / f"{number}{exact}", progress=clock)
+            found[exact].append(clock.a_step)
+            stacked = max(stacked, read_manifest(paths[0])[0]["stacked"])
+    aim = AIMS[shape]
+    return told(f"train, {make.__name__}, {shape}", found) | {"stacked": stacked, "aim": aim}
+
+
+def swept(shape: Shape, rounds: int) -> dict[str, Any]:
+    """A step of relu + l1 for all runs on one batch, stacked and one after the other."""
+    rows = structured_rows(shape.batch, shape.d_in).float()
+    alone, together = ([fresh(shape, run) for run in RUNS] for _ in range(2))
+    stack = Stack(together)
+
+    def one_after_the_other() -> None:
+        for recipe, state in alone:
+            train_step(recipe, state, rows)
+
+    works = {True: one_after_the_other, False: lambda: stack.step(stack.first.scaled(rows))}
+    found: dict[bool, list[Timing]] = {True: [], False: []}
+    calls = max(2, min(200, int(2e9 / shape.work)))
+    for number in range(rounds + 1):
+        for exact in (True, False) if number % 2 == 0 else (False, True):
+            timing = timed(works[exact], calls)
+            if number:  # the first warms up
+                found[exact].append(timing)
+    return {"shape": str(shape), "work": shape.work} | told(f"steps, {shape}, work {shape.work:.2g}", found)
+
+
+def variant(run: Mapping[str, float], make: Callable[[Shape, float], dict[str, Any]], shape: Shape) -> dict[str, Any]:
+    settings = {"penalties": make(shape, run["weight"])["penalties"], "optimizer.lr": run["lr"]}
+    return {"name": f"run{run['seed']}", **settings}
+
+
+def fresh(shape: Shape, run: Mapping[str, Any]) -> tuple[Recipe, Any]:
+    raw = {**relu(shape, run["weight"]), "optimizer": {"lr": run["lr"]}, "seed": run["seed"]}
+    raw |= {"cache": "none", "steps": 100_000, "batch_size": shape.batch, "device": "cpu", "sparse_steps": "never"}
+    recipe = Recipe(TrainConfig.parse(raw).resolved(hook="h", num_rows=10**9, device=CPU), shape.d_in, 1.0, CPU)
+    return recipe, fresh_state(recipe, initial_params(recipe))
+
+
+def timed(work: Callable[[], None], calls: int) -> Timing:
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        work()
+    return Timing((time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls)
+
+
+def told(what: str, found: Mapping[bool, Sequence[Timing]]) -> dict[str, Any]:
+    """Medians of ratios of neighbouring turns; says them."""
+    figures: dict[str, Any] = {}
+    for clock in ("wall", "cpu"):
+        alone, together = ([getattr(timing, clock) for timing in found[exact]] for exact in (True, False))
+        ratios = [b / a for a, b in zip(alone, together, strict=True)]
+        figures[clock] = {
+            RATIO: statistics.median(ratios),
+            "ms one after the other": 1e3 * statistics.median(alone),
+            "ms stacked": 1e3 * statistics.median(together),
+            "ratios": ratios,
+        }
+    shown = "  ".join(
+        f"{clock} {one[RATIO]:.2f}x ({one['ms stacked']:.2f} of {one['ms one after the other']:.2f} ms)"
+        for clock, one in figures.items()
+    )
+    print(f"{what:45} {shown}", flush=True)
+    return figures
+
+
+if __name__ == "__main__":
+    main()
