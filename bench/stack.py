@@ -183,7 +183,7 @@ def swept(shape: Shape, rounds: int) -> dict[str, Any]:
 
     works = {True: one_after_the_other, False: lambda: stack.step(stack.first.scaled(rows))}
     found: dict[bool, list[Timing]] = {True: [], False: []}
-    calls = max(2, min(200, int(2e9 / shape.work)))
+    calls = max(2, min(50, int(5e8 / shape.work)))
     for number in range(rounds + 1):
         for exact in (True, False) if number % 2 == 0 else (False, True):
             timing = timed(works[exact], calls)

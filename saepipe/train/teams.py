@@ -15,9 +15,10 @@ from saepipe.train.step import step_loss, train_step
 
 T = TypeVar("T")
 
-MOST_WORK = 2**25
-"""Multiplications of one matrix product of a run; above, a product fills the cores alone, and a batched one is no
-faster (bench/stack.py, whose sweep is in bench/results/stack.json)."""
+MOST_WORK = 2**26
+"""Multiplications of one matrix product of a run. A stack of 8 takes 0.6 of the time of one after the other at 2^22,
+0.9 at 2^26, and as long at 2^29 (`python bench/stack.py`). Steps are sparse only far above (saepipe/train/density.py).
+"""
 
 
 def teams(runs: Sequence[T], recipe_of: Callable[[T], Recipe]) -> list[list[T]]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from saepipe.train.config import TrainConfig
+from saepipe.train.density import LEAST_WORK
 from saepipe.train.penalties.base import Penalised
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.state import Recipe
@@ -57,6 +58,7 @@ def test_what_a_stack_does_not_know_is_trained_alone(config: Make, changes: dict
 
 
 def test_the_rule_is_one_of_shape(config: Make) -> None:
+    assert MOST_WORK < LEAST_WORK  # a stack's steps are dense
     largest = MOST_WORK // (24 * 40)
     assert may_be_stacked(recipe(config(exact=False, batch_size=largest)))
     assert not may_be_stacked(recipe(config(exact=False, batch_size=largest + 1)))
