@@ -8,13 +8,28 @@ alone, and give the same numbers. What a penalty wants whole is made when it ask
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
-from saepipe.train.sae.base import Architecture, Estimate, Params
+from saepipe.train.sae.base import Architecture, Params
+
+
+@dataclass(frozen=True)
+class Near:
+    """The entries at which a slope is estimated: `Estimate`, with a pattern."""
+
+    pattern: Pattern
+    carrier: Tensor  # (d_sae,)
+    bandwidth: float
+
+    @cached_property
+    def count(self) -> Tensor:
+        """(d_sae,) float32: how many of the batch are near."""
+        return autograd.column_sums(self.pattern, self.pattern.ones())
 
 
 @dataclass(frozen=True)
@@ -28,7 +43,7 @@ class Entries:
     inputs: Tensor  # (batch, d_in) what the encoder multiplies
     W_enc: Tensor  # (d_in, d_sae)
     bias: Tensor  # (d_sae,)
-    estimate: Estimate | None
+    near: Near | None
 
     def all_pre_acts(self) -> Tensor:
         """(batch, d_sae), with gradient."""
@@ -37,14 +52,14 @@ class Entries:
     def all_acts(self) -> Tensor:
         """(batch, d_sae), with every gradient that there is."""
         acts = self.pattern.dense(self.acts)
-        return acts if self.estimate is None else acts + self.estimate.near * self.estimate.carrier
+        return (
+            acts if self.near is None else acts + self.near.pattern.dense(self.near.carrier[self.near.pattern.columns])
+        )
 
     def acts_sum(self) -> Tensor:
         """(d_sae,) float32, over the batch."""
         acts_sum = self.over_batch(self.acts)
-        if self.estimate is None:
-            return acts_sum
-        return acts_sum + self.estimate.near.sum(0, dtype=acts_sum.dtype) * self.estimate.carrier
+        return acts_sum if self.near is None else acts_sum + self.near.count * self.near.carrier
 
     def over_batch(self, values: Tensor) -> Tensor:
         """values (num_entries,) summed over the batch: (d_sae,) float32."""
@@ -64,9 +79,9 @@ class Entries:
     def decode(self, W_dec: Tensor) -> Tensor:
         """(batch, d_in), without b_dec."""
         x_hat = autograd.decode(self.pattern, self.acts, W_dec)
-        if self.estimate is None:
-            return x_hat
-        return x_hat + autograd.decode_zeros(self.estimate.near, self.estimate.carrier, W_dec)
+        return (
+            x_hat if self.near is None else x_hat + autograd.decode_zeros(self.near.pattern, self.near.carrier, W_dec)
+        )
 
     def decode_largest(self, num_latents: int, among: Tensor, W_dec: Tensor) -> Tensor:
         """As `StepContext.decode_largest`, through a pattern of its own."""
@@ -85,4 +100,6 @@ def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype) -> 
     W_enc, (inputs, bias) = params["W_enc"], sae.encoder_input(params, x, dtype)
     pre_acts = autograd.encode_at(pattern, pattern.values_of(known), inputs, W_enc, bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
-    return Entries(pattern, pre_acts, acts, known, inputs, W_enc, bias, sae.estimate(params, known))
+    estimate = sae.estimate(params, known)
+    near = Near(Pattern.of_mask(estimate.near), estimate.carrier, estimate.bandwidth) if estimate else None
+    return Entries(pattern, pre_acts, acts, known, inputs, W_enc, bias, near)

@@ -112,7 +112,7 @@ def rows_that_fire_alike(asked: TrainConfig, low: Params, high: Params, dtype: t
             pre_acts = asked.sae.pre_acts(params, rows, products)
             estimate = asked.sae.estimate(params, pre_acts)
             dead = pre_acts.masked_fill(~ctx.dead, -torch.inf).topk(D_IN // 2).indices.sort().values
-            chosen.append([ctx.acts > 0, dead, estimate.near.double() if estimate else torch.zeros(())])
+            chosen.append([ctx.acts > 0, dead, estimate.near if estimate else torch.zeros(())])
         if all(map(torch.equal, *chosen)):
             return x
     raise AssertionError("no such rows among a thousand draws")

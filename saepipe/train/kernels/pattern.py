@@ -70,6 +70,10 @@ class Pattern:
         edges = torch.arange(self.num_columns + 1, dtype=torch.int32, device=columns.device)
         return ByColumn(torch.searchsorted(columns, edges, out_int32=True), self.rows[order], order)
 
+    def ones(self) -> Tensor:
+        """(num_entries,) float32"""
+        return torch.ones(self.num_entries, device=self.columns.device)
+
     def values_of(self, array: Tensor) -> Tensor:
         """(num_entries,) of an array (num_rows, num_columns)."""
         return array.flatten()[self.positions]

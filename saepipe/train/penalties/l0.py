@@ -35,12 +35,15 @@ class L0(Penalty):
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         threshold = now["threshold"] if ctx.threshold is None else ctx.threshold.detach()
-        inside = near(ctx.pre_acts, threshold, self.bandwidth).to(ctx.x.dtype)
         l0 = (ctx.pre_acts.detach() > threshold).sum() / len(ctx.x)
-        # Its gradient is the estimate.
-        margin = (inside * ctx.pre_acts).sum() if ctx.threshold is None else -(inside.sum(0) * ctx.threshold).sum()
-        carrier = margin / (self.bandwidth * len(ctx.x))
-        statistics = {"l0": l0, "near_share": inside.mean()}
+        if ctx.threshold is None:
+            inside = near(ctx.pre_acts, threshold, self.bandwidth)
+            num_near, above = inside.sum(), (inside * ctx.pre_acts).sum()
+        else:
+            of_each = ctx.num_near(self.bandwidth)
+            num_near, above = of_each.sum(), -(of_each * ctx.threshold).sum()
+        carrier = above / (self.bandwidth * len(ctx.x))  # its gradient is the estimate
+        statistics = {"l0": l0, "near_share": num_near / (len(ctx.x) * len(ctx.dead))}
         value = l0 + (carrier - carrier.detach())
         if self.target is not None:
             value = ctx.power * (value / self.target - 1).square()

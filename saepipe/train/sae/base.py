@@ -24,8 +24,9 @@ Params = dict[str, Tensor]
 class Estimate:
     """A slope where the activation itself has none: near * carrier is added to the activations, and is 0."""
 
-    near: Tensor  # (batch, d_sae) 1 where the slope is estimated, else 0; of the dtype of the activations
+    near: Tensor  # (batch, d_sae) bool: where the slope is estimated
     carrier: Tensor  # (d_sae,) zeros, with the estimated slope as their gradient
+    bandwidth: float  # of what is near
 
 
 class Architecture(Component):

@@ -55,7 +55,7 @@ class JumpReLU(Architecture):
         threshold = self.threshold(params)
         frozen = threshold.detach()
         carrier = -frozen / self.bandwidth * (threshold - frozen)
-        return Estimate(near(pre_acts, frozen, self.bandwidth).to(pre_acts.dtype), carrier.to(pre_acts.dtype))
+        return Estimate(near(pre_acts, frozen, self.bandwidth), carrier.to(pre_acts.dtype), self.bandwidth)
 
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts > self.threshold(params)
