@@ -3,9 +3,11 @@
     SAEPIPE_SHARED=../shared python bench/train.py [--rounds 5] [--steps 50] [--peers-python PYTHON]
 
 Ours is `train_step` as `saepipe train` calls it: unit decoder rows, projection, clipping, dead latents counted, sums
-for the log, and in each round one watched step (what a line of metrics.jsonl needs; a run has one in 100). The floor
-is the peers' plain step with none of these. With --peers-python, an interpreter that has them, SAELens,
-dictionary_learning and sparsify take their turns too, each as its own trainer steps. Writes results/train.json.
+for the log, and in each round one watched step (what a line of metrics.jsonl needs; a run has one in 100). It is timed
+after its density has settled: each of ours is trained once until about 64 latents a token are left, and every round
+goes on from there. Dense steps, peers' and ours, cost the same at any density. The floor is the peers' plain step,
+with no constraint, clipping or log. With --peers-python, an interpreter that has them, SAELens, dictionary_learning
+and sparsify take their turns too, each as its own trainer steps. Writes results/train.json.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +27,28 @@ from typing import Any
 import torch
 from record import write_result
 
+from saepipe.train.allocator import keep_freed_memory
+from saepipe.train.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.config import TrainConfig
 from saepipe.train.state import Recipe, fresh_state, initial_params
 from saepipe.train.step import train_step
 
 PEERS = Path(os.environ.get("SAEPIPE_SHARED", "../shared")).resolve() / "bench_peers"
-CLAIM = "ReLU + L1 trains at least as fast as plain torch without constraint, clipping and logging"
-FLOOR, RELU, TOPK = "raw_torch_relu_l1_fusedadam", "saepipe_relu_l1", "saepipe_topk_auxk"
+CLAIM = "A settled sparse step is at least twice as fast as plain torch's, and 1.3 times as fast as sparsify's TopK"
+FLOOR = "raw_torch_relu_l1_fusedadam"
+SETTLING = 300  # steps
 FIGURES = ("acts_per_s", "acts_per_cpu_s", "ms_median")
-ARCHITECTURES = {
-    RELU: {"sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": 0.1}]},
-    TOPK: {"sae": {"name": "topk", "k": 32}, "penalties": [{"name": "auxk"}]},
+OURS: dict[str, dict[str, Any]] = {
+    "saepipe_relu_l1": {"sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": 4.0}]},
+    "saepipe_topk_auxk": {"sae": {"name": "topk", "k": 32}, "penalties": [{"name": "auxk"}]},
+    "saepipe_jumprelu_l0": {"sae": {"name": "jumprelu"}, "penalties": [{"name": "l0", "weight": 3.0, "target": 64}]},
+}
+DENSE = "_dense"  # after a name: the same with dense steps
+AIMS = {
+    ("saepipe_relu_l1", FLOOR): 2.0,
+    ("saepipe_relu_l1", "dictionary_learning.StandardTrainer"): 2.0,
+    ("saepipe_topk_auxk", "sparsify.SparseCoder.signum"): 1.3,
+    ("saepipe_jumprelu_l0", "dictionary_learning.JumpReluTrainer"): 2.0,
 }
 
 
@@ -49,7 +63,8 @@ class Contender:
 
 def contenders(peers_python: str | None) -> list[Contender]:
     here = sys.executable
-    ours = [Contender(here, (__file__, "--ours", name), (name,)) for name in ARCHITECTURES]
+    names = [name + path for name in OURS for path in ("", DENSE)]
+    ours = [Contender(here, (__file__, "--ours", name), (name,)) for name in names]
     floor = Contender(here, (str(PEERS / "bench_raw_torch.py"),), (FLOOR,))
     if peers_python is None:
         return [floor, *ours]
@@ -57,27 +72,50 @@ def contenders(peers_python: str | None) -> list[Contender]:
     def peer(file: str, *arguments: str, names: tuple[str, ...]) -> Contender:
         return Contender(peers_python, (str(PEERS / file), *arguments), names)
 
-    dictionary_learning = ("dictionary_learning.StandardTrainer", "dictionary_learning.TopKTrainer")
+    trainers = ("standard", "topk", "jumprelu")
+    dictionary_learning = tuple(f"dictionary_learning.{name}Trainer" for name in ("Standard", "TopK", "JumpRelu"))
     saelens = ("SAELens.StandardTrainingSAE", "SAELens.TopKTrainingSAE")
     return [
         floor,
         *ours,
-        peer("bench_dictionary_learning.py", "standard", "topk", names=dictionary_learning),
+        peer("bench_dictionary_learning.py", *trainers, names=dictionary_learning),
         peer("bench_saelens.py", "standard", "topk", names=saelens),
         peer("bench_sparsify.py", "signum", names=("sparsify.SparseCoder.signum",)),
     ]
 
 
-def make_step(name: str, data: Sequence[torch.Tensor]) -> Callable[[int, torch.Tensor], float]:
-    """One optimisation step of ours, as the peers' harness asks for it."""
-    batch, d_in = data[0].shape
-    settings = ARCHITECTURES[name]
+def recipe_of(name: str, batch: int, d_in: int) -> Recipe:
+    """Of ours by name; a long run, so that no schedule changes it while it is timed."""
+    settings = OURS[name.removesuffix(DENSE)]
     raw = {**settings, "sae": {**settings["sae"], "d_sae": int(os.environ.get("D_SAE", "4096"))}}
-    raw |= {"cache": "none", "steps": 10_000, "batch_size": batch, "optimizer": {"lr": 3e-4, "warmup": 0}}
+    raw |= {"cache": "none", "steps": 10_000, "batch_size": batch, "optimizer": {"lr": 1e-3, "warmup": 0}}
+    raw |= {"sparse_steps": "never" if name.endswith(DENSE) else "auto"}
     cpu = torch.device("cpu")
-    config = TrainConfig.parse(raw).resolved(hook="none", num_rows=batch, device=cpu)
-    recipe = Recipe(config, d_in, 1.0, cpu)
+    return Recipe(TrainConfig.parse(raw).resolved(hook="none", num_rows=batch, device=cpu), d_in, 1.0, cpu)
+
+
+def settle(name: str, folder: Path) -> None:
+    """Trains it until its density has settled, and leaves a checkpoint under `folder`."""
+    sys.path.insert(0, str(PEERS))
+    import common
+
+    data = common.make_data()
+    recipe = recipe_of(name, *data[0].shape)
     state = fresh_state(recipe, initial_params(recipe))
+    for number in range(SETTLING):
+        train_step(recipe, state, data[number % len(data)])
+    last = train_step(recipe, state, data[0], watched=True)
+    assert last is not None
+    print(f"{name}: L0 {last.l0:.1f}, {'sparse' if state.sparse else 'dense'} steps", flush=True)
+    save_checkpoint(folder / name, name, state)
+
+
+def make_step(name: str, folder: Path, data: Sequence[torch.Tensor]) -> Callable[[int, torch.Tensor], float]:
+    """One optimisation step of ours, as the peers' harness asks for it."""
+    keep_freed_memory()  # as `train` does
+    recipe = recipe_of(name, *data[0].shape)
+    state = load_checkpoint(folder / name.removesuffix(DENSE) / str(SETTLING + 1), recipe)
+    state.sparse = state.sparse and not name.endswith(DENSE)
     warmup = int(os.environ["WARMUP"])
 
     def step(number: int, x: torch.Tensor) -> float:
@@ -93,20 +131,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--peers-python", help="an interpreter that has sae-lens, dictionary-learning, eai-sparsify")
-    parser.add_argument("--ours", choices=ARCHITECTURES, help=argparse.SUPPRESS)
+    parser.add_argument("--ours", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.ours:
         sys.path.insert(0, str(PEERS))
         import common
 
-        common.run(asked.ours, lambda data: make_step(asked.ours, data))
+        common.run(asked.ours, lambda data: make_step(asked.ours, Path(os.environ["SETTLED"]), data))
         return
-    found = take_turns(contenders(asked.peers_python), asked.rounds, asked.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SETTLED"] = folder
+        for name in OURS:
+            settle(name, Path(folder))
+        found = take_turns(contenders(asked.peers_python), asked.rounds, asked.steps)
     medians = {name: {key: statistics.median(line[key] for line in lines) for key in FIGURES} for name, lines in found}
     to_floor = {name: figures["acts_per_cpu_s"] / medians[FLOOR]["acts_per_cpu_s"] for name, figures in medians.items()}
+    aims = {
+        f"{ours} to {peer}": {
+            "aim": aim,
+            "per CPU-second": ratio(medians, ours, peer, "acts_per_cpu_s"),
+            "wall": ratio(medians, ours, peer, "acts_per_s"),
+        }
+        for (ours, peer), aim in AIMS.items()
+        if peer in medians
+    }
     to_floor_wall = {name: figures["acts_per_s"] / medians[FLOOR]["acts_per_s"] for name, figures in medians.items()}
     shape = {"d_in": 512, "d_sae": 4096, "batch": 2048, "k": 32, "threads": 2}
     figures = {
+        "aims": aims,
         "times the floor": {"per CPU-second": to_floor, "wall": to_floor_wall},
         "median": medians,
         "settings": {**shape, "rounds": asked.rounds, "steps": asked.steps},
@@ -118,6 +170,12 @@ def main() -> None:
             f"{medians[name]['acts_per_s']:8,.0f} acts/s   {to_floor_wall[name]:.2f}x wall   {to_floor[name]:.2f}x CPU"
         )
         print(f"{name:40} {line}")
+    for pair, reached in aims.items():
+        print(f"{pair}: {reached['wall']:.2f}x wall, {reached['per CPU-second']:.2f}x CPU, aim {reached['aim']}x")
+
+
+def ratio(medians: dict[str, dict[str, float]], ours: str, peer: str, figure: str) -> float:
+    return medians[ours][figure] / medians[peer][figure]
 
 
 def take_turns(entries: Sequence[Contender], rounds: int, steps: int) -> list[tuple[str, list[dict[str, Any]]]]:
