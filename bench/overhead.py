@@ -6,13 +6,16 @@
 After each of its steps the same step is made bare: `train_step`, unwatched, on a twin that began as it did, with the
 same rows from memory. So the two take turns step by step, and what the loop takes longer is its overhead. The first 20
 steps and the last, which judges and saves the run, do not count. Decoding ahead goes on during both; what it costs is
-measured by itself: CPU-seconds for as many batches, of a stream that nobody trains on. Writes results/overhead.json.
+measured by itself: CPU-seconds for as many batches, of a stream that nobody trains on. Beside it: an addition of two
+(2048, 4096) arrays into a new one, in a process that keeps freed memory (saepipe/train/allocator.py) and in one that
+does not. Writes results/overhead.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +29,7 @@ from record import write_result
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache
 from saepipe.data.progress import Silent
+from saepipe.train.allocator import keep_freed_memory
 from saepipe.train.config import TrainConfig
 from saepipe.train.plan import plan_runs
 from saepipe.train.run import first_state, train
@@ -73,12 +77,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a log line every 20 of 62 steps, to see that it runs")
+    parser.add_argument("--addition", choices=["kept", "freed"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
+    if asked.addition:
+        print(addition(keep=asked.addition == "kept"))
+        return
     steps, log_every = (61, 20) if asked.quick else (asked.steps + 1, 100)
     with tempfile.TemporaryDirectory() as folder:
         turns, loader = take_turns(Path(folder), steps, log_every)
     figures = shares(turns, loader, log_every)
+    for which in ("kept", "freed"):
+        command = [sys.executable, __file__, "--addition", which, "--threads", "1"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        figures[f"CPU-ms an addition of 2048 x 4096, memory {which}"] = float(found)
     settings = {"steps": steps, "log_every": log_every, "threads": asked.threads}
     write_result("overhead-quick" if asked.quick else "overhead", CLAIM, {"settings": settings, "aim": AIM, **figures})
     print("\n".join(f"{name:55} {value:.4g}" for name, value in figures.items()))
@@ -107,6 +119,19 @@ def take_turns(folder: Path, steps: int, log_every: int) -> tuple[Turns, float]:
     turns = Turns(planned.recipe, twin, rows)
     train(config, folder / "run", progress=turns)
     return turns, loader
+
+
+def addition(*, keep: bool) -> float:
+    """CPU-milliseconds."""
+    if keep:
+        assert keep_freed_memory(), "not the GNU C library"
+    x = torch.ones(2048, 4096)
+    times = []
+    for _ in range(30):
+        begin = time.process_time()
+        torch.add(x, x)
+        times.append(time.process_time() - begin)
+    return 1e3 * statistics.median(times)
 
 
 def shares(turns: Turns, loader: float, log_every: int) -> dict[str, float]:

@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Arrays of up to 1 GiB come from memory that this process freed before, for as long as it lives.
 
     glibc gives large arrays back to the kernel when they are freed, and each page of the next one is a fault and is
-    filled with zeros: an addition of arrays of 2048 x 4096 floats takes 16 ms then, and 2 ms without
-    (`python bench/stack.py --allocator`). CUDA memory is torch's own and has nothing to do with it.
+    filled with zeros. An addition of arrays of 2048 x 4096 floats then takes several times as long
+    (`python bench/overhead.py`). CUDA memory is torch's own and has nothing to do with it.
 
     Returns:
         Whether it was done; not where there is another C library.
