@@ -23,6 +23,7 @@ from saepipe.data.config import fingerprint
 from saepipe.data.synthetic import Tokens, Truth, World, draw
 from saepipe.evaluate.truth import measure
 from saepipe.evaluate.validate.config import ValidateConfig
+from saepipe.train.allocator import keep_freed_memory
 from saepipe.train.config import TrainConfig
 from saepipe.train.init import center
 from saepipe.train.penalties.base import Penalty
@@ -132,6 +133,7 @@ def run_alone(job: Job, config: ValidateConfig) -> list[Outcome]:
 
 def run(job: Job, config: ValidateConfig) -> list[Outcome]:
     """Trains the job's trials side by side and measures each on its world's held-out tokens."""
+    keep_freed_memory()
     names = sorted({(trial.world, trial.seed) for trial in job.trials})
     places = [place(config.worlds[world].model_dump_json(), seed, _sizes(config)) for world, seed in names]
     rows = torch.tensor([names.index((trial.world, trial.seed)) for trial in job.trials])
