@@ -53,7 +53,9 @@ def load_checkpoint(path: Path, recipe: Recipe) -> TrainState:
     with torch.no_grad():
         for name, tensor in _tensors(state).items():
             tensor.copy_(tensors[name])
-    state.step, state.num_summed, state.sparse = index["step"], index["num_summed"], index["sparse"]
+    state.step, state.num_summed = index["step"], index["num_summed"]
+    if recipe.config.sparse_steps == "auto":
+        state.sparse = index["sparse"]
     return state
 
 

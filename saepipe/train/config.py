@@ -42,6 +42,7 @@ OUTSIDE_THE_ID = frozenset(
         "plugins",
         "device",
         "resident",
+        "sparse_steps",
         "exact",
         "log_every",
         "checkpoint_every",

@@ -108,6 +108,8 @@ def test_a_checkpoint_keeps_the_path(config: Make, tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "run", state)
     again = load_checkpoint(tmp_path / "1", recipe)
     assert again.sparse
+    never = replace(recipe, config=recipe.config.model_copy(update={"sparse_steps": "never"}))
+    assert not load_checkpoint(tmp_path / "1", never).sparse
     for one in (state, again):
         train_step(recipe, one, rows(1))
     for name, value in state.params.items():
