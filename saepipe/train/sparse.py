@@ -17,18 +17,28 @@ from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params
 
+MANY = 0.1
+"""Share of all entries from which one whole product costs less than theirs one by one (bench/density.py)."""
+
 
 @dataclass(frozen=True)
 class Near:
-    """The entries at which a slope is estimated: `Estimate`, with a pattern."""
+    """Where a slope is estimated: `Estimate`, with a pattern if the entries are few. Early in a run they are not."""
 
-    pattern: Pattern
+    mask: Tensor  # (batch, d_sae) bool
     carrier: Tensor  # (d_sae,)
     bandwidth: float
 
     @cached_property
+    def pattern(self) -> Pattern | None:
+        """None where the entries are many."""
+        return None if self.mask.count_nonzero() > MANY * self.mask.numel() else Pattern.of_mask(self.mask)
+
+    @cached_property
     def count(self) -> Tensor:
         """(d_sae,) float32: how many of the batch are near."""
+        if self.pattern is None:
+            return self.mask.float().sum(0)
         return autograd.column_sums(self.pattern, self.pattern.ones())
 
 
@@ -52,9 +62,7 @@ class Entries:
     def all_acts(self) -> Tensor:
         """(batch, d_sae), with every gradient that there is."""
         acts = self.pattern.dense(self.acts)
-        return (
-            acts if self.near is None else acts + self.near.pattern.dense(self.near.carrier[self.near.pattern.columns])
-        )
+        return acts if self.near is None else acts + self.near.mask * self.near.carrier
 
     def acts_sum(self) -> Tensor:
         """(d_sae,) float32, over the batch."""
@@ -79,9 +87,9 @@ class Entries:
     def decode(self, W_dec: Tensor) -> Tensor:
         """(batch, d_in), without b_dec."""
         x_hat = autograd.decode(self.pattern, self.acts, W_dec)
-        return (
-            x_hat if self.near is None else x_hat + autograd.decode_zeros(self.near.pattern, self.near.carrier, W_dec)
-        )
+        if self.near is None:
+            return x_hat
+        return x_hat + autograd.decode_zeros(self.near.mask, self.near.pattern, self.near.carrier, W_dec)
 
     def decode_largest(self, num_latents: int, among: Tensor, W_dec: Tensor) -> Tensor:
         """As `StepContext.decode_largest`, through a pattern of its own."""
@@ -101,5 +109,5 @@ def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype) -> 
     pre_acts = autograd.encode_at(pattern, pattern.values_of(known), inputs, W_enc, bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
     estimate = sae.estimate(params, known)
-    near = Near(Pattern.of_mask(estimate.near), estimate.carrier, estimate.bandwidth) if estimate else None
+    near = Near(estimate.near, estimate.carrier, estimate.bandwidth) if estimate else None
     return Entries(pattern, pre_acts, acts, known, inputs, W_enc, bias, near)

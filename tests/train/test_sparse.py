@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saepipe.data.component import import_members
+from saepipe.train import sparse as sparse_step
 from saepipe.train.config import TrainConfig
 from saepipe.train.loss import Loss, Moment, compute_loss
 from saepipe.train.penalties.base import Penalty
@@ -82,6 +83,23 @@ def test_a_sparse_step_is_the_dense_one(config: Make, params: Params, x: Tensor,
     assert sparse.ctx.l0 == dense.ctx.l0
     for name in ("acts", "acts_sum", "pre_acts", "gate_acts"):
         torch.testing.assert_close(getattr(sparse.ctx, name), getattr(dense.ctx, name), msg=name)
+
+
+@pytest.mark.parametrize("many", [0.0, 1.0])
+def test_estimated_slopes_one_by_one_are_those_of_one_product(
+    config: Make, params: Params, x: Tensor, many: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the bandwidth of the other tests it is one product; with `many` at 1 it is entry by entry."""
+    monkeypatch.setattr(sparse_step, "MANY", many)
+    asked = config(
+        sae={"name": "jumprelu", "d_sae": D_SAE, **SAES["jumprelu"]}, penalties=[{"name": "l0", "weight": 2}]
+    )
+    here = leaves(asked, params)
+    dense, sparse = (loss_of(asked, here, x, torch.float64, sparse=path) for path in (False, True))
+    assert sparse.ctx.entries is not None
+    assert sparse.ctx.entries.near is not None
+    assert (sparse.ctx.entries.near.pattern is None) == (many == 0)
+    torch.testing.assert_close(gradients(sparse, here), gradients(dense, here))
 
 
 @pytest.mark.parametrize("sae", SAES)

@@ -11,8 +11,6 @@ from torch.autograd.function import once_differentiable
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.kernels.pick import kernels_for
 
-MANY = 0.1  # share of all entries from which one whole product costs less than theirs; bench/density.py
-
 
 def encode_at(pattern: Pattern, known: Tensor, x: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
     """The entries of x @ W_enc + bias, with gradients for W_enc and bias.
@@ -40,15 +38,16 @@ def decode(pattern: Pattern, values: Tensor, W_dec: Tensor) -> Tensor:
     return _Decode.apply(values, W_dec, pattern)  # type: ignore[no-untyped-call]
 
 
-def decode_zeros(near: Pattern, carrier: Tensor, W_dec: Tensor) -> Tensor:
-    """What carrier decodes to at the entries `near`, where it is 0: zeros (batch, d_in), with a gradient for carrier.
+def decode_zeros(near: Tensor, pattern: Pattern | None, carrier: Tensor, W_dec: Tensor) -> Tensor:
+    """(near * carrier) @ W_dec where carrier is 0: zeros (batch, d_in), with a gradient for carrier alone.
 
     Args:
-        near: in (batch, d_sae).
+        near: (batch, d_sae) bool.
+        pattern: of the same entries, to go through them one by one; None: by one whole product.
         carrier: (d_sae,) zeros.
         W_dec: (d_sae, d_in). Its own gradient is 0, as carrier is.
     """
-    return _DecodeZeros.apply(carrier, near, W_dec)  # type: ignore[no-untyped-call]
+    return _DecodeZeros.apply(carrier, near, pattern, W_dec)  # type: ignore[no-untyped-call]
 
 
 def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
@@ -109,22 +108,23 @@ class _Decode(torch.autograd.Function):
 
 class _DecodeZeros(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, carrier: Tensor, near: Pattern, W_dec: Tensor) -> Tensor:
-        ctx.save_for_backward(W_dec)
-        ctx.near, ctx.dtype = near, carrier.dtype
-        return W_dec.new_zeros(near.num_rows, W_dec.shape[1])
+    def forward(ctx: Any, carrier: Tensor, near: Tensor, pattern: Pattern | None, W_dec: Tensor) -> Tensor:
+        ctx.save_for_backward(near, W_dec)
+        ctx.pattern, ctx.dtype = pattern, carrier.dtype
+        return W_dec.new_zeros(len(near), W_dec.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        (W_dec,), near = ctx.saved_tensors, ctx.near
-        gradient, W = gradient.to(ctx.dtype), W_dec.to(ctx.dtype)
-        if near.num_entries > MANY * near.num_rows * near.num_columns:
-            # Early in a run: one whole product is less work then.
-            sums = near.dense(near.ones().to(ctx.dtype)).T @ gradient
-            return (W_dec * sums).sum(1).to(ctx.dtype), None, None
-        kernels = kernels_for(W.device, W_dec.dtype)
-        return kernels.column_sums(near, kernels.sampled(near, gradient, W)).to(ctx.dtype), None, None
+        near, W_dec = ctx.saved_tensors
+        gradient = gradient.to(ctx.dtype)
+        if ctx.pattern is None:
+            of_carrier = (W_dec * (near.to(ctx.dtype).T @ gradient)).sum(1)
+        else:
+            kernels = kernels_for(W_dec.device, W_dec.dtype)
+            slopes = kernels.sampled(ctx.pattern, gradient, W_dec.to(ctx.dtype))
+            of_carrier = kernels.column_sums(ctx.pattern, slopes)
+        return of_carrier.to(ctx.dtype), None, None, None
 
 
 class _ColumnSums(torch.autograd.Function):
