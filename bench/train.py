@@ -40,14 +40,19 @@ SETTLING = 300  # steps
 FIGURES = ("acts_per_s", "acts_per_cpu_s", "ms_median")
 OURS: dict[str, dict[str, Any]] = {
     "saepipe_relu_l1": {"sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": 4.0}]},
+    "saepipe_topk": {"sae": {"name": "topk", "k": 32}},
     "saepipe_topk_auxk": {"sae": {"name": "topk", "k": 32}, "penalties": [{"name": "auxk"}]},
-    "saepipe_jumprelu_l0": {"sae": {"name": "jumprelu"}, "penalties": [{"name": "l0", "weight": 3.0, "target": 64}]},
+    "saepipe_jumprelu_l0": {
+        "sae": {"name": "jumprelu"},
+        "penalties": [{"name": "l0", "weight": 3.0, "target": 64}],
+        "optimizer": {"lr": 3e-3, "warmup": 0},  # at which its thresholds settle within `SETTLING` steps
+    },
 }
 DENSE = "_dense"  # after a name: the same with dense steps
 AIMS = {
     ("saepipe_relu_l1", FLOOR): 2.0,
     ("saepipe_relu_l1", "dictionary_learning.StandardTrainer"): 2.0,
-    ("saepipe_topk_auxk", "sparsify.SparseCoder.signum"): 1.3,
+    ("saepipe_topk", "sparsify.SparseCoder.signum"): 1.3,
     ("saepipe_jumprelu_l0", "dictionary_learning.JumpReluTrainer"): 2.0,
 }
 
@@ -87,8 +92,9 @@ def contenders(peers_python: str | None) -> list[Contender]:
 def recipe_of(name: str, batch: int, d_in: int) -> Recipe:
     """Of ours by name; a long run, so that no schedule changes it while it is timed."""
     settings = OURS[name.removesuffix(DENSE)]
-    raw = {**settings, "sae": {**settings["sae"], "d_sae": int(os.environ.get("D_SAE", "4096"))}}
-    raw |= {"cache": "none", "steps": 10_000, "batch_size": batch, "optimizer": {"lr": 1e-3, "warmup": 0}}
+    raw = {"optimizer": {"lr": 1e-3, "warmup": 0}, **settings}
+    raw |= {"sae": {**settings["sae"], "d_sae": int(os.environ.get("D_SAE", "4096"))}}
+    raw |= {"cache": "none", "steps": 10_000, "batch_size": batch}
     raw |= {"sparse_steps": "never" if name.endswith(DENSE) else "auto"}
     cpu = torch.device("cpu")
     return Recipe(TrainConfig.parse(raw).resolved(hook="none", num_rows=batch, device=cpu), d_in, 1.0, cpu)
