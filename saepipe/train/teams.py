@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saepipe.train.contract import check_stacking
 from saepipe.train.log import Measurement, measure
-from saepipe.train.stack import Stack, structure, why_not
+from saepipe.train.stack import MOVING, Stack, structure, why_not
 from saepipe.train.state import Recipe, TrainState
 from saepipe.train.step import step_loss, train_step
 
@@ -22,12 +22,15 @@ MOST_WORK = 2**26
 
 
 def teams(runs: Sequence[T], recipe_of: Callable[[T], Recipe]) -> list[list[T]]:
-    """Splits runs at one step into those that step together, in the order of their first ones."""
+    """Splits runs at one step into those that step together, in the order of their first ones.
+
+    In a team those of one learning rate stand side by side: Adam is called once for each stretch of them.
+    """
     found: dict[Any, list[T]] = {}
     for place, run in enumerate(runs):
         recipe = recipe_of(run)
         found.setdefault(repr(structure(recipe)) if may_be_stacked(recipe) else place, []).append(run)
-    return list(found.values())
+    return [sorted(team, key=lambda run: _rate(recipe_of(run))) for team in found.values()]
 
 
 def may_be_stacked(recipe: Recipe) -> bool:
@@ -36,6 +39,10 @@ def may_be_stacked(recipe: Recipe) -> bool:
     small = config.batch_size * recipe.d_in * config.sae.d_sae <= MOST_WORK
     asked = not config.exact and config.sparse_steps != "always"
     return small and asked and not why_not(recipe) and not any(map(check_stacking, config.penalties))
+
+
+def _rate(recipe: Recipe) -> tuple[float, ...]:
+    return tuple(getattr(recipe.config.optimizer, name) for name in MOVING)
 
 
 class Team:

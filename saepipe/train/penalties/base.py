@@ -65,6 +65,13 @@ class StepContext:
         return (self.gate_acts if here is None or here.near else here.acts).to(self.x.dtype)
 
     @property
+    def gate_sum(self) -> Tensor:
+        """`gate_acts` summed over batch and latents, () float32."""
+        if self.entries is None and self.gate_acts is self.acts:
+            return self.acts_sum.sum()  # one pass less: it was summed over the batch already
+        return self.gate_values.sum()
+
+    @property
     def l0(self) -> Tensor:
         """Active latents a token, mean over the batch (), without gradient."""
         acts = self.acts if self.entries is None else self.entries.acts

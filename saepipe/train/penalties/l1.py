@@ -15,4 +15,4 @@ class L1(Penalty):
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         # The factor |W_dec_i| is left out exactly: rows have unit norm, and its gradient, along the row, is removed.
-        return Penalised(ctx.gate_values.sum() / len(ctx.x), {}, state)
+        return Penalised(ctx.gate_sum / len(ctx.x), {}, state)
