@@ -75,13 +75,9 @@ class Entries:
 
     def first_acts(self, num_tokens: int) -> Tensor:
         """(num_tokens, d_sae) of the batch's first tokens, without gradient."""
-        size = num_tokens * self.pattern.num_columns
+        acts, size = self.acts.detach(), num_tokens * self.pattern.num_columns
         # One place more takes what other tokens have: so nothing waits for the number of entries before them.
-        flat = (
-            self.acts.detach()
-            .new_zeros(size + 1)
-            .scatter(0, self.pattern.positions.clamp_max(size), self.acts.detach())
-        )
+        flat = acts.new_zeros(size + 1).scatter(0, self.pattern.positions.clamp_max(size), acts)
         return flat[:size].view(num_tokens, -1)
 
     def decode(self, W_dec: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ class ByColumn:
     """A pattern's entries sorted by column, then row: the transposed index."""
 
     starts: Tensor  # int32 (num_columns + 1,): where each column's entries begin
+    columns: Tensor  # int32 (num_entries,), ascending
     rows: Tensor  # int32 (num_entries,)
     order: Tensor  # int64 (num_entries,): values[order] are in this order
 
@@ -68,7 +69,7 @@ class Pattern:
     def by_column(self) -> ByColumn:
         columns, order = self.columns.sort(stable=True)
         edges = torch.arange(self.num_columns + 1, dtype=torch.int32, device=columns.device)
-        return ByColumn(torch.searchsorted(columns, edges, out_int32=True), self.rows[order], order)
+        return ByColumn(torch.searchsorted(columns, edges, out_int32=True), columns, self.rows[order], order)
 
     def ones(self) -> Tensor:
         """(num_entries,) float32"""
@@ -82,8 +83,3 @@ class Pattern:
         """(num_rows, num_columns) with `values` (num_entries,) at the entries and 0 elsewhere."""
         flat = values.new_zeros(self.num_rows * self.num_columns)
         return flat.scatter(0, self.positions, values).view(self.num_rows, self.num_columns)
-
-    def where(self, kept: Tensor) -> Pattern:
-        """Of the entries those with `kept` (num_entries,) bool. On CUDA it waits for their number."""
-        before = torch.cat([kept.new_zeros(1, dtype=torch.int32), kept.cumsum(0, dtype=torch.int32)])
-        return Pattern(self.num_columns, before[self.row_starts], self.columns[kept], self.positions[kept])

@@ -26,7 +26,7 @@ def decode(pattern: Pattern, values: Tensor, W: Tensor) -> Tensor:
 
 def decode_t(pattern: Pattern, values: Tensor, A: Tensor) -> Tensor:
     index = pattern.by_column
-    return _product(index.starts, pattern.columns[index.order], index.rows, values[index.order], A)
+    return _product(index.starts, index.columns, index.rows, values[index.order], A)
 
 
 def sampled(pattern: Pattern, A: Tensor, W: Tensor) -> Tensor:

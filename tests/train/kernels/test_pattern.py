@@ -55,16 +55,6 @@ def test_of_indices_in_any_order(num_rows: int, k: int, num_columns: int) -> Non
     check(Pattern.of_indices(indices, num_columns), mask)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_where_keeps_some_entries(mask: Tensor, share: float) -> None:
-    pattern = Pattern.of_mask(mask)
-    kept = torch.rand(pattern.num_entries, generator=torch.Generator().manual_seed(4)) < share
-    left = torch.zeros_like(mask)
-    for (row, column), keep in zip(entries(mask), kept.tolist(), strict=True):
-        left[row, column] = keep
-    check(pattern.where(kept), left)
-
-
 def test_by_column_is_sorted_by_column_then_row(mask: Tensor) -> None:
     index, by_row = Pattern.of_mask(mask).by_column, entries(mask)
     expected = sorted(range(len(by_row)), key=lambda e: by_row[e][::-1])
