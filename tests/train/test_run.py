@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kills import KillAfter, Killed
 from saepipe.data.artifact import MANIFEST, commit, read_manifest, writer_lock
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache
@@ -30,23 +31,6 @@ TOPK: dict[str, Any] = {"sae": {"name": "topk", "d_sae": 40, "k": 4}, "penalties
 VARIANTS = [{"name": "plain"}, {"name": "strong", "penalties.0.weight": 2.0, "steps": 13}, {"name": "topk", **TOPK}]
 # Latents die within 34 tokens and start anew at steps 4, 8, 12, 16: every part of the state is in use.
 LIVELY = {"dead": {"after_tokens": 34, "resample_steps": 4}, "variants": VARIANTS}
-
-
-class Killed(Exception):  # noqa: N818 - a crash, not an error
-    pass
-
-
-class KillAfter(Silent):
-    """Crashes the process, as far as a test can, after so many batches."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self.left = batches
-
-    def advance(self, amount: int, **figures: float) -> None:
-        self.left -= amount > 0
-        if self.left == 0:
-            raise Killed
 
 
 def weights(run: Path) -> bytes:

@@ -11,31 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kills import KillAfter, Killed
 from saepipe.data.artifact import read_manifest
 from saepipe.data.errors import HealthError
-from saepipe.data.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 
 Make = Callable[..., TrainConfig]
 LRS = [{"name": "slow"}, {"name": "fast", "optimizer.lr": 1e-2}, {"name": "weak", "penalties.0.weight": 0.1}]
-
-
-class Killed(Exception):  # noqa: N818 - a crash, not an error
-    pass
-
-
-class KillAfter(Silent):
-    """Crashes the process, as far as a test can, after so many batches."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self.left = batches
-
-    def advance(self, amount: int, **figures: float) -> None:
-        self.left -= amount > 0
-        if self.left == 0:
-            raise Killed
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
