@@ -103,13 +103,15 @@ def test_the_saved_sae_is_the_trained_one_in_raw_units(config: Make, tmp_path: P
     torch.testing.assert_close(load(path)(raw) * run.recipe.scale, trained, rtol=1e-5, atol=1e-5)
 
 
-def test_together_is_alone_bit_for_bit(config: Make, tmp_path: Path) -> None:
-    together = train(config(**LIVELY, seeds=[0, 1]), tmp_path / "together")
+@pytest.mark.parametrize("sparse_steps", ["never", "always"])
+def test_together_is_alone_bit_for_bit(config: Make, tmp_path: Path, sparse_steps: str) -> None:
+    lively = {**LIVELY, "sparse_steps": sparse_steps}
+    together = train(config(**lively, seeds=[0, 1]), tmp_path / "together")
     assert len(together) == 6
     for path in together:
         number = [variant["name"] for variant in VARIANTS].index(path.parent.name)
         seed = int(path.name.removeprefix("seed-"))
-        alone = config(**{**LIVELY, "variants": [VARIANTS[number]]}, seed=seed)
+        alone = config(**{**lively, "variants": [VARIANTS[number]]}, seed=seed)
         (twin,) = train(alone, tmp_path / "alone")
         assert weights(path) == weights(twin)
         assert metrics(path) == metrics(twin)
@@ -141,16 +143,19 @@ def test_seed_is_the_initialisation_and_data_seed_the_order(config: Make, tmp_pa
     assert len(set(runs.values())) == 3
 
 
-@pytest.mark.parametrize("batches", [3, 10, 14, 17])
-def test_a_killed_training_goes_on_bit_for_bit(config: Make, tmp_path: Path, batches: int) -> None:
+@pytest.mark.parametrize(
+    ("batches", "sparse_steps"), [(3, "never"), (10, "never"), (14, "never"), (17, "never"), (14, "always")]
+)
+def test_a_killed_training_goes_on_bit_for_bit(config: Make, tmp_path: Path, batches: int, sparse_steps: str) -> None:
     """Killed twice, the second time soon after it went on."""
-    whole = train(config(**LIVELY), tmp_path / "whole")
+    asked = config(**LIVELY, sparse_steps=sparse_steps)
+    whole = train(asked, tmp_path / "whole")
     parts = tmp_path / "parts"
     for left in (batches, 2):
         with pytest.raises(Killed):
-            train(config(**LIVELY), parts, progress=KillAfter(left))
+            train(asked, parts, progress=KillAfter(left))
     (parts / "plain" / "seed-0" / "metrics.jsonl").open("a").write('{"step": 9, "tor')
-    resumed = train(config(**LIVELY), parts, resume="must")
+    resumed = train(asked, parts, resume="must")
     for one, other in zip(whole, resumed, strict=True):
         assert weights(one) == weights(other)
         assert (one / "manifest.jsonl").read_bytes() == (other / "manifest.jsonl").read_bytes()
