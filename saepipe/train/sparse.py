@@ -8,7 +8,6 @@ alone, and give the same numbers. What a penalty wants whole is made when it ask
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,30 +15,7 @@ from torch import Tensor
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params
-
-MANY = 0.1
-"""Share of all entries from which one whole product costs less than theirs one by one (bench/density.py)."""
-
-
-@dataclass(frozen=True)
-class Near:
-    """Where a slope is estimated: `Estimate`, with a pattern if the entries are few. Early in a run they are not."""
-
-    mask: Tensor  # (batch, d_sae) bool
-    carrier: Tensor  # (d_sae,)
-    bandwidth: float
-
-    @cached_property
-    def pattern(self) -> Pattern | None:
-        """None where the entries are many."""
-        return None if self.mask.count_nonzero() > MANY * self.mask.numel() else Pattern.of_mask(self.mask)
-
-    @cached_property
-    def count(self) -> Tensor:
-        """(d_sae,) float32: how many of the batch are near."""
-        if self.pattern is None:
-            return self.mask.float().sum(0)
-        return autograd.column_sums(self.pattern, self.pattern.ones())
+from saepipe.train.sae.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -53,7 +29,7 @@ class Entries:
     inputs: Tensor  # (batch, d_in) what the encoder multiplies
     W_enc: Tensor  # (d_in, d_sae)
     bias: Tensor  # (d_sae,)
-    near: Near | None
+    estimate: Estimate | None
 
     def all_pre_acts(self) -> Tensor:
         """(batch, d_sae), with gradient."""
@@ -62,12 +38,12 @@ class Entries:
     def all_acts(self) -> Tensor:
         """(batch, d_sae), with every gradient that there is."""
         acts = self.pattern.dense(self.acts)
-        return acts if self.near is None else acts + self.near.mask * self.near.carrier
+        return acts if self.estimate is None else acts + self.estimate.mask * self.estimate.carrier
 
     def acts_sum(self) -> Tensor:
         """(d_sae,) float32, over the batch."""
         acts_sum = self.over_batch(self.acts)
-        return acts_sum if self.near is None else acts_sum + self.near.count * self.near.carrier
+        return acts_sum if self.estimate is None else acts_sum + self.estimate.count * self.estimate.carrier
 
     def over_batch(self, values: Tensor) -> Tensor:
         """values (num_entries,) summed over the batch: (d_sae,) float32."""
@@ -83,9 +59,10 @@ class Entries:
     def decode(self, W_dec: Tensor) -> Tensor:
         """(batch, d_in), without b_dec."""
         x_hat = autograd.decode(self.pattern, self.acts, W_dec)
-        if self.near is None:
+        if self.estimate is None:
             return x_hat
-        return x_hat + autograd.decode_zeros(self.near.mask, self.near.pattern, self.near.carrier, W_dec)
+        here = self.estimate
+        return x_hat + autograd.decode_zeros(here.mask, here.pattern, here.carrier, W_dec)
 
     def decode_largest(self, num_latents: int, among: Tensor, W_dec: Tensor) -> Tensor:
         """As `StepContext.decode_largest`, through a pattern of its own."""
@@ -104,6 +81,4 @@ def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype) -> 
     W_enc, (inputs, bias) = params["W_enc"], sae.encoder_input(params, x, dtype)
     pre_acts = autograd.encode_at(pattern, pattern.values_of(known), inputs, W_enc, bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
-    estimate = sae.estimate(params, known)
-    near = Near(estimate.near, estimate.carrier, estimate.bandwidth) if estimate else None
-    return Entries(pattern, pre_acts, acts, known, inputs, W_enc, bias, near)
+    return Entries(pattern, pre_acts, acts, known, inputs, W_enc, bias, sae.estimate(params, known))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from saepipe.data.component import import_members
-from saepipe.train import sparse as sparse_step
 from saepipe.train.config import TrainConfig
 from saepipe.train.loss import Loss, Moment, compute_loss
 from saepipe.train.penalties.base import Penalty
+from saepipe.train.sae import estimate as estimates
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.setting import settings_at
 from saepipe.train.state import Recipe, TrainState, fresh_state, initial_params
@@ -90,15 +90,15 @@ def test_estimated_slopes_one_by_one_are_those_of_one_product(
     config: Make, params: Params, x: Tensor, many: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the bandwidth of the other tests it is one product; with `many` at 1 it is entry by entry."""
-    monkeypatch.setattr(sparse_step, "MANY", many)
+    monkeypatch.setattr(estimates, "MANY", many)
     asked = config(
         sae={"name": "jumprelu", "d_sae": D_SAE, **SAES["jumprelu"]}, penalties=[{"name": "l0", "weight": 2}]
     )
     here = leaves(asked, params)
     dense, sparse = (loss_of(asked, here, x, torch.float64, sparse=path) for path in (False, True))
     assert sparse.ctx.entries is not None
-    assert sparse.ctx.entries.near is not None
-    assert (sparse.ctx.entries.near.pattern is None) == (many == 0)
+    assert sparse.ctx.entries.estimate is not None
+    assert (sparse.ctx.entries.estimate.pattern is None) == (many == 0)
     torch.testing.assert_close(gradients(sparse, here), gradients(dense, here))
 
 
@@ -130,7 +130,7 @@ def rows_that_fire_alike(asked: TrainConfig, low: Params, high: Params, dtype: t
             pre_acts = asked.sae.pre_acts(params, rows, products)
             estimate = asked.sae.estimate(params, pre_acts)
             dead = pre_acts.masked_fill(~ctx.dead, -torch.inf).topk(D_IN // 2).indices.sort().values
-            chosen.append([ctx.acts > 0, dead, estimate.near if estimate else torch.zeros(())])
+            chosen.append([ctx.acts > 0, dead, estimate.mask if estimate else torch.zeros(())])
         if all(map(torch.equal, *chosen)):
             return x
     raise AssertionError("no such rows among a thousand draws")

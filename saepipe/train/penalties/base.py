@@ -62,7 +62,7 @@ class StepContext:
     def gate_values(self) -> Tensor:
         """Every entry of `gate_acts` that may differ from 0 or has a gradient, float32; of any shape."""
         here = self.entries
-        return (self.gate_acts if here is None or here.near else here.acts).to(self.x.dtype)
+        return (self.gate_acts if here is None or here.estimate else here.acts).to(self.x.dtype)
 
     @property
     def gate_sum(self) -> Tensor:
@@ -84,14 +84,14 @@ class StepContext:
 
     def over_batch(self, of: Callable[[Tensor], Tensor]) -> Tensor:
         """The sum over the batch of a function of each activation that is 0 where that is: (d_sae,) float32."""
-        if self.entries is None or self.entries.near:
+        if self.entries is None or self.entries.estimate:
             return of(self.acts).sum(0, dtype=self.x.dtype)
         return self.entries.over_batch(of(self.entries.acts))
 
     def num_near(self, bandwidth: float) -> Tensor:
         """Of the batch's pre-activations, those within bandwidth / 2 of their latent's threshold: (d_sae,) float32."""
         assert self.threshold is not None, "the architecture has no thresholds"
-        here = None if self.entries is None else self.entries.near
+        here = None if self.entries is None else self.entries.estimate
         if here is not None and here.bandwidth == bandwidth:
             return here.count
         return near(self.pre_acts, self.threshold.detach(), bandwidth).sum(0).to(self.x.dtype)

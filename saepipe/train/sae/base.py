@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -15,18 +14,10 @@ from torch.nn.functional import linear, normalize
 from saepipe.data.component import Component
 from saepipe.data.config import Count
 from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.sae.estimate import Estimate
 
 Params = dict[str, Tensor]
 """W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,); an architecture may add its own."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A slope where the activation itself has none: near * carrier is added to the activations, and is 0."""
-
-    near: Tensor  # (batch, d_sae) bool: where the slope is estimated
-    carrier: Tensor  # (d_sae,) zeros, with the estimated slope as their gradient
-    bandwidth: float  # of what is near
 
 
 class Architecture(Component):

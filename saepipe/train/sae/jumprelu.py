@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saepipe.train.sae.base import Architecture, Estimate, Params
+from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.estimate import Estimate
 
 BANDWIDTH = 1.0
 
@@ -49,7 +50,7 @@ class JumpReLU(Architecture):
 
     def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
         estimate = self.estimate(params, pre_acts)
-        return self.activate(params, pre_acts) + estimate.near * estimate.carrier
+        return self.activate(params, pre_acts) + estimate.mask * estimate.carrier
 
     def estimate(self, params: Params, pre_acts: Tensor) -> Estimate:
         threshold = self.threshold(params)
