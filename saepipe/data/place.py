@@ -132,11 +132,11 @@ class Device:
         return memory.index_select(0, index)
 
 
-def deliver(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`batch` on the device: that of its place, or another."""
-    if batch.device.type == device.type:
-        return batch
-    return upload(batch, device) if device.type == "cuda" else batch.to(device)
+def deliver(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on the device, without making the host wait: as it is, if it lies there already."""
+    if tensor.device.type == device.type:
+        return tensor
+    return upload(tensor, device) if device.type == "cuda" else tensor.to(device)
 
 
 def from_bits(bits: np.ndarray) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
-from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.base import Architecture, Params, product
 from saepipe.train.sae.estimate import Estimate
 
 
@@ -75,10 +75,10 @@ class Entries:
 
 def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype) -> Entries:
     """Encodes x (batch, d_in) by an architecture that has sparse steps; `dtype` is that of the products."""
-    with torch.no_grad():
-        known = sae.pre_acts(params, x, dtype)
-        pattern = sae.pattern(params, known)
     W_enc, (inputs, bias) = params["W_enc"], sae.encoder_input(params, x, dtype)
+    with torch.no_grad():
+        known = product(inputs, W_enc, bias)
+        pattern = sae.pattern(params, known)
     pre_acts = autograd.encode_at(pattern, pattern.values_of(known), inputs, W_enc, bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
     return Entries(pattern, pre_acts, acts, known, inputs, W_enc, bias, sae.estimate(params, known))

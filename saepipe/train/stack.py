@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from saepipe.data.errors import ConfigError
+from saepipe.data.place import deliver
 from saepipe.train.dead import any_dead, count_silence
 from saepipe.train.log import projected_gradient
 from saepipe.train.loss import RECONSTRUCTION, Moment, compute_loss
@@ -161,9 +162,7 @@ class Stack:
         """A setting's numbers as (num_runs,); sent anew only when one has moved, and without waiting for the device."""
         sent, tensor = self._sent.get((label, name), (None, None))
         if tensor is None or sent != values:
-            tensor = torch.tensor(values, dtype=torch.float32)
-            if self.first.device.type == "cuda":
-                tensor = tensor.pin_memory().to(self.first.device, non_blocking=True)
+            tensor = deliver(torch.tensor(values, dtype=torch.float32), self.first.device)
             self._sent[label, name] = values, tensor
         return tensor
 

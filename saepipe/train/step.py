@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from saepipe.data.place import deliver
 from saepipe.train.dead import any_dead, count_silence, dead_mask, resample
 from saepipe.train.density import sparse_next
 from saepipe.train.log import Measurement, measure
@@ -73,7 +74,7 @@ def uniform(recipe: Recipe, step: int) -> Tensor | None:
     if not any(penalty.draws for penalty in recipe.config.penalties):
         return None
     drawn = torch.rand(recipe.config.sae.d_sae, generator=generator(recipe.config.seed, "penalties", step))
-    return drawn.to(recipe.device)
+    return deliver(drawn, recipe.device)
 
 
 def steer(recipe: Recipe, step: int, loss: Loss, steered: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,8 +16,9 @@ from saepipe.train.step import step_loss, train_step
 T = TypeVar("T")
 
 MOST_WORK = 2**26
-"""Multiplications of one matrix product of a run. A stack of 8 takes 0.6 of the time of one after the other at 2^22,
-0.9 at 2^26, and as long at 2^29 (`python bench/stack.py`). Steps are sparse only far above (saepipe/train/density.py).
+"""Multiplications of one matrix product of a run. Steps of a stack of 8 take 0.6 of the time of one after the other at
+2^22 and 0.75 at 2^26, and gain little or nothing further up (`python bench/stack.py`). Steps are sparse only far above
+(saepipe/train/density.py).
 """
 
 

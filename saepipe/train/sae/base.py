@@ -50,7 +50,7 @@ class Architecture(Component):
     def pre_acts(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(x - b_dec) @ W_enc + b_enc, (..., d_in) -> (..., d_sae)."""
         inputs, bias = self.encoder_input(params, x, dtype)
-        return linear(inputs, params["W_enc"].T.to(dtype), bias.to(dtype))
+        return product(inputs, params["W_enc"], bias)
 
     def encoder_input(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """What W_enc multiplies (..., d_in), without gradient, and the bias (d_sae,) that carries b_dec's too."""
@@ -132,6 +132,11 @@ class Architecture(Component):
         a positive factor: biases (and thresholds, where a member has them) are divided, W_enc and W_dec left alone.
         """
         return {**params, "b_enc": params["b_enc"] / scale, "b_dec": params["b_dec"] / scale}
+
+
+def product(inputs: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
+    """inputs @ W_enc + bias in the dtype of `inputs`, (..., d_in) -> (..., d_sae)."""
+    return linear(inputs, W_enc.T.to(inputs.dtype), bias.to(inputs.dtype))
 
 
 def of_latents(params: Params, latents: Tensor) -> Params:

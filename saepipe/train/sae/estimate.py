@@ -11,7 +11,8 @@ from saepipe.train.kernels.autograd import column_sums
 from saepipe.train.kernels.pattern import Pattern
 
 MANY = 0.1
-"""Share of all entries from which one whole product costs less than theirs one by one (bench/density.py)."""
+"""Share of all entries from which one whole product is taken to cost less than theirs one by one: about where a whole
+step stops gaining from being sparse (bench/density.py)."""
 
 
 @dataclass(frozen=True)
