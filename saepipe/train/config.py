@@ -239,11 +239,11 @@ class TrainConfig(ConfigWithPlugins):
         )
 
     def identity(self) -> dict[str, Any]:
-        """What the run is: the config less paths, logging and machine."""
+        """What the run is: the config less paths, logging, machine, and how steps are computed there."""
         return {key: value for key, value in self.to_dict().items() if key not in OUTSIDE_THE_ID}
 
     def run_id(self, cache_fingerprint: str) -> str:
-        """Sixteen hex digits; equal for runs that would be bit-identical on one machine."""
+        """Sixteen hex digits; equal for runs that agree up to rounding, bit for bit on one machine in one way there."""
         return fingerprint({"cache": cache_fingerprint, "config": self.identity()})
 
 
