@@ -4,13 +4,17 @@ BIN := .venv/bin
 export SAEPIPE_SHARED ?= ../shared
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check lint penalties clean
+.PHONY: demo test interop check lint penalties clean
 
 demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
 	$(BIN)/saepipe demo --out demo
 
 test: .venv/installed  ## the test suite
 	$(BIN)/pytest -n 2 -q
+
+interop: .venv/installed  ## our formats against the libraries that own them
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop]'
+	$(BIN)/pytest -q -m interop
 
 penalties: .venv/installed  ## trains every arm of saepipe validate and writes the table of docs/penalties.md
 	$(BIN)/saepipe validate all --out validation --page docs/penalties.md
