@@ -1,22 +1,67 @@
-"""Harvest a language model's activations once; train and evaluate many sparse autoencoders from them."""
+"""Harvest a language model's activations once; train and evaluate many sparse autoencoders from them.
+
+    import saepipe as sp
+
+    cache = sp.harvest({"num_tokens": "300k"}, "cache")
+    runs = sp.train("study.yaml", "runs")
+    sp.evaluate(runs)
+    sp.compare(runs)
+
+The command line (`saepipe.cli`) calls these same functions.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saepipe.data.cache import Cache
-    from saepipe.train.load import SAE, load
+    from saepipe.data.cache import open_cache as open_cache
+    from saepipe.evaluate.compare import Table, compare
+    from saepipe.evaluate.report.run import report
+    from saepipe.evaluate.run import evaluate as evaluate
+    from saepipe.harvest.run import harvest as harvest
+    from saepipe.train.load import SAE, Run, load, open_run
+    from saepipe.train.run import train as train
 
-__all__ = ["SAE", "Cache", "load"]
+__all__ = [
+    "SAE",
+    "Cache",
+    "Run",
+    "Table",
+    "compare",
+    "evaluate",
+    "harvest",
+    "load",
+    "open_cache",
+    "open_run",
+    "report",
+    "train",
+]
 
-_HOME = {"load": "saepipe.train.load", "SAE": "saepipe.train.load", "Cache": "saepipe.data.cache"}
+_STAGES = ("harvest", "train", "evaluate")
+_HOME = {
+    "Cache": "data.cache",
+    "open_cache": "data.cache",
+    "SAE": "train.load",
+    "Run": "train.load",
+    "load": "train.load",
+    "open_run": "train.load",
+    "Table": "evaluate.compare",
+    "compare": "evaluate.compare",
+    "report": "evaluate.report.run",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Imports the public names when they are first used, so that `saepipe --help` needs no torch."""
+    if name in _STAGES:
+        return import_module(f"saepipe.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'saepipe' has no attribute {name!r}")
-    from importlib import import_module
+    return getattr(import_module(f"saepipe.{_HOME[name]}"), name)
 
-    return getattr(import_module(_HOME[name]), name)
+
+def __dir__() -> list[str]:
+    return __all__

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "train": {"data", "train"},
     "evaluate": {"data", "harvest", "train", "evaluate"},
     "cli.py": {"data", "harvest", "train", "evaluate"},
-    "__init__.py": {"data", "train"},
+    "__init__.py": {"data", "harvest", "train", "evaluate"},
 }
 
 

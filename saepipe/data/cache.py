@@ -13,12 +13,14 @@ import torch
 import zarr
 
 from saepipe.data import artifact
+from saepipe.data.activations import Activations, Index
 from saepipe.data.codecs import Profile
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.int8 import NUM_EXACT, RECONSTRUCT, index_dtype
 from saepipe.data.int8_rows import Int8Rows
 from saepipe.data.mmap_store import Files, MappedRows
 from saepipe.data.shards import RowArray
+from saepipe.data.shown import Shown
 
 FORMAT_VERSION = 2
 """The newest layout of the folder that this saepipe reads: 1, or 2 where the training rows are `int8`."""
@@ -136,8 +138,8 @@ class Heldout:
         return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).view(stop - start, size, -1)
 
 
-@dataclass(frozen=True)
-class Cache:
+@dataclass(frozen=True, repr=False)
+class Cache(Shown):
     """A finished cache, its manifest checked against its seal and its files against their sizes."""
 
     path: Path
@@ -189,6 +191,16 @@ class Cache:
         rows = MappedRows(self.path, f"acts/{self._known(hook)}", files)
         return Int8Rows(rows, self.path, f"int8/{hook}", files) if rows.array.profile == "int8" else rows
 
+    def acts(self, hook: str | None = None) -> Activations:
+        """The training activations at `hook`, to be read by row numbers; without one, at the cache's only hook."""
+        if hook is None and len(self.hooks) > 1:
+            raise ConfigError(f"{self.path} has {len(self.hooks)} hooks: {', '.join(self.hooks)}", hint="acts(HOOK)")
+        return Activations(hook or self.hooks[0], self.rows(hook or self.hooks[0]))
+
+    def __getitem__(self, rows: Index) -> torch.Tensor:
+        """bfloat16 (d_in,) or (n, d_in): training rows of a cache with one hook; else `acts(hook)[rows]`."""
+        return self.acts()[rows]
+
     def stats(self, hook: str) -> ActivationStats:
         group = zarr.open_group(self.path, mode="r")
         stats: Any = group[f"stats/{self._known(hook)}"]
@@ -203,6 +215,20 @@ class Cache:
         rows = {hook: MappedRows(self.path, f"heldout/acts/{hook}", self.files) for hook in self.hooks}
         return Heldout(contexts, documents, keep, rows)
 
+    def facts(self) -> Mapping[str, Any]:
+        dataset = self.attributes["config"].get("dataset", {})
+        return {
+            "path": self.path,
+            "fingerprint": self.fingerprint[:16],
+            "model": self.attributes["model"]["id"],
+            "dataset": dataset.get("source", "unknown"),
+            "hooks": self.hooks,
+            "tokens": self.num_tokens,
+            "held-out contexts": self.attributes["num_heldout_contexts"],
+            "d_in": self.d_in,
+            "codec": self.rows(self.hooks[0]).array.profile,
+        }
+
     def damage(self) -> list[str]:
         """A sentence for each file whose size or content is not what the manifest says."""
         return list(artifact.damaged_files(self.path, self.lines))
@@ -215,3 +241,8 @@ class Cache:
         if hook not in self.hooks:
             raise ConfigError(f"{self.path} has no hook {hook!r}", hint=f"it has {', '.join(self.hooks)}")
         return hook
+
+
+def open_cache(path: Path | str) -> Cache:
+    """`Cache.open`."""
+    return Cache.open(path)

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -48,6 +48,13 @@ class Config(BaseModel):
         for override in overrides:
             apply_override(raw, override)
         return cls.parse(raw, source=str(path or "config"), lines=lines)
+
+    @classmethod
+    def of(cls, value: Self | Mapping[str, Any] | Path | str) -> Self:
+        """A config from what a notebook has at hand: one, its plain data, or the path of its YAML file."""
+        if isinstance(value, cls):
+            return value
+        return cls.load(Path(value)) if isinstance(value, Path | str) else cls.parse(cast(Mapping[str, Any], value))
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:

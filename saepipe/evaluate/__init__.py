@@ -1,1 +1,3 @@
-"""Checkpoints to metrics: what an SAE does to the model and to its activations."""
+from saepipe.data.stage import callable_stage
+
+callable_stage(__name__)

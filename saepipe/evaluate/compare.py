@@ -6,10 +6,12 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from pathlib import Path
 from statistics import fmean
 
 from saepipe.data.health import errors
+from saepipe.data.shown import html_table
 from saepipe.evaluate.catalogue import SHORT, catalogue, primary_metrics
 from saepipe.evaluate.change import SEEDS_FOR_A_VERDICT
 from saepipe.evaluate.comparable import MATCHED_L0, check_same_data, check_same_parts, check_sources
@@ -36,6 +38,14 @@ class Table:
     verdicts: tuple[Verdict, ...] = ()
     """On each variant, where there is a baseline; then on each sweep of which there are enough runs."""
 
+    def _repr_html_(self) -> str:
+        """The table for people, as a notebook shows it: the short figures, the verdicts' words, the notes."""
+        few = len(self.columns) - len(self.figures)
+        shown = [*range(few), *(few + place for place, key in enumerate(self.figures) if key in self.short)]
+        table = html_table([self.columns[at] for at in shown], ([row[at] for at in shown] for row in self.rows))
+        told = "".join(f"<li>{escape(str(line))}</li>" for line in (*self.verdicts, *self.notes))
+        return f"{table}<ul>{told}</ul>"
+
     def to_json(self) -> str:
         rows = [[asdict(cell) if isinstance(cell, Cell) else cell for cell in row] for row in self.rows]
         verdicts = [verdict.to_dict() for verdict in self.verdicts]
@@ -43,7 +53,7 @@ class Table:
         return json.dumps({**plain, "notes": self.notes, "verdicts": verdicts}, indent=2, allow_nan=False)
 
 
-def compare(runs: Sequence[Path], baseline: Path | None = None) -> Table:
+def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> Table:
     """Reads `RUN/eval/*.json` of each run; measures nothing.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from saepipe.evaluate.testbeds import Testbeds
 
 
 def evaluate(
-    runs: Sequence[Path],
-    config: EvaluateConfig,
+    runs: Sequence[Path | str],
+    config: EvaluateConfig | Mapping[str, Any] | Path | str = EvaluateConfig(),  # noqa: B008 - a frozen value
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     progress: Progress | None = None,
     passes: Passes | None = None,
 ) -> list[Path]:
@@ -31,7 +31,7 @@ def evaluate(
 
     Args:
         runs: run folders.
-        config: metrics and how the model runs.
+        config: metrics and how the model runs; also its plain data, or the path of its YAML file.
         out: a folder for the results, `<variant>-seed-<n>-<fingerprint>/<metric>.json`; `RUN/eval/` where not given.
         progress: told of every result that is reused.
         passes: counts what goes through the model.
@@ -43,8 +43,9 @@ def evaluate(
         ConfigError: as `plan_jobs`.
         CorruptDataError: as `plan_jobs`, and if an SAE gives NaN or Inf, or stored work is damaged.
     """
-    progress = progress or Silent()
-    jobs = plan_jobs(runs, config, out, Testbeds(config, passes or Passes()))
+    config, progress = EvaluateConfig.of(config), progress or Silent()
+    folders, results = [Path(run) for run in runs], Path(out) if out else None
+    jobs = plan_jobs(folders, config, results, Testbeds(config, passes or Passes()))
     for job in jobs:
         if job.done:
             progress.say(f"{job.path}: the same run, cache and settings; kept as it is")

@@ -25,13 +25,25 @@ from saepipe.harvest.resume import Resume, check_same_model, look_at
 from saepipe.harvest.rows import Rows, RowSource, WindowBatch
 
 
-def harvest(config: HarvestConfig, out: Path, *, resume: Resume = "auto", progress: Progress | None = None) -> Cache:
+def harvest(
+    config: HarvestConfig | Mapping[str, Any] | Path | str = HarvestConfig(),  # noqa: B008 - a frozen value
+    out: Path | str = "cache",
+    *,
+    resume: Resume = "auto",
+    progress: Progress | None = None,
+) -> Cache:
     """Makes, goes on with, or extends the cache at `out`, and opens it.
+
+    Args:
+        config: a config, its plain data, or the path of its YAML file.
+        out: the cache's folder.
+        resume: `auto` goes on or begins; `never` refuses a folder in which something lies; `must` refuses others.
+        progress: told where it stands.
 
     Raises:
         SaepipeError: for what a user can fix; what is on disk by then can be resumed.
     """
-    progress = progress or Silent()
+    config, out, progress = HarvestConfig.of(config), Path(out), progress or Silent()
     with artifact.writer_lock(out):
         found = look_at(out, config, resume)
         if found.done:

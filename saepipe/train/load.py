@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ from torch import Tensor, nn
 
 from saepipe.data import artifact
 from saepipe.data.errors import CorruptDataError
+from saepipe.data.health import Health
+from saepipe.data.shown import Shown, html_table
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.imported import ImportConfig
 from saepipe.train.sae.base import Architecture, Params
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """A finished run; its files are those its manifest lists."""
 
     path: Path
@@ -46,6 +49,26 @@ class Run:
             return self.config.identity()
         source = f"{self.config.imported}: {self.variant}"
         return {"imported": source, "sae": self.config.sae, "hook": self.hook, "seed": self.config.seed}
+
+    def facts(self) -> Mapping[str, Any]:
+        findings = Health.read(self.path).findings
+        if isinstance(self.config, TrainConfig):
+            made: dict[str, Any] = {
+                "sae": self.config.sae,
+                "penalties": self.config.penalties,
+                "steps": self.config.steps,
+            }
+        else:
+            made = {"sae": self.config.sae, "imported from": self.config.imported}
+        return {
+            "path": self.path,
+            "fingerprint": self.fingerprint[:16],
+            "variant": self.variant,
+            "seed": self.seed,
+            "hook": self.hook,
+            **made,
+            "health": "\n".join(map(str, findings)) or ("ok" if self.trained else "not known"),
+        }
 
 
 class SAE(nn.Module):
@@ -104,6 +127,11 @@ class SAE(nn.Module):
     def extra_repr(self) -> str:
         settings = ", ".join(f"{key}={value}" for key, value in self.settings.to_dict().items())
         return f"{settings}, d_in={self.d_in}, hook={self.hook}"
+
+    def _repr_html_(self) -> str:
+        settings = {**self.settings.to_dict(), "d_in": self.d_in, "hook": self.hook}
+        shapes = {name: tuple(value.shape) for name, value in self.named_parameters()}
+        return f"<b>SAE</b>{html_table((), (settings | shapes).items())}"
 
     def _params(self) -> Params:
         return dict(self.named_parameters())

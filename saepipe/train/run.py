@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
@@ -61,8 +61,8 @@ class Live:
 
 
 def train(
-    config: TrainConfig,
-    out: Path,
+    config: TrainConfig | Mapping[str, Any] | Path | str,
+    out: Path | str = "runs",
     *,
     resume: Resume = "auto",
     strict: bool = False,
@@ -71,7 +71,7 @@ def train(
     """Trains all runs of `config`, going on where an earlier call stopped; finished ones are left as they are.
 
     Args:
-        config: with its variants and seeds.
+        config: with its variants and seeds; also its plain data, or the path of its YAML file.
         out: a run goes to `out`/<variant>/seed-<n>/.
         resume: `auto` goes on or begins; `never` refuses folders in which something lies; `must` refuses others.
         strict: end a run as soon as a rule of health finds an error, also where its SAE could be used.
@@ -85,8 +85,8 @@ def train(
         HealthError: if a run has no usable SAE, or (strict) an error of any rule; the others were trained.
     """
     keep_freed_memory()
-    progress = progress or Silent()
-    planned = plan_runs(config, out)
+    config, progress = TrainConfig.of(config), progress or Silent()
+    planned = plan_runs(config, Path(out))
     failed: list[Live] = []
     with ExitStack() as locks:
         for run in planned:
