@@ -1,0 +1,92 @@
+"""Writes a feature store: checked, whole, and made visible at once.
+
+The arrays of `features.safetensors`, where num_slots = num_top + num_quantiles * per_quantile:
+
+    num_active                       int64 (d_sae,)   tokens on which the latent is active
+    mean_act, max_act, decoder_norm  float32 (d_sae,)   the first two over those tokens, NaN where there are none
+    histogram                        int32 (d_sae, num_bins);   histogram_edges   float32 (num_bins + 1,)
+    example_context                  int32 (d_sae, num_slots)   row of `contexts`; -1: no example. First the top, the
+                                     strongest first, then the sample, the weakest first
+    example_position                 int32 (d_sae, num_slots)   of the peak in its context
+    heat                             float16 (d_sae, num_slots, window)   activation / max_act; NaN: not known
+    contexts, documents              int32 (num_kept_contexts, context_size);   context_ids   int64 (num_kept_contexts,)
+    neighbours, neighbour_cosine     int32, float32 (d_sae, num_neighbours)   -1 and NaN: nobody
+    coactive, coactive_score         int32, float32 (d_sae, num_neighbours)   likewise
+    positive_ids, positive_values    int32, float32 (d_sae, num_logits)   absent where the info says why
+    negative_ids, negative_values    likewise
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from saepipe.data import artifact
+from saepipe.evaluate.features.store import ARRAYS, INFO, RUN_PATH, TOKENS, Info
+
+
+def write_features(
+    folder: Path,
+    info: Info,
+    arrays: Mapping[str, np.ndarray],
+    texts: Mapping[int, str],
+    request: Mapping[str, Any],
+    *,
+    run: Path | None = None,
+) -> str:
+    """Makes the store, in place of one that may be there.
+
+    Args:
+        folder: of the store.
+        info: what it is of.
+        arrays: as listed above.
+        texts: of every token id in contexts and logits; empty where the tokenizer is not known.
+        request: plain data: all that the content depends on.
+        run: where the run lies, if not right above the folder.
+
+    Returns:
+        The store's fingerprint.
+
+    Raises:
+        LockedError: if another process is making it now.
+    """
+    _check(info, arrays)
+    with artifact.writer_lock(folder):
+        (folder / artifact.COMMITTED).unlink(missing_ok=True)
+        (folder / RUN_PATH).unlink(missing_ok=True)
+        if run is not None and run.absolute() != folder.absolute().parent:
+            artifact.write_file(folder / RUN_PATH, f"{run.absolute()}\n".encode())
+        _write_arrays(folder / ARRAYS, arrays)
+        ids = sorted(texts)
+        artifact.write_json(folder / TOKENS, {"ids": ids, "texts": [texts[token] for token in ids]})
+        artifact.write_json(folder / INFO, asdict(info))
+        files = artifact.digest_files(folder, [ARRAYS, TOKENS, INFO])
+        header = {"kind": "features", "run": info.run, "cache": info.cache, "request": dict(request)}
+        artifact.rewrite_manifest(folder, [header | {"provenance": dict(artifact.provenance()), "files": files}])
+        return artifact.commit(folder)
+
+
+def _check(info: Info, arrays: Mapping[str, np.ndarray]) -> None:
+    """What the reader counts on."""
+    slots = info.num_top + info.num_quantiles * info.per_quantile
+    assert arrays["heat"].shape == (info.d_sae, slots, info.window)
+    assert arrays["example_context"].shape == arrays["example_position"].shape == (info.d_sae, slots)
+    assert arrays["contexts"].shape == arrays["documents"].shape == (len(arrays["context_ids"]), info.context_size)
+    assert info.window <= info.context_size
+    assert ("positive_ids" in arrays) == (info.no_logits is None)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """As `artifact.write_file`, without a second copy in memory."""
+    partial = path.with_name(f"{path.name}.partial")
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)
+    artifact.sync_folder(path.parent)
