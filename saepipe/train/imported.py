@@ -20,14 +20,16 @@ from saepipe.data.config import Config, fingerprint
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.health import Health
 from saepipe.train import folder
-from saepipe.train.formats import dictionary_learning, gemma_scope, saelens
+from saepipe.train.formats import dictionary_learning, gemma_scope, saelens, sparsify
+from saepipe.train.formats.rewrites import decoder_norms
 from saepipe.train.formats.source import Source
 
-Library = Literal["saelens", "dictionary_learning", "gemma-scope"]
+Library = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope"]
 
 READERS: dict[Library, Callable[[Path], Source]] = {
     "saelens": saelens.source,
     "dictionary_learning": dictionary_learning.source,
+    "sparsify": sparsify.source,
     "gemma-scope": gemma_scope.source,
 }
 assert READERS.keys() == set(get_args(Library))
@@ -181,7 +183,7 @@ def _write(out: Path, source: Source, config: ImportConfig, cache: Cache) -> Non
         "saepipe": {**config.identity(), "run_id": header["run_id"], "cache": cache.fingerprint},
     }
     names = saelens.write(out / folder.SAE, source.sae, source.params, metadata)
-    Health(audit={"imported": config.imported, "decoder_norms": decoder_norms(source)}).write(out)
+    Health(audit={"imported": config.imported, "decoder_norms": _shortest_and_longest(source)}).write(out)
     files = artifact.digest_files(
         out, [folder.CONFIG, folder.HEALTH, *(f"{folder.SAE}/{written}" for written in names)]
     )
@@ -189,7 +191,7 @@ def _write(out: Path, source: Source, config: ImportConfig, cache: Cache) -> Non
     artifact.commit(out)
 
 
-def decoder_norms(source: Source) -> dict[str, float]:
-    """The shortest and the longest decoder row; activations are in the unit of their row."""
-    norms = torch.linalg.vector_norm(source.params["W_dec"], dim=1)
+def _shortest_and_longest(source: Source) -> dict[str, float]:
+    """Of the decoder rows; activations are in the unit of their row."""
+    norms = decoder_norms(source.params)
     return {"min": float(norms.min()), "max": float(norms.max())}

@@ -16,7 +16,8 @@ from torch import Tensor
 from elsewhere import D_IN, D_SAE, K, decode, drawn, encode, scope, tensors, write
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import dictionary_learning, gemma_scope, saelens
-from saepipe.train.formats.source import Source, b_dec_subtracted
+from saepipe.train.formats.rewrites import b_dec_subtracted
+from saepipe.train.formats.source import Source
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from elsewhere import D_IN, D_SAE, drawn, encode, scope, tensors, write
-from saepipe.cli import Library, main
+from saepipe.cli import Theirs, main
 from saepipe.data import artifact
 from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError
@@ -164,4 +164,4 @@ def test_the_command(source: Path, tiny_cache: Path, tmp_path: Path, capsys: pyt
     assert shown["decoder_norms"] == f"{norms.min():.4g} to {norms.max():.4g}"
     assert main([*command, "--out", str(tmp_path / "run"), "--hook", "blocks.7.hook_resid_post"]) == 2
     assert "was trained at" in capsys.readouterr().err
-    assert {library.value for library in Library} == READERS.keys()
+    assert set(get_args(Theirs)) == READERS.keys()

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.train.formats.source import Source, b_dec_subtracted, check_tensors, existing, read_json
+from saepipe.train.formats.rewrites import b_dec_subtracted, unit_rows
+from saepipe.train.formats.source import Source, check_tensors, existing, read_json
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.gated import Gated
 from saepipe.train.sae.jumprelu import JumpReLU
@@ -127,16 +128,7 @@ def _hook(layer: int, submodule: str | None, buffer: Mapping[str, Any]) -> str |
 
 
 def _relu(folder: Path, trainer: Mapping[str, Any], params: Params) -> tuple[Architecture, Params]:
-    norms = torch.linalg.vector_norm(params["W_dec"], dim=1)
-    if not torch.allclose(norms, torch.ones_like(norms)):
-        norms = norms.where(norms > 0, 1.0)  # a latent without a decoder row stays as it is
-        params = {
-            **params,
-            "W_enc": params["W_enc"] * norms,
-            "b_enc": params["b_enc"] * norms,
-            "W_dec": params["W_dec"] / norms.unsqueeze(1),
-        }
-    return ReLU(d_sae=len(norms)), params
+    return ReLU(d_sae=len(params["b_enc"])), unit_rows(params)
 
 
 def _topk(folder: Path, trainer: Mapping[str, Any], params: Params) -> tuple[Architecture, Params]:

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.train.formats.source import Source, b_dec_subtracted, check_tensors, existing
+from saepipe.train.formats import gemma_scope_2
+from saepipe.train.formats.rewrites import b_dec_subtracted
+from saepipe.train.formats.source import Source, check_tensors, existing
 from saepipe.train.sae.base import Params
 from saepipe.train.sae.jumprelu import JumpReLU
 
@@ -27,12 +29,14 @@ SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 
 
 def source(path: Path) -> Source:
-    """The SAE in a folder with `params.npz`, or in that file.
+    """The SAE in a folder with `params.npz`, or in that file; where Gemma Scope 2's files are, theirs.
 
     Raises:
         ConfigError: if it is not there, holds other arrays, or has another width than its path says.
         CorruptDataError: if it cannot be read.
     """
+    if path.name == gemma_scope_2.WEIGHTS or (path / gemma_scope_2.WEIGHTS).is_file():
+        return gemma_scope_2.source(path)
     file = path / WEIGHTS if path.is_dir() else path
     params = _params(file)
     d_sae = len(params["W_dec"])

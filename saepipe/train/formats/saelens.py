@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save
 
 from saepipe.data.artifact import write_file, write_json
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.train.formats.source import Source, b_dec_subtracted, read_json
+from saepipe.train.formats.rewrites import b_dec_subtracted, decoder_norms
+from saepipe.train.formats.source import Source, read_json
 from saepipe.train.sae.base import Architecture, Params
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -164,7 +165,7 @@ def _to_our_convention(config: Mapping[str, Any], params: Params) -> Params:
     """Exact rewrites of what SAELens leaves open: b_dec taken from the input, no decoder norm in the activations."""
     params = dict(params) if config.get("apply_b_dec_to_input", True) else b_dec_subtracted(params)
     if config.get("rescale_acts_by_decoder_norm", False):
-        lengths = torch.linalg.vector_norm(params["W_dec"], dim=1)
+        lengths = decoder_norms(params)
         params["W_enc"] = params["W_enc"] * lengths
         params["b_enc"] = params["b_enc"] * lengths
         params["W_dec"] = params["W_dec"] / lengths.unsqueeze(1)

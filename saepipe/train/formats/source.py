@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.sae.base import Architecture, Params
-
-COLUMNS = 8192
-"""Latents at a time, where float64 copies of a whole encoder would not fit."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +72,3 @@ def check_tensors(
     for key, tensor in found.items():
         if tuple(tensor.shape) != expected[key]:
             raise ConfigError(f"{path}: {key} of a {kind} has shape {tuple(tensor.shape)}, not {expected[key]}")
-
-
-def b_dec_subtracted(params: Params) -> Params:
-    """The parameters that do to x - b_dec what `params` do to x.
-
-    x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc), summed in float64; in a gated SAE the magnitude,
-    where W_enc comes with exp(r_mag), is shifted too.
-    """
-    parts = torch.split(params["W_enc"], COLUMNS, dim=1)
-    shift = torch.cat([params["b_dec"].double() @ part.double() for part in parts])
-    shifted = {**params, "b_enc": (params["b_enc"].double() + shift).float()}
-    if "b_mag" in params:
-        shifted["b_mag"] = (params["b_mag"].double() + shift * params["r_mag"].double().exp()).float()
-    return shifted
