@@ -5,54 +5,36 @@ stdout is data, stderr is talk. Exit codes: saepipe/data/errors.py, and 1 for a 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from enum import StrEnum
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table as RichTable
+from rich.markup import escape
 
-from saepipe.data.errors import ConfigError, CorruptDataError, MachineError, OutOfSpaceError, SaepipeError, Stopped
-from saepipe.data.progress import Bar, Silent
+import saepipe
+from saepipe.data.errors import CorruptDataError, MachineError, Stopped, explain
+from saepipe.data.terminal import Format, complain, data, draw, fits, show, talk, watching
 
 if TYPE_CHECKING:
+    from saepipe.data.config import Config
     from saepipe.evaluate.compare import Table
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Harvest once, train many, evaluate honestly.")
+app = typer.Typer(no_args_is_help=True, help="Harvest once, train many, evaluate honestly.")
 cache_app = typer.Typer(no_args_is_help=True, help="Look at an activation cache.")
+config_app = typer.Typer(no_args_is_help=True, help="What configs may say.")
 app.add_typer(cache_app, name="cache")
+app.add_typer(config_app, name="config")
 
-data = Console(width=None if sys.stdout.isatty() else 240)  # a pipe has no width of its own; a table needs one
-talk = Console(stderr=True, soft_wrap=True)
-
-
-class Format(StrEnum):
-    human = "human"
-    json = "json"
-    quiet = "quiet"
-
-
-class Library(StrEnum):
-    saelens = "saelens"
-    dictionary_learning = "dictionary_learning"
-    gemma_scope = "gemma-scope"
-
-
-class Resume(StrEnum):
-    auto = "auto"
-    never = "never"
-    must = "must"
-
+Stage = Literal["harvest", "train", "evaluate", "validate"]
+Resume = Literal["auto", "never", "must"]
+Theirs = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope"]
+Target = Literal["saelens", "dictionary_learning", "sparsify", "neuronpedia", "delphi"]
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; without one, the defaults.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="Overrides a key of the config: --set a.b=c.")]
@@ -61,81 +43,98 @@ ResumeOption = Annotated[Resume, typer.Option("--resume", help="Go on with what 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and what it would cost.")]
 Strict = Annotated[bool, typer.Option("--strict", help="An error of a health rule ends the run, with exit code 8.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
+Baseline = Annotated[Path | None, typer.Option(help="The run that the others are compared with.")]
 
 
-@app.command()
+def examples(*lines: str) -> str:
+    """The end of a command's help; typer makes a line of each paragraph."""
+    return "\n\n".join(["Examples:", *(escape(f"  saepipe {line}") for line in lines)])
+
+
+@app.command(epilog=examples("demo", "demo --out /tmp/demo"))
 def demo(out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo")) -> None:
-    """Everything below on the embedded toy model: a cache, five SAEs, their metrics, and a table."""
+    """Everything below on the embedded toy model: a cache, five SAEs, their metrics, a table and a report."""
     from saepipe.data.toy import CONFIGS
-    from saepipe.evaluate.compare import compare as compare_runs
-    from saepipe.evaluate.config import EvaluateConfig
-    from saepipe.evaluate.run import evaluate as evaluate_runs
-    from saepipe.harvest.config import HarvestConfig
-    from saepipe.harvest.run import harvest as run_harvest
     from saepipe.train.config import TrainConfig
-    from saepipe.train.run import train as run_train
 
-    with watching(Format.human) as progress:
-        cache = run_harvest(HarvestConfig.load(CONFIGS / "harvest.yaml"), out / "cache", progress=progress)
+    with watching("human") as progress:
+        cache = saepipe.harvest(CONFIGS / "harvest.yaml", out / "cache", progress=progress)
         training = TrainConfig.load(CONFIGS / "train.yaml", [f"cache={cache.path}"])
-        runs = run_train(training, out / "runs", progress=progress)
-        evaluate_runs(runs, EvaluateConfig(), progress=progress)
-    show_table(compare_runs(runs, runs[0]), Format.human)
-    talk.print(f"\ncache   {cache.path}\nruns    {out / 'runs'}\nconfigs {CONFIGS}")
-    talk.print(f"next    python -c \"import saepipe; print(saepipe.load('{runs[0]}'))\"")
+        runs = saepipe.train(training, out / "runs", progress=progress)
+        saepipe.evaluate(runs, progress=progress)
+    show_table(saepipe.compare(runs, runs[0]), "human")
+    page = saepipe.report(runs, out / "report.html", baseline=runs[0])
+    talk.print(f"\ncache   {cache.path}\nruns    {out / 'runs'}\nconfigs {CONFIGS}\nreport  {page}")
+    talk.print(f"next    saepipe browse {' '.join(map(str, runs))}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "harvest --config configs/gemma-2-2b-l19.yaml --out caches/gemma --dry-run",
+        "harvest --config configs/gemma-2-2b-l19.yaml --out caches/gemma",
+        "harvest --set num_tokens=300k --out caches/toy",
+    )
+)
 def harvest(
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006 - typer reads it once
     out: Annotated[Path, typer.Option(help="The cache's folder.")] = Path("cache"),
     dry_run: DryRun = False,
-    resume: ResumeOption = Resume.auto,
-    format_: FormatOption = Format.human,
+    resume: ResumeOption = "auto",
+    format_: FormatOption = "human",
 ) -> None:
     """Run the language model once over text and keep its residual activations."""
     from saepipe.harvest.config import HarvestConfig
     from saepipe.harvest.plan import plan
-    from saepipe.harvest.run import harvest as run_harvest
 
     asked = HarvestConfig.load(config, set_)
     if dry_run:
-        with watching(Format.quiet):
+        with watching("quiet"):
             planned = plan(asked, out)
         show(planned.to_dict(), format_)
         return
     with watching(format_) as progress:
-        cache = run_harvest(asked, out, resume=resume.value, progress=progress)
+        cache = saepipe.harvest(asked, out, resume=resume, progress=progress)
     show({"cache": str(out), "fingerprint": cache.fingerprint, "num_tokens": cache.num_tokens}, format_)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "train --config study.yaml --cache caches/gemma --out runs/study --dry-run",
+        "train --config study.yaml --set 'seeds=[0, 1, 2]' --out runs/study --strict",
+        "train --config study.yaml --set 'plugins=[mine.py]' --set 'penalties=[{name: mine, weight: 1}]'",
+    )
+)
 def train(
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006
     cache: Annotated[Path | None, typer.Option(help="The cache's folder; overrides the config.")] = None,
     out: Annotated[Path, typer.Option(help="Runs go to OUT/<variant>/seed-<n>.")] = Path("runs"),
     dry_run: DryRun = False,
-    resume: ResumeOption = Resume.auto,
+    resume: ResumeOption = "auto",
     strict: Strict = False,
-    format_: FormatOption = Format.human,
+    format_: FormatOption = "human",
 ) -> None:
     """Train every variant of a config from one cache, in one pass."""
     from saepipe.train.config import TrainConfig
     from saepipe.train.plan import plan
-    from saepipe.train.run import train as run_train
 
     asked = TrainConfig.load(config, [*set_, *([f"cache={cache}"] if cache else [])])
     if dry_run:
         show(plan(asked), format_)
         return
     with watching(format_) as progress:
-        runs = run_train(asked, out, resume=resume.value, strict=strict, progress=progress)
+        runs = saepipe.train(asked, out, resume=resume, strict=strict, progress=progress)
     show({"runs": [str(run) for run in runs], "findings": findings_of(runs)}, format_)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "evaluate runs/study/*/seed-*",
+        "evaluate runs/study/*/seed-* --set 'metrics=[{name: core}]' --set features=null",
+        "evaluate runs/study/*/seed-* --set cache=caches/gemma --dry-run",
+    )
+)
 def evaluate(
     runs: Runs,
     config: ConfigFile = None,
@@ -143,12 +142,11 @@ def evaluate(
     baseline: Annotated[Path | None, typer.Option(help="The run that geometry compares the others with.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results go here instead of RUN/eval.")] = None,
     dry_run: DryRun = False,
-    format_: FormatOption = Format.human,
+    format_: FormatOption = "human",
 ) -> None:
     """Measure runs on held-out text; runs of one cache share the model's passes."""
     from saepipe.evaluate.config import EvaluateConfig
     from saepipe.evaluate.results import told
-    from saepipe.evaluate.run import evaluate as evaluate_runs
     from saepipe.evaluate.run import plan
     from saepipe.evaluate.testbed import Passes
 
@@ -158,72 +156,181 @@ def evaluate(
         return
     passes = Passes()
     with watching(format_) as progress:
-        results = evaluate_runs(runs, asked, out=out, progress=progress, passes=passes)
+        results = saepipe.evaluate(runs, asked, out=out, progress=progress, passes=passes)
     findings = [*findings_of(runs), *told(results)]
     show({"results": [str(path) for path in results], "findings": findings, "passes": str(passes)}, format_)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "compare runs/study/*/seed-* --baseline runs/study/baseline/seed-0",
+        "compare runs/study/*/seed-* --format json",
+    )
+)
 def compare(
     runs: Runs,
-    baseline: Annotated[Path | None, typer.Option(help="The run that the others are compared with.")] = None,
-    format_: FormatOption = Format.human,
+    baseline: Baseline = None,
+    format_: FormatOption = "human",
 ) -> None:
     """One table: the config keys in which the runs differ, and their metrics."""
-    from saepipe.evaluate.compare import compare as compare_runs
-
-    show_table(compare_runs(runs, baseline), format_)
+    show_table(saepipe.compare(runs, baseline), format_)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "report runs/study/*/seed-* -o report.html",
+        "report runs/study/*/seed-* runs/gemma-scope --baseline runs/study/baseline/seed-0",
+    )
+)
+def report(
+    runs: Runs,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("report.html"),
+    baseline: Baseline = None,
+    title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
+    format_: FormatOption = "human",
+) -> None:
+    """One self-contained HTML page: findings first, then the table, the charts, and where everything came from."""
+    with watching(format_):
+        page = saepipe.report(runs, out, baseline=baseline, title=title)
+    show({"report": str(page), "bytes": page.stat().st_size}, format_)
+
+
+@app.command(
+    epilog=examples(
+        "browse runs/study/*/seed-0", "browse runs/study/*/seed-0 --static browser", "browse RUN --port 8600"
+    )
+)
+def browse(
+    runs: Runs,
+    static: Annotated[
+        Path | None, typer.Option(help="Write the browser as files there, instead of serving it.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0: any that is free.")] = 0,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the desktop's browser.")] = True,
+) -> None:
+    """Look at every latent: its examples, its neighbours, and its counterpart in each other run."""
+    from saepipe.evaluate.browse.run import browse as browse_runs
+
+    browse_runs(runs, static=static, port=port, open_page=open_)
+
+
+@app.command(
+    epilog=examples(
+        "export runs/study/baseline/seed-0 --to saelens --out exported",
+        "export runs/study/baseline/seed-0 --to neuronpedia --out neuronpedia",
+    )
+)
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    to: Annotated[Target, typer.Option(help="What it is for.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    format_: FormatOption = "human",
+) -> None:
+    """An SAE, or what is known of its latents, as other tools read it."""
+    if to == "neuronpedia":
+        from saepipe.evaluate.features.neuronpedia import export_neuronpedia as write
+    elif to == "delphi":
+        from saepipe.evaluate.features.delphi import export_delphi as write
+    else:
+        from saepipe.train.exported import export_sae
+
+        def write(run: Path, out: Path) -> Path:
+            return export_sae(run, to, out)
+
+    show({"written": str(write(run, out))}, format_)
+
+
+@app.command(
+    epilog=examples(
+        "push runs/study/baseline/seed-0 --to hf://me/my-saes --dry-run",
+        "push runs/study/*/seed-* --to hf://me/my-saes --private",
+    )
+)
+def push(
+    runs: Runs,
+    to: Annotated[str, typer.Option(help="hf://org/name[/folder][@branch]")],
+    dry_run: DryRun = False,
+    private: Annotated[bool, typer.Option("--private", help="Where the repository has to be made first.")] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    format_: FormatOption = "human",
+) -> None:
+    """Put runs on the Hugging Face hub, with a model card that says what they are and what was found of them."""
+    from saepipe.evaluate.hub.push import push as push_runs
+
+    with watching(format_):
+        sent = push_runs(runs, to, dry_run=dry_run, private=private, message=message)
+    show(sent, format_)
+
+
+@app.command(epilog=examples("pull hf://me/my-saes/baseline/seed-0 --out runs/theirs"))
+def pull(
+    source: Annotated[str, typer.Argument(help="hf://org/name[/folder][@revision]")],
+    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    format_: FormatOption = "human",
+) -> None:
+    """Get a run from the hub, checked to be, byte for byte, the one that was pushed."""
+    from saepipe.evaluate.hub.pull import pull as pull_run
+
+    with watching(format_):
+        run = saepipe.open_run(pull_run(source, out))
+    show({"run": str(run.path), "fingerprint": run.fingerprint, "variant": run.variant, "hook": run.hook}, format_)
+
+
+@app.command(
+    epilog=examples(
+        "validate ortsae",
+        "validate hoyer --set 'plugins=[examples/hoyer.py]'",
+        "validate all --out validation --page docs/penalties.md",
+    )
+)
 def validate(
     penalties: Annotated[list[str], typer.Argument(help="`ortsae`, `absorption/lift` or `all`.")],
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Keeps what was trained, for the next call.")] = Path("validation"),
     page: Annotated[Path | None, typer.Option(help="A Markdown page whose table is to be written anew.")] = None,
-    format_: FormatOption = Format.human,
+    format_: FormatOption = "human",
 ) -> None:
     """Does a penalty do what it claims? Trained on worlds with known features, beside a baseline and a placebo."""
     from saepipe.evaluate.validate.config import ValidateConfig
     from saepipe.evaluate.validate.run import validate as run_validation
-    from saepipe.evaluate.validate.table import COLUMNS, lines, write_into
+    from saepipe.evaluate.validate.table import drawn, write_into
 
     asked = ValidateConfig.load(config, set_)
     with watching(format_) as progress:
         table = run_validation(penalties, asked, out, progress=progress)
     if page:
         write_into(page, table)
-    if format_ is Format.json:
+    if format_ == "json":
         data.print_json(table.to_json())
-    elif format_ is Format.human:
-        for title, rows in table.sections():
-            drawn = RichTable(*COLUMNS, title=title, title_justify="left", box=SIMPLE_HEAD, header_style="bold")
-            for line in lines(rows):
-                drawn.add_row(*line)
-            data.print(drawn)
-        for note in table.notes:
-            data.print(f"- {note}", markup=False, highlight=False, soft_wrap=True)
+    elif format_ == "human":
+        draw(drawn(table))
 
 
-@app.command("import")
+@app.command(
+    "import",
+    epilog=examples(
+        "import layer_19/width_16k/average_l0_73 --from gemma-scope --cache caches/gemma --out runs/gemma-scope",
+        "import run/layers.19 --from sparsify --cache caches/gemma --out runs/theirs --hook blocks.19.hook_resid_post",
+    ),
+)
 def import_(
     path: Annotated[Path, typer.Argument(help="What the library wrote; only read.")],
-    library: Annotated[Library, typer.Option("--from", help="The library that wrote it.")],
+    library: Annotated[Theirs, typer.Option("--from", help="The library that wrote it.")],
     cache: Annotated[Path, typer.Option(help="A cache of the model and hook that it was trained at.")],
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     hook: Annotated[str | None, typer.Option(help="Where the source does not say: blocks.L.hook_resid_post.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the variant; without one, the source's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of its training, where the source does not say.")] = None,
     model: Annotated[str | None, typer.Option(help="The source's name for the cache's model, if another.")] = None,
-    format_: FormatOption = Format.human,
+    format_: FormatOption = "human",
 ) -> None:
     """Take an SAE from elsewhere as a run, to be evaluated and compared beside your own."""
     from saepipe.data.health import Health
     from saepipe.train.imported import import_sae
     from saepipe.train.load import open_run
 
-    run = open_run(import_sae(path, library.value, cache, out, hook=hook, name=name, seed=seed, model=model))
+    run = open_run(import_sae(path, library, cache, out, hook=hook, name=name, seed=seed, model=model))
     norms = Health.read(out).audit["decoder_norms"]
     show(
         {
@@ -239,8 +346,8 @@ def import_(
     )
 
 
-@cache_app.command()
-def info(cache: Path, format_: FormatOption = Format.human) -> None:
+@cache_app.command(epilog=examples("cache info caches/gemma"))
+def info(cache: Path, format_: FormatOption = "human") -> None:
     """What a cache holds, and how large it is."""
     from saepipe.data.cache import Cache
 
@@ -252,20 +359,47 @@ def info(cache: Path, format_: FormatOption = Format.human) -> None:
     show({"fingerprint": opened.fingerprint, **sizes, **opened.attributes}, format_)
 
 
-@cache_app.command()
-def verify(cache: Path, format_: FormatOption = Format.human) -> None:
+@cache_app.command(epilog=examples("cache verify caches/gemma", "cache verify caches/gemma --repair"))
+def verify(
+    cache: Path,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop what is damaged, so that harvest makes it anew.")
+    ] = False,
+    format_: FormatOption = "human",
+) -> None:
     """Read every file of a cache and compare it with the manifest; exit code 4 if one differs."""
     from saepipe.data.artifact import damaged_files, open_committed
 
+    if repair:
+        from saepipe.data.repair import repair as repair_cache
+
+        show(repair_cache(cache), format_)
+        return
     _, lines = open_committed(cache, "cache")
     damage = list(damaged_files(cache, lines))
     show({"files": sum(len(line["files"]) for line in lines), "damaged": damage}, format_)
     if damage:
-        raise CorruptDataError(f"{len(damage)} files of {cache} are damaged:\n  " + "\n  ".join(damage))
+        raise CorruptDataError(
+            f"{len(damage)} files of {cache} are damaged:\n  " + "\n  ".join(damage),
+            hint=f"saepipe cache verify --repair {cache}",
+        )
 
 
-@app.command()
-def doctor(format_: FormatOption = Format.human) -> None:
+@config_app.command(epilog=examples("config schema train > train.schema.json", "config schema train --plugin mine.py"))
+def schema(
+    stage: Annotated[Stage, typer.Argument(help="Whose config.")],
+    plugins: Annotated[list[Path], typer.Option("--plugin", help="A file whose components count too.")] = [],  # noqa: B006
+) -> None:
+    """The JSON Schema of a stage's config, for an editor that completes and checks YAML."""
+    from saepipe.data.component import import_plugins
+    from saepipe.data.schema import json_schema
+
+    import_plugins(plugins)
+    data.print_json(json.dumps(json_schema(config_class(stage))))
+
+
+@app.command(epilog=examples("doctor", "doctor --format json"))
+def doctor(format_: FormatOption = "human") -> None:
     """Versions, devices and disk, and whether the embedded model loads and runs here."""
     import shutil
 
@@ -276,7 +410,7 @@ def doctor(format_: FormatOption = Format.human) -> None:
     from saepipe.harvest.hooks import HookPoint
     from saepipe.harvest.model import ModelConfig, load_model
 
-    with watching(Format.quiet):
+    with watching("quiet"):
         lm = load_model(ModelConfig(device="cpu"))
     hook = HookPoint(lm.num_layers - 1, "resid_post")
     x = capture(lm.model, torch.tensor([[lm.bos_id, *lm.tokenizer("a first look")["input_ids"]]]), [hook])[str(hook)]
@@ -287,65 +421,37 @@ def doctor(format_: FormatOption = Format.human) -> None:
     show({**provenance(), **found, "free_disk": shutil.disk_usage(".").free, "toy_runs": "yes"}, format_)
 
 
+def config_class(stage: Stage) -> type[Config]:
+    """The class of a stage's config."""
+    from saepipe.evaluate.config import EvaluateConfig
+    from saepipe.evaluate.validate.config import ValidateConfig
+    from saepipe.harvest.config import HarvestConfig
+    from saepipe.train.config import TrainConfig
+
+    classes: dict[Stage, type[Config]] = {
+        "harvest": HarvestConfig,
+        "train": TrainConfig,
+        "evaluate": EvaluateConfig,
+        "validate": ValidateConfig,
+    }
+    return classes[stage]
+
+
+def show_table(table: Table, format_: Format) -> None:
+    """A comparison: what the runs are, what was measured of them, and what the table does not show."""
+    from saepipe.evaluate.drawn import drawn
+
+    if format_ == "json":
+        data.print_json(table.to_json())
+    elif format_ == "human":
+        draw(drawn(table, fits))
+
+
 def findings_of(runs: Sequence[Path]) -> list[str]:
     """What the rules of health have to say of each run, a line each."""
     from saepipe.data.health import Health
 
     return [f"{run}: {finding}" for run in runs for finding in Health.read(run).findings]
-
-
-def show(value: Mapping[str, Any], format_: Format) -> None:
-    """Plain data on stdout: as JSON, or a line a key."""
-    if format_ is Format.json:
-        data.print_json(json.dumps(value))
-    elif format_ is Format.human:
-        for key, item in value.items():
-            data.print(f"[bold]{key}[/]", end="  ")
-            lines = (item or ["none"]) if isinstance(item, list) else [item]
-            data.print("\n  ".join(map(_readable, lines)), markup=False)
-
-
-def _readable(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
-
-
-def show_table(table: Table, format_: Format) -> None:
-    """A comparison on stdout: what the runs are, what was measured of them, and what the table does not show."""
-    from saepipe.evaluate.drawn import drawn_changes, drawn_runs
-
-    if format_ is Format.json:
-        data.print_json(table.to_json())
-    elif format_ is Format.human:
-        wide = data.options.update(width=10_000)
-        for part in drawn_runs(table, lambda drawn: data.measure(drawn, options=wide).maximum <= data.width):
-            data.print(part)
-        _tell(f"- {note}" for note in table.notes)
-        for verdict in table.verdicts:
-            _tell([str(verdict)])
-            if verdict.may_judge:
-                data.print(drawn_changes(verdict, table.short))
-
-
-def _tell(lines: Iterable[str]) -> None:
-    for line in lines:
-        data.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def watching(format_: Format) -> Iterator[Bar | Silent]:
-    """Progress for one command; the libraries' own bars stay off."""
-    import datasets
-    import transformers
-
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    progress = Silent() if format_ is Format.quiet else Bar(talk)
-    try:
-        yield progress
-    finally:
-        progress.finish()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -355,34 +461,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(app(args=arguments, standalone_mode=False) or 0)
     except (Exception, KeyboardInterrupt) as error:
-        code, message, hint = _explain(error)
-        if "--format=json" in arguments or ("--format", "json") in pairwise(arguments):
-            print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
-        else:
-            talk.print(f"error: {message}", markup=False, highlight=False)
-            talk.print(f"  hint: {hint}" if hint else "", end="\n" if hint else "", markup=False, highlight=False)
+        code, message, hint = explain(error)
+        if code == 1:
+            talk.print_exception()
+        as_json = "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
+        complain(code, message, hint, as_json=as_json)
         return code
 
 
 def _stop(*_: object) -> None:
     raise Stopped("stopped by SIGTERM", hint="run the same command again to go on")
-
-
-def _explain(error: BaseException) -> tuple[int, str, str | None]:
-    """Exit code, what is wrong, and what would do; a bug of ours leaves its traceback on stderr."""
-    again = "run the same command again to go on"
-    if isinstance(error, SaepipeError):
-        return error.exit_code, error.message, error.hint
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "stopped", again
-    if hasattr(error, "format_message"):  # how typer tells of wrong usage
-        return ConfigError.exit_code, error.format_message(), "saepipe COMMAND --help"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OutOfSpaceError.exit_code, f"out of memory: {error}", "a smaller batch_size"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfSpaceError.exit_code, str(error), f"free some disk, then {again}"
-    talk.print_exception()
-    return 1, f"a bug in saepipe: {type(error).__name__}: {error}", "please report it with the lines above"
 
 
 if __name__ == "__main__":

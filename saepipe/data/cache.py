@@ -15,12 +15,12 @@ import zarr
 from saepipe.data import artifact
 from saepipe.data.activations import Activations, Index
 from saepipe.data.codecs import Profile
+from saepipe.data.display import Displayed
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.int8 import NUM_EXACT, RECONSTRUCT, index_dtype
 from saepipe.data.int8_rows import Int8Rows
 from saepipe.data.mmap_store import Files, MappedRows
 from saepipe.data.shards import RowArray
-from saepipe.data.shown import Shown
 
 FORMAT_VERSION = 2
 """The newest layout of the folder that this saepipe reads: 1, or 2 where the training rows are `int8`."""
@@ -139,7 +139,7 @@ class Heldout:
 
 
 @dataclass(frozen=True, repr=False)
-class Cache(Shown):
+class Cache(Displayed):
     """A finished cache, its manifest checked against its seal and its files against their sizes."""
 
     path: Path

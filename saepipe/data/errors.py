@@ -1,10 +1,11 @@
 """What a user can fix, as exceptions: each says what is wrong, the value seen, and what would do.
 
-`saepipe.cli.main` turns them into exit codes; a failed assert or any other exception is our own bug (exit code 1).
+`explain` turns every exception into an exit code and words; a failed assert or any other exception is our own bug.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -71,3 +72,20 @@ class Stopped(SaepipeError):  # noqa: N818 - a state that can be resumed, not an
     """Stopped on request (SIGTERM); what is on disk can be resumed."""
 
     exit_code = 75
+
+
+def explain(error: BaseException) -> tuple[int, str, str | None]:
+    """Exit code, what is wrong, and what would do. Code 1 is a bug of ours."""
+    again = "run the same command again to go on"
+    if isinstance(error, SaepipeError):
+        return error.exit_code, error.message, error.hint
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped", again
+    if hasattr(error, "format_message"):  # how typer tells of wrong usage
+        return ConfigError.exit_code, error.format_message(), "saepipe COMMAND --help"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OutOfSpaceError.exit_code, f"out of memory: {error}", "a smaller batch_size"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutOfSpaceError.exit_code, str(error), f"free some disk, then {again}"
+    message = f"a bug in saepipe: {type(error).__name__}: {error}"
+    return SaepipeError.exit_code, message, "please report it with the lines above"

@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
+from saepipe.data.display import html_table
 from saepipe.data.health import errors
-from saepipe.data.shown import html_table
 from saepipe.evaluate.catalogue import SHORT, catalogue, primary_metrics
 from saepipe.evaluate.change import SEEDS_FOR_A_VERDICT
 from saepipe.evaluate.comparable import MATCHED_L0, check_same_data, check_same_parts, check_sources
@@ -63,20 +63,29 @@ def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> T
     Raises:
         CorruptDataError: if a run is unfinished or a result is not one of ours.
     """
+    return tabulate(read_rows(runs, baseline), judged=baseline is not None)
+
+
+def read_rows(runs: Sequence[Path | str], baseline: Path | str | None = None) -> list[Row]:
+    """One a run, the baseline's first; raises as `compare`."""
     folders = {Path(run).resolve(): Path(run) for run in ((baseline, *runs) if baseline else runs)}
-    rows = _told_apart([row_of(open_run(folder)) for folder in folders.values()])
+    return _told_apart([row_of(open_run(folder)) for folder in folders.values()])
+
+
+def tabulate(rows: Sequence[Row], *, judged: bool) -> Table:
+    """The table of these runs; `judged`: against the first of them."""
     known = catalogue()
     primary, disagreement = primary_metrics(row.run.trained for row in rows if row.run.trained)
     figures = _figures(rows, known, primary)
-    verdicts, doubts = _judged(rows, Question(primary, known)) if baseline else ([], [])
+    verdicts, doubts = _judged(rows, Question(primary, known)) if judged else ([], [])
     means = _means(rows, figures)
     shown = [*rows, *means]
-    if baseline:
-        first = _variants(rows)[0]
+    if judged:
+        first = by_variant(rows)[0]
         shown = [*_less(rows, first), *_less(means, means[:1] if len(first) > 1 else first)]
     settings = _differing(rows)
     notes = [*_notes(rows, figures), *([disagreement] if disagreement else [])]
-    if baseline:
+    if judged:
         own = f"{rows[0].variant} of the same seed, or from {rows[0].label} where that has no such run"
         notes += [f"in brackets: the difference from {own}; of a mean, from the mean", *doubts]
     return Table(
@@ -119,7 +128,7 @@ def _health(row: Row) -> str:
 
 def _judged(rows: Sequence[Row], question: Question) -> tuple[list[Verdict], list[str]]:
     """On each variant but the first row's, which is the baseline; on each sweep; and what is to be said of them."""
-    baseline, *others = _variants(rows)
+    baseline, *others = by_variant(rows)
     verdicts = [verdict(variant, baseline, question) for variant in others]
     unmatched = [
         variant
@@ -170,10 +179,10 @@ def _differing(rows: Sequence[Row]) -> list[str]:
 
 def _means(rows: Sequence[Row], figures: Mapping[str, Shown]) -> list[Row]:
     """Over seeds, of every variant that has more than one."""
-    return [_mean(group, figures) for group in _variants(rows) if len(group) > 1]
+    return [_mean(group, figures) for group in by_variant(rows) if len(group) > 1]
 
 
-def _variants(rows: Sequence[Row]) -> list[list[Row]]:
+def by_variant(rows: Sequence[Row]) -> list[list[Row]]:
     """Runs whose configs differ in nothing but seeds."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -238,5 +247,5 @@ def _notes(rows: Sequence[Row], figures: Mapping[str, Shown]) -> Iterator[str]:
     if l0 and max(l0) > (1 + MATCHED_L0) * min(l0):
         yield f"H18: L0 goes from {min(l0):.3g} to {max(l0):.3g}: not a comparison at matched sparsity"
     yield from map(str, check_same_data(rows, figures))
-    if min(len(group) for group in _variants(rows)) < SEEDS_FOR_A_VERDICT:
+    if min(len(group) for group in by_variant(rows)) < SEEDS_FOR_A_VERDICT:
         yield f"fewer than {SEEDS_FOR_A_VERDICT} seeds a variant: no verdict on which is better"

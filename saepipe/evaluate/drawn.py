@@ -14,6 +14,16 @@ from saepipe.evaluate.verdict import Verdict
 HEADINGS = ("figure", "", "baseline", "variant", "difference, 95 % over seeds", "p", "detectable (80 %)", "verdict")
 
 
+def drawn(table: Table, fits: Callable[[RichTable], bool]) -> Iterator[RichTable | str]:
+    """The runs, the notes, then each verdict with the changes that it is about."""
+    yield from drawn_runs(table, fits)
+    yield from (f"- {note}" for note in table.notes)
+    for verdict in table.verdicts:
+        yield str(verdict)
+        if verdict.may_judge:
+            yield drawn_changes(verdict, table.short)
+
+
 def drawn_runs(table: Table, fits: Callable[[RichTable], bool]) -> Iterator[RichTable]:
     """The runs side by side, in as many tables as it takes for each to fit; the run's name begins every one."""
     num_settings = len(table.columns) - len(table.figures)
@@ -43,11 +53,12 @@ def drawn_changes(verdict: Verdict, short: frozenset[str]) -> RichTable:
         drawn.add_column(heading, no_wrap=heading != "verdict")
     for change in verdict.changes:
         if change.key in short:
-            drawn.add_row(*_cells(change))
+            drawn.add_row(*cells_of(change))
     return drawn
 
 
-def _cells(change: Change) -> tuple[str, ...]:
+def cells_of(change: Change) -> tuple[str, ...]:
+    """A text for each of HEADINGS."""
     kind = "primary" if change.primary else "exploratory"
     name = f"{change.shown.label} (noisy)" if change.shown.noisy else change.shown.label
     if change.paired is None:

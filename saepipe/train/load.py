@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from saepipe.data import artifact
+from saepipe.data.display import Displayed, html_table
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.health import Health
-from saepipe.data.shown import Shown, html_table
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.imported import ImportConfig
@@ -21,7 +21,7 @@ from saepipe.train.sae.base import Architecture, Params
 
 
 @dataclass(frozen=True, repr=False)
-class Run(Shown):
+class Run(Displayed):
     """A finished run; its files are those its manifest lists."""
 
     path: Path

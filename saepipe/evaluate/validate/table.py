@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+
 from saepipe.data.artifact import write_file
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.matched import plain, shown
@@ -156,6 +159,16 @@ def lines(rows: list[Row]) -> list[tuple[str, ...]]:
     """One section under COLUMNS: the baseline first, where any arm could be compared with it."""
     compared = next((row for row in rows if row.baseline_means), None)
     return ([baseline_cells(compared)] if compared else []) + [cells(row) for row in rows]
+
+
+def drawn(table: Table) -> Iterator[RichTable | str]:
+    """The sections as tables for people, then the notes."""
+    for title, rows in table.sections():
+        section = RichTable(*COLUMNS, title=title, title_justify="left", box=SIMPLE_HEAD, header_style="bold")
+        for line in lines(rows):
+            section.add_row(*line)
+        yield section
+    yield from (f"- {note}" for note in table.notes)
 
 
 def markdown(table: Table) -> str:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 
-class Shown:
+class Displayed:
     """Shows `facts()` instead of its fields."""
 
     def facts(self) -> Mapping[str, Any]:
