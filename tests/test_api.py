@@ -1,0 +1,81 @@
+"""`import saepipe as sp`: the stages as functions, and what a notebook shows of objects."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import saepipe as sp
+from evaluations import write_core, write_run
+from saepipe.data.errors import ConfigError
+from saepipe.data.health import Finding, Health
+from saepipe.harvest.config import HarvestConfig
+
+STUDY = {
+    "hook": "blocks.2.hook_resid_post",
+    "sae": {"name": "relu", "d_sae": 32},
+    "penalties": [{"name": "l1", "weight": 0.5}],
+    "steps": 4,
+    "batch_size": 64,
+}
+
+
+def test_a_study_in_python(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = toy_config.to_dict() | {"hooks": ["blocks.2.hook_resid_post"], "num_tokens": 2000, "heldout_tokens": 500}
+    cache = sp.harvest(plain, tmp_path / "cache")
+    assert isinstance(cache, sp.Cache)
+    assert cache[:5].shape == (5, 128)
+    study = tmp_path / "study.yaml"
+    study.write_text(f"cache: {cache.path}\n" + "".join(f"{key}: {value}\n" for key, value in STUDY.items()))
+    (run,) = sp.train(str(study), str(tmp_path / "runs"))
+    (result,) = sp.evaluate([str(run)], {"metrics": [{"name": "core"}], "features": None})
+    assert result == run / "eval" / "core.json"
+    assert sp.load(run).d_sae == 32
+    assert sp.compare([run]).rows[0][0] == "base/seed-0"
+    assert '"task": "harvest train"' in capsys.readouterr().err  # nothing is silent
+
+
+def test_a_config_is_what_is_at_hand(tmp_path: Path) -> None:
+    path = tmp_path / "harvest.yaml"
+    path.write_text("num_tokens: 5k\n")
+    config = HarvestConfig.of(path)
+    assert config.num_tokens == 5000
+    assert HarvestConfig.of(str(path)) == HarvestConfig.of({"num_tokens": 5000}) == HarvestConfig.of(config) == config
+    with pytest.raises(ConfigError, match="did you mean 'num_tokens'"):
+        HarvestConfig.of({"num_token": 5})
+
+
+def test_objects_show_themselves(tiny_cache: Path, tmp_path: Path) -> None:
+    cache = sp.open_cache(tiny_cache)
+    assert "tokens" in repr(cache)
+    assert "8,200" in repr(cache)
+    assert "<td>8,200</td>" in cache._repr_html_()
+    health = Health((Finding("H1", "error", "l1 was <b>0</b>"),))
+    folder = write_core(write_run(tmp_path / "a" / "seed-0", health=health))
+    run = sp.open_run(folder)
+    assert "H1 error (inert penalty): l1 was <b>0</b>" in repr(run)
+    assert "l1 was &lt;b&gt;0&lt;/b&gt;" in run._repr_html_()
+    shown = sp.compare([folder])._repr_html_()
+    assert '<th scope="row">a/seed-0</th>' in shown
+    assert "0.9 ±0.01" in shown
+    assert "&lt;b&gt;" in shown
+
+
+def test_the_public_names_are_all_there() -> None:
+    assert sorted(sp.__all__) == dir(sp)
+    for name in sp.__all__:
+        assert callable(getattr(sp, name)), name
+    with pytest.raises(AttributeError, match="'harvests'"):
+        sp.harvests  # noqa: B018
+
+
+def test_a_stage_can_be_called_before_and_after_its_parts_are_imported() -> None:
+    code = (
+        "import saepipe as sp; print(callable(sp.train)); import saepipe.train.run; print(callable(sp.train)); "
+        "from saepipe.train import folder; print(folder.CONFIG)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["True", "True", "config.yaml"]
