@@ -1,0 +1,166 @@
+// What the page does beyond being read: its theme, charts drawn as they come into view, files saved, runs opened.
+"use strict";
+
+const root = document.documentElement;
+const systemDark = matchMedia("(prefers-color-scheme: dark)");
+const THEME = "saepipe-theme";
+
+// A browser may forbid storage to a file: then the theme lasts as long as the page.
+function recall() {
+  try { return localStorage.getItem(THEME); } catch { return null; }
+}
+function remember(theme) {
+  try { localStorage.setItem(THEME, theme); } catch { /* see above */ }
+}
+
+function wear(theme) {
+  if (theme) root.dataset.theme = theme;
+  else delete root.dataset.theme;
+}
+const isDark = () => (root.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
+
+wear(recall()); // in the head, before anything is painted
+
+// --- charts
+
+const drawn = new Map(); // figure -> the promise of its drawing
+
+function look(figure) {
+  const card = getComputedStyle(figure), note = getComputedStyle(figure.querySelector("figcaption p"));
+  const ink = card.color, grid = card.borderTopColor, muted = note.color, font = card.fontFamily;
+  const words = { labelColor: muted, titleColor: ink, labelFontSize: 11, titleFontSize: 11, titleFontWeight: 500 };
+  const below = figure.querySelector(".plot").clientWidth < 480;
+  return {
+    font, background: card.backgroundColor, aria: false,
+    view: { stroke: null },
+    axis: { ...words, gridColor: grid, domainColor: grid, tickColor: grid, labelOverlap: true, titlePadding: 8 },
+    legend: { ...words, orient: below ? "bottom" : "right", columns: 1, labelLimit: below ? 260 : 180, symbolStrokeWidth: 2 },
+    header: words,
+    title: { color: ink, subtitleColor: muted, fontSize: 12, fontWeight: 500 },
+    text: { color: ink }, rule: { color: muted },
+  };
+}
+
+function draw(figure) {
+  const plot = figure.querySelector(".plot"), spec = JSON.parse(figure.querySelector(".spec").textContent);
+  const drawing = vegaEmbed(plot, spec, {
+    mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, ast: true, // ast: no eval, see the page's policy
+    tooltip: { disableDefaultStyle: true }, config: look(figure),
+  });
+  drawing.catch((error) => {
+    console.error(error);
+    plot.textContent = `This chart could not be drawn (${error.message}); its table is below.`;
+  });
+  drawn.set(figure, drawing);
+  return drawing;
+}
+const once = (figure) => drawn.get(figure) ?? draw(figure);
+
+async function redraw() {
+  for (const [figure, drawing] of drawn) {
+    draw(figure);
+    drawing.then((old) => old.finalize(), () => {});
+  }
+}
+
+// --- files
+
+function quoted(text) {
+  return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+function csv(figure) {
+  const rows = [...figure.querySelectorAll("table tr")];
+  return rows.map((row) => [...row.cells].map((cell) => quoted(cell.textContent.trim())).join(",") + "\n").join("");
+}
+
+const FILES = {
+  svg: async (figure) => [await (await once(figure)).view.toSVG(), "image/svg+xml", "svg"],
+  png: async (figure) => [await (await fetchless((await once(figure)).view)), "image/png", "png"],
+  csv: (figure) => [csv(figure), "text/csv", "csv"],
+  spec: (figure) => [figure.querySelector(".spec").textContent, "application/json", "vl.json"],
+};
+async function fetchless(view) { // a canvas of ours, since the page's policy forbids to fetch even a data: URL
+  const canvas = await view.toCanvas(2);
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
+
+async function save(figure, kind) {
+  const [content, type, extension] = await FILES[kind](figure);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([content], { type }));
+  link.download = `${figure.id}.${extension}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+// --- runs
+
+function openRun() {
+  const run = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (!(run instanceof HTMLDetailsElement)) return;
+  run.open = true;
+  run.scrollIntoView();
+  run.querySelector("summary").focus({ preventScroll: true });
+}
+
+// --- the start
+
+function themeButton(button) {
+  const show = () => button.setAttribute("aria-pressed", isDark());
+  button.addEventListener("click", () => {
+    const theme = isDark() ? "light" : "dark";
+    wear(theme);
+    remember(theme);
+    show();
+    redraw();
+  });
+  systemDark.addEventListener("change", () => { show(); redraw(); });
+  show();
+}
+
+function printing() {
+  let before;
+  addEventListener("beforeprint", () => {
+    before = root.dataset.theme;
+    wear("light");
+    redraw();
+    document.querySelectorAll(".chart").forEach(once);
+  });
+  addEventListener("afterprint", () => { wear(before); redraw(); });
+}
+
+function lazily(figures) {
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      watcher.unobserve(target);
+      once(target);
+    }
+  }, { rootMargin: "400px" });
+  figures.forEach((figure) => watcher.observe(figure));
+}
+
+function follow(links) {
+  const link = new Map([...links].map((a) => [document.getElementById(a.hash.slice(1)), a]));
+  const watcher = new IntersectionObserver((entries) => {
+    const seen = entries.find((entry) => entry.isIntersecting);
+    if (!seen) return;
+    links.forEach((a) => a.removeAttribute("aria-current"));
+    link.get(seen.target).setAttribute("aria-current", "true");
+  }, { rootMargin: "-10% 0% -80% 0%" });
+  link.forEach((_, section) => watcher.observe(section));
+}
+
+addEventListener("DOMContentLoaded", () => {
+  themeButton(document.querySelector("#theme"));
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest("[data-save]");
+    if (button) save(button.closest(".chart"), button.dataset.save);
+    else if (target.closest("a[href^='#run-']")) setTimeout(openRun); // also where the hash stays as it is
+  });
+  addEventListener("hashchange", openRun);
+  openRun();
+  printing();
+  follow(document.querySelectorAll("nav a"));
+  lazily(document.querySelectorAll(".chart"));
+});
