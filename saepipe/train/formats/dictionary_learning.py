@@ -32,18 +32,19 @@ from saepipe.train.sae.topk import TopK
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 
-_LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}  # stored transposed
+LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
+"""Weights of a torch.nn.Linear: stored transposed."""
 _OWN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
-_TOP_K = {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec", "k": "k", "threshold": "threshold"}
+_TOP_K = {**LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec", "k": "k", "threshold": "threshold"}
 
 KEYS: dict[str, dict[str, str]] = {
-    "AutoEncoder": {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "bias"},
+    "AutoEncoder": {**LINEAR, "b_enc": "encoder.bias", "b_dec": "bias"},
     "AutoEncoderTopK": _TOP_K,
     "BatchTopKSAE": _TOP_K,
     "MatryoshkaBatchTopKSAE": {**_OWN, "k": "k", "group_sizes": "group_sizes"},
     "JumpReluAutoEncoder": _OWN,
     "GatedAutoEncoder": {
-        **_LINEAR,
+        **LINEAR,
         "b_enc": "gate_bias",
         "b_dec": "decoder_bias",
         "r_mag": "r_mag",
@@ -88,7 +89,7 @@ def _params(path: Path, kind: str, trainer: Mapping[str, Any]) -> Params:
     W_enc = tensors.get(keys["W_enc"])
     if W_enc is None or W_enc.ndim != 2:
         raise ConfigError(f"{path} is no {kind}: {keys['W_enc']} is not in it as a matrix, but {', '.join(tensors)}")
-    d_in, d_sae = W_enc.T.shape if keys["W_enc"] in _LINEAR.values() else W_enc.shape
+    d_in, d_sae = W_enc.T.shape if keys["W_enc"] in LINEAR.values() else W_enc.shape
     said = trainer.get("activation_dim", d_in), trainer.get("dict_size", d_sae)
     if said != (d_in, d_sae):
         raise ConfigError(f"{path} has activation_dim {d_in} and dict_size {d_sae}; {CONFIG} says {said[0]}, {said[1]}")
@@ -97,11 +98,11 @@ def _params(path: Path, kind: str, trainer: Mapping[str, Any]) -> Params:
     if "group_sizes" in tensors:
         shapes["group_sizes"] = (tensors["group_sizes"].numel(),)
     expected = {
-        theirs: shapes.get(ours, (d_sae,))[:: -1 if theirs in _LINEAR.values() else 1] for ours, theirs in keys.items()
+        theirs: shapes.get(ours, (d_sae,))[:: -1 if theirs in LINEAR.values() else 1] for ours, theirs in keys.items()
     }
     check_tensors(path, kind, tensors, expected, optional="threshold" if kind == "AutoEncoderTopK" else "")
     found = {ours: tensors[theirs].float() for ours, theirs in keys.items() if theirs in tensors}
-    return {name: value.T.contiguous() if keys[name] in _LINEAR.values() else value for name, value in found.items()}
+    return {name: value.T.contiguous() if keys[name] in LINEAR.values() else value for name, value in found.items()}
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,147 @@
+"""A run's SAE as SAEBench 0.6.0 takes a custom one, `selected_saes=[("name", custom_sae(run))]`, without needing it.
+
+It has what SAEBench's `custom_saes/base_sae.py` and its evaluations ask of an SAE: W_enc, W_dec, b_enc, b_dec, device,
+dtype, cfg, encode, decode, forward, check_decoder_norms. Decoder rows are of unit norm, as SAEBench wants them;
+activations are in their unit, and x_hat is that of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saepipe.harvest.hooks import HookPoint
+from saepipe.train.formats.rewrites import are_unit, decoder_norms, unit_rows
+from saepipe.train.formats.saelens import NAMES
+from saepipe.train.load import SAE, Run, load, open_run
+from saepipe.train.sae.base import Params
+
+
+@dataclass
+class CustomConfig:
+    """SAEBench's CustomSAEConfig, by its names. SAEBench writes on it, so it is not frozen."""
+
+    model_name: str
+    d_in: int
+    d_sae: int
+    hook_layer: int
+    hook_name: str
+    context_size: int | None = None
+    hook_head_index: int | None = None
+    architecture: str = ""
+    apply_b_dec_to_input: bool = True
+    finetuning_scaling_factor: bool = False
+    activation_fn_str: str = "relu"
+    activation_fn_kwargs: dict[str, Any] = field(default_factory=dict)
+    prepend_bos: bool = True
+    normalize_activations: str = "none"
+    dtype: str = "float32"
+    device: str = "cpu"
+    model_from_pretrained_kwargs: dict[str, Any] = field(default_factory=dict)
+    dataset_path: str = ""
+    dataset_trust_remote_code: bool = True
+    seqpos_slice: tuple[int | None, ...] = (None,)
+    training_tokens: int = -1
+    """-1, as SAEBench's own has it: not known"""
+    sae_lens_training_version: str | None = None
+    neuronpedia_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for `sae_cfg_dict` of a result."""
+        return asdict(self)
+
+
+class CustomSAE(nn.Module):
+    """An SAE on raw activations (..., d_in), computed in its own dtype; SAEBench moves it with `to`."""
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    norms: Tensor | None
+    """(d_sae,) that decoder rows had, of a top-k alone: it chooses by activations in their own unit"""
+
+    def __init__(self, sae: SAE, cfg: CustomConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.settings = sae.settings
+        params = {name: value.detach() for name, value in sae.named_parameters()}
+        norms = decoder_norms(params)
+        for name, value in unit_rows(params).items():
+            self.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        unit = are_unit(norms) or sae.settings.elementwise
+        self.register_buffer("norms", None if unit else norms.where(norms > 0, 1.0))
+
+    @property
+    def device(self) -> torch.device:
+        return self.W_enc.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W_enc.dtype
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> acts (..., d_sae)."""
+        params: Params = dict(self.named_parameters())
+        pre_acts = self.settings.pre_acts(params, x, self.dtype)
+        if self.norms is None:
+            return self.settings.activate(params, pre_acts)
+        return self.settings.activate(params, pre_acts / self.norms) * self.norms
+
+    def decode(self, feature_acts: Tensor) -> Tensor:
+        """acts (..., d_sae) -> x_hat (..., d_in)."""
+        return self.settings.decode(dict(self.named_parameters()), feature_acts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """decode(encode(x))."""
+        return self.decode(self.encode(x))
+
+    def check_decoder_norms(self) -> bool:
+        """Whether decoder rows are of unit norm, within what their dtype allows; one that is zero is not."""
+        norms = decoder_norms(dict(self.named_parameters())).float()
+        tolerance = 1e-5 if self.dtype == torch.float32 else 1e-2
+        return torch.allclose(norms, torch.ones_like(norms), atol=tolerance)
+
+
+def custom_sae(
+    run: Run | Path | str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    model_name: str | None = None,
+) -> CustomSAE:
+    """The SAE of a finished run, ready for SAEBench.
+
+    Args:
+        run: trained here or imported.
+        device: SAEBench moves it again.
+        dtype: of the parameters and of the products.
+        model_name: TransformerLens' name of the model; the cache's id where not given.
+
+    Raises:
+        ConfigError: if the run's hook is none of the residual stream.
+        CorruptDataError: if the run is not finished or damaged.
+    """
+    opened = run if isinstance(run, Run) else open_run(run)
+    sae = load(opened)
+    trained = opened.trained.sae.name if opened.trained else sae.architecture
+    num_active = sae.settings.num_active
+    cfg = CustomConfig(
+        model_name=model_name or sae.metadata["model_name"],
+        d_in=sae.d_in,
+        d_sae=sae.d_sae,
+        hook_layer=HookPoint.parse(opened.hook).layer,
+        hook_name=opened.hook,
+        context_size=sae.metadata.get("context_size"),
+        architecture=NAMES.get(trained, trained),
+        activation_fn_str="topk" if sae.architecture == "topk" else "relu",
+        activation_fn_kwargs={} if num_active is None else {"k": num_active},
+        dataset_path=sae.metadata.get("dataset_path") or "",
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+    )
+    return CustomSAE(sae, cfg).to(device=device, dtype=dtype)

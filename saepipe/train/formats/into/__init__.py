@@ -1,0 +1,1 @@
+"""SAEs of ours, as other libraries lay them down: one file each."""

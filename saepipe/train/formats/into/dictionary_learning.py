@@ -1,0 +1,108 @@
+"""dictionary_learning's folder (`ae.pt`, `config.json`), as its 0.1.0 reads it, and SAELens and SAEBench do too.
+
+| our SAE                                      | dict_class             | what is rewritten                          |
+|----------------------------------------------|------------------------|--------------------------------------------|
+| relu                                         | AutoEncoder            | rows of unit norm: its loader makes it so  |
+| topk                                         | AutoEncoderTopK        |                                            |
+| jumprelu of a batch_topk, k whole            | BatchTopKSAE           | its one threshold                          |
+| jumprelu of a matryoshka_batch_topk, k whole | MatryoshkaBatchTopKSAE | its one threshold; sizes of the groups     |
+| any other jumprelu                           | JumpReluAutoEncoder    | b_dec is not taken from x: moved to b_enc  |
+| gated                                        | GatedAutoEncoder       |                                            |
+"""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saepipe.data.artifact import write_file, write_json
+from saepipe.data.errors import ConfigError
+from saepipe.train.formats.dictionary_learning import CONFIG, KEYS, LINEAR, WEIGHTS
+from saepipe.train.formats.into.base import Outgoing
+from saepipe.train.formats.rewrites import b_dec_left_in, decoder_norms, unit_rows
+from saepipe.train.sae.base import Params
+from saepipe.train.sae.batch_topk import BatchTopK
+from saepipe.train.sae.matryoshka_batch_topk import MatryoshkaBatchTopK
+from saepipe.train.sae.topk import TopK
+
+LIBRARY = "dictionary_learning"
+
+TRAINERS = {
+    "AutoEncoder": "StandardTrainer",
+    "AutoEncoderTopK": "TopKTrainer",
+    "BatchTopKSAE": "BatchTopKTrainer",
+    "MatryoshkaBatchTopKSAE": "MatryoshkaBatchTopKTrainer",
+    "JumpReluAutoEncoder": "JumpReluTrainer",
+    "GatedAutoEncoder": "GatedSAETrainer",
+}
+"""The trainer of each class: SAEBench's loaders tell classes apart by it."""
+
+
+def write(folder: Path, sae: Outgoing) -> None:
+    """Raises ConfigError if the SAE's place in the model, or a latent without a decoder row, has no form there."""
+    layer = sae.layer_before(LIBRARY)
+    kind, params = _expressed(sae)
+    tensors = {KEYS[kind][name]: _oriented(KEYS[kind][name], value) for name, value in params.items()}
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    write_file(folder / WEIGHTS, buffer.getbuffer())
+    counts = {name: params[name].tolist() for name in ("k", "group_sizes") if name in params}
+    trainer: dict[str, Any] = {
+        "trainer_class": TRAINERS[kind],
+        "dict_class": kind,
+        "activation_dim": sae.d_in,
+        "dict_size": sae.d_sae,
+        **counts,
+        "lr": sae.lr,
+        "steps": sae.steps,
+        "seed": sae.seed,
+        "device": "cpu",
+        "layer": layer,
+        "lm_name": sae.model,
+        "wandb_name": sae.origin["variant"],
+        "submodule_name": f"resid_post_layer_{layer}",
+    }
+    place = {"ctx_len": sae.context_size, "d_submodule": sae.d_in, "io": "out"}
+    write_json(folder / CONFIG, {"trainer": trainer, "buffer": place, "saepipe": sae.origin})
+
+
+def _expressed(sae: Outgoing) -> tuple[str, Params]:
+    """The dict_class that computes the same, and its tensors by our names."""
+    params, trained = sae.params, sae.trained
+    if isinstance(sae.sae, TopK):
+        return "AutoEncoderTopK", {**params, "k": _int32(sae.sae.k), "threshold": torch.tensor(-1.0)}
+    if sae.sae.name == "relu":
+        return "AutoEncoder", _unit_rows(params)
+    if sae.sae.name == "gated":
+        return "GatedAutoEncoder", params
+    assert sae.sae.name == "jumprelu", f"no form is known for a {sae.sae.name}"
+    if not isinstance(trained, BatchTopK) or trained.k != int(trained.k):
+        return "JumpReluAutoEncoder", b_dec_left_in(params)
+    params = {**params, "k": _int32(int(trained.k)), "threshold": params["threshold"][0]}
+    if isinstance(trained, MatryoshkaBatchTopK):
+        sizes = [stop - start for start, stop in pairwise((0, *trained.sizes))]
+        return "MatryoshkaBatchTopKSAE", {**params, "group_sizes": torch.tensor(sizes)}
+    return "BatchTopKSAE", params
+
+
+def _unit_rows(params: Params) -> Params:
+    if silent := (decoder_norms(params) == 0).nonzero().flatten().tolist():
+        raise ConfigError(
+            f"the decoder rows of latents {silent[:5]} are zero, and {LIBRARY} divides by their norm as it loads",
+            hint="--to saelens",
+        )
+    return unit_rows(params)
+
+
+def _oriented(key: str, value: Tensor) -> Tensor:
+    """A tensor of its own storage, as torch.nn.Linear has it where theirs is one."""
+    return (value.T if key in LINEAR.values() else value).clone(memory_format=torch.contiguous_format)
+
+
+def _int32(value: int) -> Tensor:
+    return torch.tensor(value, dtype=torch.int32)

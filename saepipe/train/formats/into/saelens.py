@@ -1,0 +1,45 @@
+"""SAELens' folder: a run keeps its SAE so already; here with every key that SAELens 6.54.12 writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from saepipe.data.artifact import write_file, write_json
+from saepipe.train.formats import saelens
+from saepipe.train.formats.into.base import Outgoing
+from saepipe.train.formats.source import read_json
+
+SPARSITY = "sparsity.safetensors"
+
+_OURS_ALONE = ("bandwidth", "initial_threshold")
+"""Settings of training that a run's cfg.json has besides SAELens' keys."""
+
+
+def write(folder: Path, sae: Outgoing) -> None:
+    """cfg.json, sae_weights.safetensors and, of an evaluated run, sparsity.safetensors."""
+    saelens.write(folder, sae.sae, sae.params, _metadata(sae))
+    config = read_json(folder / saelens.CONFIG)
+    write_json(folder / saelens.CONFIG, {key: config[key] for key in config if key not in _OURS_ALONE})
+    if sae.density is not None:
+        log_density = torch.log10(sae.density.float() + 1e-10)  # as its trainer writes it
+        write_file(folder / SPARSITY, save({"sparsity": log_density}))
+
+
+def _metadata(sae: Outgoing) -> dict[str, object]:
+    """All keys that SAELens uses, null where nothing is known: it takes an absent training version for its own."""
+    return {
+        "sae_lens_training_version": None,
+        "model_class_name": "HookedTransformer",
+        "model_from_pretrained_kwargs": {},
+        "hook_head_index": None,
+        "seqpos_slice": [None],
+        "dataset_path": sae.dataset,
+        "neuronpedia_id": None,
+        "l0": sae.l0,
+        **sae.metadata,
+        "sae_lens_version": saelens.VERSION,
+        "saepipe": sae.origin,
+    }

@@ -1,0 +1,54 @@
+"""sparsify's run folder with one hookpoint: `config.json`, `layers.19/{cfg.json, sae.safetensors}`.
+
+`SparseCoder.load_from_disk(out / "layers.19")` reads it, `SparseCoder.load_many(out, local=True)` too. The one
+activation that its SAEs and ours share is the top-k.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save
+
+from saepipe.data.artifact import write_file, write_json
+from saepipe.data.errors import ConfigError
+from saepipe.train.formats.into.base import Outgoing
+from saepipe.train.formats.rewrites import are_unit, decoder_norms
+from saepipe.train.formats.sparsify import CONFIG, KEYS, RUN, WEIGHTS
+from saepipe.train.sae.topk import TopK
+
+LIBRARY = "sparsify"
+
+
+def write(folder: Path, sae: Outgoing) -> None:
+    """Raises ConfigError if the SAE is no topk, or its place in the model has no name there."""
+    if not isinstance(sae.sae, TopK):
+        trained = f" (trained as a {sae.trained.name})" if sae.trained and sae.trained.name != sae.sae.name else ""
+        raise ConfigError(
+            f"{LIBRARY} knows only topk, and this SAE is a {sae.sae.name}{trained}",
+            hint="--to saelens or dictionary_learning, which know it",
+        )
+    hookpoint = f"layers.{sae.layer_before(LIBRARY)}"
+    config = {
+        "activation": "topk",
+        "expansion_factor": max(1, round(sae.d_sae / sae.d_in)),  # asked for only where num_latents is 0
+        "normalize_decoder": are_unit(decoder_norms(sae.params)),
+        "num_latents": sae.d_sae,
+        "k": sae.sae.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+    }
+    tensors = {**sae.params, "W_enc": sae.params["W_enc"].T.contiguous()}
+    write_file(folder / hookpoint / WEIGHTS, save({theirs: tensors[ours] for ours, theirs in KEYS.items()}))
+    write_json(folder / hookpoint / CONFIG, {**config, "d_in": sae.d_in})
+    run = {
+        "sae": config,
+        "hookpoints": [hookpoint],
+        "init_seeds": [] if sae.seed is None else [sae.seed],
+        "model": sae.model,
+        "dataset": sae.dataset,
+        "ctx_len": sae.context_size,
+        "saepipe": sae.origin,
+    }
+    write_json(folder / RUN, run)
