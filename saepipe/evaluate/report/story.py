@@ -1,0 +1,180 @@
+"""Everything that the page tells, read from the runs' folders; nothing is drawn here.
+
+The page puts the findings first, then what `sections` draws, then the table, the configs and where it all comes from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from saepipe.data.health import RULES, Finding
+from saepipe.evaluate.catalogue import catalogue
+from saepipe.evaluate.comparable import check_same_data, check_same_parts, check_sources
+from saepipe.evaluate.compare import Table, by_variant, read_rows, tabulate
+from saepipe.evaluate.metrics.base import Shown
+from saepipe.evaluate.report.cached import CacheFacts, read_cache
+from saepipe.evaluate.report.provenance import Link, chain
+from saepipe.evaluate.report.results import read_results
+from saepipe.evaluate.results import Row
+from saepipe.train import folder
+
+LogLine = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A finding, and the runs that it is of; none where it is of their comparison."""
+
+    finding: Finding
+    runs: tuple[str, ...]
+
+    def __str__(self) -> str:
+        what = f"{RULES[self.finding.rule]} ({self.finding.rule}, {self.finding.severity})"
+        return f"{', '.join(self.runs) or 'the comparison'}: {what}: {self.finding.message}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The seeds of one config."""
+
+    name: str
+    penalty: str
+    """What it is coloured by: its penalties and transforms, `l1 + ortsae`; its architecture where it has none."""
+    rows: tuple[Row, ...]
+
+    @property
+    def imported(self) -> bool:
+        return self.rows[0].run.trained is None
+
+
+@dataclass(frozen=True)
+class Story:
+    """Of several runs; labels are those of the rows, `l1=4/seed-0`."""
+
+    rows: tuple[Row, ...]
+    """One a run; the baseline's first, where there is one."""
+    variants: tuple[Variant, ...]
+    shown: Mapping[str, Shown]
+    """How each figure is called, and which way is better."""
+    table: Table
+    logs: Mapping[str, Sequence[LogLine]]
+    """The lines of each run's metrics.jsonl; none of an imported run."""
+    results: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """By run and name of the evaluation, as `read_results` leaves them."""
+    findings: tuple[Told, ...]
+    """Errors before warnings."""
+    differing: tuple[str, ...]
+    """The config keys in which the runs differ."""
+    configs: Mapping[str, Mapping[str, Any]]
+    """Each run's whole resolved config, as plain data."""
+    provenance: Mapping[str, tuple[Link, ...]]
+    """Of each run, from it down to the data."""
+    caches: Mapping[str, CacheFacts | str]
+    """By fingerprint; or why that cache cannot be read."""
+    baseline: str | None = None
+
+    @classmethod
+    def read(cls, runs: Sequence[Path], baseline: Path | None = None) -> Story:
+        """Of finished runs, whatever was evaluated of them, and whether or not their caches are still there.
+
+        Raises:
+            ConfigError: if a run does not exist.
+            CorruptDataError: if a run is unfinished or damaged, or a result is not one of ours.
+        """
+        rows = read_rows(runs, baseline)
+        table, shown = tabulate(rows, judged=baseline is not None), catalogue()
+        caches = {row.run.cache_fingerprint: row.run for row in reversed(rows)}
+        facts = {fingerprint: read_cache(run) for fingerprint, run in caches.items()}
+        return cls(
+            rows=tuple(rows),
+            variants=tuple(_variants(rows)),
+            shown=shown,
+            table=table,
+            logs={row.label: _log(row.run.path) for row in rows},
+            results={row.label: read_results(row.run) for row in rows},
+            findings=tuple(_told(rows, table, shown)),
+            differing=table.columns[1 : table.columns.index("health")],
+            configs={row.label: row.run.config.to_dict() for row in rows},
+            provenance={row.label: chain(row.run, facts[row.run.cache_fingerprint]) for row in rows},
+            caches=facts,
+            baseline=rows[0].label if baseline else None,
+        )
+
+    def differences(self, row: Row) -> dict[str, str]:
+        """What a run has for each key in which the runs differ."""
+        return {key: str(row.settings.get(key, "-")) for key in self.differing}
+
+    def variant_of(self, label: str) -> Variant:
+        return next(variant for variant in self.variants if label in [row.label for row in variant.rows])
+
+
+def _log(run: Path) -> tuple[LogLine, ...]:
+    path = run / folder.METRICS
+    return tuple(map(json.loads, path.read_text().splitlines())) if path.exists() else ()
+
+
+def _variants(rows: Sequence[Row]) -> Iterator[Variant]:
+    groups = by_variant(rows)
+    names = Counter(group[0].variant for group in groups)
+    penalties = _penalties(rows)
+    for group in groups:
+        first = group[0]
+        name = first.variant if names[first.variant] == 1 else first.label
+        yield Variant(name, penalties[first.label], tuple(group))
+
+
+def _penalties(rows: Sequence[Row]) -> dict[str, str]:
+    """By run; the architecture stands beside where runs of the same penalties differ in it."""
+    names = {row.label: _acting(row) for row in rows}
+    architectures = {(names[row.label], _architecture(row)) for row in rows}
+    several = Counter(name for name, _ in architectures)
+    return {
+        row.label: name
+        if name and several[name] == 1
+        else f"{name} ({_architecture(row)})"
+        if name
+        else _no_penalty(row)
+        for row in rows
+        for name in [names[row.label]]
+    }
+
+
+def _acting(row: Row) -> str:
+    """The penalties that have a weight, and the transforms."""
+    config = row.run.trained
+    if config is None:
+        return f"imported from {row.run.settings['imported'].partition(':')[0]}"
+    weighted = [penalty.name for penalty in config.penalties if getattr(penalty, "weight", 1) != 0]
+    return " + ".join([*weighted, *(transform.name for transform in config.transforms)])
+
+
+def _architecture(row: Row) -> str:
+    return str(row.settings.get("sae.name", "?"))
+
+
+def _no_penalty(row: Row) -> str:
+    return f"{_architecture(row)}, no penalty"
+
+
+def _told(rows: Sequence[Row], table: Table, shown: Mapping[str, Shown]) -> list[Told]:
+    """What rules say of the runs, then of their comparison; the same words once, with all runs that they are of."""
+    of_runs: dict[Finding, list[str]] = {}
+    for row in rows:
+        for finding in row.findings:
+            of_runs.setdefault(finding, []).append(row.label)
+    between: Iterable[Finding] = dict.fromkeys(
+        [*check_sources(rows), *check_same_data(rows, shown), *check_same_parts(rows, shown), *_judged(table)]
+    )
+    told = [*(Told(finding, tuple(runs)) for finding, runs in of_runs.items()), *(Told(one, ()) for one in between)]
+    return sorted(told, key=lambda one: one.finding.severity != "error")
+
+
+def _judged(table: Table) -> Iterator[Finding]:
+    for verdict in table.verdicts:
+        for finding in (*verdict.by_comparison, *verdict.findings):
+            yield replace(finding, message=f"{verdict.pair}: {finding.message}")
