@@ -248,7 +248,7 @@ def export(
 )
 def push(
     runs: Runs,
-    to: Annotated[str, typer.Option(help="hf://org/name[/folder][@branch]")],
+    to: Annotated[str, typer.Option(help=escape("hf://org/name[/folder][@branch]"))],
     dry_run: DryRun = False,
     private: Annotated[bool, typer.Option("--private", help="Where the repository has to be made first.")] = False,
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
@@ -264,7 +264,7 @@ def push(
 
 @app.command(epilog=examples("pull hf://me/my-saes/baseline/seed-0 --out runs/theirs"))
 def pull(
-    source: Annotated[str, typer.Argument(help="hf://org/name[/folder][@revision]")],
+    source: Annotated[str, typer.Argument(help=escape("hf://org/name[/folder][@revision]"))],
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     format_: FormatOption = "human",
 ) -> None:
