@@ -45,6 +45,7 @@ OUTSIDE_THE_ID = frozenset(
         "sparse_steps",
         "exact",
         "log_every",
+        "trackers",
         "checkpoint_every",
         "health",
         "primary_metrics",
@@ -155,6 +156,9 @@ class TrainConfig(ConfigWithPlugins):
     )
 
     log_every: Positive = 100
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="told each line of metrics.jsonl after it is written there; none of them can stop a run"
+    )
     checkpoint_every: Positive = 1000
     health: HealthConfig = HealthConfig()
     primary_metrics: dict[str, Effect] = Field(

@@ -30,6 +30,8 @@ from saepipe.train.loss import RECONSTRUCTION
 from saepipe.train.plan import Planned, plan_runs
 from saepipe.train.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.teams import Team, teams
+from saepipe.train.trackers.base import TrackedRun, check_installed
+from saepipe.train.trackers.feed import Trackers, Tracking
 
 Resume = Literal["auto", "never", "must"]
 
@@ -43,6 +45,7 @@ class Live:
     metadata: dict[str, Any]
     state: TrainState
     log: MetricsLog
+    trackers: Trackers
     strict: bool
     early: list[Finding] = field(default_factory=list)  # what was found before the first step
     told: set[tuple[str, str]] = field(default_factory=set)  # rules, and what they were about
@@ -82,13 +85,15 @@ def train(
 
     Raises:
         ConfigError: if a run cannot be made, before any is.
+        MachineError: if the package of one of `trackers` is missing, likewise.
         HealthError: if a run has no usable SAE, or (strict) an error of any rule; the others were trained.
     """
     keep_freed_memory()
     config, progress = TrainConfig.of(config), progress or Silent()
     planned = plan_runs(config, Path(out))
+    check_installed(sorted({name for run in planned for name in run.recipe.config.trackers}))
     failed: list[Live] = []
-    with ExitStack() as locks:
+    with ExitStack() as locks, Tracking(progress) as tracking:
         for run in planned:
             locks.enter_context(writer_lock(run.folder))
             _check_resume(run, resume)
@@ -97,7 +102,7 @@ def train(
         if len(unfinished) < len(planned):
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are finished already")
         for _, group in groupby(sorted(unfinished, key=lambda run: run.stream), key=lambda run: run.stream):
-            failed += train_group(list(group), progress, strict=strict)
+            failed += train_group(list(group), progress, tracking, strict=strict)
     _sum_up([run.folder for run in planned if is_committed(run.folder)], progress)
     if failed:
         listed = "\n".join(f"  {run.planned.folder}: {run.failed[0]}" for run in failed)
@@ -105,7 +110,9 @@ def train(
     return [run.folder for run in planned]
 
 
-def train_group(group: Sequence[Planned], progress: Progress, *, strict: bool = False) -> list[Live]:
+def train_group(
+    group: Sequence[Planned], progress: Progress, tracking: Tracking, *, strict: bool = False
+) -> list[Live]:
     """Trains runs that share a stream, and returns those that failed."""
     first = group[0]
     _, hook, batch_size, data_seed = first.stream
@@ -113,7 +120,7 @@ def train_group(group: Sequence[Planned], progress: Progress, *, strict: bool = 
     with BatchStream(
         first.cache, hook, batch_size, data_seed, device=device, resident=resident, progress=progress
     ) as stream:
-        runs = [_begin(run, stream, strict) for run in group]
+        runs = [_begin(run, stream, tracking, strict) for run in group]
         early_batches = list(islice(stream.batches(), 2))
         for run in runs:
             _look_before(run, early_batches, progress)
@@ -140,7 +147,7 @@ def train_group(group: Sequence[Planned], progress: Progress, *, strict: bool = 
     return [run for run in runs if run.failed]
 
 
-def _begin(run: Planned, stream: BatchStream, strict: bool) -> Live:
+def _begin(run: Planned, stream: BatchStream, tracking: Tracking, strict: bool) -> Live:
     """Where a checkpoint left it, or at step 0."""
     checkpoints = run.folder / run_folder.CHECKPOINTS
     path = last_checkpoint(checkpoints, run.run_id)
@@ -148,7 +155,14 @@ def _begin(run: Planned, stream: BatchStream, strict: bool) -> Live:
     header = run_folder.header(run.folder, run.variant, run.recipe, run.cache)
     run_folder.begin(run.folder, run.recipe, header)
     metadata = run_folder.sae_metadata(header, run.recipe, run.cache)
-    return Live(run, header, metadata, state, MetricsLog(run.folder / run_folder.METRICS, state.step), strict)
+    log = MetricsLog(run.folder / run_folder.METRICS, state.step)
+    trackers = tracking.follow(run.recipe.config.trackers, _tracked(run, header, state.step), log.lines)
+    return Live(run, header, metadata, state, log, trackers, strict)
+
+
+def _tracked(run: Planned, header: dict[str, Any], step: int) -> TrackedRun:
+    study = run.folder.resolve().parents[1].name
+    return TrackedRun(run.folder, run.variant.folder, study, run.recipe.config.to_dict() | {"run": header}, step)
 
 
 def _look_before(run: Live, batches: list[torch.Tensor], progress: Progress) -> None:
@@ -189,6 +203,7 @@ def _after_step(run: Live, measured: Measurement | None, progress: Progress) -> 
         _heed(run, check_finite(state), progress)
     if measured and not run.failed:
         line = run.log.write(recipe, state, [RECONSTRUCTION, *labels(config.penalties)], measured)
+        run.trackers.log(line)
         progress.advance(0, loss=line["loss"], l0=line["l0"], fvu=line["fvu"], dead=line["dead"])
         _heed(run, check_log(config, recipe.num_steps, run.log.lines, config.health, ended=False), progress)
     if saves and not run.failed:
@@ -205,6 +220,7 @@ def _heed(run: Live, findings: Sequence[Finding], progress: Progress) -> None:
         if key not in run.told:
             run.told.add(key)
             progress.say(f"{folder}: {finding}")
+            run.trackers.tell(run.state.step, finding)
     if fatal := (errors if run.strict else unusable)(findings):
         run.failed = tuple(fatal)
         Health(tuple(dict.fromkeys([*run.early, *findings]))).write(folder)
@@ -220,6 +236,7 @@ def _finish(run: Live, progress: Progress) -> None:
     _heed(run, health.findings, progress)
     if not run.failed:
         run_folder.finish(folder, recipe, run.state, run.header, run.metadata)
+    run.trackers.end(ok=not run.failed)
 
 
 def _sum_up(folders: Sequence[Path], progress: Progress) -> None:

@@ -1,0 +1,1 @@
+"""Trackers follow runs from outside: TensorBoard, Weights & Biases, Trackio. `metrics.jsonl` is the truth."""

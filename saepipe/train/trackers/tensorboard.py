@@ -1,0 +1,41 @@
+"""TensorBoard's event files in RUN/log/tensorboard: `tensorboard --logdir OUT` shows every run of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import yaml
+
+from saepipe.data.health import Finding
+from saepipe.train.trackers.base import TrackedRun
+
+
+class TensorBoard:
+    """Numbers as scalars; the config and the findings as texts."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = run.log / "tensorboard"
+        begun = folder.exists()
+        # Lines that were written after the checkpoint from which the run goes on are made again: hide the first ones.
+        self._writer = SummaryWriter(folder, purge_step=run.step + 1 if begun else None)
+        self.last_step = run.step if begun else 0
+        if not begun:
+            text = yaml.safe_dump(dict(run.config), sort_keys=False)
+            self._writer.add_text("config", f"```\n{text}```", 0)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, step)
+        self._writer.flush()  # a killed run has here what it has in metrics.jsonl
+
+    def tell(self, step: int, finding: Finding) -> None:
+        self._writer.add_text(f"health/{finding.rule}", str(finding), step)
+        self._writer.flush()
+
+    def finish(self, ok: bool) -> None:
+        self._writer.close()
+
+
+start = TensorBoard
