@@ -6,7 +6,6 @@ The page puts the findings first, then what `sections` draws, then the table, th
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import Any
 from saepipe.data.health import RULES, Finding
 from saepipe.evaluate.catalogue import catalogue
 from saepipe.evaluate.comparable import check_same_data, check_same_parts, check_sources
-from saepipe.evaluate.compare import Table, by_variant, read_rows, tabulate
+from saepipe.evaluate.compare import Table, read_rows, tabulate
 from saepipe.evaluate.metrics.base import Shown
 from saepipe.evaluate.report.cached import CacheFacts, read_cache
 from saepipe.evaluate.report.provenance import Link, chain
 from saepipe.evaluate.report.results import read_results
+from saepipe.evaluate.report.variants import Variant, variants_of
 from saepipe.evaluate.results import Row
 from saepipe.train import folder
 
@@ -28,28 +28,14 @@ LogLine = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Told:
-    """A finding, and the runs that it is of; none where it is of their comparison."""
+    """A finding, and the labels of the runs that it is of; none where it is of their comparison."""
 
     finding: Finding
-    runs: tuple[str, ...]
+    labels: tuple[str, ...]
 
     def __str__(self) -> str:
         what = f"{RULES[self.finding.rule]} ({self.finding.rule}, {self.finding.severity})"
-        return f"{', '.join(self.runs) or 'the comparison'}: {what}: {self.finding.message}"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The seeds of one config."""
-
-    name: str
-    penalty: str
-    """What it is coloured by: its penalties and transforms, `l1 + ortsae`; its architecture where it has none."""
-    rows: tuple[Row, ...]
-
-    @property
-    def imported(self) -> bool:
-        return self.rows[0].run.trained is None
+        return f"{', '.join(self.labels) or 'the comparison'}: {what}: {self.finding.message}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +78,7 @@ class Story:
         facts = {fingerprint: read_cache(run) for fingerprint, run in caches.items()}
         return cls(
             rows=tuple(rows),
-            variants=tuple(_variants(rows)),
+            variants=tuple(variants_of(rows)),
             shown=shown,
             table=table,
             logs={row.label: _log(row.run.path) for row in rows},
@@ -110,55 +96,13 @@ class Story:
         return {key: str(row.settings.get(key, "-")) for key in self.differing}
 
     def variant_of(self, label: str) -> Variant:
-        return next(variant for variant in self.variants if label in [row.label for row in variant.rows])
+        """Of a run's label."""
+        return next(variant for variant in self.variants if any(row.label == label for row in variant.rows))
 
 
 def _log(run: Path) -> tuple[LogLine, ...]:
     path = run / folder.METRICS
     return tuple(map(json.loads, path.read_text().splitlines())) if path.exists() else ()
-
-
-def _variants(rows: Sequence[Row]) -> Iterator[Variant]:
-    groups = by_variant(rows)
-    names = Counter(group[0].variant for group in groups)
-    penalties = _penalties(rows)
-    for group in groups:
-        first = group[0]
-        name = first.variant if names[first.variant] == 1 else first.label
-        yield Variant(name, penalties[first.label], tuple(group))
-
-
-def _penalties(rows: Sequence[Row]) -> dict[str, str]:
-    """By run; the architecture stands beside where runs of the same penalties differ in it."""
-    names = {row.label: _acting(row) for row in rows}
-    architectures = {(names[row.label], _architecture(row)) for row in rows}
-    several = Counter(name for name, _ in architectures)
-    return {
-        row.label: name
-        if name and several[name] == 1
-        else f"{name} ({_architecture(row)})"
-        if name
-        else _no_penalty(row)
-        for row in rows
-        for name in [names[row.label]]
-    }
-
-
-def _acting(row: Row) -> str:
-    """The penalties that have a weight, and the transforms."""
-    config = row.run.trained
-    if config is None:
-        return f"imported from {row.run.settings['imported'].partition(':')[0]}"
-    weighted = [penalty.name for penalty in config.penalties if getattr(penalty, "weight", 1) != 0]
-    return " + ".join([*weighted, *(transform.name for transform in config.transforms)])
-
-
-def _architecture(row: Row) -> str:
-    return str(row.settings.get("sae.name", "?"))
-
-
-def _no_penalty(row: Row) -> str:
-    return f"{_architecture(row)}, no penalty"
 
 
 def _told(rows: Sequence[Row], table: Table, shown: Mapping[str, Shown]) -> list[Told]:
