@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -20,19 +22,45 @@ _REASONS: tuple[tuple[type[Exception], str, str], ...] = (
     (RevisionNotFoundError, "it has no such revision", "a branch, a tag or a commit of it"),
 )
 
+_STATUSES: dict[int, tuple[str, str]] = {
+    401: ("it knows no such user", "`hf auth login`"),
+    403: ("this user or token may not do that", "`hf auth login` with a token that may, or another name"),
+    412: ("somebody else changed it meanwhile", "look at what is there now, then do it again"),
+}
 
-def remote_error(kind: str, source: str, revision: str | None, error: BaseException) -> RemoteError:
+
+def remote_error(
+    kind: str,
+    source: str,
+    revision: str | None,
+    error: BaseException,
+    *,
+    doing: Literal["get", "write"] = "get",
+    instead: str = "unset it, or give a file or folder",
+) -> RemoteError:
     """What the hub's refusal of a model or dataset (`kind`) means for the user.
 
     Libraries wrap what the hub said, so the error's causes are searched too.
+
+    Args:
+        kind: the word for what was asked for.
+        source: its id.
+        revision: of it, if one was asked for.
+        error: what the library raised.
+        doing: what was tried.
+        instead: what would do where HF_HUB_OFFLINE is set.
     """
-    problem = f"cannot get the {kind} {source!r}{f' at {revision!r}' if revision else ''} from the hub: "
+    place = f"{source!r}{f' at {revision!r}' if revision else ''} {'from' if doing == 'get' else 'on'} the hub"
+    problem = f"cannot {doing} the {kind} {place}: "
     if constants.HF_HUB_OFFLINE:
-        return RemoteError(problem + "HF_HUB_OFFLINE is set", hint="unset it, or give a file or folder")
+        return RemoteError(problem + "HF_HUB_OFFLINE is set", hint=instead)
     for cause in _causes(error):
         for refusal, reason, hint in _REASONS:
             if isinstance(cause, refusal):
                 return RemoteError(problem + reason, hint=hint)
+        if isinstance(cause, HfHubHTTPError) and cause.response.status_code in _STATUSES:
+            reason, hint = _STATUSES[cause.response.status_code]
+            return RemoteError(problem + reason, hint=hint)
     hint = "check the id, the network, and `hf auth login` if it is gated"
     return RemoteError(problem + str(error).partition("\n")[0], hint=hint)
 
