@@ -12,8 +12,10 @@ demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded d
 test: .venv/installed  ## the test suite
 	$(BIN)/pytest -n 2 -q
 
+# dictionary-learning brings a torchvision, by way of nnsight, that fits no CPU build of torch; nothing here uses it.
 interop: .venv/installed  ## our formats against the libraries that own them
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop]'
+	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/pytest -q -m interop
 
 penalties: .venv/installed  ## trains every arm of saepipe validate and writes the table of docs/penalties.md
