@@ -9,71 +9,52 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from saepipe.data.errors import MachineError
-from saepipe.data.health import RULES, Finding
-from saepipe.evaluate.compare import Table
+from saepipe.data.health import RULES, errors
 from saepipe.evaluate.drawn import HEADINGS, cells_of
 from saepipe.evaluate.report.chart import Section, Value, slug
-
-
-@dataclass(frozen=True)
-class RunBlock:
-    """What the page says of one run, to be opened."""
-
-    label: str
-    summary: str
-    """A few words beside its name."""
-    findings: tuple[Finding, ...]
-    facts: tuple[tuple[str, str], ...]
-    """Where it comes from: names and values."""
-    config: str
-    """As YAML, resolved."""
-
-    @property
-    def id(self) -> str:
-        return f"run-{slug(self.label)}"
-
-
-@dataclass(frozen=True)
-class Told:
-    """A finding, and the runs of which it was said."""
-
-    finding: Finding
-    labels: tuple[str, ...]
+from saepipe.evaluate.report.provenance import Link
+from saepipe.evaluate.report.story import Story
+from saepipe.evaluate.results import Row
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that stands on it, in its order."""
+    """What stands on it."""
 
     title: str
     summary: str
-    findings: tuple[Told, ...]
-    """Errors before warnings."""
-    unseen: str | None
-    """Of which runs the rules could not look at the training."""
-    table: Table
+    """A paragraph."""
+    story: Story
     sections: tuple[Section, ...]
-    runs: tuple[RunBlock, ...]
-    differences: tuple[tuple[str, ...], ...]
-    """The config keys in which the runs differ: a heading, then a key and its value for each run."""
-    chain: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
-    """From the runs back to their source: a heading, and what is known of it."""
     written_by: str
 
+    @property
+    def blocks(self) -> dict[str, str]:
+        """The id of each run's block, by its label: `#run-l1-4-seed-0` leads there."""
+        return {row.label: f"run-{slug(row.label)}" for row in self.story.rows}
 
-def grouped(findings: Sequence[tuple[str, Finding]]) -> tuple[Told, ...]:
-    """What a rule says of several runs in the same words is told once; errors first, else in the order given."""
-    labels: dict[Finding, list[str]] = {}
-    for label, finding in findings:
-        labels.setdefault(finding, []).append(label)
-    told = [Told(finding, tuple(dict.fromkeys(runs))) for finding, runs in labels.items()]
-    return tuple(sorted(told, key=lambda one: one.finding.severity != "error"))
+    @property
+    def notes(self) -> Iterator[str]:
+        """Those of the table, less the findings, which the page begins with."""
+        told = {f"{label}: {one.finding}" for one in self.story.findings for label in one.labels}
+        told |= {str(one.finding) for one in self.story.findings}
+        told |= {f"{found.pair}: {finding}" for found in self.story.table.verdicts for finding in found.findings}
+        return (note for note in self.story.table.notes if note not in told)
+
+    @property
+    def origins(self) -> list[tuple[list[str], list[Link]]]:
+        """What runs share, from their cache down to the data, and which runs those are."""
+        found: dict[str, tuple[list[str], list[Link]]] = {}
+        for row in self.story.rows:
+            below = [link for link in self.story.provenance[row.label] if link.kind not in ("run", "source")]
+            found.setdefault(row.run.cache_fingerprint, ([], below))[0].append(row.label)
+        return list(found.values())
 
 
 def render(page: Page) -> str:
@@ -90,18 +71,19 @@ def render(page: Page) -> str:
 
     here = files(__package__)
     style, script = ((here / name).read_text() for name in ("page.css", "page.js"))
-    bundle = vl_convert.javascript_bundle(None)
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"number": number, "cells": cells_of}
+    environment.filters |= {"number": number, "cells": cells_of, "health": health}
     template = environment.from_string((here / "page.html.j2").read_text())
     return template.render(
         page=page,
+        story=page.story,
+        table=page.story.table,
         rules=RULES,
         headings=HEADINGS,
-        blocks={block.label: block.id for block in page.runs},
         style=_inline(style),
         script=_inline(script),
         bundle=_inline(bundle),
@@ -116,6 +98,19 @@ def number(value: Value) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def health(row: Row) -> str:
+    """How many findings, in words."""
+    num_errors = len(errors(row.findings))
+    return counted({"error": num_errors, "warning": len(row.findings) - num_errors}) or (
+        "healthy" if row.run.trained else "imported"
+    )
+
+
+def counted(counts: dict[str, int]) -> str:
+    """`2 errors and 1 warning`; nothing where all are 0."""
+    return " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count)
+
+
 def _policy(*scripts: str) -> str:
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
@@ -126,5 +121,5 @@ def _inline(text: str) -> Any:
     """Our own style and scripts, as they are: nothing of a user's is in them."""
     from markupsafe import Markup
 
-    assert not re.search("</(script|style)|<!--", text, re.IGNORECASE), "it would end its element"
+    assert not re.search(r"</(script|style)|<!--", text, re.IGNORECASE), "it would end its element"
     return Markup(text)
