@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from saepipe.data.component import ConfigWithPlugins
 from saepipe.data.config import Count
+from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.metrics.absorption import Absorption
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.metrics.core import Core
@@ -23,6 +24,8 @@ class EvaluateConfig(ConfigWithPlugins):
 
     metrics: tuple[Metric, ...] = Field(default=(Core(), SparseProbing(), Absorption(), Geometry()), min_length=1)
     """Each by its name, with its settings."""
+    features: Features | None = Features()
+    """What the feature browser shows of each latent, `RUN/features/`; null: none is gathered."""
     cache: Path | None = None
     """Where the runs' cache lies now; null: where they were trained from."""
     artifacts: Path | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from saepipe.data.cache import Cache
 from saepipe.data.config import fingerprint
@@ -12,10 +13,14 @@ from saepipe.data.errors import ConfigError
 from saepipe.evaluate.artifacts import Work
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.envelope import Request, existing
+from saepipe.evaluate.features.jobs import StoreJob
+from saepipe.evaluate.features.store import FOLDER
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.testbed import Testbed
 from saepipe.evaluate.testbeds import Testbeds
 from saepipe.train.load import Run, open_run
+
+AnyJob = TypeVar("AnyJob", "Job", StoreJob)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, te
     jobs = []
     for folder in {Path(run).resolve(): Path(run) for run in runs}.values():
         run = open_run(folder)
-        testbed = testbeds.at(_cache_of(run, config, caches), run.hook)
+        testbed = testbeds.at(cache_of(run, config.cache, caches), run.hook)
         results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
         for metric in config.metrics:
             here = (id(testbed), metric.name)
@@ -66,9 +71,20 @@ def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, te
     return jobs
 
 
-def by_testbed(jobs: Iterable[Job]) -> list[list[Job]]:
-    """Jobs that share their model passes."""
-    groups: dict[int, list[Job]] = {}
+def store_jobs(jobs: Iterable[Job], config: EvaluateConfig, out: Path | None) -> list[StoreJob]:
+    """One feature store a run of these, in the run, or beside the results that are elsewhere."""
+    if config.features is None:
+        return []
+    stores = {}
+    for job in jobs:
+        folder = (job.path.parent if out else job.run.path) / FOLDER
+        stores[job.run.path] = StoreJob(job.run, job.testbed, config.features, folder)
+    return list(stores.values())
+
+
+def by_testbed(jobs: Iterable[AnyJob]) -> list[list[AnyJob]]:
+    """Jobs that share their passes."""
+    groups: dict[int, list[AnyJob]] = {}
     for job in jobs:
         groups.setdefault(id(job.testbed), []).append(job)
     return list(groups.values())
@@ -91,11 +107,17 @@ def _request(run: Run, metric: Metric, works: Sequence[Work], testbed: Testbed, 
     )
 
 
-def _cache_of(run: Run, config: EvaluateConfig, caches: dict[Path, Cache]) -> Cache:
-    path = config.cache or run.config.cache
+def cache_of(run: Run, path: Path | None = None, opened: dict[Path, Cache] | None = None) -> Cache:
+    """The cache that a run was trained from: at `path`, or where it was then; `opened` keeps what is open.
+
+    Raises:
+        ConfigError: if it is not there, or another cache is.
+        CorruptDataError: if it is unfinished or damaged.
+    """
+    path, opened = path or run.config.cache, {} if opened is None else opened
     if not path.is_dir():
         raise ConfigError(f"the cache of {run.path} is not at {path}", hint="--set cache=PATH")
-    cache = caches[path] = caches.get(path) or Cache.open(path)
+    cache = opened[path] = opened.get(path) or Cache.open(path)
     if cache.fingerprint != run.cache_fingerprint:
         raise ConfigError(
             f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",

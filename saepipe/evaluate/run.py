@@ -11,7 +11,8 @@ from saepipe.data import artifact
 from saepipe.data.progress import Progress, Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.envelope import envelope
-from saepipe.evaluate.jobs import Job, by_testbed, plan_jobs
+from saepipe.evaluate.features.build import build_stores
+from saepipe.evaluate.jobs import Job, by_testbed, plan_jobs, store_jobs
 from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Passes, Testbed
 from saepipe.evaluate.testbeds import Testbeds
@@ -25,14 +26,16 @@ def evaluate(
     progress: Progress | None = None,
     passes: Passes | None = None,
 ) -> list[Path]:
-    """Measures each run, or finds that it has been measured.
+    """Measures each run and gathers what its latents do, or finds that it has been done.
 
-    Runs of one hook of one cache share every model pass that does not depend on the SAE.
+    Runs of one hook of one cache share every model pass that does not depend on the SAE, and one pass over the cache
+    for their feature stores.
 
     Args:
         runs: run folders.
         config: metrics and how the model runs; also its plain data, or the path of its YAML file.
         out: a folder for the results, `<variant>-seed-<n>-<fingerprint>/<metric>.json`; `RUN/eval/` where not given.
+            Feature stores go beside them, or to `RUN/features/`.
         progress: told of every result that is reused.
         passes: counts what goes through the model.
 
@@ -46,18 +49,22 @@ def evaluate(
     config, progress = EvaluateConfig.of(config), progress or Silent()
     folders, results = [Path(run) for run in runs], Path(out) if out else None
     jobs = plan_jobs(folders, config, results, Testbeds(config, passes or Passes()))
-    for job in jobs:
-        if job.done:
-            progress.say(f"{job.path}: the same run, cache and settings; kept as it is")
+    stores = store_jobs(jobs, config, results)
+    found = {store.folder: store.done for store in stores}
+    for kept in [job.path for job in jobs if job.done] + [folder for folder, done in found.items() if done]:
+        progress.say(f"{kept}: the same run, cache and settings; kept as it is")
     eval_id = str(uuid.uuid4())
     for group in by_testbed(job for job in jobs if not job.done):
         _measure(group, group[0].testbed, eval_id, progress)
+    for together in by_testbed(store for store in stores if not found[store.folder]):
+        build_stores(together, progress)
     return [job.path for job in jobs]
 
 
 def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:
     """What `evaluate` would measure and what it would reuse; loads neither model nor SAE."""
     jobs = plan_jobs(runs, config, out, Testbeds(config, Passes()))
+    stores = store_jobs(jobs, config, out)
     contexts = {str(job.testbed.cache.path): len(job.testbed.cache.heldout.contexts) for job in jobs}
     works: dict[bool, list[str]] = {True: [], False: []}
     for job in jobs:
@@ -68,6 +75,8 @@ def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = Non
     return {
         "measure": [str(job.path) for job in jobs if not job.done],
         "reuse": [str(job.path) for job in jobs if job.done],
+        "features_to_gather": [str(store.folder) for store in stores if not store.done],
+        "features_to_reuse": [str(store.folder) for store in stores if store.done],
         "model_work_to_do": list(dict.fromkeys(works[False])),
         "model_work_to_reuse": list(dict.fromkeys(works[True])),
         "heldout_contexts": contexts,

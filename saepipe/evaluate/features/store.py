@@ -185,7 +185,7 @@ class FeatureStore:
             mean_act=float(arrays["mean_act"][index]) if num_active else None,
             max_act=float(arrays["max_act"][index]) if num_active else None,
             histogram=self._histogram(index),
-            examples=[self._example(index, slot) for slot in np.flatnonzero(arrays["example_context"][index] >= 0)],
+            examples=[self._example(index, slot) for slot in _filled(arrays["example_context"][index])],
             positive_logits=self._logits("positive", index),
             negative_logits=self._logits("negative", index),
             neighbours=_ranked(arrays["neighbours"][index], arrays["neighbour_cosine"][index]),
@@ -251,6 +251,11 @@ def store_folder(run_or_folder: Path) -> Path:
 def window_start(position: int, window: int, context_size: int) -> int:
     """Where the window around a token begins: two thirds of it before the token, as far as the context reaches."""
     return max(0, min(position - window * 2 // 3, context_size - window))
+
+
+def _filled(rows: np.ndarray) -> list[int]:
+    slots: list[int] = np.flatnonzero(rows >= 0).tolist()
+    return slots
 
 
 def _ranked(index: np.ndarray, score: np.ndarray) -> list[tuple[int, float]]:

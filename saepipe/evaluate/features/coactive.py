@@ -1,0 +1,97 @@
+"""Which latents are active on the same tokens: the Jaccard index, without an array of d_sae x d_sae.
+
+A token with n active latents has n^2 pairs. Where those of all tokens are more than `num_pairs`, tokens are left out
+at random, half of them at a time; which ones depends on the tokens and the SAE alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+
+from saepipe.evaluate.features.active import Active
+
+_BLOCK = 2**24  # counts held at once
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Some tokens with all of their active latents."""
+
+    uniform: np.ndarray  # (num_tokens,) float64
+    num: np.ndarray  # (num_tokens,) int64: active latents
+    latents: np.ndarray  # (num.sum(),) int32: theirs, token by token
+
+    @property
+    def num_pairs(self) -> int:
+        return int((self.num**2).sum())
+
+    def below(self, share: float) -> _Tokens:
+        chosen = self.uniform < share
+        return _Tokens(self.uniform[chosen], self.num[chosen], self.latents[np.repeat(chosen, self.num)])
+
+
+class Coactive:
+    """The active latents of as many tokens as have no more than `num_pairs` pairs."""
+
+    def __init__(self, d_sae: int, num_pairs: int) -> None:
+        self._d_sae, self._num_pairs = d_sae, num_pairs
+        self._share, self._seen = 1.0, 0
+        self._parts: list[_Tokens] = []
+
+    def add(self, found: Active) -> None:
+        num = torch.bincount(found.row, minlength=len(found.tokens.x))
+        chosen = found.tokens.uniform < self._share
+        tensors = (found.tokens.uniform[chosen], num[chosen], found.latent[chosen[found.row]].int())
+        self._parts.append(_Tokens(*(tensor.cpu().numpy() for tensor in tensors)))
+        self._seen += self._parts[-1].num_pairs
+        while self._seen > self._num_pairs:
+            self._share /= 2
+            self._parts = [part.below(self._share) for part in self._parts]
+            self._seen = sum(part.num_pairs for part in self._parts)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(part.num) for part in self._parts)
+
+    def nearest(self, num: int) -> dict[str, np.ndarray]:
+        """(d_sae, num) indices and scores of the latents with the largest index with each; -1 and NaN where it is 0.
+
+        Jaccard index: tokens on which both are active, over tokens on which either is.
+        """
+        acts = self._matrix()
+        count = torch.from_numpy(np.asarray(acts.sum(axis=0)))
+        columns = acts.T.tocsr()
+        size = max(1, _BLOCK // self._d_sae)
+        found = [self._block(acts, columns, count, start, size, num) for start in range(0, self._d_sae, size)]
+        index, score = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+        return {"coactive": index, "coactive_score": score}
+
+    def _block(
+        self, acts: csr_array, columns: csr_array, count: torch.Tensor, start: int, size: int, num: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        both = torch.from_numpy((columns[start : start + size] @ acts).toarray())
+        either = count[start : start + size].unsqueeze(1) + count - both
+        jaccard = both / either.clamp_min(1)
+        jaccard[torch.arange(len(jaccard)), start + torch.arange(len(jaccard))] = 0
+        return best_of(jaccard.masked_fill(jaccard == 0, torch.nan), num)
+
+    def _matrix(self) -> csr_array:
+        """(num_tokens, d_sae) of ones."""
+        num = np.concatenate([part.num for part in self._parts])
+        latents = np.concatenate([part.latents for part in self._parts])
+        starts = np.concatenate([[0], num.cumsum()])
+        return csr_array((np.ones(len(latents), np.int32), latents, starts), shape=(len(num), self._d_sae))
+
+
+def best_of(scores: torch.Tensor, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `num` largest of each row: (num_rows, num) int32 indices, -1 where NaN or too few, and scores, NaN there."""
+    best = scores.nan_to_num(nan=-torch.inf).topk(min(num, scores.shape[1]), dim=1)
+    none = best.values.isinf()
+    index = best.indices.int().masked_fill(none, -1)
+    score = best.values.float().masked_fill(none, torch.nan)
+    short = (0, num - index.shape[1])
+    return torch.nn.functional.pad(index, short, value=-1), torch.nn.functional.pad(score, short, value=torch.nan)

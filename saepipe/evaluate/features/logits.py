@@ -1,0 +1,74 @@
+"""Which tokens a latent makes more and less likely: its decoder row through the final norm and the unembedding.
+
+As in the logit lens (nostalgebraist, 2020) the direction is taken alone: of the norm only its weights are applied (and
+its centring, if it centres), not the division by the length of the whole residual stream, which is not known here.
+So values compare within one latent, and are no probabilities. A final soft-capping (Gemma-2) is monotone and left out,
+and a bias too.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from saepipe.data.errors import MachineError
+from saepipe.evaluate.reconstruction import rows_at_a_time
+
+_NORMS = ("norm", "final_layer_norm", "ln_f", "decoder.norm", "decoder.final_layer_norm", "language_model.norm")
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, W_dec: Tensor, num: int) -> dict[str, np.ndarray]:
+    """(d_sae, num) token ids and values, the largest first; and the most negative, the lowest first.
+
+    Raises:
+        MachineError: if the model keeps its final norm or its unembedding where we do not know.
+    """
+    unembedding = _unembedding(model)
+    num = min(num, len(unembedding))
+    parts: dict[str, list[Tensor]] = {name: [] for name in NAMES}
+    for rows in torch.split(through_norm(model, W_dec), rows_at_a_time(len(unembedding))):
+        values = rows @ unembedding.T
+        for sign, largest in (("positive", True), ("negative", False)):
+            best = values.topk(num, dim=1, largest=largest)
+            parts[f"{sign}_ids"].append(best.indices.int())
+            parts[f"{sign}_values"].append(best.values)
+    return {name: torch.cat(found).cpu().numpy() for name, found in parts.items()}
+
+
+NAMES = ("positive_ids", "positive_values", "negative_ids", "negative_values")
+
+
+def through_norm(model: PreTrainedModel, rows: Tensor) -> Tensor:
+    """(num, d_in) -> (num, d_in) float32: what the final norm does to directions, but for their length."""
+    norm = deepcopy(_final_norm(model)).float()
+    rows = rows.to(model.device, torch.float32)
+    if isinstance(norm, nn.LayerNorm):
+        return (rows - rows.mean(dim=1, keepdim=True)) * norm.weight
+    # Equal entries come out of an RMS norm as its weights, whether it calls them w or 1 + w (Gemma).
+    weight: Tensor = norm(torch.full_like(rows[:1], 1e3))
+    return rows * weight
+
+
+def _final_norm(model: PreTrainedModel) -> nn.Module:
+    for path in _NORMS:
+        try:
+            return model.base_model.get_submodule(path)
+        except AttributeError:
+            continue
+    raise MachineError(f"{type(model).__name__} keeps its final norm in none of: {', '.join(_NORMS)}")
+
+
+def _unembedding(model: PreTrainedModel) -> Tensor:
+    """(vocab_size, d_in) float32"""
+    loosely: Any = model
+    head = loosely.get_output_embeddings()
+    if head is None:
+        raise MachineError(f"{type(model).__name__} has no unembedding")
+    weight: Tensor = head.weight
+    return weight.detach().float()
