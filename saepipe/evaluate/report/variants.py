@@ -61,14 +61,11 @@ def mean(cells: Sequence[Cell]) -> Mean:
     if len(known) >= SEEDS_FOR_A_VERDICT:
         found = seeds.mean(known)
         return Mean(fmean(known), found.low, found.high, over="seeds")
-    lows, highs = [cell.low for cell in cells], [cell.high for cell in cells]
-    if None in lows or None in highs:
+    ends = [(cell.low, cell.high) for cell in cells if cell.low is not None and cell.high is not None]
+    if len(ends) < len(cells):
         return Mean(fmean(known))
-    return Mean(fmean(known), fmean(filter(_known, lows)), fmean(filter(_known, highs)), over="evaluation")
-
-
-def _known(value: float | None) -> bool:
-    return value is not None
+    lows, highs = zip(*ends, strict=True)
+    return Mean(fmean(known), fmean(lows), fmean(highs), over="evaluation")
 
 
 def variants_of(rows: Sequence[Row]) -> list[Variant]:
