@@ -1,0 +1,17 @@
+"""The page itself: plain HTML, CSS and scripts, and the one script that differs between server and files."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Literal
+
+SCRIPTS = ("dom.js", "table.js", "list.js", "latent.js", "compare.js", "browse.js")
+
+
+def page_files(source: Literal["server", "static"]) -> dict[str, bytes]:
+    """By name. `source.js` is where the page gets its data and leaves its notes."""
+    folder = files(__name__)
+    names = ("index.html", "browse.css", "icon.svg", *SCRIPTS)
+    return {name: (folder / name).read_bytes() for name in names} | {
+        "source.js": (folder / f"source_{source}.js").read_bytes()
+    }

@@ -1,0 +1,102 @@
+"use strict";
+// What the address asks for is shown: a run's list, a latent, or two latents side by side.
+
+let runs, blocks;
+let view = { keys: {}, help: {} };
+let turn = 0;
+
+// #run=topk/seed-0&latent=12&with=jumprelu/seed-0
+function address({ run, latent, other }) {
+  const parts = { run: runs[run].label };
+  if (latent !== undefined) Object.assign(parts, { latent }, other !== undefined && { with: runs[other].label });
+  else for (const key of ["q", "only", "sort"]) if (list[key]) parts[key] = list[key];
+  return "#" + Object.entries(parts).map(([key, value]) => `${key}=${encodeURIComponent(value).replaceAll("%2F", "/")}`).join("&");
+}
+
+async function show() {
+  const mine = ++turn, asked = new URLSearchParams(location.hash.slice(1));
+  try {
+    const made = await viewOf(asked);
+    if (mine !== turn) return;
+    view = made;
+  } catch (error) {
+    view = failed(error);
+  }
+  document.title = `${view.title} · saepipe browse`;
+  document.getElementById("main").replaceChildren(...view.content.flat().filter(Boolean));
+  document.getElementById("keys").replaceChildren(...Object.entries(view.help).map(([key, what]) => h("span", {}, key.split(" ").map((one) => h("kbd", {}, one)), ` ${what}`)));
+  window.scrollTo(0, 0);
+  if (mine > 1) document.querySelector("h1").focus({ preventScroll: true });
+  view.after?.();
+}
+
+async function viewOf(asked) {
+  const find = (label) => runs.findIndex((run) => run.label === label);
+  const run = asked.has("run") ? find(asked.get("run")) : 0;
+  if (run < 0) throw new Error(`No open run is called ${asked.get("run")}.`);
+  document.getElementById("run").value = run;
+  const table = await Table.open(run);
+  if (!asked.has("latent")) {
+    if (asked.has("run")) for (const key of ["q", "only", "sort"]) list[key] = asked.get(key) ?? "";
+    if (list.run !== run) list.place = 0;
+    return listView(table);
+  }
+  const latent = Number(asked.get("latent"));
+  if (!(Number.isInteger(latent) && latent >= 0 && latent < table.about.d_sae)) throw new Error(`${table.about.label} has no latent ${asked.get("latent")}.`);
+  if (!asked.has("with")) return latentView(table, latent);
+  const other = find(asked.get("with"));
+  if (other < 0) throw new Error(`No open run is called ${asked.get("with")}.`);
+  return compareView(table, latent, other);
+}
+
+function failed(error) {
+  return {
+    title: "Not found",
+    content: [h("h1", { tabindex: -1 }, "That cannot be shown"), h("p", { role: "alert" }, error.message), h("p", {}, h("a", { href: "#" }, "To the list"))],
+    keys: { Escape: () => (location.hash = "#") }, help: { Esc: "list" },
+  };
+}
+
+function press(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const typing = event.target.closest("input, textarea, select");
+  if (typing && event.key !== "Escape" && !(event.key === "ArrowDown" && typing.id === "search")) return;
+  if (typing && !typing.matches("#search")) return typing.blur();
+  const action = view.keys[event.key] ?? (event.key === "/" && searchTheList);
+  if (!action) return;
+  event.preventDefault();
+  action();
+}
+
+async function searchTheList() {
+  location.hash = address({ run: Number(document.getElementById("run").value) });
+  addEventListener("hashchange", () => setTimeout(() => document.getElementById("search")?.select()), { once: true });
+}
+
+// As RUN/notes.json, so that what was written in files can be laid into the run.
+async function exportNotes() {
+  const { run, label } = runs[document.getElementById("run").value];
+  const { notes } = await Table.open(document.getElementById("run").value);
+  const kept = Object.fromEntries(Object.entries(notes).filter(([, text]) => text));
+  const href = URL.createObjectURL(new Blob([JSON.stringify({ run, notes: kept }, null, 2) + "\n"], { type: "application/json" }));
+  h("a", { href, download: `notes ${label.replaceAll("/", " ")}.json` }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 1000);
+}
+
+async function start() {
+  history.replaceState(null, "", location.pathname + location.hash); // the token has done its work
+  try {
+    ({ runs, blocks } = await source.get("runs"));
+  } catch (error) {
+    return document.getElementById("main").replaceChildren(h("p", { role: "alert" }, error.message));
+  }
+  const select = document.getElementById("run");
+  select.append(...runs.map(({ label }, run) => h("option", { value: run }, label)));
+  select.addEventListener("change", () => (location.hash = address({ run: Number(select.value) })));
+  document.getElementById("export").addEventListener("click", exportNotes);
+  addEventListener("keydown", press);
+  addEventListener("hashchange", show);
+  await show();
+}
+
+start();

@@ -1,0 +1,158 @@
+"use strict";
+// All latents of a run as a list: searched, sorted, filtered; only the rows in sight are there.
+
+const ROW = 44; // pixels, as in browse.css
+const SPARE = 8; // rows above and below those in sight
+const list = { run: null, q: "", only: "", sort: "", found: [], place: 0 };
+const FILTERS = { "": "All", alive: "Alive", dead: "Dead", dense: "Dense (over 10 %)", role: "With a role", note: "With a note" };
+const EXTRA = ["num_active", "decoder_norm", "top_coactive_score"]; // shown where there is room, or sorted by
+
+function columnsOf(table) {
+  const first = Object.keys(LABELS).filter((key) => key in table.columns);
+  const numbers = [...first, ...Object.keys(table.columns).filter((key) => !(key in LABELS))];
+  const roles = Object.keys(table.roles).length ? ["role"] : [];
+  return ["latent", "tokens", ...numbers, ...roles, "note"];
+}
+
+function labelOf(key) {
+  const words = { latent: "Latent", tokens: "Top tokens", role: "Role", note: "Note", ...LABELS };
+  return words[key] ?? key.replaceAll("_", " ");
+}
+
+function listView(table) {
+  const columns = columnsOf(table);
+  const total = whole.format(table.about.d_sae);
+  const count = h("p", { class: "count" });
+  const body = h("tbody");
+  const head = h("tr", { "aria-rowindex": 1 });
+  const drawn = h("table", {}, h("caption", { class: "unseen" }, `Latents of ${table.about.label}`), h("thead", {}, head), body);
+  const rows = h("div", { class: "rows", onscroll: () => requestAnimationFrame(() => draw()) }, drawn);
+  const search = h("input", { type: "search", id: "search", placeholder: "token, “whole token”, role, note, number", oninput: () => change({ q: search.value }) });
+  const only = h("select", { onchange: () => change({ only: only.value }) },
+    Object.entries(FILTERS).map(([value, label]) => h("option", { value }, label)));
+  const sort = h("select", { onchange: () => change({ sort: sort.value }) }, columns.flatMap((key) => sorts(key)));
+  let range = "";
+
+  function change(asked) {
+    Object.assign(list, asked, { place: 0 });
+    rows.scrollTop = 0;
+    history.replaceState(null, "", address({ run: table.run }));
+    update();
+  }
+
+  function update() {
+    list.found = table.latents(list);
+    const found = list.found.length;
+    count.textContent = list.q || list.only ? `${whole.format(found)} of ${total} latents` : `${total} latents`;
+    if (list.q && !table.whole) count.textContent += ", searching on …";
+    say(count.textContent);
+    search.value = list.q;
+    only.value = list.only;
+    sort.value = list.sort || "latent";
+    head.replaceChildren(...columns.map(heading));
+    drawn.setAttribute("aria-rowcount", found + 1);
+    draw(true);
+  }
+
+  function heading(key) {
+    const down = list.sort === `-${key}`, up = (list.sort || "latent") === key;
+    const turn = down ? key : up ? `-${key}` : isNumber(key) ? `-${key}` : key;
+    return h("th", { scope: "col", class: classOf(key), "aria-sort": down ? "descending" : up ? "ascending" : null },
+      h("button", { type: "button", onclick: () => change({ sort: turn }) }, labelOf(key),
+        h("span", { "aria-hidden": true }, down ? " ↓" : up ? " ↑" : "")));
+  }
+
+  function draw(anew = false) {
+    const first = Math.max(0, Math.floor(rows.scrollTop / ROW) - SPARE);
+    const last = Math.min(list.found.length, first + Math.ceil(rows.clientHeight / ROW) + 2 * SPARE);
+    if (!anew && range === `${first} ${last}`) return;
+    range = `${first} ${last}`;
+    const within = body.contains(document.activeElement);
+    const spacer = (count) => h("tr", { class: "spacer", "aria-hidden": true, "--rows": count });
+    body.replaceChildren(spacer(first), ...list.found.slice(first, last).map((latent, i) => row(latent, first + i)),
+      spacer(list.found.length - last));
+    if (within) focusRow();
+  }
+
+  function row(latent, place) {
+    const href = address({ run: table.run, latent });
+    const cells = {
+      latent: () => h("a", { href, "data-place": place }, String(latent)),
+      tokens: () => (table.tokens[latent] ? chips(table.tokens[latent]) : waiting(latent)),
+      role: () => (table.roles[latent] ?? []).join(", "),
+      note: () => table.notes[latent] ?? "",
+      density: () => (table.columns.density[latent] ? percent(table.columns.density[latent]) : "dead"),
+    };
+    const dead = table.columns.density[latent] === 0;
+    return h("tr", { "aria-rowindex": place + 2, class: dead && "dead", onclick: (event) => follow(event, place, href) },
+      columns.map((key) => h("td", { class: classOf(key) }, cells[key]?.() ?? number(table.columns[key][latent]))));
+  }
+
+  function waiting(latent) {
+    table.tokensOf(latent).then(() => draw(true));
+    return "…";
+  }
+
+  function follow(event, place, href) {
+    list.place = place;
+    if (!event.target.closest("a") && !String(getSelection())) location.hash = href;
+  }
+
+  function focusRow() {
+    body.querySelector(`[data-place="${list.place}"]`)?.focus({ preventScroll: true });
+  }
+
+  function move(by) {
+    if (!list.found.length) return;
+    const within = body.contains(document.activeElement);
+    list.place = Math.max(0, Math.min(list.found.length - 1, within ? Number(document.activeElement.dataset.place) + by : list.place));
+    reveal();
+    draw();
+    focusRow();
+  }
+
+  function reveal() {
+    const top = list.place * ROW, seen = rows.clientHeight - 2 * ROW; // less the heading
+    if (top < rows.scrollTop) rows.scrollTop = top;
+    if (top > rows.scrollTop + seen) rows.scrollTop = top - seen;
+  }
+
+  function classOf(key) {
+    const sorted = list.sort.replace(/^-/, "") === key;
+    return [`c-${key}`, isNumber(key) ? "number" : "", EXTRA.includes(key) ? "extra" : "", sorted ? "sorted" : ""].join(" ").trim();
+  }
+
+  function isNumber(key) {
+    return key in table.columns;
+  }
+
+  function sorts(key) {
+    const [up, down] = isNumber(key) ? ["smallest first", "largest first"] : ["A to Z", "Z to A"];
+    const ways = key === "latent" ? [["", "the first first"], ["-", "the last first"]] : [["-", down], ["", up]];
+    return ways.map(([sign, way]) => h("option", { value: sign + key }, `${labelOf(key)}, ${way}`));
+  }
+
+  return {
+    title: table.about.label,
+    content: [
+      h("h1", { class: "unseen", tabindex: -1 }, `Latents of ${table.about.label}`),
+      h("form", { class: "bar", role: "search", onsubmit: (event) => (event.preventDefault(), move(0)) },
+        h("label", { class: "grow" }, h("span", {}, "Search"), search), h("label", {}, h("span", {}, "Show"), only),
+        h("label", {}, h("span", {}, "Sort"), sort), count),
+      rows,
+    ],
+    after() {
+      list.run = table.run;
+      update();
+      reveal();
+      draw();
+      if (list.place) focusRow();
+      table.allTokens(() => list.q && rows.isConnected && update());
+    },
+    keys: {
+      j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
+      "/": () => search.select(), Escape: () => (search === document.activeElement ? move(0) : change({ q: "" })),
+    },
+    help: { "/": "search", "j k ↓ ↑": "move", Enter: "open", Esc: "clear the search" },
+  };
+}

@@ -1,0 +1,81 @@
+"""Opens the feature browser over some runs: a server on this machine, or a folder of files."""
+
+from __future__ import annotations
+
+import secrets
+import webbrowser
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Thread
+
+from saepipe.data.errors import ConfigError, MachineError
+from saepipe.data.progress import Progress, Silent
+from saepipe.evaluate.browse.notes import Notes
+from saepipe.evaluate.browse.resources import OpenRun, Resources
+from saepipe.evaluate.browse.static import write_static
+from saepipe.evaluate.features.roles import roles
+from saepipe.evaluate.features.store import FeatureStore
+
+
+def browse(
+    runs: Sequence[Path],
+    *,
+    port: int = 0,
+    open_page: bool = False,
+    static: Path | None = None,
+    tell: Callable[[str], object] = print,
+    progress: Progress | None = None,
+) -> Path | None:
+    """Serves until Ctrl-C or SIGTERM; with `static`, writes the browser as files instead.
+
+    Args:
+        runs: run folders, each with the feature store that `saepipe evaluate` makes.
+        port: of 127.0.0.1; 0: any free one.
+        open_page: opens the address in the desktop's browser.
+        static: a folder for the files.
+        tell: is given the address, which carries the token that lets one in.
+        progress: of the writing of files.
+
+    Returns:
+        With `static`, its index.html.
+
+    Raises:
+        ConfigError: if a run has no feature store, or `static` holds something else.
+        CorruptDataError: if a store or the notes are damaged.
+        MachineError: if the extra [browse] is not installed, or the port is taken.
+    """
+    resources = open_runs(runs)
+    if static is not None:
+        return write_static(resources, static, progress or Silent())
+    try:
+        from saepipe.evaluate.browse import server
+    except ImportError as error:
+        raise MachineError(f"browse needs {error.name}", hint="pip install 'saepipe[browse]'") from None
+    listening = server.listen(port)
+    port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
+    url = f"http://{server.ADDRESS}:{port}/?token={token}"
+    tell(url)
+    Thread(target=resources.warm, daemon=True).start()
+    if open_page:
+        webbrowser.open(url)
+    server.serve(server.application(resources, token, port), listening)
+    return None
+
+
+def open_runs(runs: Sequence[Path]) -> Resources:
+    """Opens each run's store and roles, and reads its notes once, so that what is damaged is said at the start."""
+    if not runs:
+        raise ConfigError("no run was given", hint="saepipe browse RUN...")
+    stores = [FeatureStore.open(run) for run in runs]
+    names = [f"{store.info.variant}/seed-{store.info.seed}" for store in stores]
+    times = Counter(names)
+    labels = [name if times[name] == 1 else str(run) for name, run in zip(names, runs, strict=True)]
+    if len(set(labels)) < len(labels):
+        raise ConfigError("a run was given twice", hint="give each once")
+    opened = []
+    for label, run, store in zip(labels, runs, stores, strict=True):
+        notes = Notes(run, store.info.run)
+        notes.read()
+        opened.append(OpenRun(label, store, roles(run), notes))
+    return Resources(opened)

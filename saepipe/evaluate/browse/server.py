@@ -1,0 +1,110 @@
+"""The browser's server: its page, the resources, and notes to write; on 127.0.0.1 alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from saepipe.data.errors import MachineError
+from saepipe.evaluate.browse.page import page_files
+from saepipe.evaluate.browse.resources import Resources
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+ADDRESS = "127.0.0.1"
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+LONGEST_NOTE = 20_000
+"""Characters."""
+
+
+def application(resources: Resources, token: str, port: int) -> ASGIApp:
+    """What answers, behind its guard. A URL names a resource or one of the page's own files, never a path."""
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Route
+
+    from saepipe.evaluate.browse.guard import Guard
+
+    files = page_files("server")
+
+    def file(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in files:
+            return PlainTextResponse("There is no such page.\n", 404)
+        return Response(files[name], media_type=_TYPES[name[name.rindex(".") :]])
+
+    def resource(request: Request) -> Response:
+        data = resources.get(request.path_params["name"])
+        if data is None:
+            return PlainTextResponse("There is no such resource.\n", 404)
+        return Response(data, media_type="application/json")
+
+    async def write_note(request: Request) -> Response:
+        if (asked := resources.note_of(request.path_params["name"])) is None:
+            return PlainTextResponse("There is no such latent.\n", 404)
+        text = _text(await request.body())
+        if text is None:
+            return PlainTextResponse(f'A note is {{"text": "..."}} of at most {LONGEST_NOTE:,} characters.\n', 400)
+        notes, latent = asked
+        await run_in_threadpool(notes.write, latent, text)
+        return Response(status_code=204)
+
+    routes = [
+        Route("/", file),
+        Route("/data/{name:path}", resource),
+        Route("/data/{name:path}", write_note, methods=["PUT"]),
+        Route("/{name}", file),
+    ]
+    return Guard(Starlette(routes=routes), token, port)
+
+
+def listen(port: int) -> socket.socket:
+    """A socket that takes connections of this machine; port 0: any free one.
+
+    Raises:
+        MachineError: if the port is taken.
+    """
+    try:
+        return socket.create_server((ADDRESS, port))
+    except OSError as error:
+        hint = "choose another --port, or none"
+        raise MachineError(f"cannot listen on {ADDRESS}:{port}: {error.strerror}", hint=hint) from None
+
+
+def serve(app: ASGIApp, listening: socket.socket) -> None:
+    """Answers until Ctrl-C or SIGTERM, which are the ordinary end."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
+        proxy_headers=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
+    with listening, _signals_are_the_end():
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _text(body: bytes) -> str | None:
+    """Of a note as it is sent; None where it is none."""
+    try:
+        text = json.loads(body)["text"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return text if isinstance(text, str) and len(text) <= LONGEST_NOTE else None
+
+
+@contextmanager
+def _signals_are_the_end() -> Iterator[None]:
+    """uvicorn stops at a signal and then raises it again, for whom it may concern: here for nobody."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
