@@ -248,31 +248,59 @@ def export(
 )
 def push(
     runs: Runs,
-    to: Annotated[str, typer.Option(help=escape("hf://org/name[/folder][@branch]"))],
+    to: Annotated[str, typer.Option(help=escape("hf://org/name[@branch][/folder]"))],
     dry_run: DryRun = False,
-    private: Annotated[bool, typer.Option("--private", help="Where the repository has to be made first.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="The repository is made private; a public one refused.")
+    ] = False,
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the SAEs, as the hub calls it: mit, cc-by-4.0.")] = None,
+    local_paths: Annotated[
+        bool, typer.Option("--local-paths", help="Files that name paths of this machine may go.")
+    ] = False,
+    cache: Annotated[Path | None, typer.Option(help="The runs' cache, where it lies now.")] = None,
     format_: FormatOption = "human",
 ) -> None:
     """Put runs on the Hugging Face hub, with a model card that says what they are and what was found of them."""
     from saepipe.evaluate.hub.push import push as push_runs
 
-    with watching(format_):
-        sent = push_runs(runs, to, dry_run=dry_run, private=private, message=message)
-    show(sent, format_)
+    with watching(format_) as progress:
+        sent = push_runs(
+            runs,
+            to,
+            dry_run=dry_run,
+            private=private or None,
+            message=message,
+            licence=licence,
+            local_paths=local_paths,
+            cache=cache,
+            progress=progress,
+        )
+    if format_ == "human":
+        card = sent.pop("card")
+        show(sent | {"files": [f"{name}  {size:,}" for name, size in sent["files"].items()]}, format_)
+        draw(["", card])
+    else:
+        show(sent, format_)
 
 
-@app.command(epilog=examples("pull hf://me/my-saes/baseline/seed-0 --out runs/theirs"))
+@app.command(
+    epilog=examples("pull hf://me/my-saes/baseline/seed-0 --out runs/theirs", "pull hf://me/my-saes@v1 --out RUN")
+)
 def pull(
-    source: Annotated[str, typer.Argument(help=escape("hf://org/name[/folder][@revision]"))],
+    source: Annotated[str, typer.Argument(help=escape("hf://org/name[@revision][/folder]"))],
     out: Annotated[Path, typer.Option(help="The run's folder.")],
+    cache: Annotated[Path | None, typer.Option(help="To be checked to be the one that the run was made from.")] = None,
+    trust_plugins: Annotated[
+        bool, typer.Option("--trust-plugins", help="Run the Python files that its config names.")
+    ] = False,
     format_: FormatOption = "human",
 ) -> None:
     """Get a run from the hub, checked to be, byte for byte, the one that was pushed."""
     from saepipe.evaluate.hub.pull import pull as pull_run
 
     with watching(format_):
-        run = saepipe.open_run(pull_run(source, out))
+        run = saepipe.open_run(pull_run(source, out, cache, trust_plugins=trust_plugins))
     show({"run": str(run.path), "fingerprint": run.fingerprint, "variant": run.variant, "hook": run.hook}, format_)
 
 
