@@ -15,7 +15,8 @@ of each latent, the contexts in order. A dead latent stands nowhere, and is not 
 
 delphi wants every activation, also to know where a latent is off; the feature store keeps only examples. So this is a
 pass of its own over the cache, with the SAE and without the model. By default it takes the training rows: delphi
-explains a latent from 200 windows on, more than most have in a held-out part. Special tokens are in `tokens`, without
+explains a latent from 200 windows on, more than most have in a held-out part. Their last context is left out, since
+the cache may end within it. Special tokens are in `tokens`, without
 activations: where delphi takes BOS out of its text (`filter_bos`), we leave the SAE off at it.
 """
 
@@ -35,18 +36,19 @@ from saepipe.data import artifact
 from saepipe.data.cache import Cache, Split
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.mmap_store import MappedRows
 from saepipe.data.progress import Progress, Silent
 from saepipe.data.whole import whole_folder
-from saepipe.evaluate.features.in_order import OrderedRows, in_order, whole_contexts
+from saepipe.evaluate.features.config import Features
+from saepipe.evaluate.features.contexts import Chunk, chunks
 from saepipe.evaluate.jobs import cache_of
+from saepipe.evaluate.reconstruction import rows_at_a_time
 from saepipe.evaluate.subject import Subject
 from saepipe.harvest.hooks import HookPoint
 from saepipe.train.load import Run, open_run
 
 _LEAST = 1e-5
 """delphi's own threshold"""
-_ENTRIES = 2**25
-"""Activations (tokens x latents) that are encoded at a time: 128 MiB."""
 
 
 def export_delphi(
@@ -91,9 +93,12 @@ def export_delphi(
         module = folder / module_name(opened.hook)
         module.mkdir()
         splits = _splits(module, tokens, subject.sae.d_sae, num_splits)
-        for rows in in_order(source, opened.hook, split, len(tokens)):
-            _add_active(subject, rows, splits)
-            progress.advance(len(rows))
+        for chunk in chunks(source, opened.hook, Features(split=split, num_tokens=None)):
+            end = int(np.searchsorted(chunk.context, len(tokens)))
+            _add_active(subject, Chunk(chunk.x[:end], chunk.context[:end], chunk.position[:end]), splits)
+            progress.advance(end)
+            if end < len(chunk.x):
+                break
         for part in splits:
             part.write(tokens)
         artifact.write_json(module / "config.json", _config(opened, source, split, tokens, num_splits))
@@ -147,23 +152,28 @@ def _splits(folder: Path, tokens: np.ndarray, d_sae: int, num_splits: int) -> li
     return [_Split(folder, start, stop, dtype) for start, stop in pairwise(bounds)]
 
 
-def _add_active(subject: Subject, rows: OrderedRows, splits: Sequence[_Split]) -> None:
-    step = max(1, _ENTRIES // subject.sae.d_sae)
-    for start in range(0, len(rows), step):
-        acts = subject.encode(rows.x[start : start + step])
+def _add_active(subject: Subject, chunk: Chunk, splits: Sequence[_Split]) -> None:
+    first = 0
+    for x in torch.split(chunk.x, rows_at_a_time(subject.sae.d_sae)):
+        acts = subject.encode(x)
         row, latent = (acts.abs() > _LEAST).nonzero(as_tuple=True)
         act = acts[row, latent].half()
         if not act.isfinite().all():
             raise CorruptDataError(f"an activation of {float(acts.abs().max()):g} does not fit into delphi's float16")
-        at = start + row.cpu().numpy()
-        found = (rows.context[at], rows.position[at], latent.cpu().numpy(), act.cpu().numpy())
+        at = first + row.cpu().numpy()
         for split in splits:
-            split.add(*found)
+            split.add(chunk.context[at], chunk.position[at], latent.cpu().numpy(), act.cpu().numpy())
+        first += len(x)
 
 
 def _tokens(cache: Cache, split: Split, wanted: int | None) -> np.ndarray:
-    """(num_contexts, context_size) int32"""
-    contexts = whole_contexts(cache, split)
+    """(num_contexts, context_size) int32: contexts whose rows are all stored. The training rows may end within one."""
+    if split == "heldout":
+        contexts = cache.heldout.contexts
+    else:
+        context = MappedRows(cache.path, "context_id", cache.files)
+        last = int(context.read(0, context.num_rows).max())
+        contexts = MappedRows(cache.path, "contexts", cache.files).read(0, last)
     if not len(contexts):
         raise ConfigError(f"{cache.path} has no whole context in {split}", hint="harvest more tokens")
     if wanted is not None and not 1 <= wanted <= len(contexts):
