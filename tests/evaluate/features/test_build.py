@@ -1,0 +1,246 @@
+"""Every quantity of a feature store against brute force over all activations at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from saepipe.data.errors import CorruptDataError
+from saepipe.data.progress import Silent
+from saepipe.evaluate.features import contexts
+from saepipe.evaluate.features.active import uniform
+from saepipe.evaluate.features.figures import EDGES
+from saepipe.evaluate.features.store import FeatureStore, window_start
+from saepipe.train.load import Run, load
+
+Build = Callable[..., list[FeatureStore]]
+
+
+def brute(store: FeatureStore, run: Run, world: Any, acts_of: Any) -> np.ndarray:
+    """(num_contexts, context_size, d_sae); NaN where no token was read."""
+    x = world.first(store.info.settings["num_tokens"])
+    acts = acts_of(run, x)
+    assert store.info.num_tokens == (~np.isnan(acts[..., 0])).sum()
+    assert store.info.num_contexts == (~np.isnan(acts[..., 0])).any(axis=1).sum()
+    return acts
+
+
+def check_figures(store: FeatureStore, acts: np.ndarray) -> None:
+    active = acts > 0
+    num = active.sum(axis=(0, 1))
+    np.testing.assert_array_equal(store.columns["num_active"], num)
+    np.testing.assert_array_equal(store.columns["density"], num / store.info.num_tokens)
+    for latent in range(acts.shape[2]):
+        found, values = store.latent(latent), acts[..., latent][active[..., latent]]
+        assert found.num_active == len(values)
+        if len(values) == 0:
+            assert found.dead
+            assert (found.mean_act, found.max_act, found.histogram) == (None, None, ([], []))
+            assert found.examples == found.coactive == []
+            continue
+        assert found.max_act == values.max()
+        assert found.mean_act == pytest.approx(values.mean(dtype=np.float64))
+        edges, counts = found.histogram
+        assert sum(counts) == len(values)
+        np.testing.assert_array_equal(counts, np.histogram(values.clip(EDGES[0]), np.array(edges))[0])
+        assert set(edges) <= set(EDGES.tolist())
+    assert store.info.num_dead == (num == 0).sum()
+
+
+def check_examples(store: FeatureStore, acts: np.ndarray, world: Any) -> None:
+    """The top by activation, the sample by random numbers; windows token by token."""
+    num_top, num_sample = 3, 4
+    size = acts.shape[1]
+    numbers = uniform(np.arange(acts[..., 0].size), store.info.settings["seed"]).reshape(acts.shape[:2])
+    for latent in range(acts.shape[2]):
+        mine, examples = acts[..., latent], store.latent(latent).examples
+        top = [one for one in examples if one.group == "top"]
+        best = np.nan_to_num(mine).max(axis=1)
+        expected = np.lexsort((np.arange(len(best)), -best))[:num_top]
+        assert [one.context for one in top] == [c for c in expected if best[c] > 0]
+        assert all(one.position == np.nanargmax(mine[one.context]) for one in top)
+
+        sample = [one for one in examples if one.group != "top"]
+        where = np.argwhere(np.nan_to_num(mine) > 0)
+        drawn = where[np.argsort(-numbers[tuple(where.T)])][:num_sample]
+        assert {(one.context, one.position) for one in sample} == {tuple(place) for place in drawn.tolist()}
+        strengths = [mine[one.context, one.position] for one in sample]
+        assert strengths == sorted(strengths)
+        if len(sample) == num_sample:
+            assert [one.group for one in sample] == ["q1", "q1", "q2", "q2"]
+
+        for one in examples:
+            start = window_start(one.position, 6, size)
+            assert (one.start, one.peak) == (start, one.position - start)
+            wanted = mine[one.context, start : start + 6]
+            found = np.array([np.nan if act is None else act for act in one.acts], np.float32)
+            np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6 * best.max())  # float16 of the largest
+            assert found[one.peak] > 0
+            assert one.document == world.documents[one.context, one.position]
+            assert one.tokens == [f"[{token}]" for token in world.contexts[one.context, start : start + 6]]
+
+
+def check_coactive(store: FeatureStore, acts: np.ndarray, num: int = 3) -> None:
+    active = np.nan_to_num(acts).reshape(-1, acts.shape[2]) > 0
+    for latent in range(active.shape[1]):
+        both = (active & active[:, [latent]]).sum(axis=0)
+        either = (active | active[:, [latent]]).sum(axis=0)
+        jaccard = np.where(both > 0, both / np.maximum(either, 1), 0)
+        jaccard[latent] = 0
+        found = store.latent(latent).coactive
+        best = np.sort(jaccard)[::-1][:num]
+        np.testing.assert_allclose([score for _, score in found], best[best > 0], rtol=1e-6)
+        for other, score in found:
+            assert jaccard[other] == pytest.approx(score)
+
+
+def check_all(store: FeatureStore, run: Run, world: Any, acts_of: Any) -> None:
+    acts = brute(store, run, world, acts_of)
+    check_figures(store, acts)
+    check_examples(store, acts, world)
+    check_coactive(store, acts)
+
+
+@pytest.mark.parametrize("profile", ["lossless", "none", "int8"])
+def test_all_that_is_said_of_a_latent_is_so(
+    profile: Any, world_of: Any, build: Build, make_run: Any, acts_of: Any
+) -> None:
+    world, run = world_of(profile), make_run(1)
+    (store,) = build([run], world)
+    check_all(store, run, world, acts_of)
+    assert store.latent(11).dead
+    assert store.info.num_dead >= 1
+    nans = [act is None for latent in range(12) for one in store.latent(latent).examples for act in one.acts]
+    assert 0.02 < np.mean(nans) < 0.5, "some windows reach over tokens that have no row"
+
+
+@pytest.mark.parametrize("num_tokens", [1, 7, 250, 256, 300, 700])
+def test_the_first_tokens_may_be_asked_for(
+    num_tokens: int, world: Any, build: Build, make_run: Any, acts_of: Any
+) -> None:
+    """In the middle of a context, of a pool, and at its end."""
+    run = make_run(2)
+    (store,) = build([run], num_tokens=num_tokens)
+    assert store.info.num_tokens == num_tokens
+    check_all(store, run, world, acts_of)
+
+
+def test_contexts_are_whole_whatever_is_read_at_a_time(
+    build: Build, make_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pools cut contexts; chunks of one context, of some and of a whole pool give the same bytes."""
+    run, stores = make_run(3), []
+    for rows in (1, 40, 2048):
+        monkeypatch.setattr(contexts, "ROWS", rows)
+        (store,) = build([run], out=str(rows))
+        stores.append(store.folder)
+    first, *others = [(folder / "features.safetensors").read_bytes() for folder in stores]
+    assert all(other == first for other in others)
+
+
+def test_heldout_contexts(world: Any, build: Build, make_run: Any, acts_of: Any) -> None:
+    """They hold the same text here: equal where the special positions are left out."""
+    run = make_run(4)
+    (store,) = build([run], split="heldout")
+    check_all(store, run, world, acts_of)
+    assert store.info.split == "heldout"
+
+
+def test_stores_built_together_are_those_built_alone(build: Build, make_run: Any) -> None:
+    runs = [make_run(5), make_run(6, d_sae=40)]
+    together = build(runs, out="together")
+    for run, store in zip(runs, together, strict=True):
+        (alone,) = build([run], out="alone")
+        for name in ("features.safetensors", "info.json", "tokens.json", "COMMITTED"):
+            assert (alone.folder / name).read_bytes() == (store.folder / name).read_bytes(), name
+
+
+def test_another_seed_draws_another_sample_and_the_same_top(build: Build, make_run: Any) -> None:
+    run = make_run(7)
+    (one,), (other,) = build([run], out="one"), build([run], out="other", seed=1)
+    row, peak = "example_context", "peak_ids"
+    np.testing.assert_array_equal(one.peak_ids, other.peak_ids)
+    assert (one.arrays[row][:, 3:] != other.arrays[row][:, 3:]).any(), peak
+
+
+def test_the_sample_is_uniform(build: Build, make_run: Any, acts_of: Any, world: Any) -> None:
+    """Over many seeds, a latent's sampled activations have the mean of all of its activations."""
+    run = make_run(8)
+    acts = acts_of(run, world.x)
+    latent = int(np.argmax((acts > 0).sum(axis=(0, 1))))
+    values = acts[..., latent][acts[..., latent] > 0]
+    drawn: list[float] = []
+    for seed in range(12):
+        (store,) = build([run], seed=seed)
+        picked = [one for one in store.latent(latent).examples if one.group != "top"]
+        drawn += [acts[one.context, one.position, latent] for one in picked]
+    error = values.std() / np.sqrt(len(drawn))
+    assert abs(np.mean(drawn) - values.mean()) < 4 * error
+
+
+def test_pairs_are_counted_on_fewer_tokens_where_there_are_too_many(
+    build: Build, make_run: Any, acts_of: Any, world: Any
+) -> None:
+    run = make_run(9)
+    acts = acts_of(run, world.x)
+    pairs = ((acts > 0).sum(axis=2) ** 2).sum()
+    (store,) = build([run], coactive_pairs=int(pairs // 3))
+    numbers = uniform(np.arange(acts[..., 0].size), 0).reshape(acts.shape[:2])
+    chosen = np.where((numbers < 0.25)[..., None], acts, np.nan)
+    assert store.info.coactive_tokens == (~np.isnan(chosen[..., 0])).sum()
+    check_coactive(store, chosen)
+    (whole,) = build([run], coactive_pairs=int(pairs))
+    assert whole.info.coactive_tokens == whole.info.num_tokens
+
+
+def test_neighbours_are_those_of_all_cosines(build: Build, make_run: Any) -> None:
+    run = make_run(10)
+    (store,) = build([run])
+    W_dec = load(run).W_dec.numpy().astype(np.float64)
+    norm = np.linalg.norm(W_dec, axis=1, keepdims=True)
+    unit = np.divide(W_dec, norm, out=np.zeros_like(W_dec), where=norm > 0)
+    np.testing.assert_allclose(store.decoder, unit, atol=1e-6)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    cosines[:, 10] = -np.inf  # it has no direction
+    for latent in range(12):
+        found = store.latent(latent).neighbours
+        expected = np.argsort(-cosines[latent])[:3] if latent != 10 else []
+        assert [index for index, _ in found] == list(expected)
+        np.testing.assert_allclose([c for _, c in found], cosines[latent][expected] if latent != 10 else [], atol=1e-6)
+    assert np.isnan(store.columns["top_neighbour_cosine"][10])
+
+
+def test_fewer_latents_than_neighbours(build: Build, make_run: Any) -> None:
+    (store,) = build([make_run(11, d_sae=3)], num_neighbours=8)
+    assert [len(store.latent(latent).neighbours) for latent in range(3)] == [1, 0, 1]
+    assert all(len(store.latent(latent).coactive) < 3 for latent in range(3))
+
+
+def test_nan_is_refused(build: Build, make_run: Any) -> None:
+    run = make_run(12, damage=float("nan"))
+    with pytest.raises(CorruptDataError, match="v12/seed-0 gives NaN"):
+        build([run])
+    assert not (run.path / "features" / "COMMITTED").exists()
+
+
+def test_what_is_missing_is_said(build: Build, make_run: Any) -> None:
+    progress = Silent()
+    (store,) = build([make_run(13)], progress=progress)
+    assert store.latent(0).positive_logits is None
+    assert store.info.no_logits == "no logits: there is no model"
+    assert store.info.no_texts is not None
+    assert "cannot be loaded" in store.info.no_texts
+    assert [said.split(": ")[0] for said in progress.said] == ["features of v13/seed-0"] * 2
+    (unasked,) = build([make_run(13)], num_logits=0)
+    assert unasked.info.no_logits == "num_logits is 0"
+
+
+def test_a_window_is_no_longer_than_a_context(build: Build, make_run: Any) -> None:
+    (store,) = build([make_run(14)], window=100)
+    assert store.info.window == 16
+    assert {one.start for one in store.latent(0).examples} == {0}
