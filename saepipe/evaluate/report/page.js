@@ -19,7 +19,8 @@ function wear(theme) {
 }
 const isDark = () => (root.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
 
-wear(recall()); // in the head, before anything is painted
+root.classList.add("scripted"); // in the head, before anything is painted
+wear(recall());
 
 // --- charts
 
@@ -73,16 +74,17 @@ function csv(figure) {
   return rows.map((row) => [...row.cells].map((cell) => quoted(cell.textContent.trim())).join(",") + "\n").join("");
 }
 
+async function png(view) {
+  const canvas = await view.toCanvas(2); // twice the pixels that are shown
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+}
+
 const FILES = {
   svg: async (figure) => [await (await once(figure)).view.toSVG(), "image/svg+xml", "svg"],
-  png: async (figure) => [await (await fetchless((await once(figure)).view)), "image/png", "png"],
+  png: async (figure) => [await png((await once(figure)).view), "image/png", "png"],
   csv: (figure) => [csv(figure), "text/csv", "csv"],
   spec: (figure) => [figure.querySelector(".spec").textContent, "application/json", "vl.json"],
 };
-async function fetchless(view) { // a canvas of ours, since the page's policy forbids to fetch even a data: URL
-  const canvas = await view.toCanvas(2);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-}
 
 async function save(figure, kind) {
   const [content, type, extension] = await FILES[kind](figure);
@@ -156,8 +158,10 @@ addEventListener("DOMContentLoaded", () => {
   document.addEventListener("click", ({ target }) => {
     const button = target.closest("[data-save]");
     if (button) save(button.closest(".chart"), button.dataset.save);
-    else if (target.closest("a[href^='#run-']")) setTimeout(openRun); // also where the hash stays as it is
   });
+  document.addEventListener("toggle", ({ target }) => { // a closed run is no longer where we are: the next click opens it
+    if (!target.open && location.hash === `#${target.id}`) history.replaceState(null, "", "#");
+  }, { capture: true });
   addEventListener("hashchange", openRun);
   openRun();
   printing();

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -65,13 +66,12 @@ def render(page: Page) -> str:
     """
     try:
         import jinja2
-        import vl_convert
-    except ImportError as error:
-        raise MachineError(f"a report needs {error.name}", hint="pip install 'saepipe[report]'") from None
+    except ImportError:
+        raise MachineError("a report needs Jinja2", hint="pip install 'saepipe[report]'") from None
 
     here = files(__package__)
     style, script = ((here / name).read_text() for name in ("page.css", "page.js"))
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    bundle = javascript()
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -89,6 +89,16 @@ def render(page: Page) -> str:
         bundle=_inline(bundle),
         policy=_policy(script, bundle),
     )
+
+
+@cache
+def javascript() -> str:
+    """Vega, Vega-Lite and Vega-Embed, of the versions that vl-convert carries; raises as `render` does."""
+    try:
+        import vl_convert
+    except ImportError:
+        raise MachineError("a report needs vl-convert-python", hint="pip install 'saepipe[report]'") from None
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def number(value: Value) -> str:

@@ -1,0 +1,61 @@
+"""Runs -> one page: read them, draw them, write it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from saepipe.data import artifact
+from saepipe.data.errors import ConfigError
+from saepipe.data.health import errors
+from saepipe.evaluate.report.page import Page, counted, render
+from saepipe.evaluate.report.sections import sections
+from saepipe.evaluate.report.story import Story
+
+TITLE = "Sparse autoencoders, compared"
+
+
+def report(runs: Sequence[Path], out: Path, *, baseline: Path | None = None, title: str | None = None) -> Path:
+    """Writes a page that shows runs side by side, in one file that opens without a network.
+
+    Args:
+        runs: run folders, with whatever was evaluated of them.
+        out: the page, `report.html`; it appears whole or not at all.
+        baseline: the run that the others are compared with.
+        title: of the page.
+
+    Raises:
+        ConfigError: if there is no run, a run does not exist, or `out` is a folder.
+        CorruptDataError: if a run is unfinished or damaged, or a result is not one of ours.
+        MachineError: if the extra `report` is not installed.
+        OutOfSpaceError: if the disk is full.
+    """
+    if not runs and baseline is None:
+        raise ConfigError("a report needs at least one run", hint="saepipe report RUN...")
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder", hint=f"-o {out / 'report.html'}")
+    story = Story.read(runs, baseline)
+    made = artifact.provenance()
+    page = Page(
+        title=title or TITLE,
+        summary=summary(story),
+        story=story,
+        sections=tuple(sections(story)),
+        written_by=f"Written by saepipe {made['saepipe']} (commit {made['commit']}).",
+    )
+    artifact.write_file(out, render(page).encode())
+    return out
+
+
+def summary(story: Story) -> str:
+    """What was compared, with what, and whether a rule of health objects: a paragraph."""
+    hooks = ", ".join(dict.fromkeys(row.run.hook for row in story.rows))
+    models = ", ".join(
+        dict.fromkeys(link.name for chain in story.provenance.values() for link in chain if link.kind == "model")
+    )
+    text = f"{counted({'run': len(story.rows)})} of {counted({'variant': len(story.variants)})} at {hooks}"
+    text += f" of {models}" if models else ""
+    text += f", compared with {story.baseline}" if story.baseline else ""
+    found = [told.finding for told in story.findings]
+    told = counted({"error": len(errors(found)), "warning": len(found) - len(errors(found))})
+    return f"{text}. The rules of health found {told or 'nothing'}."

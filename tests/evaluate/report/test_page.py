@@ -1,0 +1,183 @@
+"""The page as text: in order, in one file, made of nothing but its inputs; names do nothing in it."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evaluations import write_core, write_run
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.health import RULES, Finding
+from saepipe.evaluate.report.page import Page, counted, number, render
+from saepipe.evaluate.report.run import report
+
+ERROR = Finding("H9", "error", "all latents are dead: a smaller weight would do")
+WARNING = Finding("H1", "warning", "l1 never had a gradient: give it a weight", "l1")
+ATTACK = "<script>alert(1)<!--</script><img src=x onerror=alert(2)>\"'</style>"
+LOADING = {"src", "srcset", "poster", "data", "action", "background"}
+
+Maker = Callable[..., Page]
+
+
+class Seen(html.parser.HTMLParser):
+    """What a browser would make of it: its elements, its words, and the data in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.specs: list[str] = []
+        self._inside = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = "spec" if dict(attrs).get("class") == "spec" else tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "spec":
+            self.specs.append(data)
+        elif self._inside not in ("script", "style"):
+            self.words += data
+
+
+def test_findings_come_first_then_the_table_then_charts_then_what_lies_behind(make_page: Maker) -> None:
+    text = render(make_page(findings=(WARNING, ERROR)))
+    marks = ["<h1>Penalties", "Some runs of one cache.", ERROR.message, WARNING.message, 'id="comparison"', "±1"]
+    marks += ['id="pareto"', 'id="pareto-ev"', 'id="training"', "No absorption: it was not evaluated."]
+    marks += [
+        'id="run-l1-0-seed-0"',
+        'id="run-l1-3-seed-0"',
+        'id="differences"',
+        'id="provenance"',
+        "Written by saepipe",
+    ]
+    places = [text.index(mark) for mark in marks]
+    assert places == sorted(places)
+
+
+def test_a_finding_of_several_runs_is_told_once_and_leads_to_them(make_page: Maker) -> None:
+    text = render(make_page(findings=(WARNING,)))
+    health = text[text.index('id="health"') : text.index('id="comparison"')]
+    assert health.count(WARNING.message) == 1
+    assert 'href="#run-l1-1-seed-0"' in health
+    assert 'href="#run-l1-3-seed-0"' in health
+    assert 'href="#run-l1-0-seed-0"' not in health
+    comparison = text[text.index('id="comparison"') : text.index('id="pareto"')]
+    assert WARNING.message not in comparison
+
+
+def test_where_nothing_was_found_it_says_so_and_which_rules_looked(make_page: Maker) -> None:
+    words = Seen(render(make_page())).words
+    assert "Nothing was found." in words
+    assert all(f"{rule} {what}" in words for rule, what in RULES.items())
+    assert "Nothing was found." not in Seen(render(make_page(findings=(WARNING,)))).words
+
+
+def test_names_of_users_are_text_and_nothing_else(make_page: Maker) -> None:
+    finding = Finding("H1", "error", f"message {ATTACK}", "l1")
+    name = ATTACK.replace("/", "")  # a variant is a folder
+    honest = Seen(render(make_page(findings=(WARNING,), title="title")))
+    seen = Seen(render(make_page(name, (finding,), title=f"title {ATTACK}")))
+    assert [tag for tag, _ in seen.elements] == [tag for tag, _ in honest.elements]
+    assert not [attribute for _, attributes in seen.elements for attribute in attributes if attribute.startswith("on")]
+    assert f"message {ATTACK}" in seen.words
+    assert f"title {ATTACK}" in seen.words
+    assert f"{name}=0/seed-0" in seen.words
+    runs = {value["run"] for value in json.loads(seen.specs[0])["data"]["values"]}
+    assert runs == {f"{name}={place}/seed-0" for place in range(4)}
+
+
+def test_nothing_is_loaded_from_anywhere(make_page: Maker) -> None:
+    text = render(make_page(findings=(WARNING,)))
+    elements = Seen(text).elements
+    assert not [element for element in elements if LOADING & element[1].keys()]
+    assert {attributes["href"] for tag, attributes in elements if tag == "link"} == {"data:,"}
+    links = [attributes["href"] or "" for tag, attributes in elements if tag == "a"]
+    assert links
+    assert all(link.startswith("#") for link in links)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    (policy,) = (found["content"] for tag, found in elements if found.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "http" not in policy
+
+
+def test_every_link_leads_to_something_and_every_name_is_there(make_page: Maker) -> None:
+    elements = Seen(render(make_page(findings=(WARNING,)))).elements
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    named = [attributes["href"][1:] for tag, attributes in elements if tag == "a"]
+    for key in ("aria-labelledby", "aria-describedby"):
+        named += [attributes[key] for _, attributes in elements if key in attributes]
+    assert set(named) <= set(ids)
+
+
+def test_the_table_behind_a_chart_is_the_chart(make_page: Maker) -> None:
+    page = make_page()
+    chart = page.sections[0].charts[0]
+    text = render(page)
+    figure = text[text.index('id="pareto-ev"') :]
+    table = Seen(figure[figure.index("<thead>") : figure.index("</tbody>")])
+    texts = [word.strip() for word in table.words.split("\n") if word.strip()]
+    assert texts[0] == "".join(chart.columns)
+    assert texts[1:] == ["".join(number(value) for value in row) for row in chart.rows]
+
+
+def test_numbers_have_six_digits_and_whole_ones_all_of_theirs() -> None:
+    assert [number(value) for value in (None, 12_345_678, 0.123456789, 1e-12, "a")] == [
+        "",
+        "12345678",
+        "0.123457",
+        "1e-12",
+        "a",
+    ]
+    assert counted({"error": 2, "warning": 1}) == "2 errors and 1 warning"
+    assert counted({"error": 0, "warning": 0}) == ""
+
+
+@pytest.fixture(scope="module")
+def ten_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Logged at 400 steps each, every line as a training writes it."""
+    folder = tmp_path_factory.mktemp("ten")
+    runs = []
+    for place in range(10):
+        path = folder / f"l1={place}" / "seed-0"
+        write_run(path, penalties=[{"name": "l1", "weight": place + 1.0}])
+        runs.append(write_core(path, l0=10.0 + place, ev=0.8 + 0.01 * place))
+    return runs
+
+
+def test_the_report_is_one_file_and_equal_runs_give_equal_bytes(ten_runs: list[Path], tmp_path: Path) -> None:
+    out = report(ten_runs, tmp_path / "new" / "report.html", title="Ten", baseline=ten_runs[0])
+    again = report(ten_runs, tmp_path / "again.html", title="Ten", baseline=ten_runs[0])
+    assert [path.name for path in out.parent.iterdir()] == ["report.html"]
+    assert out.read_bytes() == again.read_bytes()
+    assert out.stat().st_size < 5_000_000
+    words = Seen(out.read_text()).words
+    assert "10 runs of 10 variants at blocks.1.hook_resid_post" in words
+    assert "compared with l1=0/seed-0" in words
+    assert words.count("Config, resolved") == 10
+
+
+def test_what_cannot_be_a_report_is_said(ten_runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least one run"):
+        report([], tmp_path / "report.html")
+    with pytest.raises(ConfigError, match="is a folder"):
+        report(ten_runs[:1], tmp_path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        report([tmp_path / "nowhere"], tmp_path / "report.html")
+    (tmp_path / "half").mkdir()
+    with pytest.raises(CorruptDataError, match="not finished"):
+        report([tmp_path / "half"], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()

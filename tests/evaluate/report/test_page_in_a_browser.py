@@ -1,0 +1,234 @@
+"""The page in a real browser: opened from a file, without a network, by mouse, by keyboard, on a phone, in the dark."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from browser import open_browser, screenshot
+from saepipe.data.health import Finding
+from saepipe.evaluate.report.page import Page as ReportPage
+from saepipe.evaluate.report.page import render
+
+pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'saepipe[dev]'")
+from playwright.sync_api import Browser, Page
+
+WARNING = Finding("H1", "warning", "l1 never had a gradient: give it a weight", "l1")
+ERROR = Finding("H9", "error", "all latents are dead: a smaller weight would do")
+DRAW_ALL = "Promise.all([...document.querySelectorAll('.chart')].map(once)).then(() => null)"
+CONTRAST = """(selector) => {
+  const levels = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((x) => x / 255)
+    .map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+  const light = (color) => { const [r, g, b] = levels(color); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  return [...document.querySelectorAll(selector)].map((element) => {
+    let behind = element;
+    while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+    const pair = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(light);
+    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+  });
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def path(make_page: Callable[..., ReportPage], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render(make_page(findings=(WARNING, ERROR), title="Four weights of one penalty")))
+    return path
+
+
+@pytest.fixture
+def opened(browser: Browser, path: Path) -> Iterator[Callable[..., Page]]:
+    """Opens the page in a context of its own, offline; anything it complains of fails the test."""
+    contexts, complaints = [], []
+
+    def open_page(width: int = 1280, height: int = 900, file: Path = path, **settings: Any) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.append(request.url) if request.url != file.as_uri() else None)
+        page.goto(file.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def test_it_opens_from_a_file_without_a_network_and_draws_every_chart(opened, tmp_path: Path) -> None:
+    page = opened()
+    assert page.locator("svg").count() < 5  # those far below wait until they are near
+    page.evaluate(DRAW_ALL)
+    assert page.locator(".plot svg").count() == page.locator(".chart").count() == 5
+    assert page.locator("#pareto-ev .plot .mark-symbol.role-mark path").count() == 4
+    screenshot(page, "report-light", tmp_path)
+
+
+def test_charts_are_drawn_as_they_come_into_view(opened) -> None:
+    page = opened(height=300)
+    last = page.locator(".chart").last
+    assert last.locator("svg").count() == 0
+    last.scroll_into_view_if_needed()
+    last.locator("svg").wait_for()
+
+
+def test_the_dark_theme_is_the_systems_or_the_buttons_and_is_remembered(opened, tmp_path: Path) -> None:
+    page = opened(color_scheme="dark")
+    page.evaluate(DRAW_ALL)
+    background = "getComputedStyle(document.body).backgroundColor"
+    label = "getComputedStyle(document.querySelector('#pareto-ev .role-axis-label text')).fill"
+    dark = page.evaluate(background), page.evaluate(label)
+    screenshot(page, "report-dark", tmp_path)
+    assert page.get_by_role("button", name="Dark").get_attribute("aria-pressed") == "true"
+    page.get_by_role("button", name="Dark").click()
+    page.wait_for_function(f"{label} !== '{dark[1]}'")
+    light = page.evaluate(background), page.evaluate(label)
+    assert dark[0] == "rgb(19, 22, 25)"
+    assert light[0] == "rgb(250, 250, 248)"
+    assert sum(map(int, re.findall(r"\d+", dark[1]))) > sum(map(int, re.findall(r"\d+", light[1])))
+    page.reload()
+    assert page.evaluate(background) == light[0]
+    assert page.get_by_role("button", name="Dark").get_attribute("aria-pressed") == "false"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(opened, scheme: str) -> None:
+    page = opened(color_scheme=scheme)
+    ratios = page.evaluate(CONTRAST, "p, li, a, th, td, dt, dd, h1, h2, h3, h4, small, button, summary, .severity")
+    assert len(ratios) > 100
+    assert min(ratios) >= 4.5  # WCAG 2.2, 1.4.3
+
+
+def test_a_phone_scrolls_down_and_not_sideways(opened, tmp_path: Path) -> None:
+    page = opened(360, 740, has_touch=True, is_mobile=True)
+    page.evaluate(DRAW_ALL)
+    for details in page.locator("details").all():
+        details.evaluate("(element) => { element.open = true; }")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert (
+        page.evaluate("Math.max(...[...document.querySelectorAll('.plot svg')].map((svg) => svg.clientWidth))") <= 360
+    )
+    sideways = ".scroll, pre"
+    assert page.locator(sideways).count() == page.locator(":is(.scroll, pre)[tabindex='0'][aria-label]").count()
+    for details in page.locator("details").all():
+        details.evaluate("(element) => { element.open = false; }")
+    screenshot(page, "report-phone", tmp_path)
+
+
+def saved(page: Page, name: str) -> tuple[str, bytes]:
+    with page.expect_download() as download:
+        page.locator("#pareto-ev").get_by_role("button", name=re.compile(f"as {name}$")).click()
+    return download.value.suggested_filename, download.value.path().read_bytes()
+
+
+def test_buttons_save_the_chart_as_four_kinds_of_file(opened) -> None:
+    page = opened()
+    name, svg = saved(page, "SVG")
+    assert name == "pareto-ev.svg"
+    assert svg.startswith(b"<svg")
+    assert b"explained variance" in svg
+    name, png = saved(page, "PNG")
+    assert name == "pareto-ev.png"
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert int.from_bytes(png[16:20]) > 1000  # pixels across: twice what is shown
+    name, table = saved(page, "CSV")
+    lines = list(csv.reader(io.StringIO(table.decode())))
+    assert name == "pareto-ev.csv"
+    assert lines[0] == ["run", "L0", "explained variance"]
+    assert lines[1] == ["l1=0/seed-0", "10", "0.75"]
+    assert len(lines) == 5
+    name, spec = saved(page, "spec")
+    assert name == "pareto-ev.vl.json"
+    assert json.loads(spec)["encoding"]["x"]["field"] == "l0"
+
+
+def test_it_can_be_used_by_keyboard_alone(opened) -> None:
+    page = opened()
+    focused = "document.activeElement.textContent.trim()"
+    page.keyboard.press("Tab")
+    assert page.evaluate(focused) == "Skip to the content"
+    assert page.locator(".skip").bounding_box()["y"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+    reached = []
+    while not reached or reached[-1] != "spec":
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(focused))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        assert len(reached) < 60
+    assert reached[-4:] == ["SVG", "PNG", "CSV", "spec"]
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    assert download.value.suggested_filename == "pareto-ev.vl.json"
+
+
+def test_a_click_on_a_point_opens_its_run_as_often_as_one_likes(opened) -> None:
+    page = opened()
+    point = page.locator("#pareto-ev .mark-symbol.role-mark path").nth(2)
+    run = page.locator("#run-l1-2-seed-0")
+    for _ in range(2):
+        point.click()
+        run.locator("pre").wait_for(state="visible")
+        assert page.evaluate("document.activeElement.parentElement.id") == "run-l1-2-seed-0"
+        assert page.locator("details.run[open]").count() == 1
+        run.locator("summary").click()
+        run.locator("pre").wait_for(state="hidden")
+    page.locator("#comparison").get_by_role("link", name="l1=3/seed-0").click()
+    page.locator("#run-l1-3-seed-0 pre").wait_for(state="visible")
+
+
+def test_everything_has_a_name_and_headings_do_not_skip(opened) -> None:
+    page = opened()
+    page.evaluate(DRAW_ALL)
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((heading) => +heading.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    for role in ("banner", "navigation", "main", "contentinfo"):
+        assert page.get_by_role(role).count() == 1, role
+    for role in ("figure", "img", "button", "link", "region", "group"):
+        found = page.get_by_role(role)
+        assert found.count() > 0, role
+        assert page.get_by_role(role, name=re.compile(r"\w")).count() == found.count(), role
+    assert page.evaluate("[...document.querySelectorAll('th')].every((cell) => cell.scope)")
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_print_has_all_charts_on_white(opened) -> None:
+    page = opened(color_scheme="dark")
+    pdf = page.pdf(print_background=True)
+    assert pdf.startswith(b"%PDF")
+    assert page.locator(".plot svg").count() == 5
+
+
+def test_a_hidden_figure_can_be_shown(opened) -> None:
+    page = opened()
+    column = page.locator("#comparison th.more")
+    if column.count():
+        assert not column.first.is_visible()
+        page.get_by_label(re.compile("All .* figures")).check()
+        assert column.first.is_visible()
+
+
+def test_without_javascript_the_tables_are_there(opened) -> None:
+    page = opened(java_script_enabled=False)
+    assert page.get_by_text("The charts are drawn by JavaScript, which is off").is_visible()
+    assert not page.get_by_role("button").first.is_visible()
+    page.locator("#pareto-ev summary").click()
+    assert page.locator("#pareto-ev table").is_visible()
