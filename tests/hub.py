@@ -1,11 +1,12 @@
-"""A Hugging Face hub of one's own on 127.0.0.1: as much of its protocol as transformers and datasets speak."""
+"""A Hugging Face hub of one's own on 127.0.0.1: as much of its protocol as transformers, datasets and uploads speak."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,8 @@ Files = Mapping[str, bytes]
 
 _RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?")
+_WRITE = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/(.+)")
+_BATCH = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
 
 class HubError(Exception):
@@ -31,33 +34,53 @@ class HubError(Exception):
 
 @dataclass
 class Repo:
-    """A model or a dataset: its commits, the last of them `main`, and tags for some of them."""
+    """A model or a dataset: its commits, the last of them `main`, tags for some, and branches that left them."""
 
     commits: list[Files]
     tags: Mapping[str, int] = field(default_factory=dict)
     gated: bool = False
+    private: bool = False
+    branches: dict[str, list[Files]] = field(default_factory=dict)
 
     def sha(self, revision: str = "main") -> str:
-        return _sha(self._number(revision))
+        return self._find(revision)[0]
 
-    def files(self, revision: str) -> Files:
-        return self.commits[self._number(revision)]
+    def files(self, revision: str = "main") -> Files:
+        return self._find(revision)[1]
 
-    def _number(self, revision: str) -> int:
-        numbers = {_sha(number): number for number in range(len(self.commits))}
-        numbers |= {"main": len(self.commits) - 1, **self.tags}
-        if revision not in numbers:
+    def add(self, branch: str, files: Files) -> str:
+        """A commit on top of a branch; its sha."""
+        self.files(branch)  # the branch is there
+        (self.commits if branch == "main" else self.branches[branch]).append(files)
+        return self.sha(branch)
+
+    def _find(self, revision: str) -> tuple[str, Files]:
+        """(sha, content) of a branch, a tag or a commit."""
+        known: dict[str, tuple[str, Files]] = {}
+        for branch, commits in {**self.branches, "main": self.commits}.items():
+            shared = sum(one is other for one, other in zip(commits, self.commits, strict=False))
+            marks = ["" if number < shared else f" of {branch}" for number in range(len(commits))]
+            found = [(_sha(f"{number}{marks[number]}"), files) for number, files in enumerate(commits)]
+            known |= {sha: (sha, files) for sha, files in found} | {branch: found[-1]}
+        known |= {tag: (_sha(str(number)), self.commits[number]) for tag, number in self.tags.items()}
+        if revision not in known:
             raise HubError(404, "RevisionNotFound")
-        return numbers[revision]
+        return known[revision]
 
 
 @dataclass
 class Hub:
     """Repositories by `models/org/name` or `datasets/org/name`, and the requests so far, as `GET /path`."""
 
-    repos: Mapping[str, Repo]
+    repos: MutableMapping[str, Repo]
     requests: list[str] = field(default_factory=list)
     url: str = ""
+    writer: str = "a token that may write"
+    """The token with which repositories are made and changed, and private ones read; other tokens may not."""
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """Large files, by their SHA-256."""
+    broken: dict[str, int] = field(default_factory=dict)
+    """A status to answer where the request has this in it: `{"POST /api/models/org/a/commit": 500}`."""
 
     def repo(self, name: str) -> Repo:
         if name not in self.repos:
@@ -93,24 +116,87 @@ class _Handler(BaseHTTPRequestHandler):
     served: Hub
 
     def do_GET(self) -> None:
-        form = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        body = self._body()
         path = unquote(urlsplit(self.path).path)
-        self.served.requests.append(f"{self.command} {path}")
+        request = f"{self.command} {path}"
+        self.served.requests.append(request)
         try:
+            for part, status in self.served.broken.items():
+                if part in request:
+                    raise HubError(status, "")
             if found := _RESOLVE.fullmatch(path):
                 kind, name, revision, file = found.groups()
-                self._resolve(self.served.repo(f"{'datasets' if kind else 'models'}/{name}"), revision, file)
+                self._resolve(self._repo(f"{'datasets' if kind else 'models'}/{name}"), revision, file)
             elif found := _API.fullmatch(path):
                 kind, name, what, revision, folder = found.groups()
-                asked = parse_qs(urlsplit(self.path).query) | parse_qs(form)
-                repo = self.served.repo(f"{kind}/{name}")
+                asked = parse_qs(urlsplit(self.path).query) | parse_qs(body.decode())
+                repo = self._repo(f"{kind}/{name}")
                 self._send_json(_api(repo, name, what, revision or "main", folder or "", asked))
             else:
-                raise HubError(404, "NotFound")
+                self._write(path, body)
         except HubError as error:
             self._send(error.status, b"", {"X-Error-Code": error.code})
 
-    do_HEAD = do_POST = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+
+    def _body(self) -> bytes:
+        """Of known length, or in chunks, as an uploaded file comes."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _repo(self, name: str) -> Repo:
+        repo = self.served.repo(name)
+        if repo.private and not self._may_write():
+            raise HubError(404, "RepoNotFound")  # as if there were none
+        return repo
+
+    def _may_write(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {self.served.writer}"
+
+    def _write(self, path: str, body: bytes) -> None:
+        """What an upload asks, step by step."""
+        hub = self.served
+        if path == "/api/validate-yaml":
+            wrong = "license: wrong" in json.loads(body)["content"]
+            answer = {"errors": [{"message": '"license" must be one of ...'}] if wrong else [], "warnings": []}
+            self._send(400 if wrong else 200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        elif path.startswith("/lfs/") and hashlib.sha256(body).hexdigest() == path[5:]:
+            hub.objects[path[5:]] = body
+            self._send(200, b"", {})
+        elif not self._may_write():
+            raise HubError(403 if "Authorization" in self.headers else 401, "")
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            if f"models/{name}" in hub.repos:
+                raise HubError(409, "")
+            start = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
+            hub.repos[f"models/{name}"] = Repo([start], private=asked.get("visibility") == "private")
+            self._send_json({"url": f"{hub.url}/{name}"})
+        elif found := _BATCH.fullmatch(path):
+            self._send_json(
+                {"transfer": "basic", "objects": [_upload(hub, item) for item in json.loads(body)["objects"]]}
+            )
+        elif found := _WRITE.fullmatch(path):
+            name, what, revision = found.groups()
+            repo = hub.repo(f"models/{name}")
+            if what == "branch":
+                repo.branches[revision] = list(repo.commits)
+                self._send_json({})
+            elif what == "preupload":
+                files = json.loads(body)["files"]
+                self._send_json({"files": [_mode(repo.files(revision), file["path"]) for file in files]})
+            else:
+                sha = _commit(hub, repo, revision, [json.loads(line) for line in body.splitlines()])
+                self._send_json({"commitUrl": f"{hub.url}/{name}/commit/{sha}", "commitOid": sha})
+        else:
+            raise HubError(404, "NotFound")
 
     def _resolve(self, repo: Repo, revision: str, file: str) -> None:
         if repo.gated:
@@ -149,7 +235,8 @@ def _api(
     files = repo.files(revision)
     if what in (None, "revision"):
         siblings = [{"rfilename": path} for path in files]
-        return {"id": name, "sha": repo.sha(revision), "gated": repo.gated, "siblings": siblings}
+        about = {"gated": repo.gated, "private": repo.private}
+        return {"id": name, "sha": repo.sha(revision), **about, "siblings": siblings}
     folders = {path[: end.start()] for path in files for end in re.finditer("/", path)}
     entries = [{"type": "file", "path": path, "size": len(x), "oid": _oid(x)} for path, x in files.items()]
     entries += [{"type": "directory", "path": path, "oid": _oid(path.encode())} for path in sorted(folders)]
@@ -163,9 +250,45 @@ def _api(
     return [entry for entry in below if "/" not in str(entry["path"])[len(folder and folder + "/") :]]
 
 
-def _sha(number: int) -> str:
-    return hashlib.sha1(f"commit {number}".encode()).hexdigest()
+def _upload(hub: Hub, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a large file may be sent to; nowhere, if it is there."""
+    actions = {} if item["oid"] in hub.objects else {"actions": {"upload": {"href": f"{hub.url}/lfs/{item['oid']}"}}}
+    return {"oid": item["oid"], "size": item["size"], **actions}
+
+
+def _mode(files: Files, path: str) -> dict[str, Any]:
+    """How a file is to be sent, and what lies there already; a .gitignore is obeyed, name by name."""
+    large, content = path.endswith(".safetensors"), files.get(path)
+    ignored = path.rsplit("/", 1)[-1] in files.get(".gitignore", b"").decode().splitlines()
+    there = {} if content is None else {"oid": hashlib.sha256(content).hexdigest() if large else _git_oid(content)}
+    return {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignored, **there}
+
+
+def _commit(hub: Hub, repo: Repo, branch: str, lines: list[dict[str, Any]]) -> str:
+    """All of it or nothing; refused if somebody else was there meanwhile."""
+    files = dict(repo.files(branch))
+    for line in lines:
+        value = line["value"]
+        if line["key"] == "header":
+            if value.get("parentCommit", repo.sha(branch)) != repo.sha(branch):
+                raise HubError(412, "")
+        elif line["key"] == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif line["key"] == "lfsFile":
+            files[value["path"]] = hub.objects[value["oid"]]
+        else:
+            assert line["key"] == "deletedFile"
+            del files[value["path"]]
+    return repo.add(branch, files)
+
+
+def _sha(commit: str) -> str:
+    return hashlib.sha1(f"commit {commit}".encode()).hexdigest()
 
 
 def _oid(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
+
+
+def _git_oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -16,7 +16,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from saepipe.data.artifact import COMMITTED
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, RemoteError, SaepipeError
 from saepipe.data.progress import Progress, Silent
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.card import card, said
@@ -115,7 +115,7 @@ def push(
         raise ConfigError(f"these files tell where things lie on this machine:\n{listed}", hint=hint)
     try:
         return answer | _send(parcel, api, private, message or _message(parcel))
-    except ConfigError:
+    except SaepipeError:
         raise
     except Exception as error:  # of the hub's client, or of whatever HTTP library that uses
         if str(error).startswith("Invalid metadata in README.md"):
@@ -173,6 +173,10 @@ def _send(parcel: Parcel, api: HfApi, private: bool | None, message: str) -> dic
         revision=address.revision,
         parent_commit=head,
     )
+    there = {file.rfilename for file in api.model_info(address.repo, revision=commit.oid).siblings or ()}
+    if missing := [name for name in parcel.files if name not in there]:
+        what = f"the hub left out {', '.join(missing)} of {address}"
+        raise RemoteError(what, hint=f"is there a .gitignore in {address.repo}? remove it and push again")
     return {"commit": commit.oid, "changed": commit.oid != head, "deleted": stale}
 
 
