@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 D_IN, D_SAE, K = 24, 40, 6
@@ -98,3 +99,14 @@ def scope(file: Path, change: Callable[[str], str] = str, **more: Any) -> Path:
     file.parent.mkdir(parents=True)
     np.savez(file, **{change(name): value for name, value in (arrays | more).items()})
     return file
+
+
+def scope_2(folder: Path, more: dict[str, Tensor] | None = None, **config: Any) -> Path:
+    """Gemma Scope 2's folder, with the keys that its config.json has."""
+    arrays = {name.lower(): value for name, value in tensors("JumpReluAutoEncoder").items()}
+    folder.mkdir(parents=True)
+    save_file(arrays | (more or {}), folder / "params.safetensors")
+    said = {"architecture": "jump_relu", "model_name": "google/gemma-3-1b-pt", "width": D_SAE, "l0": 7, "type": "sae"}
+    said |= {"hf_hook_point_in": "model.layers.9.output", "hf_hook_point_out": "model.layers.9.output"}
+    (folder / "config.json").write_text(json.dumps(said | {"affine_connection": False} | config))
+    return folder

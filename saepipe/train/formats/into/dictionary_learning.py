@@ -51,7 +51,7 @@ def write(folder: Path, sae: Outgoing) -> None:
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     write_file(folder / WEIGHTS, buffer.getbuffer())
-    counts = {name: params[name].tolist() for name in ("k", "group_sizes") if name in params}
+    counts: dict[str, Any] = {name: params[name].tolist() for name in ("k", "group_sizes") if name in params}
     trainer: dict[str, Any] = {
         "trainer_class": TRAINERS[kind],
         "dict_class": kind,
