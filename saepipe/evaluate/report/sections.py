@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saepipe.evaluate.report.chart import Section
-from saepipe.evaluate.report.charts import pareto
+from saepipe.evaluate.report.charts import absorption, harvest, latents, pareto, probing, training
 from saepipe.evaluate.report.story import Story
 
 
@@ -13,4 +13,4 @@ def sections(story: Story) -> list[Section]:
     Raises:
         MachineError: if the extra `report` is not installed.
     """
-    return [one.section(story) for one in (pareto,)]
+    return [one.section(story) for one in (pareto, training, latents, absorption, probing, harvest)]

@@ -22,6 +22,7 @@ _REFERENCE_DASHES: tuple[Sequence[int], ...] = ((1, 0), (4, 3), (2, 3))
 _REFERENCE_SHAPES = ("diamond", "triangle-down", "stroke")
 WIDE = 10.0
 """An axis whose values span more than this factor is logarithmic."""
+_FEW_DECADES, _MANY_DECADES = 3, 8
 HEIGHT = 260
 
 Record = dict[str, Any]
@@ -47,6 +48,8 @@ class Series:
     field: str
     names: tuple[str, ...]
     references: tuple[str, ...] = ()
+    legend: tuple[str, ...] | None = None
+    """The names that it shows; None: all."""
 
     @property
     def colour(self) -> Any:
@@ -69,22 +72,39 @@ class Series:
         """Equal field, domain and title in all channels, so that they share one legend."""
         alt = altair()
         scale = alt.Scale(domain=[*self.names, *self.references], range=values)
-        return getattr(alt, channel)(f"{self.field}:N", scale=scale, title=None)
+        asked = {"values": list(self.legend)} if self.legend is not None else {}
+        legend = alt.Legend(title=None, symbolOpacity=1, **asked)  # a layer's faint marks would make it faint
+        return getattr(alt, channel)(f"{self.field}:N", scale=scale, legend=legend)
 
 
-def quantity(channel: str, field: str, title: str, values: Iterable[float | None], **axis: Any) -> Any:
-    """The x or y of a number: logarithmic where its values, all positive, span more than `WIDE`."""
+def quantity(channel: str, field: str, title: str, values: Iterable[float | None], *, zero: bool = False) -> Any:
+    """The x or y of a number: logarithmic where its values, all positive, span more than `WIDE`.
+
+    `zero`: from 0 on, and linear.
+    """
     alt = altair()
-    log = spans_decades(values)
-    scale = alt.Scale(type="log", nice=False, padding=12) if log else alt.Scale(zero=False, nice=True)
-    asked = {"format": "~g", "tickCount": 5} | axis
-    return getattr(alt, channel)(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(**asked))
-
-
-def spans_decades(values: Iterable[float | None]) -> bool:
-    """Whether a logarithmic axis would show them better."""
     known = [value for value in values if value is not None]
-    return bool(known) and min(known) > 0 and max(known) > WIDE * min(known)
+    scale, axis = alt.Scale(zero=zero), alt.Axis(tickCount=5)
+    if zero and not any(known):
+        scale = alt.Scale(domain=[0, 1])
+    elif not zero and spans_decades(known):
+        scale = alt.Scale(type="log", nice=False, padding=12)
+        axis = alt.Axis(values=ticks(min(known), max(known)), format="~g")
+    return getattr(alt, channel)(f"{field}:Q", title=title, scale=scale, axis=axis)
+
+
+def spans_decades(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis would show them better."""
+    return bool(values) and min(values) > 0 and max(values) > WIDE * min(values)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Of a logarithmic axis: powers of ten, with 2 and 5 of each where there are few, and not all where many."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    if last - first <= _FEW_DECADES:
+        return [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
+    every = math.ceil((last - first) / _MANY_DECADES)
+    return [10.0**power for power in range(first, last + 1, every)]
 
 
 def tooltip(fields: Mapping[str, str]) -> list[Any]:

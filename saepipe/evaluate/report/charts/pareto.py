@@ -80,7 +80,7 @@ def _chart(story: Story, key: str, name: str) -> Chart | str:
         id=f"pareto-{slug(name)}",
         title=f"L0 against {name}",
         description=description.strip(),
-        spec=spec(_drawn(story, means, seeds, name), description.strip()),
+        spec=spec(_drawn(story, means, seeds, name, how), description.strip()),
         columns=_COLUMNS,
         rows=tuple(_line(point) for point in (*means, *seeds)),
     )
@@ -111,12 +111,12 @@ def _line(point: _Point) -> tuple[Value, ...]:
     return point.label, point.variant.penalty, *map(significant, numbers), over, point.why
 
 
-def _drawn(story: Story, means: Sequence[_Point], seeds: Sequence[_Point], name: str) -> Any:
+def _drawn(story: Story, means: Sequence[_Point], seeds: Sequence[_Point], name: str, better: str | None) -> Any:
     alt = altair()
     every = [_record(point, story) for point in (*means, *seeds) if point.drawn]
     strong, faint = every[: sum(point.drawn for point in means)], every[sum(point.drawn for point in means) :]
     x = quantity("X", "x", "L0", [record[key] for record in every for key in ("x", "x_low", "x_high")])
-    y = quantity("Y", "y", name, ())
+    y = quantity("Y", "y", name, [record["y"] for record in every], zero=better == "lower")
     series = _penalties(story)
     shown = tooltip(
         {

@@ -1,0 +1,165 @@
+"""What the runs were trained on: how fast it was harvested, how long its vectors are, and which channels rule them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from saepipe.data.cache import ActivationStats
+from saepipe.evaluate.report.cached import QUANTILES, CacheFacts, Norms
+from saepipe.evaluate.report.chart import Chart, Section, Value, slug
+from saepipe.evaluate.report.charts.drawing import COLOURS, Record, altair, quantity, significant, spec, table, tooltip
+from saepipe.evaluate.report.story import Story
+
+MASSIVE = 10.0
+"""A channel whose root mean square is above so many times that of the median channel."""
+_MOST_NAMED = 8
+_MOST_POINTS = 200
+_TEXT = (
+    "Of the cache that the runs were trained on. Norms are of training rows, without BOS. A few massive channels are "
+    "what the residual stream of many models is ruled by."
+)
+
+
+def section(story: Story) -> Section:
+    """Of each cache that can be read."""
+    charts: list[Chart] = []
+    absent: list[str] = []
+    facts = [cache for cache in story.caches.values() if not isinstance(cache, str)]
+    for cache in facts:
+        suffix = f"-{cache.fingerprint[:6]}" if len(facts) > 1 else ""
+        charts += _charts(cache, suffix)
+        if not cache.paces:
+            absent.append("Throughput is not drawn: the harvest's log has no two pools in a row by one process.")
+    absent += [f"{why}: no throughput, norms or channels." for why in story.caches.values() if isinstance(why, str)]
+    text = " ".join([_TEXT, *map(_size, facts)]) if charts else ""
+    return Section("harvest", "Harvest", text, tuple(charts), tuple(absent))
+
+
+def _size(cache: CacheFacts) -> str:
+    plain = 2 * len(cache.attributes["hooks"]) * int(cache.attributes["d_in"]) * cache.num_tokens
+    return (
+        f"{cache.path.name}: {cache.num_tokens:,} tokens at {len(cache.attributes['hooks'])} hook(s), "
+        f"{cache.num_bytes / 1e6:,.0f} MB on disk with the held-out part (its training activations in bfloat16: "
+        f"{plain / 1e6:,.0f} MB)."
+    )
+
+
+def _charts(cache: CacheFacts, suffix: str) -> Iterator[Chart]:
+    if cache.paces:
+        yield _throughput(cache, suffix)
+    for hook, norms in cache.norms.items():
+        where = suffix + (f"-{slug(hook)}" if len(cache.norms) > 1 else "")
+        yield _norms(norms, where)
+        yield _channels(hook, cache.channels[hook], where)
+
+
+def _throughput(cache: CacheFacts, suffix: str) -> Chart:
+    alt = altair()
+    seconds, rows = sum(pace.seconds for pace in cache.paces), sum(pace.rows for pace in cache.paces)
+    text = (
+        f"Tokens a second between the lines of the harvest's log, one a pool of rows: {rows / seconds:,.0f} on the "
+        "whole. How long the first pool took, the log does not say."
+    )
+    every = -(-len(cache.paces) // _MOST_POINTS)
+    values: list[tuple[Value, ...]] = [
+        (pace.split, pace.total, significant(pace.seconds), significant(pace.tokens_per_second))
+        for pace in cache.paces[::every]
+    ]
+    records: list[Record] = [{"split": row[0], "x": row[1], "y": row[3]} for row in values]
+    colour = alt.Color(
+        "split:N", scale=alt.Scale(domain=["train", "heldout"], range=COLOURS[:2]), legend=alt.Legend(title=None)
+    )
+    chart = (
+        alt.Chart(table(records))
+        .mark_line(point={"filled": True, "size": 50}, strokeWidth=1.5)
+        .encode(
+            x=alt.X("x:Q", title="tokens so far", axis=alt.Axis(format="~s", tickCount=5), scale=alt.Scale(zero=False)),
+            y=alt.Y(
+                "y:Q", title="tokens a second", axis=alt.Axis(format="~s", tickCount=5), scale=alt.Scale(zero=True)
+            ),
+            color=colour,
+            tooltip=tooltip({"split:N": "split", "x:Q": "tokens so far", "y:Q": "tokens a second"}),
+        )
+    )
+    columns = ("split", "tokens so far", "seconds", "tokens a second")
+    return Chart(f"harvest-throughput{suffix}", "Throughput", text, spec(chart, text, 180), columns, tuple(values))
+
+
+def _norms(norms: Norms, suffix: str) -> Chart:
+    alt = altair()
+    median = norms.quantiles[:, QUANTILES.index(0.5)]
+    text = (
+        f"The norm of activations at {norms.hook} by position in the window: the median, and bands from the 25th to "
+        f"the 75th and from the 5th to the 95th percentile. The median goes from {median[0]:.3g} at position "
+        f"{norms.first[0]} to {median[-1]:.3g} at {norms.last[-1]}."
+    )
+    names = [f"p{quantile * 100:g}" for quantile in QUANTILES]
+    middle = (norms.first + norms.last) / 2
+    records: list[Record] = [
+        {"x": float(x), **dict(zip(names, quantiles, strict=True)), "n": int(count)}
+        for x, quantiles, count in zip(middle, norms.quantiles.tolist(), norms.counts, strict=True)
+    ]
+    x = quantity("X", "x", "position", middle.tolist())
+    base = alt.Chart(table(records)).encode(x=x)
+    y = quantity("Y", "p50", "norm", norms.quantiles.ravel().tolist())
+    shown = tooltip({"x:Q": "position", **{f"{name}:Q": name for name in names}, "n:Q": "rows"})
+    band = base.mark_area(color=COLOURS[0], opacity=0.2)
+    chart = alt.layer(
+        band.encode(y=alt.Y("p5:Q", title="norm"), y2=alt.Y2("p95:Q")),
+        band.encode(y=alt.Y("p25:Q", title="norm"), y2=alt.Y2("p75:Q")),
+        base.mark_line(color=COLOURS[0], strokeWidth=2).encode(y=y),
+        base.mark_point(filled=True, size=60, opacity=0).encode(y=y, tooltip=shown),
+    )
+    rows = [
+        (int(first), int(last), *map(significant, quantiles), int(count))
+        for first, last, quantiles, count in zip(
+            norms.first, norms.last, norms.quantiles.tolist(), norms.counts, strict=True
+        )
+    ]
+    columns = ("first position", "last position", *names, "rows")
+    return Chart(f"harvest-norms{suffix}", "Norms by position", text, spec(chart, text, 220), columns, tuple(rows))
+
+
+def _channels(hook: str, stats: ActivationStats, suffix: str) -> Chart:
+    alt = altair()
+    rms = np.sqrt(stats.mean**2 + stats.std**2)
+    order = np.argsort(-rms, kind="stable")
+    massive = [int(channel) for channel in order if rms[channel] > MASSIVE * np.median(rms)]
+    text = (
+        f"The scale of each channel at {hook}: its root mean square (rms) and its standard deviation, sorted by the "
+        f"former. {_told(massive, rms)}"
+    )
+    columns = ("rank", "channel", "rms", "std", "mean", "absmax")
+    ranks = np.unique(np.geomspace(1, len(order), _MOST_POINTS).round().astype(int))
+    figures = np.stack([rms, stats.std, stats.mean, stats.absmax], axis=1)
+    rows = [
+        (rank, int(order[rank - 1]), *map(significant, figures[order[rank - 1]].tolist())) for rank in ranks.tolist()
+    ]
+    records: list[Record] = [dict(zip(columns, row, strict=True)) for row in rows]
+    scales = [value for record in records for value in (record["rms"], record["std"])]
+    x = quantity("X", "rank", "rank", [float(rank) for rank in ranks])
+    kinds = alt.Color(
+        "kind:N", scale=alt.Scale(domain=["rms", "std"], range=COLOURS[:2]), legend=alt.Legend(title=None)
+    )
+    points = alt.Chart(table(records)).transform_fold(["rms", "std"], as_=["kind", "value"])
+    shown = tooltip({f"{column}:Q": column for column in columns})
+    points = points.encode(x=x, y=quantity("Y", "value", "scale", scales), color=kinds, tooltip=shown)
+    layers = [points.mark_line(strokeWidth=1, opacity=0.5), points.mark_point(filled=True, size=22, opacity=0.9)]
+    if named := [record for record in records if record["channel"] in massive[:_MOST_NAMED]]:
+        text_marks = alt.Chart(table(named)).mark_text(align="left", dx=7, dy=-7, fontSize=11)
+        layers.append(text_marks.encode(x=x, y=alt.Y("rms:Q"), text="channel:N"))
+    drawn = spec(alt.layer(*layers), text, 220)
+    return Chart(f"harvest-channels{suffix}", "Scales of channels", text, drawn, columns, tuple(rows))
+
+
+def _told(massive: list[int], rms: np.ndarray) -> str:
+    """The massive channels, in words."""
+    limit = f"above {MASSIVE:g} times the median channel's"
+    if not massive:
+        return f"No channel's rms is {limit}."
+    median = float(np.median(rms))
+    named = ", ".join(f"{channel} ({rms[channel] / median:.0f} times)" for channel in massive[:_MOST_NAMED])
+    rest = f" and {len(massive) - _MOST_NAMED} more" if len(massive) > _MOST_NAMED else ""
+    return f"Massive, with an rms {limit}: {named}{rest}."

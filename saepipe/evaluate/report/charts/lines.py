@@ -1,0 +1,125 @@
+"""One line a run, coloured by variant: figures over training steps, and histograms laid over each other.
+
+On a logarithmic axis, where 0 has no place, what is exactly 0 stands below all else at a place labelled 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saepipe.evaluate.report.chart import Chart, Value
+from saepipe.evaluate.report.charts.drawing import (
+    GREY,
+    Record,
+    Series,
+    altair,
+    significant,
+    spans_decades,
+    spec,
+    table,
+    ticks,
+    tooltip,
+)
+from saepipe.evaluate.report.story import Story
+
+_HEIGHT = 220
+
+
+@dataclass(frozen=True)
+class Line:
+    """Of one run."""
+
+    label: str
+    x: Sequence[float]
+    """(num_points,), ascending"""
+    y: Sequence[float | None]
+    """(num_points,); nothing is drawn at None"""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What both axes are called, and how they are divided."""
+
+    x: str
+    y: str
+    x_format: str = "~g"
+    steps: bool = False
+    """A value holds from its x to the next."""
+    may_be_log: bool = True
+    """Of y, where its values span decades."""
+    mark_zeros: bool = False
+    """With crosses, so that none is overlooked."""
+    limit: float | None = None
+    """A value of y at which a line is ruled, where it is in sight."""
+
+
+def lines(id_: str, title: str, description: str, story: Story, found: Sequence[Line], axes: Axes) -> Chart:
+    """A chart whose table has a row for each x, and a column for each run."""
+    points = {line.label: dict(zip(line.x, line.y, strict=True)) for line in found}
+    xs = sorted({x for line in found for x in line.x})
+    rows: list[tuple[Value, ...]] = [
+        (significant(x), *(significant(points[line.label].get(x)) for line in found)) for x in xs
+    ]
+    columns = (axes.x, *(line.label for line in found))
+    drawn = spec(_drawn(story, found, axes), description, _HEIGHT)
+    return Chart(id_, title, description, drawn, columns, tuple(rows))
+
+
+def _drawn(story: Story, found: Sequence[Line], axes: Axes) -> Any:
+    alt = altair()
+    records = [_record(line, story, x, y) for line in found for x, y in zip(line.x, line.y, strict=True)]
+    values = [record["y"] for record in records if record["y"] is not None]
+    positive = [value for value in values if value > 0]
+    log = axes.may_be_log and spans_decades(positive) and min(values) >= 0
+    floor = 10.0 ** math.floor(math.log10(min(positive)) - 1) if log and min(values) == 0 else None
+    names = dict.fromkeys(record["variant"] for record in records)
+    series = Series("variant", tuple(variant.name for variant in story.variants), legend=tuple(names))
+    picked = alt.selection_point(name="picked", fields=["variant"], bind="legend")
+    several = any(len(variant.rows) > 1 for variant in story.variants)
+    shown = alt.condition(picked, alt.value(0.55 if several else 0.9), alt.value(0.08))
+
+    x = alt.X("x:Q", title=axes.x, axis=alt.Axis(format=axes.x_format, tickCount=5), scale=alt.Scale(nice=False))
+    y = _log_y(axes.y, positive, floor) if log else _linear_y(axes.y, positive)
+    base = alt.Chart(table(records)).encode(x=x, color=series.colour, detail="run:N")
+    if floor is not None:  # in the browser, so that the data are the true ones
+        base = base.transform_calculate(place=f"datum.y === 0 ? {floor!r} : datum.y")
+    base = base.encode(y=y)
+    interpolate = "step-after" if axes.steps else "linear"
+    line = base.mark_line(strokeWidth=2, interpolate=interpolate).encode(strokeDash=series.dash, opacity=shown)
+    hover = base.mark_point(size=60, filled=True).encode(
+        opacity=alt.value(0), tooltip=tooltip({"run:N": "run", "x:Q": axes.x, "y:Q": axes.y})
+    )
+    layers = [line.add_params(picked), hover]
+    if axes.mark_zeros and 0 in values:
+        cross = base.mark_point(shape="cross", size=55, filled=True, angle=45)
+        layers.append(cross.transform_filter("datum.y === 0").encode(opacity=shown))
+    if axes.limit is not None and positive and min(floor or math.inf, *positive) < axes.limit < max(positive):
+        layers.append(alt.Chart(table([{}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y=alt.datum(axes.limit)))
+    return alt.layer(*layers)
+
+
+def _record(line: Line, story: Story, x: float, y: float | None) -> Record:
+    return {"run": line.label, "variant": story.variant_of(line.label).name, "x": x, "y": y}
+
+
+def _linear_y(title: str, positive: Sequence[float]) -> Any:
+    """From 0; where nothing is above it, 0 lies at the bottom all the same."""
+    alt = altair()
+    scale = alt.Scale(zero=True) if positive else alt.Scale(domainMin=0, domainMax=1)
+    return alt.Y("y:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
+
+
+def _log_y(title: str, positive: Sequence[float], floor: float | None) -> Any:
+    """With a place for 0 at `floor`, where there is one."""
+    alt = altair()
+    low, high = min(positive), max(positive)
+    if floor is None:
+        scale, axis = alt.Scale(type="log", nice=False, padding=8), alt.Axis(values=ticks(low, high), format="~g")
+        return alt.Y("y:Q", title=title, scale=scale, axis=axis)
+    label = f"datum.value < {2 * floor!r} ? '0' : format(datum.value, '~g')"
+    axis = alt.Axis(values=[floor, *(tick for tick in ticks(low, high) if tick > 2 * floor)], labelExpr=label)
+    scale = alt.Scale(type="log", domainMin=floor, nice=False, padding=8)
+    return alt.Y("place:Q", title=title, scale=scale, axis=axis)
