@@ -30,12 +30,15 @@ function look(figure) {
   const card = getComputedStyle(figure), note = getComputedStyle(figure.querySelector("figcaption p"));
   const ink = card.color, grid = card.borderTopColor, muted = note.color, font = card.fontFamily;
   const words = { labelColor: muted, titleColor: ink, labelFontSize: 11, titleFontSize: 11, titleFontWeight: 500 };
-  const below = figure.querySelector(".plot").clientWidth < 480;
+  const width = figure.querySelector(".plot").clientWidth, columns = width < 340 ? 1 : 2;
+  const legend = width < 560
+    ? { orient: "bottom", columns, labelLimit: width / columns - 50 }
+    : { orient: "right", columns: 1, labelLimit: 180 };
   return {
     font, background: card.backgroundColor, aria: false,
     view: { stroke: null },
     axis: { ...words, gridColor: grid, domainColor: grid, tickColor: grid, labelOverlap: true, titlePadding: 8 },
-    legend: { ...words, orient: below ? "bottom" : "right", columns: 1, labelLimit: below ? 260 : 180, symbolStrokeWidth: 2 },
+    legend: { ...words, ...legend, symbolStrokeWidth: 2 },
     header: words,
     title: { color: ink, subtitleColor: muted, fontSize: 12, fontWeight: 500 },
     text: { color: ink }, rule: { color: muted },
@@ -45,8 +48,9 @@ function look(figure) {
 function draw(figure) {
   const plot = figure.querySelector(".plot"), spec = JSON.parse(figure.querySelector(".spec").textContent);
   const drawing = vegaEmbed(plot, spec, {
-    mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, ast: true, // ast: no eval, see the page's policy
-    tooltip: { disableDefaultStyle: true }, config: look(figure),
+    mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, tooltip: { disableDefaultStyle: true },
+    config: look(figure), ast: true, // ast: no eval, which the page's policy forbids
+    logLevel: 1, // errors; an empty layer is no reason to warn
   });
   drawing.catch((error) => {
     console.error(error);

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -20,7 +20,7 @@ from saepipe.data.health import RULES, errors
 from saepipe.evaluate.drawn import HEADINGS, cells_of
 from saepipe.evaluate.report.chart import Section, Value, slug
 from saepipe.evaluate.report.provenance import Link
-from saepipe.evaluate.report.story import Story
+from saepipe.evaluate.report.story import Story, Told
 from saepipe.evaluate.results import Row
 
 
@@ -41,6 +41,15 @@ class Page:
         return {row.label: f"run-{slug(row.label)}" for row in self.story.rows}
 
     @property
+    def columns(self) -> list[tuple[int, str]]:
+        """Those of the table in the page's order, each with the key of its figure: what was measured comes before the
+        settings, which stand once more below."""
+        names, figures = self.story.table.columns, self.story.table.figures
+        first = len(names) - len(figures)
+        settings = [(place, "") for place in range(1, first - 1)]
+        return [(0, ""), (first - 1, ""), *enumerate(figures, first), *settings]
+
+    @property
     def notes(self) -> Iterator[str]:
         """Those of the table, less the findings, which the page begins with."""
         told = {f"{label}: {one.finding}" for one in self.story.findings for label in one.labels}
@@ -56,6 +65,14 @@ class Page:
             below = [link for link in self.story.provenance[row.label] if link.kind not in ("run", "source")]
             found.setdefault(row.run.cache_fingerprint, ([], below))[0].append(row.label)
         return list(found.values())
+
+
+def by_rule(told: Sequence[Told]) -> list[tuple[str, list[Told]]]:
+    """Errors before warnings; what one rule says stands together."""
+    groups: dict[tuple[bool, str], list[Told]] = {}
+    for one in told:
+        groups.setdefault((one.finding.severity != "error", one.finding.rule), []).append(one)
+    return [(rule, groups[warning, rule]) for warning, rule in sorted(groups, key=lambda group: group[0])]
 
 
 def render(page: Page) -> str:
@@ -76,13 +93,19 @@ def render(page: Page) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"number": number, "cells": cells_of, "health": health}
+    environment.filters |= {
+        "number": number,
+        "cells": cells_of,
+        "health": health,
+        "told": lambda finding: Told(finding, ()),
+    }
     template = environment.from_string((here / "page.html.j2").read_text())
     return template.render(
         page=page,
         story=page.story,
         table=page.story.table,
         rules=RULES,
+        by_rule=by_rule,
         headings=HEADINGS,
         style=_inline(style),
         script=_inline(script),
