@@ -1,6 +1,6 @@
 """What people write of latents: RUN/notes.json, one text a latent, outside the run's digest.
 
-    {"run": fingerprint, "notes": {"123": "capital letters after a full stop"}}
+{"run": fingerprint, "notes": {"123": "capital letters after a full stop"}}
 """
 
 from __future__ import annotations

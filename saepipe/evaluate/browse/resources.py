@@ -1,12 +1,12 @@
 """What the browser shows, as named resources: JSON that the server and the files of `--static` give alike.
 
-    runs                    the open runs
-    0/columns               of run 0: what its latents are sorted by, each (d_sae,) float32 in base64
-    0/tokens/3              the top tokens of its latents 3 * 2048 and on
-    0/roles                 by latent, what the evaluations found it to be
-    0/notes                 by latent, what people wrote of it
-    0/latent/123            one latent, with its examples
-    0/match/1/123           its counterpart in run 1
+runs                    the open runs
+0/columns               of run 0: what its latents are sorted by, each (d_sae,) float32 in base64
+0/tokens/3              the top tokens of its latents 3 * 2048 and on
+0/roles                 by latent, what the evaluations found it to be
+0/notes                 by latent, what people wrote of it
+0/latent/123            one latent, with its examples
+0/match/1/123           its counterpart in run 1
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _text(body: bytes) -> str | None:
     """Of a note as it is sent; None where it is none."""
     try:
         text = json.loads(body)["text"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return text if isinstance(text, str) and len(text) <= LONGEST_NOTE else None
 

@@ -1,7 +1,7 @@
 """The browser as files: the page, and the resources in scripts, since a page from file:// may read nothing else.
 
-    DIR/index.html ...          the page
-    DIR/data/0/latent/3.js      keep({"0/latent/192": ..., "0/latent/193": ..., ...})
+DIR/index.html ...          the page
+DIR/data/0/latent/3.js      keep({"0/latent/192": ..., "0/latent/193": ..., ...})
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ function token(text) {
     part[0] in SIGNS ? h("i", {}, [...part].map((sign) => SIGNS[sign]).join("")) : part);
 }
 
-function chips(tokens) {
-  return tokens.map((text) => [h("span", { class: "chip" }, token(text)), " "]);
+function chips(tokens, name = "chip") {
+  return tokens.map((text) => [h("span", { class: name }, token(text)), " "]);
 }
 
 function say(text) {

@@ -78,7 +78,7 @@ function listView(table) {
     const href = address({ run: table.run, latent });
     const cells = {
       latent: () => h("a", { href, "data-place": place }, String(latent)),
-      tokens: () => (table.tokens[latent] ? chips(table.tokens[latent]) : waiting(latent)),
+      tokens: () => (table.tokens[latent] ? h("div", { class: "fade" }, tokensFound(table.tokens[latent])) : waiting(latent)),
       role: () => (table.roles[latent] ?? []).join(", "),
       note: () => table.notes[latent] ?? "",
       density: () => (table.columns.density[latent] ? percent(table.columns.density[latent]) : "dead"),
@@ -86,6 +86,13 @@ function listView(table) {
     const dead = table.columns.density[latent] === 0;
     return h("tr", { "aria-rowindex": place + 2, class: dead && "dead", onclick: (event) => follow(event, place, href) },
       columns.map((key) => h("td", { class: classOf(key) }, cells[key]?.() ?? number(table.columns[key][latent]))));
+  }
+
+  // What was searched for comes first.
+  function tokensFound(tokens) {
+    const words = wordsOf(list.q);
+    const hit = (one) => words.some((word) => `\n${one.trim().toLowerCase()}\n`.includes(word));
+    return [chips(tokens.filter(hit), "chip hit"), chips(tokens.filter((one) => !hit(one)))];
   }
 
   function waiting(latent) {
@@ -128,7 +135,7 @@ function listView(table) {
 
   function sorts(key) {
     const [up, down] = isNumber(key) ? ["smallest first", "largest first"] : ["A to Z", "Z to A"];
-    const ways = key === "latent" ? [["", "the first first"], ["-", "the last first"]] : [["-", down], ["", up]];
+    const ways = key === "latent" ? [["", "0 first"], ["-", "last first"]] : [["-", down], ["", up]];
     return ways.map(([sign, way]) => h("option", { value: sign + key }, `${labelOf(key)}, ${way}`));
   }
 

@@ -63,7 +63,7 @@ class Table {
 
   // The latents to show, in order. `sort` is a column, with a "-" in front for the largest first.
   latents({ q = "", only = "", sort = "" }) {
-    const words = (q.toLowerCase().match(/"[^"]*"|[^\s"]+/g) ?? []).map((word) => word.replaceAll('"', "\n"));
+    const words = wordsOf(q);
     const wanted = this.filters()[only] ?? (() => true);
     const found = [];
     for (let latent = 0; latent < this.about.d_sae; latent++) {
@@ -107,6 +107,11 @@ class Table {
   }
 }
 Table.opened = {};
+
+// What a latent's text must hold, all of it: a part of a line, or, between quotation marks, a whole one.
+function wordsOf(q) {
+  return (q.toLowerCase().replace(/[“”„]/g, '"').match(/"[^"]+"|[^\s"]+/g) ?? []).map((word) => word.replaceAll('"', "\n"));
+}
 
 // Little-endian float32 in base64.
 function floats(packed) {
