@@ -106,9 +106,9 @@ class Facts:
 
 
 def explained(component: Component) -> tuple[str, str]:
-    """(what it is and its source, its formula) in the words of its file; empty where there are none."""
+    """(what it is and its source, its formula) in the words of its own file; empty where there are none."""
     module = inspect.getmodule(type(component))
-    return _first(inspect.getdoc(module) if module else None), _first(inspect.getdoc(type(component)))
+    return _first(module.__doc__ if module else None), _first(type(component).__doc__)
 
 
 def settings_of(component: Component) -> str:
@@ -118,7 +118,7 @@ def settings_of(component: Component) -> str:
 
 def _first(text: str | None) -> str:
     """The first paragraph, and the second where the first announces it, on one line."""
-    paragraphs = (text or "").split("\n\n")
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
     count = 2 if paragraphs[0].endswith(":") else 1
     return " ".join(" ".join(paragraphs[:count]).split())
 
