@@ -12,6 +12,10 @@ from saepipe.data.config import fingerprint
 from saepipe.harvest.model import ModelConfig
 
 _LOST = "\ufffd"
+_PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
+"""What byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`)."""
 
 
 def token_texts(cache: Cache, ids: Iterable[int]) -> tuple[dict[int, str], str | None]:
@@ -32,7 +36,7 @@ def token_texts(cache: Cache, ids: Iterable[int]) -> tuple[dict[int, str], str |
 def texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
     """Each id decoded behind another token, since some decoders drop the space of a first one.
 
-    A token that is no whole character (one byte of a UTF-8 sequence) is shown as the tokenizer itself calls it.
+    A token that ends within a character shows the bytes that are left: `\\xc3`, or as the tokenizer calls it, `<0xC3>`.
     """
     ids = sorted(set(ids))
     (anchor,) = tokenizer.encode("a", add_special_tokens=False)[:1]
@@ -43,5 +47,11 @@ def texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
     found = {}
     for token, text, piece in zip(ids, decoded, pieces, strict=True):
         whole = text.startswith(lead) and _LOST not in text
-        found[token] = text[len(lead) :] if whole else str(piece)
+        found[token] = text[len(lead) :] if whole else _readable(str(piece))
     return found
+
+
+def _readable(piece: str) -> str:
+    if piece.startswith("<0x") or not set(piece) <= _BYTES.keys():
+        return piece
+    return bytes(_BYTES[character] for character in piece).decode("utf-8", "backslashreplace")

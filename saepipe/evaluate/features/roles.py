@@ -1,0 +1,89 @@
+"""What the evaluations of a run say of single latents. It reads JSON, and imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saepipe.data.errors import CorruptDataError
+
+Found = Iterator[tuple[int, "Role"]]
+
+
+@dataclass(frozen=True)
+class Role:
+    """The part of one latent in one evaluation."""
+
+    metric: str  # the result's file: absorption, sparse_probing, tpp, scr
+    kind: str  # split, absorbs, probe, off
+    text: str  # a sentence without its full stop
+    value: float | None  # F1 of the split, words absorbed, accuracy of the probe; None for latents switched off
+
+
+def roles(folder: Path | str) -> dict[int, list[Role]]:
+    """By latent, what the results in a run, or in a folder of results, say of it; empty where nothing was measured.
+
+    Raises:
+        CorruptDataError: if a result cannot be read.
+    """
+    folder = Path(folder)
+    found: dict[int, list[Role]] = defaultdict(list)
+    for metric, told in _TOLD.items():
+        path = next((p for p in (folder / "eval" / f"{metric}.json", folder / f"{metric}.json") if p.is_file()), None)
+        if path is None:
+            continue
+        try:
+            for latent, role in told(json.loads(path.read_text())):
+                found[latent].append(role)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptDataError(f"{path} is no evaluation of saepipe", hint="delete it and evaluate") from error
+    return dict(found)
+
+
+def _absorption(result: Mapping[str, Any]) -> Found:
+    for letter in result["saepipe"]["letters"]:
+        name, own, f1 = f'"{letter["first_letter"]}"', letter["split_latents"], letter["f1_split"]
+        for latent in own:
+            share = "the latent" if len(own) == 1 else f"one of the {len(own)} latents"
+            yield latent, Role("absorption", "split", f"{share} for words that begin with {name} (F1 {f1:.2f})", f1)
+        for latent, num in letter["top_absorbers"] or ():
+            words = letter.get("absorbed_words", {}).get(str(latent), [])
+            shown = ", ".join(word.strip() for word in words) + (", ..." if 0 < len(words) < num else "")
+            text = f"absorbs {name} on {num} word{'s' if num > 1 else ''}" + (f": {shown}" if words else "")
+            yield latent, Role("absorption", "absorbs", text, float(num))
+
+
+def _sparse_probing(result: Mapping[str, Any]) -> Found:
+    for dataset, about in result["saepipe"]["datasets"].items():
+        accuracies = result["eval_result_unstructured"][f"{dataset}_results"]
+        sizes = sorted(int(key.split("_")[2]) for key in accuracies if key.startswith("sae_top_"))
+        for label, latents in about["latents"].items():
+            for rank, latent in enumerate(latents, 1):
+                k = next((size for size in sizes if size >= rank), None)
+                if k is None:
+                    continue
+                accuracy = accuracies[f"sae_top_{k}_test_accuracy"][label]
+                which = "the latent that tells" if k == 1 else f"among the {k} latents that tell"
+                text = f'{which} most of "{label}" in {dataset} (accuracy {accuracy:.3f})'
+                yield latent, Role("sparse_probing", "probe", text, accuracy)
+
+
+def _tpp(result: Mapping[str, Any]) -> Found:
+    for dataset, about in result["saepipe"]["datasets"].items():
+        for label, latents in about.get("latents", {}).items():
+            for rank, latent in enumerate(latents, 1):
+                yield latent, Role("tpp", "off", f'effect number {rank} on the probe of "{label}" in {dataset}', None)
+
+
+def _scr(result: Mapping[str, Any]) -> Found:
+    for title, about in result["saepipe"]["datasets"].items():
+        for target, latents in about.get("latents", {}).items():
+            for rank, latent in enumerate(latents, 1):
+                yield latent, Role("scr", "off", f"effect number {rank} on the probe of the {target} in {title}", None)
+
+
+_TOLD = {"absorption": _absorption, "sparse_probing": _sparse_probing, "tpp": _tpp, "scr": _scr}

@@ -1,0 +1,78 @@
+"""What results say of single latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saepipe.data import artifact
+from saepipe.data.errors import CorruptDataError
+from saepipe.evaluate.features.roles import Role, roles
+
+
+def letter(name: str, own: list[int], absorbers: list[list[int]] | None, **words: list[str]) -> dict[str, Any]:
+    return {
+        "first_letter": name,
+        "split_latents": own,
+        "f1_split": 0.914,
+        "top_absorbers": absorbers,
+        "absorbed_words": None if absorbers is None else {key.removeprefix("_"): found for key, found in words.items()},
+    }
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    letters = [letter("s", [4, 9], [[7, 3], [8, 1]], _7=[" snake", " sun"], _8=[" sea"]), letter("q", [5], None)]
+    artifact.write_json(tmp_path / "eval" / "absorption.json", {"saepipe": {"letters": letters}})
+    accuracies = {f"sae_top_{k}_test_accuracy": {"nurse": 0.6 + k / 100} for k in (1, 2, 10)}
+    accuracies |= {"sae_test_accuracy": {"nurse": 0.99}, "llm_top_5_test_accuracy": {"nurse": 0.5}}
+    probing = {
+        "eval_result_unstructured": {"bios_results": accuracies},
+        "saepipe": {"datasets": {"bios": {"latents": {"nurse": [4, 6, 7]}}}},
+    }
+    artifact.write_json(tmp_path / "eval" / "sparse_probing.json", probing)
+    tpp = {"saepipe": {"datasets": {"bios_tpp": {"latents": {"nurse": [6]}}, "older_tpp": {}}}}
+    artifact.write_json(tmp_path / "eval" / "tpp.json", tpp)
+    scr = {"saepipe": {"datasets": {"bios_scr_a_b": {"latents": {"attribute": [1], "concept": [6]}}}}}
+    artifact.write_json(tmp_path / "eval" / "scr.json", scr)
+    return tmp_path
+
+
+def test_each_latent_has_its_roles(results: Path) -> None:
+    found = roles(results)
+    assert found.keys() == {1, 4, 5, 6, 7, 8, 9}
+    assert found[4] == [
+        Role("absorption", "split", 'one of the 2 latents for words that begin with "s" (F1 0.91)', 0.914),
+        Role("sparse_probing", "probe", 'the latent that tells most of "nurse" in bios (accuracy 0.610)', 0.61),
+    ]
+    assert [role.text for role in found[5]] == ['the latent for words that begin with "q" (F1 0.91)']
+    assert [role.text for role in found[6]] == [
+        'among the 2 latents that tell most of "nurse" in bios (accuracy 0.620)',
+        'effect number 1 on the probe of "nurse" in bios_tpp',
+        "effect number 1 on the probe of the concept in bios_scr_a_b",
+    ]
+    assert [(role.text, role.value) for role in found[7]] == [
+        ('absorbs "s" on 3 words: snake, sun, ...', 3.0),
+        ('among the 10 latents that tell most of "nurse" in bios (accuracy 0.700)', 0.7),
+    ]
+    assert [role.text for role in found[8]] == ['absorbs "s" on 1 word: sea']
+
+
+def test_results_may_lie_in_a_folder_of_their_own_or_nowhere(results: Path, tmp_path: Path) -> None:
+    assert roles(results / "eval") == roles(results)
+    assert roles(tmp_path / "nothing") == {}
+
+
+def test_a_result_without_words_is_read_too(results: Path) -> None:
+    older = letter("s", [], [[7, 3]])
+    del older["absorbed_words"]
+    artifact.write_json(results / "eval" / "absorption.json", {"saepipe": {"letters": [older]}})
+    assert roles(results)[7][0].text == 'absorbs "s" on 3 words'
+
+
+def test_what_is_no_result_is_refused(results: Path) -> None:
+    (results / "eval" / "tpp.json").write_text("{}")
+    with pytest.raises(CorruptDataError, match=r"tpp\.json is no evaluation"):
+        roles(results)
