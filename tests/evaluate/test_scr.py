@@ -73,6 +73,10 @@ def test_latents_that_are_the_attribute_give_all_back(outcome, pair, make_sae) -
     assert found.values["scr_dir1_threshold_2"][0] == found.values["scr_metric_threshold_2"][0] == 1.0
     assert "recover" in found.values["scr_dir2_threshold_2"]
     assert found.num_off.tolist() == [[2], [2]]
+    assert {target: set(latents) for target, latents in found.about()["latents"].items()} == {
+        "attribute": {2, 3},
+        "concept": {0, 1},
+    }
 
 
 def test_mode_reference_writes_0_where_there_is_nothing_to_recover(outcome, make_sae) -> None:

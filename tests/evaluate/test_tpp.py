@@ -60,6 +60,7 @@ def test_a_latent_a_class_is_all_that_a_probe_needs(outcome, make_sae) -> None:
         "tpp_threshold_2_unintended_diff_only": 0.0,
     }
     assert found.num_off.tolist() == [[1]] * NUM_CLASSES  # no other latent has a positive effect
+    assert list(found.about()["latents"].values()) == [[number] for number in range(NUM_CLASSES)]
     assert set(found.clean.values()) == {1.0}
     assert (found.values["tpp_threshold_2_unintended_diff_only"] == 0).all()  # in every draw: the examples are paired
 

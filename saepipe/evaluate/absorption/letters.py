@@ -22,6 +22,7 @@ from saepipe.evaluate.subject import Subject
 from saepipe.evaluate.testbed import Mode
 
 _TOP = 3
+_NAMED_WORDS = 10
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Letter:
     """(num_true_positives,) bool"""
     absorbers: np.ndarray
     """(num_absorbed,) int64: the top latent of each word that is absorbed in part or in full"""
+    words: Sequence[str]
+    """(num_absorbed,): those words"""
     in_model: bool
     """Whether the model shows it well enough, whatever the SAE does."""
     reason: str | None
@@ -84,7 +87,7 @@ class Letter:
     @property
     def more(self) -> dict[str, Any]:
         """What SAEBench has no key for."""
-        absorbers = Counter(self.absorbers.tolist())
+        absorbers = Counter(self.absorbers.tolist()).most_common(_TOP)
         return {
             "first_letter": self.letter,
             "not_measurable": self.reason,
@@ -95,8 +98,14 @@ class Letter:
             "f1_by_k": self.split.f1_by_k,
             "num_probe_true_positives": len(self.full),
             "num_absorbed": None if self.reason else len(self.absorbers),
-            "top_absorbers": None if self.reason else [list(pair) for pair in absorbers.most_common(_TOP)],
+            "top_absorbers": None if self.reason else [list(pair) for pair in absorbers],
+            "absorbed_words": None if self.reason else {str(latent): self._words(latent) for latent, _ in absorbers},
         }
+
+    def _words(self, absorber: int) -> list[str]:
+        """Some of those that a latent absorbs."""
+        found = [word for word, one in zip(self.words, self.absorbers, strict=True) if one == absorber]
+        return found[:_NAMED_WORDS]
 
 
 def score(subject: Subject, material: Material, splits: Sequence[Split], gate: Gate, mode: Mode) -> list[Letter]:
@@ -108,7 +117,8 @@ def score(subject: Subject, material: Material, splits: Sequence[Split], gate: G
     words_at_once = rows_at_a_time(2 * subject.sae.d_sae)  # activations, and their parts of the direction
     found = []
     for index, split in enumerate(splits):
-        x = material.x_scored[material.detected[:, index]].to(W_dec.device, torch.float32)
+        detected = material.detected[:, index]
+        x = material.x_scored[detected].to(W_dec.device, torch.float32)
         direction = material.probe.weight[index].to(W_dec.device)
         scores = joined(
             word_scores(part - offset, subject.encode(part), W_dec, direction, split.latents, mode=mode)
@@ -125,6 +135,7 @@ def score(subject: Subject, material: Material, splits: Sequence[Split], gate: G
                 fraction=scores.fraction.cpu().numpy(),
                 full=scores.full.cpu().numpy(),
                 absorbers=scores.top[absorbed].cpu().numpy(),
+                words=[material.test[number].text for number in detected.nonzero().flatten()[absorbed.cpu()].tolist()],
                 in_model=missing is None,
                 reason=missing or gate.of_sae(split),
             )

@@ -11,6 +11,8 @@ import numpy as np
 from saepipe.data.health import Finding
 from saepipe.evaluate.stats import LEVEL, Estimate
 
+_NAMED_LATENTS = 10
+
 Value = np.ndarray | str
 """A figure with the draws of its bootstrap, (1 + draws,) float64, or why there is none."""
 
@@ -34,6 +36,8 @@ class Outcome:
     num_off: np.ndarray
     """(num_targets, num_sizes): how many latents were switched off"""
     by_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    latents: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """by target, those that were switched off, of the largest effects first"""
 
     def about(self) -> dict[str, Any]:
         """What the figures rest on, as plain data."""
@@ -43,6 +47,7 @@ class Outcome:
             "num_test": self.num_test,
             "clean_accuracies": dict(self.clean),
             "num_off": self.num_off.tolist(),
+            "latents": {target: list(latents[:_NAMED_LATENTS]) for target, latents in self.latents.items()},
             "intervals": {key: [e.low, e.high] for key, e in figures.items() if e.low is not None},
             "undefined": {key: e.reason for key, e in figures.items() if e.reason is not None},
         }

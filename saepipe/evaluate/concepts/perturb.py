@@ -28,6 +28,8 @@ class Without:
     """(num_targets, num_sizes, num_texts, num_concepts)"""
     num_off: Tensor
     """(num_targets, num_sizes) int64: how many latents were off"""
+    latents: list[list[int]]
+    """of each target, all that were off for any size, those of the largest effects first"""
 
 
 @torch.no_grad()
@@ -94,7 +96,9 @@ def without_latents(
     ]
     shape = len(targets), len(sizes)
     num_off = torch.tensor([[len(selected) for selected in row] for row in chosen])
-    return Without(torch.stack(logits).view(*shape, *clean.shape), num_off)
+    return Without(
+        torch.stack(logits).view(*shape, *clean.shape), num_off, [max(row, key=len).tolist() for row in chosen]
+    )
 
 
 def resamples(num_texts: int, draws: int, seed: int) -> Tensor:

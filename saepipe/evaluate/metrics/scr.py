@@ -142,6 +142,7 @@ class SCR(Perturbation):
             num_train=bench.num_train,
             num_test=bench.num_test,
             num_off=without.num_off.numpy(),
+            latents=dict(zip(("attribute", "concept"), without.latents, strict=True)),
         )
 
 

@@ -132,6 +132,7 @@ class TPP(Perturbation):
             num_train=bench.num_train,
             num_test=bench.num_test,
             num_off=without.num_off.numpy(),
+            latents=dict(zip(classes, without.latents, strict=True)),
             by_class={
                 label: {key: float(value[0]) for key, value in values.items()}
                 for label, values in zip(classes, by_class, strict=True)

@@ -164,6 +164,10 @@ def test_what_is_said_of_each_letter(made, testbed) -> None:
     assert letter["not_measurable"] is None
     assert {latent for latent, _ in letter["top_absorbers"]} <= special
     assert sum(number for _, number in letter["top_absorbers"]) == letter["num_absorbed"] == 2
+    assert len(letter["absorbed_words"]) == 2
+    for latent, [word] in letter["absorbed_words"].items():
+        axis = made.children[int(latent) - 26][1]
+        assert made.x["test"][made.texts["test"].index(word), axis] > 2  # the word that this latent stands for
 
 
 def test_intervals_are_over_letters_then_words(made, testbed) -> None:
