@@ -79,7 +79,7 @@ def test_a_batch_topk_whose_k_is_not_whole_is_a_jumprelu_there(
 def test_saelens_reads_the_same_folder(
     dictionary_learning: ModuleType, sae_lens: ModuleType, cache: Path, repository: Path, tmp_path: Path, compare: Any
 ) -> None:
-    """Its loader looks at `buffer.ctx_len` and at `trainer.layer` alone, and takes that layer's output for the place."""
+    """Its loader looks at `buffer.ctx_len`, and takes the output of `trainer.layer` for the place."""
     loaders = importlib.import_module("sae_lens.loading.pretrained_sae_loaders")
     for name in ARCHITECTURES:
         run = drawn_run(tmp_path / name, name, cache, mean=50.0)
