@@ -140,7 +140,7 @@ def _known_keys(cls: type[Config], raw: Any, path: Sequence[str | int]) -> list[
             continue
         raw = dict(_children(raw)).get(part)
         if field:
-            classes = list(_config_classes(field.annotation))
+            classes = list(config_classes(field.annotation))
         if classes and isinstance(raw, Mapping):
             classes = [one.chosen_by(raw) for one in classes]
     return list(classes[0].model_fields) if classes else []
@@ -152,8 +152,9 @@ def _children(raw: Any) -> Iterable[tuple[str | int, Any]]:
     return enumerate(raw) if isinstance(raw, list | tuple) else ()
 
 
-def _config_classes(annotation: Any) -> Iterator[type[Config]]:
+def config_classes(annotation: Any) -> Iterator[type[Config]]:
+    """The configs that stand in a field's type: `tuple[Penalty, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
-        yield from _config_classes(argument)
+        yield from config_classes(argument)

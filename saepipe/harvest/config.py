@@ -18,6 +18,12 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | int) else value
 
 
+Columns = Annotated[
+    tuple[str | int, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | int | tuple[str | int, ...])
+]
+Hooks = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | tuple[str, ...])]
+
+
 class DatasetConfig(Config):
     """Where the text comes from."""
 
@@ -25,7 +31,7 @@ class DatasetConfig(Config):
     subset: str | None = Field(None, description="configuration name of a hub dataset")
     split: str = "train"
     revision: str | None = None
-    columns: Annotated[tuple[str | int, ...], BeforeValidator(_as_tuple)] = Field(
+    columns: Columns = Field(
         ("text",), description="joined by `join`; by name, or by index where a file has no header", min_length=1
     )
     join: str = "\n"
@@ -51,7 +57,7 @@ class HarvestConfig(Config):
 
     model: ModelConfig = ModelConfig()
     dataset: DatasetConfig = DatasetConfig()
-    hooks: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(("blocks.2.hook_resid_post",), min_length=1)
+    hooks: Hooks = Field(("blocks.2.hook_resid_post",), min_length=1)
     num_tokens: Count = Field(10_000_000, gt=0, description="training rows to store; special tokens do not count")
     heldout_tokens: Count = Field(500_000, ge=0, description="positions of held-out contexts, at most")
     heldout_share: float = Field(0.05, ge=0, lt=1, description="of documents, by a hash of their text")

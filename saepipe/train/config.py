@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from saepipe.data.component import Component, ConfigWithPlugins
 from saepipe.data.config import Config, Count, fingerprint
@@ -103,6 +104,11 @@ class VariantsConfig(Config):
     @classmethod
     def _plain_list(cls, value: Any) -> Any:
         return {"overrides": value} if isinstance(value, list | tuple) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The plain list too."""
+        return {"anyOf": [handler(core), {"type": "array", "items": {"type": "object"}}]}
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

@@ -9,17 +9,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from saepipe.data.config import Config, Count
-from saepipe.harvest.config import DatasetConfig
+from saepipe.harvest.config import Columns, DatasetConfig
 
 Part = Literal["train", "test"]
 
 
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int) else value
-
-
 def _as_names(value: Any) -> Any:
     return tuple(str(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+Classes = Annotated[tuple[str, ...], BeforeValidator(_as_names, json_schema_input_type=tuple[str | int, ...])]
 
 
 class LabelledConfig(Config):
@@ -38,13 +37,13 @@ class LabelledConfig(Config):
     """where test texts are: another split, or another file; null: in the same rows, told apart by a hash of the text"""
     test_share: float = Field(default=0.25, gt=0, lt=1)
     """of the rows, where `test` is null"""
-    text: Annotated[tuple[str | int, ...], BeforeValidator(_as_tuple)] = Field(default=("text",), min_length=1)
+    text: Columns = Field(default=("text",), min_length=1)
     """columns, joined by `join`; by name, or by index in a CSV file without a header"""
     join: str = "\n"
     label: str | int = "label"
     attribute: str | int | None = None
     """a second label: each class is drawn with equal numbers of its values"""
-    classes: Annotated[tuple[str, ...] | None, BeforeValidator(_as_names)] = None
+    classes: Classes | None = None
     """those used, in this order; null: all, sorted"""
     take: Literal["sample", "first"] = "sample"
     """sample: from all rows of a class; first: from the beginning of a long stream, shuffled, the test texts last"""

@@ -82,7 +82,10 @@ def _by_name(value: Any) -> Any:
     return tuple(KNOWN[one] if isinstance(one, str) else one for one in value)
 
 
-DataSets = Annotated[tuple[LabelledConfig, ...], BeforeValidator(_by_name)]
+DataSets = Annotated[
+    tuple[LabelledConfig, ...],
+    BeforeValidator(_by_name, json_schema_input_type=tuple[str | LabelledConfig, ...]),
+]
 """Settings of data sets, or names of known ones."""
 
 
