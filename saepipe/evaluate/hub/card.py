@@ -39,13 +39,12 @@ def card(runs: Sequence[tuple[Facts, Address]], licence: str | None = None) -> s
 def said(known: Facts, severity: str) -> list[str]:
     """The findings of a run and its evaluations, in words; what its results say against themselves is a warning."""
     told = [
-        f"{known.label}: {RULES[finding.rule]} ({finding.rule}): {finding.message}"
+        f"{RULES[finding.rule]} ({finding.rule}): {finding.message}"
         for finding in known.row.findings
         if finding.severity == severity
     ]
-    return _unique(
-        [*told, *(f"{known.label}: {line}" for line in known.row.warnings)] if severity == "warning" else told
-    )
+    told += known.row.warnings if severity == "warning" else ()
+    return _unique(f"{known.label}: {' '.join(line.split())}" for line in told)
 
 
 def _front(facts: Sequence[Facts], licence: str | None) -> ModelCardData:

@@ -17,7 +17,7 @@ from hub import Hub
 from saepipe.evaluate.hub.push import push
 from saepipe.train.load import load
 
-# Another process: Hugging Face's libraries read HF_ENDPOINT and HF_HOME once. One for both, since SAELens starts slowly.
+# Another process, since HF_ENDPOINT and HF_HOME are read once; one for both, since SAELens starts slowly.
 START = """
 import sys
 from safetensors.torch import load_file, save_file
