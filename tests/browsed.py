@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,3 +42,26 @@ def write_roles(run: Path) -> None:
     """An evaluation that says what latents 5 and 6 are."""
     letter = {"first_letter": "k", "split_latents": [5], "f1_split": 0.9, "top_absorbers": [[6, 2]]}
     artifact.write_json(run / "eval" / "absorption.json", {"saepipe": {"letters": [letter]}})
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from saepipe.evaluate.browse.run import browse
+browse([Path(run) for run in sys.argv[1:]])
+heavy = {"torch", "transformers", "zarr", "datasets", "scipy", "sklearn", "pydantic"}
+print("heavy:", *sorted(heavy & set(sys.modules)))
+"""
+
+
+@contextmanager
+def serving(runs: list[Path]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address, with its token, and the process, which tells at its end which heavy libraries it loaded."""
+    command = [sys.executable, "-c", SERVE, *map(str, runs)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip(), process
+        finally:
+            process.terminate()

@@ -6,6 +6,7 @@ import secrets
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -17,6 +18,9 @@ from saepipe.evaluate.browse.static import write_static
 from saepipe.evaluate.features.roles import roles
 from saepipe.evaluate.features.store import FeatureStore
 
+_PRINT = partial(print, flush=True)
+"""At once: whoever reads a pipe waits for the address."""
+
 
 def browse(
     runs: Sequence[Path],
@@ -24,7 +28,7 @@ def browse(
     port: int = 0,
     open_page: bool = False,
     static: Path | None = None,
-    tell: Callable[[str], object] = print,
+    tell: Callable[[str], object] = _PRINT,
     progress: Progress | None = None,
 ) -> Path | None:
     """Serves until Ctrl-C or SIGTERM; with `static`, writes the browser as files instead.
@@ -49,17 +53,17 @@ def browse(
     if static is not None:
         return write_static(resources, static, progress or Silent())
     try:
-        from saepipe.evaluate.browse import server
+        from saepipe.evaluate.browse.server import ADDRESS, application, listen, serve
     except ImportError as error:
         raise MachineError(f"browse needs {error.name}", hint="pip install 'saepipe[browse]'") from None
-    listening = server.listen(port)
+    listening = listen(port)
     port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
-    url = f"http://{server.ADDRESS}:{port}/?token={token}"
+    url = f"http://{ADDRESS}:{port}/?token={token}"
     tell(url)
     Thread(target=resources.warm, daemon=True).start()
     if open_page:
         webbrowser.open(url)
-    server.serve(server.application(resources, token, port), listening)
+    serve(application(resources, token, port), listening)
     return None
 
 

@@ -1,4 +1,4 @@
-"""The browser's server: its page, the resources, and notes to write; on 127.0.0.1 alone."""
+"""The server of the extra [browse]: the page, the resources, and notes to write; on 127.0.0.1 alone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from saepipe.data.errors import MachineError
+from saepipe.evaluate.browse.guard import Guard
 from saepipe.evaluate.browse.page import page_files
 from saepipe.evaluate.browse.resources import Resources
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
 ADDRESS = "127.0.0.1"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -24,14 +29,6 @@ LONGEST_NOTE = 20_000
 
 def application(resources: Resources, token: str, port: int) -> ASGIApp:
     """What answers, behind its guard. A URL names a resource or one of the page's own files, never a path."""
-    from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
-    from starlette.requests import Request
-    from starlette.responses import PlainTextResponse, Response
-    from starlette.routing import Route
-
-    from saepipe.evaluate.browse.guard import Guard
-
     files = page_files("server")
 
     def file(request: Request) -> Response:
@@ -80,8 +77,6 @@ def listen(port: int) -> socket.socket:
 
 def serve(app: ASGIApp, listening: socket.socket) -> None:
     """Answers until Ctrl-C or SIGTERM, which are the ordinary end."""
-    import uvicorn
-
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
         proxy_headers=False, timeout_graceful_shutdown=2,

@@ -79,8 +79,9 @@ def test_localhost_is_this_machine_too(app: Any) -> None:
 
 TRAVERSALS = (
     "/../notes.json", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd", "/data/../../config.yaml",
-    "/data/%2e%2e/%2e%2e/config.yaml", "/data/0/latent/..%2f..%2fconfig.yaml", "/data//etc/passwd", "/data/0/latent/1%00",
-    "/browse.js/../server.py", "/server.py", "/source_static.js", "/__init__.py", "/page/index.html", "/data/0", "/data/",
+    "/data/%2e%2e/%2e%2e/config.yaml", "/data/0/latent/..%2f..%2fconfig.yaml", "/data//etc/passwd",
+    "/data/0/latent/1%00", "/browse.js/../server.py", "/server.py", "/source_static.js", "/__init__.py",
+    "/page/index.html", "/data/0", "/data/",
 )  # fmt: skip
 
 

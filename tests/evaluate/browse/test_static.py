@@ -1,0 +1,66 @@
+"""The files give what the server gives, name by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from browsed import D_SAE
+from saepipe.data.errors import ConfigError
+from saepipe.data.progress import Silent
+from saepipe.evaluate.browse.page import page_files
+from saepipe.evaluate.browse.resources import BLOCKS, Resources
+from saepipe.evaluate.browse.static import write_static
+
+
+def names(resources: Resources) -> set[str]:
+    """All that there is of `resources`."""
+    found, numbers = {"runs"}, range(len(resources.runs))
+    for run in numbers:
+        found |= {f"{run}/{kind}" for kind in ("columns", "roles", "notes", "tokens/0")}
+        found |= {f"{run}/latent/{latent}" for latent in range(D_SAE)}
+        found |= {f"{run}/match/{other}/{latent}" for other in numbers if other != run for latent in range(D_SAE)}
+    return found
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """Each resource's bytes, a line each in scripts that hold nothing but a call."""
+    found: dict[str, bytes] = {}
+    for path in (folder / "data").rglob("*.js"):
+        script = path.read_bytes()
+        assert script.startswith(b"keep({\n")
+        assert script.endswith(b"\n});\n")
+        json.loads(script[len(b"keep(") : -len(b");\n")])
+        for line in script.removeprefix(b"keep({\n").removesuffix(b"\n});\n").split(b",\n"):
+            name, data = line.split(b":", 1)
+            found[json.loads(name)] = data
+    return found
+
+
+def test_files_and_server_give_the_same_bytes(resources: Resources, tmp_path: Path) -> None:
+    resources.runs[0].notes.write(4, "a note that was there")
+    index = write_static(resources, tmp_path / "site", Silent())
+    found = kept(index.parent)
+    assert found.keys() == names(resources)
+    for name, data in found.items():
+        assert data == resources.get(name), name
+    files = -(-D_SAE // BLOCKS["latent"])
+    assert len(list((tmp_path / "site/data/0/latent").iterdir())) == files
+
+
+def test_the_page_is_the_servers_but_for_its_source(resources: Resources, tmp_path: Path) -> None:
+    folder = write_static(resources, tmp_path / "site", Silent()).parent
+    for name, data in page_files("server").items():
+        assert ((folder / name).read_bytes() == data) == (name != "source.js"), name
+
+
+def test_it_is_written_again_over_itself_and_over_nothing_else(resources: Resources, tmp_path: Path) -> None:
+    write_static(resources, tmp_path / "site", Silent())
+    assert write_static(resources, tmp_path / "site", Silent()).is_file()
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "index.html").write_text("mine")
+    with pytest.raises(ConfigError, match="holds something else"):
+        write_static(resources, tmp_path / "thesis", Silent())
+    assert (tmp_path / "thesis" / "index.html").read_text() == "mine"
