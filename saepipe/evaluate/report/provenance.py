@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,14 @@ def chain(run: Run, cache: CacheFacts | str) -> tuple[Link, ...]:
 
 def _from(cache: CacheFacts) -> tuple[Link, ...]:
     told = cache.attributes
-    model, text, asked = told["model"], told["dataset"], told["config"].get("dataset", {})
-    counts = {"training tokens": f"{cache.num_tokens:,}", "codec": told["codec"], "seed": str(told["seed"])}
-    picked = {key: str(asked[key]) for key in ("subset", "split", "seed") if asked.get(key) is not None}
+    model, text = told["model"], told.get("dataset", {})
+    counts = {"training tokens": f"{cache.num_tokens:,}", **_known(told, "codec", "seed")}
+    made = {"fingerprint": cache.fingerprint, **counts, **_source_code(told.get("versions", {}))}
+    asked = _known(told["config"].get("dataset", {}), "subset", "split", "seed")
     return (
-        Link("cache", str(cache.path), {"fingerprint": cache.fingerprint, **counts, **_source_code(told["versions"])}),
+        Link("cache", str(cache.path), made),
         Link("model", model["id"], _known(model, "revision", "class", "weights", "tokenizer")),
-        Link("dataset", str(text["source"]), _known(text, "revision") | picked),
+        Link("dataset", str(text.get("source", "not said")), _known(text, "revision") | asked),
     )
 
 
@@ -64,7 +65,7 @@ def _steps(header: Mapping[str, Any]) -> dict[str, str]:
     return {"steps": f"{done:,} of {planned:,}"} if done is not None and planned is not None else {}
 
 
-def _source_code(made: Mapping[str, str], commits: tuple[str, ...] = ()) -> dict[str, str]:
+def _source_code(made: Mapping[str, str], commits: Sequence[str] = ()) -> dict[str, str]:
     """The commits that worked on it, and the versions of what its numbers depend on."""
     said = ", ".join(commits) or made.get("commit", "")
     versions = ", ".join(f"{name} {version}" for name, version in made.items() if name != "commit")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from saepipe.evaluate.report.chart import Chart, Section
 from saepipe.evaluate.report.charts.dots import Dot, dots
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variants import Mean, Variant
+from saepipe.evaluate.report.variants import Mean
 from saepipe.evaluate.stats import wilson
 
 Letter = Mapping[str, Any]
@@ -53,28 +53,26 @@ def _letters(result: Mapping[str, Any]) -> dict[str, Letter]:
 
 def _charts(story: Story, letters: Mapping[str, Mapping[str, Letter]]) -> Iterator[Chart]:
     for key, (id_, title, text, name) in _KINDS.items():
-        found = list(_dots(story, letters, lambda letter, key=key: letter[key]))
+        found = list(_dots(story, letters, key))
         if any(dot.figure.value is not None for dot in found):
             yield dots(id_, title, text, story, found, ("letter", name))
 
 
-def _dots(
-    story: Story, letters: Mapping[str, Mapping[str, Letter]], value: Callable[[Letter], float | None]
-) -> Iterator[Dot]:
+def _dots(story: Story, letters: Mapping[str, Mapping[str, Letter]], key: str) -> Iterator[Dot]:
     for name in sorted({letter for found in letters.values() for letter in found}):
         for variant in story.variants:
             seen = [letters[row.label][name] for row in variant.rows if name in letters.get(row.label, {})]
             if seen:
-                yield Dot(name, variant.name, _figure(seen, value))
+                yield Dot(name, variant.name, _figure(seen, key))
 
 
-def _figure(seen: list[Letter], value: Callable[[Letter], float | None]) -> Mean:
+def _figure(seen: Sequence[Letter], key: str) -> Mean:
     """Of one letter, over the seeds at which it can be measured; they were all asked the same words."""
-    known = [share for letter in seen if (share := value(letter)) is not None]
+    known = [letter for letter in seen if letter[key] is not None]
     if not known:
         return Mean(None, why="; ".join(dict.fromkeys(str(letter["not_measurable"]) for letter in seen)))
-    share = fmean(known)
-    found = wilson(share, min(letter["num_probe_true_positives"] for letter in seen if value(letter) is not None))
+    share = fmean(letter[key] for letter in known)
+    found = wilson(share, min(letter["num_probe_true_positives"] for letter in known))
     return Mean(share, found.low, found.high, over="evaluation")
 
 
@@ -82,14 +80,7 @@ def _absent(story: Story, letters: Mapping[str, Mapping[str, Letter]]) -> Iterat
     missing = [row.label for row in story.rows if row.label not in letters]
     if missing:
         yield f"Absorption was not measured of {', '.join(missing)}."
-    for variant in story.variants:
-        yield from _unmeasurable(variant, letters)
-
-
-def _unmeasurable(variant: Variant, letters: Mapping[str, Mapping[str, Letter]]) -> Iterator[str]:
-    """How many letters of each run say nothing, where that is most of them."""
-    for row in variant.rows:
-        found = letters.get(row.label, {})
-        silent = [name for name, letter in found.items() if letter["not_measurable"]]
-        if silent:
-            yield f"{row.label}: absorption is not measurable at {len(silent)} of {len(found)} letters."
+    silent = {label: [bool(letter["not_measurable"]) for letter in found.values()] for label, found in letters.items()}
+    told = ", ".join(f"{label} {sum(those)} of {len(those)}" for label, those in silent.items() if any(those))
+    if told:
+        yield f"Letters at which absorption cannot be measured: {told}; the tables say why."

@@ -40,19 +40,28 @@ def dots(
     found: Sequence[Dot],
     axes: tuple[str, str],
     marks: Sequence[Mark] = (),
+    *,
+    zero: bool = True,
 ) -> Chart:
-    """A chart whose table has a row for each dot, drawn or not; `axes` are what rows and values are called."""
+    """A chart whose table has a row for each dot, drawn or not; `axes` are what rows and values are called.
+
+    Args:
+        marks: one a row at most.
+        zero: whether values begin at 0.
+    """
     rows = tuple(
         (dot.variant, dot.row, *map(significant, (dot.figure.value, dot.figure.low, dot.figure.high)), dot.figure.why)
         for dot in found
     )
     columns = ("variant", *axes, "low", "high", "why not")
-    drawn, num_variants = _drawn(story, found, axes, marks)
-    height = {"step": max(_ROW, _STEP * (1 + num_variants))}
+    drawn, num_variants = _drawn(story, found, axes, marks, zero)
+    height = {"step": max(_STEP, _ROW // (1 + num_variants))}  # of the variants: a row is as high as they ask for
     return Chart(id_, title, description, spec(drawn, description, height), columns, rows)
 
 
-def _drawn(story: Story, found: Sequence[Dot], axes: tuple[str, str], marks: Sequence[Mark]) -> tuple[Any, int]:
+def _drawn(
+    story: Story, found: Sequence[Dot], axes: tuple[str, str], marks: Sequence[Mark], zero: bool
+) -> tuple[Any, int]:
     """The chart, and how many variants it has."""
     alt = altair()
     records: list[Record] = [
@@ -63,7 +72,7 @@ def _drawn(story: Story, found: Sequence[Dot], axes: tuple[str, str], marks: Seq
     order = list(dict.fromkeys(record["row"] for record in records))
     here = [variant.name for variant in story.variants if any(record["variant"] == variant.name for record in records)]
     series = Series("variant", tuple(variant.name for variant in story.variants), legend=tuple(here))
-    x = alt.X("x:Q", title=axes[1], axis=alt.Axis(tickCount=5))
+    x = alt.X("x:Q", title=axes[1], axis=alt.Axis(tickCount=5), scale=alt.Scale(zero=zero))
     y = alt.Y("row:N", title=axes[0], sort=order, axis=alt.Axis(grid=True, tickBand="extent"))
     offset = alt.YOffset("variant:N", sort=here, scale=alt.Scale(paddingOuter=0.5))
     base = alt.Chart(table(records)).encode(y=y, yOffset=offset, color=series.colour)

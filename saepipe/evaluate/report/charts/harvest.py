@@ -9,7 +9,17 @@ import numpy as np
 from saepipe.data.cache import ActivationStats
 from saepipe.evaluate.report.cached import QUANTILES, CacheFacts, Norms
 from saepipe.evaluate.report.chart import Chart, Section, Value, slug
-from saepipe.evaluate.report.charts.drawing import COLOURS, Record, altair, quantity, significant, spec, table, tooltip
+from saepipe.evaluate.report.charts.drawing import (
+    COLOURS,
+    Record,
+    Series,
+    altair,
+    quantity,
+    significant,
+    spec,
+    table,
+    tooltip,
+)
 from saepipe.evaluate.report.story import Story
 
 MASSIVE = 10.0
@@ -38,11 +48,12 @@ def section(story: Story) -> Section:
 
 
 def _size(cache: CacheFacts) -> str:
-    plain = 2 * len(cache.attributes["hooks"]) * int(cache.attributes["d_in"]) * cache.num_tokens
+    hooks = cache.attributes["hooks"]
+    megabytes = 2 * int(cache.attributes["d_in"]) * cache.num_tokens * len(hooks) / 1e6
     return (
-        f"{cache.path.name}: {cache.num_tokens:,} tokens at {len(cache.attributes['hooks'])} hook(s), "
-        f"{cache.num_bytes / 1e6:,.0f} MB on disk with the held-out part (its training activations in bfloat16: "
-        f"{plain / 1e6:,.0f} MB)."
+        f"{cache.path.name}: {cache.num_tokens:,} training tokens at {', '.join(hooks)}; on disk, with the held-out "
+        f"part, {cache.num_bytes / 1e6:,.0f} MB, where the training activations alone are {megabytes:,.0f} MB of "
+        "bfloat16."
     )
 
 
@@ -68,9 +79,6 @@ def _throughput(cache: CacheFacts, suffix: str) -> Chart:
         for pace in cache.paces[::every]
     ]
     records: list[Record] = [{"split": row[0], "x": row[1], "y": row[3]} for row in values]
-    colour = alt.Color(
-        "split:N", scale=alt.Scale(domain=["train", "heldout"], range=COLOURS[:2]), legend=alt.Legend(title=None)
-    )
     chart = (
         alt.Chart(table(records))
         .mark_line(point={"filled": True, "size": 50}, strokeWidth=1.5)
@@ -79,7 +87,7 @@ def _throughput(cache: CacheFacts, suffix: str) -> Chart:
             y=alt.Y(
                 "y:Q", title="tokens a second", axis=alt.Axis(format="~s", tickCount=5), scale=alt.Scale(zero=True)
             ),
-            color=colour,
+            color=Series("split", ("train", "heldout")).colour,
             tooltip=tooltip({"split:N": "split", "x:Q": "tokens so far", "y:Q": "tokens a second"}),
         )
     )
@@ -140,9 +148,7 @@ def _channels(hook: str, stats: ActivationStats, suffix: str) -> Chart:
     records: list[Record] = [dict(zip(columns, row, strict=True)) for row in rows]
     scales = [value for record in records for value in (record["rms"], record["std"])]
     x = quantity("X", "rank", "rank", [float(rank) for rank in ranks])
-    kinds = alt.Color(
-        "kind:N", scale=alt.Scale(domain=["rms", "std"], range=COLOURS[:2]), legend=alt.Legend(title=None)
-    )
+    kinds = Series("kind", ("rms", "std")).colour
     points = alt.Chart(table(records)).transform_fold(["rms", "std"], as_=["kind", "value"])
     shown = tooltip({f"{column}:Q": column for column in columns})
     points = points.encode(x=x, y=quantity("Y", "value", "scale", scales), color=kinds, tooltip=shown)

@@ -114,7 +114,7 @@ def _by_dataset(story: Story) -> Iterator[Chart]:
         marks += [Mark(name, fmean(value for value in known if value is not None))] if any(known) else []
     if any(dot.figure.value is not None for dot in seen):
         axes = ("data set", "accuracy")
-        yield dots("probing-datasets", "Accuracy by data set", _BY_DATASET, story, seen, axes, marks)
+        yield dots("probing-datasets", "Accuracy by data set", _BY_DATASET, story, seen, axes, marks, zero=False)
 
 
 def _datasets(result: Mapping[str, Any]) -> dict[str, dict[str, Cell]]:

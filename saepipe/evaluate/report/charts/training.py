@@ -82,13 +82,13 @@ def _of_line(key: str, line: LogLine) -> float | None:
 
 
 def _silent(story: Story, name: str) -> str:
-    """Which runs have the share exactly 0, of all lines of their logs."""
-    told = []
+    """Of which runs the share is exactly 0, and at how many lines of their logs."""
+    told: dict[str, list[str]] = {}
     for label, log in story.logs.items():
         shares = [line["terms"][name]["gradient_share"] for line in log if name in line["terms"]]
         if silent := shares.count(0.0):
-            told.append(f"It is exactly 0 at {silent} of {len(shares)} lines of {label}. ")
-    return "".join(told)
+            told.setdefault(f"{silent} of {len(shares)}", []).append(label)
+    return "".join(f"It is exactly 0 at {times} lines of {', '.join(labels)}. " for times, labels in told.items())
 
 
 def _lines(logs: dict[str, list[LogLine]], value: Callable[[LogLine], float | None]) -> list[Line]:

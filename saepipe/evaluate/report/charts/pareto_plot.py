@@ -1,0 +1,136 @@
+"""The picture of a Pareto plot: sweeps, intervals, seeds and means, from back to front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saepipe.evaluate.report.chart import slug
+from saepipe.evaluate.report.charts.drawing import Record, Series, altair, quantity, table, tooltip
+from saepipe.evaluate.report.story import Story
+from saepipe.evaluate.report.variants import Mean, Variant
+from saepipe.evaluate.results import Row
+from saepipe.evaluate.sweeps import method
+
+_ONE_L0 = 1.01
+"""Where the largest L0 is not above so many times the least, points would lie over each other: variants then stand
+side by side."""
+_OVER = {"seeds": "training seeds", "evaluation": "evaluation noise", None: "-"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A variant's mean, or one of its seeds."""
+
+    label: str
+    variant: Variant
+    row: Row
+    """The run that a click opens."""
+    l0: Mean
+    figure: Mean
+
+    @property
+    def drawn(self) -> bool:
+        return self.l0.value is not None and self.figure.value is not None
+
+    @property
+    def why(self) -> str | None:
+        """Why it is not drawn."""
+        reasons = [f"L0: {self.l0.why}"] if self.l0.value is None else []
+        return "; ".join([*reasons, *([self.figure.why] if self.figure.why else [])]) or None
+
+
+def plot(story: Story, means: Sequence[Point], seeds: Sequence[Point], key: str, name: str) -> Any:
+    """Of those that can be drawn; at least one can."""
+    alt = altair()
+    strong, faint = ([_record(point, story) for point in points if point.drawn] for points in (means, seeds))
+    every = [*strong, *faint]
+    l0s = [record["x"] for record in every]
+    one_l0 = len(every) > 1 and max(l0s) <= _ONE_L0 * min(l0s)
+    x = _side_by_side(every) if one_l0 else quantity("X", "x", "L0", _with_ends(every, "x"))
+    y = quantity("Y", "y", name, _with_ends(every, "y"), zero=story.shown[key].better == "lower")
+    series = _penalties(story)
+    points = alt.Chart().mark_point(filled=True).encode(x=x, y=y, color=series.colour, shape=series.shape, href="url:N")
+    points = points.encode(tooltip=_tooltip(story, name))
+    layers = [
+        *(() if one_l0 else (_lines(means, x, y, series), _bars(strong, "x", "y", y, series))),
+        _bars(strong, "y", "x", x, series),
+        points.properties(data=table(faint)).encode(opacity=alt.value(0.5), size=alt.value(40)),
+        points.properties(data=table(strong)).encode(opacity=alt.value(1.0), size=alt.value(110)),
+    ]
+    return alt.layer(*layers)
+
+
+def _with_ends(records: Sequence[Record], axis: str) -> list[float | None]:
+    return [record[key] for record in records for key in (axis, f"{axis}_low", f"{axis}_high")]
+
+
+def _side_by_side(records: Sequence[Record]) -> Any:
+    alt = altair()
+    names = list(dict.fromkeys(record["variant"] for record in records))
+    axis = alt.Axis(labelAngle=-30 if len(names) > 3 else 0, labelLimit=110)
+    return alt.X("variant:N", title=f"variant, all at L0 {records[0]['x']:.4g}", sort=names, axis=axis)
+
+
+def _bars(records: Sequence[Record], along: str, across: str, place: Any, series: Series) -> Any:
+    """The intervals along one axis; `place` is where they lie across it."""
+    alt = altair()
+    first, second = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
+    ends = {along: first(f"{along}_low:Q"), f"{along}2": second(f"{along}_high:Q"), across: place}
+    bar = alt.Chart(table(records)).mark_rule(strokeWidth=2, opacity=0.6)
+    return bar.transform_filter(f"isValid(datum.{along}_low)").encode(color=series.colour, **ends)
+
+
+def _lines(means: Sequence[Point], x: Any, y: Any, series: Series) -> Any:
+    """A faint one through each sweep."""
+    alt = altair()
+    line = alt.Chart(table(list(_sweeps(means)))).mark_line(opacity=0.35, strokeWidth=1.5)
+    return line.encode(x=x, y=y, color=series.colour, detail="sweep:N", order="x:Q")
+
+
+def _sweeps(means: Sequence[Point]) -> Iterator[Record]:
+    """The points of each method that was trained at several sparsities."""
+    found: dict[str, list[Point]] = {}
+    for point in means:
+        if point.drawn and not point.variant.imported:
+            found.setdefault(method(point.variant.rows), []).append(point)
+    for sweep, points in enumerate(found.values()):
+        if len(points) > 1:
+            for point in points:
+                place = {"x": point.l0.value, "y": point.figure.value}
+                yield {**place, "penalty": point.variant.penalty, "sweep": sweep}
+
+
+def _penalties(story: Story) -> Series:
+    ours = dict.fromkeys(variant.penalty for variant in story.variants if not variant.imported)
+    theirs = dict.fromkeys(variant.penalty for variant in story.variants if variant.imported)
+    return Series("penalty", tuple(ours), tuple(theirs))
+
+
+def _tooltip(story: Story, name: str) -> list[Any]:
+    """What it is, and the settings in which it differs from the others."""
+    figures = {"x:Q": "L0", "y:Q": name, "interval:N": "95 % interval", "over:N": "over"}
+    settings = {f"setting_{place}:N": key for place, key in enumerate(story.differing)}
+    return tooltip({"run:N": "run", "penalty:N": "penalty", **figures, **settings})
+
+
+def _record(point: Point, story: Story) -> Record:
+    l0, figure = point.l0, point.figure
+    known = figure.low is not None and figure.high is not None
+    settings: Mapping[str, str] = story.differences(point.row)
+    return {
+        "run": point.label,
+        "variant": point.variant.name,
+        "penalty": point.variant.penalty,
+        "x": l0.value,
+        "x_low": l0.low,
+        "x_high": l0.high,
+        "y": figure.value,
+        "y_low": figure.low,
+        "y_high": figure.high,
+        "interval": f"{figure.low:.4g} to {figure.high:.4g}" if known else "none",
+        "over": _OVER[figure.over],
+        "url": f"#run-{slug(point.row.label)}",
+        **{f"setting_{place}": value for place, value in enumerate(settings.values())},
+    }
