@@ -110,3 +110,19 @@ def scope_2(folder: Path, more: dict[str, Tensor] | None = None, **config: Any) 
     said |= {"hf_hook_point_in": "model.layers.9.output", "hf_hook_point_out": "model.layers.9.output"}
     (folder / "config.json").write_text(json.dumps(said | {"affine_connection": False} | config))
     return folder
+
+
+def sparsify_folder(folder: Path, d_sae: int = D_SAE, dtype: torch.dtype = torch.float32, **config: Any) -> Path:
+    """One hookpoint of sparsify's."""
+    weights = {
+        "encoder.weight": drawn(d_sae, D_IN, seed=1, scale=0.3),
+        "encoder.bias": drawn(d_sae, seed=3, scale=0.3),
+        "W_dec": drawn(d_sae, D_IN, seed=2),
+        "b_dec": drawn(D_IN, seed=4),
+    }
+    folder.mkdir(parents=True)
+    save_file({name: value.to(dtype) for name, value in weights.items()}, folder / "sae.safetensors")
+    said = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": d_sae, "k": K}
+    said |= {"multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D_IN}
+    (folder / "cfg.json").write_text(json.dumps(said | config))
+    return folder

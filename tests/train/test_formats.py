@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from elsewhere import D_IN, D_SAE, K, decode, drawn, encode, scope, tensors, write
+from elsewhere import D_IN, D_SAE, K, decode, drawn, encode, scope, scope_2, sparsify_folder, tensors, write
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.train.formats import dictionary_learning, gemma_scope, saelens
-from saepipe.train.formats.rewrites import b_dec_subtracted
+from saepipe.train.formats import dictionary_learning, gemma_scope, saelens, sparsify
+from saepipe.train.formats.rewrites import b_dec_left_in, b_dec_subtracted
 from saepipe.train.formats.source import Source
+from saepipe.train.sae.gated import Gated
 
 
 @pytest.fixture
@@ -42,17 +43,6 @@ def test_a_dictionary_means_to_us_what_it_means_to_its_library(tmp_path: Path, r
     assert (source.name, source.seed, source.layer, source.model) == ("trainer_4", 3, 1, "EleutherAI/Toy")
     assert source.hook == "blocks.1.hook_resid_post"
     assert source.said["buffer"]["ctx_len"] == 128
-
-
-@pytest.mark.parametrize("kind", dictionary_learning.KEYS)
-def test_we_read_what_dictionary_learning_itself_reads(tmp_path: Path, rows: Tensor, kind: str) -> None:
-    reason = "dictionary_learning is not installed: `pip install dictionary-learning==0.1.0`"
-    library = pytest.importorskip("dictionary_learning.utils", reason=reason)
-    folder = write(tmp_path, kind)
-    theirs, _ = library.load_dictionary(str(folder), device="cpu")
-    with torch.no_grad():
-        acts = theirs.encode(rows)
-        check_function(dictionary_learning.source(folder), rows, acts, theirs.decode(acts))
 
 
 def test_autoencoder_decoder_rows_become_unit_and_the_function_stays(tmp_path: Path, rows: Tensor) -> None:
@@ -219,6 +209,174 @@ def test_other_archives_are_refused(tmp_path: Path) -> None:
     (tmp_path / "params.npz").write_bytes(b"PK\3\4torn")
     with pytest.raises(CorruptDataError):
         gemma_scope.source(tmp_path)
+
+
+@pytest.fixture
+def sparse(tmp_path: Path) -> Path:
+    return sparsify_folder(tmp_path / "my run" / "layers.1")
+
+
+def test_sparsify_means_to_us_what_it_means_to_its_library(sparse: Path, rows: Tensor) -> None:
+    w = load_file(sparse / "sae.safetensors")
+    kept = ((rows - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"]).relu().topk(K, dim=-1)
+    acts = torch.zeros(len(rows), D_SAE).scatter(-1, kept.indices, kept.values)
+    source = sparsify.source(sparse)
+    check_function(source, rows, acts, acts @ w["W_dec"] + w["b_dec"])
+    assert (source.name, source.hook, source.model, source.seed) == ("my run", "blocks.1.hook_resid_post", None, None)
+
+
+def test_sparsify_s_sizes_and_dtypes(tmp_path: Path) -> None:
+    """`num_latents` 0 means `expansion_factor` times d_in; settings of training alone do not matter."""
+    folder = sparsify_folder(
+        tmp_path / "layers.1", d_sae=2 * D_IN, dtype=torch.bfloat16, num_latents=0, expansion_factor=2, multi_topk=True
+    )
+    source = sparsify.source(folder)
+    assert (source.sae.d_sae, source.params["W_enc"].shape) == (48, (D_IN, 48))
+    assert {value.dtype for value in source.params.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("place", "hook", "seed"),
+    [
+        ("run/layers.3", "blocks.3.hook_resid_post", 5),
+        ("run/layers.3/seed7", "blocks.3.hook_resid_post", 7),
+        ("run/h.2", "blocks.2.hook_resid_post", 5),
+        ("run/language_model.layers.2", "blocks.2.hook_resid_post", 5),
+        ("run/layers.3.mlp", "blocks.3.mlp", 5),
+        ("run/embed_tokens", None, 5),
+    ],
+)
+def test_where_a_sparsify_sae_was_trained(tmp_path: Path, place: str, hook: str | None, seed: int) -> None:
+    folder = sparsify_folder(tmp_path / place)
+    (tmp_path / "run" / "config.json").write_text('{"model": "org/toy", "init_seeds": [5]}')
+    source = sparsify.source(folder)
+    assert (source.name, source.hook, source.seed, source.model) == ("run", hook, seed, "org/toy")
+
+
+def test_several_sparsify_saes_are_told_apart(tmp_path: Path) -> None:
+    for place in ("layers.3/seed0", "layers.3/seed1", "layers.9/seed0"):
+        sparsify_folder(tmp_path / place)
+    listed = "holds 3 SAEs: layers.3/seed0, layers.3/seed1, layers.9/seed0\n  hint: one at a time: .*layers.3/seed0"
+    with pytest.raises(ConfigError, match=listed):
+        sparsify.source(tmp_path)
+    with pytest.raises(ConfigError, match="holds 2 SAEs: seed0, seed1"):
+        sparsify.source(tmp_path / "layers.3")
+    with pytest.raises(ConfigError, match=r"cfg\.json is missing"):
+        sparsify.source(tmp_path / "layers.9" / "seed5")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"activation": "groupmax"}, "activation is 'groupmax': the largest of each of k groups"),
+        ({"transcode": True}, "transcode is True: it is a transcoder"),
+        ({"skip_connection": True}, "skip_connection is True: it adds a linear map"),
+        ({"signed": True}, "signed is True: it takes the largest by absolute value"),
+        ({"k": None}, "does not say k"),
+        ({"k": 41}, "k = 41 is more than d_sae = 40"),
+        ({"num_latents": 48}, r"has shape \(40, 24\), not \(48, 24\)"),
+    ],
+)
+def test_sparsify_saes_that_we_do_not_have_are_refused(tmp_path: Path, config: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        sparsify.source(sparsify_folder(tmp_path / "layers.1", **config))
+
+
+def test_other_tensors_and_torn_files_are_refused(sparse: Path) -> None:
+    weights = load_file(sparse / "sae.safetensors")
+    save_file(weights | {"W_skip": torch.zeros(D_IN, D_IN)}, sparse / "sae.safetensors")
+    with pytest.raises(ConfigError, match="W_skip besides"):
+        sparsify.source(sparse)
+    (sparse / "sae.safetensors").write_bytes(b"torn")
+    with pytest.raises(CorruptDataError):
+        sparsify.source(sparse)
+    (sparse / "sae.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"sae\.safetensors is missing"):
+        sparsify.source(sparse)
+
+
+def test_gemma_scope_2_means_to_us_what_its_authors_say(tmp_path: Path, rows: Tensor) -> None:
+    """b_dec is not taken from x; the folder and the file in it are the same SAE."""
+    folder = scope_2(tmp_path / "resid_post" / "layer_9_width_16k_l0_small")
+    w = tensors("JumpReluAutoEncoder")
+    p = rows @ w["W_enc"] + w["b_enc"]
+    acts = (p > w["threshold"]) * p.relu()
+    for path in (folder, folder / "params.safetensors"):
+        source = gemma_scope.source(path)
+        check_function(source, rows, acts, acts @ w["W_dec"] + w["b_dec"])
+        assert (source.name, source.layer) == ("layer_9_width_16k_l0_small", 9)
+        assert (source.hook, source.model) == ("blocks.9.hook_resid_post", "google/gemma-3-1b-pt")
+        assert source.said["l0"] == 7
+
+
+@pytest.mark.parametrize(
+    ("point", "hook"),
+    [
+        ("model.language_model.layers.3.output", "blocks.3.hook_resid_post"),
+        ("model.layers.3.self_attn.o_proj.input", "blocks.3.attn.hook_z"),
+        ("model.layers.3.post_feedforward_layernorm.output", "blocks.3.hook_mlp_out"),
+        ("model.layers.3.something.output", "blocks.3.something.output"),
+        (None, None),
+    ],
+)
+def test_where_a_gemma_scope_2_sae_was_trained(tmp_path: Path, point: str | None, hook: str | None) -> None:
+    folder = scope_2(tmp_path / "some", hf_hook_point_in=point, hf_hook_point_out=point)
+    assert gemma_scope.source(folder).hook == hook
+
+
+@pytest.mark.parametrize(
+    ("said", "model"),
+    [
+        ("gemma-v3-1b-it", "google/gemma-3-1b-it"),
+        ("google/gemma-3-270m-pt", "google/gemma-3-270m"),
+        ("google/gemma-3-270m-it", "google/gemma-3-270m-it"),
+        (None, None),
+    ],
+)
+def test_what_gemma_scope_2_calls_its_models(tmp_path: Path, said: str | None, model: str | None) -> None:
+    assert gemma_scope.source(scope_2(tmp_path / "some", model_name=said)).model == model
+
+
+def test_transcoders_and_others_of_gemma_scope_2_are_refused(tmp_path: Path) -> None:
+    out = {"hf_hook_point_out": "model.layers.9.post_feedforward_layernorm.output"}
+    transcoders: list[tuple[dict[str, Any], str]] = [
+        ({"more": {"affine_skip_connection": torch.zeros(24, 24)}}, "affine_skip_connection in params.safetensors"),
+        ({"affine_connection": True}, r"affine_connection in config\.json"),
+        ({"type": "transcoder"}, "type 'transcoder'"),
+        (out, "hf_hook_point_out model.layers.9.post_feedforward_layernorm.output"),
+    ]
+    for number, (change, words) in enumerate(transcoders):
+        with pytest.raises(ConfigError, match=f"holds a transcoder, and no SAE .*{words}"):
+            gemma_scope.source(scope_2(tmp_path / f"transcoder {number}", **change))
+    others: list[tuple[dict[str, Any], str]] = [
+        ({"architecture": "topk"}, "architecture is 'topk'\n  hint: known: jump_relu"),
+        ({"width": 48}, "has 40 latents; config.json says width 48"),
+        ({"more": {"w_enc": torch.zeros(3)}}, "w_enc is not in it as a matrix"),
+        ({"more": {"extra": torch.zeros(3)}}, "extra besides"),
+    ]
+    for number, (change, words) in enumerate(others):
+        with pytest.raises(ConfigError, match=words):
+            gemma_scope.source(scope_2(tmp_path / f"other {number}", **change))
+    torn = scope_2(tmp_path / "torn")
+    (torn / "params.safetensors").write_bytes(b"torn")
+    with pytest.raises(CorruptDataError):
+        gemma_scope.source(torn)
+    (torn / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"config\.json is missing"):
+        gemma_scope.source(torn)
+
+
+def test_taking_b_dec_out_and_leaving_it_in_undo_each_other() -> None:
+    """Of a gated SAE too, whose magnitude is shifted by exp(r_mag) times as much."""
+    sae, rng = Gated(d_sae=D_SAE), torch.Generator().manual_seed(1)
+    params = {name: torch.randn(value.shape, generator=rng) for name, value in sae.init(D_IN, 1, rng).items()}
+    params["W_enc"] *= 0.2
+    there = b_dec_left_in(params)
+    for name, value in b_dec_subtracted(there).items():
+        torch.testing.assert_close(value, params[name], rtol=1e-6, atol=1e-6)
+    x = drawn(100, D_IN, seed=4)
+    zero = there | {"b_dec": torch.zeros(D_IN)}
+    torch.testing.assert_close(sae.encode(zero, x), sae.encode(params, x), rtol=1e-4, atol=1e-4)
 
 
 def test_the_shift_is_exact_in_float64() -> None:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from elsewhere import D_IN, D_SAE, drawn, encode, scope, tensors, write
+from elsewhere import D_IN, D_SAE, drawn, encode, scope, scope_2, sparsify_folder, tensors, write
 from saepipe.cli import Theirs, main
 from saepipe.data import artifact
 from saepipe.data.cache import Cache
@@ -152,6 +152,23 @@ def test_a_saelens_folder(tmp_path: Path, tiny_cache: Path, params: dict[str, to
     assert open_run(run).settings["sae"] == {"name": "topk", "d_sae": 40, "k": 6}
     assert torch.equal(load(run)(x), load(folder)(x))
     assert (load(run).hook, load(run).metadata["saepipe"]["name"]) == (HOOK, "mine")
+
+
+def test_seeds_of_a_sparsify_run_are_seeds_of_one_variant(tmp_path: Path, tiny_cache: Path) -> None:
+    for seed in (0, 3):
+        folder = sparsify_folder(tmp_path / "my-run" / "layers.1" / f"seed{seed}")
+        run = open_run(import_sae(folder, "sparsify", tiny_cache, tmp_path / f"imported-{seed}"))
+        assert (run.variant, run.seed, run.hook) == ("my-run", seed, HOOK)
+        assert run.settings["sae"] == {"name": "topk", "d_sae": D_SAE, "k": 6}
+
+
+def test_gemma_scope_2_is_told_from_gemma_scope_by_its_files(tmp_path: Path, tiny_cache: Path) -> None:
+    folder = scope_2(tmp_path / "layer_1_width_16k", hf_hook_point_in="model.layers.1.output", hf_hook_point_out=None)
+    with pytest.raises(ConfigError, match="trained on google/gemma-3-1b-pt"):
+        import_sae(folder, "gemma-scope", tiny_cache, tmp_path / "run")
+    run = import_sae(folder, "gemma-scope", tiny_cache, tmp_path / "run", model="gemma-3-1b-pt")
+    assert isinstance(config := open_run(run).config, ImportConfig)
+    assert (config.hook, config.files.keys()) == (HOOK, {"params.safetensors", "config.json"})
 
 
 def test_the_command(source: Path, tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

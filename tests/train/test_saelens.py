@@ -12,7 +12,6 @@ from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import saelens
 from saepipe.train.load import load
 from saepipe.train.sae.base import Architecture, Params
-from saepipe.train.sae.batch_topk import BatchTopK
 from saepipe.train.sae.gated import Gated
 from saepipe.train.sae.jumprelu import JumpReLU
 from saepipe.train.sae.matryoshka_batch_topk import MatryoshkaBatchTopK
@@ -132,47 +131,3 @@ def test_files_that_do_not_fit_together_are_corrupt(tmp_path: Path, params: Para
     (tmp_path / saelens.WEIGHTS).write_bytes(b"torn")
     with pytest.raises(CorruptDataError):
         load(tmp_path)
-
-
-EVERY = [
-    ReLU(d_sae=40),
-    TopK(d_sae=40, k=6),
-    JumpReLU(d_sae=40),
-    Gated(d_sae=40),
-    BatchTopK(d_sae=40, k=6),
-    MatryoshkaBatchTopK(d_sae=40, k=6),
-]
-
-
-@pytest.mark.parametrize("sae", EVERY, ids=lambda sae: str(sae.name))
-def test_saelens_itself_reads_what_we_write(tmp_path: Path, params: Params, x: Tensor, sae: Architecture) -> None:
-    sae_lens = pytest.importorskip("sae_lens", reason="SAELens is not installed: `pip install sae-lens==6.54.12`")
-    saelens.write(tmp_path, sae, {**own_parameters(sae), **params}, {"hook_name": "blocks.1.hook_resid_post"})
-    theirs, ours = sae_lens.SAE.load_from_disk(str(tmp_path)), load(tmp_path)
-    torch.testing.assert_close(theirs.encode(x.float()), ours.encode(x))
-    torch.testing.assert_close(theirs(x.float()), ours(x))
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("standard", {}),
-        ("topk", {"k": 6}),
-        ("jumprelu", {"jumprelu_init_threshold": 0.3}),
-        ("gated", {}),
-        ("batchtopk", {"k": 6}),
-        ("matryoshka_batchtopk", {"k": 6, "matryoshka_widths": [8, 40]}),
-    ],
-)
-def test_we_read_what_saelens_itself_writes(tmp_path: Path, x: Tensor, name: str, settings: dict[str, object]) -> None:
-    sae_lens = pytest.importorskip("sae_lens", reason="SAELens is not installed: `pip install sae-lens==6.54.12`")
-    made, config = sae_lens.registry.get_sae_training_class(name)
-    trained = made(config(d_in=24, d_sae=40, **settings))
-    drawn = generator(6)
-    for own, value in [*trained.named_parameters(), *trained.named_buffers()]:
-        if own not in ("W_enc", "W_dec"):
-            value.data.copy_(0.1 + 0.4 * torch.rand(value.shape, generator=drawn))
-    trained.save_inference_model(str(tmp_path))
-    theirs, ours = sae_lens.SAE.load_from_disk(str(tmp_path)), load(tmp_path)
-    torch.testing.assert_close(ours.encode(x), theirs.encode(x.float()))
-    torch.testing.assert_close(ours(x), theirs(x.float()))
