@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,14 +149,38 @@ def test_numbers_have_six_digits_and_whole_ones_all_of_theirs() -> None:
 
 @pytest.fixture(scope="module")
 def ten_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Logged at 400 steps each, every line as a training writes it."""
-    folder = tmp_path_factory.mktemp("ten")
-    runs = []
+    """Each logged 1,000 times: 100,000 steps."""
+    folder, runs = tmp_path_factory.mktemp("ten"), []
     for place in range(10):
         path = folder / f"l1={place}" / "seed-0"
         write_run(path, penalties=[{"name": "l1", "weight": place + 1.0}])
+        write_log(path, place)
         runs.append(write_core(path, l0=10.0 + place, ev=0.8 + 0.01 * place))
     return runs
+
+
+def write_log(run: Path, seed: int, num_lines: int = 1000) -> None:
+    """In the digits in which a training writes it."""
+    rng = random.Random(seed)
+
+    def term() -> dict[str, float]:
+        names = ("value", "weighted", "gradient_norm", "gradient_share")
+        return {name: rng.uniform(0.1, 1.0) for name in names}
+
+    lines = [
+        {
+            "step": max(1, 100 * line),
+            "tokens": 409_600 * line,
+            "loss": rng.uniform(30, 60),
+            "terms": {"reconstruction": term(), "l1": term()},
+            **{name: rng.uniform(0.1, 1.0) for name in ("gradient_norm", "l0", "fvu", "lr", "tokens_per_second")},
+            "dead": rng.randrange(1000),
+            "statistics": {},
+            "sparse": False,
+        }
+        for line in range(num_lines)
+    ]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def test_the_report_is_one_file_and_equal_runs_give_equal_bytes(ten_runs: list[Path], tmp_path: Path) -> None:
