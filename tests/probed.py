@@ -29,7 +29,7 @@ def probed(folder: Path, *, l1: float = 0.5, shuffled: bool = False) -> list[str
     (run,) = train(TrainConfig.parse(sae), folder / "runs")
     data = {"name": "gender", "source": str(_genders(folder / "genders.jsonl", shuffled)), "label": "gender"}
     metric = {"name": "sparse_probing", "datasets": [data], "train_size": 200, "test_size": 100, "context_size": 48}
-    (result,) = evaluate([run], EvaluateConfig.parse({"metrics": [metric], "device": "cpu"}))
+    (result,) = evaluate([run], EvaluateConfig.parse({"metrics": [metric], "features": None, "device": "cpu"}))
     return [str(Finding(**finding)) for finding in json.loads(result.read_text())["saepipe"]["findings"]]
 
 

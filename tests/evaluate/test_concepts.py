@@ -68,7 +68,8 @@ def metrics(biographies: Path) -> dict[str, dict[str, Any]]:
 
 
 def config_of(metric: dict[str, Any], artifacts: Path, **more: Any) -> EvaluateConfig:
-    return EvaluateConfig.parse({"device": "cpu", "metrics": [metric], "artifacts": str(artifacts), **more})
+    settings = {"device": "cpu", "features": None, "metrics": [metric], "artifacts": str(artifacts)}
+    return EvaluateConfig.parse(settings | more)
 
 
 @pytest.mark.parametrize("name", ["tpp", "scr"])

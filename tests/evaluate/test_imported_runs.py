@@ -17,7 +17,7 @@ from saepipe.train.imported import import_sae
 from saepipe.train.load import load
 from saepipe.train.run import train
 
-CONFIG = EvaluateConfig.parse({"device": "cpu", "metrics": [{"name": "core", "num_contexts": 6}]})
+CONFIG = EvaluateConfig.parse({"device": "cpu", "features": None, "metrics": [{"name": "core", "num_contexts": 6}]})
 HOOK = "blocks.1.hook_resid_post"
 
 

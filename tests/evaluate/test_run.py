@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,15 +18,19 @@ from saepipe.evaluate import testbeds as stage
 from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.compare import compare
 from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.features.config import Features
+from saepipe.evaluate.features.store import FeatureStore
 from saepipe.evaluate.model import load_model_of
 from saepipe.evaluate.run import evaluate, plan
 from saepipe.evaluate.testbed import Testbed
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.train.config import TrainConfig
+from saepipe.train.load import load
 from saepipe.train.run import train
 
-CONFIG = EvaluateConfig.parse({"device": "cpu", "metrics": [{"name": "core"}]})
+CONFIG = EvaluateConfig.parse({"device": "cpu", "features": None, "metrics": [{"name": "core"}]})
+FEATURES = EvaluateConfig.parse({"device": "cpu", "metrics": [{"name": "core", "num_contexts": 2}]})
 LOWER, UPPER = "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"
 
 
@@ -86,7 +91,7 @@ def test_a_result_is_reused_until_something_changes(runs: list[Path]) -> None:
     evaluate(runs[:1], CONFIG, progress=progress)
     assert path.read_bytes() == first
     assert any("kept as it is" in said for said in progress.said)
-    fewer = EvaluateConfig.parse({"device": "cpu", "metrics": [{"name": "core", "num_contexts": 5}]})
+    fewer = EvaluateConfig.parse({"device": "cpu", "features": None, "metrics": [{"name": "core", "num_contexts": 5}]})
     assert plan(runs[:1], fewer)["measure"] == [str(path)]
     evaluate(runs[:1], fewer)
     assert json.loads(path.read_text())["saepipe"]["counts"]["contexts"] == 5
@@ -136,6 +141,42 @@ def test_no_runs_and_wrong_settings_are_refused() -> None:
         EvaluateConfig.parse({"metrics": [{"name": "cor"}]})
     with pytest.raises(ConfigError, match="stands twice"):
         EvaluateConfig.parse({"metrics": [{"name": "core"}, {"name": "core", "num_contexts": 3}]})
+
+
+def test_features_are_gathered_beside_the_metrics(runs: list[Path]) -> None:
+    """Two hooks: a pass over each. Then they are there, until other ones are asked for, or one is damaged."""
+    folders = [str(run / "features") for run in runs]
+    assert plan(runs, FEATURES)["features_to_gather"] == folders
+    evaluate(runs, FEATURES)
+    stores = [FeatureStore.open(run) for run in runs]
+    assert [store.info.hook for store in stores] == [LOWER, LOWER, UPPER]
+    assert {store.info.num_tokens for store in stores} == {12_000}
+    for run, store in zip(runs, stores, strict=True):
+        assert load(run).d_sae == len(store.decoder) == store.info.d_sae
+        strongest = store.latent(int(np.nanargmax(store.columns["max_act"])))
+        assert strongest.max_act == pytest.approx(strongest.examples[0].acts[strongest.examples[0].peak])
+        assert strongest.positive_logits is not None
+
+    before, progress = [(run / "features" / "COMMITTED").stat().st_mtime_ns for run in runs], Silent()
+    evaluate(runs, FEATURES, progress=progress)
+    assert plan(runs, FEATURES)["features_to_reuse"] == folders
+    assert [(run / "features" / "COMMITTED").stat().st_mtime_ns for run in runs] == before
+    assert sum(said.startswith(tuple(folders)) for said in progress.said) == 3
+
+    other = FEATURES.model_copy(update={"features": Features(num_top=2, num_logits=0)})
+    (runs[1] / "features" / "tokens.json").write_text("{}")
+    assert plan(runs, FEATURES)["features_to_gather"] == folders[1:2]
+    evaluate(runs[:2], FEATURES)
+    evaluate(runs[:1], other)
+    assert [FeatureStore.open(run).info.num_top for run in runs[:2]] == [2, 16]
+
+
+def test_features_can_go_elsewhere(runs: list[Path], tmp_path: Path) -> None:
+    [path] = evaluate(runs[:1], FEATURES, out=tmp_path / "out")
+    store = FeatureStore.open(path.parent)
+    assert store.folder == path.parent / "features"
+    torch.testing.assert_close(torch.from_numpy(store.decoder.copy()), load(runs[0]).W_dec.detach())
+    assert not (runs[0] / "features").exists()
 
 
 def test_compare_reads_what_evaluate_wrote(runs: list[Path]) -> None:

@@ -70,7 +70,8 @@ def settings(biographies: str, tmp_path: Path, **more: Any) -> EvaluateConfig:
     ]
     sizes = {"train_size": 60, "test_size": 40, "context_size": 48}
     metric = {"name": "sparse_probing", "datasets": datasets, **sizes}
-    return EvaluateConfig.parse({"metrics": [metric], "device": "cpu", "artifacts": str(tmp_path / "work"), **more})
+    asked = {"metrics": [metric], "features": None, "device": "cpu", "artifacts": str(tmp_path / "work")}
+    return EvaluateConfig.parse(asked | more)
 
 
 def results(runs: Sequence[Path]) -> list[dict[str, Any]]:
