@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from elsewhere import D_IN, drawn, scope, scope_2
+from elsewhere import D_IN, D_SAE, drawn, scope, scope_2
 from exports import decided
 from saepipe.train.formats import gemma_scope
 
@@ -29,11 +29,9 @@ def compared(theirs: Any, path: Path, x: Tensor) -> tuple[tuple[Tensor, Tensor],
 def test_gemma_scope(sae_lens: ModuleType, repository: Path, compare: Any, mean: float) -> None:
     loaders = importlib.import_module("sae_lens.loading.pretrained_sae_loaders")
     folder = scope(repository / "layer_3" / "average_l0_7" / "params.npz").parent
-    theirs = sae_lens.SAE.from_dict(
-        {**(read := loaders.gemma_2_sae_huggingface_loader("google/gemma-scope-2b-pt-res", "layer_3/average_l0_7"))[0]}
-        | {"d_in": D_IN, "d_sae": 40, "normalize_activations": "none"}
-    )
-    theirs.load_state_dict(read[1])
+    said, weights, _ = loaders.gemma_2_sae_huggingface_loader("google/gemma-scope-2b-pt-res", "layer_3/average_l0_7")
+    theirs = sae_lens.SAE.from_dict(said | {"d_in": D_IN, "d_sae": D_SAE, "normalize_activations": "none"})
+    theirs.load_state_dict(weights)
     compare("gemma-scope", "SAELens and ours", "jumprelu", *compared(theirs, folder, mean + drawn(200, D_IN, seed=9)))
 
 
@@ -43,7 +41,7 @@ def test_gemma_scope_2(sae_lens: ModuleType, repository: Path, compare: Any, mea
     name = "resid_post/layer_9_width_16k_l0_small"
     folder = scope_2(repository / name)
     theirs = sae_lens.SAE.from_pretrained(
-        release="google/gemma-scope-2-1b-pt", sae_id=name, converter=loaders.gemma_3_sae_huggingface_loader
+        release="org/name", sae_id=name, converter=loaders.gemma_3_sae_huggingface_loader
     )
     source = gemma_scope.source(folder)
     assert (theirs.cfg.metadata.hook_name, theirs.cfg.metadata.model_name) == (source.hook, source.model)

@@ -346,7 +346,7 @@ def test_transcoders_and_others_of_gemma_scope_2_are_refused(tmp_path: Path) -> 
         (out, "hf_hook_point_out model.layers.9.post_feedforward_layernorm.output"),
     ]
     for number, (change, words) in enumerate(transcoders):
-        with pytest.raises(ConfigError, match=f"holds a transcoder, and no SAE .*{words}"):
+        with pytest.raises(ConfigError, match=f"holds a transcoder or crosscoder, and no SAE .*{words}"):
             gemma_scope.source(scope_2(tmp_path / f"transcoder {number}", **change))
     others: list[tuple[dict[str, Any], str]] = [
         ({"architecture": "topk"}, "architecture is 'topk'\n  hint: known: jump_relu"),

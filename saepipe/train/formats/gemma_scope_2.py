@@ -3,7 +3,7 @@
 gemma-scope-2-1b-pt/resid_post/layer_13_width_65k_l0_medium/
 
 The function is Gemma Scope's: p = x W_enc + b_enc (b_dec is not taken from x), acts = p where p > threshold and p > 0.
-The repositories hold transcoders too, under the same file names; they are refused.
+The repositories hold transcoders and crosscoders too, under the same file names; they are refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def source(path: Path) -> Source:
     """The SAE in a folder with `params.safetensors`, or in that file.
 
     Raises:
-        ConfigError: if it is not there, is a transcoder, or is of another kind or width than config.json says.
+        ConfigError: if it is not there, is no SAE, or is of another kind or width than config.json says.
         CorruptDataError: if a file cannot be read.
     """
     folder = path if path.is_dir() else path.parent
@@ -77,7 +77,7 @@ def _params(file: Path, config: Mapping[str, Any]) -> Params:
 
 
 def _refuse_transcoder(file: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    """It makes of one module's output another's, and what is evaluated here is the reconstruction of the input."""
+    """It makes one module's output of another's, and what is evaluated here is the reconstruction of the input."""
     there = config.get("hf_hook_point_in")
     signs = {
         f"{SKIP} in {file.name}": SKIP in tensors,
@@ -87,7 +87,7 @@ def _refuse_transcoder(file: Path, config: Mapping[str, Any], tensors: Mapping[s
     }
     if found := [sign for sign, there_is in signs.items() if there_is]:
         raise ConfigError(
-            f"{file.parent} holds a transcoder, and no SAE ({', '.join(found)})",
+            f"{file.parent} holds a transcoder or crosscoder, and no SAE ({', '.join(found)})",
             hint="SAEs are in the folders resid_post, attn_out and mlp_out",
         )
 
