@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from saepipe.data.health import Finding, Health
 from saepipe.evaluate.report.chart import Chart, Section, slug
 from saepipe.evaluate.report.page import Page
 from saepipe.evaluate.report.story import Story
+from stories import write_absorption, write_geometry, write_log, write_probing
 
 Maker = Callable[..., Page]
 
@@ -75,3 +77,23 @@ def page_on(runs: list[Path], title: str) -> Page:
         Section("training", "Training", "What was logged.", charts, ("No absorption: it was not evaluated.",)),
     )
     return Page(title, "Some runs of one cache.", story, drawn, "Written by saepipe 0.1.0 (commit tests).")
+
+
+@pytest.fixture(scope="module")
+def make_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], list[Path]]:
+    """Finished runs with logs of so many lines and every evaluation that has charts."""
+
+    def make(num_runs: int, num_lines: int) -> list[Path]:
+        folder, runs = tmp_path_factory.mktemp("study"), []
+        for place in range(num_runs):
+            run = write_run(folder / f"l1={place}" / "seed-0", penalties=[{"name": "l1", "weight": place + 1.0}])
+            rng = random.Random(place)
+            terms = [[(rng.uniform(1, 9), rng.random()) for _ in range(num_lines)] for _ in range(2)]
+            write_log(run, dict(zip(("reconstruction", "l1"), terms, strict=True)), every=100)
+            write_core(run, l0=10.0 + 5 * place, ev=0.8 + 0.1 * place / num_runs)
+            write_geometry(run, {place: 3, 5: 5}, {2: 5, 7: 3})
+            write_absorption(run, dict.fromkeys("abcdefghijklmnopqrst", (place % 4, 20)) | {"x": "too few"})
+            runs.append(write_probing(run, 0.8 + place / 100))
+        return runs
+
+    return make

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from browser import open_browser, screenshot
 from saepipe.data.health import Finding
 from saepipe.evaluate.report.page import Page as ReportPage
 from saepipe.evaluate.report.page import render
+from saepipe.evaluate.report.run import report
 
 pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'saepipe[dev]'")
 from playwright.sync_api import Browser, Page
@@ -55,11 +58,14 @@ def opened(browser: Browser, path: Path) -> Iterator[Callable[..., Page]]:
     """Opens the page in a context of its own, offline; anything it complains of fails the test."""
     contexts, complaints = [], []
 
-    def open_page(width: int = 1280, height: int = 900, file: Path = path, **settings: Any) -> Page:
+    def open_page(
+        width: int = 1280, height: int = 900, file: Path = path, errors_only: bool = False, **settings: Any
+    ) -> Page:
+        levels = {"error"} if errors_only else {"error", "warning", "info", "log"}
         context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **settings)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
+        page.on("console", lambda message: complaints.append(message.text) if message.type in levels else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: complaints.append(request.url) if request.url != file.as_uri() else None)
         page.goto(file.as_uri())
@@ -210,20 +216,24 @@ def test_everything_has_a_name_and_headings_do_not_skip(opened) -> None:
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
-def test_print_has_all_charts_on_white(opened) -> None:
+def colours(pdf: bytes) -> set[str]:
+    """Those that its pages are filled with, as `red green blue` from 0 to 1."""
+    found: set[bytes] = set()
+    for stream in re.finditer(rb"stream\r?\n", pdf):
+        with suppress(zlib.error):  # not every stream is deflated
+            text = zlib.decompressobj().decompress(pdf[stream.end() :])
+            found.update(re.findall(rb"([\d.]+ [\d.]+ [\d.]+) rg", text))
+    return {colour.decode() for colour in found}
+
+
+def test_print_has_every_chart_in_light_colours(opened) -> None:
     page = opened(color_scheme="dark")
-    pdf = page.pdf(print_background=True)
-    assert pdf.startswith(b"%PDF")
+    filled = colours(page.pdf(print_background=True))
     assert page.locator(".plot svg").count() == 5
-
-
-def test_a_hidden_figure_can_be_shown(opened) -> None:
-    page = opened()
-    column = page.locator("#comparison th.more")
-    if column.count():
-        assert not column.first.is_visible()
-        page.get_by_label(re.compile("All .* figures")).check()
-        assert column.first.is_visible()
+    light_labels, dark_labels, dark_card = ".349 .3882 .4314", ".6078 .651 .6941", ".102 .1176 .1333"
+    assert light_labels in filled
+    assert not {dark_labels, dark_card} & filled
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 22, 25)"
 
 
 def test_without_javascript_the_tables_are_there(opened) -> None:
@@ -232,3 +242,30 @@ def test_without_javascript_the_tables_are_there(opened) -> None:
     assert not page.get_by_role("button").first.is_visible()
     page.locator("#pareto-ev summary").click()
     assert page.locator("#pareto-ev table").is_visible()
+
+
+def test_names_of_users_do_nothing(opened, make_page: Callable[..., ReportPage], tmp_path: Path) -> None:
+    attack = "<img src=x onerror='window.attacked=1'><script>window.attacked=1<script>"
+    file = tmp_path / "attacked.html"
+    file.write_text(render(make_page(attack, (Finding("H1", "error", attack),), title=attack)))
+    page = opened(file=file)
+    page.evaluate(DRAW_ALL)
+    page.locator("#pareto-ev .mark-symbol.role-mark path").first.hover()
+    page.locator("#vg-tooltip-element.visible").wait_for()
+    assert attack in page.locator("#vg-tooltip-element").inner_text()
+    assert page.evaluate("window.attacked") is None
+    assert page.locator("h1").inner_text() == attack
+    assert page.locator("img").count() == 0
+
+
+def test_a_report_of_runs_opens_without_a_network_and_draws_all_it_has(
+    opened, make_study: Callable[[int, int], list[Path]], tmp_path: Path
+) -> None:
+    runs = make_study(3, 50)
+    page = opened(file=report(runs, tmp_path / "report.html", baseline=runs[0]), errors_only=True)
+    page.evaluate(DRAW_ALL)
+    charts = page.locator(".chart").count()
+    assert charts >= 12
+    assert page.locator(".plot svg").count() == charts
+    page.locator("#pareto-explained-variance .mark-symbol.role-mark path").first.click()
+    page.locator(".run[open] pre").wait_for()
