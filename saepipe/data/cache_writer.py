@@ -66,7 +66,7 @@ class CacheWriter:
         """
         self.folder, self.layout, self.pool_rows, self.snr_floor = folder, layout, pool_rows, snr_floor
         self.bytes_written = 0
-        self._lines = _whole_pools(artifact.read_manifest(folder))
+        self._lines = _whole_pools(folder, artifact.read_manifest(folder))
         self._contexts: list[Line] = []
         self._hooks = {f"acts/{hook}": HookWriter(folder, layout, hook) for hook in layout.hooks}
         self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
@@ -79,8 +79,9 @@ class CacheWriter:
         self._lister.shutdown(wait=True, cancel_futures=True)
 
     def pools(self, split: Split) -> list[Line]:
-        """The manifest lines of the whole pools written so far, in order."""
-        return [line for line in self._lines if line["kind"] == "pool" and line["split"] == split]
+        """The manifest lines of the whole pools written so far, in order; there may be gaps between them."""
+        pools = [line for line in self._lines if line["kind"] == "pool" and line["split"] == split]
+        return sorted(pools, key=lambda line: line["pool"])
 
     def drop_short_pools(self) -> None:
         """Forgets last pools that are not full, so that an extended cache has the same pools as one made at once."""
@@ -230,10 +231,14 @@ class CacheWriter:
         return {name: snr for name, snr in found.items() if snr is not None}
 
 
-def _whole_pools(lines: list[Line]) -> list[Line]:
-    """The lines of shards whose pool is listed as whole, and of those pools."""
+def _whole_pools(folder: Path, lines: list[Line]) -> list[Line]:
+    """The lines of shards whose pool is listed as whole, and is, by its files' sizes; and of those pools."""
     whole = {(line["split"], line["pool"]) for line in lines if line["kind"] == "pool"}
-    return [line for line in lines if (line.get("split"), line.get("pool")) in whole]
+    kept = [line for line in lines if (line.get("split"), line.get("pool")) in whole]
+    broken = {
+        (line["split"], line["pool"]) for line in kept for _ in artifact.damaged_files(folder, [line], hashes=False)
+    }
+    return [line for line in kept if (line["split"], line["pool"]) not in broken]
 
 
 def _place(line: Line) -> tuple[bool, int, bool]:

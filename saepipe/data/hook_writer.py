@@ -41,7 +41,7 @@ class HookWriter:
 
     def settle(self, bits: np.ndarray, lines: Sequence[Line]) -> None:
         """Freezes the channel statistics of `int8`: those of the first shard, which is `bits` or listed already."""
-        if lines:
+        if lines and lines[0]["shard"] == 0:
             self._channels = Channels(*(self._read(array, lines[0]) for array in self._frozen))
         else:
             self._channels = Channels.of(Moments.of(bits))

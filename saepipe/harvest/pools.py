@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +27,28 @@ class Cursor:
     dropped: int = 0
 
     @classmethod
-    def behind(cls, pools: Sequence[Line]) -> Cursor:
-        """The cursor behind the last of a split's manifest lines."""
-        if not pools:
-            return cls()
-        last = pools[-1]
-        rows = sum(line["num_rows"] for line in pools)
-        return cls(rows, len(pools), last["batches"], last["used"], last["dropped"])
+    def behind(cls, pool: Line, pool_rows: int) -> Cursor:
+        """The cursor behind a whole pool, from its manifest line; only a split's last pool has fewer than pool_rows."""
+        number = pool["pool"]
+        rows = number * pool_rows + pool["num_rows"]
+        return cls(rows, number + 1, pool["batches"], pool["used"], pool["dropped"])
+
+
+def behind_runs(pools: Sequence[Line], pool_rows: int) -> dict[int, Cursor]:
+    """The cursor behind each run of pools that follow one another, by the number of the run's first.
+
+    Args:
+        pools: manifest lines of a split's whole pools, in order. A cache under repair has gaps between them.
+        pool_rows: rows of a full one.
+    """
+    found: dict[int, Cursor] = {}
+    first = expected = -1
+    for line in pools:
+        if line["pool"] != expected:
+            first = line["pool"]
+        expected = line["pool"] + 1
+        found[first] = Cursor.behind(line, pool_rows)
+    return found
 
 
 class _Buffer:
@@ -62,23 +77,24 @@ def cut_pools(
     split: Split,
     batches: Iterable[WindowBatch],
     forward: Callable[[WindowBatch], Rows],
-    cursor: Cursor,
+    behind: Mapping[int, Cursor],
     *,
     pool_rows: int,
     limit: int,
     order: Callable[[int, int], np.ndarray],
 ) -> Iterator[RowPool]:
-    """Pools of `pool_rows` rows from `cursor` on, until `limit` rows are reached or the batches end.
+    """The pools of `pool_rows` rows that are not there, until `limit` rows are reached or the batches end.
 
     Args:
         split: whose rows these are.
-        batches: all batches of the split from the first on; those before the cursor are not run again.
+        batches: all batches of the split from the first on; those that feed no missing pool are not run.
         forward: gives a batch's rows.
-        cursor: where to go on.
+        behind: of the pools that are there, as `behind_runs` gives it.
         pool_rows: rows a pool; the last one may hold fewer.
         limit: rows of the split in all.
         order: (num_rows, pool) to the order in which the pool's rows are stored.
     """
+    cursor = behind.get(0, Cursor())
     stored, number, dropped = cursor.rows, cursor.pools, cursor.dropped
     buffer = _Buffer(pool_rows)
     index = at = 0
@@ -102,7 +118,11 @@ def cut_pools(
             if buffer.filled == pool_rows or stored == limit:
                 yield pool()
                 number, buffer = number + 1, _Buffer(pool_rows)
-        if stored == limit:
+            if number in behind:
+                cursor = behind[number]
+                stored, number, dropped = cursor.rows, cursor.pools, cursor.dropped
+                at = cursor.used if index == cursor.batches - 1 else len(rows)
+        if stored == limit and index >= cursor.batches - 1:
             return
     if buffer.filled:
         yield pool()

@@ -20,7 +20,7 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.feed import ContextShards, WindowFeed
 from saepipe.harvest.model import LanguageModel, load_model
-from saepipe.harvest.pools import Cursor, cut_pools
+from saepipe.harvest.pools import Cursor, behind_runs, cut_pools
 from saepipe.harvest.resume import Resume, check_same_model, look_at
 from saepipe.harvest.rows import Rows, RowSource, WindowBatch
 
@@ -67,7 +67,7 @@ def _fill(
     layout = make_layout(config, lm)
     made = CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
     with closing(made) as writer:
-        if Cursor.behind(writer.pools("train")).rows < config.num_tokens:
+        if _reached(writer, "train").rows < config.num_tokens:
             writer.drop_short_pools()
         writer.start(attributes)
 
@@ -110,11 +110,12 @@ def _run(
     writer: CacheWriter,
     progress: Progress,
 ) -> Cursor:
-    """Forward passes of one split, from where the manifest ends to `limit` rows; where it stands then."""
-    cursor = Cursor.behind(writer.pools(split))
-    progress.start(f"harvest {split}", limit, "tokens", done=cursor.rows)
-    if cursor.rows:
-        progress.say(f"{split}: going on behind {cursor.rows:,} of {limit:,} tokens")
+    """Forward passes of one split for the pools that are not there, up to `limit` rows; where it stands then."""
+    pools, pool_rows = writer.pools(split), writer.pool_rows[split]
+    done = sum(line["num_rows"] for line in pools)
+    progress.start(f"harvest {split}", limit, "tokens", done=done)
+    if done:
+        progress.say(f"{split}: {done:,} of {limit:,} tokens are there")
 
     began, bytes_before = time.monotonic(), writer.bytes_written
 
@@ -124,12 +125,19 @@ def _run(
         progress.advance(len(rows), **{"MB/s": round(megabytes / (time.monotonic() - began), 2)})
         return rows
 
-    for pool in cut_pools(split, batches, watched, cursor, pool_rows=writer.pool_rows[split], limit=limit, order=order):
+    behind = behind_runs(pools, pool_rows)
+    for pool in cut_pools(split, batches, watched, behind, pool_rows=pool_rows, limit=limit, order=order):
         writer.put(pool)
         writer.log(split=split, pool=pool.number, rows=len(pool.order))
     writer.wait()
     progress.finish()
-    return Cursor.behind(writer.pools(split))
+    return _reached(writer, split)
+
+
+def _reached(writer: CacheWriter, split: Split) -> Cursor:
+    """Where the last whole pool ends."""
+    pools = writer.pools(split)
+    return Cursor.behind(pools[-1], writer.pool_rows[split]) if pools else Cursor()
 
 
 def _say_what_is_short(config: HarvestConfig, train: Cursor, heldout_rows: int, progress: Progress) -> None:

@@ -1,0 +1,93 @@
+"""Pools cut from batches: the same ones whatever pools are there already, and no batch run that feeds none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+import pytest
+
+from saepipe.data.cache_writer import RowPool
+from saepipe.harvest.pools import Cursor, behind_runs, cut_pools
+from saepipe.harvest.rows import Rows
+
+POOL_ROWS = 10
+
+
+class Stream:
+    """Batches of so many rows, the rows numbered through; some are dropped on the way."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        self.sizes = sizes
+        self.read: list[int] = []
+        self.run: list[int] = []
+
+    def batches(self) -> Iterator[Any]:
+        for index in range(len(self.sizes)):
+            self.read.append(index)
+            yield index
+
+    def forward(self, index: Any) -> Rows:
+        self.run.append(index)
+        rows = np.arange(self.starts[index], self.starts[index + 1])
+        return Rows({"row": rows}, num_dropped=index % 3)
+
+    def cut(self, limit: int, there: list[dict[str, Any]]) -> list[RowPool]:
+        behind = behind_runs(there, POOL_ROWS)
+        order = lambda num_rows, pool: np.arange(num_rows) + pool  # noqa: E731
+        asked: dict[str, Any] = {"pool_rows": POOL_ROWS, "limit": limit, "order": order}
+        return list(cut_pools("train", self.batches(), self.forward, behind, **asked))
+
+
+def line(pool: RowPool) -> dict[str, Any]:
+    return {"pool": pool.number, "num_rows": len(pool.order), **pool.facts}
+
+
+def plain(pool: RowPool) -> tuple[Any, ...]:
+    return pool.number, pool.arrays["row"].tolist(), pool.order.tolist(), dict(pool.facts)
+
+
+SIZES = {
+    "even": [5] * 13,
+    "a pool a batch": [10] * 6,
+    "many pools a batch": [37, 25, 3],
+    "uneven": [3, 7, 1, 9, 12, 4, 4, 8, 2, 15],
+    "with empty batches": [0, 6, 0, 0, 14, 5, 0, 21, 0, 9, 0],
+}
+
+
+@pytest.mark.parametrize("limit", [55, 60, 1000], ids=lambda limit: f"limit {limit}")
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_any_pools_that_are_missing_are_made_again_as_they_were(sizes: list[int], limit: int) -> None:
+    whole = Stream(sizes)
+    pools = whole.cut(limit, [])
+    rows = [row for pool in pools for row in pool.arrays["row"].tolist()]
+    assert rows == list(range(min(limit, sum(sizes))))
+    assert all(len(pool.order) == POOL_ROWS for pool in pools[:-1])
+    numbers = range(len(pools))
+    for missing in chain.from_iterable(combinations(numbers, count) for count in range(len(pools) + 1)):
+        stream = Stream(sizes)
+        made = stream.cut(limit, [line(pool) for pool in pools if pool.number not in missing])
+        assert [plain(pool) for pool in made] == [plain(pools[number]) for number in missing]
+        assert stream.read == whole.read  # contexts and held-out windows come of every batch that is read
+        fed = {row for number in missing for row in pools[number].arrays["row"].tolist()}
+        needed = {i for i, start in enumerate(stream.starts[:-1]) if fed & set(range(start, stream.starts[i + 1]))}
+        assert needed <= set(stream.run)
+        assert len(stream.run) == len(set(stream.run))
+        idle = [index for index in set(stream.run) - needed if sizes[index]]
+        assert len(idle) <= 2 * len(missing) + 1  # where a pool ends, and while the end is not known
+
+
+def test_runs_of_pools_are_known_by_their_first() -> None:
+    lines = [{"pool": n, "num_rows": 10, "batches": 3 * n, "used": n, "dropped": 0} for n in (0, 1, 4, 6, 7)]
+    found = behind_runs(lines, POOL_ROWS)
+    assert {first: (cursor.pools, cursor.rows) for first, cursor in found.items()} == {
+        0: (2, 20),
+        4: (5, 50),
+        6: (8, 80),
+    }
+    assert found[6] == Cursor(rows=80, pools=8, batches=21, used=7, dropped=0)
+    assert behind_runs([], POOL_ROWS) == {}
