@@ -1,0 +1,313 @@
+"""The page in a real browser: from the server, and from files with the network off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from browsed import D_SAE, rewritten, serving, write_roles, write_runs
+from browser import open_browser, screenshot
+from saepipe.evaluate.browse.run import browse
+from saepipe.evaluate.features.store import FeatureStore
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+EVIL = "<img src=x onerror=\"document.title='broken'\">"
+ROWS = "tbody tr:not(.spacer)"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
+
+
+@dataclass
+class Site:
+    """Where the browser is, and how pages of it are opened; what they complain of is kept."""
+
+    url: str
+    runs: list[Path]
+    kind: str
+    context: Callable[..., Any]
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self, where: str = "", **options: Any) -> Page:
+        context = self.context(offline=self.kind == "files", **({"viewport": {"width": 1280, "height": 850}} | options))
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.go(page, where)
+        return page
+
+    def go(self, page: Page, where: str) -> None:
+        page.goto(f"{self.url}{where}")
+        page.wait_for_selector("h1")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """With hostile tokens, and with roles."""
+    folders = write_runs(tmp_path_factory.mktemp("page"))
+    rewritten(folders[0], dict.fromkeys(range(100, 130), EVIL))
+    write_roles(folders[0])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def addresses(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    index = browse(runs, static=tmp_path_factory.mktemp("files") / "site")
+    assert index is not None
+    with serving(runs) as (url, _):
+        yield {"server": url, "files": index.as_uri()}
+
+
+@pytest.fixture(params=["server", "files"])
+def site(
+    request: pytest.FixtureRequest, chromium: Browser, runs: list[Path], addresses: dict[str, str]
+) -> Iterator[Site]:
+    """No message on the console is allowed."""
+    site = Site(addresses[request.param], runs, request.param, chromium.new_context)
+    yield site
+    assert site.complaints == []
+
+
+def column(page: Page, name: str) -> list[str]:
+    return page.locator(f"{ROWS} td.c-{name}").all_inner_texts()
+
+
+def heading(page: Page, text: str) -> None:
+    """Waits for a view: its heading has the focus, so that a screen reader begins there."""
+    page.wait_for_function("text => document.querySelector('h1')?.textContent === text", arg=text)
+
+
+def test_search_and_sort(site: Site, tmp_path: Path) -> None:
+    page = site.open()
+    page.wait_for_selector(ROWS)
+    assert page.inner_text(".count") == f"{D_SAE} latents"
+    screenshot(page, f"browse-list-{site.kind}", tmp_path, full_page=False)
+
+    page.get_by_label("Search").fill("absorbs")
+    assert column(page, "latent") == ["6"]
+    assert page.inner_text("[role=status].unseen") == f"1 of {D_SAE} latents"
+    page.get_by_label("Search").fill("149")
+    assert "149" in column(page, "latent")
+    page.get_by_label("Search").fill("")
+
+    page.get_by_role("button", name="Density").click()
+    assert page.locator("th.c-density").get_attribute("aria-sort") == "descending"
+    shown = [float(text.removesuffix(" %")) for text in column(page, "density")]
+    assert shown == sorted(shown, reverse=True)
+    page.get_by_role("button", name="Density").click()
+    assert page.locator("th.c-density").get_attribute("aria-sort") == "ascending"
+    assert column(page, "density")[0] == "dead"
+    page.get_by_label("Sort").select_option("-decoder_norm")
+    assert page.locator("th.c-decoder_norm").is_visible()
+    page.get_by_label("Show").select_option("dead")
+    assert page.inner_text(".count") == f"{D_SAE // 10} of {D_SAE} latents"
+    page.get_by_label("Show").select_option("role")
+    assert sorted(column(page, "latent")) == ["5", "6"]
+
+
+def test_a_search_by_whole_token_finds_what_the_store_has(site: Site) -> None:
+    store = FeatureStore.open(site.runs[0])
+    word = next(one.strip() for one in store.top_tokens(3) if one.startswith(" word"))
+    expected = [n for n in range(D_SAE) if any(one.strip() == word for one in store.top_tokens(n))]
+    page = site.open()
+    page.get_by_label("Search").fill(f'"{word}"')
+    page.wait_for_function("n => document.querySelector('.count').textContent.startsWith(`${n} of`)", arg=len(expected))
+    assert [int(text) for text in column(page, "latent")] == expected
+    page.get_by_label("Search").fill(word[:-1])
+    assert int(page.inner_text(".count").split()[0]) > len(expected)
+    assert page.evaluate("location.hash").endswith(f"q={word[:-1]}")  # the search can be shared
+
+
+def test_one_latent(site: Site, tmp_path: Path) -> None:
+    page = site.open("#run=topk/seed-0&latent=5")
+    heading(page, "Latent 5")
+    assert "the latent for words that begin with “k”".replace("“", '"').replace("”", '"') in page.inner_text("aside")
+    first = page.locator(".examples li").first
+    hot = first.locator("strong.hot")
+    assert hot.get_attribute("title").startswith(f"{first.locator('.peak').inner_text().split()[-1]} at position ")
+    assert page.locator("svg.histogram").get_attribute("aria-label").startswith("Active tokens by activation; most in ")
+    assert page.locator(".examples .unknown").first.inner_text() == "<bos>"
+    assert not first.locator(".value").first.is_visible()
+    page.keyboard.press("v")
+    assert first.locator(".value").first.is_visible()
+    screenshot(page, f"browse-latent-{site.kind}", tmp_path)
+    assert page.get_by_text("no real counterpart").count() == 1  # in the run with another decoder
+    page.locator(".bars a").first.click()
+    page.wait_for_function("document.querySelector('h1').textContent !== 'Latent 5'")
+    page.go_back()
+    heading(page, "Latent 5")
+
+
+def test_a_dead_latent_says_so(site: Site) -> None:
+    page = site.open("#run=topk/seed-0&latent=9")
+    heading(page, "Latent 9")
+    assert "Dead: active on none of 12,600 tokens." in page.inner_text("main")
+
+
+def test_side_by_side(site: Site, tmp_path: Path) -> None:
+    page = site.open("#run=topk/seed-0&latent=5")
+    heading(page, "Latent 5")
+    page.get_by_role("link", name="topk_orthogonal/seed-0").click()
+    heading(page, "Latent 5, side by side")
+    told = page.inner_text(".told")
+    assert told == "The counterpart in topk_orthogonal/seed-0 is latent 5: the cosine of their decoder rows is 1.00."
+    assert page.locator(".changes tbody tr").count() == 3
+    assert (
+        page.locator(".changes tr", has_text="Max act.").inner_text().endswith(" 1.33")
+    )  # 4 against 3, by construction
+    assert page.locator(".gains .lost").first.inner_text() == "lost none" or EVIL in page.inner_text(".gains")
+    screenshot(page, f"browse-compare-{site.kind}", tmp_path, full_page=False)
+    page.get_by_role("navigation", name="Other runs").get_by_role("link", name="jumprelu/seed-0").click()
+    page.wait_for_selector(".warn")
+    assert "There is no real counterpart in jumprelu/seed-0: the nearest is latent" in page.inner_text(".warn")
+    assert page.locator(".pair section").count() > 2
+
+
+def test_a_note_is_found_again(site: Site) -> None:
+    page = site.open("#run=topk/seed-0&latent=12")
+    heading(page, "Latent 12")
+    page.get_by_label("Note on latent 12").fill("capital letters " + EVIL)
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_selector("text=Saved, kept in")
+    page.reload()
+    heading(page, "Latent 12")
+    assert page.get_by_label("Note on latent 12").input_value() == "capital letters " + EVIL
+    page.keyboard.press("Escape")
+    page.get_by_label("Search").fill("capital letters")
+    assert column(page, "latent") == ["12"]
+    assert column(page, "note") == ["capital letters " + EVIL]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export notes").click()
+    kept = json.loads(Path(download.value.path()).read_text())
+    assert kept["notes"] == {"12": "capital letters " + EVIL}
+    assert kept["run"] == (site.runs[0] / "COMMITTED").read_text().strip()
+    if site.kind == "server":
+        assert json.loads((site.runs[0] / "notes.json").read_text()) == kept
+
+    site.go(page, "#run=topk/seed-0&latent=12")
+    heading(page, "Latent 12")
+    page.get_by_label("Note on latent 12").fill("")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_selector("text=Saved, kept in")
+    page.reload()
+    heading(page, "Latent 12")
+    assert page.get_by_label("Note on latent 12").input_value() == ""
+
+
+def test_by_keyboard_alone(site: Site) -> None:
+    page = site.open()
+    page.wait_for_selector(ROWS)
+    press = page.keyboard.press
+    press("/")
+    page.keyboard.type("word")
+    press("Enter")
+    first = page.evaluate("document.activeElement.textContent")
+    press("j")
+    press("ArrowDown")
+    press("k")
+    second = page.evaluate("document.activeElement.textContent")
+    assert [first, second] == column(page, "latent")[:2]
+    press("Enter")
+    heading(page, f"Latent {second}")
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+    press("k")
+    heading(page, f"Latent {first}")
+    press("j")
+    heading(page, f"Latent {second}")
+    press("n")
+    page.keyboard.type("jvc/")  # letters, and no commands, while one writes
+    assert page.get_by_label(f"Note on latent {second}").input_value() == "jvc/"
+    press("Escape")
+    press("c")
+    heading(page, f"Latent {second}, side by side")
+    press("Escape")
+    heading(page, f"Latent {second}")
+    press("Escape")
+    heading(page, "Latents of topk/seed-0")
+    assert page.evaluate("document.activeElement.textContent") == second
+    press("Escape")
+    assert page.inner_text(".count") == f"{D_SAE} latents"
+    for _ in range(30):
+        press("j")
+    assert page.evaluate("document.activeElement.textContent") == str(int(page.evaluate("list.found[list.place]")))
+    assert page.locator(ROWS).count() < D_SAE  # the rows out of sight are not there
+
+
+def test_tokens_are_text_whatever_they_say(site: Site) -> None:
+    page = site.open()
+    page.get_by_label("Search").fill("onerror")
+    assert page.locator(ROWS).count() > 0
+    page.locator(f"{ROWS} a").first.click()
+    page.wait_for_selector(".examples")
+    assert EVIL in page.inner_text("main")
+    assert page.locator("main img").count() == 0
+    assert page.title().startswith("Latent ")
+
+
+def test_names_of_runs_are_text_too(chromium: Browser, tmp_path: Path) -> None:
+    run, other = write_runs(tmp_path / "runs")[:2]
+    name = "<img src=x onerror=document.title=1>&latent=3"
+    rewritten(run, variant=name)
+    site = Site("", [run], "server", chromium.new_context)
+    with serving([run, other]) as (site.url, _):
+        page = site.open()
+        page.wait_for_selector(ROWS)
+        assert page.locator("#run option").first.inner_text() == f"{name}/seed-0"
+        page.locator(f"{ROWS} a").first.click()
+        heading(page, "Latent 0")
+        page.keyboard.press("c")
+        heading(page, "Latent 0, side by side")
+        page.reload()
+        heading(page, "Latent 0, side by side")
+        assert page.locator("main img").count() == 0
+    assert site.complaints == []
+
+
+def test_what_is_not_there_is_said_in_words(site: Site) -> None:
+    page = site.open("#run=topk/seed-0&latent=99999")
+    assert page.inner_text("[role=alert]") == "topk/seed-0 has no latent 99999."
+    site.go(page, "#run=gone/seed-1")
+    page.wait_for_selector("text=No open run is called gone/seed-1.")
+    page.keyboard.press("Escape")
+    heading(page, "Latents of topk/seed-0")
+
+
+def test_the_token_does_not_stay_in_the_address(chromium: Browser, tmp_path: Path) -> None:
+    runs = write_runs(tmp_path)
+    with serving(runs) as (url, _):
+        page = Site(url, runs, "server", chromium.new_context).open()
+        page.wait_for_selector(ROWS)
+        assert "token" not in page.url
+        assert page.evaluate("document.cookie") == ""
+        page.reload()
+        page.wait_for_selector(ROWS)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 390), ("dark", 390)])
+def test_dark_and_on_a_phone(site: Site, scheme: str, width: int, tmp_path: Path) -> None:
+    page = site.open(color_scheme=scheme, viewport={"width": width, "height": 800})
+    page.wait_for_selector(ROWS)
+    wheres = {
+        "list": "",
+        "latent": "#run=topk/seed-0&latent=5",
+        "compare": "#run=topk/seed-0&latent=5&with=jumprelu/seed-0",
+    }
+    for view, where in wheres.items():
+        if where:
+            page.evaluate("where => { location.hash = where; }", where)
+            page.wait_for_selector(".examples" if view == "latent" else ".pair .examples")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view  # nothing sticks out
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert paper == ("rgb(22, 24, 27)" if scheme == "dark" else "rgb(253, 252, 250)")
+        screenshot(page, f"browse-{view}-{scheme}-{width}-{site.kind}", tmp_path, full_page=False)
