@@ -156,9 +156,11 @@ class FeatureStore:
     @cached_property
     def peak_ids(self) -> np.ndarray:
         """(d_sae, num_top) int32: the token ids of the strongest contexts' peaks, strongest first; -1: no example."""
-        row = self.arrays["example_context"][:, : self.info.num_top]
-        ids = self.arrays["contexts"][row, self.arrays["example_position"][:, : self.info.num_top]]
-        return np.where(row < 0, -1, ids)
+        top = slice(self.info.num_top)
+        row, position = self.arrays["example_context"][:, top], self.arrays["example_position"][:, top]
+        known, ids = row >= 0, np.full(row.shape, -1, np.int32)
+        ids[known] = self.arrays["contexts"][row[known], position[known]]
+        return ids
 
     def top_tokens(self, index: int) -> list[str]:
         """The peak tokens of a latent's strongest examples, each once, strongest first."""

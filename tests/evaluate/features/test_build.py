@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.progress import Silent
@@ -244,3 +245,21 @@ def test_a_window_is_no_longer_than_a_context(build: Build, make_run: Any) -> No
     (store,) = build([make_run(14)], window=100)
     assert store.info.window == 16
     assert {one.start for one in store.latent(0).examples} == {0}
+
+
+def test_an_sae_without_a_live_latent_has_a_store(build: Build, make_run: Any) -> None:
+    run = make_run(15)
+    path = run.path / "sae" / "sae_weights.safetensors"
+    weights = load_file(path)
+    save_file(weights | {"b_enc": np.full(12, -1e6, np.float32)}, path)
+    (store,) = build([run])
+    assert store.info.num_dead == 12
+    assert all(store.latent(latent).dead and not store.latent(latent).examples for latent in range(12))
+    assert store.latent(0).neighbours, "decoder rows need no activation"
+    assert store.search("[").size == 0
+
+
+def test_where_one_token_has_too_many_pairs_none_is_counted(build: Build, make_run: Any) -> None:
+    (store,) = build([make_run(16)], num_tokens=40, coactive_pairs=1)
+    assert store.info.coactive_tokens <= 40
+    assert all(not store.latent(latent).coactive for latent in range(12))
