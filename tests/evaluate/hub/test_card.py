@@ -120,12 +120,12 @@ def test_what_it_says_of_a_run(from_hub: tuple[Path, Path]) -> None:
     assert "[org/texts](https://huggingface.co/datasets/org/texts)" in licence
 
 
-def test_what_is_unknown_is_called_so(runs: list[Path], tmp_path: Path) -> None:
-    """Without the cache, the model is known by the results, and no commit of the dataset."""
+def test_what_is_unknown_is_called_so(runs: list[Path], toy_cache: Path, tmp_path: Path) -> None:
+    """Without the cache, the model is known by the results; another cache in its place says nothing."""
     text = page(runs[0])
     assert line(text, "| base model") == "| base model | `toy`, the one embedded in saepipe |"
     assert "harvested at commit unknown" in text
-    bare = write_run(tmp_path / "bare" / "seed-0")
+    bare = write_run(tmp_path / "bare" / "seed-0", cache=str(toy_cache))
     text = page(bare)
     assert line(text, "| base model") == "| base model | unknown |"
     assert line(text, "| dataset") == "| dataset | unknown |"

@@ -109,6 +109,12 @@ def test_a_run_at_the_root(hub: Hub, pushed: dict[str, bytes], api: HfApi, tmp_p
     assert content(out).keys() == root.keys() - {".gitattributes"}
 
 
+def test_a_folder_is_no_pattern(api: HfApi, runs: list[Path], tmp_path: Path) -> None:
+    push(runs[0], f"{TO}/a[1]*", api=api)
+    push(runs[1], f"{TO}/a1x", api=api)
+    assert open_run(pull(f"{TO}/a[1]*", tmp_path / "got", api=api)).variant == "one"
+
+
 def test_a_folder_of_saelens_is_told_from_a_run(hub: Hub, api: HfApi, runs: list[Path], tmp_path: Path) -> None:
     sae = {f"layer_1/{path.name}": path.read_bytes() for path in (runs[0] / "sae").iterdir()}
     hub.repos["models/org/saes"] = Repo([sae])
@@ -168,6 +174,19 @@ def test_code_that_a_config_names_is_not_run(api: HfApi, hub: Hub, runs: list[Pa
     assert not (tmp_path / "got").exists()
     pull("hf://org/stranger", tmp_path / "got", trust_plugins=True, api=api)
     assert (tmp_path / "it-ran").exists()
+
+
+def test_a_seal_that_does_not_cover_the_config_is_none(
+    pushed: dict[str, bytes], api: HfApi, runs: list[Path], tmp_path: Path
+) -> None:
+    """Else a config could be put into a run that others trust."""
+    header, files = artifact.read_manifest(runs[0])
+    del files["files"]["config.yaml"]
+    artifact.rewrite_manifest(runs[0], [header, files])
+    artifact.commit(runs[0])
+    pushed |= {f"{ONE}/{name}": (runs[0] / name).read_bytes() for name in ("manifest.jsonl", "COMMITTED")}
+    with pytest.raises(CorruptDataError, match="the seal does not cover config.yaml"):
+        pull(f"{TO}/{ONE}", tmp_path / "got", api=api)
 
 
 def test_another_cache_is_refused(pushed: dict[str, bytes], api: HfApi, tiny_cache: Path, tmp_path: Path) -> None:
