@@ -133,6 +133,6 @@ def _seal(run: Path, header: Mapping[str, Any]) -> Path:
 
 
 def values(spec: Mapping[str, Any], layer: int | None = None) -> list[dict[str, Any]]:
-    """The data of a chart, or of one of its layers."""
-    data = spec["data"] if layer is None else spec["layer"][layer]["data"]
-    return data["values"] if "values" in data else spec["datasets"][data["name"]]
+    """The first table of a chart, or that of one of its layers."""
+    name = "table0" if layer is None else spec["layer"][layer].get("data", spec.get("data"))["name"]
+    return spec["datasets"][name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saepipe.evaluate.report.chart import Chart
-from saepipe.evaluate.report.charts.drawing import GREY, Record, Series, altair, significant, spec, table, tooltip
+from saepipe.evaluate.report.charts.drawing import GREY, Record, Series, Tables, altair, significant, tooltip
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.report.variants import Mean
 
@@ -54,16 +54,14 @@ def dots(
         for dot in found
     )
     columns = ("variant", *axes, "low", "high", "why not")
-    drawn, num_variants = _drawn(story, found, axes, marks, zero)
-    height = {"step": max(_STEP, _ROW // (1 + num_variants))}  # of the variants: a row is as high as they ask for
-    return Chart(id_, title, description, spec(drawn, description, height), columns, rows)
+    drawn = _drawn(story, found, axes, marks, zero, description)
+    return Chart(id_, title, description, drawn, columns, rows)
 
 
 def _drawn(
-    story: Story, found: Sequence[Dot], axes: tuple[str, str], marks: Sequence[Mark], zero: bool
-) -> tuple[Any, int]:
-    """The chart, and how many variants it has."""
-    alt = altair()
+    story: Story, found: Sequence[Dot], axes: tuple[str, str], marks: Sequence[Mark], zero: bool, description: str
+) -> dict[str, Any]:
+    alt, tables = altair(), Tables()
     records: list[Record] = [
         {"row": dot.row, "variant": dot.variant, "x": dot.figure.value, "low": dot.figure.low, "high": dot.figure.high}
         for dot in found
@@ -75,7 +73,7 @@ def _drawn(
     x = alt.X("x:Q", title=axes[1], axis=alt.Axis(tickCount=5), scale=alt.Scale(zero=zero))
     y = alt.Y("row:N", title=axes[0], sort=order, axis=alt.Axis(grid=True, tickBand="extent"))
     offset = alt.YOffset("variant:N", sort=here, scale=alt.Scale(paddingOuter=0.5))
-    base = alt.Chart(table(records)).encode(y=y, yOffset=offset, color=series.colour)
+    base = alt.Chart(tables.add(records)).encode(y=y, yOffset=offset, color=series.colour)
     shown = tooltip({"row:N": axes[0], "variant:N": "variant", "x:Q": axes[1], "low:Q": "from", "high:Q": "to"})
     layers = [
         base.transform_filter("isValid(datum.low)")
@@ -84,6 +82,7 @@ def _drawn(
         base.mark_point(filled=True, size=45, opacity=1).encode(x=x, shape=series.shape, tooltip=shown),
     ]
     if marks:
-        ticks = table([{"row": mark.row, "x": mark.value} for mark in marks if mark.row in order])
+        ticks = tables.add([{"row": mark.row, "x": mark.value} for mark in marks if mark.row in order])
         layers.append(alt.Chart(ticks).mark_tick(color=GREY, thickness=2).encode(y=y, x=alt.X("x:Q")))
-    return alt.layer(*layers), len(here)
+    height = {"step": max(_STEP, _ROW // (1 + len(here)))}  # of the variants: a row is as high as they ask for
+    return tables.spec(alt.layer(*layers), description, height)

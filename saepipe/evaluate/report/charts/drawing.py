@@ -116,15 +116,22 @@ def tooltip(fields: Mapping[str, str]) -> list[Any]:
     ]
 
 
-def table(records: Sequence[Record]) -> Any:
-    """The data of a layer, numbers to five digits."""
-    return altair().Data(values=[{key: significant(value) for key, value in record.items()} for record in records])
+class Tables:
+    """The data of a chart. They come into its spec at the end: altair would copy and validate every record."""
 
+    def __init__(self) -> None:
+        self._records: dict[str, list[Record]] = {}
 
-def spec(chart: Any, description: str, height: Any = HEIGHT) -> dict[str, Any]:
-    """Vega-Lite, as wide as its place on the page."""
-    chart = chart.properties(width="container", height=height, description=description)
-    return {key: value for key, value in chart.to_dict().items() if key != "config"}  # the page's theme is the config
+    def add(self, records: Iterable[Record]) -> Any:
+        """The data of a layer, numbers to five digits."""
+        name = f"table{len(self._records)}"
+        self._records[name] = [{key: significant(value) for key, value in record.items()} for record in records]
+        return altair().NamedData(name=name)
+
+    def spec(self, chart: Any, description: str, height: Any) -> dict[str, Any]:
+        """Vega-Lite, as wide as its place on the page, whose theme is its config."""
+        plain = chart.properties(width="container", height=height, description=description).to_dict()
+        return {**{key: value for key, value in plain.items() if key != "config"}, "datasets": self._records}
 
 
 def significant(value: Any) -> Any:

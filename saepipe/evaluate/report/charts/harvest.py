@@ -13,11 +13,10 @@ from saepipe.evaluate.report.charts.drawing import (
     COLOURS,
     Record,
     Series,
+    Tables,
     altair,
     quantity,
     significant,
-    spec,
-    table,
     tooltip,
 )
 from saepipe.evaluate.report.story import Story
@@ -67,7 +66,7 @@ def _charts(cache: CacheFacts, suffix: str) -> Iterator[Chart]:
 
 
 def _throughput(cache: CacheFacts, suffix: str) -> Chart:
-    alt = altair()
+    alt, tables = altair(), Tables()
     seconds, rows = sum(pace.seconds for pace in cache.paces), sum(pace.rows for pace in cache.paces)
     text = (
         f"Tokens a second between the lines of the harvest's log, one a pool of rows: {rows / seconds:,.0f} on the "
@@ -80,7 +79,7 @@ def _throughput(cache: CacheFacts, suffix: str) -> Chart:
     ]
     records: list[Record] = [{"split": row[0], "x": row[1], "y": row[3]} for row in values]
     chart = (
-        alt.Chart(table(records))
+        alt.Chart(tables.add(records))
         .mark_line(point={"filled": True, "size": 50}, strokeWidth=1.5)
         .encode(
             x=alt.X("x:Q", title="tokens so far", axis=alt.Axis(format="~s", tickCount=5), scale=alt.Scale(zero=False)),
@@ -92,11 +91,13 @@ def _throughput(cache: CacheFacts, suffix: str) -> Chart:
         )
     )
     columns = ("split", "tokens so far", "seconds", "tokens a second")
-    return Chart(f"harvest-throughput{suffix}", "Throughput", text, spec(chart, text, 180), columns, tuple(values))
+    return Chart(
+        f"harvest-throughput{suffix}", "Throughput", text, tables.spec(chart, text, 180), columns, tuple(values)
+    )
 
 
 def _norms(norms: Norms, suffix: str) -> Chart:
-    alt = altair()
+    alt, tables = altair(), Tables()
     median = norms.quantiles[:, QUANTILES.index(0.5)]
     text = (
         f"The norm of activations at {norms.hook} by position in the window: the median, and bands from the 25th to "
@@ -110,7 +111,7 @@ def _norms(norms: Norms, suffix: str) -> Chart:
         for x, quantiles, count in zip(middle, norms.quantiles.tolist(), norms.counts, strict=True)
     ]
     x = quantity("X", "x", "position", middle.tolist())
-    base = alt.Chart(table(records)).encode(x=x)
+    base = alt.Chart(tables.add(records)).encode(x=x)
     y = quantity("Y", "p50", "norm", norms.quantiles.ravel().tolist())
     shown = tooltip({"x:Q": "position", **{f"{name}:Q": name for name in names}, "n:Q": "rows"})
     band = base.mark_area(color=COLOURS[0], opacity=0.2)
@@ -127,11 +128,13 @@ def _norms(norms: Norms, suffix: str) -> Chart:
         )
     ]
     columns = ("first position", "last position", *names, "rows")
-    return Chart(f"harvest-norms{suffix}", "Norms by position", text, spec(chart, text, 220), columns, tuple(rows))
+    return Chart(
+        f"harvest-norms{suffix}", "Norms by position", text, tables.spec(chart, text, 220), columns, tuple(rows)
+    )
 
 
 def _channels(hook: str, stats: ActivationStats, suffix: str) -> Chart:
-    alt = altair()
+    alt, tables = altair(), Tables()
     rms = np.sqrt(stats.mean**2 + stats.std**2)
     order = np.argsort(-rms, kind="stable")
     massive = [int(channel) for channel in order if rms[channel] > MASSIVE * np.median(rms)]
@@ -149,14 +152,14 @@ def _channels(hook: str, stats: ActivationStats, suffix: str) -> Chart:
     scales = [value for record in records for value in (record["rms"], record["std"])]
     x = quantity("X", "rank", "rank", [float(rank) for rank in ranks])
     kinds = Series("kind", ("rms", "std")).colour
-    points = alt.Chart(table(records)).transform_fold(["rms", "std"], as_=["kind", "value"])
+    points = alt.Chart(tables.add(records)).transform_fold(["rms", "std"], as_=["kind", "value"])
     shown = tooltip({f"{column}:Q": column for column in columns})
     points = points.encode(x=x, y=quantity("Y", "value", "scale", scales), color=kinds, tooltip=shown)
     layers = [points.mark_line(strokeWidth=1, opacity=0.5), points.mark_point(filled=True, size=22, opacity=0.9)]
     if named := [record for record in records if record["channel"] in massive[:_MOST_NAMED]]:
-        text_marks = alt.Chart(table(named)).mark_text(align="left", dx=7, dy=-7, fontSize=11)
+        text_marks = alt.Chart(tables.add(named)).mark_text(align="left", dx=7, dy=-7, fontSize=11)
         layers.append(text_marks.encode(x=x, y=alt.Y("rms:Q"), text="channel:N"))
-    drawn = spec(alt.layer(*layers), text, 220)
+    drawn = tables.spec(alt.layer(*layers), text, 220)
     return Chart(f"harvest-channels{suffix}", "Scales of channels", text, drawn, columns, tuple(rows))
 
 

@@ -15,11 +15,10 @@ from saepipe.evaluate.report.charts.drawing import (
     GREY,
     Record,
     Series,
+    Tables,
     altair,
     significant,
     spans_decades,
-    spec,
-    table,
     ticks,
     tooltip,
 )
@@ -64,12 +63,12 @@ def lines(id_: str, title: str, description: str, story: Story, found: Sequence[
         (significant(x), *(significant(points[line.label].get(x)) for line in found)) for x in xs
     ]
     columns = (axes.x, *(line.label for line in found))
-    drawn = spec(_drawn(story, found, axes), description, _HEIGHT)
+    drawn = _drawn(story, found, axes, description)
     return Chart(id_, title, description, drawn, columns, tuple(rows))
 
 
-def _drawn(story: Story, found: Sequence[Line], axes: Axes) -> Any:
-    alt = altair()
+def _drawn(story: Story, found: Sequence[Line], axes: Axes, description: str) -> dict[str, Any]:
+    alt, tables = altair(), Tables()
     records = [_record(line, story, x, y) for line in found for x, y in zip(line.x, line.y, strict=True)]
     values = [record["y"] for record in records if record["y"] is not None]
     positive = [value for value in values if value > 0]
@@ -83,7 +82,7 @@ def _drawn(story: Story, found: Sequence[Line], axes: Axes) -> Any:
 
     x = alt.X("x:Q", title=axes.x, axis=alt.Axis(format=axes.x_format, tickCount=5), scale=alt.Scale(nice=False))
     y = _log_y(axes.y, positive, floor) if log else _linear_y(axes.y, positive)
-    base = alt.Chart(table(records)).encode(x=x, color=series.colour, detail="run:N")
+    base = alt.Chart(tables.add(records)).encode(x=x, color=series.colour, detail="run:N")
     if floor is not None:  # in the browser, so that the data are the true ones
         base = base.transform_calculate(place=f"datum.y === 0 ? {floor!r} : datum.y")
     base = base.encode(y=y)
@@ -97,8 +96,10 @@ def _drawn(story: Story, found: Sequence[Line], axes: Axes) -> Any:
         cross = base.mark_point(shape="cross", size=55, filled=True, angle=45)
         layers.append(cross.transform_filter("datum.y === 0").encode(opacity=shown))
     if axes.limit is not None and positive and min(floor or math.inf, *positive) < axes.limit < max(positive):
-        layers.append(alt.Chart(table([{}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y=alt.datum(axes.limit)))
-    return alt.layer(*layers)
+        layers.append(
+            alt.Chart(tables.add([{}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y=alt.datum(axes.limit))
+        )
+    return tables.spec(alt.layer(*layers), description, _HEIGHT)
 
 
 def _record(line: Line, story: Story, x: float, y: float | None) -> Record:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from saepipe.evaluate.report.chart import Chart, Section, Value, slug
-from saepipe.evaluate.report.charts.drawing import significant, spec
+from saepipe.evaluate.report.charts.drawing import significant
 from saepipe.evaluate.report.charts.pareto_plot import Point, plot
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.report.variants import Variant
@@ -60,7 +60,7 @@ def _chart(story: Story, key: str, name: str) -> Chart | str:
         id=f"pareto-{slug(name)}",
         title=f"L0 against {name}",
         description=description,
-        spec=spec(plot(story, means, seeds, key, name), description),
+        spec=plot(story, means, seeds, key, name, description),
         columns=_COLUMNS,
         rows=tuple(_line(point) for point in (*means, *seeds)),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saepipe.evaluate.report.chart import slug
-from saepipe.evaluate.report.charts.drawing import Record, Series, altair, quantity, table, tooltip
+from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, quantity, tooltip
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.report.variants import Mean, Variant
 from saepipe.evaluate.results import Row
@@ -41,9 +41,11 @@ class Point:
         return "; ".join([*reasons, *([self.figure.why] if self.figure.why else [])]) or None
 
 
-def plot(story: Story, means: Sequence[Point], seeds: Sequence[Point], key: str, name: str) -> Any:
+def plot(
+    story: Story, means: Sequence[Point], seeds: Sequence[Point], key: str, name: str, description: str
+) -> dict[str, Any]:
     """Of those that can be drawn; at least one can."""
-    alt = altair()
+    alt, tables = altair(), Tables()
     strong, faint = ([_record(point, story) for point in points if point.drawn] for points in (means, seeds))
     every = [*strong, *faint]
     l0s = [record["x"] for record in every]
@@ -53,13 +55,14 @@ def plot(story: Story, means: Sequence[Point], seeds: Sequence[Point], key: str,
     series = _penalties(story)
     points = alt.Chart().mark_point(filled=True).encode(x=x, y=y, color=series.colour, shape=series.shape, href="url:N")
     points = points.encode(tooltip=_tooltip(story, name))
+    of_means, of_seeds, of_sweeps = tables.add(strong), tables.add(faint), tables.add(_sweeps(means))
     layers = [
-        *(() if one_l0 else (_lines(means, x, y, series), _bars(strong, "x", "y", y, series))),
-        _bars(strong, "y", "x", x, series),
-        points.properties(data=table(faint)).encode(opacity=alt.value(0.5), size=alt.value(40)),
-        points.properties(data=table(strong)).encode(opacity=alt.value(1.0), size=alt.value(110)),
+        *(() if one_l0 else (_lines(of_sweeps, x, y, series), _bars(of_means, "x", "y", y, series))),
+        _bars(of_means, "y", "x", x, series),
+        points.properties(data=of_seeds).encode(opacity=alt.value(0.5), size=alt.value(40)),
+        points.properties(data=of_means).encode(opacity=alt.value(1.0), size=alt.value(110)),
     ]
-    return alt.layer(*layers)
+    return tables.spec(alt.layer(*layers), description, HEIGHT)
 
 
 def _with_ends(records: Sequence[Record], axis: str) -> list[float | None]:
@@ -73,19 +76,19 @@ def _side_by_side(records: Sequence[Record]) -> Any:
     return alt.X("variant:N", title=f"variant, all at L0 {records[0]['x']:.4g}", sort=names, axis=axis)
 
 
-def _bars(records: Sequence[Record], along: str, across: str, place: Any, series: Series) -> Any:
+def _bars(data: Any, along: str, across: str, place: Any, series: Series) -> Any:
     """The intervals along one axis; `place` is where they lie across it."""
     alt = altair()
     first, second = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
     ends = {along: first(f"{along}_low:Q"), f"{along}2": second(f"{along}_high:Q"), across: place}
-    bar = alt.Chart(table(records)).mark_rule(strokeWidth=2, opacity=0.6)
+    bar = alt.Chart(data).mark_rule(strokeWidth=2, opacity=0.6)
     return bar.transform_filter(f"isValid(datum.{along}_low)").encode(color=series.colour, **ends)
 
 
-def _lines(means: Sequence[Point], x: Any, y: Any, series: Series) -> Any:
+def _lines(data: Any, x: Any, y: Any, series: Series) -> Any:
     """A faint one through each sweep."""
     alt = altair()
-    line = alt.Chart(table(list(_sweeps(means)))).mark_line(opacity=0.35, strokeWidth=1.5)
+    line = alt.Chart(data).mark_line(opacity=0.35, strokeWidth=1.5)
     return line.encode(x=x, y=y, color=series.colour, detail="sweep:N", order="x:Q")
 
 

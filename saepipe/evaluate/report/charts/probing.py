@@ -10,7 +10,7 @@ from saepipe.evaluate.probing.answers import FULL
 from saepipe.evaluate.probing.figures import PROBES, key_of
 from saepipe.evaluate.report.chart import Chart, Section, Value
 from saepipe.evaluate.report.charts.dots import Dot, Mark, dots
-from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, altair, significant, spec, table, tooltip
+from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, significant, tooltip
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.report.variants import Mean, Variant, mean
 from saepipe.evaluate.results import Cell
@@ -53,7 +53,7 @@ def _of_k(story: Story) -> Chart:
     ]
     drawn = _drawn(story, [(name, _k(probe), figure) for name, probe, figure in points], model[FULL])
     columns = ("variant", "k", "accuracy", "low", "high", "interval", "why not")
-    return Chart("probing-accuracy", "Accuracy against k", _OF_K, spec(drawn, _OF_K, HEIGHT), columns, tuple(rows))
+    return Chart("probing-accuracy", "Accuracy against k", _OF_K, drawn, columns, tuple(rows))
 
 
 def _k(probe: str) -> str:
@@ -66,8 +66,8 @@ def _of_model(story: Story, key: str) -> Mean:
     return next(found, Mean(None, why="not measured"))
 
 
-def _drawn(story: Story, points: Sequence[tuple[str, str, Mean]], dense: Mean) -> Any:
-    alt = altair()
+def _drawn(story: Story, points: Sequence[tuple[str, str, Mean]], dense: Mean) -> dict[str, Any]:
+    alt, tables = altair(), Tables()
     records: list[Record] = [
         {"variant": name, "k": k, "y": figure.value, "low": figure.low, "high": figure.high}
         for name, k, figure in points
@@ -82,7 +82,7 @@ def _drawn(story: Story, points: Sequence[tuple[str, str, Mean]], dense: Mean) -
     x = alt.X("k:O", title="k", sort=ks, axis=alt.Axis(labelAngle=0))
     y = alt.Y("y:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     offset = alt.XOffset("variant:N", sort=list(legend), scale=alt.Scale(paddingOuter=1))
-    base = alt.Chart(table(records)).encode(x=x, xOffset=offset, color=series.colour)
+    base = alt.Chart(tables.add(records)).encode(x=x, xOffset=offset, color=series.colour)
     shown = tooltip({"variant:N": "variant", "k:N": "k", "y:Q": "accuracy", "low:Q": "from", "high:Q": "to"})
     layers = [
         base.mark_line(strokeWidth=1.5, opacity=0.7).encode(y=y, strokeDash=series.dash),
@@ -92,9 +92,9 @@ def _drawn(story: Story, points: Sequence[tuple[str, str, Mean]], dense: Mean) -
         base.mark_point(filled=True, size=40, opacity=1).encode(y=y, tooltip=shown),
     ]
     if dense.value is not None:
-        rule = alt.Chart(table([{"variant": _DENSE, "y": dense.value}])).mark_rule(strokeWidth=2)
+        rule = alt.Chart(tables.add([{"variant": _DENSE, "y": dense.value}])).mark_rule(strokeWidth=2)
         layers.insert(0, rule.encode(y=y, color=series.colour, strokeDash=series.dash))
-    return alt.layer(*layers)
+    return tables.spec(alt.layer(*layers), _OF_K, HEIGHT)
 
 
 def _by_dataset(story: Story) -> Iterator[Chart]:

@@ -1,0 +1,140 @@
+"""All parts of the page together: a large study with everything, and a bare one with nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from caches import structured_rows, write_cache
+from evaluations import write_core, write_run
+from saepipe.evaluate.report.chart import Chart
+from saepipe.evaluate.report.sections import sections
+from saepipe.evaluate.report.story import Story
+from stories import (
+    write_absorption,
+    write_geometry,
+    write_imported,
+    write_log,
+    write_probing,
+    write_run_on,
+)
+
+HOOK = "blocks.1.hook_resid_post"
+NUM_LINES = 1000
+THEMED = {"config", "background", "labelColor", "titleColor", "gridColor", "domainColor", "tickColor", "font"}
+"""What the page's theme says, and no chart."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Ten runs of five variants with long logs, a cache, and all evaluations but of the last, which was imported."""
+    folder = tmp_path_factory.mktemp("study")
+    cache = write_cache(folder / "cache", {HOOK: structured_rows(3000, 24)})
+    line = {"host": "h", "pid": 1, "split": "train", "rows": 100}
+    log = "".join(json.dumps(line | {"time": time}) + "\n" for time in (0.0, 4.0, 5.0))
+    (cache / "log" / "harvest.jsonl").write_text(log)
+    rng = np.random.default_rng(0)
+    made = []
+    for place in range(9):
+        penalties = [{"name": "l1", "weight": 1.0 + place // 2}, {"name": "ortsae", "weight": 0.1}]
+        run = folder / f"ortsae={place // 2}" / f"seed-{place % 2}"
+        write_run_on(run, cache, penalties=penalties)
+        shares = {name: [(float(rng.random()), float(rng.random())) for _ in range(NUM_LINES)] for name in ("l1", "x")}
+        write_log(run, shares | {"ortsae": [(0.0, 0.0)] * NUM_LINES})
+        write_core(run, l0=10.0 + 20 * place, ev=0.8 + 0.01 * place)
+        write_geometry(run, {18 + place: 3, 19: 1}, {20: 5, 21 + place: 5})
+        write_absorption(run, dict.fromkeys("abcdefghijklmnopqrstuvwxyz", (place % 3, 20)))
+        made.append(write_probing(run, 0.7 + 0.01 * place))
+    return [*made, write_core(write_imported(folder / "scope" / "seed-0"))]
+
+
+@pytest.fixture(scope="module")
+def charts(runs: list[Path]) -> list[Chart]:
+    return [chart for section in sections(Story.read(runs)) for chart in section.charts]
+
+
+def keys(spec: Any) -> set[str]:
+    if isinstance(spec, Mapping):
+        return set(spec).union(*map(keys, spec.values()))
+    return set().union(*map(keys, spec)) if isinstance(spec, list) else set()
+
+
+def test_every_section_has_its_charts(runs: list[Path]) -> None:
+    found = {section.id: [chart.id for chart in section.charts] for section in sections(Story.read(runs))}
+    assert found == {
+        "pareto": [
+            "pareto-explained-variance",
+            "pareto-full-absorption",
+            "pareto-accuracy-of-probes-of-1-latent",
+            "pareto-accuracy-of-probes-of-5-latents",
+        ],
+        "training": [
+            "training-share-l1",
+            "training-share-x",
+            "training-share-ortsae",
+            "training-loss-l1",
+            "training-loss-x",
+            "training-loss-ortsae",
+            "training-l0",
+            "training-fvu",
+            "training-dead",
+        ],
+        "latents": ["latents-density", "latents-nearest-cosine", "latents-decoder-cosine"],
+        "absorption": ["absorption-full", "absorption-fraction"],
+        "probing": ["probing-accuracy", "probing-datasets"],
+        "harvest": ["harvest-throughput", "harvest-norms", "harvest-channels"],
+    }
+
+
+def test_charts_are_named_for_urls_and_say_what_they_show(charts: list[Chart]) -> None:
+    assert len({chart.id for chart in charts}) == len(charts)
+    for chart in charts:
+        assert re.fullmatch(r"[a-z][a-z0-9-]*", chart.id)
+        assert chart.title
+        assert chart.description.endswith(".")
+        assert chart.spec["description"] == chart.description
+        assert chart.spec["width"] == "container"
+        assert chart.rows
+        assert {len(row) for row in chart.rows} == {len(chart.columns)}
+
+
+def test_the_theme_is_left_to_the_page(charts: list[Chart]) -> None:
+    for chart in charts:
+        assert not keys(chart.spec) & THEMED, chart.id
+
+
+def test_every_chart_can_be_drawn(charts: list[Chart]) -> None:
+    vl_convert = pytest.importorskip("vl_convert", reason="the extra [report] is not installed")
+    for chart in charts:
+        svg = vl_convert.vegalite_to_svg({**chart.spec, "width": 360})
+        assert "<svg" in svg
+        assert "mark-" in svg
+        assert "NaN" not in svg, chart.id
+
+
+def test_ten_runs_stay_small(charts: list[Chart]) -> None:
+    specs = sum(len(json.dumps(chart.spec, separators=(",", ":"), allow_nan=False)) for chart in charts)
+    tables = sum(len(json.dumps(chart.rows, allow_nan=False)) for chart in charts)
+    assert specs < 1_500_000
+    assert tables < 500_000
+
+
+def test_two_readings_draw_the_same(runs: list[Path], charts: list[Chart]) -> None:
+    again = [chart for section in sections(Story.read(runs)) for chart in section.charts]
+    assert [json.dumps(chart.spec) for chart in again] == [json.dumps(chart.spec) for chart in charts]
+
+
+def test_a_bare_run_gives_words(tmp_path: Path) -> None:
+    found = sections(Story.read([write_run(tmp_path / "a" / "seed-0")]))
+    assert [section.id for section in found] == ["pareto", "training", "latents", "absorption", "probing", "harvest"]
+    for section in found:
+        assert section.charts == ()
+        assert section.text == ""
+        assert section.absent
+        assert all(why.endswith(".") for why in section.absent)
