@@ -61,7 +61,7 @@ function draw(figure) {
 }
 const once = (figure) => drawn.get(figure) ?? draw(figure);
 
-async function redraw() {
+function redraw() {
   for (const [figure, drawing] of drawn) {
     draw(figure);
     drawing.then((old) => old.finalize(), () => {});

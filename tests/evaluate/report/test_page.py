@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import html.parser
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.errors import ConfigError, CorruptDataError, MachineError
 from saepipe.data.health import RULES, Finding
-from saepipe.evaluate.report.page import Page, counted, number, render
+from saepipe.evaluate.report.page import Page, counted, javascript, number, render
 from saepipe.evaluate.report.run import report
 
 ERROR = Finding("H9", "error", "all latents are dead: a smaller weight would do")
@@ -165,6 +166,17 @@ def test_equal_runs_give_equal_bytes(make_study: Callable[[int, int], list[Path]
     runs = make_study(2, 5)
     first, again = (report(runs, tmp_path / name) for name in ("first.html", "again.html"))
     assert first.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("library", ["jinja2", "vl_convert"])
+def test_without_the_extra_it_says_what_to_install(
+    make_page: Maker, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = make_page()
+    monkeypatch.setitem(sys.modules, library, None)
+    javascript.cache_clear()
+    with pytest.raises(MachineError, match=r"pip install 'saepipe\[report\]'"):
+        render(page)
 
 
 def test_what_cannot_be_a_report_is_said(ten_runs: list[Path], tmp_path: Path) -> None:
