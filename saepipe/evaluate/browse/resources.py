@@ -2,7 +2,7 @@
 
 runs                    the open runs
 0/columns               of run 0: what its latents are sorted by, each (d_sae,) float32 in base64
-0/tokens/3              the top tokens of its latents 3 * 2048 and on
+0/tokens/3              the top tokens of its latents 3 * 1024 and on
 0/roles                 by latent, what the evaluations found it to be
 0/notes                 by latent, what people wrote of it
 0/latent/123            one latent, with its examples
@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.data.errors import ConfigError, SaepipeError
+from saepipe.data.errors import ConfigError
 from saepipe.evaluate.browse.described import latent_json
 from saepipe.evaluate.browse.matched import Match, nearest, nearest_of_all
 from saepipe.evaluate.browse.notes import Notes
 from saepipe.evaluate.features.roles import Role
 from saepipe.evaluate.features.store import FeatureStore
 
-BLOCKS = {"tokens": 2048, "latent": 64, "match": 4096}
+BLOCKS = {"tokens": 1024, "latent": 64, "match": 4096}
 """Latents of one resource of tokens, and of one file of `--static`."""
 
 _NAME = re.compile(r"([0-9]{1,4})/([a-z]{1,9})(?:/([0-9]{1,9}))?(?:/([0-9]{1,9}))?")
@@ -93,16 +93,13 @@ class Resources:
     def warm(self) -> None:
         """Reads every decoder once, so that the first match need not wait for the disk."""
         for run in self.runs:
-            with suppress(SaepipeError):  # said to whom asks for a match
+            with suppress(ConfigError):  # said to those who ask for a match
                 run.store.decoder.max()
 
     def _match(self, run: OpenRun, other: OpenRun, latent: int) -> bytes:
         if reason := incomparable(run, other):
             return _json({"latent": None, "reason": reason})
-        try:
-            return _match_json(nearest(run.store.decoder[latent], other.store.decoder))
-        except ConfigError as error:  # a run that was moved away from its store
-            return _json({"latent": None, "reason": error.message})
+        return _match_json(nearest(run.store.decoder[latent], other.store.decoder))
 
     def _parsed(self, name: str) -> tuple[OpenRun, str, list[int]] | None:
         found = _NAME.fullmatch(name)
@@ -118,12 +115,16 @@ def blocks_of(d_sae: int, kind: str) -> Iterator[range]:
 
 
 def incomparable(run: OpenRun, other: OpenRun) -> str | None:
-    """Why decoder rows of two runs do not point in one space; None where they do."""
+    """Why decoder rows of two runs cannot be compared; None where they can."""
     ours, theirs = run.store.info, other.store.info
     if ours.model.get("id") != theirs.model.get("id"):
         return f"it is of another model, {theirs.model.get('id')}"
     if ours.hook != theirs.hook or ours.d_in != theirs.d_in:
         return f"it is of another hook, {theirs.hook}"
+    try:
+        _ = run.store.decoder, other.store.decoder
+    except ConfigError as error:  # a run was moved away from its store
+        return error.message
     return None
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from browsed import D_SAE, rewritten, write_runs
+from saepipe.data import artifact
 from saepipe.evaluate.browse.resources import Resources
 from saepipe.evaluate.browse.run import open_runs
+from saepipe.evaluate.features.store import RUN_PATH
 
 
 def got(resources: Resources, name: str) -> Any:
@@ -93,6 +95,17 @@ def test_runs_of_other_hooks_or_models_have_no_counterparts(tmp_path: Path) -> N
     assert {json.loads(one)["reason"] for one in resources.matches(*resources.runs[:2])} == {
         "it is of another hook, blocks.2.hook_resid_post"
     }
+
+
+def test_a_run_that_was_moved_from_its_store_has_no_counterparts_and_all_else(tmp_path: Path) -> None:
+    first, second = write_runs(tmp_path)[:2]
+    (second / "features").rename(tmp_path / "features")
+    artifact.write_file(tmp_path / "features" / RUN_PATH, str(tmp_path / "gone").encode())
+    resources = open_runs([first, tmp_path / "features"])
+    resources.warm()
+    assert "is not at" in got(resources, "0/match/1/0")["reason"]
+    assert set(resources.matches(*resources.runs)) == {resources.get("0/match/1/0")}
+    assert got(resources, "1/latent/0")["num_active"] > 0
 
 
 NONE = (

@@ -20,19 +20,21 @@ function fill(element, attributes, children) {
   return element;
 }
 
-const plain = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const plain = new Intl.NumberFormat("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
 const rough = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 const whole = new Intl.NumberFormat("en");
 
 function number(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  if (value !== 0 && Math.abs(value) < 0.001) return value.toExponential(1).replace("-", "−");
+  if (value === 0) return "0";
+  if (Math.abs(value) < 0.001) return value.toExponential(1).replace("-", "−");
   return plain.format(value).replace("-", "−");
 }
 
 function percent(value) {
   if (Number.isNaN(value)) return "–";
-  return value > 0 && value < 0.0001 ? "< 0.01 %" : `${plain.format(value * 100)} %`;
+  if (value === 0) return "0 %";
+  return value < 0.0001 ? "< 0.01 %" : `${plain.format(value * 100)} %`;
 }
 
 // A token as one reads it: signs, dimmed, for what would not be seen.

@@ -79,8 +79,8 @@ function listView(table) {
     const cells = {
       latent: () => h("a", { href, "data-place": place }, String(latent)),
       tokens: () => (table.tokens[latent] ? h("div", { class: "fade" }, tokensFound(table.tokens[latent])) : waiting(latent)),
-      role: () => (table.roles[latent] ?? []).join(", "),
-      note: () => table.notes[latent] ?? "",
+      role: () => h("div", { class: "twoline", title: table.roles[latent]?.join("\n") }, (table.roles[latent] ?? []).join("; ")),
+      note: () => h("div", { class: "twoline" }, table.notes[latent] ?? ""),
       density: () => (table.columns.density[latent] ? percent(table.columns.density[latent]) : "dead"),
     };
     const dead = table.columns.density[latent] === 0;
