@@ -266,6 +266,7 @@ def test_a_report_of_runs_opens_without_a_network_and_draws_all_it_has(
     page.evaluate(DRAW_ALL)
     charts = page.locator(".chart").count()
     assert charts >= 12
+    screenshot(page, "report-of-runs", tmp_path)
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
     assert len(set(ids)) == len(ids)
     links = page.evaluate("[...document.querySelectorAll('a')].map((link) => link.hash.slice(1))")
