@@ -47,7 +47,7 @@ class Gathering:
         self.figures = Figures(d_sae, device)
         self.top = Kept(d_sae, settings.num_top, window, device)
         self.sample = Kept(d_sae, sample, window, device)
-        self.coactive = Coactive(d_sae, settings.coactive_pairs)
+        self.coactive = Coactive(d_sae, settings.coactive_pairs * d_sae)
 
     def add(self, tokens: Tokens) -> None:
         found: Active = active(self.subject, tokens)

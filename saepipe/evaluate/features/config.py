@@ -28,8 +28,8 @@ class Features(Config):
     """Nearest latents, and co-activating ones."""
     num_logits: int = Field(default=10, ge=0)
     """Tokens that a latent promotes most, and so many that it suppresses most; 0: none, and no model is needed."""
-    coactive_pairs: Count = Field(default=200_000_000, gt=0)
-    """Pairs of active latents counted, at most; where there are more, on a random part of the tokens."""
+    coactive_pairs: Count = Field(default=20_000, gt=0)
+    """Pairs of active latents counted, at most, a latent; where there are more, on a random part of the tokens."""
     seed: int = Field(default=0, ge=0)
     """Of the sample."""
 

@@ -189,12 +189,12 @@ def test_pairs_are_counted_on_fewer_tokens_where_there_are_too_many(
     run = make_run(9)
     acts = acts_of(run, world.x)
     pairs = ((acts > 0).sum(axis=2) ** 2).sum()
-    (store,) = build([run], coactive_pairs=int(pairs // 3))
+    (store,) = build([run], coactive_pairs=int(pairs // 36))
     numbers = uniform(np.arange(acts[..., 0].size), 0).reshape(acts.shape[:2])
     chosen = np.where((numbers < 0.25)[..., None], acts, np.nan)
     assert store.info.coactive_tokens == (~np.isnan(chosen[..., 0])).sum()
     check_coactive(store, chosen)
-    (whole,) = build([run], coactive_pairs=int(pairs))
+    (whole,) = build([run], coactive_pairs=int(-(-pairs // 12)))
     assert whole.info.coactive_tokens == whole.info.num_tokens
 
 
@@ -259,7 +259,17 @@ def test_an_sae_without_a_live_latent_has_a_store(build: Build, make_run: Any) -
     assert store.search("[").size == 0
 
 
-def test_where_one_token_has_too_many_pairs_none_is_counted(build: Build, make_run: Any) -> None:
-    (store,) = build([make_run(16)], num_tokens=40, coactive_pairs=1)
-    assert store.info.coactive_tokens <= 40
-    assert all(not store.latent(latent).coactive for latent in range(12))
+def test_no_pair_is_counted_beyond_what_is_asked_for(build: Build, make_run: Any, acts_of: Any, world: Any) -> None:
+    run = make_run(16)
+    (store,) = build([run], coactive_pairs=1)
+    numbers = uniform(np.arange(world.x[..., 0].size), 0).reshape(world.x.shape[:2])
+    num_active = np.where(np.isnan(world.x[..., 0]), np.nan, (acts_of(run, world.x) > 0).sum(axis=2))
+    shares = 0.5 ** np.arange(12)
+    found = next(
+        num_active[(numbers < share) & ~np.isnan(num_active)] for share in shares if fits(share, numbers, num_active)
+    )
+    assert store.info.coactive_tokens == len(found) < 100
+
+
+def fits(share: float, numbers: np.ndarray, num_active: np.ndarray) -> bool:
+    return bool(np.nansum(num_active[numbers < share] ** 2) <= 12)
