@@ -27,7 +27,7 @@ Values = tuple[Tensor, Tensor]
 Compare = Callable[[str, str, str, Values, Values], None]
 
 TOLERANCE = 1e-4
-"""Of activations up to 20 and reconstructions up to 60, in float32, whose sums may be added up in another order."""
+"""In float32, whose sums may be added up in another order; activations reach 500, reconstructions 330."""
 COLUMNS = ("format", "direction", "sae", "acts", "largest_acts", "x_hat", "largest_x_hat")
 
 
