@@ -196,22 +196,23 @@ def report(
 
 
 @app.command(
-    epilog=examples(
-        "browse runs/study/*/seed-0", "browse runs/study/*/seed-0 --static browser", "browse RUN --port 8600"
-    )
+    epilog=examples("browse runs/study/*/seed-0", "browse runs/study/*/seed-0 --static site", "browse RUN --port 8600")
 )
 def browse(
     runs: Runs,
-    static: Annotated[
-        Path | None, typer.Option(help="Write the browser as files there, instead of serving it.")
-    ] = None,
-    port: Annotated[int, typer.Option(help="On 127.0.0.1; 0: any that is free.")] = 0,
-    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in the desktop's browser.")] = True,
+    static: Annotated[Path | None, typer.Option(help="Write it as files there, instead of serving it.")] = None,
+    port: Annotated[int, typer.Option(help="Of 127.0.0.1; 0: any that is free.")] = 0,
+    open_: Annotated[bool, typer.Option("--open", help="Also open it in the desktop's browser.")] = False,
+    format_: FormatOption = "human",
 ) -> None:
     """Look at every latent: its examples, its neighbours, and its counterpart in each other run."""
     from saepipe.evaluate.browse.run import browse as browse_runs
 
-    browse_runs(runs, static=static, port=port, open_page=open_)
+    if static:
+        with watching(format_) as progress:
+            show({"page": str(browse_runs(runs, static=static, progress=progress))}, format_)
+    else:
+        browse_runs(runs, port=port, open_page=open_, tell=lambda url: show({"browse": url}, format_))
 
 
 @app.command(
