@@ -128,7 +128,7 @@ def viewed(url: str, d_sae: int) -> dict[str, float] | str:
             page.goto(url)
             page.wait_for_selector("tbody a")
             first = 1e3 * (time.perf_counter() - started)
-            page.wait_for_function("Table.open(0).then((table) => table.whole)")
+            page.wait_for_function("() => Table.open(0).then((table) => table.whole)")
             page.evaluate(DRAWN)
             drawn = random.Random(1)
             latents = [drawn.randrange(d_sae) for _ in range(NUM_VIEWS)]

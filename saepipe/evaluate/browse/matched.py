@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REAL = 0.5
-"""Below this cosine a counterpart is one in name only."""
-
 _BLOCK = 256
 
 

@@ -144,7 +144,7 @@ def test_one_latent(site: Site, tmp_path: Path) -> None:
     screenshot(page, f"browse-latent-{site.kind}", tmp_path)
     assert page.get_by_text("no real counterpart").count() == 1  # in the run with another decoder
     page.locator(".bars a").first.click()
-    page.wait_for_function("document.querySelector('h1').textContent !== 'Latent 5'")
+    page.wait_for_function("() => document.querySelector('h1').textContent !== 'Latent 5'")
     page.go_back()
     heading(page, "Latent 5")
 
@@ -233,8 +233,10 @@ def test_by_keyboard_alone(site: Site) -> None:
     heading(page, f"Latent {second}, side by side")
     press("Escape")
     heading(page, f"Latent {second}")
-    press("Escape")
+    press("/")
     heading(page, "Latents of topk/seed-0")
+    assert page.evaluate("document.activeElement.id") == "search"
+    press("Escape")
     assert page.evaluate("document.activeElement.textContent") == second
     press("Escape")
     assert page.inner_text(".count") == f"{D_SAE} latents"
@@ -292,6 +294,16 @@ def test_the_token_does_not_stay_in_the_address(chromium: Browser, tmp_path: Pat
         assert page.evaluate("document.cookie") == ""
         page.reload()
         page.wait_for_selector(ROWS)
+
+
+def test_a_server_that_has_ended_is_missed_in_words(chromium: Browser, runs: list[Path]) -> None:
+    with serving(runs) as (url, process):
+        page = Site(url, runs, "server", chromium.new_context).open()
+        page.wait_for_selector(ROWS)
+        process.terminate()
+        process.wait()
+        page.evaluate("location.hash = '#run=jumprelu/seed-0'")
+        page.wait_for_selector("text=The server does not answer. Is saepipe browse still running?")
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 390), ("dark", 390)])

@@ -17,11 +17,11 @@ async function show() {
   const mine = ++turn, asked = new URLSearchParams(location.hash.slice(1));
   try {
     const made = await viewOf(asked);
-    if (mine !== turn) return;
-    view = made;
+    if (mine === turn) view = made;
   } catch (error) {
-    view = failed(error);
+    if (mine === turn) view = failed(error);
   }
+  if (mine !== turn) return; // somebody went on meanwhile
   document.title = `${view.title} · saepipe browse`;
   document.getElementById("main").replaceChildren(...view.content.flat().filter(Boolean));
   document.getElementById("keys").replaceChildren(...Object.entries(view.help).map(([key, what]) => h("span", {}, key.split(" ").map((one) => h("kbd", {}, one)), ` ${what}`)));
@@ -68,9 +68,9 @@ function press(event) {
   action();
 }
 
-async function searchTheList() {
+function searchTheList() {
+  list.asked = true;
   location.hash = address({ run: Number(document.getElementById("run").value) });
-  addEventListener("hashchange", () => setTimeout(() => document.getElementById("search")?.select()), { once: true });
 }
 
 // As RUN/notes.json, so that what was written in files can be laid into the run.

@@ -31,7 +31,7 @@ function listView(table) {
   const only = h("select", { onchange: () => change({ only: only.value }) },
     Object.entries(FILTERS).map(([value, label]) => h("option", { value }, label)));
   const sort = h("select", { onchange: () => change({ sort: sort.value }) }, columns.flatMap((key) => sorts(key)));
-  let range = "";
+  let range = "", drawing = false;
 
   function change(asked) {
     Object.assign(list, asked, { place: 0 });
@@ -96,8 +96,14 @@ function listView(table) {
   }
 
   function waiting(latent) {
-    table.tokensOf(latent).then(() => draw(true));
+    table.tokensOf(latent).then(soon);
     return "…";
+  }
+
+  // Once, for all rows that waited for one block.
+  function soon() {
+    if (!drawing) requestAnimationFrame(() => ((drawing = false), draw(true)));
+    drawing = true;
   }
 
   function follow(event, place, href) {
@@ -153,7 +159,9 @@ function listView(table) {
       update();
       reveal();
       draw();
-      if (list.place) focusRow();
+      if (list.asked) search.select();
+      else if (list.place) focusRow();
+      list.asked = false;
       table.allTokens(() => list.q && rows.isConnected && update());
     },
     keys: {

@@ -5,14 +5,19 @@ const source = {
   notes: "kept in the run's folder",
 
   async get(name) {
-    const answer = await fetch(`data/${name}`);
-    if (!answer.ok) throw new Error(await answer.text());
-    return answer.json();
+    return (await asked(`data/${name}`)).json();
   },
 
   async writeNote(run, latent, text) {
     const headers = { "Content-Type": "application/json" };
-    const answer = await fetch(`data/${run}/notes/${latent}`, { method: "PUT", headers, body: JSON.stringify({ text }) });
-    if (!answer.ok) throw new Error(await answer.text());
+    await asked(`data/${run}/notes/${latent}`, { method: "PUT", headers, body: JSON.stringify({ text }) });
   },
 };
+
+async function asked(where, how) {
+  const answer = await fetch(where, how).catch(() => {
+    throw new Error("The server does not answer. Is saepipe browse still running?");
+  });
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer;
+}
