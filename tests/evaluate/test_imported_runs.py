@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from saepipe.data.cache import Cache
 from saepipe.evaluate.compare import Table, compare
 from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.features.store import FeatureStore
 from saepipe.evaluate.run import evaluate, plan
 from saepipe.train.config import TrainConfig
 from saepipe.train.imported import import_sae
 from saepipe.train.load import load
 from saepipe.train.run import train
 
-CONFIG = EvaluateConfig.parse({"device": "cpu", "features": None, "metrics": [{"name": "core", "num_contexts": 6}]})
+FEATURES = {"num_tokens": 1000, "num_logits": 0}
+CONFIG = EvaluateConfig.parse({"device": "cpu", "features": FEATURES, "metrics": [{"name": "core", "num_contexts": 6}]})
 HOOK = "blocks.1.hook_resid_post"
 
 
@@ -67,6 +70,15 @@ def test_the_same_sae_has_the_same_figures(runs: list[Path]) -> None:
     assert result["sae_lens_release_id"] == "theirs/seed-0"
     assert result["saepipe"]["seeds"] == {"seed": 0, "data_seed": None}
     assert plan(runs, CONFIG)["measure"] == []
+
+
+def test_the_same_sae_has_the_same_features(runs: list[Path]) -> None:
+    own, imported = FeatureStore.open(runs[0]), FeatureStore.open(runs[2])
+    assert (own.info.num_tokens, imported.info.num_tokens) == (1000, 1000)
+    np.testing.assert_allclose(imported.columns["max_act"], own.columns["max_act"], rtol=1e-5)
+    np.testing.assert_allclose(imported.decoder, own.decoder, atol=1e-6)
+    busiest = int(own.columns["num_active"].argmax())
+    assert imported.latent(busiest).examples[0].tokens == own.latent(busiest).examples[0].tokens
 
 
 def test_the_table_has_no_column_for_what_an_imported_run_cannot_say(runs: list[Path]) -> None:
