@@ -314,9 +314,8 @@ def test_core_gives_the_histograms_that_geometry_did_not(tmp_path: Path) -> None
     assert list(told(section)) == ["latents-density", "latents-nearest-cosine"]
     assert max(row[1] for row in section.charts[0].rows) == 1.0
     assert section.absent == (
-        "Density of latents: not measured of b/seed-0 (evaluate geometry).",
-        "Cosine with the nearest decoder row: not measured of b/seed-0 (evaluate geometry).",
-        "Cosine of all pairs of decoder rows: not measured of a/seed-0, b/seed-0 (evaluate geometry).",
+        "Not measured of b/seed-0: density of latents; cosine with the nearest decoder row (evaluate geometry).",
+        "Not measured of a/seed-0, b/seed-0: cosine of all pairs of decoder rows (evaluate geometry).",
     )
 
 
@@ -443,7 +442,7 @@ def test_throughput_is_drawn_where_the_log_has_it(tmp_path: Path, cached) -> Non
 def test_a_cache_that_is_gone_leaves_words(tmp_path: Path) -> None:
     section = harvest.section(Story.read([run(tmp_path, "a")]))
     assert (section.charts, section.text) == ((), "")
-    assert section.absent == ("the cache is no longer at nowhere: no throughput, norms or channels.",)
+    assert section.absent == ("The cache is no longer at nowhere: no throughput, norms or channels.",)
 
 
 def test_an_undefined_l0_says_so(tmp_path: Path) -> None:

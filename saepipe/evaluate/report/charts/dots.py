@@ -11,8 +11,8 @@ from saepipe.evaluate.report.charts.drawing import GREY, Record, Series, Tables,
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.report.variants import Mean
 
-_STEP, _ROW = 7, 22
-"""Pixels: of a variant in a row, and of a row at least."""
+_STEP, _CLOSE_STEP, _ROW, _TALL = 7.0, 3.5, 22.0, 900.0
+"""Pixels: of a variant in a row, at most and at least; of a row at least; and of a chart, if it can be."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,15 @@ def _drawn(
     offset = alt.YOffset("variant:N", sort=here, scale=alt.Scale(paddingOuter=0.5))
     base = alt.Chart(tables.add(records)).encode(y=y, yOffset=offset, color=series.colour)
     shown = tooltip({"row:N": axes[0], "variant:N": "variant", "x:Q": axes[1], "low:Q": "from", "high:Q": "to"})
+    places = 1 + len(here)  # of a row: its variants, and what is left free
+    step = max(min(_STEP, _TALL / (len(order) * places)), _ROW / places, _CLOSE_STEP)
     layers = [
         base.transform_filter("isValid(datum.low)")
-        .mark_rule(strokeWidth=2, opacity=0.6)
+        .mark_rule(strokeWidth=step / 4, opacity=0.6)
         .encode(x=alt.X("low:Q"), x2=alt.X2("high:Q")),
-        base.mark_point(filled=True, size=45, opacity=1).encode(x=x, shape=series.shape, tooltip=shown),
+        base.mark_point(filled=True, size=6 * step, opacity=1).encode(x=x, shape=series.shape, tooltip=shown),
     ]
     if marks:
         ticks = tables.add([{"row": mark.row, "x": mark.value} for mark in marks if mark.row in order])
         layers.append(alt.Chart(ticks).mark_tick(color=GREY, thickness=2).encode(y=y, x=alt.X("x:Q")))
-    height = {"step": max(_STEP, _ROW // (1 + len(here)))}  # of the variants: a row is as high as they ask for
-    return tables.spec(alt.layer(*layers), description, height)
+    return tables.spec(alt.layer(*layers), description, {"step": step})

@@ -50,6 +50,8 @@ class Series:
     references: tuple[str, ...] = ()
     legend: tuple[str, ...] | None = None
     """The names that it shows; None: all."""
+    strokes: bool = False
+    """The legend shows strokes, with their dashes, instead of points."""
 
     @property
     def colour(self) -> Any:
@@ -72,7 +74,8 @@ class Series:
         """Equal field, domain and title in all channels, so that they share one legend."""
         alt = altair()
         scale = alt.Scale(domain=[*self.names, *self.references], range=values)
-        asked = {"values": list(self.legend)} if self.legend is not None else {}
+        asked: dict[str, Any] = {"values": list(self.legend)} if self.legend is not None else {}
+        asked |= {"symbolType": "stroke"} if self.strokes else {}
         legend = alt.Legend(title=None, symbolOpacity=1, **asked)  # a layer's faint marks would make it faint
         return getattr(alt, channel)(f"{self.field}:N", scale=scale, legend=legend)
 

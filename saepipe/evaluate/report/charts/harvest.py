@@ -41,7 +41,11 @@ def section(story: Story) -> Section:
         charts += _charts(cache, suffix)
         if not cache.paces:
             absent.append("Throughput is not drawn: the harvest's log has no two pools in a row by one process.")
-    absent += [f"{why}: no throughput, norms or channels." for why in story.caches.values() if isinstance(why, str)]
+    absent += [
+        f"{why[:1].upper()}{why[1:]}: no throughput, norms or channels."
+        for why in story.caches.values()
+        if isinstance(why, str)
+    ]
     text = " ".join([_TEXT, *map(_size, facts)]) if charts else ""
     return Section("harvest", "Harvest", text, tuple(charts), tuple(absent))
 

@@ -57,7 +57,7 @@ _KINDS = {
 def section(story: Story) -> Section:
     """The histograms that the runs' evaluations hold."""
     charts: list[Chart] = []
-    absent: list[str] = []
+    absent: dict[str, list[str]] = {}
     for name, kind in _KINDS.items():
         found = {row.label: _histogram(story, row.label, name) for row in story.rows}
         known = {label: histogram for label, histogram in found.items() if histogram}
@@ -65,8 +65,9 @@ def section(story: Story) -> Section:
             charts.append(_chart(story, name, kind, known))
         missing = [label for label, histogram in found.items() if not histogram]
         if missing:
-            absent.append(f"{kind.title}: not measured of {', '.join(missing)} (evaluate geometry).")
-    return Section("latents", "Latents", _TEXT if charts else "", tuple(charts), tuple(absent))
+            absent.setdefault(", ".join(missing), []).append(kind.title.lower())
+    told = (f"Not measured of {labels}: {'; '.join(kinds)} (evaluate geometry)." for labels, kinds in absent.items())
+    return Section("latents", "Latents", _TEXT if charts else "", tuple(charts), tuple(told))
 
 
 def _histogram(story: Story, label: str, name: str) -> Mapping[str, Any] | None:

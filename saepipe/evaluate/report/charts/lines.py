@@ -75,7 +75,7 @@ def _drawn(story: Story, found: Sequence[Line], axes: Axes, description: str) ->
     log = axes.may_be_log and spans_decades(positive) and min(values) >= 0
     floor = 10.0 ** math.floor(math.log10(min(positive)) - 1) if log and min(values) == 0 else None
     names = dict.fromkeys(record["variant"] for record in records)
-    series = Series("variant", tuple(variant.name for variant in story.variants), legend=tuple(names))
+    series = Series("variant", tuple(variant.name for variant in story.variants), legend=tuple(names), strokes=True)
     picked = alt.selection_point(name="picked", fields=["variant"], bind="legend")
     several = any(len(variant.rows) > 1 for variant in story.variants)
     shown = alt.condition(picked, alt.value(0.55 if several else 0.9), alt.value(0.08))

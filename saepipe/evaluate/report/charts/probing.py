@@ -78,7 +78,7 @@ def _drawn(story: Story, points: Sequence[tuple[str, str, Mean]], dense: Mean) -
     names = tuple(variant.name for variant in story.variants)
     references = (_DENSE, _CHANNELS)
     legend = (*(name for name in names if name in here), *references)
-    series = Series("variant", names, references, legend)
+    series = Series("variant", names, references, legend, strokes=True)
     x = alt.X("k:O", title="k", sort=ks, axis=alt.Axis(labelAngle=0))
     y = alt.Y("y:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
     offset = alt.XOffset("variant:N", sort=list(legend), scale=alt.Scale(paddingOuter=1))

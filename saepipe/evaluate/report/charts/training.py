@@ -9,7 +9,7 @@ from saepipe.evaluate.report.chart import Chart, Section, slug
 from saepipe.evaluate.report.charts.lines import Axes, Line, lines
 from saepipe.evaluate.report.story import LogLine, Story
 
-POINTS_A_LINE = 200
+POINTS_A_LINE, POINTS_A_CHART = 200, 2000
 _RECONSTRUCTION = "reconstruction"
 _TEXT = (
     "A line is a run, coloured by its variant; click a name in the legend to see it alone. A penalty whose share of "
@@ -24,7 +24,8 @@ _PLAIN = {
 
 def section(story: Story) -> Section:
     """Of the runs that have a log."""
-    logs = {label: thinned(log) for label, log in story.logs.items() if log}
+    most = min(POINTS_A_LINE, POINTS_A_CHART // len(story.rows) + 2)
+    logs = {label: thinned(log, most) for label, log in story.logs.items() if log}
     charts = tuple(_charts(story, logs)) if logs else ()
     return Section("training", "Training", _TEXT if charts else "", charts, tuple(_absent(story)))
 
