@@ -103,7 +103,7 @@ def test_the_dark_theme_is_the_systems_or_the_buttons_and_is_remembered(opened, 
     screenshot(page, "report-dark", tmp_path)
     assert page.get_by_role("button", name="Dark").get_attribute("aria-pressed") == "true"
     page.get_by_role("button", name="Dark").click()
-    page.wait_for_function(f"{label} !== '{dark[1]}'")
+    page.evaluate(DRAW_ALL)
     light = page.evaluate(background), page.evaluate(label)
     assert dark[0] == "rgb(19, 22, 25)"
     assert light[0] == "rgb(250, 250, 248)"
