@@ -103,7 +103,7 @@ def _drawn(story: Story, found: Sequence[Line], axes: Axes, description: str) ->
 
 
 def _record(line: Line, story: Story, x: float, y: float | None) -> Record:
-    return {"run": line.label, "variant": story.variant_of(line.label).name, "x": x, "y": y}
+    return {"run": line.label, "variant": story.variant_of(line.label).name, "x": x, "y": significant(y)}
 
 
 def _linear_y(title: str, positive: Sequence[float]) -> Any:
