@@ -16,8 +16,8 @@ of each latent, the contexts in order. A dead latent stands nowhere, and is not 
 delphi wants every activation, also to know where a latent is off; the feature store keeps only examples. So this is a
 pass of its own over the cache, with the SAE and without the model. By default it takes the training rows: delphi
 explains a latent from 200 windows on, more than most have in a held-out part. Their last context is left out, since
-the cache may end within it. Special tokens are in `tokens`, without
-activations: where delphi takes BOS out of its text (`filter_bos`), we leave the SAE off at it.
+the cache may end within it. Special tokens are in `tokens`, without activations: where delphi takes BOS out of its
+text (`filter_bos`), we leave the SAE off at it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 
 from harvests import contents
 from saepipe.data.errors import ConfigError
-from saepipe.evaluate.features import neuronpedia
+from saepipe.evaluate.features import neuronpedia, neuronpedia_rows
 from saepipe.evaluate.features.neuronpedia import export_neuronpedia
 from saepipe.evaluate.features.store import FeatureStore
 from stores import write_store
@@ -119,7 +119,7 @@ def test_the_histogram_has_even_bars_and_all_tokens(run: Path, folder: Path) -> 
 def test_a_bin_gives_each_bar_its_part_of_the_width(run: Path) -> None:
     """2 tokens between 1 and 2, 8 between 2 and 4, of which none above 3: 50 bars of 0.06 from 0 to 3."""
     latent = replace(FeatureStore.open(run).latent(0), histogram=([1.0, 2.0, 4.0], [2, 8]), max_act=3.0)
-    bars = neuronpedia._bars(latent)
+    bars = neuronpedia_rows.bars(latent)
     assert [value for _, value in bars] == pytest.approx([0.03 + 0.06 * bar for bar in range(50)])
     for height, value in bars:
         if min(abs(value - edge) for edge in (1, 2)) > 0.03:  # the bar lies in one bin
