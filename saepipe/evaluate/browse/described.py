@@ -11,14 +11,14 @@ Pairs = Sequence[tuple[Any, float]]
 
 
 def latent_json(latent: Latent) -> dict[str, Any]:
-    """As `Latent`; numbers with four significant digits."""
+    """As `Latent`; the many numbers with four significant digits."""
     edges, counts = latent.histogram
     return {
         "index": latent.index,
-        "density": short(latent.density),
+        "density": latent.density,
         "num_active": latent.num_active,
-        "mean_act": short(latent.mean_act),
-        "max_act": short(latent.max_act),
+        "mean_act": latent.mean_act,
+        "max_act": latent.max_act,
         "histogram": {"edges": [short(edge) for edge in edges], "counts": counts},
         "examples": [_example(example) for example in latent.examples],
         "positive_logits": _pairs(latent.positive_logits),

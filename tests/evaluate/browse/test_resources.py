@@ -45,8 +45,8 @@ def test_tokens_of_all_latents(resources: Resources) -> None:
 
 def test_one_latent(resources: Resources) -> None:
     found, latent = got(resources, "0/latent/7"), resources.runs[0].store.latent(7)
-    assert found["num_active"] == latent.num_active
-    assert found["max_act"] == pytest.approx(latent.max_act, rel=1e-3)
+    for key in ("num_active", "density", "mean_act", "max_act"):
+        assert found[key] == getattr(latent, key)
     assert [example["tokens"] for example in found["examples"]] == [example.tokens for example in latent.examples]
     for shown, example in zip(found["examples"], latent.examples, strict=True):
         assert [act is None for act in shown["acts"]] == [act is None for act in example.acts]

@@ -10,8 +10,9 @@ const EXTRA = ["num_active", "decoder_norm", "top_coactive_score"]; // shown whe
 function columnsOf(table) {
   const first = Object.keys(LABELS).filter((key) => key in table.columns);
   const numbers = [...first, ...Object.keys(table.columns).filter((key) => !(key in LABELS))];
-  const roles = Object.keys(table.roles).length ? ["role"] : [];
-  return ["latent", "tokens", ...numbers, ...roles, "note"];
+  const some = { role: table.roles, note: table.notes };
+  const words = Object.keys(some).filter((key) => Object.values(some[key]).some((told) => told.length));
+  return ["latent", "tokens", ...numbers, ...words];
 }
 
 function labelOf(key) {
