@@ -6,7 +6,7 @@ On a logarithmic axis, where 0 has no place, what is exactly 0 stands below all 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,30 +76,32 @@ def _drawn(story: Story, found: Sequence[Line], axes: Axes, description: str) ->
     floor = 10.0 ** math.floor(math.log10(min(positive)) - 1) if log and min(values) == 0 else None
     names = dict.fromkeys(record["variant"] for record in records)
     series = Series("variant", tuple(variant.name for variant in story.variants), legend=tuple(names), strokes=True)
-    picked = alt.selection_point(name="picked", fields=["variant"], bind="legend")
-    several = any(len(variant.rows) > 1 for variant in story.variants)
-    shown = alt.condition(picked, alt.value(0.55 if several else 0.9), alt.value(0.08))
 
     x = alt.X("x:Q", title=axes.x, axis=alt.Axis(format=axes.x_format, tickCount=5), scale=alt.Scale(nice=False))
     y = _log_y(axes.y, positive, floor) if log else _linear_y(axes.y, positive)
     base = alt.Chart(tables.add(records)).encode(x=x, color=series.colour, detail="run:N")
     if floor is not None:  # in the browser, so that the data are the true ones
         base = base.transform_calculate(place=f"datum.y === 0 ? {floor!r} : datum.y")
-    base = base.encode(y=y)
-    interpolate = "step-after" if axes.steps else "linear"
-    line = base.mark_line(strokeWidth=2, interpolate=interpolate).encode(strokeDash=series.dash, opacity=shown)
-    hover = base.mark_point(size=60, filled=True).encode(
-        opacity=alt.value(0), tooltip=tooltip({"run:N": "run", "x:Q": axes.x, "y:Q": axes.y})
-    )
-    layers = [line.add_params(picked), hover]
-    if axes.mark_zeros and 0 in values:
-        cross = base.mark_point(shape="cross", size=55, filled=True, angle=45)
-        layers.append(cross.transform_filter("datum.y === 0").encode(opacity=shown))
+    several = any(len(variant.rows) > 1 for variant in story.variants)
+    layers = list(_layers(base.encode(y=y), series, axes, crossed=axes.mark_zeros and 0 in values, faint=several))
     if axes.limit is not None and positive and min(floor or math.inf, *positive) < axes.limit < max(positive):
-        layers.append(
-            alt.Chart(tables.add([{}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y=alt.datum(axes.limit))
-        )
+        rule = alt.Chart(tables.add([{}])).mark_rule(color=GREY, strokeDash=[4, 3])
+        layers.append(rule.encode(y=alt.datum(axes.limit)))
     return tables.spec(alt.layer(*layers), description, _HEIGHT)
+
+
+def _layers(base: Any, series: Series, axes: Axes, *, crossed: bool, faint: bool) -> Iterator[Any]:
+    """Lines, points that only hovering shows, and crosses at zeros; a click in the legend leaves one variant."""
+    alt = altair()
+    picked = alt.selection_point(name="picked", fields=["variant"], bind="legend")
+    shown = alt.condition(picked, alt.value(0.55 if faint else 0.9), alt.value(0.08))
+    line = base.mark_line(strokeWidth=2, interpolate="step-after" if axes.steps else "linear")
+    yield line.encode(strokeDash=series.dash, opacity=shown).add_params(picked)
+    words = tooltip({"run:N": "run", "x:Q": axes.x, "y:Q": axes.y})
+    yield base.mark_point(size=60, filled=True).encode(opacity=alt.value(0), tooltip=words)
+    if crossed:
+        cross = base.transform_filter("datum.y === 0").mark_point(shape="cross", size=55, filled=True, angle=45)
+        yield cross.encode(opacity=shown)
 
 
 def _record(line: Line, story: Story, x: float, y: float | None) -> Record:
