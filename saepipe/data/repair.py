@@ -35,8 +35,8 @@ def repair(path: Path) -> dict[str, Any]:
 
     Returns:
         damaged: a sentence a file; pools: split, number and rows of each that must be made again; tokens: their rows,
-        which go through the model; config: the cache's own, written for the harvest; next: what to run, None if
-        nothing is damaged.
+        which go through the model; fingerprint: the cache's, which the harvest will give again, None of a half-made
+        one; config: the cache's own, written for the harvest, and next: what to run, both None if all is well.
 
     Raises:
         ConfigError: if there is no cache.
@@ -46,27 +46,38 @@ def repair(path: Path) -> dict[str, Any]:
     if not (path / GROUP).is_file() and not (path / artifact.MANIFEST).is_file():
         raise ConfigError(f"{path} holds no cache", hint="check the path")
     with artifact.writer_lock(path):
-        lines = _listed(path)
+        fingerprint, lines = _listed(path)
         damage = {name: problem for line in lines for name, problem in _damage(path, line)}
         config = _config(path, damage)
-        if not damage:
-            return _report(path, damage, [])
         dropped = _pools_of(lines, damage)
-        dropped |= _short(lines, dropped, config)
-        artifact.write_file(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
-        _forget(path, lines, damage, dropped)
-        return _report(path, damage, [line for line in lines if line["kind"] == "pool" and _pool(line) in dropped])
+        if unfinished := bool(damage) or fingerprint is None:
+            artifact.write_file(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+        if damage:
+            dropped |= _short(lines, dropped, config)
+            _forget(path, lines, damage, dropped)
+        pools = [line for line in lines if line["kind"] == "pool" and _pool(line) in dropped]
+        return {
+            "cache": str(path),
+            "fingerprint": fingerprint,
+            "damaged": list(damage.values()),
+            "pools": [{"split": line["split"], "pool": line["pool"], "rows": line["num_rows"]} for line in pools],
+            "tokens": sum(line["num_rows"] for line in pools),
+            "config": str(path / CONFIG) if unfinished else None,
+            "next": f"saepipe harvest --config {path / CONFIG} --out {path}" if unfinished else None,
+        }
 
 
-def _listed(path: Path) -> list[Line]:
-    """The manifest, checked against its seal if there is one."""
-    hint = "the manifest says what all else should be; without it, harvest again into another folder"
+def _listed(path: Path) -> tuple[str | None, list[Line]]:
+    """Fingerprint and manifest, checked against its seal if there is one."""
     try:
-        return (
-            artifact.open_committed(path, "cache")[1] if artifact.is_committed(path) else artifact.read_manifest(path)
-        )
+        if artifact.is_committed(path):
+            return artifact.open_committed(path, "cache")
+        return None, artifact.read_manifest(path)
     except CorruptDataError as error:
-        raise CorruptDataError(f"{error.message}: this cannot be repaired", hint=hint) from None
+        raise CorruptDataError(
+            f"{error.message}: this cannot be repaired",
+            hint="the manifest says what all else should be; without it, harvest again into another folder",
+        ) from None
 
 
 def _damage(path: Path, line: Line) -> Iterable[tuple[str, str]]:
@@ -122,14 +133,3 @@ def _forget(path: Path, lines: Iterable[Line], damage: Iterable[str], dropped: s
             artifact.sync_folder(folder)
     kept = [line for line in lines if line["kind"] in ("shard", "pool") and _pool(line) not in dropped]
     artifact.rewrite_manifest(path, kept)
-
-
-def _report(path: Path, damage: Mapping[str, str], pools: list[Line]) -> dict[str, Any]:
-    return {
-        "cache": str(path),
-        "damaged": list(damage.values()),
-        "pools": [{"split": line["split"], "pool": line["pool"], "rows": line["num_rows"]} for line in pools],
-        "tokens": sum(line["num_rows"] for line in pools),
-        "config": str(path / CONFIG) if damage else None,
-        "next": f"saepipe harvest --config {path / CONFIG} --out {path}" if damage else None,
-    }

@@ -101,7 +101,7 @@ def test_only_the_damaged_pools_are_made_again_and_all_is_as_before(
 
     assert report["next"] == f"saepipe harvest --config {report['config']} --out {cache}"
     again = harvest(HarvestConfig.load(Path(report["config"])), cache)
-    assert again.fingerprint == Cache.open(toy_cache).fingerprint
+    assert again.fingerprint == report["fingerprint"] == Cache.open(toy_cache).fingerprint
     assert contents(cache) == contents(toy_cache)
     assert again.damage() == []
     assert len(passes) == num_passes  # of 6 and 2
@@ -201,6 +201,9 @@ def test_a_repair_that_is_interrupted_goes_on(
     assert ("train", 2) not in half
     flip(cache / f"{UPPER}/c/1/0")
     assert {pool["pool"] for pool in repair(cache)["pools"] if pool["split"] == "train"} == {0}
+    again = repair(cache)
+    assert (again["damaged"], again["pools"], again["fingerprint"]) == ([], [], None)
+    assert again["next"]  # there is nothing more to repair, but it is not finished
     harvest(toy_config, cache)
     assert contents(cache) == contents(toy_cache)
 
