@@ -33,7 +33,7 @@ import torch
 from safetensors.numpy import save_file
 
 from saepipe.data import artifact
-from saepipe.data.cache import Cache, Split
+from saepipe.data.cache import SPLITS, Cache, Split
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.mmap_store import MappedRows
@@ -58,7 +58,7 @@ def export_delphi(
     split: Split = "train",
     num_contexts: int | None = None,
     num_splits: int = 5,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Path:
@@ -81,8 +81,10 @@ def export_delphi(
         ConfigError: if the cache is not there or another one, has too few contexts, or `out` holds something else.
         CorruptDataError: if run or cache is damaged, or an activation does not fit into float16.
     """
+    if split not in SPLITS:
+        raise ConfigError(f"a cache has no split {split!r}", hint=" or ".join(SPLITS))
     opened = run if isinstance(run, Run) else open_run(run)
-    source = cache_of(opened, cache)
+    source = cache_of(opened, Path(cache) if cache else None)
     subject = Subject.load(opened, pick_device(device))
     if not 1 <= num_splits <= subject.sae.d_sae:
         raise ConfigError(f"{num_splits} files for {subject.sae.d_sae} latents", hint="one latent a file, or more")

@@ -110,8 +110,11 @@ def test_what_cannot_be_exported_leaves_nothing(
     run: Path, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "latents"
+    wrong: Any = "test"
+    with pytest.raises(ConfigError, match="no split 'test'"):
+        export_delphi(run, out, split=wrong)
     with pytest.raises(ConfigError, match="was trained from cache"):
-        export_delphi(run, out, cache=tiny_cache)
+        export_delphi(run, out, cache=str(tiny_cache))
     with pytest.raises(ConfigError, match="9,999 contexts, of"):
         export_delphi(run, out, num_contexts=9_999)
     with pytest.raises(ConfigError, match="51 files for 50 latents"):
