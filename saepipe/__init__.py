@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saepipe.data.cache import Cache
     from saepipe.data.cache import open_cache as open_cache
     from saepipe.evaluate.compare import Table, compare
+    from saepipe.evaluate.export import export
     from saepipe.evaluate.report.run import report
     from saepipe.evaluate.run import evaluate as evaluate
     from saepipe.harvest.run import harvest as harvest
@@ -32,6 +33,7 @@ __all__ = [
     "Table",
     "compare",
     "evaluate",
+    "export",
     "harvest",
     "load",
     "open_cache",
@@ -50,6 +52,7 @@ _HOME = {
     "open_run": "train.load",
     "Table": "evaluate.compare",
     "compare": "evaluate.compare",
+    "export": "evaluate.export",
     "report": "evaluate.report.run",
 }
 

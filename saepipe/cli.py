@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -218,27 +218,27 @@ def browse(
 @app.command(
     epilog=examples(
         "export runs/study/baseline/seed-0 --to saelens --out exported",
-        "export runs/study/baseline/seed-0 --to neuronpedia --out neuronpedia",
+        "export runs/study/baseline/seed-0 --to neuronpedia --out neuronpedia --set model=gemma-2-2b --set creator=me",
     )
 )
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    to: Annotated[Target, typer.Option(help="What it is for.")],
+    to: Annotated[Target, typer.Option(help="The tool that is to read it.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
+    set_: Annotated[
+        list[str], typer.Option("--set", help="A setting of neuronpedia or delphi: --set split=heldout.")
+    ] = [],  # noqa: B006
     format_: FormatOption = "human",
 ) -> None:
     """An SAE, or what is known of its latents, as other tools read it."""
-    if to == "neuronpedia":
-        from saepipe.evaluate.features.neuronpedia import export_neuronpedia as write
-    elif to == "delphi":
-        from saepipe.evaluate.features.delphi import export_delphi as write
-    else:
-        from saepipe.train.exported import export_sae
+    from saepipe.data.yaml_file import apply_override
 
-        def write(run: Path, out: Path) -> Path:
-            return export_sae(run, to, out)
-
-    show({"written": str(write(run, out))}, format_)
+    settings: dict[str, Any] = {}
+    for override in set_:
+        apply_override(settings, override)
+    with watching(format_) as progress:
+        written = saepipe.export(run, to, out, progress=progress, **settings)
+    show({"written": str(written)}, format_)
 
 
 @app.command(

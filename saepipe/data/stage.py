@@ -39,11 +39,11 @@ def callable_stage(name: str) -> None:
 def watched(progress: Progress) -> Iterator[Progress]:
     """`progress` alone tells where a stage stands; the bars of the libraries below it stay off."""
     import datasets
-    import huggingface_hub.utils
     import transformers
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # lazily, and so unseen
 
     datasets.disable_progress_bars()
-    huggingface_hub.utils.disable_progress_bars()
+    disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield progress

@@ -15,7 +15,13 @@ from saepipe.evaluate.report.story import Story
 TITLE = "Sparse autoencoders, compared"
 
 
-def report(runs: Sequence[Path], out: Path, *, baseline: Path | None = None, title: str | None = None) -> Path:
+def report(
+    runs: Sequence[Path | str],
+    out: Path | str = "report.html",
+    *,
+    baseline: Path | str | None = None,
+    title: str | None = None,
+) -> Path:
     """Writes a page that shows runs side by side, in one file that opens without a network.
 
     Args:
@@ -32,6 +38,7 @@ def report(runs: Sequence[Path], out: Path, *, baseline: Path | None = None, tit
     """
     if not runs and baseline is None:
         raise ConfigError("a report needs at least one run", hint="saepipe report RUN...")
+    out = Path(out)
     if out.is_dir():
         raise ConfigError(f"{out} is a folder", hint=f"-o {out / 'report.html'}")
     story = Story.read(runs, baseline)

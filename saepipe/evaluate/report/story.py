@@ -65,7 +65,7 @@ class Story:
     baseline: str | None = None
 
     @classmethod
-    def read(cls, runs: Sequence[Path], baseline: Path | None = None) -> Story:
+    def read(cls, runs: Sequence[Path | str], baseline: Path | str | None = None) -> Story:
         """Of finished runs, whatever was evaluated of them, and whether or not their caches are still there.
 
         Raises:
