@@ -26,7 +26,8 @@ def write_static(resources: Resources, folder: Path, progress: Progress) -> Path
     Raises:
         ConfigError: if there is something in `folder` that is not a browser's.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / DATA / "runs.js").is_file():
+    is_ours = (folder / DATA / "runs.js").is_file()
+    if folder.exists() and not is_ours and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} holds something else", hint="choose another --static folder")
     (folder / INDEX).unlink(missing_ok=True)
     _write(folder, "runs", [("runs", _got(resources, "runs"))])

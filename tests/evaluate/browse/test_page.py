@@ -285,15 +285,13 @@ def test_what_is_not_there_is_said_in_words(site: Site) -> None:
     heading(page, "Latents of topk/seed-0")
 
 
-def test_the_token_does_not_stay_in_the_address(chromium: Browser, tmp_path: Path) -> None:
-    runs = write_runs(tmp_path)
-    with serving(runs) as (url, _):
-        page = Site(url, runs, "server", chromium.new_context).open()
-        page.wait_for_selector(ROWS)
-        assert "token" not in page.url
-        assert page.evaluate("document.cookie") == ""
-        page.reload()
-        page.wait_for_selector(ROWS)
+def test_the_token_does_not_stay_in_the_address(chromium: Browser, runs: list[Path], addresses: dict[str, str]) -> None:
+    page = Site(addresses["server"], runs, "server", chromium.new_context).open()
+    page.wait_for_selector(ROWS)
+    assert "token" not in page.url
+    assert page.evaluate("document.cookie") == ""
+    page.reload()
+    page.wait_for_selector(ROWS)
 
 
 def test_a_server_that_has_ended_is_missed_in_words(chromium: Browser, runs: list[Path]) -> None:
@@ -306,7 +304,7 @@ def test_a_server_that_has_ended_is_missed_in_words(chromium: Browser, runs: lis
         page.wait_for_selector("text=The server does not answer. Is saepipe browse still running?")
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 390), ("dark", 390)])
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 390)])
 def test_dark_and_on_a_phone(site: Site, scheme: str, width: int, tmp_path: Path) -> None:
     page = site.open(color_scheme=scheme, viewport={"width": width, "height": 800})
     page.wait_for_selector(ROWS)

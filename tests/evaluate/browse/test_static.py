@@ -64,3 +64,5 @@ def test_it_is_written_again_over_itself_and_over_nothing_else(resources: Resour
     with pytest.raises(ConfigError, match="holds something else"):
         write_static(resources, tmp_path / "thesis", Silent())
     assert (tmp_path / "thesis" / "index.html").read_text() == "mine"
+    with pytest.raises(ConfigError, match="holds something else"):
+        write_static(resources, tmp_path / "thesis" / "index.html", Silent())

@@ -10,7 +10,8 @@ function address({ run, latent, other }) {
   const parts = { run: runs[run].label };
   if (latent !== undefined) Object.assign(parts, { latent }, other !== undefined && { with: runs[other].label });
   else for (const key of ["q", "only", "sort"]) if (list[key]) parts[key] = list[key];
-  return "#" + Object.entries(parts).map(([key, value]) => `${key}=${encodeURIComponent(value).replaceAll("%2F", "/")}`).join("&");
+  const encoded = (value) => encodeURIComponent(value).replaceAll("%2F", "/");
+  return "#" + Object.entries(parts).map(([key, value]) => `${key}=${encoded(value)}`).join("&");
 }
 
 async function show() {
@@ -24,7 +25,8 @@ async function show() {
   if (mine !== turn) return; // somebody went on meanwhile
   document.title = `${view.title} · saepipe browse`;
   document.getElementById("main").replaceChildren(...view.content.flat().filter(Boolean));
-  document.getElementById("keys").replaceChildren(...Object.entries(view.help).map(([key, what]) => h("span", {}, key.split(" ").map((one) => h("kbd", {}, one)), ` ${what}`)));
+  document.getElementById("keys").replaceChildren(...Object.entries(view.help).map(([keys, what]) =>
+    h("span", {}, keys.split(" ").map((key) => h("kbd", {}, key)), ` ${what}`)));
   window.scrollTo(0, 0);
   if (mine > 1) document.querySelector("h1").focus({ preventScroll: true });
   view.after?.();
@@ -42,7 +44,9 @@ async function viewOf(asked) {
     return listView(table);
   }
   const latent = Number(asked.get("latent"));
-  if (!(Number.isInteger(latent) && latent >= 0 && latent < table.about.d_sae)) throw new Error(`${table.about.label} has no latent ${asked.get("latent")}.`);
+  if (!Number.isInteger(latent) || !isLatent(table, latent)) {
+    throw new Error(`${table.about.label} has no latent ${asked.get("latent")}.`);
+  }
   if (!asked.has("with")) return latentView(table, latent);
   const other = find(asked.get("with"));
   if (other < 0) throw new Error(`No open run is called ${asked.get("with")}.`);
@@ -52,8 +56,13 @@ async function viewOf(asked) {
 function failed(error) {
   return {
     title: "Not found",
-    content: [h("h1", { tabindex: -1 }, "That cannot be shown"), h("p", { role: "alert" }, error.message), h("p", {}, h("a", { href: "#" }, "To the list"))],
-    keys: { Escape: () => (location.hash = "#") }, help: { Esc: "list" },
+    content: [
+      h("h1", { tabindex: -1 }, "That cannot be shown"),
+      h("p", { role: "alert" }, error.message),
+      h("p", {}, h("a", { href: "#" }, "To the list")),
+    ],
+    keys: { Escape: () => (location.hash = "#") },
+    help: { Esc: "list" },
   };
 }
 
@@ -78,7 +87,8 @@ async function exportNotes() {
   const { run, label } = runs[document.getElementById("run").value];
   const { notes } = await Table.open(document.getElementById("run").value);
   const kept = Object.fromEntries(Object.entries(notes).filter(([, text]) => text));
-  const href = URL.createObjectURL(new Blob([JSON.stringify({ run, notes: kept }, null, 2) + "\n"], { type: "application/json" }));
+  const text = JSON.stringify({ run, notes: kept }, null, 2) + "\n";
+  const href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   h("a", { href, download: `notes ${label.replaceAll("/", " ")}.json` }).click();
   setTimeout(() => URL.revokeObjectURL(href), 1000);
 }

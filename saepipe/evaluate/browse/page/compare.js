@@ -5,9 +5,13 @@ const REAL = 0.5; // below this cosine there is no counterpart to speak of
 
 async function compareView(table, latent, other) {
   const [match, ours, its] = await Promise.all([
-    source.get(`${table.run}/match/${other}/${latent}`), source.get(`${table.run}/latent/${latent}`), Table.open(other)]);
+    source.get(`${table.run}/match/${other}/${latent}`),
+    source.get(`${table.run}/latent/${latent}`),
+    Table.open(other),
+  ]);
   const theirs = match.latent === null ? null : await source.get(`${other}/latent/${match.latent}`);
-  const sides = [[table, ours], [its, theirs]].filter(([, one]) => one);
+  const pair = [[table, ours], [its, theirs]].filter(([, one]) => one);
+  const tokens = await Promise.all(pair.map(([side, one]) => side.tokensOf(one.index)));
   const rest = runs.map((_, run) => run).filter((run) => run !== table.run);
   const next = rest[(rest.indexOf(other) + 1) % rest.length];
   const go = (asked) => () => (location.hash = address(asked));
@@ -15,57 +19,84 @@ async function compareView(table, latent, other) {
     title: `Latent ${latent} beside ${its.about.label}`,
     content: [
       h("div", { class: "head" },
-        h("p", { class: "crumb" }, h("a", { href: address({ run: table.run, latent }) }, `${table.about.label} / ${latent}`)),
+        h("p", { class: "crumb" }, h("a", { href: address({ run: table.run, latent }) }, nameOf([table, ours]))),
         h("h1", { tabindex: -1 }, `Latent ${latent}, side by side`),
-        h("nav", { class: "beside", "aria-label": "Other runs" }, rest.map((run) =>
-          h("a", { class: "button", href: address({ run: table.run, latent, other: run }), "aria-current": run === other && "true" }, runs[run].label)))),
-      counterpart(match, its),
-      theirs && changes(ours, theirs, await Promise.all([table.tokensOf(latent), its.tokensOf(match.latent)]), table, its),
-      h("div", { class: "pair heads" }, sides.map(([side, one]) => h("div", {},
-        h("a", { href: address({ run: side.run, latent: one.index }) }, name(side, one)),
-        [...(side.roles[one.index] ?? []), side.notes[one.index]].filter(Boolean).map((told) => h("p", {}, told))))),
-      groupsOf(...sides.map(([, one]) => one)).map((group) => together(group, sides)),
+        h("nav", { class: "beside", "aria-label": "Other runs" },
+          rest.map((run) => choice(table, latent, run, run === other)))),
+      counterpart(match, its.about.label),
+      theirs && part("What changed", figures(pair), words(pair, tokens)),
+      h("div", { class: "pair heads" }, pair.map(heading)),
+      groupsOf(...pair.map(([, one]) => one)).map((which) => together(which, pair)),
     ],
-    keys: { Escape: go({ run: table.run, latent }), v: showValues, c: go({ run: table.run, latent, other: next }) },
+    keys: {
+      Escape: go({ run: table.run, latent }), v: showValues, c: go({ run: table.run, latent, other: next }),
+    },
     help: { v: "values", ...(rest.length > 1 && { c: "next run" }), "/": "search", Esc: "the latent" },
   };
 }
 
-function name(side, one) {
+function nameOf([side, one]) {
   return `${side.about.label} / ${one.index}`;
 }
 
-function together(which, sides) {
-  return part(groupName(which, sides[0][0].about), h("div", { class: "pair" }, sides.map(([side, one]) =>
-    h("section", { "aria-label": name(side, one) }, h("p", { class: "whose" }, name(side, one)), group(one, which)))));
+function choice(table, latent, run, isCurrent) {
+  const href = address({ run: table.run, latent, other: run });
+  return h("a", { class: "button", href, "aria-current": isCurrent && "true" }, runs[run].label);
 }
 
-function counterpart(match, its) {
-  if (match.latent === null) return h("p", { class: "told warn" }, `There is no counterpart in ${its.about.label}: ${match.reason}.`);
-  const cosine = match.cosine.toFixed(2);
-  if (match.cosine < REAL) {
-    return h("p", { class: "told warn" }, `There is no real counterpart in ${its.about.label}: the nearest is latent ${match.latent}, and the cosine of their decoder rows is only ${cosine}.`);
+function counterpart({ latent, cosine, reason }, label) {
+  if (latent === null) return h("p", { class: "told warn" }, `There is no counterpart in ${label}: ${reason}.`);
+  const shown = cosine.toFixed(2);
+  if (cosine >= REAL) {
+    return h("p", { class: "told" },
+      `The counterpart in ${label} is latent ${latent}: the cosine of their decoder rows is ${shown}.`);
   }
-  return h("p", { class: "told" }, `The counterpart in ${its.about.label} is latent ${match.latent}: the cosine of their decoder rows is ${cosine}.`);
+  return h("p", { class: "told warn" }, `There is no real counterpart in ${label}: the nearest is latent ${latent}, ` +
+    `and the cosine of their decoder rows is only ${shown}.`);
 }
 
-function changes(ours, theirs, [mine, others], table, its) {
-  const rows = [
-    ["Density", ours.density, theirs.density, percent], ["Mean act.", ours.mean_act, theirs.mean_act, number], ["Max act.", ours.max_act, theirs.max_act, number]];
-  const words = (pairs) => pairs?.map(([text]) => text);
-  return part("What changed", h("table", { class: "changes" },
-    h("thead", {}, h("tr", {}, h("td", {}), [table, its].map((side) => h("th", { scope: "col" }, side.about.label)), h("th", { scope: "col" }, "change"))),
-    h("tbody", {}, rows.map(([name, a, b, shown]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, shown(a)), h("td", {}, shown(b)),
-      h("td", {}, a && b ? `× ${number(b / a)}` : "–"))))),
-    h("dl", { class: "gains" },
-      gained("Top tokens", mine, others), gained("Promotes", words(ours.positive_logits), words(theirs.positive_logits)),
-      gained("Suppresses", words(ours.negative_logits), words(theirs.negative_logits))));
+function heading(sided) {
+  const [side, one] = sided;
+  const told = [...(side.roles[one.index] ?? []), side.notes[one.index]].filter(Boolean);
+  const href = address({ run: side.run, latent: one.index });
+  return h("div", {}, h("a", { href }, nameOf(sided)), told.map((line) => h("p", {}, line)));
 }
 
-function gained(name, ours, theirs) {
+function together(which, pair) {
+  const about = pair[0][0].about;
+  return part(groupName(which, about), h("div", { class: "pair" }, pair.map((sided) =>
+    h("section", { "aria-label": nameOf(sided) }, h("p", { class: "whose" }, nameOf(sided)), group(sided[1], which)))));
+}
+
+function figures(pair) {
+  const rows = [["Density", "density", percent], ["Mean act.", "mean_act", number], ["Max act.", "max_act", number]];
+  const head = (text) => h("th", { scope: "col" }, text);
+  return h("table", { class: "changes" },
+    h("thead", {}, h("tr", {}, h("td"), pair.map(([side]) => head(side.about.label)), head("change"))),
+    h("tbody", {}, rows.map(([label, key, shown]) => {
+      const [a, b] = pair.map(([, one]) => one[key]);
+      const change = a && b ? `× ${number(b / a)}` : "–";
+      const cells = [shown(a), shown(b), change].map((text) => h("td", {}, text));
+      return h("tr", {}, h("th", { scope: "row" }, label), cells);
+    })));
+}
+
+function words([[, ours], [, theirs]], tokens) {
+  const texts = (pairs) => pairs?.map(([text]) => text);
+  return h("dl", { class: "gains" },
+    gained("Top tokens", ...tokens),
+    gained("Promotes", texts(ours.positive_logits), texts(theirs.positive_logits)),
+    gained("Suppresses", texts(ours.negative_logits), texts(theirs.negative_logits)));
+}
+
+function gained(title, ours, theirs) {
   if (!ours || !theirs) return null;
-  const less = (some, others) => some.filter((one) => !others.includes(one));
-  const groups = { both: ours.filter((one) => theirs.includes(one)), lost: less(ours, theirs), gained: less(theirs, ours) };
-  return h("div", {}, h("dt", {}, name), Object.entries(groups).map(([group, tokens]) =>
-    h("dd", { class: group }, h("span", { class: "group" }, group), h("span", {}, tokens.length ? chips(tokens) : h("i", {}, "none")))));
+  const groups = {
+    both: ours.filter((one) => theirs.includes(one)),
+    lost: ours.filter((one) => !theirs.includes(one)),
+    gained: theirs.filter((one) => !ours.includes(one)),
+  };
+  return h("div", {}, h("dt", {}, title), Object.entries(groups).map(([which, found]) =>
+    h("dd", { class: which }, h("span", { class: "group" }, which),
+      h("span", {}, found.length ? chips(found) : h("i", {}, "none")))));
 }

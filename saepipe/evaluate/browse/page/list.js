@@ -4,7 +4,9 @@
 const ROW = 44; // pixels, as in browse.css
 const SPARE = 8; // rows above and below those in sight
 const list = { run: null, q: "", only: "", sort: "", found: [], place: 0 };
-const FILTERS = { "": "All", alive: "Alive", dead: "Dead", dense: "Dense (over 10 %)", role: "With a role", note: "With a note" };
+const FILTERS = {
+  "": "All", alive: "Alive", dead: "Dead", dense: "Dense (over 10 %)", role: "With a role", note: "With a note",
+};
 const EXTRA = ["num_active", "decoder_norm", "top_coactive_score"]; // shown where there is room, or sorted by
 
 function columnsOf(table) {
@@ -26,9 +28,13 @@ function listView(table) {
   const count = h("p", { class: "count" });
   const body = h("tbody");
   const head = h("tr", { "aria-rowindex": 1 });
-  const drawn = h("table", {}, h("caption", { class: "unseen" }, `Latents of ${table.about.label}`), h("thead", {}, head), body);
+  const caption = h("caption", { class: "unseen" }, `Latents of ${table.about.label}`);
+  const drawn = h("table", {}, caption, h("thead", {}, head), body);
   const rows = h("div", { class: "rows", onscroll: () => requestAnimationFrame(() => draw()) }, drawn);
-  const search = h("input", { type: "search", id: "search", placeholder: "token, “whole token”, role, note, number", oninput: () => change({ q: search.value }) });
+  const search = h("input", {
+    type: "search", id: "search", placeholder: "token, “whole token”, role, note, number",
+    oninput: () => change({ q: search.value }),
+  });
   const only = h("select", { onchange: () => change({ only: only.value }) },
     Object.entries(FILTERS).map(([value, label]) => h("option", { value }, label)));
   const sort = h("select", { onchange: () => change({ sort: sort.value }) }, columns.flatMap((key) => sorts(key)));
@@ -77,15 +83,17 @@ function listView(table) {
 
   function row(latent, place) {
     const href = address({ run: table.run, latent });
+    const tokens = table.tokens[latent], roles = table.roles[latent] ?? [];
     const cells = {
       latent: () => h("a", { href, "data-place": place }, String(latent)),
-      tokens: () => (table.tokens[latent] ? h("div", { class: "fade" }, tokensFound(table.tokens[latent])) : waiting(latent)),
-      role: () => h("div", { class: "twoline", title: table.roles[latent]?.join("\n") }, (table.roles[latent] ?? []).join("; ")),
+      tokens: () => (tokens ? h("div", { class: "fade" }, tokensFound(tokens)) : waiting(latent)),
+      role: () => h("div", { class: "twoline", title: roles.join("\n") }, roles.join("; ")),
       note: () => h("div", { class: "twoline" }, table.notes[latent] ?? ""),
       density: () => (table.columns.density[latent] ? percent(table.columns.density[latent]) : "dead"),
     };
     const dead = table.columns.density[latent] === 0;
-    return h("tr", { "aria-rowindex": place + 2, class: dead && "dead", onclick: (event) => follow(event, place, href) },
+    const onclick = (event) => follow(event, place, href);
+    return h("tr", { "aria-rowindex": place + 2, class: dead && "dead", onclick },
       columns.map((key) => h("td", { class: classOf(key) }, cells[key]?.() ?? number(table.columns[key][latent]))));
   }
 
@@ -119,7 +127,8 @@ function listView(table) {
   function move(by) {
     if (!list.found.length) return;
     const within = body.contains(document.activeElement);
-    list.place = Math.max(0, Math.min(list.found.length - 1, within ? Number(document.activeElement.dataset.place) + by : list.place));
+    const to = within ? Number(document.activeElement.dataset.place) + by : list.place;
+    list.place = Math.max(0, Math.min(list.found.length - 1, to));
     reveal();
     draw();
     focusRow();
@@ -133,7 +142,8 @@ function listView(table) {
 
   function classOf(key) {
     const sorted = list.sort.replace(/^-/, "") === key;
-    return [`c-${key}`, isNumber(key) ? "number" : "", EXTRA.includes(key) ? "extra" : "", sorted ? "sorted" : ""].join(" ").trim();
+    const kinds = [isNumber(key) && "number", EXTRA.includes(key) && "extra", sorted && "sorted"];
+    return [`c-${key}`, ...kinds.filter(Boolean)].join(" ");
   }
 
   function isNumber(key) {

@@ -110,7 +110,8 @@ Table.opened = {};
 
 // What a latent's text must hold, all of it: a part of a line, or, between quotation marks, a whole one.
 function wordsOf(q) {
-  return (q.toLowerCase().replace(/[“”„]/g, '"').match(/"[^"]+"|[^\s"]+/g) ?? []).map((word) => word.replaceAll('"', "\n"));
+  const words = q.toLowerCase().replace(/[“”„]/g, '"').match(/"[^"]+"|[^\s"]+/g) ?? [];
+  return words.map((word) => word.replaceAll('"', "\n"));
 }
 
 // Little-endian float32 in base64.
