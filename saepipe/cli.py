@@ -231,14 +231,16 @@ def export(
     format_: FormatOption = "human",
 ) -> None:
     """An SAE, or what is known of its latents, as other tools read it."""
+    from saepipe.data.whole import written
     from saepipe.data.yaml_file import apply_override
 
     settings: dict[str, Any] = {}
     for override in set_:
         apply_override(settings, override)
     with watching(format_) as progress:
-        written = saepipe.export(run, to, out, progress=progress, **settings)
-    show({"written": str(written)}, format_)
+        folder = saepipe.export(run, to, out, progress=progress, **settings)
+    files = [f"{name}  {size:,}" for name, size in written(folder).items()]
+    show({"written": str(folder), "files": files}, format_)
 
 
 @app.command(

@@ -38,10 +38,12 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def written(folder: Path) -> dict[str, int]:
+    """The files in a folder, by their path in it, with their bytes."""
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
 def _same(one: Path, other: Path) -> bool:
-    names = _files(one)
-    return names == _files(other) and all(cmp(one / name, other / name, shallow=False) for name in names)
-
-
-def _files(folder: Path) -> set[Path]:
-    return {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+    names = written(one)
+    return names == written(other) and all(cmp(one / name, other / name, shallow=False) for name in names)

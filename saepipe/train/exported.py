@@ -7,16 +7,14 @@ norm, and activations in their unit; the rows of an SAE that was trained here ar
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
-from saepipe.data.artifact import sync_folder
-from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.errors import CorruptDataError
+from saepipe.data.whole import whole_folder
 from saepipe.train.formats.into import dictionary_learning, saelens, sparsify
 from saepipe.train.formats.into.base import Outgoing
 from saepipe.train.imported import ImportConfig
@@ -41,30 +39,16 @@ def export_sae(run: Run | Path | str, library: Library, out: Path) -> Path:
         out: a new folder, or an empty one.
 
     Returns:
-        `out`; `written` lists what lies in it.
+        `out`.
 
     Raises:
         ConfigError: if the library has no form for this SAE, or `out` holds something else.
         CorruptDataError: if the run is not finished, or damaged.
     """
     opened = run if isinstance(run, Run) else open_run(run)
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ConfigError(f"{out} is no folder", hint="choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
-    partial.mkdir()
-    try:
+    with whole_folder(out) as partial:
         WRITERS[library](partial, outgoing(opened))
-        _put(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
-
-
-def written(folder: Path) -> dict[str, int]:
-    """The files of an export, by their path in it, with their bytes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
 
 
 def outgoing(run: Run) -> Outgoing:
@@ -106,18 +90,3 @@ def _evaluated(run: Run) -> tuple[torch.Tensor | None, float | None]:
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptDataError(f"{path} is no result of ours: {error!r}", hint="evaluate the run again") from None
     return torch.tensor(density, dtype=torch.float64) if density else None, l0
-
-
-def _put(partial: Path, out: Path) -> None:
-    """Renames into place; what is there already must be the same, to the byte."""
-    if not out.exists() or not any(out.iterdir()):
-        partial.rename(out)
-        sync_folder(out.parent)
-    elif not _same(partial, out):
-        raise ConfigError(f"{out} holds something else", hint="choose another --out, or remove that folder")
-
-
-def _same(one: Path, other: Path) -> bool:
-    return written(one) == written(other) and all(
-        (one / name).read_bytes() == (other / name).read_bytes() for name in written(one)
-    )

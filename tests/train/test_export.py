@@ -18,7 +18,8 @@ from elsewhere import D_IN, D_SAE, K
 from exports import ARCHITECTURES, drawn_run, rows, write_evaluation
 from saepipe.data.artifact import COMMITTED
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.train.exported import WRITERS, Library, export_sae, written
+from saepipe.data.whole import written
+from saepipe.train.exported import WRITERS, Library, export_sae
 from saepipe.train.formats import saelens
 from saepipe.train.formats.dictionary_learning import KEYS
 from saepipe.train.imported import import_sae
