@@ -249,6 +249,7 @@ def test_every_term_and_figure_is_drawn_for_the_runs_that_have_it(tmp_path: Path
     assert charts["training-loss-l1"].columns == ("step", "a/seed-0")
     assert charts["training-loss-reconstruction"].rows == ((10, 1.0, 2.0), (20, 1.0, 2.0))
     assert charts["training-l0"].rows == ((10, 120.0, 120.0), (20, 70.0, 70.0))
+    assert marks(charts["training-dead"]) == ["line", "point"]  # that nothing is dead is no cause for crosses
     assert next(found(charts["training-loss-l1"].spec, "legend"))["values"] == ["a"]
     assert section.absent == (
         "c/seed-0 has no metrics.jsonl: its training is not drawn.",
