@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from saepipe.train.formats.source import Source
+
 D_IN, D_SAE, K = 24, 40, 6
 
 
@@ -126,3 +128,12 @@ def sparsify_folder(folder: Path, d_sae: int = D_SAE, dtype: torch.dtype = torch
     said |= {"multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D_IN}
     (folder / "cfg.json").write_text(json.dumps(said | config))
     return folder
+
+
+def check_function(source: Source, rows: Tensor, acts: Tensor, x_hat: Tensor) -> None:
+    """Both are those that are expected, and the latents are neither all on nor all off."""
+    found = source.sae.encode(source.params, rows)
+    assert 0.01 < (acts > 0).float().mean() < 0.9
+    torch.testing.assert_close(found, acts)
+    assert torch.equal(found > 0, acts > 0)
+    torch.testing.assert_close(source.sae.decode(source.params, acts), x_hat)

@@ -1,0 +1,89 @@
+"""Gemma Scope's archives and the paths that are their configs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from elsewhere import (
+    check_function,
+    scope,
+    tensors,
+)
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.train.formats import gemma_scope
+
+
+@pytest.mark.parametrize("change", [str, str.lower])
+def test_gemma_scope_means_to_us_what_its_authors_say(
+    tmp_path: Path, rows: Tensor, change: Callable[[str], str]
+) -> None:
+    source = gemma_scope.source(scope(tmp_path / "layer_3" / "average_l0_7" / "params.npz", change).parent)
+    w = tensors("JumpReluAutoEncoder")
+    p = rows @ w["W_enc"] + w["b_enc"]
+    acts = (p > w["threshold"]) * p.relu()
+    check_function(source, rows, acts, acts @ w["W_dec"] + w["b_dec"])
+    assert (source.name, source.layer, source.hook, source.model) == ("layer_3-average_l0_7", 3, None, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "hook", "model"),
+    [
+        (
+            "gemma-scope-2b-pt-res/layer_20/average_l0_71",
+            "layer_20-average_l0_71",
+            "blocks.20.hook_resid_post",
+            "google/gemma-2-2b",
+        ),
+        (
+            "models--google--gemma-scope-9b-it-res/snapshots/0a/layer_9/average_l0_4",
+            "layer_9-average_l0_4",
+            "blocks.9.hook_resid_post",
+            "google/gemma-2-9b-it",
+        ),
+        (
+            "gemma-scope-27b-pt-att/layer_2/canonical",
+            "layer_2",
+            "blocks.2.attn.hook_z",
+            "google/gemma-2-27b",
+        ),
+        ("gemma-scope-2b-pt-transcoders/layer_2", "layer_2", "blocks.2.transcoders", "google/gemma-2-2b"),
+        ("gemma-scope-2b-pt-res/embedding/average_l0_5", "average_l0_5", "hook_embed", "google/gemma-2-2b"),
+        ("mine", "mine", None, None),
+    ],
+)
+def test_the_path_of_gemma_scope_is_its_config(
+    tmp_path: Path, path: str, name: str, hook: str | None, model: str | None
+) -> None:
+    source = gemma_scope.source(scope(tmp_path / path / "params.npz"))
+    assert (source.name, source.hook, source.model) == (name, hook, model)
+
+
+@pytest.mark.parametrize(
+    ("width", "num_latents"),
+    [("4k", 4096), ("16k", 2**14), ("65k", 2**16), ("131k", 2**17), ("524k", 2**19), ("1m", 2**20), ("odd", None)],
+)
+def test_the_width_in_a_path(width: str, num_latents: int | None) -> None:
+    assert gemma_scope._num_latents(width) == num_latents
+
+
+def test_other_archives_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has 40 latents, but its path says width_16k \(16,384\)"):
+        gemma_scope.source(scope(tmp_path / "width_16k" / "params.npz"))
+    with pytest.raises(ConfigError, match="affine_skip_connection besides"):
+        gemma_scope.source(scope(tmp_path / "skip" / "params.npz", affine_skip_connection=np.zeros((24, 24))))
+    with pytest.raises(ConfigError, match=r"threshold of a Gemma Scope SAE has shape \(39,\), not \(40,\)"):
+        gemma_scope.source(scope(tmp_path / "short" / "params.npz", threshold=np.zeros(39)))
+    with pytest.raises(ConfigError, match="W_enc is not in it as a matrix"):
+        gemma_scope.source(scope(tmp_path / "none" / "params.npz", W_enc=np.zeros(3)))
+    with pytest.raises(CorruptDataError, match="allow_pickle"):
+        gemma_scope.source(scope(tmp_path / "pickle" / "params.npz", W_enc=np.array([{}])))
+    with pytest.raises(ConfigError, match=r"params\.npz is missing"):
+        gemma_scope.source(tmp_path)
+    (tmp_path / "params.npz").write_bytes(b"PK\3\4torn")
+    with pytest.raises(CorruptDataError):
+        gemma_scope.source(tmp_path)
