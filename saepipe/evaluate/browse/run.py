@@ -57,7 +57,8 @@ def browse(
     except ImportError as error:
         raise MachineError(f"browse needs {error.name}", hint="pip install 'saepipe[browse]'") from None
     listening = listen(port)
-    port, token = listening.getsockname()[1], secrets.token_urlsafe(32)
+    port = listening.getsockname()[1]
+    token = secrets.token_urlsafe(24)  # 192 bits, and an address that fits a line of 80
     url = f"http://{ADDRESS}:{port}/?token={token}"
     tell(url)
     Thread(target=resources.warm, daemon=True).start()
