@@ -73,8 +73,17 @@ def addresses(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ite
 def site(
     request: pytest.FixtureRequest, chromium: Browser, runs: list[Path], addresses: dict[str, str]
 ) -> Iterator[Site]:
+    yield from quiet(Site(addresses[request.param], runs, request.param, chromium.new_context))
+
+
+@pytest.fixture
+def served(chromium: Browser, runs: list[Path], addresses: dict[str, str]) -> Iterator[Site]:
+    """For what does not depend on where the data come from."""
+    yield from quiet(Site(addresses["server"], runs, "server", chromium.new_context))
+
+
+def quiet(site: Site) -> Iterator[Site]:
     """No message on the console is allowed."""
-    site = Site(addresses[request.param], runs, request.param, chromium.new_context)
     yield site
     assert site.complaints == []
 
@@ -116,11 +125,11 @@ def test_search_and_sort(site: Site, tmp_path: Path) -> None:
     assert sorted(column(page, "latent")) == ["5", "6"]
 
 
-def test_a_search_by_whole_token_finds_what_the_store_has(site: Site) -> None:
-    store = FeatureStore.open(site.runs[0])
+def test_a_search_by_whole_token_finds_what_the_store_has(served: Site) -> None:
+    store = FeatureStore.open(served.runs[0])
     word = next(one.strip() for one in store.top_tokens(3) if one.startswith(" word"))
     expected = [n for n in range(D_SAE) if any(one.strip() == word for one in store.top_tokens(n))]
-    page = site.open()
+    page = served.open()
     page.get_by_label("Search").fill(f'"{word}"')
     page.wait_for_function("n => document.querySelector('.count').textContent.startsWith(`${n} of`)", arg=len(expected))
     assert [int(text) for text in column(page, "latent")] == expected
@@ -149,8 +158,8 @@ def test_one_latent(site: Site, tmp_path: Path) -> None:
     heading(page, "Latent 5")
 
 
-def test_a_dead_latent_says_so(site: Site) -> None:
-    page = site.open("#run=topk/seed-0&latent=9")
+def test_a_dead_latent_says_so(served: Site) -> None:
+    page = served.open("#run=topk/seed-0&latent=9")
     heading(page, "Latent 9")
     assert "Dead: active on none of 12,600 tokens." in page.inner_text("main")
 
@@ -246,8 +255,8 @@ def test_by_keyboard_alone(site: Site) -> None:
     assert page.locator(ROWS).count() < D_SAE  # the rows out of sight are not there
 
 
-def test_tokens_are_text_whatever_they_say(site: Site) -> None:
-    page = site.open()
+def test_tokens_are_text_whatever_they_say(served: Site) -> None:
+    page = served.open()
     page.get_by_label("Search").fill("onerror")
     assert page.locator(ROWS).count() > 0
     page.locator(f"{ROWS} a").first.click()
@@ -276,17 +285,17 @@ def test_names_of_runs_are_text_too(chromium: Browser, tmp_path: Path) -> None:
     assert site.complaints == []
 
 
-def test_what_is_not_there_is_said_in_words(site: Site) -> None:
-    page = site.open("#run=topk/seed-0&latent=99999")
+def test_what_is_not_there_is_said_in_words(served: Site) -> None:
+    page = served.open("#run=topk/seed-0&latent=99999")
     assert page.inner_text("[role=alert]") == "topk/seed-0 has no latent 99999."
-    site.go(page, "#run=gone/seed-1")
+    served.go(page, "#run=gone/seed-1")
     page.wait_for_selector("text=No open run is called gone/seed-1.")
     page.keyboard.press("Escape")
     heading(page, "Latents of topk/seed-0")
 
 
-def test_the_token_does_not_stay_in_the_address(chromium: Browser, runs: list[Path], addresses: dict[str, str]) -> None:
-    page = Site(addresses["server"], runs, "server", chromium.new_context).open()
+def test_the_token_does_not_stay_in_the_address(served: Site) -> None:
+    page = served.open()
     page.wait_for_selector(ROWS)
     assert "token" not in page.url
     assert page.evaluate("document.cookie") == ""
@@ -305,8 +314,8 @@ def test_a_server_that_has_ended_is_missed_in_words(chromium: Browser, runs: lis
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 390)])
-def test_dark_and_on_a_phone(site: Site, scheme: str, width: int, tmp_path: Path) -> None:
-    page = site.open(color_scheme=scheme, viewport={"width": width, "height": 800})
+def test_dark_and_on_a_phone(served: Site, scheme: str, width: int, tmp_path: Path) -> None:
+    page = served.open(color_scheme=scheme, viewport={"width": width, "height": 800})
     page.wait_for_selector(ROWS)
     wheres = {
         "list": "",
@@ -320,4 +329,4 @@ def test_dark_and_on_a_phone(site: Site, scheme: str, width: int, tmp_path: Path
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view  # nothing sticks out
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert paper == ("rgb(22, 24, 27)" if scheme == "dark" else "rgb(253, 252, 250)")
-        screenshot(page, f"browse-{view}-{scheme}-{width}-{site.kind}", tmp_path, full_page=False)
+        screenshot(page, f"browse-{view}-{scheme}-{width}", tmp_path, full_page=False)
