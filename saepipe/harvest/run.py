@@ -125,6 +125,7 @@ def _run(
         progress.advance(len(rows), **{"MB/s": round(megabytes / (time.monotonic() - began), 2)})
         return rows
 
+    writer.log(split=split, pool=None, rows=0)  # so that the first pool's time can be told
     behind = behind_runs(pools, pool_rows)
     for pool in cut_pools(split, batches, watched, behind, pool_rows=pool_rows, limit=limit, order=order):
         writer.put(pool)

@@ -94,12 +94,12 @@ def read_cache(run: Run) -> CacheFacts | str:
 
 
 def _paces(log: Path) -> Iterator[Pace]:
-    """Between lines that one process wrote one after another; how long its first pool took, the log does not say."""
+    """Between lines that one process wrote one after another; a line of no rows says when it began."""
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     totals = accumulate(line["rows"] for line in lines)
     for (before, _), (line, total) in pairwise(zip(lines, totals, strict=True)):
         seconds = line["time"] - before["time"]
-        if (before["host"], before["pid"]) == (line["host"], line["pid"]) and seconds > 0:
+        if (before["host"], before["pid"]) == (line["host"], line["pid"]) and line["rows"] and seconds > 0:
             yield Pace(line["split"], total, line["rows"], seconds)
 
 

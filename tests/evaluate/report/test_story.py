@@ -186,12 +186,13 @@ def test_norms_by_position_are_those_of_the_rows(tmp_path: Path, make_cache) -> 
 def test_the_pace_is_between_lines_of_one_process(tmp_path: Path, make_cache) -> None:
     cache = make_cache()
     lines = [(0.0, 1, "train", 100), (4.0, 1, "train", 100), (99.0, 2, "train", 50), (104.0, 2, "heldout", 10)]
+    lines += [(200.0, 3, "train", 0), (203.0, 3, "train", 60), (204.0, 3, "heldout", 0)]  # 0: it begins
     told = [{"time": t, "host": "h", "pid": pid, "split": split, "rows": rows} for t, pid, split, rows in lines]
     (cache / "log" / "harvest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in told))
     facts = Story.read([write_run_on(tmp_path / "a" / "seed-0", cache)]).caches.popitem()[1]
     assert isinstance(facts, CacheFacts)
     seen = [(pace.split, pace.total, pace.seconds, pace.tokens_per_second) for pace in facts.paces]
-    assert seen == [("train", 200, 4.0, 25.0), ("heldout", 260, 5.0, 2.0)]
+    assert seen == [("train", 200, 4.0, 25.0), ("heldout", 260, 5.0, 2.0), ("train", 320, 3.0, 20.0)]
 
 
 def test_the_chain_goes_down_to_the_data(tmp_path: Path, make_cache) -> None:

@@ -40,7 +40,7 @@ def section(story: Story) -> Section:
         suffix = f"-{cache.fingerprint[:6]}" if len(facts) > 1 else ""
         charts += _charts(cache, suffix)
         if not cache.paces:
-            absent.append("Throughput is not drawn: the harvest's log has no two pools in a row by one process.")
+            absent.append("Throughput is not drawn: the harvest's log has no two lines in a row by one process.")
     absent += [
         f"{why[:1].upper()}{why[1:]}: no throughput, norms or channels."
         for why in story.caches.values()
@@ -74,7 +74,7 @@ def _throughput(cache: CacheFacts, suffix: str) -> Chart:
     seconds, rows = sum(pace.seconds for pace in cache.paces), sum(pace.rows for pace in cache.paces)
     text = (
         f"Tokens a second between the lines of the harvest's log, one a pool of rows: {rows / seconds:,.0f} on the "
-        "whole. How long the first pool took, the log does not say."
+        "whole."
     )
     every = -(-len(cache.paces) // _MOST_POINTS)
     values: list[tuple[Value, ...]] = [

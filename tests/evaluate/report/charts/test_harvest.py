@@ -1,0 +1,74 @@
+"""Throughput, norms by position, scales of channels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caches import structured_rows, write_cache
+from charted import HOOK, run, table, told
+from saepipe.evaluate.report.charts import harvest
+from saepipe.evaluate.report.story import Story
+from stories import (
+    values,
+    write_run_on,
+)
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """A cache with a massive channel, number 7, and its rows (num_rows, d_in)."""
+    x = structured_rows(3000, 24)
+    x[:, 7] = x[:, 7] * 40 + 100
+    return write_cache(tmp_path / "cache", {HOOK: x}), x.double().numpy()
+
+
+def test_channels_are_sorted_by_scale_and_massive_ones_named(tmp_path: Path, cached) -> None:
+    cache, x = cached
+    section = harvest.section(Story.read([write_run_on(tmp_path / "a" / "seed-0", cache)]))
+    chart = told(section)["harvest-channels"]
+    rms = np.sqrt((x**2).mean(0))
+    assert [row["channel"] for row in table(chart)] == np.argsort(-rms).tolist()
+    assert table(chart)[0] == {
+        "rank": 1,
+        "channel": 7,
+        "rms": pytest.approx(rms[7], rel=1e-4),
+        "std": pytest.approx(x[:, 7].std(), rel=1e-4),
+        "mean": pytest.approx(x[:, 7].mean(), rel=1e-4),
+        "absmax": pytest.approx(np.abs(x[:, 7]).max(), rel=1e-4),
+    }
+    assert f"Massive, with an rms above 10 times the median channel's: 7 ({rms[7] / np.median(rms):.0f} times)." in (
+        chart.description
+    )
+    assert [record["channel"] for record in values(chart.spec, -1)] == [7]
+
+
+def test_norms_go_by_position(tmp_path: Path, cached) -> None:
+    cache, x = cached
+    chart = told(harvest.section(Story.read([write_run_on(tmp_path / "a" / "seed-0", cache)])))["harvest-norms"]
+    first = np.linalg.norm(x[::15], axis=1)
+    row = table(chart)[0]
+    assert (row["first position"], row["last position"], row["rows"]) == (1, 1, 200)
+    assert (row["p5"], row["p50"], row["p95"]) == pytest.approx(tuple(np.quantile(first, (0.05, 0.5, 0.95))), rel=1e-4)
+
+
+def test_throughput_is_drawn_where_the_log_has_it(tmp_path: Path, cached) -> None:
+    cache, _ = cached
+    story = Story.read([write_run_on(tmp_path / "a" / "seed-0", cache)])
+    section = harvest.section(story)
+    assert "harvest-throughput" not in told(section)
+    assert section.absent == ("Throughput is not drawn: the harvest's log has no two lines in a row by one process.",)
+    lines = [{"time": t, "host": "h", "pid": 1, "split": "train", "rows": 100} for t in (0.0, 4.0, 5.0)]
+    (cache / "log" / "harvest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    chart = told(harvest.section(Story.read([tmp_path / "a" / "seed-0"])))["harvest-throughput"]
+    assert chart.rows == (("train", 200, 4.0, 25.0), ("train", 300, 1.0, 100.0))
+    assert "40 on the whole" in chart.description
+
+
+def test_a_cache_that_is_gone_leaves_words(tmp_path: Path) -> None:
+    section = harvest.section(Story.read([run(tmp_path, "a")]))
+    assert (section.charts, section.text) == ((), "")
+    assert section.absent == ("The cache is no longer at nowhere: no throughput, norms or channels.",)

@@ -1,0 +1,102 @@
+"""Pareto plots: points, faint seeds, colours, intervals, and what is told and not drawn."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from charted import marks, run, table, told
+from evaluations import write_core, write_result
+from saepipe.evaluate.report.chart import slug
+from saepipe.evaluate.report.charts import pareto
+from saepipe.evaluate.report.charts.drawing import COLOURS, GREY
+from saepipe.evaluate.report.story import Story
+from saepipe.evaluate.stats import Estimate
+from stories import (
+    values,
+    write_imported,
+)
+
+
+def test_a_point_is_a_variant_and_its_seeds_are_faint(tmp_path: Path) -> None:
+    runs = [write_core(run(tmp_path, "a", seed), l0=10.0 + seed, ev=0.8 + 0.01 * seed) for seed in range(3)]
+    runs.append(write_core(run(tmp_path, "b", weight=2.0), l0=5.0, ev=0.7))
+    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    mean, other, *seeds = table(chart)
+    half = 4.30265 * 0.01 / math.sqrt(3)
+    assert mean["run"] == "a (mean, n=3)"
+    assert (mean["L0"], mean["value"]) == pytest.approx((11.0, 0.81))
+    assert (mean["low"], mean["high"], mean["interval"]) == (
+        pytest.approx(0.81 - half, abs=1e-5),
+        pytest.approx(0.81 + half, abs=1e-5),
+        "seeds",
+    )
+    assert (other["run"], other["low"], other["high"], other["interval"]) == ("b/seed-0", 0.69, 0.71, "evaluation")
+    assert [seed["run"] for seed in seeds] == ["a/seed-0", "a/seed-1", "a/seed-2"]
+
+    *_, faint, strong = range(len(chart.spec["layer"]))
+    assert [record["run"] for record in values(chart.spec, strong)] == ["a (mean, n=3)", "b/seed-0"]
+    assert [record["y"] for record in values(chart.spec, faint)] == [0.8, 0.81, 0.82]
+    opacity = [chart.spec["layer"][place]["encoding"]["opacity"]["value"] for place in (faint, strong)]
+    assert opacity[0] < opacity[1] == 1
+
+
+def test_a_point_tells_what_differs_and_opens_its_run(tmp_path: Path) -> None:
+    runs = [write_core(run(tmp_path, f"w={weight}", weight=weight), l0=10 * weight) for weight in (1.0, 2.5)]
+    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    points = chart.spec["layer"][-1]["encoding"]
+    assert points["href"]["field"] == "url"
+    titles = {entry["field"]: entry["title"] for entry in points["tooltip"]}
+    (setting,) = [field for field, title in titles.items() if title == "penalties.0.weight"]
+    seen = {record["url"]: record[setting] for record in values(chart.spec, -1)}
+    assert seen == {"#run-w-1-0-seed-0": "1.0", "#run-w-2-5-seed-0": "2.5"}
+    assert slug("w=2.5/seed-0") == "w-2-5-seed-0"
+
+
+def test_a_colour_is_a_penalty_and_imported_runs_are_grey_diamonds(tmp_path: Path) -> None:
+    runs = [write_core(run(tmp_path, f"w{weight:g}", weight=weight), l0=weight) for weight in (8.0, 9.0)]
+    runs += [
+        write_core(run(tmp_path, "both", penalties=[{"name": "l1", "weight": 1}, {"name": "ortsae", "weight": 1}]))
+    ]
+    runs += [write_core(write_imported(tmp_path / "scope" / "seed-0"), l0=12.0)]
+    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    encoding = chart.spec["layer"][-1]["encoding"]
+    assert encoding["color"]["field"] == encoding["shape"]["field"] == "penalty"
+    colours = dict(zip(*(encoding["color"]["scale"][key] for key in ("domain", "range")), strict=True))
+    assert colours == {"l1": COLOURS[0], "l1 + ortsae": COLOURS[1], "imported from gemma-scope": GREY}
+    assert encoding["shape"]["scale"]["range"] == ["circle", "circle", "diamond"]
+    lines = values(chart.spec, marks(chart).index("line"))
+    assert [record["x"] for record in lines] == [8.0, 9.0]  # what differs in its weight alone, and nothing else
+
+
+def test_l0_is_logarithmic_over_a_decade(tmp_path: Path) -> None:
+    runs = [write_core(run(tmp_path, f"w{l0:g}", weight=l0), l0=l0) for l0 in (8.0, 200.0)]
+    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    assert chart.spec["layer"][-1]["encoding"]["x"]["scale"]["type"] == "log"
+
+
+def test_at_one_l0_variants_stand_side_by_side(tmp_path: Path) -> None:
+    runs = [write_core(run(tmp_path, name, weight=weight), l0=10.0) for name, weight in (("a", 1.0), ("b", 2.0))]
+    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    x = chart.spec["layer"][-1]["encoding"]["x"]
+    assert (x["type"], x["sort"], x["title"]) == ("nominal", ["a", "b"], "variant, all at L0 10")
+    assert "line" not in marks(chart)
+
+
+def test_what_is_undefined_is_told_and_not_drawn(tmp_path: Path) -> None:
+    runs = [write_core(run(tmp_path, "a")), write_core(run(tmp_path, "b", weight=2.0), ev=None)]
+    section = pareto.section(Story.read(runs))
+    chart = told(section)["pareto-explained-variance"]
+    assert "Not drawn: b/seed-0 (nothing varies)." in chart.description
+    assert [(row["value"], row["why not"]) for row in table(chart)] == [(0.9, None), (None, "nothing varies")]
+    assert [record["run"] for record in values(chart.spec, -1)] == ["a/seed-0"]
+    assert "L0 against loss recovered is not drawn: not measured." in section.absent
+
+
+def test_an_undefined_l0_says_so(tmp_path: Path) -> None:
+    figures = {"l0": Estimate(None, reason="no token"), "explained_variance": 0.5}
+    section = pareto.section(Story.read([write_result(run(tmp_path, "a"), figures)]))
+    assert section.charts == ()
+    assert section.absent[0] == "L0 against explained variance is not drawn: L0: no token."
