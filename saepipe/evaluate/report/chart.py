@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,16 @@ class Section:
     """Why a chart is not there, in words."""
 
 
-def slug(label: str) -> str:
-    """A run's name in a URL: that of `l1=4/seed-0` is `l1-4-seed-0`, and its block has the id `run-l1-4-seed-0`."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", label).strip("-")
+def slug(text: str) -> str:
+    """Letters, digits and strokes alone."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
+
+
+def anchor(label: str) -> str:
+    """The id of a run's block on the page: `run-l1-seed-0` of `l1/seed-0`.
+
+    Where more than the stroke is lost (`l1=4/seed-0`), a digest of the name follows, so that no two names have one.
+    """
+    if slug(label) == label.replace("/", "-"):
+        return f"run-{slug(label)}"
+    return f"run-{slug(label)}-{hashlib.sha256(label.encode()).hexdigest()[:6]}"

@@ -18,7 +18,7 @@ from typing import Any
 from saepipe.data.errors import MachineError
 from saepipe.data.health import RULES, errors
 from saepipe.evaluate.drawn import HEADINGS, cells_of
-from saepipe.evaluate.report.chart import Section, Value, slug
+from saepipe.evaluate.report.chart import Section, Value, anchor
 from saepipe.evaluate.report.provenance import Link
 from saepipe.evaluate.report.story import Story, Told
 from saepipe.evaluate.results import Row
@@ -38,7 +38,7 @@ class Page:
     @property
     def blocks(self) -> dict[str, str]:
         """The id of each run's block, by its label: `#run-l1-4-seed-0` leads there."""
-        return {row.label: f"run-{slug(row.label)}" for row in self.story.rows}
+        return {row.label: anchor(row.label) for row in self.story.rows}
 
     @property
     def columns(self) -> list[tuple[int, str]]:

@@ -11,7 +11,7 @@ import pytest
 
 from evaluations import write_core, write_run
 from saepipe.data.health import Finding, Health
-from saepipe.evaluate.report.chart import Chart, Section, slug
+from saepipe.evaluate.report.chart import Chart, Section, anchor
 from saepipe.evaluate.report.page import Page
 from saepipe.evaluate.report.story import Story
 from stories import write_absorption, write_geometry, write_log, write_probing
@@ -22,7 +22,7 @@ Maker = Callable[..., Page]
 def pareto(labels: list[str]) -> Chart:
     """L0 against explained variance; a point leads to its run."""
     rows = tuple((label, 10.0 * 1.4**place, 1 - 0.5 / (place + 2)) for place, label in enumerate(labels))
-    values = [{"run": run, "l0": l0, "ev": ev, "url": f"#run-{slug(run)}"} for run, l0, ev in rows]
+    values = [{"run": run, "l0": l0, "ev": ev, "url": f"#{anchor(run)}"} for run, l0, ev in rows]
     encoding = {
         "x": {"field": "l0", "type": "quantitative", "scale": {"type": "log"}, "title": "L0"},
         "y": {"field": "ev", "type": "quantitative", "scale": {"zero": False}, "title": "explained variance"},

@@ -12,9 +12,11 @@ import pytest
 
 from saepipe.data.errors import ConfigError, CorruptDataError, MachineError
 from saepipe.data.health import RULES, Finding
+from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.page import Page, counted, javascript, number, render
 from saepipe.evaluate.report.run import report
 
+RUN = [f"{anchor(f'l1={place}/seed-0')}" for place in range(4)]
 ERROR = Finding("H9", "error", "all latents are dead: a smaller weight would do")
 WARNING = Finding("H1", "warning", "l1 never had a gradient: give it a weight", "l1")
 ATTACK = "<script>alert(1)<!--</script><img src=x onerror=alert(2)>\"'</style>"
@@ -54,8 +56,8 @@ def test_findings_come_first_then_the_table_then_charts_then_what_lies_behind(ma
     marks = ["<h1>Penalties", "Some runs of one cache.", ERROR.message, WARNING.message, 'id="comparison"', "±1"]
     marks += ['id="pareto"', 'id="pareto-ev"', 'id="training"', "No absorption: it was not evaluated."]
     marks += [
-        'id="run-l1-0-seed-0"',
-        'id="run-l1-3-seed-0"',
+        f'id="{RUN[0]}"',
+        f'id="{RUN[3]}"',
         'id="differences"',
         'id="provenance"',
         "Written by saepipe",
@@ -68,9 +70,9 @@ def test_a_finding_of_several_runs_is_told_once_and_leads_to_them(make_page: Mak
     text = render(make_page(findings=(WARNING,)))
     health = text[text.index('id="health"') : text.index('id="comparison"')]
     assert health.count(WARNING.message) == 1
-    assert 'href="#run-l1-1-seed-0"' in health
-    assert 'href="#run-l1-3-seed-0"' in health
-    assert 'href="#run-l1-0-seed-0"' not in health
+    assert f'href="#{RUN[1]}"' in health
+    assert f'href="#{RUN[3]}"' in health
+    assert f'href="#{RUN[0]}"' not in health
     comparison = text[text.index('id="comparison"') : text.index('id="pareto"')]
     assert WARNING.message not in comparison
 

@@ -17,6 +17,7 @@ import pytest
 
 from browser import open_browser, screenshot
 from saepipe.data.health import Finding
+from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.page import Page as ReportPage
 from saepipe.evaluate.report.page import render
 from saepipe.evaluate.report.run import report
@@ -187,16 +188,17 @@ def test_it_can_be_used_by_keyboard_alone(opened) -> None:
 def test_a_click_on_a_point_opens_its_run_as_often_as_one_likes(opened) -> None:
     page = opened()
     point = page.locator("#pareto-ev .mark-symbol.role-mark path").nth(2)
-    run = page.locator("#run-l1-2-seed-0")
+    block = f"{anchor('l1=2/seed-0')}"
+    run = page.locator(f"#{block}")
     for _ in range(2):
         point.click()
         run.locator("pre").wait_for(state="visible")
-        assert page.evaluate("document.activeElement.parentElement.id") == "run-l1-2-seed-0"
+        assert page.evaluate("document.activeElement.parentElement.id") == block
         assert page.locator("details.run[open]").count() == 1
         run.locator("summary").click()
         run.locator("pre").wait_for(state="hidden")
     page.locator("#comparison").get_by_role("link", name="l1=3/seed-0").click()
-    page.locator("#run-l1-3-seed-0 pre").wait_for(state="visible")
+    page.locator(f"#{anchor('l1=3/seed-0')} pre").wait_for(state="visible")
 
 
 def test_everything_has_a_name_and_headings_do_not_skip(opened) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saepipe.evaluate.report.chart import slug
+from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, quantity, tooltip
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.report.variants import Mean, Variant
@@ -134,6 +134,6 @@ def _record(point: Point, story: Story) -> Record:
         "y_high": figure.high,
         "interval": f"{figure.low:.4g} to {figure.high:.4g}" if known else "none",
         "over": _OVER[figure.over],
-        "url": f"#run-{slug(point.row.label)}",
+        "url": f"#{anchor(point.row.label)}",
         **{f"setting_{place}": value for place, value in enumerate(settings.values())},
     }

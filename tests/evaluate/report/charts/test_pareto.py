@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from charted import marks, run, table, told
 from evaluations import write_core, write_result
-from saepipe.evaluate.report.chart import slug
+from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts import pareto
 from saepipe.evaluate.report.charts.drawing import COLOURS, GREY
 from saepipe.evaluate.report.story import Story
@@ -51,8 +52,15 @@ def test_a_point_tells_what_differs_and_opens_its_run(tmp_path: Path) -> None:
     titles = {entry["field"]: entry["title"] for entry in points["tooltip"]}
     (setting,) = [field for field, title in titles.items() if title == "penalties.0.weight"]
     seen = {record["url"]: record[setting] for record in values(chart.spec, -1)}
-    assert seen == {"#run-w-1-0-seed-0": "1.0", "#run-w-2-5-seed-0": "2.5"}
-    assert slug("w=2.5/seed-0") == "w-2-5-seed-0"
+    assert seen == {f"#{anchor('w=1.0/seed-0')}": "1.0", f"#{anchor('w=2.5/seed-0')}": "2.5"}
+
+
+def test_names_in_urls_are_told_apart() -> None:
+    names = ["w/seed-0", "w=2.5/seed-0", "w=2-5/seed-0", "w-2.5/seed-0", "é/seed-0", "ü/seed-0", "w-/seed-0"]
+    assert anchor(names[0]) == "run-w-seed-0"
+    assert anchor(names[1]).startswith("run-w-2-5-seed-0-")
+    assert len({anchor(name) for name in names}) == len(names)
+    assert all(re.fullmatch("[A-Za-z0-9-]+", anchor(name)) for name in names)
 
 
 def test_a_colour_is_a_penalty_and_imported_runs_are_grey_diamonds(tmp_path: Path) -> None:
