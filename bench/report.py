@@ -1,0 +1,93 @@
+"""A report of ten runs is one file below 5 MB that draws itself within seconds.
+
+    python bench/report.py [RUN...]
+
+Without runs: the demo's five variants with two seeds each, on the toy, evaluated (some minutes). Size; CPU and wall
+seconds of a build, the first (the JavaScript has to be bundled) and the next; in chromium, offline, milliseconds until
+the first chart stands and until all of them do. Writes results/report.json.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from record import write_result
+
+import saepipe as sp
+from saepipe.data.toy import CONFIGS
+from saepipe.evaluate.report.page import javascript
+from saepipe.train.config import TrainConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from browser import open_browser
+
+CLAIM = __doc__.split("\n\n")[0]
+NUM_OPENED = 5
+FIRST_CHART = """
+new MutationObserver(() => {
+  if (!window.first && document.querySelector(".plot svg")) window.first = performance.now();
+}).observe(document, { childList: true, subtree: true });
+addEventListener("DOMContentLoaded", () => document.querySelector(".chart").scrollIntoView());
+"""
+ALL_CHARTS = 'Promise.all([...document.querySelectorAll(".chart")].map(once)).then(() => performance.now())'
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [Path(run) for run in sys.argv[1:]] or study(Path(folder))
+        page = Path(folder) / "report.html"
+        builds = [built(runs, page) for _ in range(2)]
+        figures = {
+            "runs": len(runs),
+            "bytes": page.stat().st_size,
+            "bytes_of_javascript": len(javascript().encode()),
+            "build": dict(zip(("first", "next"), builds, strict=True)),
+            "in_chromium": opened(page),
+        }
+    print(figures)
+    write_result("report", CLAIM, figures)
+
+
+def study(folder: Path) -> list[Path]:
+    cache = sp.harvest(CONFIGS / "harvest.yaml", folder / "cache")
+    config = TrainConfig.load(CONFIGS / "train.yaml", [f"cache={cache.path}", "seeds=[0, 1]"])
+    runs = sp.train(config, folder / "runs")
+    sp.evaluate(runs, {"features": None})
+    return runs
+
+
+def built(runs: Sequence[Path], page: Path) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    sp.report(runs, page, baseline=runs[0])
+    return {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+
+
+def opened(page: Path) -> dict[str, Any]:
+    first, whole = [], []
+    with open_browser() as browser:
+        for _ in range(NUM_OPENED):
+            context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+            tab = context.new_page()
+            tab.add_init_script(FIRST_CHART)
+            tab.goto(page.as_uri())
+            tab.locator(".plot svg").first.wait_for()
+            first.append(tab.evaluate("window.first"))
+            whole.append(tab.evaluate(ALL_CHARTS))
+            charts = tab.locator(".chart").count()
+            context.close()
+    return {"charts": charts, "first_chart_ms": spread(first), "all_charts_ms": spread(whole)}
+
+
+def spread(times: list[float]) -> dict[str, int]:
+    return {"median": round(statistics.median(times)), "largest": round(max(times))}
+
+
+if __name__ == "__main__":
+    main()
