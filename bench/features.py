@@ -47,11 +47,12 @@ def main() -> None:
         harvest = HarvestConfig.load(CONFIGS / "harvest.yaml", [f"num_tokens={tokens}"])
         cache = sp.harvest(harvest, folder / "cache")
         found = [measure(cache, folder / str(d_sae), d_sae) for d_sae in widths]
+        num_tokens = cache.num_tokens
     for figures in found:
         print(figures)
     if not asked.quick:
         write_result(
-            "features", CLAIM, {"threads": torch.get_num_threads(), "tokens": cache.num_tokens, "widths": found}
+            "features", CLAIM, {"threads": torch.get_num_threads(), "tokens": num_tokens, "widths": found}
         )
 
 
