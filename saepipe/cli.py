@@ -65,7 +65,7 @@ def demo(out: Annotated[Path, typer.Option(help="Where everything goes.")] = Pat
     show_table(saepipe.compare(runs, runs[0]), "human")
     page = saepipe.report(runs, out / "report.html", baseline=runs[0])
     talk.print(f"\ncache   {cache.path}\nruns    {out / 'runs'}\nconfigs {CONFIGS}\nreport  {page}")
-    talk.print(f"next    saepipe browse {' '.join(map(str, runs))}")
+    talk.print(f"next    {sys.argv[0]} browse {' '.join(map(str, runs))}")
 
 
 @app.command(
