@@ -67,7 +67,7 @@ class Resources:
             case "tokens", [block] if block * BLOCKS["tokens"] < run.d_sae:
                 return _json([run.store.top_tokens(latent) for latent in list(blocks_of(run.d_sae, "tokens"))[block]])
             case "roles", []:
-                return _json({str(latent): [role.text for role in roles] for latent, roles in run.roles.items()})
+                return _json({str(latent): [_role(role) for role in roles] for latent, roles in run.roles.items()})
             case "notes", []:
                 return _json(run.notes.read())
             case "latent", [latent] if latent < run.d_sae:
@@ -130,6 +130,10 @@ def incomparable(run: OpenRun, other: OpenRun) -> str | None:
 
 def _about(run: OpenRun) -> dict[str, Any]:
     return {"label": run.label} | asdict(run.store.info)
+
+
+def _role(role: Role) -> dict[str, Any]:
+    return {"text": role.text, "about": [role.metric, role.kind, *role.about]}
 
 
 def _match_json(match: Match | None) -> bytes:

@@ -21,7 +21,8 @@ class Role:
     metric: str  # the result's file: absorption, sparse_probing, tpp, scr
     kind: str  # split, absorbs, probe, off
     text: str  # a sentence without its full stop
-    value: float | None  # F1 of the split, words absorbed, accuracy of the probe; None for latents switched off
+    about: tuple[str, ...]  # what one looks for it by: the letter and its words, or the class and its data set
+    value: float | None = None  # F1 of the split, words absorbed, accuracy of the probe; None for latents switched off
 
 
 def roles(folder: Path | str) -> dict[int, list[Role]]:
@@ -49,12 +50,14 @@ def _absorption(result: Mapping[str, Any]) -> Found:
         name, own, f1 = f'"{letter["first_letter"]}"', letter["split_latents"], letter["f1_split"]
         for latent in own:
             share = "the latent" if len(own) == 1 else f"one of the {len(own)} latents"
-            yield latent, Role("absorption", "split", f"{share} for words that begin with {name} (F1 {f1:.2f})", f1)
+            text = f"{share} for words that begin with {name} (F1 {f1:.2f})"
+            yield latent, Role("absorption", "split", text, (letter["first_letter"],), f1)
         for latent, num in letter["top_absorbers"] or ():
             words = letter.get("absorbed_words", {}).get(str(latent), [])
-            shown = ", ".join(word.strip() for word in words) + (", ..." if 0 < len(words) < num else "")
+            words = [word.strip() for word in words]
+            shown = ", ".join(words) + (", ..." if 0 < len(words) < num else "")
             text = f"absorbs {name} on {num} word{'s' if num > 1 else ''}" + (f": {shown}" if words else "")
-            yield latent, Role("absorption", "absorbs", text, float(num))
+            yield latent, Role("absorption", "absorbs", text, (letter["first_letter"], *words), float(num))
 
 
 def _sparse_probing(result: Mapping[str, Any]) -> Found:
@@ -69,21 +72,23 @@ def _sparse_probing(result: Mapping[str, Any]) -> Found:
                 accuracy = accuracies[f"sae_top_{k}_test_accuracy"][label]
                 which = "the latent that tells" if k == 1 else f"among the {k} latents that tell"
                 text = f'{which} most of "{label}" in {dataset} (accuracy {accuracy:.3f})'
-                yield latent, Role("sparse_probing", "probe", text, accuracy)
+                yield latent, Role("sparse_probing", "probe", text, (label, dataset), accuracy)
 
 
 def _tpp(result: Mapping[str, Any]) -> Found:
     for dataset, about in result["saepipe"]["datasets"].items():
         for label, latents in about.get("latents", {}).items():
             for rank, latent in enumerate(latents, 1):
-                yield latent, Role("tpp", "off", f'effect number {rank} on the probe of "{label}" in {dataset}', None)
+                text = f'effect number {rank} on the probe of "{label}" in {dataset}'
+                yield latent, Role("tpp", "off", text, (label, dataset))
 
 
 def _scr(result: Mapping[str, Any]) -> Found:
     for title, about in result["saepipe"]["datasets"].items():
         for target, latents in about.get("latents", {}).items():
             for rank, latent in enumerate(latents, 1):
-                yield latent, Role("scr", "off", f"effect number {rank} on the probe of the {target} in {title}", None)
+                text = f"effect number {rank} on the probe of the {target} in {title}"
+                yield latent, Role("scr", "off", text, (target, title))
 
 
 _TOLD = {"absorption": _absorption, "sparse_probing": _sparse_probing, "tpp": _tpp, "scr": _scr}

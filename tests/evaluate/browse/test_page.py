@@ -106,6 +106,10 @@ def test_search_and_sort(site: Site, tmp_path: Path) -> None:
     page.get_by_label("Search").fill("absorbs")
     assert column(page, "latent") == ["6"]
     assert page.inner_text("[role=status].unseen") == f"1 of {D_SAE} latents"
+    page.get_by_label("Search").fill('"k" absorption')
+    assert column(page, "latent") == ["5", "6"]
+    page.get_by_label("Search").fill("latent for words that begin")  # of a role's sentence only what it is about counts
+    assert page.inner_text(".count").startswith("0 of")
     page.get_by_label("Search").fill("149")
     assert "149" in column(page, "latent")
     page.get_by_label("Search").fill("")

@@ -66,8 +66,8 @@ def test_a_dead_latent_has_no_numbers_that_it_cannot_have(resources: Resources) 
 
 def test_roles_by_latent(resources: Resources) -> None:
     assert got(resources, "0/roles") == {
-        "5": ['the latent for words that begin with "k" (F1 0.90)'],
-        "6": ['absorbs "k" on 2 words'],
+        "5": [{"text": 'the latent for words that begin with "k" (F1 0.90)', "about": ["absorption", "split", "k"]}],
+        "6": [{"text": 'absorbs "k" on 2 words', "about": ["absorption", "absorbs", "k"]}],
     }
     assert got(resources, "1/roles") == {}
 

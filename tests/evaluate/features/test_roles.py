@@ -44,8 +44,14 @@ def test_each_latent_has_its_roles(results: Path) -> None:
     found = roles(results)
     assert found.keys() == {1, 4, 5, 6, 7, 8, 9}
     assert found[4] == [
-        Role("absorption", "split", 'one of the 2 latents for words that begin with "s" (F1 0.91)', 0.914),
-        Role("sparse_probing", "probe", 'the latent that tells most of "nurse" in bios (accuracy 0.610)', 0.61),
+        Role("absorption", "split", 'one of the 2 latents for words that begin with "s" (F1 0.91)', ("s",), 0.914),
+        Role(
+            "sparse_probing",
+            "probe",
+            'the latent that tells most of "nurse" in bios (accuracy 0.610)',
+            ("nurse", "bios"),
+            0.61,
+        ),
     ]
     assert [role.text for role in found[5]] == ['the latent for words that begin with "q" (F1 0.91)']
     assert [role.text for role in found[6]] == [

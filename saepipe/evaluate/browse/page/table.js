@@ -20,7 +20,9 @@ class Table {
     const names = ["columns", "roles", "notes"];
     const [columns, roles, notes] = await Promise.all(names.map((name) => source.get(`${this.run}/${name}`)));
     this.columns = Object.fromEntries(Object.entries(columns).map(([key, packed]) => [key, floats(packed)]));
-    return Object.assign(this, { roles, notes });
+    const each = (key) => Object.entries(roles).map(([latent, told]) => [latent, told.flatMap((one) => one[key])]);
+    const [texts, about] = ["text", "about"].map((key) => Object.fromEntries(each(key)));
+    return Object.assign(this, { roles: texts, roles_about: about, notes });
   }
 
   // The top tokens of a latent, once its block is here.
@@ -50,12 +52,13 @@ class Table {
     delete this.texts[latent];
   }
 
-  // What a search looks through: one token, role or note a line.
+  // What a search looks through: a token, what a role is about, or a note, each a line.
   text(latent) {
     const known = this.texts[latent];
     if (known !== undefined) return known;
     const tokens = this.tokens[latent];
-    const lines = [...(tokens ?? []).map((one) => one.trim()), ...(this.roles[latent] ?? []), this.notes[latent] ?? ""];
+    const told = [...(this.roles_about[latent] ?? []), this.notes[latent] ?? ""];
+    const lines = [...(tokens ?? []).map((one) => one.trim()), ...told];
     const text = `\n${lines.join("\n")}\n`.toLowerCase();
     if (tokens) this.texts[latent] = text;
     return text;
