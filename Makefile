@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export SAEPIPE_SHARED ?= ../shared
+export SAEPIPE_SCREENSHOTS ?= $(CURDIR)/screenshots
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo test interop check lint penalties clean
@@ -9,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
 	$(BIN)/saepipe demo --out demo
 
-test: .venv/installed  ## the test suite
+test: .venv/installed  ## the test suite; what its browser saw lies in screenshots/
 	$(BIN)/pytest -n 2 -q
 
 # dictionary-learning brings a torchvision, by way of nnsight, that fits no CPU build of torch; nothing here uses it.
@@ -36,4 +37,4 @@ check: lint test  ## what CI runs; pytest comes last
 	touch $@
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo screenshots build *.egg-info
