@@ -51,9 +51,7 @@ def main() -> None:
     for figures in found:
         print(figures)
     if not asked.quick:
-        write_result(
-            "features", CLAIM, {"threads": torch.get_num_threads(), "tokens": num_tokens, "widths": found}
-        )
+        write_result("features", CLAIM, {"threads": torch.get_num_threads(), "tokens": num_tokens, "widths": found})
 
 
 def measure(cache: sp.Cache, folder: Path, d_sae: int) -> dict[str, Any]:
