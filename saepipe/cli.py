@@ -63,8 +63,11 @@ def demo(out: Annotated[Path, typer.Option(help="Where everything goes.")] = Pat
         runs = saepipe.train(training, out / "runs", progress=progress)
         saepipe.evaluate(runs, progress=progress)
     show_table(saepipe.compare(runs, runs[0]), "human")
-    page = saepipe.report(runs, out / "report.html", baseline=runs[0])
-    talk.print(f"\ncache   {cache.path}\nruns    {out / 'runs'}\nconfigs {CONFIGS}\nreport  {page}")
+    try:
+        page = str(saepipe.report(runs, out / "report.html", baseline=runs[0]))
+    except MachineError as error:  # all else of it needs no extra
+        page = f"none: {error.message}; {error.hint}"
+    talk.print(f"\ncache   {cache.path}\nruns    {out / 'runs'}\nconfigs {CONFIGS}\nreport  {escape(page)}")
     talk.print(f"next    {sys.argv[0]} browse {' '.join(map(str, runs))}")
 
 

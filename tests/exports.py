@@ -37,6 +37,16 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "matryoshka_batch_topk": {"k": K, "groups": (7, 0.4, 1)},
 }
 
+CLASSES = {
+    "relu": "AutoEncoder",
+    "topk": "AutoEncoderTopK",
+    "jumprelu": "JumpReluAutoEncoder",
+    "gated": "GatedAutoEncoder",
+    "batch_topk": "BatchTopKSAE",
+    "matryoshka_batch_topk": "MatryoshkaBatchTopKSAE",
+}
+"""What dictionary_learning calls them."""
+
 
 def drawn_params(sae: Architecture, d_in: int, seed: int, mean: float) -> Params:
     """As training leaves them, in scaled units: unit decoder rows, b_dec near a mean of length `mean`, none at zero."""

@@ -94,6 +94,8 @@ def test_the_demo_with_fewer_steps(
         assert word in out
     assert "not measured" not in out
     assert str(tmp_path / "demo" / "runs") in err.replace("\n", "")
+    assert (tmp_path / "demo" / "report.html").is_file()
+    assert (tmp_path / "demo" / "runs" / "baseline" / "seed-0" / "features" / "COMMITTED").is_file()
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.yaml")), ids=lambda path: path.stem)

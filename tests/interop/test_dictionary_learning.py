@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from exports import ARCHITECTURES, D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows
+from exports import ARCHITECTURES, CLASSES, D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows
 from saepipe.train.exported import export_sae
 from saepipe.train.formats import dictionary_learning as ours_of
 from saepipe.train.imported import import_sae
@@ -20,15 +20,6 @@ from saepipe.train.load import load
 from saepipe.train.seeds import generator
 
 pytestmark = pytest.mark.interop
-
-CLASSES = {
-    "relu": "AutoEncoder",
-    "topk": "AutoEncoderTopK",
-    "jumprelu": "JumpReluAutoEncoder",
-    "gated": "GatedAutoEncoder",
-    "batch_topk": "BatchTopKSAE",
-    "matryoshka_batch_topk": "MatryoshkaBatchTopKSAE",
-}
 
 
 def values(sae: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 import elsewhere
 from caches import structured_rows, write_cache
 from elsewhere import D_IN, D_SAE, K
-from exports import ARCHITECTURES, drawn_run, rows, write_evaluation
+from exports import ARCHITECTURES, CLASSES, drawn_run, rows, write_evaluation
 from saepipe.data.artifact import COMMITTED
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.whole import written
@@ -26,14 +26,6 @@ from saepipe.train.imported import import_sae
 from saepipe.train.load import load, open_run
 
 HOOK = "blocks.1.hook_resid_post"
-CLASSES = {
-    "relu": "AutoEncoder",
-    "topk": "AutoEncoderTopK",
-    "jumprelu": "JumpReluAutoEncoder",
-    "gated": "GatedAutoEncoder",
-    "batch_topk": "BatchTopKSAE",
-    "matryoshka_batch_topk": "MatryoshkaBatchTopKSAE",
-}
 
 
 def made(folder: Path, name: str, cache: Path, **settings: Any) -> Path:
