@@ -58,13 +58,7 @@ class Activations:
             raise ConfigError(f"rows cannot be picked by {wanted.dtype} of shape {wanted.shape}", hint=hint)
         for row in wanted[(wanted < -len(self)) | (wanted >= len(self))][:1]:
             raise ConfigError(f"there is no row {row}", hint=f"rows 0 to {len(self) - 1:,}")
-        wanted = wanted.astype(np.int64) % max(len(self), 1)
-        found = np.empty((len(wanted), self.shape[1]), np.uint16)
-        chunks = wanted // self.rows.chunk_rows
-        for chunk in np.unique(chunks):
-            here, start = chunks == chunk, int(chunk) * self.rows.chunk_rows
-            found[here] = self.rows.read(start, start + self.rows.rows_in(int(chunk)))[wanted[here] - start]
-        return _bfloat16(found)
+        return _bfloat16(self.rows.take(wanted.astype(np.int64) % max(len(self), 1)))
 
 
 def _bfloat16(bits: np.ndarray) -> Tensor:

@@ -38,17 +38,27 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
     Raises:
         OutOfSpaceError: if the disk is full.
     """
+    with replacing(path, len(data)) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path, num_bytes: int) -> Iterator[Path]:
+    """A temporary name for a whole file of about `num_bytes`, which becomes `path` when it is on disk.
+
+    Raises:
+        OutOfSpaceError: if the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
     except OSError as error:
         partial.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfSpaceError(f"no space left for {path} ({len(data):,} bytes)", hint="free some disk") from None
+            raise OutOfSpaceError(f"no space left for {path} ({num_bytes:,} bytes)", hint="free some disk") from None
         raise
     partial.rename(path)
     sync_folder(path.parent)

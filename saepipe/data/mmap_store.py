@@ -76,6 +76,17 @@ class MappedRows:
             self.read_chunk(chunk, rows[at : at + self.chunk_rows])
         return rows[start - first * self.chunk_rows : stop - first * self.chunk_rows]
 
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Rows of any numbers (num,), in their order, (num, *row_shape); each chunk is decoded once."""
+        found = np.empty((len(index), *self.array.row_shape), self.dtype)
+        order = np.argsort(index, kind="stable")
+        ascending = index[order]
+        for chunk in np.unique(ascending // self.chunk_rows).tolist():
+            start = chunk * self.chunk_rows
+            here = slice(*np.searchsorted(ascending, [start, start + self.chunk_rows]))
+            found[order[here]] = self.read(start, start + self.rows_in(chunk))[ascending[here] - start]
+        return found
+
     def _shard(self, number: int) -> MappedShard:
         with self._lock:
             if number not in self._shards:

@@ -6,7 +6,6 @@ Every SAE and every later call reads the same bytes, so a figure does not depend
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,12 +98,8 @@ class Artifacts:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """As `artifact.write_file`, without a second copy of the tensors in memory."""
-    partial = path.with_name(f"{path.name}.partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(path)
-    artifact.sync_folder(path.parent)
+    with artifact.replacing(path, sum(tensor.nbytes for tensor in tensors.values())) as partial:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
 
 
 def _read(folder: Path, key: Mapping[str, Any]) -> Content:

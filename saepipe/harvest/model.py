@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,14 +79,18 @@ class LanguageModel:
         for name, tensor in sorted(self.model.state_dict().items()):
             state.update(name.encode())
             state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        vocabulary = {"vocab": self.tokenizer.get_vocab(), "special": sorted(self.special_ids)}
         return {
             "id": self.config.model,
             "revision": self.revision or self.config.revision,
             "class": type(self.model).__name__,
             "weights": state.hexdigest(),
-            "tokenizer": fingerprint(vocabulary),
+            "tokenizer": tokenizer_fingerprint(self.tokenizer, self.special_ids),
         }
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, special_ids: Iterable[int]) -> str:
+    """What makes two tokenizers the same: their vocabularies, and which ids are special."""
+    return fingerprint({"vocab": tokenizer.get_vocab(), "special": sorted(special_ids)})
 
 
 def load_model(config: ModelConfig) -> LanguageModel:

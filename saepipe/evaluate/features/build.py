@@ -149,20 +149,10 @@ def _examples(one: Gathering, max_act: np.ndarray, cache: Cache, settings: Featu
         "example_context": example_context,
         "example_position": np.where(known, place % size, 0).astype(np.int32),
         "heat": (windows / scale).astype(np.float16),
-        "contexts": _rows_of(MappedRows(cache.path, f"{prefix}contexts", cache.files), ids),
-        "documents": _rows_of(MappedRows(cache.path, f"{prefix}documents", cache.files), ids),
+        "contexts": MappedRows(cache.path, f"{prefix}contexts", cache.files).take(ids),
+        "documents": MappedRows(cache.path, f"{prefix}documents", cache.files).take(ids),
         "context_ids": ids.astype(np.int64),
     }
-
-
-def _rows_of(rows: MappedRows, index: np.ndarray) -> np.ndarray:
-    """Rows (num, context_size) of ascending numbers (num,); each chunk of the cache is read once."""
-    found = np.empty((len(index), *rows.array.row_shape), rows.dtype)
-    for chunk in np.unique(index // rows.chunk_rows).tolist():
-        first = chunk * rows.chunk_rows
-        here = slice(*np.searchsorted(index, [first, first + rows.chunk_rows]))
-        found[here] = rows.read(first, first + rows.rows_in(chunk))[index[here] - first]
-    return found
 
 
 def _logits(W_dec: torch.Tensor, testbed: Testbed, settings: Features) -> tuple[Arrays, str | None]:

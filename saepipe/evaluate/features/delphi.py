@@ -162,9 +162,9 @@ def _add_active(subject: Subject, chunk: Chunk, splits: Sequence[_Split]) -> Non
         act = acts[row, latent].half()
         if not act.isfinite().all():
             raise CorruptDataError(f"an activation of {float(acts.abs().max()):g} does not fit into delphi's float16")
-        at = first + row.cpu().numpy()
+        at, found = first + row.cpu().numpy(), (latent.cpu().numpy(), act.cpu().numpy())
         for split in splits:
-            split.add(chunk.context[at], chunk.position[at], latent.cpu().numpy(), act.cpu().numpy())
+            split.add(chunk.context[at], chunk.position[at], *found)
         first += len(x)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from saepipe.data.cache import Cache
-from saepipe.data.config import fingerprint
-from saepipe.harvest.model import ModelConfig
+from saepipe.harvest.model import ModelConfig, tokenizer_fingerprint
 
 _LOST = "\ufffd"
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
@@ -25,10 +24,7 @@ def token_texts(cache: Cache, ids: Iterable[int]) -> tuple[dict[int, str], str |
         tokenizer: Any = AutoTokenizer.from_pretrained(config.path, revision=made_with["revision"])
     except (OSError, ValueError, ImportError) as error:
         return {}, f"the tokenizer of {config.model} cannot be loaded: {str(error).splitlines()[0]}"
-    if (
-        fingerprint({"vocab": tokenizer.get_vocab(), "special": cache.attributes["special_ids"]})
-        != made_with["tokenizer"]
-    ):
+    if tokenizer_fingerprint(tokenizer, cache.attributes["special_ids"]) != made_with["tokenizer"]:
         return {}, f"the tokenizer of {config.model} is not the one that made the cache"
     return texts(tokenizer, ids), None
 

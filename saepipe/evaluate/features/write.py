@@ -18,7 +18,6 @@ The arrays of `features.safetensors`, where num_slots = num_top + num_quantiles 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -84,9 +83,5 @@ def _check(info: Info, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """As `artifact.write_file`, without a second copy in memory."""
-    partial = path.with_name(f"{path.name}.partial")
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(path)
-    artifact.sync_folder(path.parent)
+    with artifact.replacing(path, sum(array.nbytes for array in arrays.values())) as partial:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)

@@ -69,7 +69,7 @@ def lines(id_: str, title: str, description: str, story: Story, found: Sequence[
 
 def _drawn(story: Story, found: Sequence[Line], axes: Axes, description: str) -> dict[str, Any]:
     alt, tables = altair(), Tables()
-    records = [_record(line, story, x, y) for line in found for x, y in zip(line.x, line.y, strict=True)]
+    records = [record for line in found for record in _records(line, story.variant_of(line.label).name)]
     values = [record["y"] for record in records if record["y"] is not None]
     positive = [value for value in values if value > 0]
     log = axes.may_be_log and spans_decades(positive) and min(values) >= 0
@@ -104,8 +104,9 @@ def _layers(base: Any, series: Series, axes: Axes, *, crossed: bool, faint: bool
         yield cross.encode(opacity=shown)
 
 
-def _record(line: Line, story: Story, x: float, y: float | None) -> Record:
-    return {"run": line.label, "variant": story.variant_of(line.label).name, "x": x, "y": significant(y)}
+def _records(line: Line, variant: str) -> Iterator[Record]:
+    for x, y in zip(line.x, line.y, strict=True):
+        yield {"run": line.label, "variant": variant, "x": x, "y": significant(y)}
 
 
 def _linear_y(title: str, positive: Sequence[float]) -> Any:
