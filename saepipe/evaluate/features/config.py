@@ -32,8 +32,3 @@ class Features(Config):
     """Pairs of active latents counted, at most, a latent; where there are more, on a random part of the tokens."""
     seed: int = Field(default=0, ge=0)
     """Of the sample."""
-
-    @property
-    def num_slots(self) -> int:
-        """Examples a latent."""
-        return self.num_top + self.num_quantiles * self.per_quantile
