@@ -29,9 +29,9 @@ from saepipe.evaluate.browse.run import browse
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from browsed import serving
-from browser import open_browser
-from stores import write_store
+from helpers.chromium import open_browser
+from helpers.made_stores import write_store
+from helpers.runs_to_browse import serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

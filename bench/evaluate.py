@@ -30,8 +30,8 @@ from record import write_result
 from saepipe.data.toy import CONFIGS
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.metrics.base import Metric
+from saepipe.evaluate.model.testbed import Passes
 from saepipe.evaluate.run import evaluate
-from saepipe.evaluate.testbed import Passes
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 from saepipe.train.config import TrainConfig

@@ -25,10 +25,10 @@ from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.build import build_stores
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.contexts import chunks
-from saepipe.evaluate.features.jobs import StoreJob
-from saepipe.evaluate.subject import Subject
-from saepipe.evaluate.testbed import Passes, Testbed
-from saepipe.evaluate.testbeds import Testbeds
+from saepipe.evaluate.features.store_job import StoreJob
+from saepipe.evaluate.model.testbed import Passes, Testbed
+from saepipe.evaluate.model.testbeds import Testbeds
+from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.config import HarvestConfig
 from saepipe.train.load import Run
 

@@ -13,7 +13,7 @@ import torch
 from record import write_result
 
 from saepipe.data.synthetic import World, draw
-from saepipe.evaluate.truth import measure
+from saepipe.evaluate.validate.truth_metrics import measure
 from saepipe.train.config import TrainConfig
 from saepipe.train.seeds import generator
 from saepipe.train.stack import Stack

@@ -14,8 +14,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from caches import structured_rows, write_cache
-from mutations import MUTATIONS, World
+from helpers.made_caches import structured_rows, write_cache
+from helpers.mutations import MUTATIONS, World
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from saepipe.train.config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from browser import open_browser
+from helpers.chromium import open_browser
 
 CLAIM = __doc__.split("\n\n")[0]
 NUM_OPENED = 5

@@ -36,7 +36,7 @@ from saepipe.train.teams import MOST_WORK
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from caches import structured_rows, write_cache
+from helpers.made_caches import structured_rows, write_cache
 
 CLAIM = __doc__.split("\n\n")[0].replace("\n", " ")
 RATIO = "stacked / one after the other"

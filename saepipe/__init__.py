@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saepipe.data.cache import Cache
     from saepipe.data.cache import open_cache as open_cache
-    from saepipe.evaluate.compare import Table, compare
-    from saepipe.evaluate.export import export
+    from saepipe.evaluate.compare.table import Table, compare
+    from saepipe.evaluate.export.run import export
     from saepipe.evaluate.report.run import report
     from saepipe.evaluate.run import evaluate as evaluate
     from saepipe.harvest.run import harvest as harvest
@@ -50,9 +50,9 @@ _HOME = {
     "Run": "train.load",
     "load": "train.load",
     "open_run": "train.load",
-    "Table": "evaluate.compare",
-    "compare": "evaluate.compare",
-    "export": "evaluate.export",
+    "Table": "evaluate.compare.table",
+    "compare": "evaluate.compare.table",
+    "export": "evaluate.export.run",
     "report": "evaluate.report.run",
 }
 

@@ -23,7 +23,7 @@ from saepipe.data.terminal import Format, complain, data, draw, fits, show, talk
 
 if TYPE_CHECKING:
     from saepipe.data.config import Config
-    from saepipe.evaluate.compare import Table
+    from saepipe.evaluate.compare.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Harvest once, train many, evaluate honestly.")
 cache_app = typer.Typer(no_args_is_help=True, help="Look at an activation cache.")
@@ -149,9 +149,9 @@ def evaluate(
 ) -> None:
     """Measure runs on held-out text; runs of one cache share the model's passes."""
     from saepipe.evaluate.config import EvaluateConfig
-    from saepipe.evaluate.results import told
-    from saepipe.evaluate.run import plan
-    from saepipe.evaluate.testbed import Passes
+    from saepipe.evaluate.model.testbed import Passes
+    from saepipe.evaluate.plan import plan
+    from saepipe.evaluate.results.run_results import told
 
     asked = EvaluateConfig.load(config, [*set_, *([f"baseline={baseline}"] if baseline else [])])
     if dry_run:
@@ -326,9 +326,9 @@ def validate(
     format_: FormatOption = "human",
 ) -> None:
     """Does a penalty do what it claims? Trained on worlds with known features, beside a baseline and a placebo."""
+    from saepipe.evaluate.validate.arm_table import drawn, write_into
     from saepipe.evaluate.validate.config import ValidateConfig
     from saepipe.evaluate.validate.run import validate as run_validation
-    from saepipe.evaluate.validate.table import drawn, write_into
 
     asked = ValidateConfig.load(config, set_)
     with watching(format_) as progress:
@@ -473,7 +473,7 @@ def config_class(stage: Stage) -> type[Config]:
 
 def show_table(table: Table, format_: Format) -> None:
     """A comparison: what the runs are, what was measured of them, and what the table does not show."""
-    from saepipe.evaluate.drawn import drawn
+    from saepipe.evaluate.compare.terminal import drawn
 
     if format_ == "json":
         data.print_json(table.to_json())

@@ -10,7 +10,7 @@ import torch
 
 os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"  # before transformers imports triton
 
-from caches import structured_rows, write_cache
+from helpers.made_caches import structured_rows, write_cache
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 

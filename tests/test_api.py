@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import saepipe as sp
-from evaluations import write_core, write_run
+from helpers.made_results import write_core, write_run
 from saepipe.data.errors import ConfigError
 from saepipe.data.health import Finding, Health
 from saepipe.harvest.config import HarvestConfig

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import saepipe
+from helpers.repository import CONFIGS
 from saepipe.cli import main
 from saepipe.data import toy
 from saepipe.harvest.config import HarvestConfig
@@ -98,7 +99,7 @@ def test_the_demo_with_fewer_steps(
     assert (tmp_path / "demo" / "runs" / "baseline" / "seed-0" / "features" / "COMMITTED").is_file()
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("configs/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_shipped_configs_are_valid(path: Path) -> None:
     kind = TrainConfig if "sae:" in path.read_text() else HarvestConfig
     assert kind.load(path).to_dict()
@@ -136,7 +137,7 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     def broken(*_: object) -> None:
         raise AssertionError("two is not one")
 
-    monkeypatch.setattr("saepipe.evaluate.compare.compare", broken)
+    monkeypatch.setattr("saepipe.evaluate.compare.table.compare", broken)
     code, _, err = call(capsys, "compare", "x")
     assert code == 1
     assert "a bug in saepipe: AssertionError: two is not one" in err
@@ -149,7 +150,7 @@ def test_what_is_no_bug_has_its_own_code(
     def stop(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr("saepipe.evaluate.compare.compare", stop)
+    monkeypatch.setattr("saepipe.evaluate.compare.table.compare", stop)
     assert call(capsys, "compare", "x")[0] == code
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from evaluations import write_core, write_run
-from exports import drawn_run
+from helpers.made_results import write_core, write_run
+from helpers.made_stores import write_store
+from helpers.random_runs import drawn_run
 from saepipe.cli import main
-from stores import write_store
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from helpers.repository import EXAMPLES
 from saepipe.data.component import import_plugins
 from saepipe.train.config import TrainConfig
 from saepipe.train.contract import CHECKS
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.run import train
 
-HOYER = Path(__file__).parents[1] / "examples" / "hoyer.py"
+HOYER = EXAMPLES / "hoyer.py"
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -11,16 +11,16 @@ import pytest
 import torch
 import yaml
 
+from helpers.repository import CONFIGS
 from saepipe.cli import main
 from saepipe.data.errors import ConfigError
 from saepipe.data.health import Finding, Health, errors
-from saepipe.evaluate.compare import compare
+from saepipe.evaluate.compare.table import compare
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.log_lines import check_log
 from saepipe.train.run import train
 from saepipe.train.variants import expand
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 CODED = str(CONFIGS / "study_as_coded.py")
 HOOK = "blocks.1.hook_resid_post"
 SMALL = {"hook": HOOK, "steps": 150, "batch_size": 64, "device": "cpu", "log_every": 10, "tokens": None, "seed": 0}

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.repository import DOCS
 from saepipe.data.health import Health, errors
 
-PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
+PAGE = DOCS / "tutorial.md"
 BLOCK = re.compile(r"(?:^`(?P<file>[\w.]+)`:\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 SEEDS = (0, 1, 2)
 

@@ -16,16 +16,16 @@ from table import Row, absolutely, exactly
 
 from saepipe.data import toy
 from saepipe.data.progress import Silent
-from saepipe.evaluate.ablation import ablated_pooled, attribution, latent_sums, select
-from saepipe.evaluate.artifacts import Work
-from saepipe.evaluate.concepts.bench import Concepts, some_texts
-from saepipe.evaluate.concepts.examples import Examples, one_against_rest
-from saepipe.evaluate.concepts.perturb import accuracies, class_differences
-from saepipe.evaluate.concepts.spurious import ATTRIBUTE, CONCEPT, SPURIOUS, PairTexts
-from saepipe.evaluate.metrics.scr import scr
-from saepipe.evaluate.metrics.tpp import tpp
-from saepipe.evaluate.pooling import TextActivations, activations_work, text_activations
-from saepipe.evaluate.subject import Subject
+from saepipe.evaluate.metrics.concepts.ablation import ablated_pooled, attribution, latent_sums, select
+from saepipe.evaluate.metrics.concepts.perturb import accuracies, class_differences
+from saepipe.evaluate.metrics.concepts.probe_setup import Concepts, some_texts
+from saepipe.evaluate.metrics.concepts.scr import scr
+from saepipe.evaluate.metrics.concepts.spurious_pairs import ATTRIBUTE, CONCEPT, SPURIOUS, PairTexts
+from saepipe.evaluate.metrics.concepts.tpp import tpp
+from saepipe.evaluate.model.kept_work import Work
+from saepipe.evaluate.sae.subject import Subject
+from saepipe.evaluate.texts.binary_questions import Examples, one_against_rest
+from saepipe.evaluate.texts.pooled import TextActivations, activations_work, text_activations
 
 SIZES = (2, 5, 10, 20, 50)
 PROFESSIONS = ("nurse", "surgeon", "teacher", "lawyer")

@@ -15,8 +15,8 @@ from table import Row, absolutely, exactly
 from torch.nn.functional import cosine_similarity
 
 from saepipe.data import toy
-from saepipe.evaluate.absorption.words import word_scores
-from saepipe.evaluate.subject import Subject
+from saepipe.evaluate.metrics.absorption.word_scores import word_scores
+from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 

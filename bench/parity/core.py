@@ -12,8 +12,8 @@ from table import Row, exactly, relatively
 
 from saepipe.data.progress import Silent
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.envelope import plain
-from saepipe.evaluate.metrics.core import Core
+from saepipe.evaluate.metrics.core.metric import Core
+from saepipe.evaluate.results.result_file import plain
 from saepipe.evaluate.run import evaluate
 
 Found = tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]

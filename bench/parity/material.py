@@ -18,9 +18,9 @@ from torch import nn
 from saepipe.data import toy
 from saepipe.data.cache import Cache
 from saepipe.data.tokens import heldout_score
-from saepipe.evaluate.artifacts import Artifacts
-from saepipe.evaluate.subject import Subject
-from saepipe.evaluate.testbed import Testbed
+from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
 from saepipe.harvest.run import harvest

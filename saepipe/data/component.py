@@ -95,9 +95,9 @@ def _plain(value: Any) -> Any:
 
 @cache
 def import_members(package: str) -> None:
-    """Imports each module of a family's package, and the installed plugins, once."""
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    """Imports each module of a family's package, at any depth, and the installed plugins, once."""
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, prefix=f"{package}."):
+        importlib.import_module(module.name)
     for entry in importlib.metadata.entry_points(group="saepipe.components"):
         entry.load()
 

@@ -10,12 +10,12 @@ from typing import Any
 from saepipe.data import artifact
 from saepipe.data.progress import Progress, Silent
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.envelope import envelope
 from saepipe.evaluate.features.build import build_stores
-from saepipe.evaluate.jobs import Job, by_testbed, plan_jobs, store_jobs
-from saepipe.evaluate.subject import Subject
-from saepipe.evaluate.testbed import Passes, Testbed
-from saepipe.evaluate.testbeds import Testbeds
+from saepipe.evaluate.model.testbed import Passes, Testbed
+from saepipe.evaluate.model.testbeds import Testbeds
+from saepipe.evaluate.plan import Job, by_testbed, plan_jobs, store_jobs
+from saepipe.evaluate.results.result_file import envelope
+from saepipe.evaluate.sae.subject import Subject
 
 
 def evaluate(
@@ -59,28 +59,6 @@ def evaluate(
     for together in by_testbed(store for store in stores if not found[store.folder]):
         build_stores(together, progress)
     return [job.path for job in jobs]
-
-
-def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:
-    """What `evaluate` would measure and what it would reuse; loads neither model nor SAE."""
-    jobs = plan_jobs(runs, config, out, Testbeds(config, Passes()))
-    stores = store_jobs(jobs, config, out)
-    contexts = {str(job.testbed.cache.path): len(job.testbed.cache.heldout.contexts) for job in jobs}
-    works: dict[bool, list[str]] = {True: [], False: []}
-    for job in jobs:
-        if not job.done:
-            artifacts = job.testbed.artifacts
-            for work in job.works:
-                works[artifacts.has(work.kind, work.key)].append(str(artifacts.folder(work)))
-    return {
-        "measure": [str(job.path) for job in jobs if not job.done],
-        "reuse": [str(job.path) for job in jobs if job.done],
-        "features_to_gather": [str(store.folder) for store in stores if not store.done],
-        "features_to_reuse": [str(store.folder) for store in stores if store.done],
-        "model_work_to_do": list(dict.fromkeys(works[False])),
-        "model_work_to_reuse": list(dict.fromkeys(works[True])),
-        "heldout_contexts": contexts,
-    }
 
 
 def _measure(jobs: Sequence[Job], testbed: Testbed, eval_id: str, progress: Progress) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[2] / "bench"))
+from helpers.repository import BENCH
+
+sys.path.append(str(BENCH))
 
 import gpu
 from gpu_parts import aims, contenders, kernel_cases, plain, settled

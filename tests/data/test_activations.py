@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from caches import structured_rows, write_cache
+from helpers.made_caches import structured_rows, write_cache
 from saepipe.data.cache import Cache, open_cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.shuffle import permutation

@@ -13,8 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from caches import structured_rows, write_cache
-from late import LateCopies, LateDevice
+from helpers.late_copies import LateCopies, LateDevice
+from helpers.made_caches import structured_rows, write_cache
 from saepipe.data import batches as batches_module
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache

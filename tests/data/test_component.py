@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.repository import EXAMPLES
 from saepipe.data.component import ConfigWithPlugins, import_plugins
 from saepipe.data.config import Config
 from saepipe.data.errors import ConfigError
@@ -64,7 +65,7 @@ def test_a_plugin_that_is_missing_or_broken_is_named(tmp_path: Path, text: str |
 
 def test_an_installed_package_joins_by_its_entry_point(tmp_path: Path) -> None:
     """In a process of its own: what is installed is asked for once."""
-    source = (Path(__file__).parents[2] / "examples" / "hoyer.py").read_text()
+    source = (EXAMPLES / "hoyer.py").read_text()
     (tmp_path / "third_party.py").write_text(source)
     metadata = tmp_path / "third_party-1.0.dist-info"
     metadata.mkdir()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from caches import structured_rows
+from helpers.made_caches import structured_rows
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.int8 import NUM_EXACT, Channels, QuantisedRows, Snr, quantise, reconstruct
 from saepipe.data.moments import Moments

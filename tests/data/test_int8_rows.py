@@ -11,7 +11,7 @@ import pytest
 import torch
 import zarr
 
-from caches import structured_rows, write_cache
+from helpers.made_caches import structured_rows, write_cache
 from saepipe.data import artifact, cache
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache, Layout

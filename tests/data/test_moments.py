@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caches import structured_rows
+from helpers.made_caches import structured_rows
 from saepipe.data.cache import Cache
 from saepipe.data.moments import Moments
 

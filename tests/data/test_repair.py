@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harvests import Crash, changed, contents, crash_after
+from helpers.interrupted_harvests import Crash, changed, contents, crash_after
 from saepipe.data import artifact
 from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from late import LateCopies, LateDevice
+from helpers.late_copies import LateCopies, LateDevice
 from saepipe.data import place
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from helpers.repository import ROOT
 from saepipe.data.component import import_plugins
 from saepipe.data.config import Config
 from saepipe.data.errors import ConfigError
@@ -20,7 +21,6 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalty
 
-ROOT = Path(__file__).parents[2]
 STAGES: dict[str, type[Config]] = {
     "harvest": HarvestConfig,
     "train": TrainConfig,

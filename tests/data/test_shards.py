@@ -10,7 +10,7 @@ import pytest
 import tensorstore
 import zarr
 
-from caches import structured_rows, write_cache
+from helpers.made_caches import structured_rows, write_cache
 from saepipe.data.cache import Cache
 from saepipe.data.codecs import Profile
 from saepipe.data.errors import CorruptDataError, SaepipeError

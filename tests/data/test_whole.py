@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harvests import contents
+from helpers.interrupted_harvests import contents
 from saepipe.data.errors import ConfigError
 from saepipe.data.whole import whole_folder
 

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from evaluations import write_run
-from saepipe.evaluate.artifacts import Artifacts
-from saepipe.evaluate.subject import Subject
-from saepipe.evaluate.testbed import Testbed
+from helpers.made_results import write_run
+from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import LanguageModel, ModelConfig

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 
 from saepipe.evaluate.validate.config import ValidateConfig
-from saepipe.evaluate.validate.sweep import Job, Trial, run_alone
+from saepipe.evaluate.validate.trained_stacks import Job, Trial, run_alone
 
 CONFIG = ValidateConfig()
 SEEDS = (0, 1, 2)

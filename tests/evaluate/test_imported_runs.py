@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from saepipe.data.cache import Cache
-from saepipe.evaluate.compare import Table, compare
+from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.store import FeatureStore
-from saepipe.evaluate.run import evaluate, plan
+from saepipe.evaluate.plan import plan
+from saepipe.evaluate.run import evaluate
 from saepipe.train.config import TrainConfig
 from saepipe.train.imported import import_sae
 from saepipe.train.load import load

@@ -14,15 +14,16 @@ from saepipe.data import artifact
 from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Silent
-from saepipe.evaluate import testbeds as stage
-from saepipe.evaluate.artifacts import Artifacts
-from saepipe.evaluate.compare import compare
+from saepipe.evaluate.compare.table import compare
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.store import FeatureStore
-from saepipe.evaluate.model import load_model_of
-from saepipe.evaluate.run import evaluate, plan
-from saepipe.evaluate.testbed import Testbed
+from saepipe.evaluate.model import testbeds as stage
+from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.load import load_model_of
+from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.plan import plan
+from saepipe.evaluate.run import evaluate
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.train.config import TrainConfig
@@ -139,7 +140,7 @@ def test_no_runs_and_wrong_settings_are_refused() -> None:
         evaluate([], CONFIG)
     with pytest.raises(ConfigError, match="did you mean 'core'"):
         EvaluateConfig.parse({"metrics": [{"name": "cor"}]})
-    with pytest.raises(ConfigError, match="stands twice"):
+    with pytest.raises(ConfigError, match="listed twice"):
         EvaluateConfig.parse({"metrics": [{"name": "core"}, {"name": "core", "num_contexts": 3}]})
 
 

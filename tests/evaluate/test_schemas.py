@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from schemas import KS, NUM_ABLATED, check
+from helpers.result_schemas import KS, NUM_ABLATED, check
 
 OURS: dict[str, Any] = {
     "metric_version": 1,

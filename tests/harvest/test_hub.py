@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hub import Hub, Repo, serve
+from helpers.local_hub import Hub, Repo, serve
 from saepipe.data.cache import Cache
 from saepipe.data.toy import MODEL_DIR, documents
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harvests import Crash, changed, contents, crash_after
+from helpers.interrupted_harvests import Crash, changed, contents, crash_after
 from saepipe.cli import app
 from saepipe.data import artifact
 from saepipe.data.cache import Cache

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from harvests import Crash, changed, contents, crash_after
+from helpers.interrupted_harvests import Crash, changed, contents, crash_after
 from saepipe.data import artifact
 from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError

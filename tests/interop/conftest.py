@@ -19,8 +19,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from caches import structured_rows, write_cache
-from exports import D_IN
+from helpers.made_caches import structured_rows, write_cache
+from helpers.random_runs import D_IN
 
 Values = tuple[Tensor, Tensor]
 """acts (batch, d_sae) and x_hat (batch, d_in)."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from exports import ARCHITECTURES, CLASSES, D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows
+from helpers.random_runs import ARCHITECTURES, CLASSES, D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows
 from saepipe.train.exported import export_sae
 from saepipe.train.formats import dictionary_learning as ours_of
 from saepipe.train.imported import import_sae

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from elsewhere import D_IN, D_SAE, drawn, scope, scope_2
-from exports import decided
+from helpers.other_libraries import D_IN, D_SAE, drawn, scope, scope_2
+from helpers.random_runs import decided
 from saepipe.train.formats import gemma_scope
 
 pytestmark = pytest.mark.interop

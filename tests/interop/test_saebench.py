@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from caches import structured_rows, write_cache
-from exports import ARCHITECTURES, D_IN, D_SAE, decided, drawn_run, rows
-from saepipe.evaluate.custom_sae import CustomConfig, custom_sae
+from helpers.made_caches import structured_rows, write_cache
+from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, decided, drawn_run, rows
+from saepipe.evaluate.export.saebench import CustomConfig, custom_sae
 from saepipe.train.exported import export_sae
 from saepipe.train.load import load
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from exports import ARCHITECTURES, D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows, write_evaluation
+from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows, write_evaluation
 from saepipe.train.exported import export_sae
 from saepipe.train.formats import saelens
 from saepipe.train.imported import import_sae

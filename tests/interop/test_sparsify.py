@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from exports import D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows
+from helpers.random_runs import D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows
 from saepipe.data.errors import ConfigError
 from saepipe.train.exported import export_sae
 from saepipe.train.imported import import_sae

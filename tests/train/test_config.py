@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.repository import CONFIGS
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.penalties.auxk import AuxK
@@ -55,7 +56,7 @@ def test_the_length_is_given_once(config: Make, length: dict[str, int]) -> None:
 
 
 def test_the_study_takes_4882_steps(config: Make) -> None:
-    study = TrainConfig.load(Path(__file__).parents[2] / "configs" / "study-baseline.yaml")
+    study = TrainConfig.load(CONFIGS / "study-baseline.yaml")
     assert study.num_steps(10_000_000) == 4882
     assert round(study.optimizer.warmup * 4882) == 1000
 

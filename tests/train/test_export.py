@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import elsewhere
-from caches import structured_rows, write_cache
-from elsewhere import D_IN, D_SAE, K
-from exports import ARCHITECTURES, CLASSES, drawn_run, rows, write_evaluation
+from helpers import other_libraries
+from helpers.made_caches import structured_rows, write_cache
+from helpers.other_libraries import D_IN, D_SAE, K
+from helpers.random_runs import ARCHITECTURES, CLASSES, drawn_run, rows, write_evaluation
 from saepipe.data.artifact import COMMITTED
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.whole import written
@@ -52,9 +52,9 @@ def test_dictionary_learning_s_formulas_give_the_run_s_function(tiny_cache: Path
         assert w.keys() == set(KEYS[kind].values())
         assert all(value.is_contiguous() for value in w.values())
         ours, x = load(run), rows(200, D_IN, 1, mean)
-        acts = elsewhere.encode(kind, w, x)
+        acts = other_libraries.encode(kind, w, x)
         torch.testing.assert_close(ours.encode(x), acts, rtol=1e-5, atol=1e-4)
-        torch.testing.assert_close(ours(x), elsewhere.decode(kind, w, acts), rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(ours(x), other_libraries.decode(kind, w, acts), rtol=1e-5, atol=1e-4)
         assert 0.01 < (acts > 0).float().mean() < 0.9
 
 

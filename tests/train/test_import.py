@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from elsewhere import D_IN, D_SAE, drawn, encode, scope, scope_2, sparsify_folder, tensors, write
+from helpers.other_libraries import D_IN, D_SAE, drawn, encode, scope, scope_2, sparsify_folder, tensors, write
 from saepipe.cli import Theirs, main
 from saepipe.data import artifact
 from saepipe.data.cache import Cache

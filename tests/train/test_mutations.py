@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from mutations import MUTATIONS, Mutation, World
+from helpers.mutations import MUTATIONS, Mutation, World
+from helpers.repository import DOCS
 from saepipe.data.health import RULES
 from saepipe.train.health.config import HealthConfig
 
-DOCS = Path(__file__).parents[2] / "docs" / "health.md"
+PAGE = DOCS / "health.md"
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_every_rule_has_a_fault() -> None:
 
 
 def test_the_docs_have_every_rule_threshold_and_fault() -> None:
-    text = DOCS.read_text()
+    text = PAGE.read_text()
     assert [name for name in HealthConfig.model_fields if f"`{name}`" not in text] == []
     assert [rule for rule, words in RULES.items() if f"| {rule} {words} |" not in text] == []
     assert [mutation.fault for mutation in MUTATIONS if f"| {mutation.rule} | {mutation.fault} |" not in text] == []

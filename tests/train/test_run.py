@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kills import KillAfter, Killed
+from helpers.killed_training import KillAfter, Killed
 from saepipe.data.artifact import MANIFEST, commit, read_manifest, writer_lock
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kills import KillAfter, Killed
+from helpers.killed_training import KillAfter, Killed
 from saepipe.data.artifact import read_manifest
 from saepipe.data.errors import HealthError
 from saepipe.train.config import TrainConfig

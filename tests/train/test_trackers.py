@@ -16,7 +16,8 @@ import pytest
 
 os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")  # read when trackio is imported
 
-from kills import KillAfter, Killed
+from helpers.killed_training import KillAfter, Killed
+from helpers.wandb_files import read_offline
 from saepipe.data.artifact import is_committed
 from saepipe.data.errors import ConfigError, HealthError, MachineError
 from saepipe.data.health import Finding, Health
@@ -26,7 +27,6 @@ from saepipe.train.load import open_run
 from saepipe.train.run import train
 from saepipe.train.trackers import feed, tensorboard
 from saepipe.train.trackers.base import TrackedRun
-from wandb_files import read_offline
 
 Make = Callable[..., TrainConfig]
 Lines = dict[int, dict[str, float]]

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from saepipe.data.errors import ConfigError
-from saepipe.evaluate.browse.described import latent_json
-from saepipe.evaluate.browse.matched import Match, nearest, nearest_of_all
+from saepipe.evaluate.browse.counterpart import Match, nearest, nearest_of_all
+from saepipe.evaluate.browse.latent_json import latent_json
 from saepipe.evaluate.browse.notes import Notes
 from saepipe.evaluate.features.roles import Role
 from saepipe.evaluate.features.store import FeatureStore

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.features.contexts import Chunk
-from saepipe.evaluate.reconstruction import rows_at_a_time
-from saepipe.evaluate.subject import Subject
+from saepipe.evaluate.sae.reconstruction import rows_at_a_time
+from saepipe.evaluate.sae.subject import Subject
 
 _LOOK_UPS = 2**22  # of activations in windows, held at once
 

@@ -16,16 +16,16 @@ from saepipe.evaluate.features.active import Active, Tokens, active
 from saepipe.evaluate.features.coactive import Coactive
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.contexts import chunks, num_rows
-from saepipe.evaluate.features.examples import Kept
-from saepipe.evaluate.features.figures import Figures
-from saepipe.evaluate.features.jobs import StoreJob
+from saepipe.evaluate.features.firing_statistics import Figures
 from saepipe.evaluate.features.logits import logits
 from saepipe.evaluate.features.neighbours import neighbours
 from saepipe.evaluate.features.store import Info
-from saepipe.evaluate.features.texts import token_texts
-from saepipe.evaluate.features.write import write_features
-from saepipe.evaluate.subject import Subject
-from saepipe.evaluate.testbed import Testbed
+from saepipe.evaluate.features.store_job import StoreJob
+from saepipe.evaluate.features.token_texts import token_texts
+from saepipe.evaluate.features.top_examples import Kept
+from saepipe.evaluate.features.write_store import write_features
+from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.subject import Subject
 
 Arrays = dict[str, np.ndarray]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from saepipe.data.errors import MachineError
-from saepipe.evaluate.reconstruction import rows_at_a_time
+from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 
 _NORMS = ("norm", "final_layer_norm", "ln_f", "decoder.norm", "decoder.final_layer_norm", "language_model.norm")
 

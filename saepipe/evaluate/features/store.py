@@ -19,7 +19,7 @@ import numpy as np
 
 from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.evaluate.features.mapped import mapped
+from saepipe.evaluate.features.mapped_tensors import mapped
 
 FOLDER, INFO, TOKENS, ARRAYS = "features", "info.json", "tokens.json", "features.safetensors"
 RUN_PATH = "log/run"

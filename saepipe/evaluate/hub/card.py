@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from saepipe.data.health import RULES
-from saepipe.evaluate.catalogue import SHORT, catalogue
-from saepipe.evaluate.compare import compare
+from saepipe.evaluate.compare.table import compare
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.facts import Facts, Source
 from saepipe.evaluate.hub.section import grid, section
+from saepipe.evaluate.results.figures import SHORT, catalogue
 
 LICENCE = (
     "The weights of an SAE are computed from a model's activations: the base model's licence may bind what is done "

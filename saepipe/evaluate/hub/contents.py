@@ -14,8 +14,8 @@ from pathlib import Path
 from saepipe.data import artifact
 from saepipe.data.config import flatten
 from saepipe.data.yaml_file import read_yaml
-from saepipe.evaluate.envelope import read
-from saepipe.evaluate.results import check_result
+from saepipe.evaluate.results.result_file import read
+from saepipe.evaluate.results.run_results import check_result
 from saepipe.train import folder
 from saepipe.train.load import Run
 

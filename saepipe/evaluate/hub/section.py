@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from saepipe.data.component import Component
 from saepipe.data.config import flatten
-from saepipe.evaluate.catalogue import catalogue
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.facts import Facts, explained, settings_of
+from saepipe.evaluate.results.figures import catalogue
 from saepipe.train import folder
 
 INTERVALS = (

@@ -1,1 +1,1 @@
-"""The metrics: one a file, each a member of the family in `base.py`."""
+"""The metrics, one folder each; every metric is a member of the family in `base.py`."""

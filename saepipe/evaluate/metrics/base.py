@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 from saepipe.data.component import Component
 from saepipe.data.health import Finding
 from saepipe.data.progress import Progress
-from saepipe.evaluate.artifacts import Work
-from saepipe.evaluate.stats import Estimate
-from saepipe.evaluate.subject import Subject
-from saepipe.evaluate.testbed import Testbed
+from saepipe.evaluate.model.kept_work import Work
+from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.subject import Subject
+from saepipe.evaluate.stats.intervals import Estimate
 
 Figure = float | int | Estimate
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from saepipe.data.errors import MachineError
 from saepipe.data.health import RULES, errors
-from saepipe.evaluate.drawn import HEADINGS, cells_of
+from saepipe.evaluate.compare.terminal import HEADINGS, cells_of
 from saepipe.evaluate.report.chart import Section, Value, anchor
 from saepipe.evaluate.report.provenance import Link
 from saepipe.evaluate.report.story import Story, Told
-from saepipe.evaluate.results import Row
+from saepipe.evaluate.results.run_results import Row
 
 
 @dataclass(frozen=True)

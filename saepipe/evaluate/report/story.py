@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from saepipe.data.health import RULES, Finding
-from saepipe.evaluate.catalogue import catalogue
-from saepipe.evaluate.comparable import check_same_data, check_same_parts, check_sources
-from saepipe.evaluate.compare import Table, read_rows, tabulate
+from saepipe.evaluate.compare.checks import check_same_data, check_same_parts, check_sources
+from saepipe.evaluate.compare.table import Table, read_rows, tabulate
 from saepipe.evaluate.metrics.base import Shown
 from saepipe.evaluate.report.cached import CacheFacts, read_cache
+from saepipe.evaluate.report.evaluations import read_results
 from saepipe.evaluate.report.provenance import Link, chain
-from saepipe.evaluate.report.results import read_results
-from saepipe.evaluate.report.variants import Variant, variants_of
-from saepipe.evaluate.results import Row
+from saepipe.evaluate.report.variant_means import Variant, variants_of
+from saepipe.evaluate.results.figures import catalogue
+from saepipe.evaluate.results.run_results import Row
 from saepipe.train import folder
 
 LogLine = Mapping[str, Any]

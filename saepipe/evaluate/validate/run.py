@@ -11,12 +11,12 @@ from statistics import fmean
 from typing import Any
 
 from saepipe.data.progress import Progress
-from saepipe.evaluate.matched import Curve, difference, uncovered
-from saepipe.evaluate.seeds import mean
+from saepipe.evaluate.stats.l0_curves import Curve, difference, uncovered
+from saepipe.evaluate.stats.paired_seeds import mean
+from saepipe.evaluate.validate.arm_table import KEYS, Row, Table
 from saepipe.evaluate.validate.arms import ARMS, BASELINE, Arm, chosen, raw_config
 from saepipe.evaluate.validate.config import Baseline, ValidateConfig
-from saepipe.evaluate.validate.sweep import Job, Laboratory, Outcome, Trial
-from saepipe.evaluate.validate.table import KEYS, Row, Table
+from saepipe.evaluate.validate.trained_stacks import Job, Laboratory, Outcome, Trial
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.contract import CHECKS
 from saepipe.train.penalties.base import Penalty

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from browsed import write_roles, write_runs
+from helpers.runs_to_browse import write_roles, write_runs
 from saepipe.evaluate.browse.resources import Resources
 from saepipe.evaluate.browse.run import open_runs
 

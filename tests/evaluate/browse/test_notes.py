@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.made_stores import write_store
 from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.evaluate.browse.notes import FILE, Notes
-from stores import write_store
 
 
 def test_a_note_is_kept_changed_and_removed(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browsed import D_SAE, rewritten, serving, write_roles, write_runs
-from browser import open_browser, screenshot
+from helpers.chromium import open_browser, screenshot
+from helpers.runs_to_browse import D_SAE, rewritten, serving, write_roles, write_runs
 from saepipe.evaluate.browse.run import browse
 from saepipe.evaluate.features.store import FeatureStore
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from browsed import D_SAE, rewritten, write_runs
+from helpers.runs_to_browse import D_SAE, rewritten, write_runs
 from saepipe.data import artifact
 from saepipe.evaluate.browse.resources import Resources
 from saepipe.evaluate.browse.run import open_runs

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from browsed import serving, write_runs
-from evaluations import write_run
+from helpers.made_results import write_run
+from helpers.runs_to_browse import serving, write_runs
 from saepipe.data.errors import ConfigError, MachineError
 from saepipe.evaluate.browse import server
 from saepipe.evaluate.browse.run import browse, open_runs

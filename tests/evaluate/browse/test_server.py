@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from browsed import D_SAE
+from helpers.runs_to_browse import D_SAE
 from saepipe.evaluate.browse.guard import HEADERS, LONGEST_BODY
 from saepipe.evaluate.browse.notes import FILE
 from saepipe.evaluate.browse.resources import Resources

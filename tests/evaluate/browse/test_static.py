@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from browsed import D_SAE
+from helpers.runs_to_browse import D_SAE
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Silent
 from saepipe.evaluate.browse.page import page_files

@@ -22,12 +22,12 @@ from saepipe.data.codecs import Profile
 from saepipe.data.errors import MachineError
 from saepipe.data.progress import Progress, Silent
 from saepipe.data.shuffle import permutation
-from saepipe.evaluate.artifacts import Artifacts
 from saepipe.evaluate.features.build import build_stores
 from saepipe.evaluate.features.config import Features
-from saepipe.evaluate.features.jobs import StoreJob
 from saepipe.evaluate.features.store import FeatureStore
-from saepipe.evaluate.testbed import Testbed
+from saepipe.evaluate.features.store_job import StoreJob
+from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.testbed import Testbed
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.load import Run, load

@@ -13,7 +13,7 @@ from saepipe.data.errors import CorruptDataError
 from saepipe.data.progress import Silent
 from saepipe.evaluate.features import contexts
 from saepipe.evaluate.features.active import uniform
-from saepipe.evaluate.features.figures import EDGES
+from saepipe.evaluate.features.firing_statistics import EDGES
 from saepipe.evaluate.features.store import FeatureStore, window_start
 from saepipe.train.load import Run, load
 

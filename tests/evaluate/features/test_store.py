@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.made_stores import write_store
 from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.evaluate.features.mapped import mapped
+from saepipe.evaluate.features.mapped_tensors import mapped
 from saepipe.evaluate.features.store import FOLDER, FeatureStore, window_start
 from saepipe.train.load import open_run
-from stores import write_store
 
 
 @pytest.fixture

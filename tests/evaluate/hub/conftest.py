@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from hub import Hub, serve
+from helpers.local_hub import Hub, serve
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.run import evaluate
 from saepipe.train.config import TrainConfig

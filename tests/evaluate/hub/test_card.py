@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from evaluations import write_core, write_run
+from helpers.made_results import write_core, write_run
 from saepipe.data import artifact
 from saepipe.data.cache import Cache
 from saepipe.data.component import Component, import_members
@@ -18,7 +18,7 @@ from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.card import card
 from saepipe.evaluate.hub.facts import Facts, explained
 from saepipe.evaluate.hub.push import push
-from saepipe.evaluate.results import row_of
+from saepipe.evaluate.results.run_results import row_of
 from saepipe.train.config import TrainConfig
 from saepipe.train.imported import import_sae
 from saepipe.train.load import open_run

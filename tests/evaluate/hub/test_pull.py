@@ -9,14 +9,15 @@ import pytest
 import torch
 from huggingface_hub import HfApi, constants
 
-from hub import Hub, Repo, serve
+from helpers.local_hub import Hub, Repo, serve
 from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError, RemoteError
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.hub.pull import pull
 from saepipe.evaluate.hub.push import push
-from saepipe.evaluate.results import row_of
-from saepipe.evaluate.run import evaluate, plan
+from saepipe.evaluate.plan import plan
+from saepipe.evaluate.results.run_results import row_of
+from saepipe.evaluate.run import evaluate
 from saepipe.train.load import load, open_run
 
 TO = "hf://org/name"

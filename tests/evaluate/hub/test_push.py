@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from hub import Hub, Repo, serve
+from helpers.local_hub import Hub, Repo, serve
 from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError, RemoteError
 from saepipe.data.health import Finding, Health

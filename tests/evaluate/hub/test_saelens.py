@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
-from hub import Hub
+from helpers.local_hub import Hub
 from saepipe.evaluate.hub.push import push
 from saepipe.train.load import load
 

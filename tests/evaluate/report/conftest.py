@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from evaluations import write_core, write_run
+from helpers.made_results import write_core, write_run
+from helpers.made_stories import write_absorption, write_geometry, write_log, write_probing
 from saepipe.data.health import Finding, Health
 from saepipe.evaluate.report.chart import Chart, Section, anchor
 from saepipe.evaluate.report.page import Page
 from saepipe.evaluate.report.story import Story
-from stories import write_absorption, write_geometry, write_log, write_probing
 
 Maker = Callable[..., Page]
 

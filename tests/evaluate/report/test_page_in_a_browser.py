@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from browser import open_browser, screenshot
+from helpers.chromium import open_browser, screenshot
 from saepipe.data.health import Finding
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.page import Page as ReportPage

@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from caches import structured_rows, write_cache
-from evaluations import write_core, write_run
-from saepipe.evaluate.report.chart import Chart
-from saepipe.evaluate.report.sections import sections
-from saepipe.evaluate.report.story import Story
-from stories import (
+from helpers.made_caches import structured_rows, write_cache
+from helpers.made_results import write_core, write_run
+from helpers.made_stories import (
     write_absorption,
     write_geometry,
     write_imported,
@@ -24,6 +21,9 @@ from stories import (
     write_probing,
     write_run_on,
 )
+from saepipe.evaluate.report.chart import Chart
+from saepipe.evaluate.report.sections import sections
+from saepipe.evaluate.report.story import Story
 
 HOOK = "blocks.1.hook_resid_post"
 NUM_LINES = 1000

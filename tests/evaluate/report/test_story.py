@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caches import structured_rows, write_cache
-from evaluations import write_core, write_result, write_run
+from helpers.made_caches import structured_rows, write_cache
+from helpers.made_results import write_core, write_result, write_run
+from helpers.made_stories import write_evaluation, write_geometry, write_imported, write_log, write_run_on
 from saepipe.data.health import Finding, Health
 from saepipe.evaluate.report.cached import QUANTILES, CacheFacts
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variants import Mean, mean
-from saepipe.evaluate.results import Cell
-from saepipe.evaluate.stats import Estimate
-from stories import write_evaluation, write_geometry, write_imported, write_log, write_run_on
+from saepipe.evaluate.report.variant_means import Mean, mean
+from saepipe.evaluate.results.run_results import Cell
+from saepipe.evaluate.stats.intervals import Estimate
 
 HOOK = "blocks.1.hook_resid_post"
 L1, ORTSAE = {"name": "l1", "weight": 1.0}, {"name": "ortsae", "weight": 0.5}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import Tensor
 
-from elsewhere import D_IN, drawn
+from helpers.other_libraries import D_IN, drawn
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elsewhere import (
+from helpers.other_libraries import (
     D_SAE,
     K,
     check_function,

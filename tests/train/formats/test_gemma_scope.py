@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from elsewhere import (
+from helpers.other_libraries import (
     check_function,
     scope,
     tensors,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from elsewhere import (
+from helpers.other_libraries import (
     check_function,
     scope_2,
     tensors,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from elsewhere import (
+from helpers.other_libraries import (
     D_IN,
     D_SAE,
     drawn,

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from elsewhere import (
+from helpers.other_libraries import (
     D_IN,
     D_SAE,
     K,

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from elsewhere import (
+from helpers.other_libraries import (
     D_IN,
     D_SAE,
     K,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from products import kernels_on, random_mask
+from helpers.kernel_products import kernels_on, random_mask
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from products import Case, kernels_on, random_mask
+from helpers.kernel_products import Case, kernels_on, random_mask
 from saepipe.data.errors import MachineError
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.kernels.pick import Kernels, kernels_for

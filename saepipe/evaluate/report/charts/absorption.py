@@ -9,8 +9,8 @@ from typing import Any
 from saepipe.evaluate.report.chart import Chart, Section
 from saepipe.evaluate.report.charts.dots import Dot, dots
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variants import Mean
-from saepipe.evaluate.stats import wilson
+from saepipe.evaluate.report.variant_means import Mean
+from saepipe.evaluate.stats.intervals import wilson
 
 Letter = Mapping[str, Any]
 """What a result says of one letter, SAEBench's keys and ours."""

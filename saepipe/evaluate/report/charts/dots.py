@@ -9,7 +9,7 @@ from typing import Any
 from saepipe.evaluate.report.chart import Chart
 from saepipe.evaluate.report.charts.drawing import GREY, Record, Series, Tables, altair, significant, tooltip
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variants import Mean
+from saepipe.evaluate.report.variant_means import Mean
 
 _STEP, _CLOSE_STEP, _ROW, _TALL = 7.0, 3.5, 22.0, 900.0
 """Pixels: of a variant in a row, at most and at least; of a row at least; and of a chart, if it can be."""

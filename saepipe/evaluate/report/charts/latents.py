@@ -8,7 +8,7 @@ from typing import Any
 
 from saepipe.evaluate.report.chart import Chart, Section
 from saepipe.evaluate.report.charts.lines import Axes, Line, lines
-from saepipe.evaluate.report.results import HISTOGRAMS
+from saepipe.evaluate.report.evaluations import HISTOGRAMS
 from saepipe.evaluate.report.story import Story
 
 _TEXT = "A line is a run, coloured by its variant. Heights are shares, so that SAEs of different sizes compare."

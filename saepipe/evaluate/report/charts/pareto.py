@@ -8,8 +8,8 @@ from saepipe.evaluate.report.chart import Chart, Section, Value, slug
 from saepipe.evaluate.report.charts.drawing import significant
 from saepipe.evaluate.report.charts.pareto_plot import Point, plot
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variants import Variant
-from saepipe.evaluate.results import Row
+from saepipe.evaluate.report.variant_means import Variant
+from saepipe.evaluate.results.run_results import Row
 
 _FIGURES = {
     "explained_variance": "explained variance",

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from saepipe.evaluate.compare.sweeps import method
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, quantity, tooltip
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variants import Mean, Variant
-from saepipe.evaluate.results import Row
-from saepipe.evaluate.sweeps import method
+from saepipe.evaluate.report.variant_means import Mean, Variant
+from saepipe.evaluate.results.run_results import Row
 
 _ONE_L0 = 1.01
 """Where the largest L0 is not above so many times the least, points would lie over each other: variants then stand

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from saepipe.evaluate.probing.answers import FULL
-from saepipe.evaluate.probing.figures import PROBES, key_of
+from saepipe.evaluate.metrics.sparse_probing.answers import FULL
+from saepipe.evaluate.metrics.sparse_probing.result_keys import PROBES, key_of
 from saepipe.evaluate.report.chart import Chart, Section, Value
 from saepipe.evaluate.report.charts.dots import Dot, Mark, dots
 from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, significant, tooltip
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variants import Mean, Variant, mean
-from saepipe.evaluate.results import Cell
+from saepipe.evaluate.report.variant_means import Mean, Variant, mean
+from saepipe.evaluate.results.run_results import Cell
 
 _NAME = "sparse_probing"
 _ALL = "all"

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charted import run, table, told
-from saepipe.evaluate.report.charts import absorption
-from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.stats import proportion
-from stories import (
+from helpers.charts import run, table, told
+from helpers.made_stories import (
     write_absorption,
 )
+from saepipe.evaluate.report.charts import absorption
+from saepipe.evaluate.report.story import Story
+from saepipe.evaluate.stats.intervals import proportion
 
 
 def test_letters_have_wilsons_intervals_over_words(tmp_path: Path) -> None:

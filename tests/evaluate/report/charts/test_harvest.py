@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caches import structured_rows, write_cache
-from charted import HOOK, run, table, told
-from saepipe.evaluate.report.charts import harvest
-from saepipe.evaluate.report.story import Story
-from stories import (
+from helpers.charts import HOOK, run, table, told
+from helpers.made_caches import structured_rows, write_cache
+from helpers.made_stories import (
     values,
     write_run_on,
 )
+from saepipe.evaluate.report.charts import harvest
+from saepipe.evaluate.report.story import Story
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from charted import run, told
-from saepipe.evaluate.report.charts import latents
-from saepipe.evaluate.report.story import Story
-from stories import (
+from helpers.charts import run, told
+from helpers.made_stories import (
     write_evaluation,
     write_geometry,
 )
+from saepipe.evaluate.report.charts import latents
+from saepipe.evaluate.report.story import Story
 
 
 def test_histograms_are_shares_of_what_is_in_them(tmp_path: Path) -> None:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from charted import marks, run, table, told
-from evaluations import write_core, write_result
+from helpers.charts import marks, run, table, told
+from helpers.made_results import write_core, write_result
+from helpers.made_stories import (
+    values,
+    write_imported,
+)
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts import pareto
 from saepipe.evaluate.report.charts.drawing import COLOURS, GREY
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.stats import Estimate
-from stories import (
-    values,
-    write_imported,
-)
+from saepipe.evaluate.stats.intervals import Estimate
 
 
 def test_a_point_is_a_variant_and_its_seeds_are_faint(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from charted import run, table, told
-from saepipe.evaluate.report.charts import probing
-from saepipe.evaluate.report.story import Story
-from stories import (
+from helpers.charts import run, table, told
+from helpers.made_stories import (
     values,
     write_probing,
 )
+from saepipe.evaluate.report.charts import probing
+from saepipe.evaluate.report.story import Story
 
 
 def test_accuracy_is_drawn_against_k_with_the_dense_probe(tmp_path: Path) -> None:

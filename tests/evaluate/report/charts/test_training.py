@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charted import found, marks, run, told
-from saepipe.evaluate.report.charts import training
-from saepipe.evaluate.report.story import Story
-from stories import (
+from helpers.charts import found, marks, run, told
+from helpers.made_stories import (
     values,
     write_imported,
     write_log,
 )
+from saepipe.evaluate.report.charts import training
+from saepipe.evaluate.report.story import Story
 
 
 def shares(*given: float) -> list[tuple[float, float]]:

@@ -1,1 +1,0 @@
-"""First-letter absorption: does a latent for a letter stay silent where a more special latent says it too?"""

@@ -1,1 +1,0 @@
-"""Binary questions about texts, a linear probe for each, and what the probes say with an SAE's latents off."""

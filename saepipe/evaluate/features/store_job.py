@@ -1,0 +1,55 @@
+"""Which feature stores there are to make: one a run, known by what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from saepipe.data import artifact
+from saepipe.evaluate.features.config import Features
+from saepipe.evaluate.model.testbed import Testbed
+from saepipe.train.load import Run
+
+VERSION = 1
+"""Raised whenever the same inputs give another store; older ones are then made again."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that a store's content depends on. Equal requests have equal stores, wherever they lie."""
+
+    run: str  # fingerprint
+    cache: str  # fingerprint
+    hook: str
+    settings: dict[str, Any]  # `Features`
+    dtype: str | None  # of the model that gives the logits
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class StoreJob:
+    """The store of one run."""
+
+    run: Run
+    testbed: Testbed
+    settings: Features
+    folder: Path
+
+    @property
+    def request(self) -> Request:
+        dtype = self.testbed.dtype if self.settings.num_logits else None
+        cache = self.testbed.cache.fingerprint
+        return Request(self.run.fingerprint, cache, self.testbed.hook, self.settings.to_dict(), dtype)
+
+    @property
+    def done(self) -> bool:
+        """Whether a whole store that answers the request is there; raises CorruptDataError if its manifest was changed.
+
+        One that is damaged is made again.
+        """
+        if not artifact.is_committed(self.folder):
+            return False
+        _, (header, *_) = artifact.open_committed(self.folder, "feature store")
+        same = header["request"] == asdict(self.request)
+        return same and not list(artifact.damaged_files(self.folder, [header]))

@@ -1,0 +1,1 @@
+"""Core: reconstruction, sparsity, and what the model loses when it reads the reconstruction."""

@@ -1,0 +1,1 @@
+"""Sparse probing: how well a few latents, or all of them, tell classes of text apart."""

@@ -1,0 +1,194 @@
+"""Unlearning: latents of one field are clamped, and the model is asked about it and about others.
+
+Formulas, masks and where the reference (SAEBench 0.6.0) differs: docs/metrics/unlearning.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import AfterValidator, Field
+
+from saepipe.data.config import Count
+from saepipe.data.progress import Progress
+from saepipe.evaluate.metrics.base import Measurement, Metric, Shown
+from saepipe.evaluate.metrics.unlearning.answered_questions import Asked, asked, asked_work
+from saepipe.evaluate.metrics.unlearning.corpora import Corpus, densities, token_blocks
+from saepipe.evaluate.metrics.unlearning.intervention import Clamp
+from saepipe.evaluate.metrics.unlearning.latent_selection import select
+from saepipe.evaluate.metrics.unlearning.questions import QuestionsConfig, check_template
+from saepipe.evaluate.metrics.unlearning.settings_grid import Outcome, Setting, score, sweep
+from saepipe.evaluate.model.config import Mode
+from saepipe.evaluate.model.kept_work import Work
+from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.subject import Subject
+from saepipe.evaluate.stats.intervals import Estimate, proportion
+from saepipe.harvest.config import DatasetConfig
+
+
+def _template(value: str) -> str:
+    check_template(value)
+    return value
+
+
+def _mmlu(subset: str) -> QuestionsConfig:
+    return QuestionsConfig(source="cais/mmlu", subset=subset, subject=subset.replace("_", " "))
+
+
+class Unlearning(Metric):
+    """Two densities an SAE, then every setting of the intervention, the model run from the hook upward."""
+
+    name: Literal["unlearning"] = "unlearning"
+    forget: DatasetConfig = DatasetConfig(source="cais/wmdp-bio-forget-corpus")
+    """Text on what is to be forgotten. The default is gated: ask for access on its page."""
+    retain: DatasetConfig = DatasetConfig(source="Salesforce/wikitext", subset="wikitext-2-raw-v1", split="test")
+    """Any other text."""
+    forget_questions: QuestionsConfig = QuestionsConfig(source="cais/wmdp", subset="wmdp-bio", subject="biology")
+    retain_questions: tuple[QuestionsConfig, ...] = Field(
+        default=(
+            _mmlu("high_school_us_history"),
+            _mmlu("college_computer_science"),
+            _mmlu("high_school_geography"),
+            _mmlu("human_aging"),
+        ),
+        min_length=1,
+    )
+    prompt: Annotated[str, AfterValidator(_template)] | None = None
+    """With the slots {subject}, {question}, {A}, {B}, {C} and {D}; null: SAEBench's, through the chat template of the
+    tokenizer if it has one."""
+    permutations: int = Field(default=24, ge=1, le=24)
+    """Only questions that the clean model answers correctly in so many orders of their choices are asked."""
+    retain_thresholds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(0.001, 0.01), min_length=1)
+    """Latents at least this dense on the retain text are left alone."""
+    num_latents: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(10, 20), min_length=1)
+    multipliers: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(25.0, 50.0, 100.0, 200.0), min_length=1)
+    """Active latents are set to minus this, in units of a decoder vector of norm 1."""
+    num_windows: Count = Field(default=1024, gt=0)
+    """Of each text, at most; and documents drawn of the forget text."""
+    context_size: int = Field(default=1024, ge=2)
+    """Tokens a window."""
+    seed: int = 42
+    """Of the documents, the windows and the orders of choices: the same for all SAEs."""
+    eval_type_id: ClassVar[str] = "unlearning"
+    version: ClassVar[int] = 1
+    shown: ClassVar[Mapping[str, Shown]] = {
+        "unlearning_score": Shown("unlearning", "higher"),
+        "unlearning_llm_forget_accuracy": Shown("LLM, forget questions", of_model=True),
+        "unlearning_llm_retain_accuracy": Shown("LLM, retain questions", of_model=True),
+    }
+
+    def works(self, testbed: Testbed) -> list[Work]:
+        corpora = [work for corpus in self._corpora(testbed.mode) for work in corpus.works(testbed)]
+        return [*corpora, *(self._asked_work(questions) for questions in self._questions)]
+
+    @torch.no_grad()
+    def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
+        works = [self._asked_work(questions) for questions in self._questions]  # finds what is missing before any pass
+        (forget, forget_tokens), (retain, retain_tokens) = (
+            densities(subjects, token_blocks(testbed, corpus, progress)) for corpus in self._corpora(testbed.mode)
+        )
+        sets = [asked(testbed, *pair, progress) for pair in zip(self._questions, works, strict=True)]
+        settings = [self._settings(*pair, testbed.mode) for pair in zip(forget, retain, strict=True)]
+        outcomes = sweep(testbed, subjects, settings, sets, progress)
+        counts = {
+            "forget_tokens": forget_tokens,
+            "retain_tokens": retain_tokens,
+            "forget_questions": len(sets[0]),
+            "retain_questions": sum(len(one) for one in sets[1:]),
+        }
+        return [self._measurement(some, sets, counts, testbed) for some in outcomes]
+
+    @property
+    def _questions(self) -> tuple[QuestionsConfig, ...]:
+        return (self.forget_questions, *self.retain_questions)
+
+    def _asked_work(self, questions: QuestionsConfig) -> Work:
+        return asked_work(questions, self.permutations, self.prompt, self.seed)
+
+    def _corpora(self, mode: Mode) -> tuple[Corpus, Corpus]:
+        how = (self.num_windows, self.context_size, self.seed, mode)
+        return Corpus("forget", self.forget, self.num_windows, *how), Corpus("retain", self.retain, None, *how)
+
+    def _settings(self, forget: torch.Tensor, retain: torch.Tensor, mode: Mode) -> list[Setting]:
+        return [
+            Setting(threshold, num, Clamp(select(forget, retain, threshold, num, mode), multiplier, mode))
+            for threshold, num, multiplier in product(self.retain_thresholds, self.num_latents, self.multipliers)
+        ]
+
+    def _measurement(
+        self, outcomes: Sequence[Outcome], sets: Sequence[Asked], counts: Mapping[str, int], testbed: Testbed
+    ) -> Measurement:
+        found, best = score(outcomes, testbed.mode)
+        return Measurement(
+            metrics={"unlearning": {"unlearning_score": found}},
+            extra={
+                "unlearning_llm_forget_accuracy": _share_right(sets[:1]),
+                "unlearning_llm_retain_accuracy": _share_right(sets[1:]),
+            },
+            more={
+                "interventions": [_row(outcome, outcome is best) for outcome in outcomes],
+                "questions": [
+                    {"source": which.source, "subset": which.subset, "asked": one.num_asked, "right": len(one)}
+                    for which, one in zip(self._questions, sets, strict=True)
+                ],
+            },
+            counts=dict(counts),
+            warnings=self._warnings(outcomes, counts),
+            eval_config=self._eval_config(testbed),
+        )
+
+    def _warnings(self, outcomes: Sequence[Outcome], counts: Mapping[str, int]) -> list[str]:
+        settings = [outcome.setting for outcome in outcomes]
+        clamped = {(one.retain_threshold, one.num_latents): len(one.clamp.latents) for one in settings}
+        found = [
+            f"of the {wanted} latents wanted at retain threshold {threshold:g}, {number} survive it; those are clamped"
+            for (threshold, wanted), number in clamped.items()
+            if number < wanted
+        ]
+        if 0 < counts["retain_questions"] < 100:
+            found.append(
+                f"of {counts['retain_questions']} retained questions, 99 % right means that none may become wrong"
+            )
+        return found
+
+    def _eval_config(self, testbed: Testbed) -> dict[str, Any]:
+        model = testbed.language_model.config
+        return {
+            "random_seed": self.seed,
+            "dataset_names": [questions.subset or questions.source for questions in self._questions],
+            "intervention_method": "clamp_feature_activation",
+            "retain_thresholds": list(self.retain_thresholds),
+            "n_features_list": list(self.num_latents),
+            "multipliers": list(self.multipliers),
+            "dataset_size": self.num_windows,
+            "seq_len": self.context_size,
+            "target_metric": "correct",
+            "model_name": model.model,
+            "llm_batch_size": testbed.batch_size,
+            "llm_dtype": model.dtype,
+        }
+
+
+def _share_right(sets: Sequence[Asked]) -> Estimate:
+    """The share of questions that the clean model answers correctly under all orders."""
+    num_right, num_asked = sum(len(one) for one in sets), sum(one.num_asked for one in sets)
+    return proportion(torch.arange(num_asked).numpy() < num_right, "there is no question")
+
+
+def _row(outcome: Outcome, best: bool) -> dict[str, Any]:
+    """A setting as plain data; the intervals are evaluation noise, over questions."""
+    setting, forget, retain = outcome.setting, proportion(outcome.forget), proportion(outcome.retain)
+    return {
+        "retain_threshold": setting.retain_threshold,
+        "num_latents": setting.num_latents,
+        "multiplier": setting.clamp.multiplier,
+        "latents": setting.clamp.latents.tolist(),
+        "forget_accuracy": forget.value,
+        "forget_interval": [forget.low, forget.high],
+        "retain_accuracy": retain.value,
+        "retain_interval": [retain.low, retain.high],
+        "gives_the_score": best,
+    }

@@ -1,0 +1,150 @@
+"""What there is to do: one job a run and metric, each known by what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from saepipe.data.cache import Cache
+from saepipe.data.config import fingerprint
+from saepipe.data.errors import ConfigError
+from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.features.store import FOLDER
+from saepipe.evaluate.features.store_job import StoreJob
+from saepipe.evaluate.metrics.base import Metric
+from saepipe.evaluate.model.kept_work import Work
+from saepipe.evaluate.model.testbed import Passes, Testbed
+from saepipe.evaluate.model.testbeds import Testbeds
+from saepipe.evaluate.results.result_file import Request, existing
+from saepipe.train.load import Run, open_run
+
+AnyJob = TypeVar("AnyJob", "Job", StoreJob)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One metric of one run."""
+
+    run: Run
+    testbed: Testbed
+    metric: Metric
+    works: Sequence[Work]
+    """of the model"""
+    request: Request
+    path: Path
+    """of the result"""
+
+    @property
+    def done(self) -> bool:
+        return existing(self.path, self.request)
+
+
+def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:
+    """What `evaluate` would measure and what it would reuse; loads neither model nor SAE."""
+    jobs = plan_jobs(runs, config, out, Testbeds(config, Passes()))
+    stores = store_jobs(jobs, config, out)
+    contexts = {str(job.testbed.cache.path): len(job.testbed.cache.heldout.contexts) for job in jobs}
+    works: dict[bool, list[str]] = {True: [], False: []}
+    for job in jobs:
+        if not job.done:
+            artifacts = job.testbed.artifacts
+            for work in job.works:
+                works[artifacts.has(work.kind, work.key)].append(str(artifacts.folder(work)))
+    return {
+        "measure": [str(job.path) for job in jobs if not job.done],
+        "reuse": [str(job.path) for job in jobs if job.done],
+        "features_to_gather": [str(store.folder) for store in stores if not store.done],
+        "features_to_reuse": [str(store.folder) for store in stores if store.done],
+        "model_work_to_do": list(dict.fromkeys(works[False])),
+        "model_work_to_reuse": list(dict.fromkeys(works[True])),
+        "heldout_contexts": contexts,
+    }
+
+
+def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, testbeds: Testbeds) -> list[Job]:
+    """One job a run and metric, every run checked against its cache.
+
+    Raises:
+        ConfigError: if a run was not trained from the cache that is found, or at a hook that it does not have; or if
+            none was trained where the baseline was.
+        CorruptDataError: if a run or its cache is unfinished or damaged.
+    """
+    if not runs:
+        raise ConfigError("no run to evaluate", hint="saepipe evaluate RUN...")
+    caches: dict[Path, Cache] = {}
+    works: dict[tuple[int, str], list[Work]] = {}
+    jobs = []
+    for folder in {Path(run).resolve(): Path(run) for run in runs}.values():
+        run = open_run(folder)
+        testbed = testbeds.at(cache_of(run, config.cache, caches), run.hook)
+        results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
+        for metric in config.metrics:
+            here = (id(testbed), metric.name)
+            if here not in works:  # texts may have to be looked up on a hub
+                works[here] = metric.works(testbed)
+            request = _request(run, metric, works[here], testbed, config)
+            jobs.append(Job(run, testbed, metric, works[here], request, results / f"{metric.name}.json"))
+    if config.baseline and not any(job.testbed.baseline for job in jobs):
+        raise ConfigError(
+            f"baseline {config.baseline} was trained at another hook or from another cache than all of the runs"
+        )
+    return jobs
+
+
+def store_jobs(jobs: Iterable[Job], config: EvaluateConfig, out: Path | None) -> list[StoreJob]:
+    """One feature store a run of these, in the run, or beside the results that are elsewhere."""
+    if config.features is None:
+        return []
+    stores = {}
+    for job in jobs:
+        folder = (job.path.parent if out else job.run.path) / FOLDER
+        stores[job.run.path] = StoreJob(job.run, job.testbed, config.features, folder)
+    return list(stores.values())
+
+
+def by_testbed(jobs: Iterable[AnyJob]) -> list[list[AnyJob]]:
+    """Jobs that share their passes."""
+    groups: dict[int, list[AnyJob]] = {}
+    for job in jobs:
+        groups.setdefault(id(job.testbed), []).append(job)
+    return list(groups.values())
+
+
+def _request(run: Run, metric: Metric, works: Sequence[Work], testbed: Testbed, config: EvaluateConfig) -> Request:
+    baseline = testbed.baseline if metric.uses_baseline else None
+    return Request(
+        run=run.fingerprint,
+        cache=run.cache_fingerprint,
+        hook=run.hook,
+        metric=metric.to_dict(),
+        metric_version=metric.version,
+        batch_size=config.batch_size,
+        dtype=testbed.dtype,
+        mode=config.mode,
+        activations=config.activations,
+        baseline=baseline.run.fingerprint if baseline else None,
+        works=fingerprint([[work.kind, dict(work.key)] for work in works]),
+    )
+
+
+def cache_of(run: Run, path: Path | None = None, opened: dict[Path, Cache] | None = None) -> Cache:
+    """The cache that a run was trained from: at `path`, or where it was then; `opened` keeps what is open.
+
+    Raises:
+        ConfigError: if it is not there, or another cache is.
+        CorruptDataError: if it is unfinished or damaged.
+    """
+    path, opened = path or run.config.cache, {} if opened is None else opened
+    if not path.is_dir():
+        raise ConfigError(f"the cache of {run.path} is not at {path}", hint="--set cache=PATH")
+    cache = opened[path] = opened.get(path) or Cache.open(path)
+    if cache.fingerprint != run.cache_fingerprint:
+        raise ConfigError(
+            f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",
+            hint="--set cache=PATH of the cache that it was trained from",
+        )
+    if run.hook not in cache.hooks:
+        raise ConfigError(f"{run.path} was trained at {run.hook}; {path} has {', '.join(cache.hooks)}")
+    return cache

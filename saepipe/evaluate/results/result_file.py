@@ -1,0 +1,127 @@
+"""One result as JSON: SAEBench's envelope and keys, and beside them a `saepipe` block that says where it came from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from saepipe.data import artifact
+from saepipe.data.config import fingerprint
+from saepipe.data.errors import CorruptDataError
+from saepipe.evaluate.metrics.base import Figure, Measurement, Metric
+from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.subject import Subject
+from saepipe.evaluate.stats.intervals import Estimate
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a result answers. Equal requests have equal results, wherever their folders lie."""
+
+    run: str
+    """fingerprint"""
+    cache: str
+    """fingerprint"""
+    hook: str
+    metric: dict[str, Any]
+    """the metric's settings"""
+    metric_version: int
+    batch_size: int
+    dtype: str
+    """of the model"""
+    mode: str
+    activations: str
+    baseline: str | None
+    """fingerprint of the run that a metric compares with, where it does"""
+    works: str
+    """fingerprint of the model's work that it rests on: texts and questions by their content"""
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(asdict(self))
+
+
+def envelope(
+    measurement: Measurement, request: Request, metric: Metric, subject: Subject, testbed: Testbed, eval_id: str
+) -> dict[str, Any]:
+    """The JSON object, keys in SAEBench's order. A figure without a number is null, its reason in the saepipe block."""
+    figures = dict(_named(measurement))
+    return {
+        "eval_type_id": metric.eval_type_id,
+        "eval_config": measurement.eval_config,
+        "eval_id": eval_id,
+        "datetime_epoch_millis": int(time.time() * 1000),
+        "eval_result_metrics": {
+            category: {key: plain(figure) for key, figure in group.items()}
+            for category, group in measurement.metrics.items()
+        },
+        "eval_result_details": measurement.details,
+        "sae_bench_commit_hash": artifact.provenance()["commit"],
+        "sae_lens_id": "custom_sae",
+        "sae_lens_release_id": subject.name,
+        "sae_lens_version": "Unknown",
+        "sae_cfg_dict": subject.cfg,
+        "eval_result_unstructured": measurement.unstructured,
+        "saepipe": {
+            "metric_version": metric.version,
+            "mode": request.mode,
+            "activations": request.activations,
+            "request": request.fingerprint,
+            "config": {**request.metric, "batch_size": request.batch_size, "dtype": request.dtype},
+            "fingerprints": {
+                "run": request.run,
+                "cache": request.cache,
+                "model": testbed.cache.attributes["model"],
+                "baseline": request.baseline,
+            },
+            "model_work": request.works,
+            "hook": request.hook,
+            "variant": subject.run.variant,
+            "seeds": {"seed": subject.run.seed, "data_seed": subject.run.data_seed},
+            "metrics": {key: plain(figure) for key, figure in measurement.extra.items()},
+            "intervals": dict(_intervals(figures)),
+            "undefined": {key: f.reason for key, f in figures.items() if isinstance(f, Estimate) and f.reason},
+            "warnings": measurement.warnings,
+            "findings": [asdict(finding) for finding in measurement.findings],
+            **measurement.more,
+            "counts": measurement.counts,
+            "parts": measurement.parts,
+            "provenance": dict(artifact.provenance()),
+        },
+    }
+
+
+def existing(path: Path, request: Request) -> bool:
+    """Whether the result at `path` answers this request."""
+    return path.is_file() and read(path)["saepipe"]["request"] == request.fingerprint
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result; raises CorruptDataError if it is not one of ours."""
+    try:
+        result = json.loads(path.read_text())
+        result["saepipe"]["fingerprints"]["run"], result["saepipe"]["request"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptDataError(f"{path} is no evaluation of saepipe", hint="delete it and evaluate") from error
+    return result
+
+
+def plain(figure: Figure) -> float | int | None:
+    return figure.value if isinstance(figure, Estimate) else figure
+
+
+def _named(measurement: Measurement) -> Iterator[tuple[str, Figure]]:
+    for group in measurement.metrics.values():
+        yield from group.items()
+    yield from measurement.extra.items()
+
+
+def _intervals(figures: Mapping[str, Figure]) -> Iterator[tuple[str, list[float]]]:
+    """95 % of evaluation noise; see `saepipe.evaluate.stats.intervals`."""
+    for key, figure in figures.items():
+        if isinstance(figure, Estimate) and figure.low is not None and figure.high is not None:
+            yield key, [figure.low, figure.high]

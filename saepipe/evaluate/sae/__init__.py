@@ -1,0 +1,1 @@
+"""One SAE on tokens: what it reconstructs, and when its latents fire."""

@@ -1,0 +1,41 @@
+"""What is evaluated: one finished run and its SAE."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from saepipe.evaluate.sae.reconstruction import Autoencoder
+from saepipe.train import folder
+from saepipe.train.formats import saelens
+from saepipe.train.load import Run, load
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run with its SAE loaded, in float32 on the device of the evaluation."""
+
+    run: Run
+    sae: Autoencoder
+    cfg: dict[str, Any]
+    """The SAE's cfg.json."""
+
+    @classmethod
+    def load(cls, run: Run, device: torch.device) -> Subject:
+        cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
+        return cls(run, load(run, device=str(device)), cfg)
+
+    def encode(self, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
+        """(num_tokens, d_in) of any dtype and device -> acts (num_tokens, d_sae) float32, on the SAE's device.
+
+        Given the indices of some latents, acts (num_tokens, num_latents) of those; where the architecture allows it
+        (not TopK), the others are not computed.
+        """
+        return self.sae.encode(x.to(self.sae.W_enc.device, torch.float32), latents)
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.variant}/seed-{self.run.seed}"

@@ -1,0 +1,141 @@
+"""Texts as the metrics of classification see them: each token's activation, and means over a text's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saepipe.data.errors import ConfigError
+from saepipe.data.progress import Progress
+from saepipe.evaluate.model.kept_work import Content, Work
+from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.reconstruction import rows_at_a_time
+from saepipe.evaluate.sae.subject import Subject
+
+
+@dataclass(frozen=True)
+class TextActivations:
+    """The ordinary tokens of some texts, one text after the other."""
+
+    x: Tensor
+    """(num_tokens, d_in) in the model's dtype"""
+    offsets: Tensor
+    """(num_texts + 1,) int64: text i is x[offsets[i]:offsets[i + 1]]"""
+    num_special: Tensor
+    """(num_texts,) int64: the positions of a window of context_size that hold BOS, padding or another special token"""
+
+    @property
+    def num_texts(self) -> int:
+        return len(self.num_special)
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """(num_texts,) int64"""
+        return self.offsets.diff()
+
+    def pooled(self) -> Tensor:
+        """(num_texts, d_in) float32: the mean over each text's tokens."""
+        chunks = self.chunks(rows_at_a_time(self.x.shape[1]))
+        return torch.cat([_mean_by_text(x.float(), lengths) for x, lengths in chunks])
+
+    def chunks(self, max_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Whole texts, as (x (num_tokens, d_in), lengths (num_texts,)); a text of more than max_tokens stands alone."""
+        offsets = self.offsets.tolist()
+        first = 0
+        while first < self.num_texts:
+            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + max_tokens, side="right")) - 1)
+            yield self.x[offsets[first] : offsets[last]], self.num_tokens[first:last]
+            first = last
+
+
+def activations_work(texts: Work, context_size: int, which: str = "all") -> Work:
+    """What `text_activations` asks for.
+
+    Args:
+        texts: the work that decides the texts.
+        context_size: positions of each text, BOS included, as SAEBench counts them.
+        which: of those texts.
+    """
+    return Work(
+        "activations", {"texts": {"kind": texts.kind, **texts.key}, "which": which, "context_size": context_size}
+    )
+
+
+def text_activations(
+    testbed: Testbed, texts: Sequence[str], work: Work, name: str, progress: Progress
+) -> TextActivations:
+    """The first positions of each text through the model up to the hook; an artifact.
+
+    Args:
+        testbed: the model and the hook.
+        texts: those that `work` decides, none without an ordinary token.
+        work: see `activations_work`.
+        name: what the user calls the texts.
+        progress: told how far the model has got.
+
+    Raises:
+        ConfigError: if a text has no ordinary token.
+    """
+    context_size = work.key["context_size"]
+    found = testbed.artifacts.get(work.kind, work.key, lambda: _run_model(testbed, texts, context_size, name, progress))
+    activations = TextActivations(**found.tensors)
+    assert activations.num_texts == len(texts), "the work does not decide the texts"
+    return activations
+
+
+def pooled_latents(subject: Subject, activations: TextActivations, latents: Tensor | None = None) -> Tensor:
+    """Mean activation of each latent over each text's tokens.
+
+    Args:
+        subject: whose SAE encodes.
+        activations: of the texts.
+        latents: (num_latents,) int64 indices, where not all are needed.
+
+    Returns:
+        (num_texts, d_sae or num_latents) float32, on the CPU.
+    """
+    parts = []
+    for x, lengths in activations.chunks(rows_at_a_time(subject.sae.d_sae)):
+        acts = subject.encode(x, latents)
+        parts.append(_mean_by_text(acts, lengths.to(acts.device)).cpu())
+    return torch.cat(parts)
+
+
+def _mean_by_text(rows: Tensor, lengths: Tensor) -> Tensor:
+    return torch.segment_reduce(rows, "mean", lengths=lengths, axis=0)
+
+
+def _run_model(testbed: Testbed, texts: Sequence[str], context_size: int, name: str, progress: Progress) -> Content:
+    """Texts of like length go together, padded on the right."""
+    lm = testbed.language_model
+    bodies = lm.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=context_size - 1)[
+        "input_ids"
+    ]
+    rows = [np.array([lm.bos_id, *body]) for body in bodies]
+    keep = [~np.isin(row, list(lm.special_ids)) for row in rows]
+    lengths = np.array([kept.sum() for kept in keep])
+    if (empty := np.flatnonzero(lengths == 0)).size:
+        raise ConfigError(f"text {empty[0]} of {name} has no ordinary token: {texts[empty[0]]!r}", hint="leave it out")
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    x = torch.empty(offsets[-1], lm.d_in, dtype=lm.model.dtype)
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    progress.start(f"{name} through the model", len(rows), "texts")
+    try:
+        for start in range(0, len(order), testbed.batch_size):
+            batch = order[start : start + testbed.batch_size]
+            ids = torch.full((len(batch), len(rows[batch[-1]])), lm.bos_id)
+            for row, index in enumerate(batch):
+                ids[row, : len(rows[index])] = torch.from_numpy(rows[index])
+            captured = testbed.capture(ids).cpu()
+            for row, index in enumerate(batch):
+                kept = torch.from_numpy(keep[index])
+                x[offsets[index] : offsets[index + 1]] = captured[row, : len(kept)][kept]
+            progress.advance(len(batch))
+    finally:
+        progress.finish()
+    num_special = torch.from_numpy(context_size - lengths)
+    return Content({"x": x, "offsets": torch.from_numpy(offsets), "num_special": num_special})

@@ -1,0 +1,130 @@
+"""Sweeps read at one L0: known curves give their known difference, and too few runs give the reason."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.made_results import write_result, write_run
+from saepipe.evaluate.compare.sweeps import method
+from saepipe.evaluate.compare.table import compare
+from saepipe.evaluate.results.run_results import row_of
+from saepipe.train.load import open_run
+
+EFFECTS = (0.02, -0.01, 0.03, 0.0)
+"""What each seed adds to both sides: it cancels in the pair."""
+
+
+def write_sweep(
+    folder: Path, name: str, l0s: dict[float, float], better_by: tuple[float, ...], more: tuple[Any, ...] = ()
+) -> list[Path]:
+    """By L1 weight the L0 that it leads to; explained variance is 0.5 + 0.1 ln L0 + its seed's effect + `better_by`."""
+    runs = []
+    for weight, l0 in l0s.items():
+        for seed, gain in enumerate(better_by):
+            penalties = [{"name": "l1", "weight": weight}, *more]
+            run = write_run(folder / f"{name}-{weight:g}" / f"seed-{seed}", penalties=penalties)
+            reached = l0 * (1 + 0.01 * seed)
+            variance = 0.5 + 0.1 * math.log(reached) + EFFECTS[seed] + gain
+            runs.append(write_result(run, {"l0": reached, "explained_variance": variance}))
+    return runs
+
+
+ORTSAE = ({"name": "ortsae", "weight": 1.0},)
+GAIN = (0.031, 0.029, 0.030, 0.032)
+
+
+def test_sweeps_are_compared_where_both_have_been(tmp_path: Path) -> None:
+    """The variants never meet at one L0; read at the baseline's own, 20, the curves lie 0.0305 apart."""
+    base = write_sweep(tmp_path, "base", {1.0: 20.0, 2.0: 12.0, 0.5: 40.0}, (0.0,) * 4)
+    new = write_sweep(tmp_path, "new", {1.0: 16.0, 2.0: 9.0, 0.5: 31.0}, GAIN, ORTSAE)
+    verdicts = compare([*base, *new], baseline=base[0]).verdicts
+    assert [found.forbidden_by[0].rule for found in verdicts[:-1]] == ["H18"] * 5
+    sweep = verdicts[-1]
+    assert sweep.l0 == pytest.approx(20 * 1.015)  # the mean over the seeds of the baseline
+    assert str(sweep).startswith("sweep of new-1 (3 variants) against sweep of base-1 (3 variants) at L0 20.3: no rule")
+    change = next(change for change in sweep.changes if change.key == "explained_variance")
+    assert change.paired.differences == pytest.approx(GAIN, abs=1e-9)
+    assert (change.word, change.primary) == ("better", True)
+    assert change.baseline == pytest.approx(0.5 + 0.1 * math.log(20.3) + 0.01)
+    assert "l0" not in {change.key for change in sweep.changes}  # it is the same by construction
+
+
+def test_where_the_baselines_own_l0_is_not_reached_the_middle_is_taken(tmp_path: Path) -> None:
+    base = write_sweep(tmp_path, "base", {0.5: 40.0, 1.0: 20.0, 2.0: 12.0}, (0.0,) * 3)
+    new = write_sweep(tmp_path, "new", {0.5: 30.0, 1.0: 16.0, 2.0: 9.0}, GAIN[:3], ORTSAE)
+    sweep = compare([*base, *new], baseline=base[0]).verdicts[-1]
+    assert sweep.l0 == pytest.approx(math.sqrt(12.0 * 1.02 * 30.0))
+    change = next(change for change in sweep.changes if change.key == "explained_variance")
+    assert change.paired.differences == pytest.approx(GAIN[:3], abs=1e-9)
+
+
+def notes(base: list[Path], new: list[Path]) -> str:
+    table = compare([*base, *new], baseline=base[0])
+    assert all(found.l0 is None for found in table.verdicts)
+    return "\n".join(table.notes)
+
+
+def test_two_l0s_are_too_few(tmp_path: Path) -> None:
+    base = write_sweep(tmp_path, "base", {1.0: 20.0, 2.0: 12.0, 0.5: 40.0}, (0.0,))
+    new = write_sweep(tmp_path, "new", {1.0: 16.0, 2.0: 9.0}, GAIN[:1], ORTSAE)
+    said = notes(base, new)
+    assert (
+        "new-1 is not read at the L0 of base-1: no seed has 3 different L0s in both sweeps (of 2 and 3 variants)"
+        in said
+    )
+
+
+def test_sweeps_that_do_not_meet(tmp_path: Path) -> None:
+    base = write_sweep(tmp_path, "base", {1.0: 20.0, 2.0: 15.0, 0.5: 40.0}, (0.0,))
+    new = write_sweep(tmp_path, "new", {1.0: 3.0, 2.0: 2.0, 0.5: 5.0}, GAIN[:1], ORTSAE)
+    assert "the sweeps share no L0: one begins at 15, one ends at 5" in notes(base, new)
+
+
+def test_at_matched_l0_nothing_is_interpolated(tmp_path: Path) -> None:
+    base = write_sweep(tmp_path, "base", {1.0: 20.0}, (0.0,) * 3)
+    new = write_sweep(tmp_path, "new", {1.0: 20.2}, GAIN[:3], ORTSAE)
+    (found,) = compare([*base, *new], baseline=base[0]).verdicts
+    assert (found.l0, found.forbidden_by) == (None, ())
+
+
+def test_a_rule_forbids_a_sweep_as_it_does_a_variant(tmp_path: Path) -> None:
+    base = write_sweep(tmp_path, "base", {1.0: 20.0, 2.0: 12.0, 0.5: 40.0}, (0.0,) * 3)
+    new = write_sweep(tmp_path, "new", {1.0: 16.0, 2.0: 9.0, 0.5: 31.0}, GAIN[:3], ORTSAE)
+    write_result(new[0], {"l0": 16.0, "explained_variance": 0.8}, tokens=7)
+    sweep = compare([*base, *new], baseline=base[0]).verdicts[-1]
+    assert [finding.rule for finding in sweep.forbidden_by] == ["H16"]
+    assert {change.word for change in sweep.changes} <= {"no result", "not measured"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"penalties": [{"name": "l1", "weight": 1}]}, {"penalties": [{"name": "l1", "weight": 9}]}, True),
+        (
+            {"penalties": [{"name": "l1", "weight": 1}]},
+            {"penalties": [{"name": "l1", "weight": {"start": 0, "end": 1}}]},
+            True,
+        ),
+        ({"penalties": [{"name": "l0_target", "l0": 8}]}, {"penalties": [{"name": "l0_target", "l0": 16}]}, True),
+        ({"sae": {"name": "topk", "d_sae": 8, "k": 2}}, {"sae": {"name": "topk", "d_sae": 8, "k": 4}}, True),
+        ({"seed": 1, "data_seed": 3}, {"seed": 2, "data_seed": 4}, True),
+        ({"penalties": [{"name": "l1", "weight": 1}]}, {"penalties": [{"name": "lp", "weight": 1}]}, False),
+        ({"penalties": [{"name": "ortsae", "weight": 1}]}, {"penalties": [{"name": "ortsae", "weight": 2}]}, False),
+        ({"batch_size": 64}, {"batch_size": 128}, False),
+        ({"sae": {"name": "topk", "d_sae": 8, "k": 2}}, {"sae": {"name": "topk", "d_sae": 16, "k": 2}}, False),
+    ],
+    ids=["weight", "schedule", "target", "k", "seeds", "penalty", "another weight", "batch size", "width"],
+)
+def test_a_sweep_varies_nothing_but_sparsity(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], same: bool
+) -> None:
+    folders = [tmp_path / name / f"seed-{keys.get('seed', 0)}" for name, keys in (("a", one), ("b", other))]
+    rows = [
+        row_of(open_run(write_run(folder, **{"penalties": [], **keys})))
+        for folder, keys in zip(folders, (one, other), strict=True)
+    ]
+    assert (method(rows[:1]) == method(rows[1:])) is same

@@ -1,0 +1,281 @@
+"""What may be said of a difference: what forbids a result, and the word that seeds carry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from helpers import made_results
+from helpers.made_results import write_core
+from saepipe.cli import main
+from saepipe.data.health import Finding, Health
+from saepipe.evaluate.compare.table import compare
+from saepipe.train.load import open_run
+
+INERT = Finding("H1", "error", "absorption was exactly 0")
+EVIDENCE = {
+    "reconstruction": {str(step): 200.22540283203125 for step in range(100, 1200, 100)},
+    "final_reconstruction": 200.22540283203125,
+    "W_dec": "a digest",
+    "W_dec_entries": [0.25, 0.5],
+}
+
+
+def changed(**changes: Any) -> Health:
+    return Health(evidence={**EVIDENCE, **changes})
+
+
+OTHER = {"reconstruction": {}, "final_reconstruction": 199.0, "W_dec": "another", "W_dec_entries": [0.25, 0.6]}
+
+
+def judged(make_run, variant: dict[str, Any], baseline: dict[str, Any], **measured: Any) -> tuple[list[str], str]:
+    """The rules that forbid, and the words, of three seeds against three."""
+    base = [write_core(make_run("base", seed, **baseline)) for seed in range(3)]
+    runs = [write_core(make_run("new", seed, **{"weight": 2.0, **variant}), **measured) for seed in range(3)]
+    (verdict,) = compare([*base, *runs], baseline=base[0]).verdicts
+    assert (verdict.variant, verdict.baseline) == ("new", "base")
+    return sorted({finding.rule for finding in verdict.forbidden_by}), str(verdict)
+
+
+def test_sound_runs_may_be_compared(make_run) -> None:
+    rules, words = judged(make_run, {"health": changed(**OTHER)}, {"health": changed()})
+    assert rules == []
+    assert words == "new against base: no rule forbids to read the differences (3 seeds)"
+
+
+@pytest.mark.parametrize("side", ["variant", "baseline"])
+def test_an_error_on_either_side_forbids_a_result(make_run, side: str) -> None:
+    sides = {"variant": {}, "baseline": {}, side: {"health": Health((INERT,))}}
+    rules, words = judged(make_run, sides["variant"], sides["baseline"])
+    assert rules == ["H1"]
+    assert words == "new against base: NO RESULT, whatever the figures say: H1 inert penalty"
+
+
+def test_a_warning_does_not_forbid(make_run) -> None:
+    warned = Health((Finding("H9", "warning", "31% of the latents are dead"),))
+    assert judged(make_run, {"health": warned}, {})[0] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "rules"),
+    [
+        ({}, ["H2", "H3"]),
+        ({"W_dec": "another", "W_dec_entries": [0.25, 0.6]}, ["H2"]),
+        ({**OTHER, "W_dec_entries": [0.25, 0.5 + 1e-8]}, ["H3"]),
+        ({**OTHER, "reconstruction": EVIDENCE["reconstruction"]}, ["H2"]),
+        ({**OTHER, "final_reconstruction": 200.22540283203125}, ["H2"]),
+        (OTHER, []),
+    ],
+    ids=["equal", "loss", "weights", "series", "final", "other"],
+)
+def test_twins_are_seen_again(make_run, changes: dict[str, Any], rules: list[str]) -> None:
+    found, words = judged(make_run, {"health": changed(**changes)}, {"health": changed()})
+    assert found == rules
+    assert not rules or "penalties.0.weight: 1.0 -> 2.0" in words
+
+
+def test_unmatched_l0_forbids_a_result(make_run) -> None:
+    rules, words = judged(make_run, {}, {}, l0=10.6)
+    assert rules == ["H18"]
+    assert "L0 is 10.6 against 10: not at matched sparsity" in words
+
+
+def test_other_heldout_tokens_forbid_a_result(make_run) -> None:
+    assert judged(make_run, {}, {}, tokens=50)[0] == ["H16"]
+
+
+def test_one_config_of_two_sources_is_told(make_run) -> None:
+    runs = [make_run("a", study="old"), make_run("a", study="new", commit="two")]
+    assert any("H13 warning" in note and "one and two" in note for note in compare(runs).notes)
+    again = [make_run("a", study="old"), make_run("a", study="new")]
+    assert not any("H13" in note for note in compare(again).notes)
+
+
+def test_few_seeds_are_no_result(make_run) -> None:
+    base, new = write_core(make_run("base")), write_core(make_run("new", weight=2.0))
+    (verdict,) = compare([new], baseline=base).verdicts
+    assert not verdict.forbidden_by
+    assert "1 seed is too few" in str(verdict)
+
+
+def test_one_seed_in_two_folders_counts_once(make_run) -> None:
+    """Three runs a side, and two seeds: a run made again is no further seed."""
+    base = [write_core(make_run("base", seed)) for seed in range(3)]
+    new = [write_core(make_run("new", seed, weight=2.0)) for seed in range(2)]
+    again = write_core(make_run("new", 0, weight=2.0, study="again"))
+    (verdict,) = compare([*base, *new, again], baseline=base[0]).verdicts
+    assert verdict.num_seeds == 2
+    assert {change.word for change in verdict.changes if change.paired} == {"too few seeds"}
+    assert "in no pair of equal seeds" in str(verdict.findings)
+
+
+def test_only_equal_seeds_are_pairs(make_run) -> None:
+    base = [write_core(make_run("base", seed), ev=0.8 + seed / 100) for seed in (0, 1, 2, 3)]
+    new = [write_core(make_run("new", seed, weight=2.0), ev=0.7 + seed / 100) for seed in (3, 2, 9, 1)]
+    table = compare([*base, *new], baseline=base[0])
+    (verdict,) = table.verdicts
+    assert verdict.num_seeds == 3
+    (change,) = (change for change in verdict.changes if change.key == "explained_variance")
+    assert change.paired.differences == pytest.approx((-0.1, -0.1, -0.1))
+    assert any(
+        "new against base: H17 warning" in note and "new/seed-9, base/seed-0: in no pair" in note
+        for note in table.notes
+    )
+
+
+def test_seeds_that_nobody_shares(make_run) -> None:
+    base = [write_core(make_run("base", seed)) for seed in (0, 1, 2)]
+    new = [write_core(make_run("new", seed, weight=2.0)) for seed in (3, 4, 5)]
+    (verdict,) = compare([*base, *new], baseline=base[0]).verdicts
+    assert "no seed is common to both" in str(verdict)
+    assert {change.word for change in verdict.changes} == {"not measured"}
+
+
+def words(table) -> dict[str, str]:
+    (verdict,) = table.verdicts
+    return {change.key: change.word for change in verdict.changes}
+
+
+def moved(make_run, steps: tuple[float, ...], **keys: Any) -> list[Path]:
+    """A baseline, and a variant whose explained variance differs by these steps, seed by seed."""
+    base = [write_core(make_run("base", seed, **keys), ev=0.80 + 0.02 * seed) for seed in range(len(steps))]
+    new = [
+        write_core(make_run("new", seed, weight=2.0, **keys), ev=0.80 + 0.02 * seed + step)
+        for seed, step in enumerate(steps)
+    ]
+    return [*base, *new]
+
+
+def test_a_change_that_the_seeds_carry_has_its_word(make_run) -> None:
+    runs = moved(make_run, (0.050, 0.052, 0.049, 0.051))
+    table = compare(runs, baseline=runs[0])
+    assert words(table)["explained_variance"] == "better"
+    assert words(table)["l0"] == "no spread over seeds"
+    assert words(table)["mean_full_absorption_score"] == "not measured"
+    plain = json.loads(table.to_json())["verdicts"][0]
+    (change,) = (change for change in plain["changes"] if change["key"] == "explained_variance")
+    assert change["difference"] == pytest.approx(0.0505)
+    assert change["interval"][0] < 0.0505 < change["interval"][1]
+    assert (change["kind"], change["interesting"], change["num_seeds"]) == ("primary", 0.01, 4)
+    assert change["p_holm"] == pytest.approx(3 * change["p"])
+    assert change["detectable"] < 0.01
+
+
+def test_what_a_config_declares_is_primary(make_run) -> None:
+    """It is written down with the run, and is no part of what the run is."""
+    declared = {"l0": 1.0, "explained_varience": 0.1}
+    runs = moved(make_run, (0.050, 0.052, 0.049), primary_metrics=declared)
+    assert open_run(runs[0]).run_id == open_run(make_run("same", 0)).run_id
+    table = compare(runs, baseline=runs[0])
+    (verdict,) = table.verdicts
+    assert {change.key: change.interesting for change in verdict.changes if change.primary} == declared
+    assert table.columns[-1] == "explained_varience"
+    assert any("H17" in note and "did you mean explained_variance?" in note for note in table.notes)
+
+
+def test_other_declarations_add_up(make_run) -> None:
+    base = write_core(make_run("base", primary_metrics={"l0": 1.0, "mse": 0.5}))
+    new = write_core(make_run("new", weight=2.0, primary_metrics={"l0": 0.1}))
+    table = compare([new], baseline=base)
+    (verdict,) = table.verdicts
+    assert {change.key: change.interesting for change in verdict.changes if change.primary} == {"l0": 0.1, "mse": 0.5}
+    assert any("different primary metrics (l0: 1, mse: 0.5 against l0: 0.1)" in note for note in table.notes)
+
+
+def test_an_error_of_an_evaluation_forbids_a_result(make_run) -> None:
+    chance = Finding("H10", "error", "all probes guess")
+    rules, words = judged(make_run, {}, {}, findings=(chance,))
+    assert rules == ["H10"]
+    assert "NO RESULT, whatever the figures say: H10 chance-level probes" in words
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"mode": "reference"}, "mode: 'fixed' -> 'reference'"),
+        ({"dtype": "bfloat16"}, "config.dtype: 'float32' -> 'bfloat16'"),
+        ({"settings": {"num_contexts": 3}}, "config.num_contexts: None -> 3"),
+        ({"works": "other texts"}, "model_work: 'w' -> 'other texts'"),
+    ],
+    ids=["mode", "dtype", "settings", "texts"],
+)
+def test_evaluations_made_otherwise_forbid_a_result(make_run, keys: dict[str, Any], told: str) -> None:
+    rules, words = judged(make_run, {}, {}, **keys)
+    assert rules == ["H16"]
+    assert "core of new/seed-0 was not measured as that of base/seed-0" in words
+    assert told in words
+
+
+ABSORBED = "mean_full_absorption_score"
+
+
+def absorbed(run: Path, **letters: float) -> Path:
+    figures = {"l0": 10.0, ABSORBED: fmean(letters.values())}
+    return made_results.write_result(run, figures, parts={ABSORBED: letters})
+
+
+def test_means_over_other_letters_are_compared_over_those_that_both_have(make_run) -> None:
+    """The variant alone has a, of which it absorbs much; of b and c it absorbs 0.1 less than the baseline."""
+    base = [absorbed(make_run("base", seed), b=0.4 + 0.01 * seed, c=0.6) for seed in range(3)]
+    new = [absorbed(make_run("new", seed, weight=2.0), a=1.0, b=0.3, c=0.5 - 0.01 * seed) for seed in range(3)]
+    table = compare([*base, *new], baseline=base[0])
+    [told] = [note for note in table.notes if note.startswith("H16 warning")]
+    assert "2 (b c) of base/seed-0" in told
+    assert "3 (a b c) of new/seed-0" in told
+    (verdict,) = table.verdicts
+    assert verdict.forbidden_by == ()
+    [change] = [change for change in verdict.changes if change.key == ABSORBED]
+    assert change.paired.differences == pytest.approx((-0.1, -0.11, -0.12))
+    assert change.word == "better"
+    column = table.columns.index("full absorption")
+    assert table.rows[3][column].value == pytest.approx(0.6)
+    assert table.rows[3][column].difference == pytest.approx(-0.1)
+
+
+def test_without_a_common_letter_there_is_no_difference(make_run) -> None:
+    base = [absorbed(make_run("base", seed), b=0.4) for seed in range(3)]
+    new = [absorbed(make_run("new", seed, weight=2.0), a=0.1) for seed in range(3)]
+    assert words(compare([*base, *new], baseline=base[0]))[ABSORBED] == "not measured"
+
+
+def test_equal_letters_say_nothing(make_run) -> None:
+    runs = [absorbed(make_run("base"), a=0.2, b=0.4), absorbed(make_run("new", weight=2.0), a=0.3, b=0.4)]
+    assert not any("H16" in note for note in compare(runs, baseline=runs[0]).notes)
+
+
+@pytest.mark.parametrize(("off", "rules"), [(1e-7, []), (1e-5, ["H16"])])
+def test_what_the_model_does_alone_is_the_same_for_all(make_run, off: float, rules: list[str]) -> None:
+    base = [make_run("base", seed) for seed in range(3)]
+    new = [make_run("new", seed, weight=2.0) for seed in range(3)]
+    for run in (*base, *new):
+        value = 3.5 + (off if run == new[1] else 0.0)
+        made_results.write_result(run, {"l0": 10.0, "ce_loss_without_sae": value})
+    table = compare([*base, *new], baseline=base[0])
+    (verdict,) = table.verdicts
+    assert [finding.rule for finding in verdict.forbidden_by] == rules
+    assert not rules or "different eval set: clean CE (nats) (ce_loss_without_sae)" in str(verdict)
+    assert "ce_loss_without_sae" not in words(table)  # nothing is claimed of what no SAE can change
+
+
+def test_noisy_figures_are_marked(make_run) -> None:
+    run = make_run("a")
+    made_results.write_result(run, {"tpp_threshold_10_total_metric": 0.2})
+    table = compare([run])
+    (place,) = (place for place, key in enumerate(table.figures) if key.startswith("tpp_"))
+    label = table.columns[place - len(table.figures)]
+    assert label.endswith("(noisy)")
+    assert any(note.startswith(label) and "2605.18229" in note for note in table.notes)
+    assert table.figures[place] not in table.short
+
+
+def test_people_see_the_words(make_run, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = moved(make_run, (0.050, 0.052, 0.049, 0.051))
+    assert main(["compare", *map(str, runs), "--baseline", str(runs[0])]) == 0
+    shown = capsys.readouterr().out
+    (line,) = (line for line in shown.splitlines() if line.split()[:3] == ["explained", "variance", "primary"])
+    assert line.split()[-1] == "better"
+    assert "[+0.0484, +0.0526]" in line

@@ -1,0 +1,45 @@
+"""One function for all that a run can become."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import saepipe as sp
+from helpers.made_stores import write_store
+from helpers.random_runs import drawn_run
+from saepipe.cli import main
+from saepipe.data.errors import ConfigError
+
+
+def test_an_sae_goes_to_a_library(tiny_cache: Path, tmp_path: Path) -> None:
+    run = drawn_run(tmp_path / "run", "topk", tiny_cache)
+    assert sp.export(run, "sparsify", str(tmp_path / "out")) == tmp_path / "out"
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_features_go_to_neuronpedia_with_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_store(store := tmp_path / "topk" / "seed-0", 8)
+    arguments = ["export", str(store), "--to", "neuronpedia", "--out", str(tmp_path / "out"), "--format", "json"]
+    assert main([*arguments, "--set", "model=some-model", "--set", "creator=me"]) == 0
+    written = Path(json.loads(capsys.readouterr().out)["written"])
+    assert written.parent == tmp_path / "out" / "some-model"
+    assert json.loads((written / "sourceset.jsonl").read_text())["creatorName"] == "me"
+
+
+@pytest.mark.parametrize(
+    ("target", "setting", "message"),
+    [
+        ("neuronpedia", "modell", "did you mean 'model'"),
+        ("neuronpedia", "run", "no setting 'run'"),
+        ("saelens", "library", "known: none"),
+        ("llamascope", "x", "known: saelens"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(tmp_path: Path, target: str, setting: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        sp.export(tmp_path, target, tmp_path / "out", **{setting: 1})
+    assert message in str(raised.value)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,120 @@
+"""The JSON of a result: SAEBench's keys in SAEBench's order, and no NaN."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers.repository import DOCS
+from helpers.result_schemas import check
+from saepipe.data import artifact
+from saepipe.data.component import import_members
+from saepipe.data.errors import CorruptDataError
+from saepipe.data.progress import Silent
+from saepipe.evaluate.metrics.base import Metric
+from saepipe.evaluate.metrics.core.metric import Core
+from saepipe.evaluate.results.result_file import Request, envelope, existing
+
+PAGES = DOCS / "metrics"
+
+
+def request_of(**changes: Any) -> Request:
+    settings: dict[str, Any] = {
+        "run": "r",
+        "cache": "c",
+        "hook": "blocks.1.hook_resid_post",
+        "metric": Core().to_dict(),
+        "metric_version": 1,
+        "batch_size": 4,
+        "dtype": "float32",
+        "mode": "fixed",
+        "activations": "stored",
+        "baseline": None,
+        "works": "w",
+    }
+    return Request(**settings | changes)
+
+
+@pytest.fixture
+def result_of(testbed, subject_of):
+    """An SAE measured and written as an evaluation does."""
+
+    def make(sae: Any, request: Request) -> dict[str, Any]:
+        subject = subject_of(sae)
+        subject.run.data_seed = 7
+        measurement = Core().measure([subject], testbed, Silent())[0]
+        return envelope(measurement, request, Core(), subject, testbed, "an-id")
+
+    return make
+
+
+def test_keys_and_types(result_of, random_sae) -> None:
+    result = json.loads(json.dumps(result_of(random_sae, request_of()), allow_nan=False))
+    check(result)
+    assert len(result["eval_result_details"]) == 24
+    assert result["eval_config"]["context_size"] == 20
+
+
+def test_where_it_came_from(result_of, random_sae) -> None:
+    ours = result_of(random_sae, request_of())["saepipe"]
+    model = {"id": "tiny", "weights": "w"}
+    assert ours["fingerprints"] == {"run": "r", "cache": "c", "model": model, "baseline": None}
+    assert ours["seeds"] == {"seed": 0, "data_seed": 7}
+    assert (ours["mode"], ours["metric_version"], ours["hook"]) == ("fixed", Core.version, "blocks.1.hook_resid_post")
+    low, high = ours["intervals"]["explained_variance"]
+    assert low < high
+
+
+def test_null_has_a_reason(result_of, make_sae) -> None:
+    result = result_of(make_sae(torch.zeros(16, 2), torch.zeros(2, 16)), request_of())
+    json.dumps(result, allow_nan=False)
+    assert result["eval_result_metrics"]["shrinkage"]["relative_reconstruction_bias"] is None
+    assert "orthogonal" in result["saepipe"]["undefined"]["relative_reconstruction_bias"]
+    assert result["eval_result_details"][0]["max_encoder_cosine_sim"] is None
+    assert -1 not in result["eval_result_metrics"]["shrinkage"].values()
+
+
+def test_a_result_is_known_by_what_it_answers(result_of, random_sae, tmp_path: Path) -> None:
+    path = tmp_path / "core.json"
+    assert not existing(path, request_of())
+    artifact.write_json(path, result_of(random_sae, request_of()))
+    assert existing(path, request_of())
+    for change in (
+        {"run": "s"},
+        {"cache": "d"},
+        {"batch_size": 8},
+        {"dtype": "bfloat16"},
+        {"metric_version": 2},
+        {"works": "v"},
+    ):
+        assert not existing(path, request_of(**change)), change
+    assert not existing(path, request_of(metric=Core(num_contexts=3).to_dict()))
+
+
+def test_a_damaged_result_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "core.json").write_text('{"saepipe": ')
+    with pytest.raises(CorruptDataError, match="no evaluation"):
+        existing(tmp_path / "core.json", request_of())
+
+
+def test_every_key_of_core_is_explained(result_of, random_sae) -> None:
+    page = (PAGES / "core.md").read_text()
+    result = result_of(random_sae, request_of())
+    groups = (*result["eval_result_metrics"].values(), result["saepipe"]["metrics"], result["eval_result_details"][0])
+    keys = {key for group in groups for key in group} - {"index"}
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+
+
+def test_every_figure_of_a_table_is_explained() -> None:
+    import_members(Metric.package)
+    pages = {page.stem: page.read_text() for page in PAGES.glob("*.md")}
+    for name, metric in Metric.members.items():
+        assert issubclass(metric, Metric)
+        page = next((text for stem, text in pages.items() if name in stem.split("_and_")), "")
+        written = {key: {key, re.sub(r"\d+", "n", key), re.sub(r"\d+", "{k}", key)} for key in metric.shown}
+        assert [key for key, forms in written.items() if not any(f"`{form}`" in page for form in forms)] == [], name

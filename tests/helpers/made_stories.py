@@ -1,0 +1,138 @@
+"""Runs as a report finds them: with logs, with every evaluation, with a cache; all that they say is a test's choice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers.made_results import HOOK, write_result, write_run
+from saepipe.data import artifact
+from saepipe.data.health import Health
+from saepipe.evaluate.metrics.base import Figure
+from saepipe.evaluate.metrics.geometry.histograms import COSINE, LOG10_DENSITY
+from saepipe.evaluate.stats.intervals import Estimate
+from saepipe.train.imported import ImportConfig
+
+Term = tuple[float, float]
+"""Its weighted value, and its share of the gradient."""
+
+
+def write_log(run: Path, terms: Mapping[str, Sequence[Term]], every: int = 10) -> Path:
+    """metrics.jsonl with a line for each place of the terms' sequences; L0 falls, and nothing dies."""
+    (num_lines,) = {len(values) for values in terms.values()}
+    lines = [
+        {
+            "step": (place + 1) * every,
+            "terms": {
+                name: {"value": values[place][0], "weighted": values[place][0], "gradient_share": values[place][1]}
+                for name, values in terms.items()
+            },
+            "l0": 20.0 + 100.0 / (place + 1),
+            "fvu": 0.1 + 0.5 / (place + 1),
+            "dead": 0,
+        }
+        for place in range(num_lines)
+    ]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return run
+
+
+def write_evaluation(
+    run: Path, name: str, figures: Mapping[str, Figure | None], details: Sequence[Any] = (), **ours: Any
+) -> Path:
+    """`eval/<name>.json`; `ours` goes into its saepipe block."""
+    core = run / "eval" / "core.json"
+    kept = core.read_bytes() if core.exists() else None
+    write_result(run, figures)  # all envelopes are alike
+    result = json.loads(core.read_text())
+    core.unlink() if kept is None else core.write_bytes(kept)
+    result |= {"eval_type_id": name, "eval_result_details": list(details)}
+    result["saepipe"] |= ours
+    artifact.write_json(run / "eval" / f"{name}.json", result)
+    return run
+
+
+def write_geometry(run: Path, density: Mapping[int, int], cosines: Mapping[int, int]) -> Path:
+    """With histograms that have these counts in these bins, and are empty elsewhere."""
+    histograms = {
+        "log10_density": _histogram(LOG10_DENSITY, density),
+        "max_decoder_cosine": _histogram(COSINE, cosines),
+        "decoder_cosine": _histogram(COSINE, cosines),
+    }
+    return write_evaluation(run, "geometry", {"frac_dead": 0.25}, histograms=histograms)
+
+
+def _histogram(edges: Sequence[float], counts: Mapping[int, int]) -> dict[str, Any]:
+    return {"edges": edges, "counts": [counts.get(place, 0) for place in range(len(edges) - 1)]}
+
+
+def write_absorption(run: Path, letters: Mapping[str, tuple[int, int] | str]) -> Path:
+    """By letter, full absorptions of so many words; or why it cannot be measured. The fraction is half the rate."""
+    details, more, rates = [], [], []
+    for letter, found in letters.items():
+        absorbed, words = (None, 9) if isinstance(found, str) else found
+        rate = None if absorbed is None else absorbed / words
+        rates += [] if rate is None else [rate]
+        entry = {"first_letter": letter, "full_absorption_rate": rate, "num_probe_true_positives": words}
+        details.append(entry | {"mean_absorption_fraction": None if rate is None else rate / 2})
+        more.append({"first_letter": letter, "not_measurable": found if isinstance(found, str) else None})
+    mean = sum(rates) / len(rates) if rates else None
+    return write_evaluation(run, "absorption", {"mean_full_absorption_score": mean}, details, letters=more)
+
+
+def write_probing(run: Path, accuracy: float, dense: float = 0.95) -> Path:
+    """Of one data set; the accuracy rises by 0.01 with each k, and intervals are of 0.02 to both sides."""
+    figures: dict[str, Figure | None] = {
+        f"sae_top_{k}_test_accuracy": Estimate(value, value - 0.02, value + 0.02)
+        for place, k in enumerate((1, 2, 5))
+        for value in [accuracy + 0.01 * place]
+    }
+    figures |= {"llm_test_accuracy": dense, "llm_top_1_test_accuracy": 0.6}
+    details = [{"dataset_name": "news_results", "sae_top_5_test_accuracy": accuracy, "llm_test_accuracy": dense}]
+    intervals = {"sae_top_5_test_accuracy": [accuracy - 0.1, accuracy + 0.1]}
+    return write_evaluation(run, "sparse_probing", figures, details, datasets={"news": {"intervals": intervals}})
+
+
+def write_imported(run: Path) -> Path:
+    """A finished run of an SAE that nobody saw being trained."""
+    config = ImportConfig.parse(
+        {
+            "imported": "gemma-scope",
+            "path": "/elsewhere/params.npz",
+            "files": {"params.npz": "ab" * 32},
+            "name": run.parent.name,
+            "seed": None,
+            "sae": {"name": "jumprelu", "d_sae": 8},
+            "cache": "nowhere",
+            "hook": HOOK,
+            "said": {},
+        }
+    )
+    artifact.write_file(run / "config.yaml", config.to_yaml().encode())
+    artifact.write_json(run / "sae" / "cfg.json", {"architecture": "jumprelu", "d_in": 4, "d_sae": 8})
+    Health().write(run)
+    header = {"kind": "run", "cache": "c", "hook": HOOK, "variant": config.name, "seed": 0, "imported": "gemma-scope"}
+    header |= {"run_id": config.run_id("c"), "imported_by": {"commit": "two", "torch": "2.13"}}
+    return _seal(run, header)
+
+
+def write_run_on(run: Path, cache: Path, **changes: Any) -> Path:
+    """A finished run that says it was trained on the cache at `cache`."""
+    write_run(run, cache=str(cache), **changes)
+    header = artifact.read_manifest(run)[0]
+    return _seal(run, header | {"cache": (cache / artifact.COMMITTED).read_text().strip()})
+
+
+def _seal(run: Path, header: Mapping[str, Any]) -> Path:
+    files = artifact.digest_files(run, ["config.yaml", "health.json", "sae/cfg.json"])
+    artifact.rewrite_manifest(run, [dict(header), {"files": files}])
+    artifact.commit(run)
+    return run
+
+
+def values(spec: Mapping[str, Any], layer: int | None = None) -> list[dict[str, Any]]:
+    """The first table of a chart, or that of one of its layers."""
+    name = "table0" if layer is None else spec["layer"][layer].get("data", spec.get("data"))["name"]
+    return spec["datasets"][name]
