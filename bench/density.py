@@ -1,4 +1,4 @@
-"""From which density a sparse step pays: the thresholds of saepipe/train/density.py.
+"""From which density a sparse step pays: the thresholds of saepipe/train/step/density.py.
 
     python bench/density.py [--steps 5]
 
@@ -15,11 +15,11 @@ import time
 import torch
 from record import write_result
 
-from saepipe.train.allocator import keep_freed_memory
 from saepipe.train.config import TrainConfig
-from saepipe.train.density import DENSE_ABOVE, LEAST_WORK, SPARSE_BELOW
-from saepipe.train.state import Recipe, fresh_state, initial_params
-from saepipe.train.step import train_step
+from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.step.density import DENSE_ABOVE, LEAST_WORK, SPARSE_BELOW
+from saepipe.train.step.state import Recipe, fresh_state, initial_params
+from saepipe.train.step.step import train_step
 
 CLAIM = "A sparse step is the faster one below a density of about 10 %, from shapes of 2e8 multiplications a product on"
 SHAPES = ((512, 4096, 2048), (2304, 4096, 512), (768, 16384, 512), (128, 1024, 1024), (64, 1024, 512), (64, 256, 256))

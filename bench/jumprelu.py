@@ -16,8 +16,8 @@ from saepipe.data.synthetic import World, draw
 from saepipe.evaluate.validate.truth_metrics import measure
 from saepipe.train.config import TrainConfig
 from saepipe.train.seeds import generator
-from saepipe.train.stack import Stack
-from saepipe.train.state import Recipe, fresh_state, initial_params
+from saepipe.train.stacked.stack import Stack
+from saepipe.train.step.state import Recipe, fresh_state, initial_params
 
 PAIRS = [(0.06, 0.06), (0.06, 0.5), (0.3, 0.5), (1.0, 0.1), (1.0, 0.25), (1.0, 0.5), (1.0, 1.0), (2.0, 0.5)]
 """(bandwidth, initial_threshold); the first is the paper's 0.001 in our units."""

@@ -7,7 +7,7 @@ After each of its steps the same step is made bare: `train_step`, unwatched, on 
 same rows from memory. So the two take turns step by step, and what the loop takes longer is its overhead. The first 20
 steps and the last, which judges and saves the run, do not count. Decoding ahead goes on during both; what it costs is
 measured by itself: CPU-seconds for as many batches, of a stream that nobody trains on. Beside it: an addition of two
-(2048, 4096) arrays into a new one, in a process that keeps freed memory (saepipe/train/allocator.py) and in one that
+(2048, 4096) arrays into a new one, in a process that keeps freed memory (train/step/allocator.py) and in one that
 does not. Writes results/overhead.json.
 """
 
@@ -29,12 +29,12 @@ from record import write_result
 from saepipe.data.batches import BatchStream
 from saepipe.data.cache import Cache
 from saepipe.data.progress import Silent
-from saepipe.train.allocator import keep_freed_memory
 from saepipe.train.config import TrainConfig
 from saepipe.train.plan import plan_runs
 from saepipe.train.run import first_state, train
-from saepipe.train.state import Recipe, TrainState
-from saepipe.train.step import train_step
+from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.step.state import Recipe, TrainState
+from saepipe.train.step.step import train_step
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

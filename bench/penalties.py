@@ -29,8 +29,8 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.pairs.gates import usual_interval
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.setting import settings_at
-from saepipe.train.state import Recipe, fresh_state, initial_params
-from saepipe.train.step import train_step
+from saepipe.train.step.state import Recipe, fresh_state, initial_params
+from saepipe.train.step.step import train_step
 
 CLAIM = "At d_sae 16,384 and batch 4,096 a pair penalty costs at most 10 % of a step"
 NUM_ACTIVE = 64

@@ -6,7 +6,7 @@ First `saepipe.train.run.train` itself, `exact: false` beside `exact: true` in t
 weight, lr and seed. A turn's time is that of its steps, with loader and log lines (every 100 steps), from step 100 on
 and less the last step, which judges and saves the run. At 64 x 256, batch 256, the aim is <= 0.5x; at 512 x 4096, batch
 2048, where the rule does not stack, <= 1.05x. Then the sweep that the rule is from (`MOST_WORK` of
-saepipe/train/teams.py): steps on one batch, stacked whatever the rule says, over shapes. Writes results/stack.json.
+train/stacked/teams.py): steps on one batch, stacked whatever the rule says, over shapes. Writes results/stack.json.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from record import write_result
 
 from saepipe.data.artifact import read_manifest
 from saepipe.data.progress import Silent
-from saepipe.train.allocator import keep_freed_memory
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
-from saepipe.train.stack import Stack
-from saepipe.train.state import Recipe, fresh_state, initial_params
-from saepipe.train.step import train_step
-from saepipe.train.teams import MOST_WORK
+from saepipe.train.stacked.stack import Stack
+from saepipe.train.stacked.teams import MOST_WORK
+from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.step.state import Recipe, fresh_state, initial_params
+from saepipe.train.step.step import train_step
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from record import write_result
 
-from saepipe.train.allocator import keep_freed_memory
-from saepipe.train.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.config import TrainConfig
-from saepipe.train.state import Recipe, fresh_state, initial_params
-from saepipe.train.step import train_step
+from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
+from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.step.state import Recipe, fresh_state, initial_params
+from saepipe.train.step.step import train_step
 
 PEERS = Path(os.environ.get("SAEPIPE_SHARED", "../shared")).resolve() / "bench_peers"
 CLAIM = "A settled sparse step is at least twice as fast as plain torch's, and 1.3 times as fast as sparsify's TopK"

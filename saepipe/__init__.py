@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from saepipe.evaluate.report.run import report
     from saepipe.evaluate.run import evaluate as evaluate
     from saepipe.harvest.run import harvest as harvest
-    from saepipe.train.load import SAE, Run, load, open_run
     from saepipe.train.run import train as train
+    from saepipe.train.rundir.load import SAE, Run, load, open_run
 
 __all__ = [
     "SAE",
@@ -46,10 +46,10 @@ _STAGES = ("harvest", "train", "evaluate")
 _HOME = {
     "Cache": "data.cache",
     "open_cache": "data.cache",
-    "SAE": "train.load",
-    "Run": "train.load",
-    "load": "train.load",
-    "open_run": "train.load",
+    "SAE": "train.rundir.load",
+    "Run": "train.rundir.load",
+    "load": "train.rundir.load",
+    "open_run": "train.rundir.load",
     "Table": "evaluate.compare.table",
     "compare": "evaluate.compare.table",
     "export": "evaluate.export.run",

@@ -361,8 +361,8 @@ def import_(
 ) -> None:
     """Take an SAE from elsewhere as a run, to be evaluated and compared beside your own."""
     from saepipe.data.health import Health
-    from saepipe.train.imported import import_sae
-    from saepipe.train.load import open_run
+    from saepipe.train.rundir.importing import import_sae
+    from saepipe.train.rundir.load import open_run
 
     run = open_run(import_sae(path, library, cache, out, hook=hook, name=name, seed=seed, model=model))
     norms = Health.read(out).audit["decoder_norms"]

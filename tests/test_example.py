@@ -10,8 +10,8 @@ import pytest
 from helpers.repository import EXAMPLES
 from saepipe.data.component import import_plugins
 from saepipe.train.config import TrainConfig
-from saepipe.train.contract import CHECKS
 from saepipe.train.penalties.base import Penalty
+from saepipe.train.penalties.contract import CHECKS
 from saepipe.train.run import train
 
 HOYER = EXAMPLES / "hoyer.py"

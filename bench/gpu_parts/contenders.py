@@ -12,8 +12,8 @@ from gpu_parts.settled import Settled, fresh, recipe_of
 from gpu_parts.timing import Work, release
 from torch import Tensor
 
-from saepipe.train.stack import Stack
-from saepipe.train.step import train_step
+from saepipe.train.stacked.stack import Stack
+from saepipe.train.step.step import train_step
 
 MATMUL = "matmul"
 PLAIN = "plain, compiled"

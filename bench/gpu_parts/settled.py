@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.sae.base import Params
-from saepipe.train.state import Recipe, TrainState, fresh_state, initial_params
+from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 
 ARCHITECTURES = ("relu", "topk", "jumprelu")
 LR = 1e-12  # every step does its whole work and leaves the density where it is

@@ -9,7 +9,7 @@ from gpu_parts.scale import Scale
 from gpu_parts.settled import ARCHITECTURES, Settled, fresh, settle
 from torch import Tensor
 
-from saepipe.train.step import step_loss
+from saepipe.train.step.step import step_loss
 
 TOLERANCE = {"float32": 5e-3, "bfloat16": 2e-2}
 """More than rounding in float32: where the encoder's product differs in its last bit, an entry at the edge is on in one

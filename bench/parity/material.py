@@ -25,8 +25,8 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
 from saepipe.harvest.run import harvest
 from saepipe.train.config import TrainConfig
-from saepipe.train.load import open_run
 from saepipe.train.run import train
+from saepipe.train.rundir.load import open_run
 
 LAYER, CONTEXT, BATCH = 1, 128, 16
 HOOK = f"blocks.{LAYER}.hook_resid_post"

@@ -18,7 +18,7 @@ from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.results.result_file import Request, existing
-from saepipe.train.load import Run, open_run
+from saepipe.train.rundir.load import Run, open_run
 
 AnyJob = TypeVar("AnyJob", "Job", StoreJob)
 

@@ -22,7 +22,7 @@ from saepipe.data.component import Component, ConfigWithPlugins
 from saepipe.data.config import Config, Count, fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.data.memory import Resident, check_resident
-from saepipe.train.health.config import HealthConfig
+from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
 from saepipe.train.setting import Schedule

@@ -10,7 +10,7 @@ from saepipe.data.cache import Cache
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
-from saepipe.train.state import Recipe
+from saepipe.train.step.state import Recipe
 from saepipe.train.variants import Variant, expand
 
 

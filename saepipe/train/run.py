@@ -16,20 +16,21 @@ from saepipe.data.batches import BatchStream
 from saepipe.data.errors import ConfigError, HealthError
 from saepipe.data.health import Finding, Health, errors, unusable
 from saepipe.data.progress import Progress, Silent
-from saepipe.train import folder as run_folder
-from saepipe.train.allocator import keep_freed_memory
-from saepipe.train.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from saepipe.train.config import TrainConfig, labels
-from saepipe.train.dry import dry_step
+from saepipe.train.health.dry_step import dry_step
 from saepipe.train.health.finished import check_finite, check_steps
 from saepipe.train.health.judge import check_commits, doubts, judge
 from saepipe.train.health.log_lines import check_log
-from saepipe.train.init import center
-from saepipe.train.log import Measurement, MetricsLog
-from saepipe.train.loss import RECONSTRUCTION
 from saepipe.train.plan import Planned, plan_runs
-from saepipe.train.state import Recipe, TrainState, fresh_state, initial_params
-from saepipe.train.teams import Team, teams
+from saepipe.train.rundir import folder as run_folder
+from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from saepipe.train.rundir.metrics_log import MetricsLog
+from saepipe.train.stacked.teams import Team, teams
+from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.step.init import center
+from saepipe.train.step.loss import RECONSTRUCTION
+from saepipe.train.step.measure import Measurement
+from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.trackers.base import TrackedRun, check_installed
 from saepipe.train.trackers.feed import Trackers, Tracking
 

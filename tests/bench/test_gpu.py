@@ -24,7 +24,7 @@ from gpu_parts.session import Session
 from gpu_parts.timing import Budget
 
 from saepipe.train.kernels import mkl
-from saepipe.train.step import step_loss
+from saepipe.train.step.step import step_loss
 
 SCALE = tiny()
 

@@ -16,9 +16,9 @@ from saepipe.evaluate.features.store import FeatureStore
 from saepipe.evaluate.plan import plan
 from saepipe.evaluate.run import evaluate
 from saepipe.train.config import TrainConfig
-from saepipe.train.imported import import_sae
-from saepipe.train.load import load
 from saepipe.train.run import train
+from saepipe.train.rundir.importing import import_sae
+from saepipe.train.rundir.load import load
 
 FEATURES = {"num_tokens": 1000, "num_logits": 0}
 CONFIG = EvaluateConfig.parse({"device": "cpu", "features": FEATURES, "metrics": [{"name": "core", "num_contexts": 6}]})

@@ -27,8 +27,8 @@ from saepipe.evaluate.run import evaluate
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.train.config import TrainConfig
-from saepipe.train.load import load
 from saepipe.train.run import train
+from saepipe.train.rundir.load import load
 
 CONFIG = EvaluateConfig.parse({"device": "cpu", "features": None, "metrics": [{"name": "core"}]})
 FEATURES = EvaluateConfig.parse({"device": "cpu", "metrics": [{"name": "core", "num_contexts": 2}]})

@@ -13,7 +13,7 @@ from saepipe.data.health import Health
 from saepipe.evaluate.metrics.base import Figure
 from saepipe.evaluate.metrics.geometry.histograms import COSINE, LOG10_DENSITY
 from saepipe.evaluate.stats.intervals import Estimate
-from saepipe.train.imported import ImportConfig
+from saepipe.train.rundir.importing import ImportConfig
 
 Term = tuple[float, float]
 """Its weighted value, and its share of the gradient."""

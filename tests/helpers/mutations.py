@@ -23,8 +23,8 @@ from saepipe.data.health import Health
 from saepipe.data.progress import Silent
 from saepipe.evaluate.compare.table import compare
 from saepipe.train.config import TrainConfig
-from saepipe.train.optim import update
 from saepipe.train.run import train
+from saepipe.train.step.optim import update
 
 L1 = {"name": "l1", "weight": 1.0, "warmup": 0.1}
 SEPARATE = {"name": "topk_orthogonality", "weight": 1.0}
@@ -119,7 +119,7 @@ def with_wrong_axis(world: World) -> list[str]:
         update(adam, params, *args, **keys)
         params["W_dec"].data.div_(params["W_dec"].data.norm(dim=0, keepdim=True))
 
-    with patch("saepipe.train.step.update", update_wrongly):
+    with patch("saepipe.train.step.step.update", update_wrongly):
         return world.train()
 
 

@@ -13,12 +13,12 @@ from torch.nn.functional import normalize
 from saepipe.data.artifact import write_json
 from saepipe.data.cache import Cache
 from saepipe.data.health import Health
-from saepipe.train import folder
 from saepipe.train.config import TrainConfig
-from saepipe.train.load import open_run
+from saepipe.train.rundir import folder
+from saepipe.train.rundir.load import open_run
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.seeds import generator
-from saepipe.train.state import Recipe
+from saepipe.train.step.state import Recipe
 from saepipe.train.variants import Variant
 
 D_IN, D_SAE, K = 12, 40, 5  # awkward on purpose: no two alike, none a multiple of another but by accident

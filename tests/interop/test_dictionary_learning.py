@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from helpers.random_runs import ARCHITECTURES, CLASSES, D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows
-from saepipe.train.exported import export_sae
 from saepipe.train.formats import dictionary_learning as ours_of
-from saepipe.train.imported import import_sae
-from saepipe.train.load import load
+from saepipe.train.rundir.exporting import export_sae
+from saepipe.train.rundir.importing import import_sae
+from saepipe.train.rundir.load import load
 from saepipe.train.seeds import generator
 
 pytestmark = pytest.mark.interop

@@ -15,8 +15,8 @@ from torch import Tensor
 from helpers.made_caches import structured_rows, write_cache
 from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, decided, drawn_run, rows
 from saepipe.evaluate.export.saebench import CustomConfig, custom_sae
-from saepipe.train.exported import export_sae
-from saepipe.train.load import load
+from saepipe.train.rundir.exporting import export_sae
+from saepipe.train.rundir.load import load
 
 pytestmark = pytest.mark.interop
 

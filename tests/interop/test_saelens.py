@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows, write_evaluation
-from saepipe.train.exported import export_sae
 from saepipe.train.formats import saelens
-from saepipe.train.imported import import_sae
-from saepipe.train.load import load
+from saepipe.train.rundir.exporting import export_sae
+from saepipe.train.rundir.importing import import_sae
+from saepipe.train.rundir.load import load
 from saepipe.train.seeds import generator
 
 pytestmark = pytest.mark.interop

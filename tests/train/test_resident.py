@@ -10,9 +10,9 @@ import pytest
 from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Silent
 from saepipe.train.config import TrainConfig
-from saepipe.train.load import open_run
 from saepipe.train.plan import plan
 from saepipe.train.run import train
+from saepipe.train.rundir.load import open_run
 
 
 def config(cache: Path, **keys: Any) -> TrainConfig:

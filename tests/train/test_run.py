@@ -19,12 +19,12 @@ from saepipe.data.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError, HealthError, LockedError, MachineError
 from saepipe.data.health import Health
 from saepipe.data.progress import Silent
-from saepipe.train.checkpoint import last_checkpoint, load_checkpoint
 from saepipe.train.config import TrainConfig
-from saepipe.train.load import load, open_run
 from saepipe.train.plan import plan, plan_runs
 from saepipe.train.run import train
-from saepipe.train.step import train_step
+from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint
+from saepipe.train.rundir.load import load, open_run
+from saepipe.train.step.step import train_step
 
 Make = Callable[..., TrainConfig]
 TOPK: dict[str, Any] = {"sae": {"name": "topk", "d_sae": 40, "k": 4}, "penalties": [{"name": "auxk"}]}

@@ -14,8 +14,8 @@ from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.setting import Controller, Schedule, Setting, settings_at, within
-from saepipe.train.state import Recipe, fresh_state, initial_params
-from saepipe.train.step import train_step
+from saepipe.train.step.state import Recipe, fresh_state, initial_params
+from saepipe.train.step.step import train_step
 
 Make = Callable[..., TrainConfig]
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ from saepipe.data.component import import_members
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
-from saepipe.train.state import Recipe, fresh_state, initial_params
-from saepipe.train.step import train_step
+from saepipe.train.step.state import Recipe, fresh_state, initial_params
+from saepipe.train.step.step import train_step
 
 Make = Callable[..., TrainConfig]
 

@@ -19,7 +19,7 @@ from saepipe.evaluate.compare.verdict import Question, Verdict, verdict, verdict
 from saepipe.evaluate.metrics.base import Shown
 from saepipe.evaluate.results.figures import SHORT, catalogue, primary_metrics
 from saepipe.evaluate.results.run_results import Cell, Row, row_of, side_by_side
-from saepipe.train.load import open_run
+from saepipe.train.rundir.load import open_run
 
 _SEEDS = ("seed", "data_seed")
 

@@ -45,7 +45,7 @@ from saepipe.evaluate.plan import cache_of
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.hooks import HookPoint
-from saepipe.train.load import Run, open_run
+from saepipe.train.rundir.load import Run, open_run
 
 _LEAST = 1e-5
 """delphi's own threshold"""

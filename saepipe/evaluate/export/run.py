@@ -12,7 +12,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.progress import Progress, Silent
 from saepipe.evaluate.export.delphi import export_delphi
 from saepipe.evaluate.export.neuronpedia import export_neuronpedia
-from saepipe.train.exported import Library, export_sae
+from saepipe.train.rundir.exporting import Library, export_sae
 
 Target = Literal["saelens", "dictionary_learning", "sparsify", "neuronpedia", "delphi"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from saepipe.harvest.hooks import HookPoint
 from saepipe.train.formats.rewrites import are_unit, decoder_norms, unit_rows
 from saepipe.train.formats.saelens import NAMES
-from saepipe.train.load import SAE, Run, load, open_run
+from saepipe.train.rundir.load import SAE, Run, load, open_run
 from saepipe.train.sae.base import Params
 
 

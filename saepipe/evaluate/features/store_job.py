@@ -9,7 +9,7 @@ from typing import Any
 from saepipe.data import artifact
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.model.testbed import Testbed
-from saepipe.train.load import Run
+from saepipe.train.rundir.load import Run
 
 VERSION = 1
 """Raised whenever the same inputs give another store; older ones are then made again."""

@@ -16,8 +16,8 @@ from saepipe.data.config import flatten
 from saepipe.data.yaml_file import read_yaml
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.results.run_results import check_result
-from saepipe.train import folder
-from saepipe.train.load import Run
+from saepipe.train.rundir import folder
+from saepipe.train.rundir.load import Run
 
 READABLE = frozenset({".safetensors", ".json", ".jsonl", ".yaml", ".md"})
 """The kinds of file that a run on a hub consists of, besides its seal: none of them runs when it is read."""

@@ -16,9 +16,9 @@ from saepipe.data.config import flatten
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.hub.contents import is_local
 from saepipe.evaluate.results.run_results import Row, row_of
-from saepipe.train import folder
 from saepipe.train.formats import saelens
-from saepipe.train.load import Run
+from saepipe.train.rundir import folder
+from saepipe.train.rundir.load import Run
 from saepipe.train.sae.base import Architecture
 
 

@@ -25,9 +25,9 @@ from saepipe.evaluate.hub.contents import READABLE, readable
 from saepipe.evaluate.hub.facts import check_cache
 from saepipe.evaluate.hub.push import KIND
 from saepipe.harvest.hub import remote_error
-from saepipe.train import folder
 from saepipe.train.formats import saelens
-from saepipe.train.load import open_run
+from saepipe.train.rundir import folder
+from saepipe.train.rundir.load import open_run
 
 _PASSED_OVER = frozenset({".gitattributes", ".gitignore"})
 

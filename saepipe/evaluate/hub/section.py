@@ -9,7 +9,7 @@ from saepipe.data.config import flatten
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.facts import Facts, explained, settings_of
 from saepipe.evaluate.results.figures import catalogue
-from saepipe.train import folder
+from saepipe.train.rundir import folder
 
 INTERVALS = (
     "Intervals are of 95 % and of evaluation noise only: how a figure would move with other documents, examples or "

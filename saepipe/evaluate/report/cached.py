@@ -15,7 +15,7 @@ from saepipe.data import artifact
 from saepipe.data.cache import ActivationStats, Cache
 from saepipe.data.errors import SaepipeError
 from saepipe.data.mmap_store import MappedRows
-from saepipe.train.load import Run
+from saepipe.train.rundir.load import Run
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _CHUNKS = 512

@@ -12,7 +12,7 @@ import numpy as np
 from saepipe.evaluate.metrics.geometry.histograms import COSINE, LOG10_DENSITY, histogram
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.results.run_results import check_result
-from saepipe.train.load import Run
+from saepipe.train.rundir.load import Run
 
 HISTOGRAMS = "histograms"
 _A_LATENT = ("core", "geometry")

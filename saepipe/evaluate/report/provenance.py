@@ -9,10 +9,10 @@ from typing import Any
 
 from saepipe.data import artifact
 from saepipe.evaluate.report.cached import CacheFacts
-from saepipe.train import folder
 from saepipe.train.formats import saelens
-from saepipe.train.imported import ImportConfig
-from saepipe.train.load import Run
+from saepipe.train.rundir import folder
+from saepipe.train.rundir.importing import ImportConfig
+from saepipe.train.rundir.load import Run
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from saepipe.evaluate.report.provenance import Link, chain
 from saepipe.evaluate.report.variant_means import Variant, variants_of
 from saepipe.evaluate.results.figures import catalogue
 from saepipe.evaluate.results.run_results import Row
-from saepipe.train import folder
+from saepipe.train.rundir import folder
 
 LogLine = Mapping[str, Any]
 

@@ -13,10 +13,10 @@ from saepipe.data import artifact
 from saepipe.data.config import flatten
 from saepipe.data.health import Finding, Health
 from saepipe.evaluate.results.result_file import read
-from saepipe.train import folder
 from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin
-from saepipe.train.load import Run
+from saepipe.train.rundir import folder
+from saepipe.train.rundir.load import Run
 
 MADE = ("metric_version", "mode", "activations", "config", "model_work")
 """What the saepipe block of a result says of how it was made; the model stands among the fingerprints."""

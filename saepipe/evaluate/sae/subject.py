@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from saepipe.evaluate.sae.reconstruction import Autoencoder
-from saepipe.train import folder
 from saepipe.train.formats import saelens
-from saepipe.train.load import Run, load
+from saepipe.train.rundir import folder
+from saepipe.train.rundir.load import Run, load
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from saepipe.evaluate.validate.arms import ARMS, BASELINE, Arm, chosen, raw_conf
 from saepipe.evaluate.validate.config import Baseline, ValidateConfig
 from saepipe.evaluate.validate.trained_stacks import Job, Laboratory, Outcome, Trial
 from saepipe.train.config import TrainConfig, labels
-from saepipe.train.contract import CHECKS
 from saepipe.train.penalties.base import Penalty
+from saepipe.train.penalties.contract import CHECKS
 
 PLACEBO = "random_pairs"
 

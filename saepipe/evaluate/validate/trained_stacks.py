@@ -23,13 +23,13 @@ from saepipe.data.config import fingerprint
 from saepipe.data.synthetic import Tokens, Truth, World, draw
 from saepipe.evaluate.validate.config import ValidateConfig
 from saepipe.evaluate.validate.truth_metrics import measure
-from saepipe.train.allocator import keep_freed_memory
 from saepipe.train.config import TrainConfig
-from saepipe.train.init import center
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.seeds import generator
-from saepipe.train.stack import Overrides, Stack
-from saepipe.train.state import Recipe, fresh_state, initial_params
+from saepipe.train.stacked.stack import Overrides, Stack
+from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.step.init import center
+from saepipe.train.step.state import Recipe, fresh_state, initial_params
 
 CPU = torch.device("cpu")
 TRAINED, HELD_OUT = 0, 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saepipe.data.cache import Cache
 from saepipe.data.health import Finding
-from saepipe.train.health.config import HealthConfig
+from saepipe.train.health_config import HealthConfig
 from saepipe.train.sae.base import Architecture, Params
 
 CHUNK = 1024

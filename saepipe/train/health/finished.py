@@ -7,7 +7,7 @@ from torch import Tensor
 
 from saepipe.data.health import Finding
 from saepipe.train.sae.base import Params
-from saepipe.train.state import Recipe, TrainState
+from saepipe.train.step.state import Recipe, TrainState
 
 
 def check_finite(state: TrainState) -> list[Finding]:

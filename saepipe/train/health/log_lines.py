@@ -14,10 +14,10 @@ from typing import Any
 
 from saepipe.data.health import Finding, Severity
 from saepipe.train.config import TrainConfig, labels
-from saepipe.train.health.config import HealthConfig
-from saepipe.train.loss import RECONSTRUCTION
+from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.setting import Controller, Schedule
+from saepipe.train.step.loss import RECONSTRUCTION
 
 Line = Mapping[str, Any]
 """Of metrics.jsonl."""

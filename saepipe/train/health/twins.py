@@ -17,9 +17,9 @@ from torch import Tensor
 from saepipe.data.config import differences
 from saepipe.data.health import Finding
 from saepipe.train.config import TrainConfig
-from saepipe.train.health.config import HealthConfig
 from saepipe.train.health.log_lines import Line, weight_at
-from saepipe.train.loss import RECONSTRUCTION
+from saepipe.train.health_config import HealthConfig
+from saepipe.train.step.loss import RECONSTRUCTION
 
 NUM_LINES, NUM_ENTRIES = 32, 256
 """How much of a run is kept to compare others with: the last log lines, and entries of W_dec evenly apart."""

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from saepipe.train.pairs.moments import TINY, Joint, Moments
+from saepipe.train.pairs.running_means import TINY, Joint, Moments
 
 RatioName = Literal["conditional", "lift", "magnitude", "magnitude_lift", "suppression", "none"]
 

@@ -20,8 +20,8 @@ from saepipe.train.pairs.gates import (
 )
 from saepipe.train.pairs.hinge import cosines, hinge
 from saepipe.train.pairs.keys import pairs_at
-from saepipe.train.pairs.moments import carried, fresh_moments, moments, moved
 from saepipe.train.pairs.ratios import RATIOS, RatioName, threshold_mistake, threshold_weight
+from saepipe.train.pairs.running_means import carried, fresh_moments, moments, moved
 from saepipe.train.pairs.search import neighbour_keys
 from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext
 from saepipe.train.setting import Setting, SettingsNow, numbers, within

@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from saepipe.data.component import Component
-from saepipe.train.lazily import Lazily
+from saepipe.train.penalties.lazily import Lazily
 from saepipe.train.sae.base import Architecture
+from saepipe.train.sae.entries import Entries
 from saepipe.train.sae.jumprelu import near
 from saepipe.train.setting import Setting, SettingsNow, settings_of, within
-from saepipe.train.sparse import Entries
 
 State = dict[str, Tensor]
 """What a penalty remembers between steps (running means, ...)."""

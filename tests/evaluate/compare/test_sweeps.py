@@ -12,7 +12,7 @@ from helpers.made_results import write_result, write_run
 from saepipe.evaluate.compare.sweeps import method
 from saepipe.evaluate.compare.table import compare
 from saepipe.evaluate.results.run_results import row_of
-from saepipe.train.load import open_run
+from saepipe.train.rundir.load import open_run
 
 EFFECTS = (0.02, -0.01, 0.03, 0.0)
 """What each seed adds to both sides: it cancels in the pair."""

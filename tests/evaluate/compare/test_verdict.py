@@ -14,7 +14,7 @@ from helpers.made_results import write_core
 from saepipe.cli import main
 from saepipe.data.health import Finding, Health
 from saepipe.evaluate.compare.table import compare
-from saepipe.train.load import open_run
+from saepipe.train.rundir.load import open_run
 
 INERT = Finding("H1", "error", "absorption was exactly 0")
 EVIDENCE = {

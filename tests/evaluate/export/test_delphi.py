@@ -18,8 +18,8 @@ from saepipe.data.mmap_store import MappedRows
 from saepipe.evaluate.export.delphi import _splits, export_delphi, module_name
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.train.config import TrainConfig
-from saepipe.train.load import load
 from saepipe.train.run import train
+from saepipe.train.rundir.load import load
 
 HOOK, D_SAE = "blocks.1.hook_resid_post", 50
 SPLITS = ["0_15", "16_32", "33_49"]

@@ -13,8 +13,8 @@ from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, K, drawn_run, rows
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.export.saebench import CustomConfig, custom_sae
 from saepipe.train.formats import saelens
-from saepipe.train.imported import import_sae
-from saepipe.train.load import load
+from saepipe.train.rundir.importing import import_sae
+from saepipe.train.rundir.load import load
 
 ASKED_OF_CFG = [
     *("model_name", "d_in", "d_sae", "hook_layer", "hook_name", "context_size", "hook_head_index", "architecture"),

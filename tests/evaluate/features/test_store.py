@@ -15,7 +15,7 @@ from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.evaluate.features.mapped_tensors import mapped
 from saepipe.evaluate.features.store import FOLDER, FeatureStore, window_start
-from saepipe.train.load import open_run
+from saepipe.train.rundir.load import open_run
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from saepipe.evaluate.hub.facts import Facts, explained
 from saepipe.evaluate.hub.push import push
 from saepipe.evaluate.results.run_results import row_of
 from saepipe.train.config import TrainConfig
-from saepipe.train.imported import import_sae
-from saepipe.train.load import open_run
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.run import train
+from saepipe.train.rundir.importing import import_sae
+from saepipe.train.rundir.load import open_run
 from saepipe.train.sae.base import Architecture
 from saepipe.train.transforms.base import Transform
 

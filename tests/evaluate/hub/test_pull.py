@@ -18,7 +18,7 @@ from saepipe.evaluate.hub.push import push
 from saepipe.evaluate.plan import plan
 from saepipe.evaluate.results.run_results import row_of
 from saepipe.evaluate.run import evaluate
-from saepipe.train.load import load, open_run
+from saepipe.train.rundir.load import load, open_run
 
 TO = "hf://org/name"
 ONE = "one/seed-0"

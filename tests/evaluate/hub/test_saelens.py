@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers.local_hub import Hub
 from saepipe.evaluate.hub.push import push
-from saepipe.train.load import load
+from saepipe.train.rundir.load import load
 
 # Another process, since HF_ENDPOINT and HF_HOME are read once; one for both, since SAELens starts slowly.
 START = """

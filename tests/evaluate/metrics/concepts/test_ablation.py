@@ -19,7 +19,7 @@ from saepipe.evaluate.metrics.concepts.ablation import (
 )
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.texts.pooled import TextActivations
-from saepipe.train.load import SAE
+from saepipe.train.rundir.load import SAE
 from saepipe.train.sae.base import Architecture
 from saepipe.train.sae.gated import Gated
 from saepipe.train.sae.jumprelu import JumpReLU

@@ -11,7 +11,7 @@ from saepipe.evaluate.metrics.unlearning.answered_questions import asked, asked_
 from saepipe.evaluate.metrics.unlearning.intervention import Clamp
 from saepipe.evaluate.metrics.unlearning.questions import chosen
 from saepipe.evaluate.metrics.unlearning.settings_grid import Setting, _clamped, _same, sweep
-from saepipe.train.load import SAE
+from saepipe.train.rundir.load import SAE
 from saepipe.train.sae.topk import TopK
 
 D_IN, D_SAE = 128, 40

@@ -1,0 +1,101 @@
+"""The dry step: what would break a run, found before its first step.
+
+Every part is trained for two steps on made-up rows whose d_in, d_sae and batch all differ, so that an axis taken for
+another fails here and now; study A's W_dec was normalised and multiplied along the wrong one, hidden by d_in = d_sae.
+Then the loss is taken, and its gradient, on two real batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from saepipe.data.errors import SaepipeError
+from saepipe.data.health import Finding
+from saepipe.train.config import DeadConfig, TrainConfig, labels
+from saepipe.train.health.finished import check_finite, check_unit_rows
+from saepipe.train.penalties.base import Penalty
+from saepipe.train.seeds import generator
+from saepipe.train.step.loss import Loss
+from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
+from saepipe.train.step.step import step_loss, train_step
+
+D_IN, BATCH, STEPS = 24, 17, 2
+
+
+def dry_step(recipe: Recipe, state: TrainState, batches: Iterable[Tensor]) -> list[Finding]:
+    """H14, H7 and H15 of a run that is about to begin or to go on; changes nothing.
+
+    Args:
+        recipe: of the run.
+        state: where it stands.
+        batches: raw rows (batch, d_in), two of them.
+    """
+    findings = [finding for part in parts(recipe.config) for finding in check_part(recipe, *part)]
+    if findings:
+        return findings
+    for rows in batches:
+        loss = step_loss(recipe, state, recipe.scaled(rows))
+        if findings := check_loss(loss, state):
+            break
+    return [*findings, *check_paths(recipe.config, loss)]
+
+
+def parts(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
+    """The architecture alone, and with each penalty and transform alone, by name."""
+    bare = {"penalties": (), "transforms": ()}
+    yield f"architecture {config.sae.name}", config.model_copy(update=bare)
+    for label, component in config.components():
+        key, family = ("penalties", "penalty") if isinstance(component, Penalty) else ("transforms", "transform")
+        yield f"{family} {label}", config.model_copy(update={**bare, key: (component,)})
+
+
+def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
+    """H14 and H7: two steps on made-up rows, with every third latent dead."""
+    d_sae, num_steps = config.sae.d_sae, max(STEPS + 1, recipe.num_steps)
+    d_in, batch = D_IN + (d_sae == D_IN), BATCH + (d_sae == BATCH)
+    changes = {"steps": num_steps, "batch_size": batch, "dead": DeadConfig(after_tokens=1)}
+    tiny = replace(recipe, config=config.model_copy(update=changes), d_in=d_in, scale=1.0)
+    state = fresh_state(tiny, initial_params(tiny))
+    rows = torch.randn(STEPS, batch, d_in, generator=generator(config.seed, "dry"))
+    try:
+        for x in rows:
+            state.tokens_since_fired[::3] = batch
+            train_step(tiny, state, x)
+    except (MemoryError, torch.OutOfMemoryError, SaepipeError):
+        raise
+    except Exception as error:
+        message = f"{name} fails where d_in {d_in}, d_sae {d_sae} and batch {batch} differ: {_short(error)}"
+        return [Finding("H14", "error", f"{message}; an axis is taken for another", name)]
+    found = check_finite(state) or check_unit_rows(state.params["W_dec"], config.health.unit_tolerance)
+    return [replace(finding, message=f"{name} on made-up rows: {finding.message}", about=name) for finding in found]
+
+
+def check_loss(loss: Loss, state: TrainState) -> list[Finding]:
+    """H7: every term, and the gradient of every parameter."""
+    broken = [name for name, term in loss.terms.items() if not term.weighted.isfinite()]
+    gradients = torch.autograd.grad(loss.total, list(state.params.values()), retain_graph=True)
+    broken += [
+        f"the gradient of {name}"
+        for name, gradient in zip(state.params, gradients, strict=True)
+        if not gradient.isfinite().all()
+    ]
+    message = f"not finite before step {state.step + 1}: {', '.join(broken)}; look at the data's scale and the weights"
+    return [Finding("H7", "error", message)] if broken else []
+
+
+def check_paths(config: TrainConfig, loss: Loss) -> list[Finding]:
+    """H15: every penalty with a weight depends on a parameter."""
+    message = "{} has no gradient: as it is written, nothing that it says can reach a weight; use a surrogate gradient"
+    return [
+        Finding("H15", "error", message.format(label), label)
+        for label, penalty in zip(labels(config.penalties), config.penalties, strict=True)
+        if penalty.weight != 0 and not penalty.may_rest and not loss.terms[label].value.requires_grad
+    ]
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"

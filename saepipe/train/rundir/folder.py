@@ -1,0 +1,124 @@
+"""A run's folder: begun, refused where another run lies in it, and sealed when the run is done.
+
+    RUN/  config.yaml  manifest.jsonl  metrics.jsonl  health.json  checkpoints/<step>/  sae/  log/  COMMITTED
+
+The manifest lists config.yaml, health.json and sae/. Metrics and checkpoints carry times or are passing, and stay
+outside every digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from saepipe.data import artifact
+from saepipe.data.cache import Cache
+from saepipe.data.config import differences
+from saepipe.data.errors import ConfigError
+from saepipe.data.health import FILE, Health
+from saepipe.data.yaml_file import read_yaml
+from saepipe.train.config import OUTSIDE_THE_ID, TrainConfig
+from saepipe.train.formats import saelens
+from saepipe.train.health.twins import Twin
+from saepipe.train.step.state import Recipe, TrainState
+from saepipe.train.variants import Variant
+
+CONFIG, METRICS, HEALTH, CHECKPOINTS, SAE = "config.yaml", "metrics.jsonl", FILE, "checkpoints", "sae"
+
+
+def refuse_another(folder: Path, config: TrainConfig, cache: Cache) -> None:
+    """Raises ConfigError, with the differences, if `folder` holds another run than `config` on `cache`."""
+    if not (folder / CONFIG).is_file():
+        return
+    lines = artifact.read_manifest(folder)
+    if lines and "imported" in lines[0]:
+        raise ConfigError(f"{folder} holds an imported SAE", hint="choose another --out")
+    found = differences(TrainConfig.load(folder / CONFIG).identity(), config.identity())
+    if lines and lines[0]["cache"] != cache.fingerprint:
+        found.append(f"the cache's content: {lines[0]['cache'][:16]} -> {cache.fingerprint[:16]}")
+    if found:
+        listed = "\n".join(f"  {line}" for line in found)
+        raise ConfigError(
+            f"{folder} holds a run of another config:\n{listed}", hint="choose another --out, or remove that folder"
+        )
+
+
+def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:
+    """Writes the config and the manifest's first line, so that the folder says what it is from its first moment."""
+    artifact.write_file(folder / CONFIG, recipe.config.to_yaml().encode())
+    artifact.rewrite_manifest(folder, [header])
+
+
+def header(folder: Path, variant: Variant, recipe: Recipe, cache: Cache) -> dict[str, Any]:
+    """The first line of a run's manifest.
+
+    `commits` are all that have worked on what lies in `folder`; `stacked` is how many runs, at most, made its steps
+    together (1: it was alone, or `exact`), which decides on rounding and nothing else.
+    """
+    earlier = next(iter(artifact.read_manifest(folder)), {})
+    commits = [*earlier.get("commits", []), artifact.provenance()["commit"]]
+    return {
+        "kind": "run",
+        "run_id": recipe.config.run_id(cache.fingerprint),
+        "cache": cache.fingerprint,
+        "hook": recipe.config.hook,
+        "variant": variant.name,
+        "seed": variant.seed,
+        "planned_steps": recipe.num_steps,
+        "stacked": earlier.get("stacked", 1),
+        "commits": list(dict.fromkeys(commits)),
+        "provenance": dict(artifact.provenance()),
+    }
+
+
+def twin(folder: Path) -> Twin:
+    """A run as others are compared with it; its evidence is there when it is finished."""
+    config = {key: value for key, value in read_yaml(folder / CONFIG)[0].items() if key not in OUTSIDE_THE_ID}
+    cache = artifact.read_manifest(folder)[0]["cache"]
+    finished = artifact.is_committed(folder)
+    name = f"{folder.parent.name}/{folder.name}"
+    return Twin(name, {**config, "cache": cache}, Health.read(folder).evidence if finished else {})
+
+
+def finished_beside(folder: Path) -> Iterator[Twin]:
+    """The other finished runs below the same `--out`."""
+    for path in sorted(folder.parent.parent.glob(f"*/seed-*/{artifact.COMMITTED}")):
+        if path.parent != folder:
+            yield twin(path.parent)
+
+
+def finish(
+    folder: Path, recipe: Recipe, state: TrainState, first_line: dict[str, Any], metadata: dict[str, Any]
+) -> None:
+    """Saves the SAE for raw activations and seals the run; health.json is there already."""
+    sae, params = recipe.config.sae.inference({name: value.detach() for name, value in state.all_params.items()})
+    params = sae.unscaled(params, recipe.scale)
+    names = saelens.write(folder / SAE, sae, params, metadata)
+    first_line = {**first_line, "done_steps": state.step}
+    files = artifact.digest_files(folder, [CONFIG, HEALTH, *(f"{SAE}/{name}" for name in names)])
+    artifact.rewrite_manifest(folder, [first_line, {"files": files}])
+    artifact.commit(folder)
+
+
+def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> dict[str, Any]:
+    """What stands beside the weights: where they apply, and where they come from."""
+    attributes = cache.attributes
+    return {
+        "hook_name": recipe.config.hook,
+        "model_name": attributes["model"]["id"],
+        "dataset_path": attributes["config"].get("dataset", {}).get("source"),
+        "context_size": attributes["context_size"],
+        "training_architecture": recipe.config.sae.name,
+        "prepend_bos": True,
+        "exclude_special_tokens": True,
+        "saepipe": {
+            "run_id": first_line["run_id"],
+            "cache": cache.fingerprint,
+            "variant": first_line["variant"],
+            "seed": first_line["seed"],
+            "steps": recipe.num_steps,
+            "activation_scale": recipe.scale,
+            "provenance": first_line["provenance"],
+        },
+    }

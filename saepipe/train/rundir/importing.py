@@ -1,0 +1,197 @@
+"""SAEs that other libraries trained, copied into runs of ours, so that they are evaluated beside our own.
+
+What they compute stays as it is: `encode` and `decode` of the run are those of the library to float32 rounding.
+Nothing is written where they lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from saepipe.data import artifact
+from saepipe.data.cache import Cache
+from saepipe.data.config import Config, fingerprint
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.health import Health
+from saepipe.train.formats import dictionary_learning, gemma_scope, saelens, sparsify
+from saepipe.train.formats.rewrites import decoder_norms
+from saepipe.train.formats.source import Source
+from saepipe.train.rundir import folder
+
+Library = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope"]
+
+READERS: dict[Library, Callable[[Path], Source]] = {
+    "saelens": saelens.source,
+    "dictionary_learning": dictionary_learning.source,
+    "sparsify": sparsify.source,
+    "gemma-scope": gemma_scope.source,
+}
+assert READERS.keys() == set(get_args(Library))
+
+
+class ImportConfig(Config):
+    """`config.yaml` of an imported run: where it came from, and where it applies."""
+
+    imported: Library
+    path: Path
+    files: dict[str, str]
+    """SHA-256 of each file that was read"""
+    name: str
+    seed: int | None
+    """of its training; None where nobody says"""
+    sae: dict[str, Any]
+    """name and d_sae, and k of a topk"""
+    cache: Path
+    hook: str
+    said: dict[str, Any]
+    """the source's own config"""
+
+    def identity(self) -> dict[str, Any]:
+        """What the run is: its source's content, less where that lay, and its place in the model."""
+        plain = self.to_dict()
+        return {key: plain[key] for key in ("imported", "files", "name", "seed", "sae", "hook")}
+
+    def run_id(self, cache_fingerprint: str) -> str:
+        return fingerprint({"cache": cache_fingerprint, "config": self.identity()})
+
+
+def import_sae(
+    path: Path,
+    library: Library,
+    cache: Path,
+    out: Path,
+    *,
+    hook: str | None = None,
+    name: str | None = None,
+    seed: int | None = None,
+    model: str | None = None,
+) -> Path:
+    """Makes a finished run of an SAE from elsewhere; one that is there already is left as it is.
+
+    Args:
+        path: what the library wrote; only read.
+        library: that wrote it.
+        cache: of the model and hook that the SAE was trained at; the run is evaluated on its held-out part.
+        out: the run's folder.
+        hook: where the source does not say at which it was trained.
+        name: of the variant; the source's own where not given.
+        seed: of its training, where the source does not say.
+        model: the source's name for the cache's model, where the two names differ.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigError: if the source is none of the library's, or does not fit what is asked or the cache.
+        CorruptDataError: if a file of the source cannot be read, or a parameter is not finite.
+    """
+    source, opened = READERS[library](path), Cache.open(cache)
+    check_finite(source, path)
+    check_model(source, opened, path, model)
+    config = ImportConfig.parse(
+        {
+            "imported": library,
+            "path": path.absolute(),
+            "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in source.files},
+            "name": re.sub(r"[^\w.=,+-]+", "-", name or source.name),
+            "seed": _one_seed(source, path, seed),
+            "sae": {key: value for key, value in source.sae.to_dict().items() if key in ("name", "d_sae", "k")},
+            "cache": cache.absolute(),
+            "hook": _one_hook(source, opened, path, hook),
+            "said": source.said,
+        },
+        source=str(path),
+    )
+    with artifact.writer_lock(out):
+        _refuse_another(out, config.run_id(opened.fingerprint))
+        if not artifact.is_committed(out):
+            _write(out, source, config, opened)
+    return out
+
+
+def check_finite(source: Source, path: Path) -> None:
+    for name, value in source.params.items():
+        if not torch.isfinite(value).all():
+            raise CorruptDataError(f"{path}: {name} holds NaN or Inf")
+
+
+def check_model(source: Source, cache: Cache, path: Path, model: str | None) -> None:
+    """The source's model is the cache's, by the last part of its name, and of its width."""
+    ours = str(cache.attributes["model"]["id"])
+    if source.model and _short(source.model) not in (_short(ours), _short(model or ours)):
+        raise ConfigError(
+            f"{path} was trained on {source.model}, and {cache.path} was made by {ours}",
+            hint=f"a cache of that model, or --model {source.model} if it is the same one by another name",
+        )
+    if source.d_in != cache.d_in:
+        raise ConfigError(f"{path} has d_in {source.d_in}, and {cache.path} has {cache.d_in}", hint="another cache")
+
+
+def _short(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2].lower()
+
+
+def _one_hook(source: Source, cache: Cache, path: Path, asked: str | None) -> str:
+    """What is asked, what the source says, or its layer's output; they must agree, and the cache must have it."""
+    said = source.hook or (f"blocks.{source.layer}.hook_resid_post" if source.layer is not None else None)
+    hook = asked or said
+    if hook is None:
+        raise ConfigError(f"{path} does not say at which hook it was trained", hint="--hook blocks.L.hook_resid_post")
+    other_layer = source.layer is not None and not hook.startswith(f"blocks.{source.layer}.")
+    if hook != (source.hook or hook) or other_layer:
+        raise ConfigError(f"{path} was trained at {said}, not at {hook}", hint="leave --hook out")
+    if hook not in cache.hooks:
+        raise ConfigError(f"{path} was trained at {hook}; {cache.path} has {', '.join(cache.hooks)}")
+    return hook
+
+
+def _one_seed(source: Source, path: Path, asked: int | None) -> int | None:
+    if asked is not None and source.seed not in (None, asked):
+        raise ConfigError(f"{path} was trained with seed {source.seed}, not {asked}", hint="leave --seed out")
+    return source.seed if asked is None else asked
+
+
+def _refuse_another(out: Path, run_id: str) -> None:
+    lines = artifact.read_manifest(out)
+    if (out / folder.CONFIG).exists() and not (lines and lines[0].get("run_id") == run_id):
+        raise ConfigError(f"{out} holds another run", hint="choose another --out, or remove that folder")
+
+
+def _write(out: Path, source: Source, config: ImportConfig, cache: Cache) -> None:
+    header = {
+        "kind": "run",
+        "run_id": config.run_id(cache.fingerprint),
+        "cache": cache.fingerprint,
+        "hook": config.hook,
+        "variant": config.name,
+        "seed": config.seed or 0,
+        "imported": config.imported,
+        "imported_by": dict(artifact.provenance()),
+    }
+    artifact.write_file(out / folder.CONFIG, config.to_yaml().encode())
+    artifact.rewrite_manifest(out, [header])
+    metadata = {
+        "hook_name": config.hook,
+        "model_name": cache.attributes["model"]["id"],
+        "context_size": cache.attributes["context_size"],
+        "saepipe": {**config.identity(), "run_id": header["run_id"], "cache": cache.fingerprint},
+    }
+    names = saelens.write(out / folder.SAE, source.sae, source.params, metadata)
+    Health(audit={"imported": config.imported, "decoder_norms": _shortest_and_longest(source)}).write(out)
+    files = artifact.digest_files(
+        out, [folder.CONFIG, folder.HEALTH, *(f"{folder.SAE}/{written}" for written in names)]
+    )
+    artifact.rewrite_manifest(out, [header, {"files": files}])
+    artifact.commit(out)
+
+
+def _shortest_and_longest(source: Source) -> dict[str, float]:
+    """Of the decoder rows; activations are in the unit of their row."""
+    norms = decoder_norms(source.params)
+    return {"min": float(norms.min()), "max": float(norms.max())}

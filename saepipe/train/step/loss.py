@@ -1,0 +1,177 @@
+"""One forward pass and the terms of its loss: the reconstruction, then each penalty by name.
+
+Everything here is a function of tensors. Dense, it works under torch.func.vmap, which is how runs are stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saepipe.train.config import TrainConfig, labels
+from saepipe.train.kernels.autograd import column_sums
+from saepipe.train.penalties.base import State, StepContext
+from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.entries import encode
+from saepipe.train.setting import SettingsNow
+from saepipe.train.transforms.base import Codes
+
+RECONSTRUCTION = "reconstruction"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a step's loss depends on besides the parameters and the rows. Dicts are by label (`labels`)."""
+
+    step: int  # counted from 0
+    num_steps: int
+    seed: int
+    dead: Tensor  # (d_sae,) bool
+    any_dead: bool
+    uniform: Tensor | None  # (d_sae,) random numbers of this seed and step
+    now: Mapping[str, SettingsNow]
+    states: Mapping[str, State]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the loss."""
+
+    value: Tensor  # () float32, before the weight
+    weight: float | Tensor  # as it stands at this step
+
+    @property
+    def weighted(self) -> Tensor:
+        return self.value * self.weight
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A step's loss, in parts."""
+
+    ctx: StepContext
+    terms: dict[str, Term]
+    statistics: dict[str, Tensor]  # () each, as `<component>/<statistic>`
+    states: dict[str, State]  # of penalties and transforms, after this step
+    fired: Tensor  # (d_sae,): acts summed over the batch, before any transform
+    buffers: Mapping[str, Tensor]  # the architecture's, after this step
+
+    @property
+    def total(self) -> Tensor:
+        return torch.stack([term.weighted for term in self.terms.values()]).sum()
+
+
+def reconstruction(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
+    """E_b of |x - x_hat|^2 (`squared`) or |x - x_hat| (`norm`); (batch, d_in) twice -> ()."""
+    error = x - x_hat
+    return error.square().sum() / len(x) if kind == "squared" else torch.linalg.vector_norm(error, dim=1).mean()
+
+
+def compute_loss(
+    config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype, *, sparse: bool = False
+) -> Loss:
+    """The loss of one step and all that comes out of it.
+
+    Args:
+        config: resolved.
+        params: all of the architecture's, buffers too.
+        x: (batch, d_in) float32, scaled.
+        moment: where the run stands.
+        dtype: of the matrix products.
+        sparse: compute on the active entries alone. The numbers are the same up to rounding.
+    """
+    forward = (_sparse if sparse else _dense)(config, params, x, moment, dtype)
+    ctx, states, statistics = forward.ctx, forward.states, forward.statistics
+    error = torch.stack([reconstruction(x, x_hat, config.reconstruction) for x_hat in forward.x_hats]).sum()
+    terms = {RECONSTRUCTION: Term(error, 1.0)}
+    for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
+        answer = penalty(ctx, moment.states[label], moment.now[label])
+        terms[label] = Term(answer.value, moment.now[label]["weight"])
+        statistics |= {f"{label}/{name}": value.detach() for name, value in answer.statistics.items()}
+        states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
+    return Loss(ctx, terms, statistics, states, forward.fired, config.sae.observe(params, forward.encoded))
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """A forward pass."""
+
+    ctx: StepContext
+    x_hats: tuple[Tensor, ...]  # (batch, d_in) each
+    encoded: Tensor  # the activations before any transform, without gradient, of any shape
+    fired: Tensor  # (d_sae,): them summed over the batch
+    states: dict[str, State]  # of the transforms
+    statistics: dict[str, Tensor]
+
+
+def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
+    """All latents at every token: the definition."""
+    sae = config.sae
+    pre_acts = sae.pre_acts(params, x, dtype)
+    encoded = sae.activate_training(params, pre_acts)
+    fired = encoded.sum(0, dtype=x.dtype)
+    acts, states, statistics = _transform(config, encoded, pre_acts, params["W_dec"], moment)
+    x_hats = sae.reconstructions(params, pre_acts, acts)
+    ctx = _context(
+        sae, params, x, moment, x_hats[-1],
+        pre_acts=pre_acts,
+        acts=acts,
+        acts_sum=fired if acts is encoded else acts.sum(0, dtype=x.dtype),
+        gate_acts=sae.gate_acts(params, pre_acts, acts),
+    )  # fmt: skip
+    return _Forward(ctx, x_hats, encoded.detach(), fired.detach(), states, statistics)
+
+
+def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
+    """The entries that count: `saepipe.train.sae.entries`."""
+    entries = encode(config.sae, params, x, dtype)
+    x_hat = entries.decode(params["W_dec"]) + params["b_dec"]
+    ctx = _context(
+        config.sae, params, x, moment, x_hat,
+        pre_acts=entries.all_pre_acts,
+        acts=entries.all_acts,
+        acts_sum=entries.acts_sum,
+        gate_acts=entries.all_acts,
+        entries=entries,
+    )  # fmt: skip
+    encoded = entries.acts.detach()
+    return _Forward(ctx, (x_hat,), encoded, column_sums(entries.pattern, encoded), {}, {})
+
+
+def _context(
+    sae: Architecture, params: Params, x: Tensor, moment: Moment, x_hat: Tensor, **activations: Any
+) -> StepContext:
+    return StepContext(
+        x=x,
+        x_hat=x_hat,
+        **activations,
+        W_enc=params["W_enc"],
+        b_enc=params["b_enc"],
+        W_dec=params["W_dec"],
+        b_dec=params["b_dec"],
+        threshold=sae.threshold(params),
+        dead=moment.dead,
+        any_dead=moment.any_dead,
+        step=moment.step,
+        num_steps=moment.num_steps,
+        uniform=moment.uniform,
+    )
+
+
+def _transform(
+    config: TrainConfig, acts: Tensor, pre_acts: Tensor, W_dec: Tensor, moment: Moment
+) -> tuple[Tensor, dict[str, State], dict[str, Tensor]]:
+    """The activations after every transform, in the config's order; their new states and their statistics."""
+    states: dict[str, State] = {}
+    statistics: dict[str, Tensor] = {}
+    for label, transform in zip(labels(config.transforms), config.transforms, strict=True):
+        codes = Codes(pre_acts=pre_acts, acts=acts, W_dec=W_dec, seed=moment.seed, step=moment.step)
+        answer = transform(codes, moment.states[label], moment.now[label])
+        acts = answer.acts
+        statistics |= {f"{label}/{name}": value.detach() for name, value in answer.statistics.items()}
+        states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
+    return acts, states, statistics

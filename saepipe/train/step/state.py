@@ -1,0 +1,101 @@
+"""What stays the same while a run trains, and what changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saepipe.train.config import TrainConfig
+from saepipe.train.penalties.base import State
+from saepipe.train.sae.base import Params
+from saepipe.train.seeds import generator
+from saepipe.train.setting import controllers
+from saepipe.train.step.density import sparse_at_first
+from saepipe.train.step.optim import make_adam
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a run's steps depend on besides the batches."""
+
+    config: TrainConfig  # resolved: one run, nothing left open
+    d_in: int
+    scale: float  # x is trained on as scale * x
+    device: torch.device
+
+    @property
+    def num_steps(self) -> int:
+        assert self.config.steps is not None, "the config is not resolved"
+        return self.config.steps
+
+    @property
+    def dead_after(self) -> int:
+        assert self.config.dead.after_tokens is not None, "the config is not resolved"
+        return self.config.dead.after_tokens
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.config.compute_dtype == "bfloat16" else torch.float32
+
+    def scaled(self, rows: Tensor) -> Tensor:
+        """Raw rows (batch, d_in) of any dtype -> x (batch, d_in) float32 on the run's device."""
+        return rows.to(self.device, torch.float32) * self.scale
+
+
+@dataclass
+class TrainState:
+    """All that changes from step to step; what a checkpoint holds."""
+
+    step: int  # steps done
+    params: Params  # float32 leaves that require a gradient
+    buffers: Params  # the architecture's parameters that no gradient trains
+    adam: torch.optim.Adam
+    tokens_since_fired: Tensor  # (d_sae,) int64
+    states: dict[str, State]  # of penalties and transforms, by label
+    steered: dict[str, Tensor]  # () logarithms of the settings under a controller, by `<label>.<setting>`
+    sums: Tensor  # (num_terms, 2) float64: each term's value and weighted value, summed since the last log line
+    num_summed: int
+    sparse: bool  # whether the step that comes next is
+
+    @property
+    def all_params(self) -> Params:
+        """With the buffers."""
+        return {**self.params, **self.buffers}
+
+
+def initial_params(recipe: Recipe) -> Params:
+    """Before b_dec is set; a pure function of the config, on the CPU."""
+    config = recipe.config
+    return config.sae.init(recipe.d_in, config.init.encoder_scale, generator(config.seed, "init"))
+
+
+def fresh_state(recipe: Recipe, params: Params) -> TrainState:
+    """Step 0 from given parameters (on any device)."""
+    config, device = recipe.config, recipe.device
+    copies = {name: value.to(device, copy=True) for name, value in params.items()}
+    buffers = {name: copies.pop(name) for name in config.sae.buffers}
+    leaves = {name: value.requires_grad_() for name, value in copies.items()}
+    d_sae = config.sae.d_sae
+    states = {
+        label: {name: tensor.to(device) for name, tensor in component.init_state(recipe.d_in, d_sae).items()}
+        for label, component in config.components()
+    }
+    steered = {
+        f"{label}.{name}": torch.tensor(controller.start, device=device).log()
+        for label, component in config.components()
+        for name, controller in controllers(component).items()
+    }
+    return TrainState(
+        step=0,
+        params=leaves,
+        buffers=buffers,
+        adam=make_adam(leaves, config.optimizer),
+        tokens_since_fired=torch.zeros(d_sae, dtype=torch.int64, device=device),
+        states=states,
+        steered=steered,
+        sums=torch.zeros(1 + len(config.penalties), 2, dtype=torch.float64, device=device),
+        num_summed=0,
+        sparse=sparse_at_first(config, recipe.d_in),
+    )

@@ -1,0 +1,107 @@
+"""One optimisation step of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from saepipe.data.place import deliver
+from saepipe.train.seeds import generator
+from saepipe.train.setting import Controller, SettingsNow, controllers, settings_at
+from saepipe.train.step.dead import any_dead, count_silence, dead_mask, resample
+from saepipe.train.step.density import density, looks_at_density, sparse_next
+from saepipe.train.step.loss import Loss, Moment, compute_loss
+from saepipe.train.step.measure import Measurement, measure
+from saepipe.train.step.optim import update
+from saepipe.train.step.schedule import last_resampling, learning_rate
+from saepipe.train.step.state import Recipe, TrainState
+
+
+def train_step(recipe: Recipe, state: TrainState, rows: Tensor, *, watched: bool = False) -> Measurement | None:
+    """Trains on one batch.
+
+    Args:
+        recipe: what stays the same.
+        state: changed in place.
+        rows: raw activations (batch, d_in).
+        watched: also measure the step (more backward passes). It changes nothing else: not a bit of the state.
+    """
+    config = recipe.config
+    x = recipe.scaled(rows)
+    if last_resampling(config.dead, state.step, recipe.num_steps) == state.step:
+        resample(recipe, state, x)
+    loss = step_loss(recipe, state, x)
+    measurement = measure(recipe, state, loss) if watched else None
+    gradients = torch.autograd.grad(loss.total, list(state.params.values()))
+    lr = learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps)
+    update(state.adam, state.params, dict(zip(state.params, gradients, strict=True)), lr=lr, clip=config.optimizer.clip)
+    count_silence(state.tokens_since_fired, loss.fired, len(x))
+    _remember(recipe, state, loss)
+    state.step += 1
+    return measurement
+
+
+def step_loss(recipe: Recipe, state: TrainState, x: Tensor) -> Loss:
+    """The loss of the step that comes next, on x (batch, d_in) as `Recipe.scaled` gives it."""
+    dead = dead_mask(recipe, state)
+    moment = Moment(
+        step=state.step,
+        num_steps=recipe.num_steps,
+        seed=recipe.config.seed,
+        dead=dead,
+        any_dead=any_dead(recipe, state, dead),
+        uniform=uniform(recipe, state.step),
+        now=settings_now(recipe, state.step, state.steered),
+        states=state.states,
+    )
+    return compute_loss(recipe.config, state.all_params, x, moment, recipe.dtype, sparse=state.sparse)
+
+
+def settings_now(recipe: Recipe, step: int, steered: Mapping[str, Tensor]) -> dict[str, SettingsNow]:
+    """By label, every setting that may move as it stands at a step; `steered` by `<label>.<setting>`."""
+    return {
+        label: settings_at(
+            component, step, recipe.num_steps, {name: steered[f"{label}.{name}"] for name in controllers(component)}
+        )
+        for label, component in recipe.config.components()
+    }
+
+
+def uniform(recipe: Recipe, step: int) -> Tensor | None:
+    """(d_sae,) random numbers of the run's seed and a step, if one of its penalties draws."""
+    if not any(penalty.draws for penalty in recipe.config.penalties):
+        return None
+    drawn = torch.rand(recipe.config.sae.d_sae, generator=generator(recipe.config.seed, "penalties", step))
+    return deliver(drawn, recipe.device)
+
+
+def steer(recipe: Recipe, step: int, loss: Loss, steered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The controllers' states after a step, each by the quantity it watches."""
+    moved = {}
+    for label, component in recipe.config.components():
+        for name, controller in controllers(component).items():
+            key, quantity = f"{label}.{name}", _quantity(loss, label, controller)
+            moved[key] = controller.moved(steered[key], quantity, step, recipe.num_steps)
+    return moved
+
+
+def _quantity(loss: Loss, label: str, controller: Controller) -> Tensor:
+    if controller.steer == "l0":
+        return loss.ctx.l0
+    return loss.statistics[f"{label}/{controller.steer}"]
+
+
+@torch.no_grad()
+def _remember(recipe: Recipe, state: TrainState, loss: Loss) -> None:
+    """What the step leaves for the next: states, buffers, steered settings, its terms for the log, and its path."""
+    state.steered = steer(recipe, state.step, loss, state.steered)
+    state.states = loss.states
+    for name, value in loss.buffers.items():
+        state.buffers[name].copy_(value)
+    terms = [torch.stack([term.value, term.weighted]) for term in loss.terms.values()]
+    state.sums.add_(torch.stack(terms).detach())
+    state.num_summed += 1
+    if looks_at_density(recipe.config, recipe.d_in, state.step):
+        state.sparse = sparse_next(state.sparse, density(recipe.config.sae, state.all_params, loss))

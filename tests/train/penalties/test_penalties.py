@@ -1,0 +1,108 @@
+"""What every penalty keeps to, member by member; and the formulas of the first two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from saepipe.data.component import import_members
+from saepipe.train.penalties.auxk import AuxK
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.contract import CHECKS
+from saepipe.train.penalties.l1 import L1
+from saepipe.train.setting import SettingsNow, settings_at
+
+import_members(Penalty.package)
+
+REQUIRED: dict[str, dict[str, Any]] = {"l0_target": {"l0": 5.0}}
+"""Settings without a default, by penalty."""
+
+
+@pytest.mark.parametrize("name", sorted(Penalty.members))
+@pytest.mark.parametrize("check", CHECKS)
+def test_contract(name: str, check: str) -> None:
+    penalty = Penalty.members[name].parse({"weight": 0.5, **REQUIRED.get(name, {})})
+    assert isinstance(penalty, Penalty)
+    assert CHECKS[check](penalty) is None
+
+
+class Faulty(Penalty):
+    """L1 with one fault; `fault` names the check that must find it."""
+
+    fault: str
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        value = ctx.acts_sum.sum() / len(ctx.x)
+        match self.fault:
+            case "gradient":
+                value = value + (ctx.W_dec.sum() - ctx.W_dec.sum().detach())
+            case "constant":
+                value = value.detach() + 0 * ctx.b_dec.sum()
+            case "batch size":
+                value = value * len(ctx.x)
+            case "order of latents":
+                value = (ctx.acts_sum * torch.arange(len(ctx.acts_sum))).sum() / len(ctx.x)
+            case "purity":
+                ctx.acts.detach().mul_(1.5)
+            case "answer":
+                return Penalised(value, {"undeclared": value.detach()}, state)
+            case "stacking":
+                value = value * float(ctx.acts.detach().max() > 0)
+            case "sparse step":
+                value = value + ctx.gate_values.numel() / len(ctx.x)  # of another shape in a sparse step
+        return Penalised(value, {}, state)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_each_check_finds_its_fault(check: str) -> None:
+    assert CHECKS[check](Faulty(name="faulty", weight=0.5, fault="none")) is None
+    assert CHECKS[check](Faulty(name="faulty", weight=0.5, fault=check)) is not None
+
+
+def test_a_penalty_that_reaches_nothing_is_found() -> None:
+    reached = CHECKS["gradient"](Faulty(name="faulty", weight=0.5, fault="constant"))
+    assert reached == "no tensor of a step gets a gradient from it"
+
+
+def value(penalty: Penalty, ctx: StepContext) -> Tensor:
+    return penalty(ctx, penalty.init_state(24, 40), settings_at(penalty, 0, 10)).value
+
+
+def test_l1_is_the_mean_sum_of_activations(ctx: StepContext) -> None:
+    expected = sum(sum(row) for row in ctx.acts.tolist()) / len(ctx.acts)
+    assert value(L1(weight=1), ctx).item() == pytest.approx(expected)
+
+
+def test_auxk_token_by_token(ctx: StepContext) -> None:
+    """The paper's definition in loops: the k_aux largest of the dead latents rebuild the residual."""
+    dead = ctx.dead.nonzero().flatten().tolist()
+    unexplained = []
+    for pre, error in zip(ctx.pre_acts.detach(), (ctx.x - ctx.x_hat).detach(), strict=True):
+        chosen = sorted(dead, key=lambda latent: float(pre[latent]), reverse=True)[:5]
+        error_hat = torch.zeros_like(error)
+        for latent in chosen:
+            error_hat += max(float(pre[latent]), 0.0) * ctx.W_dec[latent].detach()
+        unexplained.append(float((error - error_hat).pow(2).sum() / error.pow(2).sum()))
+    power = float(ctx.x.pow(2).sum()) / len(ctx.x)
+    expected = power * sum(unexplained) / len(unexplained)
+    assert value(AuxK(k_aux=5), ctx).item() == pytest.approx(expected)
+
+
+def test_auxk_teaches_dead_latents_only(ctx: StepContext) -> None:
+    to_pre, to_dec = torch.autograd.grad(value(AuxK(k_aux=5), ctx), [ctx.pre_acts, ctx.W_dec])
+    assert to_pre[:, ctx.dead].any()
+    assert not to_pre[:, ~ctx.dead].any()
+    assert not to_dec[~ctx.dead].any()
+
+
+def test_auxk_is_zero_while_no_latent_is_dead(ctx: StepContext) -> None:
+    nobody = torch.zeros_like(ctx.dead)
+    assert value(AuxK(), replace(ctx, dead=nobody, any_dead=False)).item() == 0
+    unknown = value(AuxK(), replace(ctx, dead=nobody, any_dead=True))  # as on a device that is not asked
+    assert unknown.item() == 0
+    (gradient,) = torch.autograd.grad(unknown, [ctx.W_dec])
+    assert not gradient.any()

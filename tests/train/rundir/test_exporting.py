@@ -1,0 +1,265 @@
+"""From a run to another library's folder: what each format means by its formulas, and what it cannot say."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from helpers import other_libraries
+from helpers.made_caches import structured_rows, write_cache
+from helpers.other_libraries import D_IN, D_SAE, K
+from helpers.random_runs import ARCHITECTURES, CLASSES, drawn_run, rows, write_evaluation
+from saepipe.data.artifact import COMMITTED
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.whole import written
+from saepipe.train.formats import saelens
+from saepipe.train.formats.dictionary_learning import KEYS
+from saepipe.train.rundir.exporting import WRITERS, Library, export_sae
+from saepipe.train.rundir.importing import import_sae
+from saepipe.train.rundir.load import load, open_run
+
+HOOK = "blocks.1.hook_resid_post"
+
+
+def made(folder: Path, name: str, cache: Path, **settings: Any) -> Path:
+    if "k" in ARCHITECTURES[name]:
+        settings = {"k": K} | settings
+    return drawn_run(folder / "run", name, cache, **settings)
+
+
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_dictionary_learning_s_formulas_give_the_run_s_function(tiny_cache: Path, tmp_path: Path, name: str) -> None:
+    """Those of each class, on the tensors of ae.pt and with what config.json says; activations far from 0 too."""
+    for mean in (0.0, 20.0):
+        run = made(tmp_path / f"{mean:g}", name, tiny_cache, mean=mean)
+        out = export_sae(run, "dictionary_learning", tmp_path / f"{mean:g}" / "out")
+        config = json.loads((out / "config.json").read_text())
+        kind = config["trainer"]["dict_class"]
+        w = torch.load(out / "ae.pt", weights_only=True)
+        assert kind == CLASSES[name]
+        assert w.keys() == set(KEYS[kind].values())
+        assert all(value.is_contiguous() for value in w.values())
+        ours, x = load(run), rows(200, D_IN, 1, mean)
+        acts = other_libraries.encode(kind, w, x)
+        torch.testing.assert_close(ours.encode(x), acts, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(ours(x), other_libraries.decode(kind, w, acts), rtol=1e-5, atol=1e-4)
+        assert 0.01 < (acts > 0).float().mean() < 0.9
+
+
+def test_what_config_json_says(tiny_cache: Path, tmp_path: Path) -> None:
+    run = made(tmp_path, "matryoshka_batch_topk", tiny_cache, seed=4)
+    out = export_sae(run, "dictionary_learning", tmp_path / "out")
+    config, w = json.loads((out / "config.json").read_text()), torch.load(out / "ae.pt", weights_only=True)
+    trained = open_run(run).trained
+    assert trained is not None
+    sizes = [stop - start for start, stop in pairwise((0, 7, 16, D_SAE))]
+    assert config["trainer"] == {
+        "trainer_class": "MatryoshkaBatchTopKTrainer",
+        "dict_class": "MatryoshkaBatchTopKSAE",
+        "activation_dim": D_IN,
+        "dict_size": D_SAE,
+        "k": K,
+        "group_sizes": sizes,
+        "lr": trained.optimizer.lr,
+        "steps": 3,
+        "seed": 4,
+        "device": "cpu",
+        "layer": 1,
+        "lm_name": "made up",
+        "wandb_name": "matryoshka_batch_topk",
+        "submodule_name": "resid_post_layer_1",
+    }
+    assert config["buffer"] == {"ctx_len": 16, "d_submodule": D_IN, "io": "out"}
+    assert config["saepipe"]["fingerprint"] == open_run(run).fingerprint
+    assert (int(w["k"]), w["group_sizes"].tolist(), w["threshold"].shape) == (K, sizes, ())
+    assert (w["k"].dtype, w["group_sizes"].dtype) == (torch.int32, torch.int64)
+
+
+def test_a_k_that_is_not_whole_leaves_as_a_jumprelu(tiny_cache: Path, tmp_path: Path) -> None:
+    out = export_sae(made(tmp_path, "batch_topk", tiny_cache, k=5.5), "dictionary_learning", tmp_path / "out")
+    trainer = json.loads((out / "config.json").read_text())["trainer"]
+    assert (trainer["dict_class"], "k" in trainer) == ("JumpReluAutoEncoder", False)
+
+
+def imported(folder: Path, cache: Path, norms: Tensor) -> Path:
+    """A run of a ReLU SAE of SAELens' with decoder rows of these norms."""
+    ours = load(made(folder, "relu", cache))
+    params = dict(ours.named_parameters())
+    params["W_dec"] = params["W_dec"] * norms.unsqueeze(1)
+    place = {"hook_name": HOOK, "model_name": "made up", "prepend_bos": False, "neuronpedia_id": "made-up/1"}
+    saelens.write(folder / "theirs", ours.settings, params, place)
+    return import_sae(folder / "theirs", "saelens", cache, folder / "imported")
+
+
+def test_an_autoencoder_leaves_with_unit_rows_and_its_activations_in_their_unit(
+    tiny_cache: Path, tmp_path: Path
+) -> None:
+    """The rescaling of `from_pretrained`, done beforehand: it finds nothing to do, and x_hat is the same."""
+    norms = 0.5 + torch.rand(D_SAE, generator=torch.Generator().manual_seed(3))
+    run = imported(tmp_path, tiny_cache, norms)
+    w = torch.load(export_sae(run, "dictionary_learning", tmp_path / "out") / "ae.pt", weights_only=True)
+    torch.testing.assert_close(w["decoder.weight"].norm(dim=0), torch.ones(D_SAE))
+    ours, x = load(run), rows(100, D_IN, 2, 0.0)
+    acts = ((x - w["bias"]) @ w["encoder.weight"].T + w["encoder.bias"]).relu()
+    torch.testing.assert_close(acts, ours.encode(x) * norms, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(acts @ w["decoder.weight"].T + w["bias"], ours(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_latent_without_a_decoder_row_has_no_form_there(tiny_cache: Path, tmp_path: Path) -> None:
+    run = imported(tmp_path, tiny_cache, torch.ones(D_SAE).index_fill(0, torch.tensor([5, 7]), 0.0))
+    with pytest.raises(ConfigError, match=r"rows of latents \[5, 7\] are zero.*\n  hint: --to saelens"):
+        export_sae(run, "dictionary_learning", tmp_path / "out")
+    assert load(export_sae(run, "saelens", tmp_path / "out")).d_sae == D_SAE
+
+
+def test_sparsify_s_formula_gives_the_run_s_function(tiny_cache: Path, tmp_path: Path) -> None:
+    run = made(tmp_path, "topk", tiny_cache, mean=20.0)
+    out = export_sae(run, "sparsify", tmp_path / "out")
+    assert sorted(written(out)) == ["config.json", "layers.1/cfg.json", "layers.1/sae.safetensors"]
+    w, ours, x = load_file(out / "layers.1" / "sae.safetensors"), load(run), rows(100, D_IN, 2, 20.0)
+    assert w["W_dec"].shape == w["encoder.weight"].shape == (D_SAE, D_IN)
+    kept = ((x - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"]).relu().topk(K, dim=-1)
+    acts = torch.zeros(len(x), D_SAE).scatter(-1, kept.indices, kept.values)
+    torch.testing.assert_close(ours.encode(x), acts, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x), acts @ w["W_dec"] + w["b_dec"], rtol=1e-5, atol=1e-5)
+    assert json.loads((out / "layers.1" / "cfg.json").read_text()) == {
+        "activation": "topk",
+        "expansion_factor": 2,
+        "normalize_decoder": True,
+        "num_latents": D_SAE,
+        "k": K,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": D_IN,
+    }
+    said = json.loads((out / "config.json").read_text())
+    assert (said["model"], said["ctx_len"], said["init_seeds"], said["hookpoints"]) == (
+        "made up",
+        16,
+        [0],
+        ["layers.1"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("relu", "a relu"),
+        ("jumprelu", "a jumprelu"),
+        ("gated", "a gated"),
+        ("batch_topk", r"a jumprelu \(trained as a batch_topk\)"),
+        ("matryoshka_batch_topk", r"a jumprelu \(trained as a matryoshka_batch_topk\)"),
+    ],
+)
+def test_sparsify_knows_only_topk(tiny_cache: Path, tmp_path: Path, name: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"knows only topk, and this SAE is {what}\n  hint: --to saelens or dict"):
+        export_sae(made(tmp_path, name, tiny_cache), "sparsify", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_saelens_gets_the_run_s_own_weights_and_all_keys(tiny_cache: Path, tmp_path: Path, name: str) -> None:
+    run = made(tmp_path, name, tiny_cache)
+    out = export_sae(run, "saelens", tmp_path / "out")
+    assert (out / saelens.WEIGHTS).read_bytes() == (run / "sae" / saelens.WEIGHTS).read_bytes()
+    config = json.loads((out / saelens.CONFIG).read_text())
+    common = {"architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations"}
+    own = {"k", "rescale_acts_by_decoder_norm"} if name == "topk" else set()
+    assert config.keys() == common | own | {"reshape_activations", "metadata"}
+    expected = {"sae_lens_version": "6.54.12", "sae_lens_training_version": None, "model_name": "made up"}
+    expected |= {"hook_name": HOOK, "hook_head_index": None, "context_size": 16, "prepend_bos": True}
+    expected |= {"model_class_name": "HookedTransformer", "model_from_pretrained_kwargs": {}, "neuronpedia_id": None}
+    expected |= {"seqpos_slice": [None], "exclude_special_tokens": True, "dataset_path": None, "l0": None}
+    assert {key: config["metadata"][key] for key in expected} == expected
+    assert (config["metadata"]["training_architecture"], sorted(written(out))) == (name, sorted(written(run / "sae")))
+
+
+def test_an_evaluated_run_leaves_with_its_density(tiny_cache: Path, tmp_path: Path) -> None:
+    run = made(tmp_path, "relu", tiny_cache)
+    density = torch.linspace(0, 1, D_SAE, dtype=torch.float64)
+    write_evaluation(run, density.tolist())
+    out = export_sae(run, "saelens", tmp_path / "out")
+    found = load_file(out / "sparsity.safetensors")["sparsity"]
+    torch.testing.assert_close(found.double(), (density + 1e-10).log10(), rtol=1e-6, atol=1e-6)
+    assert found[0] == -10
+    assert json.loads((out / "cfg.json").read_text())["metadata"]["l0"] == 4.5
+
+
+def test_an_evaluation_of_another_run_says_nothing_and_a_broken_one_is_told(tiny_cache: Path, tmp_path: Path) -> None:
+    run = made(tmp_path, "relu", tiny_cache)
+    write_evaluation(run, [0.5] * D_SAE)
+    path = run / "eval" / "core.json"
+    path.write_text(path.read_text().replace(open_run(run).fingerprint, "of another"))
+    assert "sparsity.safetensors" not in written(export_sae(run, "saelens", tmp_path / "out"))
+    path.write_text("{}")
+    with pytest.raises(CorruptDataError, match="evaluate the run again"):
+        export_sae(run, "saelens", tmp_path / "another")
+
+
+def test_what_saelens_said_of_an_imported_sae_goes_out_again(tiny_cache: Path, tmp_path: Path) -> None:
+    out = export_sae(imported(tmp_path, tiny_cache, torch.ones(D_SAE)), "saelens", tmp_path / "out")
+    metadata = json.loads((out / "cfg.json").read_text())["metadata"]
+    assert (metadata["prepend_bos"], metadata["neuronpedia_id"]) == (False, "made-up/1")
+
+
+def test_the_place_is_the_layer_whose_output_it_reads(tmp_path: Path) -> None:
+    """`blocks.3.hook_resid_pre` is what layer 2 puts out; nothing puts out `blocks.0.hook_resid_pre`."""
+    pre, first, mlp = "blocks.3.hook_resid_pre", "blocks.0.hook_resid_pre", "blocks.1.hook_mlp_out"
+    for hook in (pre, first, mlp):
+        cache = write_cache(tmp_path / hook / "cache", {hook: structured_rows(600, D_IN)})
+        made(tmp_path / hook, "topk", cache)
+    out = export_sae(tmp_path / pre / "run", "dictionary_learning", tmp_path / "dl")
+    assert json.loads((out / "config.json").read_text())["trainer"]["submodule_name"] == "resid_post_layer_2"
+    assert (export_sae(tmp_path / pre / "run", "sparsify", tmp_path / "sparsify") / "layers.2").is_dir()
+    libraries: list[Library] = ["dictionary_learning", "sparsify"]
+    for hook in (first, mlp):
+        for library in libraries:
+            with pytest.raises(ConfigError, match=f"{library} says where .* {hook} is none's"):
+                export_sae(tmp_path / hook / "run", library, tmp_path / "none")
+        assert load(export_sae(tmp_path / hook / "run", "saelens", tmp_path / f"{hook}-out")).hook == hook
+
+
+@pytest.mark.parametrize("library", WRITERS)
+def test_the_same_export_changes_nothing_and_another_is_refused(
+    tiny_cache: Path, tmp_path: Path, library: Library
+) -> None:
+    run, other = (made(tmp_path / name, "topk", tiny_cache, seed=seed) for seed, name in enumerate(("a", "b")))
+    (tmp_path / "out").mkdir()
+    out = export_sae(run, library, tmp_path / "out")
+    before = content(out)
+    assert export_sae(open_run(run), library, out) == out
+    assert content(out) == before
+    assert written(out) == {name: len(data) for name, (data, _) in before.items()}
+    with pytest.raises(ConfigError, match="out holds something else"):
+        export_sae(other, library, out)
+    assert content(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
+
+
+def test_only_a_finished_run_leaves_and_only_into_a_folder(tiny_cache: Path, tmp_path: Path) -> None:
+    run = made(tmp_path, "relu", tiny_cache)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for out in ("file", "link"):
+        with pytest.raises(ConfigError, match=f"{out} is no folder"):
+            export_sae(run, "saelens", tmp_path / out)
+    with pytest.raises(ConfigError, match="holds something else"):
+        export_sae(run, "saelens", run)
+    (run / COMMITTED).unlink()
+    with pytest.raises(CorruptDataError, match="is not finished"):
+        export_sae(run, "saelens", tmp_path / "out")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "out").exists()

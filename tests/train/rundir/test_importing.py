@@ -1,0 +1,184 @@
+"""From a folder of another library to a run: what is checked, what is kept, and what stays untouched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from helpers.other_libraries import D_IN, D_SAE, drawn, encode, scope, scope_2, sparsify_folder, tensors, write
+from saepipe.cli import Theirs, main
+from saepipe.data import artifact
+from saepipe.data.cache import Cache
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.health import Health
+from saepipe.train.config import TrainConfig
+from saepipe.train.formats import saelens
+from saepipe.train.run import train
+from saepipe.train.rundir.importing import READERS, ImportConfig, import_sae
+from saepipe.train.rundir.load import load, open_run
+from saepipe.train.sae.topk import TopK
+
+HOOK = "blocks.1.hook_resid_post"
+HERE = {"lm_name": "someone/Made Up"}  # as the tiny cache says, by its last part
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write(tmp_path / "sweep" / "trainer_2", "BatchTopKSAE", **HERE)
+
+
+def content(folder: Path) -> dict[str, tuple[str, int]]:
+    return {
+        str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_an_imported_run_is_a_run(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    before = content(source.parent)
+    path = import_sae(source, "dictionary_learning", tiny_cache, tmp_path / "run")
+    assert content(source.parent) == before
+    run, cache = open_run(path), Cache.open(tiny_cache)
+    assert (run.variant, run.seed, run.hook, run.cache_fingerprint) == ("trainer_2", 3, HOOK, cache.fingerprint)
+    assert (run.trained, run.data_seed) == (None, None)
+    assert isinstance(run.config, ImportConfig)
+    assert (run.config.path, run.config.cache) == (source, tiny_cache)
+    assert run.config.files == {
+        name: hashlib.sha256((source / name).read_bytes()).hexdigest() for name in ("ae.pt", "config.json")
+    }
+    assert run.config.said == json.loads((source / "config.json").read_text())
+    assert run.settings == {
+        "imported": "dictionary_learning: trainer_2",
+        "sae": {"name": "jumprelu", "d_sae": D_SAE},
+        "hook": HOOK,
+        "seed": 3,
+    }
+    assert {*artifact.read_manifest(path)[1]["files"]} == {
+        *("config.yaml", "health.json", "sae/cfg.json", "sae/sae_weights.safetensors")
+    }
+    health = Health.read(path)
+    assert (health.findings, health.evidence, health.audit["imported"]) == ((), {}, "dictionary_learning")
+    sae, x = load(path), drawn(200, D_IN, seed=8)
+    assert sae.hook == HOOK
+    torch.testing.assert_close(sae.encode(x), encode("BatchTopKSAE", tensors("BatchTopKSAE"), x))
+
+
+def test_what_is_there_stays_and_another_is_refused(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    out = import_sae(source, "dictionary_learning", tiny_cache, tmp_path / "run")
+    before = content(out)
+    import_sae(source, "dictionary_learning", tiny_cache, out)
+    assert content(out) == before
+    with pytest.raises(ConfigError, match="holds another run"):
+        import_sae(source, "dictionary_learning", tiny_cache, out, name="other")
+    (out / "COMMITTED").unlink()
+    (out / "sae" / "cfg.json").unlink()
+    import_sae(source, "dictionary_learning", tiny_cache, out)
+    assert open_run(out).variant == "trainer_2"
+    (out / "sae" / "cfg.json").write_text("{}")
+    with pytest.raises(CorruptDataError, match="hint: import it again"):
+        open_run(out)
+
+
+def test_training_is_not_begun_in_an_imported_run(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    """Neither there, nor is it compared with it: nothing is known of how the neighbour was trained."""
+    import_sae(source, "dictionary_learning", tiny_cache, tmp_path / "elsewhere" / "seed-0")
+    raw = {"cache": str(tiny_cache), "sae": {"name": "relu", "d_sae": 40}, "steps": 3, "device": "cpu"}
+    raw |= {"batch_size": 64, "penalties": [{"name": "l1", "weight": 0.3}]}
+    with pytest.raises(ConfigError, match="holds an imported SAE"):
+        train(TrainConfig.parse({**raw, "variants": [{"name": "elsewhere"}]}), tmp_path)
+    (path,) = train(TrainConfig.parse(raw), tmp_path)
+    assert not {"H2", "H3"} & {finding.rule for finding in Health.read(path).findings}
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "words"),
+    [
+        ({"lm_name": "google/gemma-2-2b"}, {}, "trained on google/gemma-2-2b, and .* was made by made up"),
+        ({}, {"hook": "blocks.2.hook_resid_post"}, f"was trained at {HOOK}, not at blocks.2.hook_resid_post"),
+        ({"submodule_name": None}, {"hook": "blocks.2.hook_resid_pre"}, f"trained at {HOOK}, not at blocks.2"),
+        ({"submodule_name": None}, {"hook": "blocks.1.hook_resid_pre"}, f"blocks.1.hook_resid_pre; .* has {HOOK}"),
+        ({"layer": 12, "submodule_name": None}, {}, f"was trained at blocks.12.hook_resid_post; .* has {HOOK}"),
+        ({"submodule_name": "mlp_layer_1"}, {}, f"was trained at blocks.1.mlp_layer_1; .* has {HOOK}"),
+        ({"layer": None}, {}, "does not say at which hook"),
+        ({}, {"seed": 4}, "was trained with seed 3, not 4"),
+    ],
+)
+def test_contradictions_are_refused(
+    tmp_path: Path, tiny_cache: Path, said: dict[str, Any], asked: dict[str, Any], words: str
+) -> None:
+    folder = write(tmp_path / "ae", "AutoEncoder", **(HERE | said))
+    with pytest.raises(ConfigError, match=words):
+        import_sae(folder, "dictionary_learning", tiny_cache, tmp_path / "run", **asked)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_width_and_nan_are_refused(tmp_path: Path, toy_cache: Path, tiny_cache: Path) -> None:
+    folder = write(tmp_path / "ae", "AutoEncoder", lm_name=None)
+    with pytest.raises(ConfigError, match=f"has d_in {D_IN}, and .* has {Cache.open(toy_cache).d_in}"):
+        import_sae(folder, "dictionary_learning", toy_cache, tmp_path / "run")
+    folder = write(tmp_path / "nan", "AutoEncoder", {"bias": torch.full((D_IN,), torch.nan)}, **HERE)
+    with pytest.raises(CorruptDataError, match="b_dec holds NaN or Inf"):
+        import_sae(folder, "dictionary_learning", tiny_cache, tmp_path / "run")
+
+
+def test_what_the_source_does_not_say_is_asked(tmp_path: Path, tiny_cache: Path) -> None:
+    file = scope(tmp_path / "some SAEs" / "params.npz")
+    with pytest.raises(ConfigError, match="does not say at which hook"):
+        import_sae(file, "gemma-scope", tiny_cache, tmp_path / "run")
+    run = open_run(import_sae(file.parent, "gemma-scope", tiny_cache, tmp_path / "run", hook=HOOK))
+    assert (run.variant, run.seed, run.settings["seed"]) == ("some-SAEs", 0, None)
+    named = import_sae(file, "gemma-scope", tiny_cache, tmp_path / "named", hook=HOOK, name="a/b", seed=7)
+    assert (open_run(named).variant, open_run(named).seed) == ("a-b", 7)
+
+
+def test_a_model_may_have_two_names(tmp_path: Path, tiny_cache: Path) -> None:
+    file = scope(tmp_path / "gemma-scope-2b-pt-res" / "layer_1" / "average_l0_9" / "params.npz")
+    run = import_sae(file.parent, "gemma-scope", tiny_cache, tmp_path / "run", model="gemma-2-2b")
+    assert open_run(run).variant == "layer_1-average_l0_9"
+    with pytest.raises(ConfigError, match="trained on google/gemma-2-2b"):
+        import_sae(file.parent, "gemma-scope", tiny_cache, tmp_path / "run", model="gemma-2-9b")
+
+
+def test_a_saelens_folder(tmp_path: Path, tiny_cache: Path, params: dict[str, torch.Tensor], x: torch.Tensor) -> None:
+    folder = tmp_path / "mine"
+    saelens.write(folder, TopK(d_sae=40, k=6), params, {"hook_name": HOOK, "model_name": "made up"})
+    run = import_sae(folder, "saelens", tiny_cache, tmp_path / "run")
+    assert open_run(run).settings["sae"] == {"name": "topk", "d_sae": 40, "k": 6}
+    assert torch.equal(load(run)(x), load(folder)(x))
+    assert (load(run).hook, load(run).metadata["saepipe"]["name"]) == (HOOK, "mine")
+
+
+def test_seeds_of_a_sparsify_run_are_seeds_of_one_variant(tmp_path: Path, tiny_cache: Path) -> None:
+    for seed in (0, 3):
+        folder = sparsify_folder(tmp_path / "my-run" / "layers.1" / f"seed{seed}")
+        run = open_run(import_sae(folder, "sparsify", tiny_cache, tmp_path / f"imported-{seed}"))
+        assert (run.variant, run.seed, run.hook) == ("my-run", seed, HOOK)
+        assert run.settings["sae"] == {"name": "topk", "d_sae": D_SAE, "k": 6}
+
+
+def test_gemma_scope_2_is_told_from_gemma_scope_by_its_files(tmp_path: Path, tiny_cache: Path) -> None:
+    folder = scope_2(tmp_path / "layer_1_width_16k", hf_hook_point_in="model.layers.1.output", hf_hook_point_out=None)
+    with pytest.raises(ConfigError, match="trained on google/gemma-3-1b-pt"):
+        import_sae(folder, "gemma-scope", tiny_cache, tmp_path / "run")
+    run = import_sae(folder, "gemma-scope", tiny_cache, tmp_path / "run", model="gemma-3-1b-pt")
+    assert isinstance(config := open_run(run).config, ImportConfig)
+    assert (config.hook, config.files.keys()) == (HOOK, {"params.safetensors", "config.json"})
+
+
+def test_the_command(source: Path, tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["import", str(source), "--from", "dictionary_learning", "--cache", str(tiny_cache)]
+    assert main([*command, "--out", str(tmp_path / "run"), "--format", "json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    norms = tensors("BatchTopKSAE")["decoder.weight"].norm(dim=0)
+    assert shown["fingerprint"] == open_run(tmp_path / "run").fingerprint
+    assert (shown["variant"], shown["seed"], shown["hook"], shown["name"]) == ("trainer_2", 3, HOOK, "jumprelu")
+    assert shown["decoder_norms"] == f"{norms.min():.4g} to {norms.max():.4g}"
+    assert main([*command, "--out", str(tmp_path / "run"), "--hook", "blocks.7.hook_resid_post"]) == 2
+    assert "was trained at" in capsys.readouterr().err
+    assert set(get_args(Theirs)) == READERS.keys()

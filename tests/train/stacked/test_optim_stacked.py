@@ -1,0 +1,59 @@
+"""The optimiser step of stacked runs, against that of one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saepipe.train.config import OptimizerConfig
+from saepipe.train.sae.base import Params
+from saepipe.train.stacked.optim_stacked import clip_each, norm_each, update_each
+from saepipe.train.stacked.slices import shared
+from saepipe.train.step.optim import begin_moments, make_adam, update
+
+NUM_RUNS, D_IN, D_SAE = 4, 5, 7
+
+
+def draw(rng: torch.Generator, *lead: int) -> Params:
+    shapes = {"W_enc": (D_IN, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
+    return {name: torch.randn(*lead, *shape, generator=rng) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("lrs", [(0.1,) * 4, (0.1, 0.1, 0.02, 0.1), (0.1, 0.02, 0.03, 0.04)])
+@pytest.mark.parametrize("clip", [None, 2.0])
+def test_each_run_makes_the_step_that_it_makes_alone(lrs: tuple[float, ...], clip: float | None) -> None:
+    config = OptimizerConfig(clip=clip)
+    rng = torch.Generator().manual_seed(0)
+    runs = [{name: value.requires_grad_() for name, value in draw(rng).items()} for _ in range(NUM_RUNS)]
+    alone = [{name: value.detach().clone().requires_grad_() for name, value in run.items()} for run in runs]
+    adams, lonely = [make_adam(run, config) for run in runs], [make_adam(run, config) for run in alone]
+    for adam in adams:
+        begin_moments(adam)
+    moments = shared([{name: adam.state[run[name]] for name in run} for run, adam in zip(runs, adams, strict=True)])
+    params = shared(runs)
+    for _ in range(5):
+        gradients = draw(rng, NUM_RUNS)
+        for number, run in enumerate(alone):
+            own = {name: value[number].clone() for name, value in gradients.items()}
+            update(lonely[number], run, own, lr=lrs[number], clip=clip)
+        update_each(params, gradients, moments, lrs, config)
+    for run, one, adam, other in zip(runs, alone, adams, lonely, strict=True):
+        for name in run:
+            torch.testing.assert_close(run[name], one[name], rtol=1e-5, atol=1e-6)
+            for key, value in other.state[one[name]].items():
+                torch.testing.assert_close(adam.state[run[name]][key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_is_clipped_by_its_own_runs_norm() -> None:
+    gradients = draw(torch.Generator().manual_seed(1), NUM_RUNS)
+    gradients = {
+        name: value * torch.tensor([0.01, 1.0, 0.02, 5.0]).view(-1, *(1,) * (value.dim() - 1))
+        for name, value in gradients.items()
+    }
+    whole = torch.cat([value.flatten(1) for value in gradients.values()], dim=1)
+    norms = whole.square().sum(1).sqrt()
+    torch.testing.assert_close(norm_each(gradients), norms)
+    assert (norms > 1).tolist() == [False, True, False, True]
+    clip_each(gradients, 1.0)
+    clipped = torch.cat([value.flatten(1) for value in gradients.values()], dim=1)
+    torch.testing.assert_close(clipped, whole / norms.clamp_min(1).unsqueeze(1))

@@ -1,0 +1,77 @@
+"""Which runs are stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from saepipe.train.config import TrainConfig
+from saepipe.train.penalties.base import Penalised
+from saepipe.train.penalties.l1 import L1
+from saepipe.train.stacked.teams import MOST_WORK, may_be_stacked, teams
+from saepipe.train.step.density import LEAST_WORK
+from saepipe.train.step.state import Recipe
+
+Make = Callable[..., TrainConfig]
+
+
+def recipe(config: TrainConfig, device: str = "cpu") -> Recipe:
+    at = torch.device(device)
+    return Recipe(config.resolved(hook="h", num_rows=10**6, device=at), 24, 1.0, at)
+
+
+def split(*configs: TrainConfig) -> list[list[int]]:
+    recipes = [recipe(one) for one in configs]
+    return teams(range(len(recipes)), lambda place: recipes[place])
+
+
+def test_runs_of_one_structure_are_one_team(config: Make) -> None:
+    def loose(**changes: Any) -> TrainConfig:
+        return config(exact=False, **changes)
+
+    topk = {"sae": {"name": "topk", "d_sae": 40, "k": 4}, "penalties": [{"name": "auxk"}]}
+    steep = {"optimizer": {"lr": 1e-2, "warmup": 0.3}}
+    assert split(loose(), loose(**topk), loose(seed=1), loose(**steep), loose(**topk, seed=2)) == [[0, 2, 3], [1, 4]]
+    assert split(loose(), loose(penalties=[])) == [[0], [1]]
+    assert split(config(exact=True), config(exact=True, seed=1), loose(), loose(seed=1)) == [[0], [1], [2, 3]]
+
+
+def test_exact_is_the_default_on_a_cpu_alone(config: Make) -> None:
+    assert not may_be_stacked(recipe(config()))
+    assert may_be_stacked(recipe(config(), "cuda"))
+    assert not may_be_stacked(recipe(config(exact=True), "cuda"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dead": {"resample_steps": 5}},
+        {"transforms": [{"name": "latent_dropout", "rate": {"start": 0.1, "end": 0.0, "finish": 0.5}}]},
+        {"sparse_steps": "always"},
+    ],
+)
+def test_what_a_stack_does_not_know_is_trained_alone(config: Make, changes: dict[str, Any]) -> None:
+    assert not may_be_stacked(recipe(config(exact=False, **changes)))
+
+
+def test_the_rule_is_one_of_shape(config: Make) -> None:
+    assert MOST_WORK < LEAST_WORK  # a stack's steps are dense
+    largest = MOST_WORK // (24 * 40)
+    assert may_be_stacked(recipe(config(exact=False, batch_size=largest)))
+    assert not may_be_stacked(recipe(config(exact=False, batch_size=largest + 1)))
+
+
+def test_a_penalty_that_looks_at_its_values_is_trained_alone(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = L1.__call__
+
+    def looks(self: L1, ctx: Any, state: Any, now: Any) -> Penalised:
+        answer = plain(self, ctx, state, now)
+        assert float(answer.value.detach()) >= 0
+        return answer
+
+    assert may_be_stacked(recipe(config(exact=False)))
+    monkeypatch.setattr(L1, "__call__", looks)
+    assert not may_be_stacked(recipe(config(exact=False)))

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from saepipe.train.config import TrainConfig
+from saepipe.train.sae.base import Params
+from saepipe.train.setting import settings_at
+from saepipe.train.step.loss import Loss, Moment, compute_loss
+from saepipe.train.step.optim import remove_parallel
+
+Make = Callable[..., TrainConfig]
+
+
+def loss_at(config: TrainConfig, params: Params, x: Tensor, step: int, dtype: torch.dtype = torch.float64) -> Loss:
+    """Of a run of 20 steps in which no latent is dead."""
+    now = {label: settings_at(component, step, 20) for label, component in config.components()}
+    states = {label: component.init_state(24, 40) for label, component in config.components()}
+    nobody = torch.zeros(40, dtype=torch.bool)
+    moment = Moment(step, 20, seed=0, dead=nobody, any_dead=False, uniform=None, now=now, states=states)
+    return compute_loss(config, params, x, moment, dtype)
+
+
+def gradients(loss: Tensor, params: Params) -> dict[str, Tensor]:
+    """Of all parameters, with the part of W_dec's along its rows removed."""
+    found = torch.autograd.grad(loss, list(params.values()), retain_graph=True)
+    named = dict(zip(params, found, strict=True))
+    remove_parallel(named, params["W_dec"])
+    return named
+
+
+def ours(config: TrainConfig, params: Params, x: Tensor) -> Tensor:
+    return loss_at(config, params, x, step=19).total
+
+
+def textbook(config: TrainConfig, params: Params, x: Tensor) -> Tensor:
+    """The formula of the docs, with the decoder norm that the program leaves out."""
+    acts = torch.relu((x - params["b_dec"]) @ params["W_enc"] + params["b_enc"])
+    squared = (x - acts @ params["W_dec"] - params["b_dec"]).pow(2).sum(1)
+    fidelity = squared.mean() if config.reconstruction == "squared" else squared.sqrt().mean()
+    return fidelity + 0.3 * (acts * params["W_dec"].norm(dim=1)).sum(1).mean()
+
+
+@pytest.mark.parametrize("reconstruction", ["squared", "norm"])
+def test_value_and_projected_gradients_are_those_of_the_formula(
+    config: Make, params: Params, x: Tensor, reconstruction: str
+) -> None:
+    asked = config(reconstruction=reconstruction)
+    mine, theirs = ours(asked, params, x), textbook(asked, params, x)
+    torch.testing.assert_close(mine, theirs)
+    for name, gradient in gradients(theirs, params).items():
+        torch.testing.assert_close(gradients(mine, params)[name], gradient, msg=name)
+
+
+def test_gradients_in_closed_form(config: Make, params: Params, x: Tensor) -> None:
+    """Squared reconstruction and L1, by hand: the chain rule written out, no autograd."""
+    with torch.no_grad():
+        W_enc, W_dec = params["W_enc"], params["W_dec"]
+        acts = torch.relu((x - params["b_dec"]) @ W_enc + params["b_enc"])
+        d_x_hat = 2 * (acts @ W_dec + params["b_dec"] - x) / len(x)
+        d_pre = (d_x_hat @ W_dec.T + 0.3 / len(x)) * (acts > 0)
+        d_W_dec = acts.T @ d_x_hat
+        expected = {
+            "W_enc": (x - params["b_dec"]).T @ d_pre,
+            "b_enc": d_pre.sum(0),
+            "W_dec": d_W_dec - (d_W_dec * W_dec).sum(1, keepdim=True) * W_dec,
+            "b_dec": d_x_hat.sum(0) - d_pre.sum(0) @ W_enc.T,
+        }
+    for name, gradient in gradients(ours(config(), params, x), params).items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
+
+
+def test_terms_carry_their_weight_of_the_moment(config: Make, params: Params, x: Tensor) -> None:
+    asked = config(penalties=[{"name": "l1", "weight": 2.0, "warmup": 0.5}, {"name": "l1", "weight": 1.0}])
+    loss = loss_at(asked, params, x, step=0)
+    assert [(name, term.weight) for name, term in loss.terms.items()] == [
+        ("reconstruction", 1.0),
+        ("l1", 0.2),
+        ("l1.2", 1.0),
+    ]
+    values = {name: term.value.item() for name, term in loss.terms.items()}
+    assert values["l1"] == values["l1.2"] == pytest.approx(loss.ctx.acts.sum().item() / len(x))
+    assert loss.total.item() == pytest.approx(values["reconstruction"] + 1.2 * values["l1"])
+
+
+def test_bfloat16_products_stay_close_and_losses_are_float32(config: Make, params: Params, x: Tensor) -> None:
+    single = {name: value.detach().float() for name, value in params.items()}
+    exact = loss_at(config(), single, x.float(), step=0, dtype=torch.float32).ctx
+    rough = loss_at(config(), single, x.float(), step=0, dtype=torch.bfloat16).ctx
+    assert rough.acts.dtype == torch.bfloat16
+    assert rough.x_hat.dtype == rough.acts_sum.dtype == torch.float32
+    torch.testing.assert_close(rough.x_hat, exact.x_hat, rtol=0.03, atol=0.03)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import torch
+
+from saepipe.train.config import OptimizerConfig
+from saepipe.train.sae.base import Params
+from saepipe.train.step.optim import make_adam, remove_parallel, update
+
+
+def random_gradients(params: Params, seed: int) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(value.shape, generator=rng, dtype=value.dtype) for name, value in params.items()}
+
+
+def test_what_is_left_is_orthogonal_to_each_latents_row(params: Params) -> None:
+    gradients = random_gradients(params, 0)
+    before = gradients["W_dec"].clone()
+    remove_parallel(gradients, params["W_dec"])
+    W_dec = params["W_dec"].detach()
+    assert torch.einsum("ij,ij->i", gradients["W_dec"], W_dec).abs().max() < 1e-12
+    removed = before - gradients["W_dec"]  # each row of it is a multiple of the decoder row
+    torch.testing.assert_close(removed, torch.einsum("ij,ij->i", removed, W_dec)[:, None] * W_dec)
+    assert removed.norm(dim=1).min() > 0
+
+
+def test_rows_are_of_unit_norm_after_every_step(params: Params) -> None:
+    adam = make_adam(params, OptimizerConfig())
+    for step in range(5):
+        update(adam, params, random_gradients(params, step), lr=0.1, clip=None)
+        torch.testing.assert_close(params["W_dec"].detach().norm(dim=1), torch.ones(40, dtype=torch.float64))
+    columns = params["W_dec"].detach().norm(dim=0)
+    assert (columns - 1).abs().max() > 0.1  # the other axis is free
+
+
+def test_a_step_is_adam_on_the_clipped_projected_gradient(params: Params) -> None:
+    gradients = random_gradients(params, 0)
+    expected = {name: value.detach().clone() for name, value in params.items()}
+    W_dec = expected["W_dec"]
+    inside = {name: value.clone() for name, value in gradients.items()}
+    inside["W_dec"] -= (inside["W_dec"] * W_dec).sum(1, keepdim=True) * W_dec
+    norm = torch.cat([value.flatten() for value in inside.values()]).norm()
+    assert norm > 2
+    adam = make_adam(params, OptimizerConfig(eps=1.0))  # a large eps, so that the gradient's length shows
+    update(adam, params, gradients, lr=0.1, clip=2.0)
+    for name, value in expected.items():
+        # Adam's first step: both moments, bias-corrected, are the gradient and its square.
+        clipped = inside[name] * 2 / norm
+        value -= 0.1 * clipped / (clipped.abs() + 1.0)
+    W_dec /= W_dec.norm(dim=1, keepdim=True)
+    for name, value in expected.items():
+        torch.testing.assert_close(params[name].detach(), value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_a_gradient_that_lies_otherwise_in_memory_is_the_same_gradient(params: Params) -> None:
+    """Fused Adam on a CPU would go through it in the wrong order, and say nothing."""
+    other = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+    gradients = random_gradients(params, 0)
+    transposed = {name: value.T.contiguous().T if value.dim() == 2 else value for name, value in gradients.items()}
+    for leaves, given in ((params, gradients), (other, transposed)):
+        update(make_adam(leaves, OptimizerConfig()), leaves, given, lr=0.1, clip=None)
+    for name, value in params.items():
+        torch.testing.assert_close(other[name], value, msg=name)
