@@ -28,13 +28,13 @@ import zarr
 from record import write_result
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from saepipe.data import artifact
-from saepipe.data.batches import BatchStream
-from saepipe.data.cache import Cache, Layout
-from saepipe.data.cache_writer import CacheWriter, RowPool
-from saepipe.data.codecs import Profile
-from saepipe.data.mmap_store import MappedRows
-from saepipe.data.shuffle import permutation
+from saepipe.data.batches.shuffle import permutation
+from saepipe.data.batches.stream import BatchStream
+from saepipe.data.cache.cache import Cache, Layout
+from saepipe.data.cache.codecs import Profile
+from saepipe.data.cache.mapped_rows import MappedRows
+from saepipe.data.cache.writer import CacheWriter, RowPool
+from saepipe.data.folders import artifact
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 

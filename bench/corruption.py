@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from record import write_result
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.mmap_store import MappedRows
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 

@@ -19,7 +19,7 @@ import torch
 from record import write_result
 
 import saepipe as sp
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.data.toy import CONFIGS
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.build import build_stores

@@ -27,7 +27,7 @@ from gpu_parts.session import Session
 from gpu_parts.timing import Budget, attempt
 from record import RESULTS, machine
 
-from saepipe.data.artifact import provenance, write_json
+from saepipe.data.folders.artifact import provenance, write_json
 
 CLAIM = "On a GPU: the kernels are right; harvest, dense and sparse steps and ten whole runs reach what `aims` says"
 PARTS: dict[str, Callable[[Session], dict[str, Any]]] = {

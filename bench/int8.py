@@ -34,10 +34,10 @@ from record import write_result
 from scipy import stats
 
 import saepipe
-from saepipe.data.batches import BatchStream
-from saepipe.data.cache import Cache
-from saepipe.data.int8 import Snr
-from saepipe.data.moments import Moments
+from saepipe.data.batches.stream import BatchStream
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.channel_moments import Moments
+from saepipe.data.cache.int8 import Snr
 from saepipe.data.toy import CONFIGS
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest

@@ -25,8 +25,8 @@ import torch
 from cache import BATCH, D_IN, HOOK, RING_CHUNKS, Timing, in_order, proxy, settle, timed, write_cache
 from record import write_result
 
-from saepipe.data.batches import BatchStream
-from saepipe.data.cache import Cache
+from saepipe.data.batches.stream import BatchStream
+from saepipe.data.cache.cache import Cache
 
 CLAIM = __doc__.split("\n\n")[0].replace("\n", " ")
 AIM = 1.5

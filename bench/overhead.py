@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from record import write_result
 
-from saepipe.data.batches import BatchStream
-from saepipe.data.cache import Cache
-from saepipe.data.progress import Silent
+from saepipe.data.batches.stream import BatchStream
+from saepipe.data.cache.cache import Cache
+from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.plan import plan_runs
 from saepipe.train.run import first_state, train

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saepipe.data.artifact import provenance
+from saepipe.data.folders.artifact import provenance
 
 RESULTS = Path(__file__).parent / "results"
 

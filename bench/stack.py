@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from record import write_result
 
-from saepipe.data.artifact import read_manifest
-from saepipe.data.progress import Silent
+from saepipe.data.folders.artifact import read_manifest
+from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from saepipe.train.stacked.stack import Stack

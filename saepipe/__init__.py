@@ -16,8 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from saepipe.data.cache import Cache
-    from saepipe.data.cache import open_cache as open_cache
+    from saepipe.data.cache.cache import Cache
+    from saepipe.data.cache.cache import open_cache as open_cache
     from saepipe.evaluate.compare.table import Table, compare
     from saepipe.evaluate.export.run import export
     from saepipe.evaluate.report.run import report
@@ -44,8 +44,8 @@ __all__ = [
 
 _STAGES = ("harvest", "train", "evaluate")
 _HOME = {
-    "Cache": "data.cache",
-    "open_cache": "data.cache",
+    "Cache": "data.cache.cache",
+    "open_cache": "data.cache.cache",
     "SAE": "train.rundir.load",
     "Run": "train.rundir.load",
     "load": "train.rundir.load",

@@ -19,10 +19,10 @@ from rich.markup import escape
 
 import saepipe
 from saepipe.data.errors import CorruptDataError, MachineError, Stopped, explain
-from saepipe.data.terminal import Format, complain, data, draw, fits, show, talk, watching
+from saepipe.data.terminal.console import Format, complain, data, draw, fits, show, talk, watching
 
 if TYPE_CHECKING:
-    from saepipe.data.config import Config
+    from saepipe.data.config.base import Config
     from saepipe.evaluate.compare.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Harvest once, train many, evaluate honestly.")
@@ -234,8 +234,8 @@ def export(
     format_: FormatOption = "human",
 ) -> None:
     """An SAE, or what is known of its latents, as other tools read it."""
-    from saepipe.data.whole import written
-    from saepipe.data.yaml_file import apply_override
+    from saepipe.data.config.yaml_file import apply_override
+    from saepipe.data.folders.atomic_folder import written
 
     settings: dict[str, Any] = {}
     for override in set_:
@@ -360,7 +360,7 @@ def import_(
     format_: FormatOption = "human",
 ) -> None:
     """Take an SAE from elsewhere as a run, to be evaluated and compared beside your own."""
-    from saepipe.data.health import Health
+    from saepipe.data.folders.health import Health
     from saepipe.train.rundir.importing import import_sae
     from saepipe.train.rundir.load import open_run
 
@@ -383,7 +383,7 @@ def import_(
 @cache_app.command(epilog=examples("cache info caches/gemma"))
 def info(cache: Path, format_: FormatOption = "human") -> None:
     """What a cache holds, and how large it is."""
-    from saepipe.data.cache import Cache
+    from saepipe.data.cache.cache import Cache
 
     opened = Cache.open(cache)
     stored = {name: entry["bytes"] for name, entry in opened.files.items() if "acts/" in name or "int8/" in name}
@@ -402,10 +402,10 @@ def verify(
     format_: FormatOption = "human",
 ) -> None:
     """Read every file of a cache and compare it with the manifest; exit code 4 if one differs."""
-    from saepipe.data.artifact import damaged_files, open_committed
+    from saepipe.data.folders.artifact import damaged_files, open_committed
 
     if repair:
-        from saepipe.data.repair import repair as repair_cache
+        from saepipe.data.cache.repair import repair as repair_cache
 
         show(repair_cache(cache), format_)
         return
@@ -425,8 +425,8 @@ def schema(
     plugins: Annotated[list[Path], typer.Option("--plugin", help="A file whose components count too.")] = [],  # noqa: B006
 ) -> None:
     """The JSON Schema of a stage's config, for an editor that completes and checks YAML."""
-    from saepipe.data.component import import_plugins
-    from saepipe.data.schema import json_schema
+    from saepipe.data.config.component import import_plugins
+    from saepipe.data.config.schema import json_schema
 
     import_plugins(plugins)
     data.print_json(json.dumps(json_schema(config_class(stage))))
@@ -439,7 +439,7 @@ def doctor(format_: FormatOption = "human") -> None:
 
     import torch
 
-    from saepipe.data.artifact import provenance
+    from saepipe.data.folders.artifact import provenance
     from saepipe.harvest.capture import capture
     from saepipe.harvest.hooks import HookPoint
     from saepipe.harvest.model import ModelConfig, load_model
@@ -483,7 +483,7 @@ def show_table(table: Table, format_: Format) -> None:
 
 def findings_of(runs: Sequence[Path]) -> list[str]:
     """What the rules of health have to say of each run, a line each."""
-    from saepipe.data.health import Health
+    from saepipe.data.folders.health import Health
 
     return [f"{run}: {finding}" for run in runs for finding in Health.read(run).findings]
 

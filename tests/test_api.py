@@ -11,7 +11,7 @@ import pytest
 import saepipe as sp
 from helpers.made_results import write_core, write_run
 from saepipe.data.errors import ConfigError
-from saepipe.data.health import Finding, Health
+from saepipe.data.folders.health import Finding, Health
 from saepipe.harvest.config import HarvestConfig
 
 STUDY = {
@@ -75,7 +75,7 @@ def test_the_public_names_are_all_there() -> None:
 def test_a_stage_can_be_called_before_and_after_its_parts_are_imported() -> None:
     code = (
         "import saepipe as sp; print(callable(sp.train)); import saepipe.train.run; print(callable(sp.train)); "
-        "from saepipe.train import folder; print(folder.CONFIG)"
+        "from saepipe.train.rundir import folder; print(folder.CONFIG)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["True", "True", "config.yaml"]

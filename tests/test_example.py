@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.repository import EXAMPLES
-from saepipe.data.component import import_plugins
+from saepipe.data.config.component import import_plugins
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import CHECKS

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import saepipe as sp
-from saepipe.data.artifact import damaged_files, open_committed
-from saepipe.data.progress import Silent
+from saepipe.data.folders.artifact import damaged_files, open_committed
+from saepipe.data.terminal.progress import Silent
 
 MADE = Path(__file__).parent / "fixtures" / "made_at_24f008c"
 FINGERPRINT = "51bd8ab477987109bdb730278733f0cbd2abf647d8c41bf4acd75f85e7cc8516"

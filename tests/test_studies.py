@@ -14,7 +14,7 @@ import yaml
 from helpers.repository import CONFIGS
 from saepipe.cli import main
 from saepipe.data.errors import ConfigError
-from saepipe.data.health import Finding, Health, errors
+from saepipe.data.folders.health import Finding, Health, errors
 from saepipe.evaluate.compare.table import compare
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.log_lines import check_log

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.repository import DOCS
-from saepipe.data.health import Health, errors
+from saepipe.data.folders.health import Health, errors
 
 PAGE = DOCS / "tutorial.md"
 BLOCK = re.compile(r"(?:^`(?P<file>[\w.]+)`:\n\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)

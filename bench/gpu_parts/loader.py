@@ -15,8 +15,8 @@ from gpu_parts.scale import Scale
 from gpu_parts.session import Session
 from gpu_parts.timing import seconds_a_call
 
-from saepipe.data.batches import BatchStream
-from saepipe.data.cache import Cache
+from saepipe.data.batches.stream import BatchStream
+from saepipe.data.cache.cache import Cache
 
 PASSES = 3
 

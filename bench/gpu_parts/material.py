@@ -11,10 +11,11 @@ import torch
 from gpu_parts.scale import Scale
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
-from saepipe.data import artifact, toy
-from saepipe.data.cache import FORMAT_VERSION, Cache, Layout
-from saepipe.data.cache_writer import CacheWriter, RowPool
-from saepipe.data.shuffle import permutation
+from saepipe.data import toy
+from saepipe.data.batches.shuffle import permutation
+from saepipe.data.cache.cache import FORMAT_VERSION, Cache, Layout
+from saepipe.data.cache.writer import CacheWriter, RowPool
+from saepipe.data.folders import artifact
 
 MEAN_ACTIVE = 32
 NOISE = 0.1

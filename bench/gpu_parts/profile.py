@@ -14,7 +14,7 @@ from gpu_parts.steps import order
 from gpu_parts.timing import Work
 from torch.profiler import ProfilerActivity, profile
 
-from saepipe.data.batches import BatchStream
+from saepipe.data.batches.stream import BatchStream
 
 STEPS = 5
 LINES = 25

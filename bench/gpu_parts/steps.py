@@ -21,7 +21,7 @@ from gpu_parts.session import Session
 from gpu_parts.settled import ARCHITECTURES, settle
 from gpu_parts.timing import Contender, Timing, attempt, in_turns, ready
 
-from saepipe.data.batches import BatchStream
+from saepipe.data.batches.stream import BatchStream
 
 SHOWN = ("ms", "tokens_s", "tflop_s", "share_of_matmul", "peak_gib")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 
 Work = Callable[[], object]
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from table import Row, absolutely, exactly
 
 from saepipe.data import toy
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.concepts.ablation import ablated_pooled, attribution, latent_sums, select
 from saepipe.evaluate.metrics.concepts.perturb import accuracies, class_differences
 from saepipe.evaluate.metrics.concepts.probe_setup import Concepts, some_texts

@@ -10,7 +10,7 @@ from material import BATCH, LINEAR, RECONSTRUCTION_BATCHES, Material
 from safetensors.torch import load_file
 from table import Row, exactly, relatively
 
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.results.result_file import plain

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from saepipe.data import toy
-from saepipe.data.cache import Cache
-from saepipe.data.tokens import heldout_score
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.tokens import heldout_score
 from saepipe.evaluate.model.kept_work import Artifacts
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject

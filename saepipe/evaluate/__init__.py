@@ -1,3 +1,3 @@
-from saepipe.data.stage import callable_stage
+from saepipe.data.terminal.stage import callable_stage
 
 callable_stage(__name__)

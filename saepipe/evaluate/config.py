@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from saepipe.data.component import ConfigWithPlugins
+from saepipe.data.config.component import ConfigWithPlugins
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.metrics.absorption.metric import Absorption
 from saepipe.evaluate.metrics.base import Metric

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saepipe.data.cache import Cache
-from saepipe.data.config import fingerprint
+from saepipe.data.cache.cache import Cache
+from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.store import FOLDER

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saepipe.data import artifact
-from saepipe.data.progress import Progress, Silent
+from saepipe.data.folders import artifact
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.build import build_stores
 from saepipe.evaluate.model.testbed import Passes, Testbed

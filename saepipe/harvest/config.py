@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from saepipe.data.codecs import Profile
-from saepipe.data.config import Config, Count
-from saepipe.data.int8 import SNR_FLOOR
+from saepipe.data.cache.codecs import Profile
+from saepipe.data.cache.int8 import SNR_FLOOR
+from saepipe.data.config.base import Config, Count
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import ModelConfig
 

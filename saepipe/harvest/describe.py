@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from saepipe.data.artifact import provenance
-from saepipe.data.cache import Layout, Split
-from saepipe.data.config import fingerprint
+from saepipe.data.cache.cache import Layout, Split
+from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders.artifact import provenance
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel, check_attention
 from saepipe.harvest.rows import RowSource, WindowBatch

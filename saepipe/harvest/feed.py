@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saepipe.data.cache import Split
-from saepipe.data.cache_writer import CacheWriter
-from saepipe.data.tokens import keep_mask
+from saepipe.data.cache.cache import Split
+from saepipe.data.cache.tokens import keep_mask
+from saepipe.data.cache.writer import CacheWriter
 from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.tokenize import Window
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from saepipe.data.config import Config, fingerprint
+from saepipe.data.config.base import Config, fingerprint
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError, MachineError
 from saepipe.data.toy import MODEL_DIR

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.data import codecs
-from saepipe.data.codecs import Profile
-from saepipe.data.int8 import QuantisedRows
+from saepipe.data.cache import codecs
+from saepipe.data.cache.codecs import Profile
+from saepipe.data.cache.int8 import QuantisedRows
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import load_model

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saepipe.data.artifact import Line
-from saepipe.data.cache import Split
-from saepipe.data.cache_writer import RowPool
+from saepipe.data.cache.cache import Split
+from saepipe.data.cache.writer import RowPool
+from saepipe.data.folders.artifact import Line
 from saepipe.harvest.rows import Rows, WindowBatch
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import zarr
 
-from saepipe.data import artifact
-from saepipe.data.config import differences
+from saepipe.data.config.base import differences
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders import artifact
 from saepipe.harvest.config import HarvestConfig
 
 Resume = Literal["auto", "never", "must"]

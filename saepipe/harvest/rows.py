@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from saepipe.data.cache.tokens import keep_mask
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.tokens import keep_mask
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import LanguageModel

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.data import artifact
-from saepipe.data.cache import SPLITS, Cache, Split
-from saepipe.data.cache_writer import CacheWriter
-from saepipe.data.int8 import Snr
-from saepipe.data.progress import Progress, Silent
-from saepipe.data.shuffle import permutation
+from saepipe.data.batches.shuffle import permutation
+from saepipe.data.cache.cache import SPLITS, Cache, Split
+from saepipe.data.cache.int8 import Snr
+from saepipe.data.cache.writer import CacheWriter
+from saepipe.data.folders import artifact
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.feed import ContextShards, WindowFeed

@@ -12,8 +12,8 @@ from typing import Any
 import datasets
 
 from saepipe.data import toy
+from saepipe.data.cache.tokens import heldout_score
 from saepipe.data.errors import ConfigError
-from saepipe.data.tokens import heldout_score
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.hub import dataset_commit, remote_error
 

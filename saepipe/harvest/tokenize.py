@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from saepipe.data.cache import Split
+from saepipe.data.cache.cache import Split
 from saepipe.harvest.text import Document
 
 _DOCUMENTS_AT_ONCE = 512

@@ -1,5 +1,5 @@
 """Batches to sparse autoencoders: many variants, one stream of activations."""
 
-from saepipe.data.stage import callable_stage
+from saepipe.data.terminal.stage import callable_stage
 
 callable_stage(__name__)

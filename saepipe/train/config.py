@@ -18,10 +18,10 @@ import torch
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
-from saepipe.data.component import Component, ConfigWithPlugins
-from saepipe.data.config import Config, Count, fingerprint
+from saepipe.data.batches.memory import Resident, check_resident
+from saepipe.data.config.base import Config, Count, fingerprint
+from saepipe.data.config.component import Component, ConfigWithPlugins
 from saepipe.data.errors import ConfigError
-from saepipe.data.memory import Resident, check_resident
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture

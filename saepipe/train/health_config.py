@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from saepipe.data.config import Config, Count
+from saepipe.data.config.base import Config, Count
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Least = Annotated[float, Field(ge=0)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import torch
 
-from saepipe.data.artifact import is_committed, writer_lock
-from saepipe.data.batches import BatchStream
+from saepipe.data.batches.stream import BatchStream
 from saepipe.data.errors import ConfigError, HealthError
-from saepipe.data.health import Finding, Health, errors, unusable
-from saepipe.data.progress import Progress, Silent
+from saepipe.data.folders.artifact import is_committed, writer_lock
+from saepipe.data.folders.health import Finding, Health, errors, unusable
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.health.dry_step import dry_step
 from saepipe.train.health.finished import check_finite, check_steps

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, Protocol, Self, get_args
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor
 
-from saepipe.data.component import Component
-from saepipe.data.config import Config, Count
+from saepipe.data.config.base import Config, Count
+from saepipe.data.config.component import Component
 from saepipe.data.errors import ConfigError
 
 SettingsNow = Mapping[str, float | Tensor]

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from saepipe.data.config import fingerprint
+from saepipe.data.config.base import fingerprint
+from saepipe.data.config.yaml_file import apply_override
 from saepipe.data.errors import ConfigError
-from saepipe.data.yaml_file import apply_override
 from saepipe.train.config import TrainConfig
 
 ALONE = "base"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.store import FeatureStore

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from saepipe.data import artifact
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
+from saepipe.data.folders import artifact
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.compare.table import compare
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.config import Features

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.local_hub import Hub, Repo, serve
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.toy import MODEL_DIR, documents
 
 HOOK = "blocks.1.hook_resid_post"

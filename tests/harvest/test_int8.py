@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from helpers.interrupted_harvests import Crash, changed, contents, crash_after
 from saepipe.cli import app
-from saepipe.data import artifact
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import HealthError
-from saepipe.data.progress import Silent
+from saepipe.data.folders import artifact
+from saepipe.data.terminal.progress import Silent
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.plan import plan
 from saepipe.harvest.run import harvest

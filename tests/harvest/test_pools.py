@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from saepipe.data.cache_writer import RowPool
+from saepipe.data.cache.writer import RowPool
 from saepipe.harvest.pools import Cursor, behind_runs, cut_pools
 from saepipe.harvest.rows import Rows
 

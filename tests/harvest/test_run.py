@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from helpers.interrupted_harvests import Crash, changed, contents, crash_after
-from saepipe.data import artifact
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError
-from saepipe.data.mmap_store import MappedRows
-from saepipe.data.progress import Silent
+from saepipe.data.folders import artifact
+from saepipe.data.terminal.progress import Silent
 from saepipe.harvest.capture import capture
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.hooks import decoder_layers

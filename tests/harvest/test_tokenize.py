@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from saepipe.data.tokens import heldout_score, keep_mask
+from saepipe.data.cache.tokens import heldout_score, keep_mask
 from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.text import Document
 from saepipe.harvest.tokenize import Packer, pack

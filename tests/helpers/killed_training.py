@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 
 
 class Killed(Exception):  # noqa: N818 - a crash, not an error

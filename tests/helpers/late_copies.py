@@ -7,7 +7,7 @@ from threading import Lock
 
 import torch
 
-from saepipe.data.place import Device
+from saepipe.data.batches.staging_memory import Device
 
 
 class LateCopies:

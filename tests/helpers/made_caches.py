@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saepipe.data import artifact
-from saepipe.data.cache import Layout
-from saepipe.data.cache_writer import CacheWriter, RowPool
-from saepipe.data.codecs import Profile
-from saepipe.data.int8 import SNR_FLOOR
-from saepipe.data.shuffle import permutation
+from saepipe.data.batches.shuffle import permutation
+from saepipe.data.cache.cache import Layout
+from saepipe.data.cache.codecs import Profile
+from saepipe.data.cache.int8 import SNR_FLOOR
+from saepipe.data.cache.writer import CacheWriter, RowPool
+from saepipe.data.folders import artifact
 
 
 def structured_rows(num_rows: int, d_in: int, seed: int = 0) -> torch.Tensor:

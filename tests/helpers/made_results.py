@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from saepipe.data import artifact
-from saepipe.data.health import Finding, Health
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.metrics.base import Figure, Measurement
 from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.results.result_file import Request, envelope

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from helpers.made_results import write_run
-from saepipe.data import artifact
+from saepipe.data.folders import artifact
 from saepipe.evaluate.features.store import FOLDER, Info, window_start
 from saepipe.evaluate.features.write_store import write_features
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.made_results import HOOK, write_result, write_run
-from saepipe.data import artifact
-from saepipe.data.health import Health
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import Health
 from saepipe.evaluate.metrics.base import Figure
 from saepipe.evaluate.metrics.geometry.histograms import COSINE, LOG10_DENSITY
 from saepipe.evaluate.stats.intervals import Estimate

@@ -16,11 +16,11 @@ from unittest.mock import patch
 
 from helpers.made_results import write_result, write_run
 from helpers.probed_sae import probed
-from saepipe.data import artifact
-from saepipe.data.batches import BatchStream
+from saepipe.data.batches.stream import BatchStream
 from saepipe.data.errors import ConfigError, HealthError
-from saepipe.data.health import Health
-from saepipe.data.progress import Silent
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import Health
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.compare.table import compare
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train

@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 from saepipe.data import toy
-from saepipe.data.health import Finding
-from saepipe.data.tokens import heldout_score
+from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.folders.health import Finding
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.run import evaluate
 from saepipe.harvest.config import HarvestConfig

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saepipe.data.artifact import write_json
-from saepipe.data.cache import Cache
-from saepipe.data.health import Health
+from saepipe.data.cache.cache import Cache
+from saepipe.data.folders.artifact import write_json
+from saepipe.data.folders.health import Health
 from saepipe.train.config import TrainConfig
 from saepipe.train.rundir import folder
 from saepipe.train.rundir.load import open_run

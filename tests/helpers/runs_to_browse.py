@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from helpers.made_stores import write_store
-from saepipe.data import artifact
+from saepipe.data.folders import artifact
 from saepipe.evaluate.features.store import FOLDER, FeatureStore
 from saepipe.evaluate.features.write_store import write_features
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.plan import plan
 from saepipe.train.run import train

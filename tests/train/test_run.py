@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.killed_training import KillAfter, Killed
-from saepipe.data.artifact import MANIFEST, commit, read_manifest, writer_lock
-from saepipe.data.batches import BatchStream
-from saepipe.data.cache import Cache
+from saepipe.data.batches.stream import BatchStream
+from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError, HealthError, LockedError, MachineError
-from saepipe.data.health import Health
-from saepipe.data.progress import Silent
+from saepipe.data.folders.artifact import MANIFEST, commit, read_manifest, writer_lock
+from saepipe.data.folders.health import Health
+from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.plan import plan, plan_runs
 from saepipe.train.run import train

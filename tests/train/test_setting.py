@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 import torch
 
-from saepipe.data.config import Config
+from saepipe.data.config.base import Config
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.l1 import L1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saepipe.data.component import import_members
+from saepipe.data.config.component import import_members
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture

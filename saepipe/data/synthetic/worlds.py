@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saepipe.data.config import Config, Count
+from saepipe.data.config.base import Config, Count
 from saepipe.data.synthetic.directions import repelled, tilted
 from saepipe.data.synthetic.truth import Truth, key
 

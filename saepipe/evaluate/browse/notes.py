@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.folders import artifact
 
 FILE = "notes.json"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Thread
 
 from saepipe.data.errors import ConfigError, MachineError
-from saepipe.data.progress import Progress, Silent
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.browse.notes import Notes
 from saepipe.evaluate.browse.resources import OpenRun, Resources
 from saepipe.evaluate.browse.static import write_static

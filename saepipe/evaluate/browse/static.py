@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from itertools import islice, permutations
 from pathlib import Path
 
-from saepipe.data import artifact
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Progress
+from saepipe.data.folders import artifact
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.browse.page import page_files
 from saepipe.evaluate.browse.resources import OpenRun, Resources, blocks_of
 

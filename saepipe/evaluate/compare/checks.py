@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 
-from saepipe.data.config import differences
-from saepipe.data.health import Finding
+from saepipe.data.config.base import differences
+from saepipe.data.folders.health import Finding
 from saepipe.evaluate.metrics.base import Shown
 from saepipe.evaluate.results.run_results import Row
 

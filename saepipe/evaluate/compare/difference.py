@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from saepipe.data.health import Finding, errors
+from saepipe.data.folders.health import Finding, errors
 from saepipe.evaluate.metrics.base import Shown
 from saepipe.evaluate.results.figures import unknown
 from saepipe.evaluate.stats.intervals import LEVEL

@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
-from saepipe.data.display import html_table
-from saepipe.data.health import errors
+from saepipe.data.folders.health import errors
+from saepipe.data.terminal.display import html_table
 from saepipe.evaluate.compare.checks import MATCHED_L0, check_same_data, check_same_parts, check_sources
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
 from saepipe.evaluate.compare.sweeps import match, method

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from saepipe.data.health import RULES, Finding, errors
+from saepipe.data.folders.health import RULES, Finding, errors
 from saepipe.evaluate.compare.checks import check_matched_l0, check_same_data
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT, Change, Sides, changes
 from saepipe.evaluate.compare.sweeps import Matched

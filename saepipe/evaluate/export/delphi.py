@@ -32,13 +32,13 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from saepipe.data import artifact
-from saepipe.data.cache import SPLITS, Cache, Split
+from saepipe.data.cache.cache import SPLITS, Cache, Split
+from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.data.mmap_store import MappedRows
-from saepipe.data.progress import Progress, Silent
-from saepipe.data.whole import whole_folder
+from saepipe.data.folders import artifact
+from saepipe.data.folders.atomic_folder import whole_folder
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.contexts import Chunk, chunks
 from saepipe.evaluate.plan import cache_of

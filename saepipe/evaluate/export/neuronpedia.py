@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Progress, Silent
-from saepipe.data.whole import whole_folder
+from saepipe.data.folders.atomic_folder import whole_folder
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.export.neuronpedia_rows import Row, activations, feature
 from saepipe.evaluate.features.store import FeatureStore, Info
 from saepipe.harvest.hooks import HookPoint

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Progress, Silent
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.export.delphi import export_delphi
 from saepipe.evaluate.export.neuronpedia import export_neuronpedia
 from saepipe.train.rundir.exporting import Library, export_sae

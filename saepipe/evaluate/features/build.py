@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import SaepipeError
-from saepipe.data.mmap_store import MappedRows
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.features.active import Active, Tokens, active
 from saepipe.evaluate.features.coactive import Coactive
 from saepipe.evaluate.features.config import Features

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from saepipe.data.config import Config, Count
+from saepipe.data.config.base import Config, Count
 
 
 class Features(Config):

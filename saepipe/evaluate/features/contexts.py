@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from saepipe.data.cache import Cache
+from saepipe.data.batches.staging_memory import from_bits
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.mmap_store import MappedRows
-from saepipe.data.place import from_bits
 from saepipe.evaluate.features.config import Features
 
 ROWS = 2048

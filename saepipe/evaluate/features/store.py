@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.features.mapped_tensors import mapped
 
 FOLDER, INFO, TOKENS, ARRAYS = "features", "info.json", "tokens.json", "features.safetensors"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from saepipe.data import artifact
+from saepipe.data.folders import artifact
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.train.rundir.load import Run

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.harvest.model import ModelConfig, tokenizer_fingerprint
 
 _LOST = "\ufffd"

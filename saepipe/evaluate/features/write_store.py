@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from saepipe.data import artifact
+from saepipe.data.folders import artifact
 from saepipe.evaluate.features.store import ARRAYS, INFO, RUN_PATH, TOKENS, Info
 
 

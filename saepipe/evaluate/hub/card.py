@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from saepipe.data.health import RULES
+from saepipe.data.folders.health import RULES
 from saepipe.evaluate.compare.table import compare
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.facts import Facts, Source

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from saepipe.data import artifact
-from saepipe.data.config import flatten
-from saepipe.data.yaml_file import read_yaml
+from saepipe.data.config.base import flatten
+from saepipe.data.config.yaml_file import read_yaml
+from saepipe.data.folders import artifact
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.results.run_results import check_result
 from saepipe.train.rundir import folder

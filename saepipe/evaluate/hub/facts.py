@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from saepipe.data import artifact
-from saepipe.data.cache import Cache
-from saepipe.data.component import Component
-from saepipe.data.config import flatten
+from saepipe.data.cache.cache import Cache
+from saepipe.data.config.base import flatten
+from saepipe.data.config.component import Component
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.hub.contents import is_local
 from saepipe.evaluate.results.run_results import Row, row_of
 from saepipe.train.formats import saelens

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
-from saepipe.data import artifact
+from saepipe.data.config.yaml_file import read_yaml
 from saepipe.data.errors import ConfigError, CorruptDataError, SaepipeError
-from saepipe.data.yaml_file import read_yaml
+from saepipe.data.folders import artifact
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.contents import READABLE, readable
 from saepipe.evaluate.hub.facts import check_cache

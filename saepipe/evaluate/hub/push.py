@@ -13,9 +13,9 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from saepipe.data.artifact import COMMITTED
 from saepipe.data.errors import ConfigError, RemoteError, SaepipeError
-from saepipe.data.progress import Progress, Silent
+from saepipe.data.folders.artifact import COMMITTED
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.parcel import Parcel
 from saepipe.harvest.hub import remote_error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from saepipe.data.component import Component
-from saepipe.data.config import flatten
+from saepipe.data.config.base import flatten
+from saepipe.data.config.component import Component
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.facts import Facts, explained, settings_of
 from saepipe.evaluate.results.figures import catalogue

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from saepipe.data.component import Component
-from saepipe.data.health import Finding
-from saepipe.data.progress import Progress
+from saepipe.data.config.component import Component
+from saepipe.data.folders.health import Finding
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject

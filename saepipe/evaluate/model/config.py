@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from saepipe.data.config import Config, Count
+from saepipe.data.config.base import Config, Count
 from saepipe.harvest.model import Dtype
 
 Mode = Literal["fixed", "reference"]

@@ -14,9 +14,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saepipe.data import artifact
-from saepipe.data.config import fingerprint
+from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import CorruptDataError
+from saepipe.data.folders import artifact
 
 _TENSORS, _INFO = "tensors.safetensors", "info.json"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.model.config import ModelSettings
 from saepipe.harvest.model import LanguageModel, ModelConfig, load_model

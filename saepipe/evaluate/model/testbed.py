@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import Artifacts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
 from saepipe.evaluate.model.config import ModelSettings
 from saepipe.evaluate.model.kept_work import Artifacts

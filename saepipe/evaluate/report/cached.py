@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.data import artifact
-from saepipe.data.cache import ActivationStats, Cache
+from saepipe.data.cache.cache import ActivationStats, Cache
+from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import SaepipeError
-from saepipe.data.mmap_store import MappedRows
+from saepipe.data.folders import artifact
 from saepipe.train.rundir.load import Run
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -16,7 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from saepipe.data.errors import MachineError
-from saepipe.data.health import RULES, errors
+from saepipe.data.folders.health import RULES, errors
 from saepipe.evaluate.compare.terminal import HEADINGS, cells_of
 from saepipe.evaluate.report.chart import Section, Value, anchor
 from saepipe.evaluate.report.provenance import Link

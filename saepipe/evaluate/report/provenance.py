@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saepipe.data import artifact
+from saepipe.data.folders import artifact
 from saepipe.evaluate.report.cached import CacheFacts
 from saepipe.train.formats import saelens
 from saepipe.train.rundir import folder

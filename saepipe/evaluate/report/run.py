@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from saepipe.data import artifact
 from saepipe.data.errors import ConfigError
-from saepipe.data.health import errors
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import errors
 from saepipe.evaluate.report.page import Page, counted, render
 from saepipe.evaluate.report.sections import sections
 from saepipe.evaluate.report.story import Story

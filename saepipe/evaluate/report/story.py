@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saepipe.data.health import RULES, Finding
+from saepipe.data.folders.health import RULES, Finding
 from saepipe.evaluate.compare.checks import check_same_data, check_same_parts, check_sources
 from saepipe.evaluate.compare.table import Table, read_rows, tabulate
 from saepipe.evaluate.metrics.base import Shown

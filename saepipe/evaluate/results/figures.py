@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import cast
 
-from saepipe.data.component import import_members
+from saepipe.data.config.component import import_members
 from saepipe.evaluate.metrics.base import Metric, Shown
 from saepipe.train.config import TrainConfig
 

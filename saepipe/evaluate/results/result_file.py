@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from saepipe.data import artifact
-from saepipe.data.config import fingerprint
+from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import CorruptDataError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.metrics.base import Figure, Measurement, Metric
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject

@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from saepipe.data import artifact
-from saepipe.data.config import flatten
-from saepipe.data.health import Finding, Health
+from saepipe.data.config.base import flatten
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.results.result_file import read
 from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin

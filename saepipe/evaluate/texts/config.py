@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from saepipe.data.config import Config, Count
+from saepipe.data.config.base import Config, Count
 from saepipe.harvest.config import Columns, DatasetConfig
 
 Part = Literal["train", "test"]

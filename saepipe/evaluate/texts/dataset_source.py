@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from saepipe.data import artifact, toy
+from saepipe.data import toy
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders import artifact
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.text import resolve_revision
 

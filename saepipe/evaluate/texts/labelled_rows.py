@@ -10,7 +10,7 @@ from typing import Any
 import xxhash
 
 from saepipe.data import toy
-from saepipe.data.tokens import heldout_score
+from saepipe.data.cache.tokens import heldout_score
 from saepipe.evaluate.texts.config import LabelledConfig, Part
 from saepipe.harvest.text import read_rows, value_of
 

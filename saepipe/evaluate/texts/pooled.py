@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time

@@ -11,8 +11,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
-from saepipe.data.artifact import write_file
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders.artifact import write_file
 from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.evaluate.stats.l0_curves import plain, shown
 from saepipe.evaluate.stats.paired_seeds import sign

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from saepipe.data.component import ConfigWithPlugins
-from saepipe.data.config import Config, Count
+from saepipe.data.config.base import Config, Count
+from saepipe.data.config.component import ConfigWithPlugins
 from saepipe.data.synthetic import World
 from saepipe.train.config import InitConfig, OptimizerConfig
 

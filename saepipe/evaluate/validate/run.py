@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.stats.l0_curves import Curve, difference, uncovered
 from saepipe.evaluate.stats.paired_seeds import mean
 from saepipe.evaluate.validate.arm_table import KEYS, Row, Table

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 import saepipe
-from saepipe.data.artifact import write_json
-from saepipe.data.component import import_plugins
-from saepipe.data.config import fingerprint
+from saepipe.data.config.base import fingerprint
+from saepipe.data.config.component import import_plugins
+from saepipe.data.folders.artifact import write_json
 from saepipe.data.synthetic import Tokens, Truth, World, draw
 from saepipe.evaluate.validate.config import ValidateConfig
 from saepipe.evaluate.validate.truth_metrics import measure

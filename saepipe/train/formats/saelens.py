@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from saepipe.data.artifact import write_file, write_json
 from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.folders.artifact import write_file, write_json
 from saepipe.train.formats.rewrites import b_dec_subtracted, decoder_norms
 from saepipe.train.formats.source import Source, read_json
 from saepipe.train.sae.base import Architecture, Params

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saepipe.data.cache import Cache
-from saepipe.data.health import Finding
+from saepipe.data.cache.cache import Cache
+from saepipe.data.folders.health import Finding
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.sae.base import Architecture, Params
 

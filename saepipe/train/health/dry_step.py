@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saepipe.data.errors import SaepipeError
-from saepipe.data.health import Finding
+from saepipe.data.folders.health import Finding
 from saepipe.train.config import DeadConfig, TrainConfig, labels
 from saepipe.train.health.finished import check_finite, check_unit_rows
 from saepipe.train.penalties.base import Penalty

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saepipe.data.health import Finding
+from saepipe.data.folders.health import Finding
 from saepipe.train.sae.base import Params
 from saepipe.train.step.state import Recipe, TrainState
 

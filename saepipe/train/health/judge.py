@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from saepipe.data.cache import Cache
-from saepipe.data.health import Finding, Health, unusable
+from saepipe.data.cache.cache import Cache
+from saepipe.data.folders.health import Finding, Health, unusable
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.health.degenerate import behaviour, check_behaviour, sample_rows
 from saepipe.train.health.finished import check_finished

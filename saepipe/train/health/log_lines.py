@@ -12,7 +12,7 @@ from itertools import groupby
 from statistics import fmean, median
 from typing import Any
 
-from saepipe.data.health import Finding, Severity
+from saepipe.data.folders.health import Finding, Severity
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty

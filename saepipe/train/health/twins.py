@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from saepipe.data.config import differences
-from saepipe.data.health import Finding
+from saepipe.data.config.base import differences
+from saepipe.data.folders.health import Finding
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.log_lines import Line, weight_at
 from saepipe.train.health_config import HealthConfig

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.train.pairs.gates import (
     GATE_RANGES,
     fresh_gate,

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.train.penalties.base import ANY, Penalised, Penalty, State, StepContext
 from saepipe.train.setting import Setting, SettingsNow, within
 

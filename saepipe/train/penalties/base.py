@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from saepipe.data.component import Component
+from saepipe.data.config.component import Component
 from saepipe.train.penalties.lazily import Lazily
 from saepipe.train.sae.base import Architecture
 from saepipe.train.sae.entries import Entries

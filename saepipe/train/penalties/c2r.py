@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.train.pairs.fellows import fellow_statistics, fellows_at, fresh_fellows
 from saepipe.train.pairs.gates import GATE_RANGES
 from saepipe.train.pairs.hinge import hinge

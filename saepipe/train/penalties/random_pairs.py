@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.train.pairs.gates import GATE_RANGES, all_pairs, fresh_gate, gate_statistics, refreshed_gate, refreshes
 from saepipe.train.pairs.hinge import cosines, hinge
 from saepipe.train.pairs.keys import keys_of, pairs_at

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.train.pairs.coactivation import top_coactive
 from saepipe.train.pairs.gates import GATE_RANGES, all_pairs, fresh_gate, gate_statistics, refreshed_gate, refreshes
 from saepipe.train.pairs.hinge import cosines, hinge

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from saepipe.data.artifact import digest_file, write_file, write_json
+from saepipe.data.folders.artifact import digest_file, write_file, write_json
 from saepipe.train.step.optim import begin_moments
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 

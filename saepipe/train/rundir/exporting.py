@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.whole import whole_folder
+from saepipe.data.folders.atomic_folder import whole_folder
 from saepipe.train.formats.into import dictionary_learning, saelens, sparsify
 from saepipe.train.formats.into.base import Outgoing
 from saepipe.train.rundir.importing import ImportConfig

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from saepipe.data import artifact
-from saepipe.data.cache import Cache
-from saepipe.data.config import differences
+from saepipe.data.cache.cache import Cache
+from saepipe.data.config.base import differences
+from saepipe.data.config.yaml_file import read_yaml
 from saepipe.data.errors import ConfigError
-from saepipe.data.health import FILE, Health
-from saepipe.data.yaml_file import read_yaml
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import FILE, Health
 from saepipe.train.config import OUTSIDE_THE_ID, TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin

@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from saepipe.data import artifact
-from saepipe.data.cache import Cache
-from saepipe.data.config import Config, fingerprint
+from saepipe.data.cache.cache import Cache
+from saepipe.data.config.base import Config, fingerprint
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.data.health import Health
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import Health
 from saepipe.train.formats import dictionary_learning, gemma_scope, saelens, sparsify
 from saepipe.train.formats.rewrites import decoder_norms
 from saepipe.train.formats.source import Source

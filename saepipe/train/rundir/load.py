@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saepipe.data import artifact
-from saepipe.data.display import Displayed, html_table
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.health import Health
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import Health
+from saepipe.data.terminal.display import Displayed, html_table
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.rundir.importing import ImportConfig

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
-from saepipe.data.component import Component
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
+from saepipe.data.config.component import Component
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.estimate import Estimate
 

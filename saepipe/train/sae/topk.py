@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from saepipe.data.batches.staging_memory import deliver
 from saepipe.data.errors import ConfigError
-from saepipe.data.place import deliver
 from saepipe.train.sae.base import Params
 from saepipe.train.setting import controllers, settings_at
 from saepipe.train.stacked.optim_stacked import norm_each, update_each

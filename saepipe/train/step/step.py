@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from saepipe.data.place import deliver
+from saepipe.data.batches.staging_memory import deliver
 from saepipe.train.seeds import generator
 from saepipe.train.setting import Controller, SettingsNow, controllers, settings_at
 from saepipe.train.step.dead import any_dead, count_silence, dead_mask, resample

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from saepipe.data.artifact import LOG
 from saepipe.data.errors import MachineError
-from saepipe.data.health import Finding
+from saepipe.data.folders.artifact import LOG
+from saepipe.data.folders.health import Finding
 
 PROJECT = "saepipe"
 """Where the runs go in trackers that have projects, unless the environment names another."""

@@ -13,8 +13,8 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self
 
-from saepipe.data.health import Finding
-from saepipe.data.progress import Progress
+from saepipe.data.folders.health import Finding
+from saepipe.data.terminal.progress import Progress
 from saepipe.train.trackers.base import TrackedRun, Tracker, flat
 
 PATIENCE = 30.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import yaml
 
-from saepipe.data.health import Finding
+from saepipe.data.folders.health import Finding
 from saepipe.train.trackers.base import TrackedRun
 
 

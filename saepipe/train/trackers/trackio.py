@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from saepipe.data.health import RULES, Finding
+from saepipe.data.folders.health import RULES, Finding
 from saepipe.train.trackers.base import PROJECT, TrackedRun, recalled, remember
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from saepipe.data.errors import MachineError
-from saepipe.data.health import Finding
+from saepipe.data.folders.health import Finding
 from saepipe.train.trackers.base import PROJECT, TrackedRun, recalled, remember
 
 PATIENCE = 30.0

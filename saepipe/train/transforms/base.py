@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import AfterValidator
 from torch import Tensor
 
-from saepipe.data.component import Component
+from saepipe.data.config.component import Component
 from saepipe.train.setting import Schedule, Setting, SettingsNow, settings_of
 
 State = dict[str, Tensor]

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.train.pairs.search import nearest
 from saepipe.train.setting import Schedule, Setting, SettingsNow, within
 from saepipe.train.transforms.base import Codes, State, Transform, Transformed, ends_at

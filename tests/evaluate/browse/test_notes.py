@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from helpers.made_stores import write_store
-from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.browse.notes import FILE, Notes
 
 

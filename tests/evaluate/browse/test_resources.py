@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.runs_to_browse import D_SAE, rewritten, write_runs
-from saepipe.data import artifact
+from saepipe.data.folders import artifact
 from saepipe.evaluate.browse.resources import Resources
 from saepipe.evaluate.browse.run import open_runs
 from saepipe.evaluate.features.store import RUN_PATH

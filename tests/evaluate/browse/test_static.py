@@ -9,7 +9,7 @@ import pytest
 
 from helpers.runs_to_browse import D_SAE
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.browse.page import page_files
 from saepipe.evaluate.browse.resources import BLOCKS, Resources
 from saepipe.evaluate.browse.static import write_static

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from helpers.made_results import write_core
-from saepipe.data import artifact
 from saepipe.data.errors import CorruptDataError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.compare.table import compare
 from saepipe.evaluate.results.run_results import Cell
 

@@ -12,7 +12,7 @@ import pytest
 from helpers import made_results
 from helpers.made_results import write_core
 from saepipe.cli import main
-from saepipe.data.health import Finding, Health
+from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.compare.table import compare
 from saepipe.train.rundir.load import open_run
 

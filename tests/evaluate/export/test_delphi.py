@@ -12,9 +12,9 @@ import torch
 from safetensors.numpy import load_file
 
 from helpers.interrupted_harvests import contents
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.data.mmap_store import MappedRows
 from saepipe.evaluate.export.delphi import _splits, export_delphi, module_name
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.train.config import TrainConfig

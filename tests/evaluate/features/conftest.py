@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from saepipe.data import artifact
-from saepipe.data.cache import Cache, Layout
-from saepipe.data.cache_writer import CacheWriter, RowPool
-from saepipe.data.codecs import Profile
+from saepipe.data.batches.shuffle import permutation
+from saepipe.data.cache.cache import Cache, Layout
+from saepipe.data.cache.codecs import Profile
+from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.errors import MachineError
-from saepipe.data.progress import Progress, Silent
-from saepipe.data.shuffle import permutation
+from saepipe.data.folders import artifact
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.features.build import build_stores
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.store import FeatureStore

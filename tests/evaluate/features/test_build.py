@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.features import contexts
 from saepipe.evaluate.features.active import uniform
 from saepipe.evaluate.features.firing_statistics import EDGES

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from saepipe.data import artifact
 from saepipe.data.errors import CorruptDataError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.features.roles import Role, roles
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from helpers.made_stores import write_store
-from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.features.mapped_tensors import mapped
 from saepipe.evaluate.features.store import FOLDER, FeatureStore, window_start
 from saepipe.train.rundir.load import open_run

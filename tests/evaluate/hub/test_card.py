@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from helpers.made_results import write_core, write_run
-from saepipe.data import artifact
-from saepipe.data.cache import Cache
-from saepipe.data.component import Component, import_members
+from saepipe.data.cache.cache import Cache
+from saepipe.data.config.component import Component, import_members
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.card import card
 from saepipe.evaluate.hub.facts import Facts, explained

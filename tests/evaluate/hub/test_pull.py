@@ -10,8 +10,8 @@ import torch
 from huggingface_hub import HfApi, constants
 
 from helpers.local_hub import Hub, Repo, serve
-from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError, RemoteError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.hub.pull import pull
 from saepipe.evaluate.hub.push import push

@@ -9,10 +9,10 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from helpers.local_hub import Hub, Repo, serve
-from saepipe.data import artifact
 from saepipe.data.errors import ConfigError, CorruptDataError, RemoteError
-from saepipe.data.health import Finding, Health
-from saepipe.data.progress import Silent
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import Finding, Health
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.hub.push import push
 
 TO = "hf://org/name"

@@ -11,7 +11,7 @@ import pytest
 
 from helpers.made_results import write_core, write_run
 from helpers.made_stories import write_absorption, write_geometry, write_log, write_probing
-from saepipe.data.health import Finding, Health
+from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.report.chart import Chart, Section, anchor
 from saepipe.evaluate.report.page import Page
 from saepipe.evaluate.report.story import Story

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from saepipe.data.errors import ConfigError, CorruptDataError, MachineError
-from saepipe.data.health import RULES, Finding
+from saepipe.data.folders.health import RULES, Finding
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.page import Page, counted, javascript, number, render
 from saepipe.evaluate.report.run import report

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helpers.chromium import open_browser, screenshot
-from saepipe.data.health import Finding
+from saepipe.data.folders.health import Finding
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.page import Page as ReportPage
 from saepipe.evaluate.report.page import render

@@ -13,7 +13,7 @@ import pytest
 from helpers.made_caches import structured_rows, write_cache
 from helpers.made_results import write_core, write_result, write_run
 from helpers.made_stories import write_evaluation, write_geometry, write_imported, write_log, write_run_on
-from saepipe.data.health import Finding, Health
+from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.report.cached import QUANTILES, CacheFacts
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.report.variant_means import Mean, mean

@@ -12,10 +12,10 @@ import torch
 
 from helpers.repository import DOCS
 from helpers.result_schemas import check
-from saepipe.data import artifact
-from saepipe.data.component import import_members
+from saepipe.data.config.component import import_members
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.progress import Silent
+from saepipe.data.folders import artifact
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.results.result_file import Request, envelope, existing

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.model.kept_work import Artifacts, Work
 from saepipe.evaluate.model.load import load_model_of

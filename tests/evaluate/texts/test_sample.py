@@ -23,9 +23,9 @@ import torch
 
 from helpers.local_hub import Hub, Repo, serve
 from saepipe.data import toy
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.tokens import heldout_score
 from saepipe.data.errors import ConfigError
-from saepipe.data.tokens import heldout_score
 from saepipe.evaluate.model.kept_work import Artifacts
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.texts import labelled_rows as rows

@@ -12,8 +12,8 @@ from scipy import stats
 
 from saepipe.cli import main
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
 from saepipe.data.synthetic import World
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.evaluate.stats.l0_curves import Curve, difference, uncovered
 from saepipe.evaluate.stats.paired_seeds import mean, sign

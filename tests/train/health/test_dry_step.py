@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from saepipe.data.component import import_members
+from saepipe.data.config.component import import_members
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.dry_step import dry_step
 from saepipe.train.penalties.base import Penalty

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.mutations import MUTATIONS, Mutation, World
 from helpers.repository import DOCS
-from saepipe.data.health import RULES
+from saepipe.data.folders.health import RULES
 from saepipe.train.health_config import HealthConfig
 
 PAGE = DOCS / "health.md"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import CorruptDataError, HealthError
-from saepipe.data.health import Finding, Health, errors, unusable
-from saepipe.data.progress import Silent
+from saepipe.data.folders.health import Finding, Health, errors, unusable
+from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.degenerate import behaviour, check_behaviour, check_l0, sample_rows
 from saepipe.train.health.dry_step import dry_step, parts

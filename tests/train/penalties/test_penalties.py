@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saepipe.data.component import import_members
+from saepipe.data.config.component import import_members
 from saepipe.train.penalties.auxk import AuxK
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.penalties.contract import CHECKS

@@ -16,9 +16,9 @@ from helpers import other_libraries
 from helpers.made_caches import structured_rows, write_cache
 from helpers.other_libraries import D_IN, D_SAE, K
 from helpers.random_runs import ARCHITECTURES, CLASSES, drawn_run, rows, write_evaluation
-from saepipe.data.artifact import COMMITTED
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.data.whole import written
+from saepipe.data.folders.artifact import COMMITTED
+from saepipe.data.folders.atomic_folder import written
 from saepipe.train.formats import saelens
 from saepipe.train.formats.dictionary_learning import KEYS
 from saepipe.train.rundir.exporting import WRITERS, Library, export_sae

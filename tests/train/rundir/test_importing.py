@@ -12,10 +12,10 @@ import torch
 
 from helpers.other_libraries import D_IN, D_SAE, drawn, encode, scope, scope_2, sparsify_folder, tensors, write
 from saepipe.cli import Theirs, main
-from saepipe.data import artifact
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.data.health import Health
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import Health
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.run import train

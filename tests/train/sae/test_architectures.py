@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from saepipe.data.batches import BatchStream
-from saepipe.data.cache import Cache
-from saepipe.data.component import import_members
+from saepipe.data.batches.stream import BatchStream
+from saepipe.data.cache.cache import Cache
+from saepipe.data.config.component import import_members
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saepipe.data.component import import_members
+from saepipe.data.config.component import import_members
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae import estimate as estimates

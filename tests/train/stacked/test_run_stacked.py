@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.killed_training import KillAfter, Killed
-from saepipe.data.artifact import read_manifest
 from saepipe.data.errors import HealthError
+from saepipe.data.folders.artifact import read_manifest
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 

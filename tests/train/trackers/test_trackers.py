@@ -18,10 +18,10 @@ os.environ["TRACKIO_DIR"] = tempfile.mkdtemp(prefix="trackio-")  # read when tra
 
 from helpers.killed_training import KillAfter, Killed
 from helpers.wandb_files import read_offline
-from saepipe.data.artifact import is_committed
 from saepipe.data.errors import ConfigError, HealthError, MachineError
-from saepipe.data.health import Finding, Health
-from saepipe.data.progress import Silent
+from saepipe.data.folders.artifact import is_committed
+from saepipe.data.folders.health import Finding, Health
+from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from saepipe.train.rundir.load import open_run

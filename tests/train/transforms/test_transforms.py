@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saepipe.data.component import import_members
+from saepipe.data.config.component import import_members
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saepipe.data.config import fingerprint
+from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.data.toy import WORDS
 from saepipe.evaluate.metrics.absorption import letter_probes as probes
 from saepipe.evaluate.metrics.absorption.letter_probes import Probe

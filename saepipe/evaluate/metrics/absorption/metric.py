@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from pydantic import AfterValidator, Field
 
-from saepipe.data.config import Count
-from saepipe.data.health import Finding
-from saepipe.data.progress import Progress
+from saepipe.data.config.base import Count
+from saepipe.data.folders.health import Finding
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.absorption.feature_splits import Split, Words, splits, splits_as_reference
 from saepipe.evaluate.metrics.absorption.letters import Gate, Letter, by_letter, figures, score
 from saepipe.evaluate.metrics.absorption.material import Material, Recipe, labels, material

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.data.health import Finding
+from saepipe.data.folders.health import Finding
 from saepipe.evaluate.stats.intervals import LEVEL, Estimate
 
 _NAMED_LATENTS = 10

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.metrics.concepts.outcome import (
     Outcome,

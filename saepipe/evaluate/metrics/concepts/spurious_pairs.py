@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from saepipe.data.config import Config
+from saepipe.data.config.base import Config
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.base import Measurement, Shown
 from saepipe.evaluate.metrics.concepts.outcome import Outcome, mean_of
 from saepipe.evaluate.metrics.concepts.perturb import accuracies, class_differences, without_latents

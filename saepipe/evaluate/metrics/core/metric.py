@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.base import Measurement, Metric, Shown
 from saepipe.evaluate.metrics.core.accumulate import FixedTally, ReferenceTally, Tally
 from saepipe.evaluate.metrics.core.model_losses import counted, losses_work, model_losses

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.next_token import Prediction, predict, predict_as_saebench
 from saepipe.evaluate.model.testbed import Batch, Testbed

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from saepipe.data.config import Count
+from saepipe.data.config.base import Count
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.base import Measurement, Metric, Shown
 from saepipe.evaluate.metrics.geometry.baseline_change import Followed, changes, follow
 from saepipe.evaluate.metrics.geometry.joint_firing import Firing, PairCounts

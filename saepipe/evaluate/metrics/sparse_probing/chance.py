@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from scipy import stats
 
-from saepipe.data.health import Finding
+from saepipe.data.folders.health import Finding
 from saepipe.evaluate.metrics.sparse_probing.answers import FULL, Answers
 
 _CHANCE = 0.025

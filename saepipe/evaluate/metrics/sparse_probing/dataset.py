@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.sparse_probing.answers import (
     Answers,
     chosen,

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 
-from saepipe.data.config import Count
-from saepipe.data.progress import Progress
+from saepipe.data.config.base import Count
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.base import Measurement, Metric, Shown
 from saepipe.evaluate.metrics.sparse_probing.answers import Answers
 from saepipe.evaluate.metrics.sparse_probing.dataset import Asked, DataSet

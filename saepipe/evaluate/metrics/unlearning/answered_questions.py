@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saepipe.data.progress import Progress
-from saepipe.data.tokens import keep_mask
+from saepipe.data.cache.tokens import keep_mask
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.unlearning.questions import (
     LETTERS,
     Question,

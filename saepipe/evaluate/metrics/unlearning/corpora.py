@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saepipe.data.cache.tokens import keep_mask
 from saepipe.data.errors import ConfigError, RemoteError
-from saepipe.data.progress import Progress
-from saepipe.data.tokens import keep_mask
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed

@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import AfterValidator, Field
 
-from saepipe.data.config import Count
-from saepipe.data.progress import Progress
+from saepipe.data.config.base import Count
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.base import Measurement, Metric, Shown
 from saepipe.evaluate.metrics.unlearning.answered_questions import Asked, asked, asked_work
 from saepipe.evaluate.metrics.unlearning.corpora import Corpus, densities, token_blocks

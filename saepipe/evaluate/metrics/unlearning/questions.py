@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from saepipe.data.config import Config
+from saepipe.data.config.base import Config
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.model import LanguageModel

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saepipe.data.progress import Progress
+from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.unlearning.answered_questions import Asked, Prompts
 from saepipe.evaluate.metrics.unlearning.intervention import Clamp
 from saepipe.evaluate.metrics.unlearning.questions import chosen

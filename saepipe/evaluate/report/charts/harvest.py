@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from saepipe.data.cache import ActivationStats
+from saepipe.data.cache.cache import ActivationStats
 from saepipe.evaluate.report.cached import QUANTILES, CacheFacts, Norms
 from saepipe.evaluate.report.chart import Chart, Section, Value, slug
 from saepipe.evaluate.report.charts.drawing import (

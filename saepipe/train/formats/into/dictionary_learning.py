@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saepipe.data.artifact import write_file, write_json
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders.artifact import write_file, write_json
 from saepipe.train.formats.dictionary_learning import CONFIG, KEYS, LINEAR, WEIGHTS
 from saepipe.train.formats.into.base import Outgoing
 from saepipe.train.formats.rewrites import b_dec_left_in, decoder_norms, unit_rows

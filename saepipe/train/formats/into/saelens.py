@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from saepipe.data.artifact import write_file, write_json
+from saepipe.data.folders.artifact import write_file, write_json
 from saepipe.train.formats import saelens
 from saepipe.train.formats.into.base import Outgoing
 from saepipe.train.formats.source import read_json

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from saepipe.data.artifact import write_file, write_json
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders.artifact import write_file, write_json
 from saepipe.train.formats.into.base import Outgoing
 from saepipe.train.formats.rewrites import are_unit, decoder_norms
 from saepipe.train.formats.sparsify import CONFIG, KEYS, RUN, WEIGHTS

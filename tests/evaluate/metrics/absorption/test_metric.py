@@ -15,7 +15,7 @@ from torch import Tensor
 
 from helpers.result_schemas import check
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.absorption.metric import Absorption
 from saepipe.evaluate.metrics.absorption.vocabulary import LETTERS
 from saepipe.evaluate.metrics.base import Measurement

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.data.toy import WORDS
 from saepipe.evaluate.metrics.absorption.prompts import TEMPLATE, draw_examples, prompt, tokenise, word_activations
 from saepipe.evaluate.metrics.absorption.vocabulary import Word, listed, vocabulary

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.stats.intervals import Estimate

@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from helpers.result_schemas import check
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.core import saebench_formulas as saebench
 from saepipe.evaluate.metrics.core.metric import Core

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.geometry.metric import Geometry
 from saepipe.evaluate.model.testbed import Testbed

@@ -15,9 +15,9 @@ import torch
 from helpers.repository import EXAMPLES
 from helpers.result_schemas import check
 from saepipe.data import toy
-from saepipe.data.cache import Cache
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.tokens import heldout_score
 from saepipe.data.errors import ConfigError
-from saepipe.data.tokens import heldout_score
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.metrics.sparse_probing.metric import SparseProbing
 from saepipe.evaluate.metrics.sparse_probing.result_keys import KS

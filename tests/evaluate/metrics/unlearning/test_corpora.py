@@ -14,7 +14,7 @@ import torch
 
 from helpers.local_hub import Hub, Repo, serve
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.unlearning import corpora
 from saepipe.evaluate.metrics.unlearning.corpora import Corpus, densities, token_blocks
 from saepipe.evaluate.texts.dataset_source import described

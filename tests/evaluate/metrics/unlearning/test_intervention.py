@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.unlearning.answered_questions import asked, asked_work
 from saepipe.evaluate.metrics.unlearning.intervention import Clamp
 from saepipe.evaluate.metrics.unlearning.questions import chosen

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.unlearning.intervention import Clamp
 from saepipe.evaluate.metrics.unlearning.settings_grid import Outcome, Setting, score

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.progress import Silent
+from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.unlearning.answered_questions import asked, asked_work, orders
 from saepipe.evaluate.metrics.unlearning.questions import (
     Question,

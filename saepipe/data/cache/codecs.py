@@ -1,0 +1,74 @@
+"""How a chunk of rows becomes bytes: the codec profiles, as zarr v3 metadata and as the functions behind it.
+
+Every profile ends in crc32c: Zstandard without it returns wrong data for a flipped bit, in every reader we know.
+Source: the zarr v3 specification.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal
+
+import crc32c
+import numpy as np
+from numcodecs import blosc
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from saepipe.data.errors import CorruptDataError
+
+# Blosc's own threads make the bytes depend on timing, and would compete with ours.
+blosc.use_threads = False
+
+Profile = Literal["none", "lossless", "int8"]
+"""Coding of the training rows; `int8` (`saepipe.data.cache.int8`) stores bytes, written as with `none`."""
+
+# zstd compresses in blocks of 128 KB with one Huffman table each. From 512 KB on, Blosc's shuffled mantissa plane
+# falls into blocks of its own and is stored raw, which the automatic size does not do.
+_BLOCKSIZE = 1 << 20
+_CRC = struct.Struct("<I")
+
+
+def is_raw(profile: Profile) -> bool:
+    """Whether a chunk is its array's bytes, which can be used where they lie."""
+    return profile != "lossless"
+
+
+def compressors(profile: Profile, itemsize: int) -> tuple[BytesBytesCodec, ...]:
+    """The bytes-to-bytes codecs of an inner chunk, for zarr's metadata."""
+    if is_raw(profile):
+        return (Crc32cCodec(),)
+    lossless = BloscCodec(typesize=itemsize, cname="zstd", clevel=1, shuffle="shuffle", blocksize=_BLOCKSIZE)
+    return lossless, Crc32cCodec()
+
+
+def encode(profile: Profile, chunk: np.ndarray) -> bytes:
+    """A C-contiguous little-endian chunk as the bytes that `compressors` describe."""
+    chunk = np.ascontiguousarray(chunk)
+    raw = is_raw(profile)
+    data: bytes = chunk.tobytes() if raw else blosc.compress(chunk, b"zstd", 1, blosc.SHUFFLE, _BLOCKSIZE)
+    return data + _CRC.pack(crc32c.crc32c(data))
+
+
+def check(data: memoryview) -> bool:
+    """Whether the crc32c at the end of `data` is that of what stands before it."""
+    if len(data) < _CRC.size:
+        return False
+    expected: int = _CRC.unpack(data[-_CRC.size :])[0]
+    return crc32c.crc32c(data[: -_CRC.size]) == expected
+
+
+def decode_into(profile: Profile, data: memoryview, out: np.ndarray) -> None:
+    """Decodes one encoded chunk into `out`, a C-contiguous array of the chunk's shape and type; no allocation.
+
+    Raises:
+        CorruptDataError: if the bytes are no such chunk.
+    """
+    body = data[: -_CRC.size]
+    try:
+        if is_raw(profile):
+            out.reshape(-1).view(np.uint8)[:] = np.frombuffer(body, np.uint8)
+        else:
+            blosc.decompress(body, out)
+    except (RuntimeError, ValueError) as error:
+        raise CorruptDataError(f"a chunk of {len(data):,} bytes does not decode: {error}") from None

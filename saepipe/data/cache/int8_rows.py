@@ -1,0 +1,43 @@
+"""The training rows of an int8 cache, read as bfloat16 bits like any other's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from saepipe.data.cache.int8 import Channels, QuantisedRows, reconstruct
+from saepipe.data.cache.mapped_rows import Files, MappedRows
+
+
+class Int8Rows(MappedRows):
+    """(num_rows, d_in) bfloat16 bits, put together chunk by chunk: nothing is zero-copy. Safe across threads."""
+
+    def __init__(self, q: MappedRows, folder: Path, group: str, files: Files) -> None:
+        """Of the int8 array `q` and the arrays beside it, in `group` of the cache at `folder`.
+
+        Raises:
+            CorruptDataError: if the manifest lists too few shards, or the channel statistics are damaged.
+        """
+        super().__init__(folder, q.array.name, files)
+        self.dtype = "uint16"
+        scale, index, value, mean, std = (
+            MappedRows(folder, f"{group}/{name}", files)
+            for name in ("scale", "outlier_index", "outlier_value", "mean", "std")
+        )
+        self._parts = (q, scale, index, value)
+        self._channels = Channels(mean.read(0, mean.num_rows), std.read(0, std.num_rows))
+
+    @property
+    def zero_copy(self) -> bool:
+        return False
+
+    def read_chunk(self, chunk: int, out: np.ndarray) -> None:
+        num_rows = self.rows_in(chunk)
+        stored = QuantisedRows(*(part.view_chunk(chunk)[:num_rows] for part in self._parts))
+        reconstruct(stored, self._channels, out[:num_rows])
+        out[num_rows:] = 0
+
+    def will_need(self, chunk: int) -> None:
+        for part in self._parts:
+            part.will_need(chunk)

@@ -1,0 +1,95 @@
+"""The rows of a finished cache, memory-mapped: chunks decoded from the mapping into the caller's buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from saepipe.data.cache.codecs import is_raw
+from saepipe.data.cache.shards import MappedShard, RowArray
+from saepipe.data.errors import CorruptDataError
+
+Files = Mapping[str, Mapping[str, Any]]
+"""What the manifest says of each file of a cache, by its path in the cache."""
+
+
+class MappedRows:
+    """One row array, (num_rows, *row_shape). Shards are mapped and checked when first touched. Safe across threads."""
+
+    def __init__(self, folder: Path, name: str, files: Files) -> None:
+        """Opens the array `name` of the cache at `folder`.
+
+        Raises:
+            CorruptDataError: if the manifest lists fewer shards than the array's shape asks for.
+        """
+        self.array, self.num_rows = RowArray.open(folder, name)
+        self.dtype = self.array.dtype
+        self.chunk_rows = self.array.chunk_rows
+        self.num_chunks = -(-self.num_rows // self.chunk_rows)
+        self._folder, self._files = folder, files
+        self._shards: dict[int, MappedShard] = {}
+        self._lock = Lock()
+        for shard in range(self.array.num_shards(self.num_rows)):
+            if self.array.file(shard) not in files:
+                raise CorruptDataError(f"the manifest of {folder} does not list shard {self.array.file(shard)}")
+
+    @property
+    def zero_copy(self) -> bool:
+        """Whether `view_chunk` works: rows lie in the files as they are read."""
+        return is_raw(self.array.profile)
+
+    def rows_in(self, chunk: int) -> int:
+        """How many rows chunk `chunk` holds: chunk_rows, or fewer in the last."""
+        return min(self.chunk_rows, self.num_rows - chunk * self.chunk_rows)
+
+    def read_chunk(self, chunk: int, out: np.ndarray) -> None:
+        """Decodes a chunk into `out`, (chunk_rows, *row_shape); rows beyond the last one are zeros.
+
+        Raises:
+            CorruptDataError: naming the shard, if its bytes are not what was written.
+        """
+        shard, index = divmod(chunk, self.array.chunks_per_shard)
+        self._shard(shard).read(index, out)
+
+    def view_chunk(self, chunk: int) -> np.ndarray:
+        """A chunk of a `zero_copy` array without a copy, (chunk_rows, *row_shape), read-only."""
+        assert self.zero_copy
+        shard, index = divmod(chunk, self.array.chunks_per_shard)
+        return self._shard(shard).view(index)
+
+    def will_need(self, chunk: int) -> None:
+        """Asks the kernel to read a chunk ahead of its use."""
+        shard, index = divmod(chunk, self.array.chunks_per_shard)
+        self._shard(shard).will_need(index)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) in stored order, (stop - start, *row_shape)."""
+        assert 0 <= start <= stop <= self.num_rows
+        first, last = start // self.chunk_rows, -(-stop // self.chunk_rows)
+        rows = np.empty(((last - first) * self.chunk_rows, *self.array.row_shape), self.dtype)
+        for chunk in range(first, last):
+            at = (chunk - first) * self.chunk_rows
+            self.read_chunk(chunk, rows[at : at + self.chunk_rows])
+        return rows[start - first * self.chunk_rows : stop - first * self.chunk_rows]
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Rows of any numbers (num,), in their order, (num, *row_shape); each chunk is decoded once."""
+        found = np.empty((len(index), *self.array.row_shape), self.dtype)
+        order = np.argsort(index, kind="stable")
+        ascending = index[order]
+        for chunk in np.unique(ascending // self.chunk_rows).tolist():
+            start = chunk * self.chunk_rows
+            here = slice(*np.searchsorted(ascending, [start, start + self.chunk_rows]))
+            found[order[here]] = self.read(start, start + self.rows_in(chunk))[ascending[here] - start]
+        return found
+
+    def _shard(self, number: int) -> MappedShard:
+        with self._lock:
+            if number not in self._shards:
+                name = self.array.file(number)
+                self._shards[number] = MappedShard(self.array, self._folder / name, self._files[name])
+            return self._shards[number]

@@ -1,0 +1,193 @@
+"""Row arrays: zarr v3 arrays that grow along their first axis, one file a shard, each shard of chunks of rows.
+
+The shard is zarr's `sharding_indexed` layout: encoded chunks, then an index of (offset, bytes) a chunk as uint64,
+then the index's crc32c. Plain zarr-python, tensorstore and zarrs read it; we write it in one piece by hand, because
+zarr-python rewrites a shard for each part of it that is appended.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import crc32c
+import numpy as np
+import zarr
+
+from saepipe.data.cache import codecs
+from saepipe.data.cache.codecs import Profile
+from saepipe.data.errors import CorruptDataError
+
+_ENTRY = struct.Struct("<QQ")
+_MISSING = _ENTRY.pack(2**64 - 1, 2**64 - 1)
+_CRC_BYTES = 4
+
+
+@dataclass(frozen=True)
+class RowArray:
+    """What a row array is, before and while it has rows.
+
+    `name` is its path in the group; a row has shape `row_shape` and numpy type `dtype`.
+    """
+
+    name: str
+    dtype: str
+    row_shape: tuple[int, ...]
+    shard_rows: int
+    chunk_rows: int
+    profile: Profile
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.shard_rows % self.chunk_rows == 0, "a shard holds whole chunks"
+
+    @property
+    def chunks_per_shard(self) -> int:
+        return self.shard_rows // self.chunk_rows
+
+    def file(self, shard: int) -> str:
+        """Path of a shard's file in the group."""
+        return "/".join([self.name, "c", str(shard), *("0" for _ in self.row_shape)])
+
+    def num_shards(self, num_rows: int) -> int:
+        return math.ceil(num_rows / self.shard_rows)
+
+    def describe(self, group: Path, num_rows: int) -> str:
+        """Writes the array's zarr.json for `num_rows` rows and returns its path in the group."""
+        zarr.create_array(
+            zarr.storage.LocalStore(group),
+            name=self.name,
+            shape=(num_rows, *self.row_shape),
+            dtype=self.dtype,
+            shards=(self.shard_rows, *self.row_shape),
+            chunks=(self.chunk_rows, *self.row_shape),
+            compressors=codecs.compressors(self.profile, np.dtype(self.dtype).itemsize),
+            fill_value=0,
+            attributes={**self.attributes, "saepipe_profile": self.profile},
+            write_data=False,
+            overwrite=False,
+        )
+        return f"{self.name}/zarr.json"
+
+    @classmethod
+    def open(cls, group: Path, name: str) -> tuple[RowArray, int]:
+        """The description of an existing array, and its number of rows."""
+        array = zarr.open_array(group / name, mode="r")
+        assert array.shards is not None
+        attributes = dict(array.attrs)
+        profile: Any = attributes.pop("saepipe_profile")
+        rows = cls(name, str(array.dtype), array.shape[1:], array.shards[0], array.chunks[0], profile, attributes)
+        return rows, array.shape[0]
+
+    def encode(self, rows: np.ndarray) -> bytes:
+        """The shard file of up to `shard_rows` rows, shape (rows, *row_shape).
+
+        A last chunk that is not full is padded with zeros, chunks behind it are marked missing, as zarr does.
+        """
+        assert 0 < len(rows) <= self.shard_rows
+        assert rows.dtype == np.dtype(self.dtype)
+        assert rows.shape[1:] == self.row_shape
+        parts: list[bytes] = []
+        index = bytearray()
+        offset = 0
+        for start in range(0, len(rows), self.chunk_rows):
+            part = codecs.encode(self.profile, self._full_chunk(rows[start : start + self.chunk_rows]))
+            index += _ENTRY.pack(offset, len(part))
+            offset += len(part)
+            parts.append(part)
+        index += _MISSING * (self.chunks_per_shard - len(parts))
+        return b"".join([*parts, index, crc32c.crc32c(index).to_bytes(_CRC_BYTES, "little")])
+
+    def _full_chunk(self, rows: np.ndarray) -> np.ndarray:
+        if len(rows) == self.chunk_rows:
+            return rows
+        chunk = np.zeros((self.chunk_rows, *self.row_shape), rows.dtype)
+        chunk[: len(rows)] = rows
+        return chunk
+
+
+class MappedShard:
+    """A shard file, memory-mapped, its index checked. Chunks are checked when they are first touched."""
+
+    def __init__(self, array: RowArray, path: Path, expected: Mapping[str, Any]) -> None:
+        """Maps `path`; `expected` is its entry in the manifest.
+
+        Raises:
+            CorruptDataError: if the file is missing, of another size, or not the shard the manifest lists.
+        """
+        self._array, self._path = array, path
+        size = path.stat().st_size if path.is_file() else None
+        if size != expected["bytes"]:
+            seen = "is missing" if size is None else f"has {size:,} bytes, not {expected['bytes']:,}"
+            raise CorruptDataError(f"shard {path} {seen}", hint="saepipe cache verify shows all that is damaged")
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._view = memoryview(self._map)
+        self._entries = self._read_index()
+        if chunks_digest(self._view, self._entries) != expected["chunks"]:
+            raise self._damaged("is not the shard that the manifest lists (chunk checksums differ)")
+        self._checked = [False] * len(self._entries)
+
+    def _read_index(self) -> list[tuple[int, int]]:
+        start = len(self._view) - self._array.chunks_per_shard * _ENTRY.size - _CRC_BYTES
+        if start < 0:
+            raise self._damaged("is too short for its index")
+        index = self._view[start:-_CRC_BYTES]
+        if crc32c.crc32c(index) != int.from_bytes(self._view[-_CRC_BYTES:], "little"):
+            raise self._damaged("has a damaged index (crc32c differs)")
+        return [(offset, size) for offset, size in _ENTRY.iter_unpack(index) if size != 2**64 - 1]
+
+    def chunk(self, index: int) -> memoryview:
+        """The encoded bytes of a chunk, zero-copy; its crc32c is checked at the first call."""
+        offset, size = self._entries[index]
+        data = self._view[offset : offset + size]
+        if not self._checked[index]:
+            if not codecs.check(data):
+                raise self._damaged(f"has a damaged chunk {index} (crc32c differs)")
+            self._checked[index] = True
+        return data
+
+    def read(self, index: int, out: np.ndarray) -> None:
+        """Decodes chunk `index` into `out`, (chunk_rows, *row_shape)."""
+        codecs.decode_into(self._array.profile, self.chunk(index), out)
+
+    def view(self, index: int) -> np.ndarray:
+        """Chunk `index` of an uncompressed shard without a copy, (chunk_rows, *row_shape), read-only."""
+        assert codecs.is_raw(self._array.profile)
+        data = np.frombuffer(self.chunk(index)[:-_CRC_BYTES], self._array.dtype)
+        return data.reshape(-1, *self._array.row_shape)
+
+    def will_need(self, index: int) -> None:
+        """Asks the kernel to read chunk `index` ahead."""
+        offset, size = self._entries[index]
+        start = offset - offset % mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_WILLNEED, start, offset + size - start)
+
+    def _damaged(self, what: str) -> CorruptDataError:
+        return CorruptDataError(
+            f"shard {self._path} {what}", hint="saepipe cache verify shows all that is damaged; harvest it again"
+        )
+
+
+def describe_shard(array: RowArray, data: bytes) -> dict[str, Any]:
+    """What a manifest adds to a shard file's size and hash: a digest of its chunks' checksums.
+
+    The digest ties a shard to its place without reading it whole, so a swapped shard is found when it is mapped.
+    """
+    view = memoryview(data)
+    start = len(view) - array.chunks_per_shard * _ENTRY.size - _CRC_BYTES
+    entries = [entry for entry in _ENTRY.iter_unpack(view[start:-_CRC_BYTES]) if entry[1] != 2**64 - 1]
+    return {"chunks": chunks_digest(view, entries)}
+
+
+def chunks_digest(shard: memoryview, entries: list[tuple[Any, ...]]) -> str:
+    """crc32c over the chunks' own crc32c, in order, as hex."""
+    value = 0
+    for offset, size in entries:
+        value = crc32c.crc32c(shard[offset + size - _CRC_BYTES : offset + size], value)
+    return f"{value:08x}"

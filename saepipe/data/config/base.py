@@ -1,0 +1,160 @@
+"""Typed, frozen configs; every mistake in one is reported at once, with its line and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from saepipe.data.config.yaml_file import Lines, apply_override, read_yaml
+from saepipe.data.errors import ConfigError
+
+_SUFFIX = {"k": 10**3, "M": 10**6, "B": 10**9}
+
+
+def parse_count(value: Any) -> Any:
+    """`10M`, `300k`, `1.5B` and `1e6` as whole numbers; anything else unchanged, for pydantic to judge."""
+    if isinstance(value, str) and (match := re.fullmatch(r"([\d_]*\.?\d+)([kMB])", value.strip())):
+        value = float(match[1]) * _SUFFIX[match[2]]
+    elif isinstance(value, str) and re.fullmatch(r"[\d.]+[eE]\+?\d+", value.strip()):
+        value = float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(parse_count)]
+"""A whole number that may be written `10M`."""
+
+
+class Config(BaseModel):
+    """A frozen value: unknown keys are errors, and making one does nothing else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def load(cls, path: Path | None = None, overrides: Sequence[str] = ()) -> Self:
+        """Reads a YAML file (or starts from the defaults) and applies `a.b=c` overrides.
+
+        Raises:
+            ConfigError: for everything that is wrong with it, in one message.
+        """
+        raw, lines = read_yaml(path) if path else ({}, {})
+        for override in overrides:
+            apply_override(raw, override)
+        return cls.parse(raw, source=str(path or "config"), lines=lines)
+
+    @classmethod
+    def of(cls, value: Self | Mapping[str, Any] | Path | str) -> Self:
+        """A config from what a notebook has at hand: one, its plain data, or the path of its YAML file."""
+        if isinstance(value, cls):
+            return value
+        return cls.load(Path(value)) if isinstance(value, Path | str) else cls.parse(cast(Mapping[str, Any], value))
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
+        """Validates plain data; raises ConfigError with every mistake in it."""
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise ConfigError(_explain(cls, raw, error, source, lines or {})) from None
+
+    @classmethod
+    def chosen_by(cls, raw: Mapping[str, Any]) -> type[Config]:
+        """The class that `raw` asks for: this one, or the member of a family that its `name` picks."""
+        return cls
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data, every default written out."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hex digits of the SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line a leaf that differs between two configs given as plain data."""
+    before, after = dict(flatten(old)), dict(flatten(new))
+    return [
+        f"{key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, "(absent)") != after.get(key, "(absent)")
+    ]
+
+
+def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts and lists as (`a.0.b`, value)."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list | tuple) and value:
+        for index, item in enumerate(value):
+            yield from flatten(item, f"{prefix}.{index}" if prefix else str(index))
+    else:
+        yield prefix, value
+
+
+def _explain(cls: type[Config], raw: Any, error: ValidationError, source: str, lines: Lines) -> str:
+    """All mistakes in one text, a line each."""
+    found = [_explain_one(cls, raw, dict(item), source, lines) for item in error.errors()]
+    count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
+    return f"{source}: {count}\n" + "\n".join(f"  {line}" for line in found)
+
+
+def _explain_one(cls: type[Config], raw: Any, item: dict[str, Any], source: str, lines: Lines) -> str:
+    location = tuple(item["loc"])
+    line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+    where = f"{source}:{line}: " if line else ""
+    key = ".".join(map(str, location)) or "(whole config)"
+    if item["type"] == "extra_forbidden":
+        names = _known_keys(cls, raw, location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+        advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
+        return f"{where}unknown key {key!r}; {advice}"
+    if item["type"] == "missing":
+        return f"{where}{key!r} is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    if isinstance(item["input"], Mapping | list):
+        return f"{where}{key}: {message}"
+    return f"{where}{key} = {item['input']!r}: {message}"
+
+
+def _known_keys(cls: type[Config], raw: Any, path: Sequence[str | int]) -> list[str]:
+    """The keys that the config class at `path` knows; empty where the path leads outside configs."""
+    classes: list[type[Config]] = [cls]
+    for part in path:
+        field = classes[0].model_fields.get(str(part)) if classes else None
+        if field is None and isinstance(part, str):  # the tag of a union's member: it is no key of `raw`
+            classes = [one for one in classes if one.__name__.lower() == part]
+            continue
+        raw = dict(_children(raw)).get(part)
+        if field:
+            classes = list(config_classes(field.annotation))
+        if classes and isinstance(raw, Mapping):
+            classes = [one.chosen_by(raw) for one in classes]
+    return list(classes[0].model_fields) if classes else []
+
+
+def _children(raw: Any) -> Iterable[tuple[str | int, Any]]:
+    if isinstance(raw, Mapping):
+        return raw.items()
+    return enumerate(raw) if isinstance(raw, list | tuple) else ()
+
+
+def config_classes(annotation: Any) -> Iterator[type[Config]]:
+    """The configs that stand in a field's type: `tuple[Penalty, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from config_classes(argument)
