@@ -22,9 +22,9 @@ import saepipe as sp
 from saepipe.data.terminal.progress import Silent
 from saepipe.data.toy import CONFIGS
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.features.build import build_stores
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.contexts import chunks
+from saepipe.evaluate.features.gather_stores import build_stores
 from saepipe.evaluate.features.store_job import StoreJob
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds

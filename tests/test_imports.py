@@ -1,4 +1,4 @@
-"""The arrows of the design: data <- harvest, data <- train, all three <- evaluate <- cli. Read from the source."""
+"""The plan of the house: stages import downwards, rooms import downwards, and no files import each other in a circle."""
 
 from __future__ import annotations
 
@@ -10,41 +10,91 @@ from pathlib import Path
 import pytest
 
 import saepipe
+from house import STAGES, circle, module_imports, room_imports, room_of
 
 PACKAGE = Path(saepipe.__file__).parent
+GRAPH = module_imports(PACKAGE)
+
 MAY_IMPORT = {
     "data": {"data"},
     "harvest": {"data", "harvest"},
     "train": {"data", "train"},
     "evaluate": {"data", "harvest", "train", "evaluate"},
-    "cli.py": {"data", "harvest", "train", "evaluate"},
-    "__init__.py": {"data", "harvest", "train", "evaluate"},
+    "cli": {"data", "harvest", "train", "evaluate"},
 }
 
-
-def imported(path: Path) -> set[str]:
-    """The parts of saepipe that a file imports."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-            assert node.level == 0, f"{path} imports relatively"
-        elif isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-    return {name.split(".")[1] for name in names if name.startswith("saepipe.")}
+FLOORS = {
+    "data": ("errors terminal", "config device folders", "cache synthetic", "batches toy"),
+    "harvest": (
+        "hooks hub",
+        "capture",
+        "model",
+        "config",
+        "resume text",
+        "tokenize",
+        "rows",
+        "describe feed pools",
+        "plan run",
+    ),
+    "train": (
+        "health_config kernels seeds setting trackers",
+        "pairs sae",
+        "formats penalties transforms",
+        "config",
+        "step variants",
+        "health plan stacked",
+        "rundir",
+        "run",
+    ),
+    "evaluate": (
+        "sae stats",
+        "model validate",
+        "texts",
+        "features metrics",
+        "config results",
+        "browse compare export plan",
+        "hub report run",
+    ),
+}
+"""The rooms of each stage, ground floor first. A room may import from the floors below its own, and from no other."""
 
 
 def test_the_top_level_is_what_the_design_says() -> None:
-    found = {path.name for path in PACKAGE.iterdir()} - {"__pycache__", "py.typed"}
-    assert found == MAY_IMPORT.keys()
+    names = {path.name for path in PACKAGE.iterdir()} - {"__pycache__", "py.typed"}
+    assert names == {*STAGES, "cli.py", "__init__.py"}
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)
-def test_imports_follow_the_arrows(part: str) -> None:
-    paths = [PACKAGE / part] if part.endswith(".py") else list((PACKAGE / part).rglob("*.py"))
-    assert paths
-    for path in paths:
-        assert imported(path) <= MAY_IMPORT[part], path
+def test_stages_import_downwards(part: str) -> None:
+    names = [name for name in GRAPH if name.split(".")[0] == part]
+    assert names
+    for name in names:
+        assert {target.split(".")[0] for target in GRAPH[name]} <= MAY_IMPORT[part], name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_rooms_import_downwards(stage: str) -> None:
+    level = {room: height for height, floor in enumerate(FLOORS[stage]) for room in floor.split()}
+    rooms = room_imports(GRAPH, stage)
+    assert level.keys() == rooms.keys()
+    upward = [
+        f"{name} -> {target}"
+        for name, targets in GRAPH.items()
+        for target in targets
+        if (here := room_of(name, stage)) and (there := room_of(target, stage))
+        if here != there and level[there] >= level[here]
+    ]
+    assert upward == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circle(GRAPH) == []
+
+
+def test_imports_are_absolute() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        levels = {node.level for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+        assert levels <= {0}, path
 
 
 def test_the_help_needs_no_torch() -> None:

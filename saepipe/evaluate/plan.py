@@ -15,6 +15,7 @@ from saepipe.evaluate.features.store import FOLDER
 from saepipe.evaluate.features.store_job import StoreJob
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.model.kept_work import Work
+from saepipe.evaluate.model.run_cache import cache_of
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.results.result_file import Request, existing
@@ -127,24 +128,3 @@ def _request(run: Run, metric: Metric, works: Sequence[Work], testbed: Testbed, 
         baseline=baseline.run.fingerprint if baseline else None,
         works=fingerprint([[work.kind, dict(work.key)] for work in works]),
     )
-
-
-def cache_of(run: Run, path: Path | None = None, opened: dict[Path, Cache] | None = None) -> Cache:
-    """The cache that a run was trained from: at `path`, or where it was then; `opened` keeps what is open.
-
-    Raises:
-        ConfigError: if it is not there, or another cache is.
-        CorruptDataError: if it is unfinished or damaged.
-    """
-    path, opened = path or run.config.cache, {} if opened is None else opened
-    if not path.is_dir():
-        raise ConfigError(f"the cache of {run.path} is not at {path}", hint="--set cache=PATH")
-    cache = opened[path] = opened.get(path) or Cache.open(path)
-    if cache.fingerprint != run.cache_fingerprint:
-        raise ConfigError(
-            f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",
-            hint="--set cache=PATH of the cache that it was trained from",
-        )
-    if run.hook not in cache.hooks:
-        raise ConfigError(f"{run.path} was trained at {run.hook}; {path} has {', '.join(cache.hooks)}")
-    return cache

@@ -10,7 +10,7 @@ from typing import Any
 from saepipe.data.folders import artifact
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.features.build import build_stores
+from saepipe.evaluate.features.gather_stores import build_stores
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.plan import Job, by_testbed, plan_jobs, store_jobs

@@ -32,7 +32,7 @@ from saepipe.train.step.loss import RECONSTRUCTION
 from saepipe.train.step.measure import Measurement
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.trackers.base import TrackedRun, check_installed
-from saepipe.train.trackers.feed import Trackers, Tracking
+from saepipe.train.trackers.tracker_threads import Trackers, Tracking
 
 Resume = Literal["auto", "never", "must"]
 

@@ -20,7 +20,7 @@ from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.store import FeatureStore
 from saepipe.evaluate.model import testbeds as stage
 from saepipe.evaluate.model.kept_work import Artifacts
-from saepipe.evaluate.model.load import load_model_of
+from saepipe.evaluate.model.language_model import load_model_of
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.plan import plan
 from saepipe.evaluate.run import evaluate

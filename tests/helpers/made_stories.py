@@ -11,7 +11,7 @@ from helpers.made_results import HOOK, write_result, write_run
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
 from saepipe.evaluate.metrics.base import Figure
-from saepipe.evaluate.metrics.geometry.histograms import COSINE, LOG10_DENSITY
+from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY
 from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.train.rundir.importing import ImportConfig
 

@@ -41,7 +41,7 @@ from saepipe.data.folders.atomic_folder import whole_folder
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.contexts import Chunk, chunks
-from saepipe.evaluate.plan import cache_of
+from saepipe.evaluate.model.run_cache import cache_of
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.hooks import HookPoint

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saepipe.evaluate.metrics.geometry.similarity import directions
+from saepipe.evaluate.stats.decoder_cosines import directions
 from saepipe.train.pairs.search import nearest
 
 

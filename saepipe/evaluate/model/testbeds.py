@@ -9,7 +9,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
 from saepipe.evaluate.model.config import ModelSettings
 from saepipe.evaluate.model.kept_work import Artifacts
-from saepipe.evaluate.model.load import load_model_of, model_config
+from saepipe.evaluate.model.language_model import load_model_of, model_config
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.model import LanguageModel

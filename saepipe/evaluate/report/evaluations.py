@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.evaluate.metrics.geometry.histograms import COSINE, LOG10_DENSITY, histogram
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.results.run_results import check_result
+from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, histogram
 from saepipe.train.rundir.load import Run
 
 HISTOGRAMS = "histograms"

@@ -22,8 +22,8 @@ from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.errors import MachineError
 from saepipe.data.folders import artifact
 from saepipe.data.terminal.progress import Progress, Silent
-from saepipe.evaluate.features.build import build_stores
 from saepipe.evaluate.features.config import Features
+from saepipe.evaluate.features.gather_stores import build_stores
 from saepipe.evaluate.features.store import FeatureStore
 from saepipe.evaluate.features.store_job import StoreJob
 from saepipe.evaluate.model.kept_work import Artifacts

@@ -12,7 +12,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.model.kept_work import Artifacts, Work
-from saepipe.evaluate.model.load import load_model_of
+from saepipe.evaluate.model.language_model import load_model_of
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae import reconstruction
 from saepipe.evaluate.texts.pooled import TextActivations, activations_work, pooled_latents, text_activations

@@ -25,7 +25,8 @@ from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from saepipe.train.rundir.load import open_run
-from saepipe.train.trackers import feed, tensorboard
+from saepipe.train.trackers import tensorboard
+from saepipe.train.trackers import tracker_threads as feed
 from saepipe.train.trackers.base import TrackedRun
 
 Make = Callable[..., TrainConfig]

@@ -17,8 +17,8 @@ from saepipe.evaluate.metrics.geometry.joint_firing import PairCounts
 from saepipe.evaluate.metrics.geometry.latent_pairs import together
 from saepipe.evaluate.metrics.geometry.matching import Match, match
 from saepipe.evaluate.metrics.geometry.portrait import Portrait
-from saepipe.evaluate.metrics.geometry.similarity import SimilarPairs
 from saepipe.evaluate.metrics.geometry.weights import Weights
+from saepipe.evaluate.stats.decoder_cosines import SimilarPairs
 from saepipe.evaluate.stats.intervals import Estimate, ratio
 
 SAME, NEARLY_IDENTICAL = 0.7, 0.9

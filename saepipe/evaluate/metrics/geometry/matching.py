@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from saepipe.evaluate.metrics.geometry.similarity import directions
+from saepipe.evaluate.stats.decoder_cosines import directions
 
 ASSIGNED = 8192
 """Up to this d_sae of both, the matching is the one with the largest sum of cosines; above it, of mutual neighbours."""

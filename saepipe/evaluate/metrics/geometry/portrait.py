@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saepipe.evaluate.metrics.geometry.histograms import COSINE, LOG10_DENSITY, NORM, Histogram, histogram
 from saepipe.evaluate.metrics.geometry.joint_firing import PairCounts
 from saepipe.evaluate.metrics.geometry.latent_pairs import mean_conditional, mean_lift
 from saepipe.evaluate.metrics.geometry.weights import Weights
+from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, NORM, Histogram, histogram
 from saepipe.evaluate.stats.intervals import Estimate
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from saepipe.evaluate.metrics.geometry.histograms import COSINE, Histogram
-from saepipe.evaluate.metrics.geometry.similarity import SimilarPairs, similarity
 from saepipe.evaluate.sae.firing import encoder_decoder_cosine
 from saepipe.evaluate.sae.reconstruction import Autoencoder
+from saepipe.evaluate.stats.decoder_cosines import SimilarPairs, similarity
+from saepipe.evaluate.stats.histograms import COSINE, Histogram
 
 
 @dataclass(frozen=True)

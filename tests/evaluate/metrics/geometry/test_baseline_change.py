@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from saepipe.evaluate.metrics.geometry.baseline_change import changes, follow
-from saepipe.evaluate.metrics.geometry.histograms import COSINE, Histogram
 from saepipe.evaluate.metrics.geometry.joint_firing import PairCounts
 from saepipe.evaluate.metrics.geometry.portrait import Portrait
-from saepipe.evaluate.metrics.geometry.similarity import similarity
 from saepipe.evaluate.metrics.geometry.weights import Weights
+from saepipe.evaluate.stats.decoder_cosines import similarity
+from saepipe.evaluate.stats.histograms import COSINE, Histogram
 
 
 def weights_of(W_dec: torch.Tensor, num_pairs: int = 3) -> Weights:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saepipe.evaluate.metrics.geometry.histograms import COSINE
+from saepipe.evaluate.stats.histograms import COSINE
 from saepipe.train.pairs.keys import keys_of, pairs_at
 from saepipe.train.pairs.search import Ranked, nobody
 

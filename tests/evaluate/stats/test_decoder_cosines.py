@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from saepipe.evaluate.metrics.geometry import similarity as module
-from saepipe.evaluate.metrics.geometry.histograms import COSINE, LOG10_DENSITY, histogram
-from saepipe.evaluate.metrics.geometry.similarity import similarity
+from saepipe.evaluate.stats import decoder_cosines as module
+from saepipe.evaluate.stats.decoder_cosines import similarity
+from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, histogram
 
 
 @pytest.mark.parametrize("side", [1, 3, 5, 2048])
