@@ -30,8 +30,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from saepipe.data.batches.shuffle import permutation
 from saepipe.data.batches.stream import BatchStream
-from saepipe.data.cache.cache import Cache, Layout
+from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.codecs import Profile
+from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.folders import artifact

@@ -24,7 +24,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cache = write_cache(folder / "cache", {"blocks.1.hook_resid_post": structured_rows(8200, 24)})
-        print("| rule | fault | what is said |\n|---|---|---|")
+        print("| rule | fault | message |\n|---|---|---|")
         print(f"| - | none | {'; '.join(World(cache, folder / 'sound').train()) or '(nothing)'} |")
         for number, mutation in enumerate(MUTATIONS):
             said = mutation.inject(World(cache, folder / str(number)))

@@ -30,8 +30,9 @@ from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache.cache import Cache
 from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
+from saepipe.train.live_run import first_state
 from saepipe.train.plan import plan_runs
-from saepipe.train.run import first_state, train
+from saepipe.train.run import train
 from saepipe.train.step.allocator import keep_freed_memory
 from saepipe.train.step.state import Recipe, TrainState
 from saepipe.train.step.step import train_step

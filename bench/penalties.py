@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,9 @@ from record import write_result
 from torch.utils.flop_counter import FlopCounterMode
 
 from saepipe.train.config import TrainConfig
-from saepipe.train.pairs.gates import usual_interval
+from saepipe.train.pairs.selection import default_interval
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.sae.activations import DenseActivations
 from saepipe.train.setting import settings_at
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
@@ -104,10 +104,7 @@ def made_up(d_in: int, d_sae: int, batch: int) -> StepContext:
     W_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=1).requires_grad_()
     return StepContext(
         x=x,
-        pre_acts=acts,
-        acts=acts,
-        acts_sum=acts.detach().sum(0),
-        gate_acts=acts,
+        activations=DenseActivations(pre_acts=acts, acts=acts, acts_sum=acts.detach().sum(0), gate_acts=acts),
         x_hat=x,
         W_enc=W_dec.T,
         b_enc=torch.zeros(d_sae),
@@ -129,7 +126,7 @@ def measure_penalty(name: str, ctx: StepContext, step: dict[str, Any], num_steps
     searching, search_flop, search_mib = timed(lambda: with_gradient(penalty, ctx, state, 0), 1)
     state = with_gradient(penalty, ctx, state, 0).state if searching < 1 else state
     plain, flop, mib = timed(lambda: with_gradient(penalty, ctx, state, 1), num_steps)
-    every = getattr(penalty, "every", None) or usual_interval(batch, d_sae)
+    every = getattr(penalty, "every", None) or default_interval(batch, d_sae)
     seconds = plain + max(0.0, searching - plain) / every
     operations = flop + (search_flop - flop) / every + gathered_flop(state, ctx, penalty)
     return {
@@ -144,7 +141,7 @@ def measure_penalty(name: str, ctx: StepContext, step: dict[str, Any], num_steps
 
 
 def with_gradient(penalty: Penalty, ctx: StepContext, state: State, step: int) -> Penalised:
-    here = replace(ctx, step=step)
+    here = ctx.changed(step=step)
     found = penalty(here, state, settings_at(penalty, step, ctx.num_steps))
     torch.autograd.grad(found.value, [ctx.W_dec, ctx.acts], allow_unused=True)
     return found

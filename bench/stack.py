@@ -5,7 +5,7 @@
 First `saepipe.train.run.train` itself, `exact: false` beside `exact: true` in turns in one process: the 8 differ in
 weight, lr and seed. A turn's time is that of its steps, with loader and log lines (every 100 steps), from step 100 on
 and less the last step, which judges and saves the run. At 64 x 256, batch 256, the aim is <= 0.5x; at 512 x 4096, batch
-2048, where the rule does not stack, <= 1.05x. Then the sweep that the rule is from (`MOST_WORK` of
+2048, where the rule does not stack, <= 1.05x. Then the sweep that the rule is from (`MAX_STACKED_WORK` of
 train/stacked/teams.py): steps on one batch, stacked whatever the rule says, over shapes. Writes results/stack.json.
 """
 
@@ -29,7 +29,7 @@ from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from saepipe.train.stacked.stack import Stack
-from saepipe.train.stacked.teams import MOST_WORK
+from saepipe.train.stacked.teams import MAX_STACKED_WORK
 from saepipe.train.step.allocator import keep_freed_memory
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
@@ -138,7 +138,7 @@ def main() -> None:
             if name in names
         }
     shapes = SWEEP[:4] if asked.quick else SWEEP
-    figures["rule"] = {"MOST_WORK": MOST_WORK}
+    figures["rule"] = {"MAX_STACKED_WORK": MAX_STACKED_WORK}
     figures["sweep"] = [swept(shape, rounds) for shape in shapes]
     write_result("stack-quick" if asked.quick else "stack", CLAIM, figures)
 

@@ -1,6 +1,6 @@
-"""The penalties of both studies as their code had them, faults and all: negative controls, for configs/study-*.yaml.
+"""Penalties of both studies exactly as coded, with their faults: negative controls for configs/study-*.yaml.
 
-Nothing here is meant to work. docs/health.md says which rule finds what.
+None of them is meant to work. docs/health.md says which rule finds which fault.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from saepipe.train.setting import Setting, SettingsNow, within
 
 
 class AbsorptionAsCoded(Penalty):
-    """Study A: sum over all i, j of (R_ij > rho) (R_ij - rho) G_ij, once any cosine exceeds tau.
+    """Study A: sum over all i, j of (R_ij > rho) (R_ij - rho) G_ij, if any cosine exceeds tau.
 
-    G is the Gram matrix of W_dec's columns, (d_in, d_in): cosines of input coordinates and not of latents, all of them
-    small, so the gate never opens. R (d_sae, d_sae) is a count over a rate. The two fit only where d_in = d_sae.
+    G is the Gram matrix of W_dec's columns, (d_in, d_in): cosines of input coordinates, not of latents, all so small
+    that the condition is never met. R (d_sae, d_sae) is a count over a density. They fit only if d_in = d_sae.
     """
 
     name: Literal["absorption_as_coded"] = "absorption_as_coded"
@@ -31,9 +31,9 @@ class AbsorptionAsCoded(Penalty):
         return {"rate": torch.zeros(d_sae), "together": torch.zeros(d_sae, d_sae)}
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        fired = (ctx.acts > 0).float()
-        rate = 0.99 * state["rate"] + 0.01 * fired.mean(0)
-        together = 0.99 * state["together"] + 0.01 * fired.T @ fired
+        active = (ctx.acts > 0).float()
+        rate = 0.99 * state["rate"] + 0.01 * active.mean(0)
+        together = 0.99 * state["together"] + 0.01 * active.T @ active
         state = {"rate": rate, "together": together}
         columns = normalize(ctx.W_dec, dim=0)
         gram = columns.T @ columns
@@ -45,9 +45,9 @@ class AbsorptionAsCoded(Penalty):
 
 
 class TokenTopKAsCoded(Penalty):
-    """Study B, runs 1 to 4: the mean of the largest cosines between the codes of two tokens, each with itself too.
+    """Study B, runs 1 to 4: mean of the largest cosines between two tokens' activations, self-pairs included.
 
-    Their number is a share of batch * d_sae, though there are batch * batch; W_dec never sees it.
+    Their number is a share of batch * d_sae, though there are batch * batch cosines; W_dec gets no gradient.
     """
 
     name: Literal["token_topk_as_coded"] = "token_topk_as_coded"
@@ -57,13 +57,13 @@ class TokenTopKAsCoded(Penalty):
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         cosines = token_cosines(ctx.acts)
         size = min(max(1, int(float(now["fraction"]) * ctx.acts.numel())), cosines.numel())
-        largest, places = cosines.flatten().topk(size)
-        with_itself = (places // len(cosines) == places % len(cosines)).float().mean()
-        return Penalised(largest.mean(), {"num_pairs": torch.tensor(float(size)), "self_share": with_itself}, state)
+        largest, indices = cosines.flatten().topk(size)
+        self_share = (indices // len(cosines) == indices % len(cosines)).float().mean()
+        return Penalised(largest.mean(), {"num_pairs": torch.tensor(float(size)), "self_share": self_share}, state)
 
 
 class TokenOrthogonalityAsCoded(Penalty):
-    """Study B, run 5: the mean of all squared cosines between the codes of two tokens, each with itself too."""
+    """Study B, run 5: mean of all squared cosines between two tokens' activations, self-pairs included."""
 
     name: Literal["token_orthogonality_as_coded"] = "token_orthogonality_as_coded"
     statistics: ClassVar = {"num_pairs": ANY, "self_share": SHARE}
@@ -78,10 +78,10 @@ class TokenOrthogonalityAsCoded(Penalty):
 
 
 class L0AsCoded(Penalty):
-    """Study B, runs 6 and 7: the share of activations above 0.01, a count that has no slope.
+    """Study B, runs 6 and 7: share of activations above 0.01, a count that has no slope.
 
-    `after` is what they did to the activations first, when x_hat had been made already: dropout, or keeping the latents
-    whose mean is above the median. It changes this count and nothing else.
+    `after` names what they did to the activations after x_hat was computed: dropout, or keeping only the latents whose
+    mean is above the median. It changes this count and nothing else.
     """
 
     name: Literal["l0_as_coded"] = "l0_as_coded"
@@ -97,7 +97,7 @@ class L0AsCoded(Penalty):
 
 
 class ImportanceVarianceAsCoded(Penalty):
-    """Study B, run 6: minus the variance over latents of their mean activation; a few giant latents please it best."""
+    """Study B, run 6: minus the variance over latents of their mean activation, minimised by a few giant latents."""
 
     name: Literal["importance_variance_as_coded"] = "importance_variance_as_coded"
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import pydoc
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,19 @@ def test_a_stage_can_be_called_before_and_after_its_parts_are_imported() -> None
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["True", "True", "config.yaml"]
+
+
+@pytest.mark.parametrize("name", ["harvest", "train", "evaluate"])
+def test_a_stage_has_the_signature_and_the_docstring_of_its_function(name: str) -> None:
+    stage, function = getattr(sp, name), getattr(import_module(f"saepipe.{name}.run"), name)
+    assert inspect.signature(stage) == inspect.signature(function)
+    assert inspect.getdoc(stage) == inspect.getdoc(function)
+    assert "Args:" in pydoc.render_doc(stage, renderer=pydoc.plaintext)
+
+
+def test_importing_a_stage_needs_no_torch() -> None:
+    code = (
+        "import sys, saepipe; stages = saepipe.harvest, saepipe.train, saepipe.evaluate; print('torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.made_results import write_core, write_run
 from helpers.made_stores import write_store
-from helpers.random_runs import drawn_run
+from helpers.random_runs import random_run
 from saepipe.cli import main
 
 
@@ -53,7 +53,7 @@ def test_browse_as_files_and_without_a_store(
 
 
 def test_export(tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = drawn_run(tmp_path / "run", "jumprelu", tiny_cache)
+    run = random_run(tmp_path / "run", "jumprelu", tiny_cache)
     code, out, _ = call(capsys, "export", run, "--to", "saelens", "--out", tmp_path / "out", "--format", "json")
     assert code == 0
     assert [line.split()[0] for line in json.loads(out)["files"]] == ["cfg.json", "sae_weights.safetensors"]
@@ -66,7 +66,7 @@ def test_export(tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_push_says_what_it_would_send_and_pull_what_is_no_address(
     tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = drawn_run(tmp_path / "topk" / "seed-0", "topk", tiny_cache)
+    run = random_run(tmp_path / "topk" / "seed-0", "topk", tiny_cache)
     code, out, _ = call(capsys, "push", run, "--to", "hf://me/saes", "--dry-run", "--format", "json")
     assert code == 0
     sent = json.loads(out)

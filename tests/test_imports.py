@@ -1,4 +1,4 @@
-"""The plan of the house: stages import downwards, rooms import downwards, and no files import each other in a circle."""
+"""The plan of the house: stages and rooms import downwards, and no files import each other in a circle."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ FLOORS = {
         "step variants",
         "health plan stacked",
         "rundir",
+        "live_run",
         "run",
     ),
     "evaluate": (

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from saepipe.data import toy
 from saepipe.data.batches.shuffle import permutation
-from saepipe.data.cache.cache import FORMAT_VERSION, Cache, Layout
+from saepipe.data.cache.cache import FORMAT_VERSION, Cache
+from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.folders import artifact
 

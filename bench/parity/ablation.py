@@ -16,15 +16,15 @@ from table import Row, absolutely, exactly
 
 from saepipe.data import toy
 from saepipe.data.terminal.progress import Silent
-from saepipe.evaluate.metrics.concepts.ablation import ablated_pooled, attribution, latent_sums, select
+from saepipe.evaluate.metrics.concepts.ablation import ablated_pooled, attribution, latent_sums, latents_to_ablate
 from saepipe.evaluate.metrics.concepts.perturb import accuracies, class_differences
-from saepipe.evaluate.metrics.concepts.probe_setup import Concepts, some_texts
-from saepipe.evaluate.metrics.concepts.scr import scr
+from saepipe.evaluate.metrics.concepts.probe_setup import ConceptProbes, slice_texts
+from saepipe.evaluate.metrics.concepts.scr import scr_scores
 from saepipe.evaluate.metrics.concepts.spurious_pairs import ATTRIBUTE, CONCEPT, SPURIOUS, PairTexts
-from saepipe.evaluate.metrics.concepts.tpp import tpp
+from saepipe.evaluate.metrics.concepts.tpp import tpp_scores
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.sae.subject import Subject
-from saepipe.evaluate.texts.binary_questions import Examples, one_against_rest
+from saepipe.evaluate.texts.binary_questions import BinaryExamples, one_vs_rest
 from saepipe.evaluate.texts.pooled import TextActivations, activations_work, text_activations
 
 SIZES = (2, 5, 10, 20, 50)
@@ -44,7 +44,7 @@ class Task:
     name: str
     train: TextActivations
     test: TextActivations
-    concepts: Concepts
+    concepts: ConceptProbes
 
 
 def prepare(material: Material) -> None:
@@ -84,7 +84,7 @@ def _compare(task: Task, subject: Subject, theirs: dict[str, torch.Tensor], scor
     yield absolutely(part, "effects", theirs["effects"], effects, 1e-5)
 
     chosen = theirs["chosen"]  # (num_concepts, num_sizes, d_sae) bool
-    ours = [[_mask(select(effect, size, "reference"), len(effect)) for size in SIZES] for effect in effects]
+    ours = [[_mask(latents_to_ablate(effect, size, "reference"), len(effect)) for size in SIZES] for effect in effects]
     # Among effects of 0 the reference takes whichever, and rounding decides which are 0: these are left out.
     clear = (theirs["effects"].abs() > _ZERO)[:, None]
     note = f"{chosen.shape[0]} concepts x {chosen.shape[1]} sizes; effects of 0 apart"
@@ -123,7 +123,7 @@ def _mask(selected: torch.Tensor, d_sae: int) -> torch.Tensor:
 
 
 def _tpp(clean: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    by_class = tpp(clean, after, SIZES)
+    by_class = tpp_scores(clean, after, SIZES)
     return {key: float(np.mean([float(values[key][0]) for values in by_class])) for key in by_class[0]}
 
 
@@ -136,7 +136,7 @@ def _scr(
         return accuracies(logits, task.concepts.test_signs[[which]], once)[..., 0]
 
     at_first = np.stack([misled(pooled, CONCEPT), misled(pooled, ATTRIBUTE)], axis=-1)
-    values = scr(
+    values = scr_scores(
         clean[:, [CONCEPT, ATTRIBUTE]],
         at_first,
         misled(without[ATTRIBUTE], CONCEPT),
@@ -150,11 +150,13 @@ def _scr(
 def _tasks(material: Material) -> Iterator[Task]:
     testbed, generator = material.testbed(), torch.Generator().manual_seed(0)
 
-    def task(name: str, train: list[str], test: list[str], examples: list[tuple[Examples, Examples]]) -> Task:
+    def task(
+        name: str, train: list[str], test: list[str], examples: list[tuple[BinaryExamples, BinaryExamples]]
+    ) -> Task:
         work = activations_work(Work("texts", {"name": name}), CONTEXT)
         x = text_activations(testbed, [*train, *test], work, name, Silent())
-        known, unseen = some_texts(x, 0, len(train)), some_texts(x, len(train), x.num_texts)
-        concepts = Concepts.fit(known.pooled(), unseen.pooled(), examples, "reference", generator)
+        known, unseen = slice_texts(x, 0, len(train)), slice_texts(x, len(train), x.num_texts)
+        concepts = ConceptProbes.fit(known.pooled(), unseen.pooled(), examples, "reference", generator)
         return Task(name, known, unseen, concepts)
 
     texts = _biographies()
@@ -168,7 +170,7 @@ def _tasks(material: Material) -> Iterator[Task]:
         parts["train"],
         parts["test"],
         [
-            (one_against_rest(labels["train"], c, generator), one_against_rest(labels["test"], c, generator))
+            (one_vs_rest(labels["train"], c, generator), one_vs_rest(labels["test"], c, generator))
             for c in range(len(PROFESSIONS))
         ],
     )

@@ -13,7 +13,7 @@ from table import Row, exactly, relatively
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.metrics.core.metric import Core
-from saepipe.evaluate.results.result_file import plain
+from saepipe.evaluate.results.result_file import plain_value
 from saepipe.evaluate.run import evaluate
 
 Found = tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]
@@ -52,7 +52,9 @@ def _ours(material: Material, core: Core) -> dict[str, Found]:
     results = [json.loads(path.read_text()) for path in paths]
     found = {r["saepipe"]["variant"]: (r["eval_result_metrics"], r["eval_result_details"]) for r in results}
     [linear] = core.measure([material.linear], material.testbed(), Silent())
-    metrics = {name: {key: plain(figure) for key, figure in group.items()} for name, group in linear.metrics.items()}
+    metrics = {
+        name: {key: plain_value(figure) for key, figure in group.items()} for name, group in linear.metrics.items()
+    }
     return {**found, LINEAR: (metrics, linear.details)}
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from saepipe.data import toy
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.tokens import heldout_score
-from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.config import HarvestConfig
@@ -117,7 +117,7 @@ class Material:
 
     def testbed(self) -> Testbed:
         """Mode reference, the model run live in float32."""
-        artifacts = Artifacts(self.folder / "artifacts", {**self.cache.attributes["model"], "hook": HOOK})
+        artifacts = KeptWork(self.folder / "artifacts", {**self.cache.attributes["model"], "hook": HOOK})
         load, cpu = lambda: self.language_model, torch.device("cpu")
         return Testbed(self.cache, HOOK, load, artifacts, BATCH, cpu, mode="reference", live=True)
 

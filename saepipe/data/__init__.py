@@ -1,1 +1,1 @@
-"""What rests on disk: configs, artifacts, shards, and the batches read back from them."""
+"""Data on disk: configs, artifacts and shards, and the batches read back from them."""

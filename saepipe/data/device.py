@@ -1,4 +1,4 @@
-"""Which device torch computes on."""
+"""Selection of the torch device."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from saepipe.data.errors import ConfigError, MachineError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` (cuda where there is one, else cpu), or a device by torch's name for it.
+    """Returns the device for `auto` (cuda if available, otherwise cpu) or for a torch device name.
 
     Raises:
-        ConfigError: if torch knows no such name; MachineError: if this machine has no such device.
+        ConfigError: if torch knows no such name.
+        MachineError: if this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device {name!r} is none that torch knows", hint="auto, cpu, cuda or cuda:1") from None
+        raise ConfigError(f"torch knows no device {name!r}", hint="auto, cpu, cuda or cuda:1") from None
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise MachineError(f"no device {name!r} here: {str(error).splitlines()[0]}", hint="device: auto") from None
+        reason = str(error).splitlines()[0]
+        raise MachineError(f"this machine has no device {name!r}: {reason}", hint="device: auto") from None
     return device

@@ -1,6 +1,6 @@
-"""What a user can fix, as exceptions: each says what is wrong, the value seen, and what would do.
+"""Exceptions for problems that a user can fix: each states the problem, the value, and a possible fix.
 
-`explain` turns every exception into an exit code and words; a failed assert or any other exception is our own bug.
+`explain` turns any exception into an exit code and a message; a failed assert or any other exception is a bug.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 
 class SaepipeError(Exception):
-    """Something a user can fix. `hint` says what would do."""
+    """A problem that the user can fix; `hint` suggests how."""
 
     exit_code: ClassVar[int] = 1
 
@@ -24,34 +24,34 @@ class SaepipeError(Exception):
 
 
 class ConfigError(SaepipeError, ValueError):
-    """Wrong usage or config: everything that the config alone shows.
+    """Wrong usage, or a mistake that the config alone shows.
 
-    A ValueError too: raised while a config is validated, it is reported beside the config's other mistakes.
+    It is also a ValueError, so that one raised during validation is reported together with the config's other mistakes.
     """
 
     exit_code = 2
 
 
 class MachineError(SaepipeError):
-    """This machine or its installation cannot do what was asked (no such device, a package missing)."""
+    """This machine or installation lacks something that the command needs (a device, a package)."""
 
     exit_code = 3
 
 
 class CorruptDataError(SaepipeError):
-    """Stored or computed data is not what it should be: a damaged shard, a NaN activation."""
+    """Stored or computed data is wrong: a damaged shard, a NaN activation."""
 
     exit_code = 4
 
 
 class OutOfSpaceError(SaepipeError):
-    """Disk or memory would not hold it."""
+    """The data does not fit on disk or in memory."""
 
     exit_code = 5
 
 
 class RemoteError(SaepipeError):
-    """A hub or bucket did not give what was asked for."""
+    """A request to a hub or bucket failed."""
 
     exit_code = 6
 
@@ -63,29 +63,29 @@ class LockedError(SaepipeError):
 
 
 class HealthError(SaepipeError):
-    """The data show that the experiment could not have shown anything (`--strict`)."""
+    """The data show that the experiment cannot support any conclusion (`--strict`)."""
 
     exit_code = 8
 
 
 class Stopped(SaepipeError):  # noqa: N818 - a state that can be resumed, not an error
-    """Stopped on request (SIGTERM); what is on disk can be resumed."""
+    """Stopped on request (SIGTERM); the data on disk can be resumed."""
 
     exit_code = 75
 
 
 def explain(error: BaseException) -> tuple[int, str, str | None]:
-    """Exit code, what is wrong, and what would do. Code 1 is a bug of ours."""
-    again = "run the same command again to go on"
+    """Returns the exit code, the message and the hint for any exception. Exit code 1 is a bug in saepipe."""
+    again = "run the same command again to resume"
     if isinstance(error, SaepipeError):
         return error.exit_code, error.message, error.hint
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped", again
-    if hasattr(error, "format_message"):  # how typer tells of wrong usage
+    if hasattr(error, "format_message"):  # typer's usage errors
         return ConfigError.exit_code, error.format_message(), "saepipe COMMAND --help"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return OutOfSpaceError.exit_code, f"out of memory: {error}", "a smaller batch_size"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfSpaceError.exit_code, str(error), f"free some disk, then {again}"
+        return OutOfSpaceError.exit_code, str(error), f"free some disk space, then {again}"
     message = f"a bug in saepipe: {type(error).__name__}: {error}"
     return SaepipeError.exit_code, message, "please report it with the lines above"

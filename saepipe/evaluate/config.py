@@ -17,15 +17,15 @@ from saepipe.evaluate.model.config import ModelSettings
 
 
 class EvaluateConfig(ModelSettings, ConfigWithPlugins):
-    """Which metrics are measured, and how the model runs for them."""
+    """Settings of `saepipe evaluate`: the metrics, and how the model runs for them."""
 
     metrics: tuple[Metric, ...] = Field(default=(Core(), SparseProbing(), Absorption(), Geometry()), min_length=1)
-    """Each by its name, with its settings."""
+    """Metrics by name, each with its settings."""
     features: Features | None = Features()
-    """What the feature browser shows of each latent, `RUN/features/`; null: nothing is gathered."""
+    """Settings of the feature store, `RUN/features/`, which the feature browser shows; null: no store is built."""
 
     @model_validator(mode="after")
-    def _each_once(self) -> Self:
+    def _no_duplicates(self) -> Self:
         names = [metric.name for metric in self.metrics]
         if len(set(names)) < len(names):
             raise ValueError(f"a metric is listed twice: {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""What there is to do: one job a run and metric, each known by what it answers."""
+"""Plan of an evaluation: one job per run and metric, each identified by the request that it answers."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.run_cache import cache_of
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
-from saepipe.evaluate.results.result_file import Request, existing
+from saepipe.evaluate.results.result_file import Request, is_current
 from saepipe.train.rundir.load import Run, open_run
 
-AnyJob = TypeVar("AnyJob", "Job", StoreJob)
+AnyJob = TypeVar("AnyJob", "MetricJob", StoreJob)
 
 
 @dataclass(frozen=True)
-class Job:
+class MetricJob:
     """One metric of one run."""
 
     run: Run
     testbed: Testbed
     metric: Metric
     works: Sequence[Work]
-    """of the model"""
+    """work of the model that the metric needs"""
     request: Request
     path: Path
-    """of the result"""
+    """path of the result"""
 
     @property
     def done(self) -> bool:
-        return existing(self.path, self.request)
+        return is_current(self.path, self.request)
 
 
 def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:
-    """What `evaluate` would measure and what it would reuse; loads neither model nor SAE."""
+    """Lists what `evaluate` would measure and what it would reuse; loads neither model nor SAE."""
     jobs = plan_jobs(runs, config, out, Testbeds(config, Passes()))
     stores = store_jobs(jobs, config, out)
     contexts = {str(job.testbed.cache.path): len(job.testbed.cache.heldout.contexts) for job in jobs}
     works: dict[bool, list[str]] = {True: [], False: []}
     for job in jobs:
         if not job.done:
-            artifacts = job.testbed.artifacts
+            kept_work = job.testbed.kept_work
             for work in job.works:
-                works[artifacts.has(work.kind, work.key)].append(str(artifacts.folder(work)))
+                works[kept_work.has(work.kind, work.key)].append(str(kept_work.folder(work)))
     return {
         "measure": [str(job.path) for job in jobs if not job.done],
         "reuse": [str(job.path) for job in jobs if job.done],
@@ -64,12 +64,12 @@ def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = Non
     }
 
 
-def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, testbeds: Testbeds) -> list[Job]:
-    """One job a run and metric, every run checked against its cache.
+def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, testbeds: Testbeds) -> list[MetricJob]:
+    """Returns one job per run and metric, after checking every run against its cache.
 
     Raises:
-        ConfigError: if a run was not trained from the cache that is found, or at a hook that it does not have; or if
-            none was trained where the baseline was.
+        ConfigError: if a run was trained from another cache, or at a hook that its cache does not have; or if no run
+            was trained at the hook and from the cache of the baseline.
         CorruptDataError: if a run or its cache is unfinished or damaged.
     """
     if not runs:
@@ -82,20 +82,18 @@ def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, te
         testbed = testbeds.at(cache_of(run, config.cache, caches), run.hook)
         results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
         for metric in config.metrics:
-            here = (id(testbed), metric.name)
-            if here not in works:  # texts may have to be looked up on a hub
-                works[here] = metric.works(testbed)
-            request = _request(run, metric, works[here], testbed, config)
-            jobs.append(Job(run, testbed, metric, works[here], request, results / f"{metric.name}.json"))
+            key = (id(testbed), metric.name)
+            if key not in works:  # only once, as it may look up texts on a hub
+                works[key] = metric.works(testbed)
+            request = _request(run, metric, works[key], testbed, config)
+            jobs.append(MetricJob(run, testbed, metric, works[key], request, results / f"{metric.name}.json"))
     if config.baseline and not any(job.testbed.baseline for job in jobs):
-        raise ConfigError(
-            f"baseline {config.baseline} was trained at another hook or from another cache than all of the runs"
-        )
+        raise ConfigError(f"no run was trained at the hook and from the cache of baseline {config.baseline}")
     return jobs
 
 
-def store_jobs(jobs: Iterable[Job], config: EvaluateConfig, out: Path | None) -> list[StoreJob]:
-    """One feature store a run of these, in the run, or beside the results that are elsewhere."""
+def store_jobs(jobs: Iterable[MetricJob], config: EvaluateConfig, out: Path | None) -> list[StoreJob]:
+    """Returns one feature store per run, in the run, or beside its results if these are elsewhere."""
     if config.features is None:
         return []
     stores = {}
@@ -106,7 +104,7 @@ def store_jobs(jobs: Iterable[Job], config: EvaluateConfig, out: Path | None) ->
 
 
 def by_testbed(jobs: Iterable[AnyJob]) -> list[list[AnyJob]]:
-    """Jobs that share their passes."""
+    """Groups jobs that share model passes."""
     groups: dict[int, list[AnyJob]] = {}
     for job in jobs:
         groups.setdefault(id(job.testbed), []).append(job)

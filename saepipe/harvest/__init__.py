@@ -1,4 +1,4 @@
-"""Text to tokens to activations to shards: one pass of the language model, kept for every later run."""
+"""Text to tokens to activations to shards: a single pass of the language model, cached for all later runs."""
 
 from saepipe.data.terminal.stage import callable_stage
 

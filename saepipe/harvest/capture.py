@@ -1,4 +1,4 @@
-"""One forward pass that keeps the residual stream at some hook points and goes no further than the last of them."""
+"""A forward pass that records the residual stream at some hook points and stops after the last of them."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ class _LastHookReached(Exception):  # noqa: N818 - a jump out of the forward pas
 
 @torch.no_grad()
 def capture(model: PreTrainedModel, ids: torch.Tensor, hooks: Sequence[HookPoint]) -> dict[str, torch.Tensor]:
-    """Residual activations at `hooks` for windows without padding.
+    """Records the residual activations at `hooks`, for windows without padding.
 
     Args:
         model: a causal language model.
         ids: (batch, seq) token ids.
-        hooks: the points to keep; the layers above the last one and the logits are not computed.
+        hooks: the points to record; layers above the last one and the logits are not computed.
 
     Returns:
-        By hook name, (batch, seq, d_in) in the model's dtype, on the model's device.
+        Activations by hook name, (batch, seq, d_in) in the model's dtype, on the model's device.
     """
-    kept: dict[str, torch.Tensor] = {}
-    with _recording(model, hooks, kept), suppress(_LastHookReached):
+    recorded: dict[str, torch.Tensor] = {}
+    with _recording(model, hooks, recorded), suppress(_LastHookReached):
         model.base_model(input_ids=ids.to(model.device), use_cache=False)
-    return kept
+    return recorded
 
 
 @contextmanager
-def _recording(model: PreTrainedModel, hooks: Sequence[HookPoint], kept: dict[str, torch.Tensor]) -> Iterator[None]:
-    wanted = {str(hook) for hook in hooks}
+def _recording(model: PreTrainedModel, hooks: Sequence[HookPoint], recorded: dict[str, torch.Tensor]) -> Iterator[None]:
+    names = {str(hook) for hook in hooks}
 
-    def keep(hook: HookPoint, x: torch.Tensor) -> None:
-        kept[str(hook)] = x
-        if kept.keys() == wanted:
+    def record(hook: HookPoint, x: torch.Tensor) -> None:
+        recorded[str(hook)] = x
+        if recorded.keys() == names:
             raise _LastHookReached
 
     handles = []
@@ -49,13 +49,13 @@ def _recording(model: PreTrainedModel, hooks: Sequence[HookPoint], kept: dict[st
         if hook.kind == "resid_pre":
 
             def before(_: Any, args: Any, kwargs: Any, hook: HookPoint = hook) -> None:
-                keep(hook, args[0] if args else kwargs["hidden_states"])
+                record(hook, args[0] if args else kwargs["hidden_states"])
 
             handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
         else:
 
             def after(_: Any, args: Any, output: Any, hook: HookPoint = hook) -> None:
-                keep(hook, layer_output(output))
+                record(hook, layer_output(output))
 
             handles.append(layer.register_forward_hook(after))
     try:

@@ -1,4 +1,4 @@
-"""What a harvest may be asked."""
+"""Settings of `saepipe harvest`."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ Hooks = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_
 
 
 class DatasetConfig(Config):
-    """Where the text comes from."""
+    """The source of the text."""
 
     source: str = Field("toy", description="hub id, a folder, a .txt/.jsonl/.csv/.parquet file, or `toy`")
     subset: str | None = Field(None, description="configuration name of a hub dataset")
     split: str = "train"
     revision: str | None = None
     columns: Columns = Field(
-        ("text",), description="joined by `join`; by name, or by index where a file has no header", min_length=1
+        ("text",), description="joined by `join`; names, or indices if a file has no header", min_length=1
     )
     join: str = "\n"
     tokenised: bool = Field(False, description="the column holds token ids, not text")
-    documents: Literal["paragraph", "line", "document"] = Field("paragraph", description="what a .txt file is cut into")
-    seed: int = Field(0, description="of the toy's text")
+    documents: Literal["paragraph", "line", "document"] = Field("paragraph", description="unit of a .txt file")
+    seed: int = Field(0, description="seed of the toy text")
 
     @property
     def suffix(self) -> str:
@@ -46,38 +46,38 @@ class DatasetConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> DatasetConfig:
         if self.tokenised and len(self.columns) > 1:
-            raise ValueError(f"token ids stand in one column, not in {len(self.columns)}: {list(self.columns)}")
+            raise ValueError(f"token ids need one column, not {len(self.columns)}: {list(self.columns)}")
         if any(isinstance(column, int) for column in self.columns) and self.suffix != ".csv":
-            raise ValueError(f"columns by index are for .csv files without a header; {self.source!r} has names")
+            raise ValueError(f"columns by index are for .csv files without a header; {self.source!r} needs names")
         return self
 
 
 class HarvestConfig(Config):
-    """One pass of a language model over text, kept as a cache."""
+    """A single pass of a language model over text, stored as a cache."""
 
     model: ModelConfig = ModelConfig()
     dataset: DatasetConfig = DatasetConfig()
     hooks: Hooks = Field(("blocks.2.hook_resid_post",), min_length=1)
     num_tokens: Count = Field(10_000_000, gt=0, description="training rows to store; special tokens do not count")
-    heldout_tokens: Count = Field(500_000, ge=0, description="positions of held-out contexts, at most")
-    heldout_share: float = Field(0.05, ge=0, lt=1, description="of documents, by a hash of their text")
+    heldout_tokens: Count = Field(500_000, ge=0, description="maximum positions of held-out contexts")
+    heldout_share: float = Field(0.05, ge=0, lt=1, description="share of documents, chosen by a hash of their text")
     context_size: int = Field(128, ge=2)
-    batch_size: int = Field(32, gt=0, description="contexts a forward pass")
+    batch_size: int = Field(32, gt=0, description="contexts per forward pass")
     bos: Literal["documents", "windows"] = Field(
-        "documents", description="BOS starts every window; `documents`: it also stands between documents"
+        "documents", description="BOS starts every window; with `documents`, it also separates documents"
     )
     drop_norm_above: float | None = Field(
         None, gt=1, description="leave out rows whose norm exceeds this many medians (of the first batch)"
     )
-    codec: Profile = Field("lossless", description="of training rows; held-out rows are always lossless")
+    codec: Profile = Field("lossless", description="encoding of training rows; held-out rows are always lossless")
     int8_snr_floor: float = Field(
-        SNR_FLOOR, description="dB that `int8` must reach without the largest channels, or the cache is refused"
+        SNR_FLOOR, description="dB that `int8` must reach without the largest channels, or the harvest fails"
     )
     shard_rows: Count = Field(65_536, gt=0)
     chunk_rows: int = Field(1024, gt=0)
-    pool_shards: int = Field(4, gt=0, description="shards that are shuffled together; the unit of resume")
-    encoders: int = Field(4, gt=0, description="threads that compress")
-    seed: int = Field(0, ge=0, description="of the shuffle")
+    pool_shards: int = Field(4, gt=0, description="shards that are shuffled together; the unit of resuming")
+    encoders: int = Field(4, gt=0, description="encoder threads")
+    seed: int = Field(0, ge=0, description="seed of the shuffle")
 
     @field_validator("hooks")
     @classmethod
@@ -85,7 +85,7 @@ class HarvestConfig(Config):
         for hook in hooks:
             HookPoint.parse(hook)
         if len(set(hooks)) != len(hooks):
-            raise ValueError("a hook stands twice")
+            raise ValueError("a hook is listed twice")
         return hooks
 
     @model_validator(mode="after")
@@ -103,7 +103,7 @@ class HarvestConfig(Config):
         return self.pool_shards * self.shard_rows
 
     def identity(self) -> dict[str, Any]:
-        """What decides the cache's bytes: the config less what only changes speed, length or acceptance."""
+        """The settings that determine the cache's bytes: all but those of speed, length and acceptance."""
         plain = self.to_dict()
         for key in ("num_tokens", "heldout_tokens", "encoders", "int8_snr_floor"):
             del plain[key]

@@ -1,4 +1,4 @@
-"""What a harvest will be, before it runs: its layout, its windows, and the attributes that describe the cache."""
+"""A harvest before it runs: its layout, its windows, and the attributes that describe the cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saepipe.data.cache.cache import Layout, Split
+from saepipe.data.cache.layout import Layout, Split
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import provenance
@@ -20,14 +20,14 @@ from saepipe.harvest.tokenize import Window, pack
 
 
 def make_layout(config: HarvestConfig, lm: LanguageModel) -> Layout:
-    """Raises ConfigError if the codec does not suit the model's width."""
+    """Makes the cache's layout; raises ConfigError if the codec does not suit the model's width."""
     return Layout(config.hooks, lm.d_in, config.context_size, config.shard_rows, config.chunk_rows, config.codec)
 
 
 def make_windows(
     config: HarvestConfig, lm: LanguageModel, revision: str | None = None
 ) -> Iterator[tuple[Split, Window]]:
-    """All windows of the dataset, training and held-out; a pure function of the config and the dataset's commit."""
+    """Yields all windows, training and held-out; a pure function of the config and the dataset's commit."""
     return pack(
         read_documents(config.dataset, revision),
         lm.tokenizer,
@@ -45,23 +45,23 @@ def first_batch(config: HarvestConfig, lm: LanguageModel, revision: str | None =
     if not batch:
         raise ConfigError(
             f"the dataset {config.dataset.source!r} does not fill one training window of {config.context_size} tokens",
-            hint="a smaller context_size, a smaller heldout_share, or more text",
+            hint="use a smaller context_size, a smaller heldout_share, or more text",
         )
     return WindowBatch.of(0, batch)
 
 
 def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
-    """The cache's attributes, as far as they are known before it is filled; checks config against model.
+    """Returns the cache's attributes that are known before it is filled; checks the config against the model.
 
     Raises:
-        ConfigError: if the model has no such layer, is given longer contexts than it knows, or the attention
+        ConfigError: if the model has no such layer, contexts are longer than it supports, or the attention
             implementation changes its activations.
     """
     for hook in config.hook_points:
         hook.check_in(lm.model)
-    longest = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
-    if longest is not None and config.context_size > longest:
-        raise ConfigError(f"context_size {config.context_size} is more than the model's {longest} positions")
+    num_positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
+    if num_positions is not None and config.context_size > num_positions:
+        raise ConfigError(f"context_size {config.context_size} exceeds the model's {num_positions} positions")
     revision = resolve_revision(config.dataset)
     batch = first_batch(config, lm, revision)
     check_attention(lm, torch.from_numpy(batch.ids[:4]).long(), config.hook_points)

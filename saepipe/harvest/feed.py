@@ -1,4 +1,4 @@
-"""Windows as they fill: batches of training windows for the model, held-out ones put aside, contexts written."""
+"""Feeds windows to the model: batches of training windows, held-out windows set aside, contexts written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saepipe.data.cache.cache import Split
+from saepipe.data.cache.layout import Layout, Split
 from saepipe.data.cache.tokens import keep_mask
 from saepipe.data.cache.writer import CacheWriter
 from saepipe.harvest.rows import WindowBatch
@@ -17,29 +17,29 @@ from saepipe.harvest.tokenize import Window
 
 @dataclass(frozen=True)
 class _Read:
-    """What is read from the text for one training batch: the batch, and the held-out windows that came with it."""
+    """A training batch, and the held-out windows that were read along with it."""
 
     batch: WindowBatch
     heldout: list[Window]
 
 
 class WindowFeed:
-    """Gives training batches; what was held out on the way is in `heldout`, at most `max_heldout` windows."""
+    """Yields training batches, and collects up to `max_heldout` held-out windows meanwhile in `heldout`."""
 
     def __init__(self, windows: Iterator[tuple[Split, Window]], batch_size: int, max_heldout: int) -> None:
         self._windows, self._batch_size, self._max_heldout = windows, batch_size, max_heldout
         self.heldout: list[Window] = []
 
     def train_batches(self, contexts: ContextShards) -> Iterator[WindowBatch]:
-        """Batches in order, the next one read and tokenised while the caller works on this one.
+        """Yields batches in order; a thread reads and tokenises the next one while the caller uses this one.
 
-        A batch's contexts and held-out windows count when it is handed out, so both depend on the config alone.
+        A batch's contexts and held-out windows are recorded when it is yielded, so both depend only on the config.
         """
         reads = self._reads()
         with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as reader:
-            ahead = reader.submit(next, reads, None)
-            while (read := ahead.result()) is not None:
-                ahead = reader.submit(next, reads, None)
+            next_read = reader.submit(next, reads, None)
+            while (read := next_read.result()) is not None:
+                next_read = reader.submit(next, reads, None)
                 self.heldout += read.heldout[: self._max_heldout - len(self.heldout)]
                 contexts.add(read.batch)
                 yield read.batch
@@ -79,7 +79,7 @@ class ContextShards:
             self._write(self._writer.layout.shard_rows)
 
     def close(self) -> None:
-        """Writes what does not fill a shard."""
+        """Writes the last, partial shard."""
         if self.num_contexts > self._num_written:
             self._write(self.num_contexts - self._num_written)
 
@@ -87,10 +87,12 @@ class ContextShards:
         ids = np.concatenate([batch.ids for batch in self._batches])
         documents = np.concatenate([batch.documents for batch in self._batches])
         shard = self._num_written // self._writer.layout.shard_rows
-        prefix = "heldout/" if self._split == "heldout" else ""
-        keep = keep_mask(ids, self._special_ids)
-        arrays = {"contexts": ids, "documents": documents, "keep": keep}
-        self._writer.put_contexts(self._split, shard, {prefix + name: a[:count] for name, a in arrays.items()})
+        arrays = {
+            Layout.contexts(self._split): ids[:count],
+            Layout.documents(self._split): documents[:count],
+            Layout.keep(self._split): keep_mask(ids, self._special_ids)[:count],
+        }
+        self._writer.put_contexts(self._split, shard, arrays)
         rest = WindowBatch(0, ids[count:], documents[count:])
         self._batches = [rest] if len(rest.ids) else []
         self._num_written += count

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: the commit that a dataset's name stands for, and its refusals in plain words."""
+"""The Hugging Face hub: resolves datasets to commits, and turns the hub's errors into plain messages."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from saepipe.data.errors import ConfigError, RemoteError
 
 _REASONS: tuple[tuple[type[Exception], str, str], ...] = (
     (GatedRepoError, "it is gated", "ask for access on its page, then `hf auth login`"),
-    (RepositoryNotFoundError, "there is none of that name", "check the id or path; `hf auth login` for a private one"),
-    (RevisionNotFoundError, "it has no such revision", "a branch, a tag or a commit of it"),
+    (RepositoryNotFoundError, "it does not exist", "check the id or path; `hf auth login` if it is private"),
+    (RevisionNotFoundError, "it has no such revision", "give a branch, a tag or a commit of it"),
 )
 
 _STATUSES: dict[int, tuple[str, str]] = {
-    401: ("it knows no such user", "`hf auth login`"),
-    403: ("this user or token may not do that", "`hf auth login` with a token that may, or another name"),
-    412: ("somebody else changed it meanwhile", "look at what is there now, then do it again"),
+    401: ("you are not logged in", "`hf auth login`"),
+    403: ("this user or token lacks permission", "`hf auth login` with a token that has permission, or another name"),
+    412: ("somebody else changed it in the meantime", "check its current contents, then try again"),
 }
 
 
@@ -35,28 +35,28 @@ def remote_error(
     revision: str | None,
     error: BaseException,
     *,
-    doing: Literal["get", "write"] = "get",
-    instead: str = "unset it, or give a file or folder",
+    action: Literal["get", "write"] = "get",
+    offline_hint: str = "unset it, or give a file or folder",
 ) -> RemoteError:
-    """What the hub's refusal of a model or dataset (`kind`) means for the user.
+    """Explains an error of the hub client to the user.
 
-    Libraries wrap what the hub said, so the error's causes are searched too.
+    Libraries wrap the hub's error, so its chain of causes is searched too.
 
     Args:
-        kind: the word for what was asked for.
-        source: its id.
-        revision: of it, if one was asked for.
-        error: what the library raised.
-        doing: what was tried.
-        instead: what would do where HF_HUB_OFFLINE is set.
+        kind: `model`, `dataset` or the like, for the message.
+        source: the id.
+        revision: the requested revision, if any.
+        error: the exception that the library raised.
+        action: the action that failed.
+        offline_hint: the hint if HF_HUB_OFFLINE is set.
     """
-    place = f"{source!r}{f' at {revision!r}' if revision else ''} {'from' if doing == 'get' else 'on'} the hub"
-    problem = f"cannot {doing} the {kind} {place}: "
+    target = f"{source!r}{f' at {revision!r}' if revision else ''} {'from' if action == 'get' else 'on'} the hub"
+    problem = f"cannot {action} the {kind} {target}: "
     if constants.HF_HUB_OFFLINE:
-        return RemoteError(problem + "HF_HUB_OFFLINE is set", hint=instead)
+        return RemoteError(problem + "HF_HUB_OFFLINE is set", hint=offline_hint)
     for cause in _causes(error):
-        for refusal, reason, hint in _REASONS:
-            if isinstance(cause, refusal):
+        for error_type, reason, hint in _REASONS:
+            if isinstance(cause, error_type):
                 return RemoteError(problem + reason, hint=hint)
         if isinstance(cause, HfHubHTTPError) and cause.response.status_code in _STATUSES:
             reason, hint = _STATUSES[cause.response.status_code]
@@ -66,17 +66,17 @@ def remote_error(
 
 
 def dataset_commit(source: str, revision: str | None) -> str:
-    """The commit (40 hex digits) that a branch or tag of a dataset stands for now.
+    """Returns the commit (40 hex digits) to which a branch or tag of a dataset points now.
 
     Raises:
         ConfigError: if `source` cannot be a hub id.
-        RemoteError: if the hub does not know it, or cannot be reached.
+        RemoteError: if the hub has no such dataset, or cannot be reached.
     """
     try:
         return str(HfApi().dataset_info(source, revision=revision, timeout=60).sha)
     except HFValidationError as error:
-        raise ConfigError(f"{source!r} is no file, no folder and no hub id", hint="check the path") from error
-    except Exception as error:  # a broken connection is an error of whatever HTTP library the hub's client uses
+        raise ConfigError(f"{source!r} is not a file, a folder or a hub id", hint="check the path") from error
+    except Exception as error:  # the type for a broken connection depends on the HTTP library of the hub's client
         raise remote_error("dataset", source, revision, error) from error
 
 

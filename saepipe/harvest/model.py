@@ -28,13 +28,13 @@ Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2"]
 
 
 class ModelConfig(Config):
-    """Which language model, and how it runs."""
+    """The language model, and how to run it."""
 
-    model: str = Field("toy", description="hub id, folder of a checkpoint, or `toy`, the embedded one")
+    model: str = Field("toy", description="hub id, checkpoint folder, or `toy`, the embedded model")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     dtype: Dtype = "bfloat16"
-    device: str = Field("auto", description="`auto` is cuda where there is one, else cpu")
-    attention: Attention = Field("eager", description="anything else must agree with eager on the first batch")
+    device: str = Field("auto", description="`auto` is cuda if available, otherwise cpu")
+    attention: Attention = Field("eager", description="any other must agree with eager on the first batch")
 
     @property
     def path(self) -> str:
@@ -49,7 +49,7 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     config: ModelConfig
     revision: str | None = None
-    """The commit on the hub that both were read from; None from a folder."""
+    """The commit on the hub that both were loaded from; None for a folder."""
 
     @property
     def d_in(self) -> int:
@@ -61,7 +61,7 @@ class LanguageModel:
 
     @property
     def bos_id(self) -> int:
-        """The id every window starts with: BOS, or EOS for tokenizers that have no BOS (GPT-2, Pythia)."""
+        """The id at the start of each window: BOS, or EOS for tokenizers without BOS (GPT-2, Pythia)."""
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return int(cast(int, token))
@@ -74,7 +74,7 @@ class LanguageModel:
 
     @cached_property
     def identity(self) -> dict[str, str | None]:
-        """Id, revision, and digests of weights and tokenizer: what makes two models the same."""
+        """Id, revision, and digests of weights and tokenizer, by which two models are compared."""
         state = xxhash.xxh3_128()
         for name, tensor in sorted(self.model.state_dict().items()):
             state.update(name.encode())
@@ -89,21 +89,21 @@ class LanguageModel:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, special_ids: Iterable[int]) -> str:
-    """What makes two tokenizers the same: their vocabularies, and which ids are special."""
+    """Digest of a tokenizer's vocabulary and special ids."""
     return fingerprint({"vocab": tokenizer.get_vocab(), "special": sorted(special_ids)})
 
 
 def load_model(config: ModelConfig) -> LanguageModel:
-    """Loads model and tokenizer.
+    """Loads the model and its tokenizer.
 
     Raises:
-        MachineError: if the device, or a package that the attention needs, is not there.
-        RemoteError: if a hub does not give the model.
-        ConfigError: if a folder holds none, or the model does not have that attention implementation.
+        MachineError: if the device, or a package that the attention needs, is missing.
+        RemoteError: if the model cannot be loaded from the hub.
+        ConfigError: if a folder holds no model, or the model lacks that attention implementation.
     """
     device = pick_device(config.device)
     try:
-        # Resolved once, so that a branch which moves on in between gives no tokenizer of another commit.
+        # Resolved only once, so that model and tokenizer come from the same commit even if the branch moves.
         commit = extract_commit_hash(cached_file(config.path, "config.json", revision=config.revision), None)
         revision = commit or config.revision
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=revision)
@@ -118,7 +118,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
         if isinstance(error, ImportError):
             raise MachineError(problem) from error
         if isinstance(error, ValueError) or Path(config.path).is_dir():
-            raise ConfigError(problem, hint="the folder of a Hugging Face checkpoint, and attention: eager") from error
+            raise ConfigError(problem, hint="give a Hugging Face checkpoint folder, and attention: eager") from error
         raise remote_error("model", config.model, config.revision, error) from error
     model.requires_grad_(False)
     nn.Module.to(model, device)
@@ -126,29 +126,29 @@ def load_model(config: ModelConfig) -> LanguageModel:
 
 
 def check_attention(lm: LanguageModel, ids: torch.Tensor, hooks: list[HookPoint]) -> None:
-    """Where the model soft-caps its attention logits, refuses an implementation that does not.
+    """Rejects an attention implementation that ignores the model's soft-capping of attention logits.
 
-    Some attention kernels drop Gemma-2's soft-capping without a word. So anything but `eager` is run beside it on one
-    batch.
+    Some attention kernels silently drop Gemma-2's soft-capping, so any implementation other than `eager` is compared
+    with it on one batch.
 
     Args:
         lm: the model.
         ids: (batch, seq) token ids of real text.
-        hooks: where to compare.
+        hooks: the hook points to compare.
 
     Raises:
-        ConfigError: if the residual streams differ by more than the dtype's rounding allows.
+        ConfigError: if the residual streams differ by more than rounding in the dtype explains.
     """
     capped = getattr(lm.model.config.get_text_config(), "attn_logit_softcapping", None)
     if capped is None or lm.config.attention == "eager":
         return
-    asked = capture(lm.model, ids, hooks)
+    configured = capture(lm.model, ids, hooks)
     lm.model.set_attn_implementation("eager")
     eager = capture(lm.model, ids, hooks)
     lm.model.set_attn_implementation(lm.config.attention)
     allowed = 8 * torch.finfo(lm.model.dtype).eps
     for name, x in eager.items():
-        error = float((asked[name].float() - x.float()).norm() / x.float().norm())
+        error = float((configured[name].float() - x.float()).norm() / x.float().norm())
         if error > allowed:
             raise ConfigError(
                 f"attention {lm.config.attention!r} differs from eager at {name} by {error:.1e} "

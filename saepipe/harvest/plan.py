@@ -1,4 +1,4 @@
-"""What a harvest would cost, from a short calibration: the first batches through the model, one chunk encoded."""
+"""Cost estimate of a harvest, from a short calibration: a few batches through the model, and one encoded chunk."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from saepipe.data.cache import codecs
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.cache.int8 import QuantisedRows
+from saepipe.data.cache.layout import SPLITS, Layout, Split
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import load_model
@@ -44,7 +45,7 @@ class Plan:
 
 
 def plan(config: HarvestConfig, out: Path) -> Plan:
-    """Checks config, model and data as a harvest would, runs a few batches, and writes nothing."""
+    """Checks config, model and data like a harvest, and runs a few batches, but writes nothing."""
     lm = load_model(config.model)
     describe(config, lm)
     rows = RowSource(lm, config.hook_points, {})
@@ -53,11 +54,11 @@ def plan(config: HarvestConfig, out: Path) -> Plan:
         WindowBatch.of(first, windows[first : first + config.batch_size])
         for first in range(0, len(windows), config.batch_size)
     ][:_BATCHES]
-    rows.train(batches[0])  # the first pass pays for what is set up once
+    rows.train(batches[0])  # the first pass includes one-time setup, so it is not timed
     start = time.perf_counter()
     measured = [rows.train(batch) for batch in batches]
     rate = sum(map(len, measured)) / (time.perf_counter() - start)
-    chunk = np.concatenate([part.arrays[f"acts/{config.hooks[0]}"] for part in measured])[: config.chunk_rows]
+    chunk = np.concatenate([part.arrays[Layout.acts(config.hooks[0])] for part in measured])[: config.chunk_rows]
 
     layout = make_layout(config, lm)
     heldout = config.heldout_tokens // config.context_size * config.context_size
@@ -66,11 +67,11 @@ def plan(config: HarvestConfig, out: Path) -> Plan:
     compressed = int(
         config.num_tokens * row_bytes / _ratio(config.codec, chunk) + heldout * row_bytes / _ratio("lossless", chunk)
     )
+    num_rows: dict[Split, int] = {"train": config.num_tokens, "heldout": heldout}
     num_shards = sum(
-        array.num_shards(count)
-        for split, count in (("train", config.num_tokens), ("heldout", heldout))
-        for name, array in layout.rows("heldout" if split == "heldout" else "train").items()
-        if "acts/" in name
+        layout.row_arrays(split)[Layout.acts(hook, split)].num_shards(num_rows[split])
+        for split in SPLITS
+        for hook in config.hooks
     )
     free = shutil.disk_usage(next(path for path in (out, *out.resolve().parents) if path.exists())).free
     return Plan(
@@ -90,7 +91,7 @@ def plan(config: HarvestConfig, out: Path) -> Plan:
 
 
 def _ratio(codec: Profile, chunk: np.ndarray) -> float:
-    """Raw bytes by stored ones, of bfloat16 bits (rows, d_in)."""
+    """Compression ratio of bfloat16 bits (rows, d_in): raw bytes over stored bytes."""
     if codec == "int8":
         row = QuantisedRows.empty(1, chunk.shape[1])
         return 2 * chunk.shape[1] / sum(part.nbytes for part in row.parts)

@@ -1,23 +1,34 @@
-"""Rows as they come from the model, cut into the pools that the cache shuffles and writes."""
+"""Cuts the rows that come from the model into the pools that the cache shuffles and writes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
-from saepipe.data.cache.cache import Split
+from saepipe.data.cache.layout import Split
 from saepipe.data.cache.writer import RowPool
 from saepipe.data.folders.artifact import Line
 from saepipe.harvest.rows import Rows, WindowBatch
 
 
 @dataclass(frozen=True)
-class Cursor:
-    """How far a split has come: rows and pools stored, and where in the forward passes the next row stands.
+class SplitSpec:
+    """A split of a cache: up to `limit` rows in pools of `pool_rows`, of which the last may hold fewer."""
 
-    The next row is row `used` of batch `batches - 1`, or the first of batch `batches` where that one is used up.
+    split: Split
+    pool_rows: int
+    limit: int
+    order: Callable[[int, int], np.ndarray]
+    """Maps (num_rows, pool) to the order in which that pool's rows are stored."""
+
+
+@dataclass
+class Position:
+    """A place in the rows of a split: the rows and pools before it, and where in the forward passes the next row is.
+
+    The next row is row `used` of batch `batches - 1`, or the first row of batch `batches` if that batch is used up.
     """
 
     rows: int = 0
@@ -27,102 +38,105 @@ class Cursor:
     dropped: int = 0
 
     @classmethod
-    def behind(cls, pool: Line, pool_rows: int) -> Cursor:
-        """The cursor behind a whole pool, from its manifest line; only a split's last pool has fewer than pool_rows."""
+    def after(cls, pool: Line, pool_rows: int) -> Position:
+        """The position after a stored pool, from its manifest line; only a split's last pool is not full."""
         number = pool["pool"]
         rows = number * pool_rows + pool["num_rows"]
         return cls(rows, number + 1, pool["batches"], pool["used"], pool["dropped"])
 
+    def skip_to(self, other: Position) -> None:
+        self.rows, self.pools, self.batches, self.used, self.dropped = astuple(other)
 
-def behind_runs(pools: Sequence[Line], pool_rows: int) -> dict[int, Cursor]:
-    """The cursor behind each run of pools that follow one another, by the number of the run's first.
+    def enter(self, batch: int, num_dropped: int) -> None:
+        """Moves to the first row of batch number `batch`, unless the position is within it already."""
+        if batch == self.batches:
+            self.batches, self.used, self.dropped = batch + 1, 0, self.dropped + num_dropped
+
+    def advance(self, num_rows: int) -> None:
+        """Moves on by some rows of the current batch."""
+        self.rows += num_rows
+        self.used += num_rows
+
+    def end_pool(self, stored: Mapping[int, Position]) -> None:
+        """Moves to the next pool to make, over any pools that are stored already."""
+        self.pools += 1
+        if self.pools in stored:
+            self.skip_to(stored[self.pools])
+
+
+def stored_runs(pools: Sequence[Line], pool_rows: int) -> dict[int, Position]:
+    """The position after each run of consecutive stored pools, by the number of the run's first pool.
 
     Args:
-        pools: manifest lines of a split's whole pools, in order. A cache under repair has gaps between them.
-        pool_rows: rows of a full one.
+        pools: manifest lines of a split's stored pools, in order. A cache under repair has gaps between them.
+        pool_rows: rows of a full pool.
     """
-    found: dict[int, Cursor] = {}
+    runs: dict[int, Position] = {}
     first = expected = -1
     for line in pools:
         if line["pool"] != expected:
             first = line["pool"]
         expected = line["pool"] + 1
-        found[first] = Cursor.behind(line, pool_rows)
-    return found
+        runs[first] = Position.after(line, pool_rows)
+    return runs
 
 
-class _Buffer:
-    """Room for one pool's rows."""
+class _PoolBuffer:
+    """Collects the rows of one pool."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.filled = 0
+    def __init__(self, spec: SplitSpec) -> None:
+        self.num_rows = 0
+        self._spec = spec
         self._arrays: dict[str, np.ndarray] = {}
 
-    def take(self, rows: Rows, start: int, most: int) -> int:
-        """Copies rows from `start` on, as many as fit and `most` allows; how many."""
-        count = min(len(rows) - start, self.capacity - self.filled, most)
+    def take(self, rows: Rows, position: Position) -> int:
+        """Copies rows of the current batch, as many as the pool and the limit allow; returns their number."""
+        spec, start = self._spec, position.used
+        count = min(len(rows) - start, spec.pool_rows - self.num_rows, spec.limit - position.rows)
         for name, values in rows.slice(start, start + count).items():
             if name not in self._arrays:
-                self._arrays[name] = np.empty((self.capacity, *values.shape[1:]), values.dtype)
-            self._arrays[name][self.filled : self.filled + count] = values
-        self.filled += count
+                self._arrays[name] = np.empty((spec.pool_rows, *values.shape[1:]), values.dtype)
+            self._arrays[name][self.num_rows : self.num_rows + count] = values
+        self.num_rows += count
         return count
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {name: values[: self.filled] for name, values in self._arrays.items()}
+    def pool(self, position: Position) -> RowPool:
+        arrays = {name: values[: self.num_rows] for name, values in self._arrays.items()}
+        facts = {"batches": position.batches, "used": position.used, "dropped": position.dropped}
+        order = self._spec.order(self.num_rows, position.pools)
+        return RowPool(self._spec.split, position.pools, arrays, order, facts)
 
 
 def cut_pools(
-    split: Split,
+    spec: SplitSpec,
     batches: Iterable[WindowBatch],
     forward: Callable[[WindowBatch], Rows],
-    behind: Mapping[int, Cursor],
-    *,
-    pool_rows: int,
-    limit: int,
-    order: Callable[[int, int], np.ndarray],
+    stored: Mapping[int, Position],
 ) -> Iterator[RowPool]:
-    """The pools of `pool_rows` rows that are not there, until `limit` rows are reached or the batches end.
+    """Yields the pools of a split that are not stored yet, until its limit is reached or the batches end.
 
     Args:
-        split: whose rows these are.
-        batches: all batches of the split from the first on; those that feed no missing pool are not run.
+        spec: the pools of the split.
+        batches: all batches of the split, from the first on; batches without rows of a missing pool are not run.
         forward: gives a batch's rows.
-        behind: of the pools that are there, as `behind_runs` gives it.
-        pool_rows: rows a pool; the last one may hold fewer.
-        limit: rows of the split in all.
-        order: (num_rows, pool) to the order in which the pool's rows are stored.
+        stored: the pools that exist already, as `stored_runs` gives them.
     """
-    cursor = behind.get(0, Cursor())
-    stored, number, dropped = cursor.rows, cursor.pools, cursor.dropped
-    buffer = _Buffer(pool_rows)
-    index = at = 0
-
-    def pool() -> RowPool:
-        facts = {"batches": index + 1, "used": at, "dropped": dropped}
-        return RowPool(split, number, buffer.arrays(), order(buffer.filled, number), facts)
-
-    for index, batch in enumerate(batches):
-        if index < cursor.batches - 1:
+    position, buffer = Position(), _PoolBuffer(spec)
+    position.skip_to(stored.get(0, position))
+    for number, batch in enumerate(batches):
+        if number < position.batches - 1:  # all its rows are stored
             continue
-        if stored == limit:
+        if position.rows == spec.limit:
             return
         rows = forward(batch)
-        at = cursor.used if index == cursor.batches - 1 else 0
-        dropped += 0 if index == cursor.batches - 1 else rows.num_dropped
-        while at < len(rows) and stored < limit:
-            count = buffer.take(rows, at, limit - stored)
-            at += count
-            stored += count
-            if buffer.filled == pool_rows or stored == limit:
-                yield pool()
-                number, buffer = number + 1, _Buffer(pool_rows)
-            if number in behind:
-                cursor = behind[number]
-                stored, number, dropped = cursor.rows, cursor.pools, cursor.dropped
-                at = cursor.used if index == cursor.batches - 1 else len(rows)
-        if stored == limit and index >= cursor.batches - 1:
+        position.enter(number, rows.num_dropped)
+        while position.batches == number + 1 and position.used < len(rows) and position.rows < spec.limit:
+            position.advance(buffer.take(rows, position))
+            if buffer.num_rows == spec.pool_rows or position.rows == spec.limit:
+                yield buffer.pool(position)
+                buffer = _PoolBuffer(spec)
+                position.end_pool(stored)
+        if position.rows == spec.limit and position.batches == number + 1:
             return
-    if buffer.filled:
-        yield pool()
+    if buffer.num_rows:
+        yield buffer.pool(position)

@@ -1,64 +1,64 @@
-"""Whether a folder can be harvested into: empty, half-made with the same config, finished, or to be extended."""
+"""Checks whether a harvest may write to a folder: a new one, one to resume or to extend, or one that is finished."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import zarr
 
 from saepipe.data.config.base import differences
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.harvest.config import HarvestConfig
-
-Resume = Literal["auto", "never", "must"]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies at the output folder: its attributes (empty if nothing), and whether nothing is left to do."""
+class FolderState:
+    """State of the output folder: the cache's attributes (empty if there is no cache), and whether it is finished."""
 
     attributes: Mapping[str, Any]
     done: bool = False
 
 
-def look_at(out: Path, config: HarvestConfig, resume: Resume) -> Found:
+def inspect_folder(out: Path, config: HarvestConfig, resume: ResumeMode) -> FolderState:
     """Compares the folder with the config.
 
     Raises:
-        ConfigError: if it is something else, was made with another config, or `resume` forbids what is needed.
+        ConfigError: if the folder holds something else, or a cache made with another config, or if `resume` forbids
+            what would be needed.
     """
     if not out.exists() or all(path.name == artifact.LOG or path.suffix == ".partial" for path in out.iterdir()):
         if resume == "must":
-            raise ConfigError(f"nothing to resume at {out}", hint="--resume auto")
-        return Found({})
+            raise ConfigError(f"there is nothing to resume at {out}", hint="--resume auto")
+        return FolderState({})
     if not (out / "zarr.json").is_file() or "saepipe" not in (attrs := zarr.open_group(out, mode="r").attrs):
-        raise ConfigError(f"{out} is not empty and holds no cache", hint="choose another --out")
+        raise ConfigError(f"{out} is not empty, and is not a cache", hint="choose another --out")
     if resume == "never":
         raise ConfigError(f"{out} holds a cache already", hint="choose another --out, or --resume auto")
     attributes: Any = attrs["saepipe"]
-    made_with = HarvestConfig.parse(attributes["config"], source=f"{out}/zarr.json")
-    if changed := differences(made_with.identity(), config.identity()):
-        raise ConfigError(f"{out} was begun with another config:\n  " + "\n  ".join(changed), hint="another --out")
+    old_config = HarvestConfig.parse(attributes["config"], source=f"{out}/zarr.json")
+    if changed := differences(old_config.identity(), config.identity()):
+        raise ConfigError(
+            f"{out} was started with another config:\n  " + "\n  ".join(changed), hint="use another --out"
+        )
     for key in ("num_tokens", "heldout_tokens"):
-        if getattr(config, key) < getattr(made_with, key):
+        if getattr(config, key) < getattr(old_config, key):
             raise ConfigError(
-                f"{out} was asked for {key} = {getattr(made_with, key):,}, now for fewer: {getattr(config, key):,}",
+                f"{out} has {key} = {getattr(old_config, key):,}, but the config has only {getattr(config, key):,}",
                 hint="a cache can be extended, not shortened; choose another --out",
             )
-    same_length = (config.num_tokens, config.heldout_tokens) == (made_with.num_tokens, made_with.heldout_tokens)
-    return Found(attributes, done=same_length and artifact.is_committed(out))
+    same_length = (config.num_tokens, config.heldout_tokens) == (old_config.num_tokens, old_config.heldout_tokens)
+    return FolderState(attributes, done=same_length and artifact.is_committed(out))
 
 
-def check_same_model(found: Mapping[str, Any], identity: Mapping[str, Any], out: Path) -> None:
-    """Raises ConfigError if the half-made cache came from other weights or another tokenizer.
+def check_same_model(attributes: Mapping[str, Any], identity: Mapping[str, Any], out: Path) -> None:
+    """Raises ConfigError if the unfinished cache was made with other weights or another tokenizer.
 
-    Not if the branch has only moved on to a commit that left them alone.
+    The commit may differ, as long as it left both unchanged.
     """
-    if changed := differences({**found["model"], "revision": None}, {**identity, "revision": None}):
-        raise ConfigError(
-            f"the model is not the one that {out} was begun with:\n  " + "\n  ".join(changed), hint="another --out"
-        )
+    if changed := differences({**attributes["model"], "revision": None}, {**identity, "revision": None}):
+        raise ConfigError(f"{out} was started with another model:\n  " + "\n  ".join(changed), hint="use another --out")

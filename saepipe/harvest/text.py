@@ -1,4 +1,4 @@
-"""Documents from a hub, from local files, or from the toy: text, or ids already tokenised, in a fixed order."""
+"""Documents from the hub, local files or the toy corpus: text, or token ids, in a fixed order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
 
 @dataclass(frozen=True)
 class Document:
-    """`number` counts from 0 in the dataset's order; either `text` or `ids` is set."""
+    """A document; `number` counts from 0 in the dataset's order, and either `text` or `ids` is set."""
 
     number: int
     text: str | None = None
@@ -34,26 +34,26 @@ class Document:
 
 
 def resolve_revision(config: DatasetConfig) -> str | None:
-    """The commit that the revision of a hub's dataset stands for now; None for local text and the toy.
+    """Returns the commit to which the revision of a hub dataset points now; None for local text and the toy corpus.
 
     Raises:
-        ConfigError: if the source is no file and no hub id.
-        RemoteError: if the hub does not know it, or cannot be reached.
+        ConfigError: if the source is neither a file nor a hub id.
+        RemoteError: if the hub has no such dataset, or cannot be reached.
     """
     local = config.source == "toy" or config.suffix in (".csv", *_READERS) or Path(config.source).exists()
     return None if local else dataset_commit(config.source, config.revision)
 
 
 def read_documents(config: DatasetConfig, revision: str | None = None) -> Iterator[Document]:
-    """The dataset's documents, streamed; empty ones are left out but keep their number.
+    """Streams the dataset's documents; leaves out empty ones, but counts them in the numbering.
 
     Args:
-        config: where they are.
-        revision: the commit to read of a hub's dataset, instead of what the config's revision stands for now.
+        config: the source.
+        revision: commit of a hub dataset to read, instead of the one to which the config's revision points now.
 
     Raises:
-        ConfigError: if a file, a split or a column is not there.
-        RemoteError: if a hub does not give the dataset.
+        ConfigError: if a file, a split or a column does not exist.
+        RemoteError: if the dataset cannot be loaded from the hub.
     """
     if config.source == "toy":
         for number, generated in enumerate(toy.documents(seed=config.seed)):
@@ -66,16 +66,16 @@ def read_documents(config: DatasetConfig, revision: str | None = None) -> Iterat
 
 
 def read_rows(config: DatasetConfig, revision: str | None = None, *, files: str = "") -> Iterator[dict[Any, Any]]:
-    """The rows of files or of a hub's dataset as they stand, streamed, by column name (or index, without a header).
+    """Streams the rows of a file or a hub dataset, unchanged, by column name (or by index, without a header).
 
     Args:
-        config: where they are; of its columns only the kind (names or indices) counts.
-        revision: the commit to read of a hub's dataset, instead of what the config's revision stands for now.
-        files: a pattern of parquet files within a hub's dataset, where its loading script is no longer run.
+        config: the source; its columns only determine whether rows are by name or by index.
+        revision: commit of a hub dataset to read, instead of the one to which the config's revision points now.
+        files: pattern of parquet files within a hub dataset whose loading script no longer runs.
 
     Raises:
-        ConfigError: if a file or a split is not there.
-        RemoteError: if a hub does not give the dataset.
+        ConfigError: if a file or a split does not exist.
+        RemoteError: if the dataset cannot be loaded from the hub.
     """
     if config.suffix == ".csv":
         return _read_csv(config)
@@ -83,11 +83,11 @@ def read_rows(config: DatasetConfig, revision: str | None = None, *, files: str 
 
 
 def _read_csv(config: DatasetConfig) -> Iterator[dict[Any, str]]:
-    """Rows by column name, or by index without a header. All is text: `1` is no number, `NA` is not missing."""
+    """Yields rows by column name, or by index without a header. All values stay text, including `1` and `NA`."""
     csv.field_size_limit(2**31 - 1)  # a document may be a whole book
-    headless = isinstance(config.columns[0], int)
-    with _existing(config).open(newline="", encoding="utf-8") as file:
-        if headless:
+    no_header = isinstance(config.columns[0], int)
+    with _existing_file(config).open(newline="", encoding="utf-8") as file:
+        if no_header:
             yield from (dict(enumerate(row)) for row in csv.reader(file))
         else:
             yield from csv.DictReader(file)
@@ -96,24 +96,23 @@ def _read_csv(config: DatasetConfig) -> Iterator[dict[Any, str]]:
 def _stream(config: DatasetConfig, revision: str | None, files: str) -> Iterator[dict[Any, Any]]:
     options: dict[str, Any] = {"split": config.split, "streaming": True}
     if config.suffix in _READERS:
-        options |= {"path": _READERS[config.suffix], "data_files": str(_existing(config)), "split": "train"}
+        options |= {"path": _READERS[config.suffix], "data_files": str(_existing_file(config)), "split": "train"}
         options |= {"sample_by": config.documents} if config.suffix == ".txt" else {}
     elif files:
-        where = f"hf://datasets/{config.source}@{revision or 'main'}/{files}"
-        options |= {"path": "parquet", "data_files": where, "split": "train"}
+        pattern = f"hf://datasets/{config.source}@{revision or 'main'}/{files}"
+        options |= {"path": "parquet", "data_files": pattern, "split": "train"}
     else:
         options |= {"path": config.source, "name": config.subset, "revision": revision}
     try:
         yield from datasets.load_dataset(**options)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        refused = isinstance(error, OSError) and not Path(config.source).exists()
-        if not refused:
-            problem = f"cannot read the dataset {config.source!r}: {str(error).splitlines()[0]}"
-            raise ConfigError(problem, hint="check dataset.split and dataset.subset, and the files") from error
-        raise remote_error("dataset", config.source, config.revision, error) from error
+        if isinstance(error, OSError) and not Path(config.source).exists():
+            raise remote_error("dataset", config.source, config.revision, error) from error
+        problem = f"cannot read the dataset {config.source!r}: {str(error).splitlines()[0]}"
+        raise ConfigError(problem, hint="check dataset.split, dataset.subset, and the files") from error
 
 
-def _existing(config: DatasetConfig) -> Path:
+def _existing_file(config: DatasetConfig) -> Path:
     path = Path(config.source)
     if not path.is_file():
         raise ConfigError(f"there is no file {config.source!r}", hint="give an existing file, or a hub id")
@@ -128,13 +127,13 @@ def _document(config: DatasetConfig, number: int, row: dict[Any, Any]) -> Docume
         if not isinstance(value, str):
             raise ConfigError(
                 f"document {number} of {config.source}: column {column!r} holds {type(value).__name__}, not text",
-                hint="choose another column, or set dataset.tokenised for token ids",
+                hint="choose another column, or set dataset.tokenised if it holds token ids",
             )
     return Document(number, text=config.join.join(values))
 
 
 def value_of(source: str, row: dict[Any, Any], column: str | int) -> Any:
-    """A row's value in a column; raises ConfigError with the nearest right name."""
+    """Returns a row's value in a column; raises ConfigError with the nearest column name if there is none."""
     if column in row:
         return row[column]
     near = difflib.get_close_matches(str(column), map(str, row), n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Documents to windows of token ids: every window full and starting with BOS, nothing padded."""
+"""Turns documents into windows of token ids; each window is full and starts with BOS, and nothing is padded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from saepipe.data.cache.cache import Split
+from saepipe.data.cache.layout import Split
 from saepipe.harvest.text import Document
 
 _DOCUMENTS_AT_ONCE = 512
@@ -17,7 +17,7 @@ _DOCUMENTS_AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Window:
-    """One context: ids (context_size,) int32, and which document each is of, (context_size,) int32."""
+    """A context: token ids, and the number of the document that each belongs to, both (context_size,) int32."""
 
     ids: np.ndarray
     documents: np.ndarray
@@ -26,8 +26,8 @@ class Window:
 class Packer:
     """Cuts a stream of documents into windows.
 
-    A document that does not fit goes on in the next window, behind that window's BOS. With `separate`, BOS also
-    stands between documents inside a window; attention crosses it. (The convention of SAELens' ActivationsStore.)
+    A document that does not fit continues in the next window, after that window's BOS. With `separate`, BOS also
+    separates documents within a window; attention crosses it. (This is the convention of SAELens' ActivationsStore.)
     """
 
     def __init__(self, context_size: int, bos_id: int, *, separate: bool) -> None:
@@ -37,16 +37,16 @@ class Packer:
         self._free = context_size
 
     def add(self, ids: np.ndarray, document: int) -> Iterator[Window]:
-        """Takes a document's ids, (tokens,), without special tokens; gives the windows that it completes."""
+        """Adds a document's ids, (tokens,), without special tokens; yields the windows that it completes."""
         if len(ids) and self._free < self._context_size and self._separate:
             yield from self._put(np.array([self._bos_id]), document)
-        at = 0
-        while at < len(ids):
+        start = 0
+        while start < len(ids):
             if self._free == self._context_size:
                 yield from self._put(np.array([self._bos_id]), document)
-            part = ids[at : at + self._free]
+            part = ids[start : start + self._free]
             yield from self._put(part, document)
-            at += len(part)
+            start += len(part)
 
     def _put(self, ids: np.ndarray, document: int) -> Iterator[Window]:
         self._ids.append(ids)
@@ -60,7 +60,7 @@ class Packer:
 def tokenise(
     documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[Document, np.ndarray]]:
-    """Each document with its ids, (tokens,) int64, no special tokens added."""
+    """Yields each document with its ids, (tokens,) int64, without special tokens."""
     stream = iter(documents)
     while batch := list(islice(stream, _DOCUMENTS_AT_ONCE)):
         texts = [document.text for document in batch if document.text is not None]
@@ -79,9 +79,9 @@ def pack(
     separate: bool,
     heldout_share: float,
 ) -> Iterator[tuple[Split, Window]]:
-    """Windows of training and of held-out documents, each packed on its own, in the order they fill.
+    """Yields windows of training and of held-out documents, packed separately, in the order in which they fill.
 
-    What is left in a window that the last document does not fill is dropped: at most one window a split.
+    A last window that is not full is dropped: at most one per split.
     """
     packers: dict[Split, Packer] = {
         "train": Packer(context_size, bos_id, separate=separate),

@@ -1,4 +1,4 @@
-"""What a training run may be asked, and the loss that it minimises.
+"""Settings of `saepipe train`, and the loss that a run minimises.
 
     loss = E_b reconstruction(x, x_hat) + sum over penalties of weight_now * penalty
 
@@ -20,8 +20,9 @@ from pydantic_core import CoreSchema
 
 from saepipe.data.batches.memory import Resident, check_resident
 from saepipe.data.config.base import Config, Count, fingerprint
-from saepipe.data.config.component import Component, ConfigWithPlugins
+from saepipe.data.config.component import Component, ConfigWithPlugins, plugin_stems
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders.health_rules import RULES
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
@@ -34,9 +35,9 @@ Positive = Annotated[Count, Field(ge=1)]
 Effect = Annotated[float, Field(gt=0)]
 
 PRIMARY_METRICS = {"mean_full_absorption_score": 0.05, "explained_variance": 0.01, "delta_ce": 0.02}
-"""Figures of evaluations, with the least change of each that would be of interest."""
+"""Evaluation figures, each with the smallest effect of interest."""
 
-# Where a run lies and how it is watched, judged or computed does not change what it is.
+# The place of a run, and how it is logged, judged or computed, do not change what it is.
 OUTSIDE_THE_ID = frozenset(
     {
         "cache",
@@ -57,7 +58,7 @@ OUTSIDE_THE_ID = frozenset(
 
 
 class OptimizerConfig(Config):
-    """Adam; decoder rows stay of unit norm. `warmup` and `decay` are linear, as fractions of the run."""
+    """Adam, with decoder rows kept at unit norm. `warmup` and `decay` are linear, as fractions of the run."""
 
     lr: float = Field(3e-4, gt=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -85,8 +86,8 @@ class DeadConfig(Config):
     """A latent is dead when it has been silent for `after_tokens` (default: min(10M, 5 % of the run's tokens))."""
 
     after_tokens: Positive | None = None
-    resample_steps: Positive | None = Field(None, description="every so many steps the dead start anew; null: never")
-    rewarm: Fraction = Field(0.1, description="of resample_steps: how long lr rises again after each resampling")
+    resample_steps: Positive | None = Field(None, description="steps between resamplings of dead latents; null: never")
+    rewarm: Fraction = Field(0.1, description="share of resample_steps over which lr rises again after a resampling")
 
 
 class VariantsConfig(Config):
@@ -107,7 +108,7 @@ class VariantsConfig(Config):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """The plain list too."""
+        """Also allows the plain list."""
         return {"anyOf": [handler(core), {"type": "array", "items": {"type": "object"}}]}
 
     @model_validator(mode="after")
@@ -116,18 +117,18 @@ class VariantsConfig(Config):
             raise ValueError("variants are a list, a grid or a zip, not several of them")
         if len({len(values) for values in self.zip.values()}) > 1:
             lengths = ", ".join(f"{key} {len(values)}" for key, values in self.zip.items())
-            raise ValueError(f"the lists of a zip have one length, not {lengths}")
+            raise ValueError(f"the lists of a zip must have the same length; they have {lengths}")
         return self
 
 
 class TrainConfig(ConfigWithPlugins):
-    """One training run, or with `variants` and `seeds` several that share a stream of batches."""
+    """One training run or, with `variants` and `seeds`, several that share a stream of batches."""
 
     cache: Path
-    hook: str | None = Field(None, description="`blocks.19.hook_resid_post`; null where the cache has only one")
+    hook: str | None = Field(None, description="`blocks.19.hook_resid_post`; null if the cache has only one")
     sae: Architecture
     penalties: tuple[Penalty, ...] = ()
-    transforms: tuple[Transform, ...] = Field((), description="of the activations, in training only")
+    transforms: tuple[Transform, ...] = Field((), description="transforms of the activations, in training only")
     reconstruction: Literal["squared", "norm"] = "squared"
     activation_scale: Literal["rms", "none"] = Field("rms", description="rms: train on s x, where E|s x|^2 = d_in")
 
@@ -139,37 +140,38 @@ class TrainConfig(ConfigWithPlugins):
     init: InitConfig = InitConfig()
     dead: DeadConfig = DeadConfig()
 
-    seed: int = Field(0, description="of initialisation and resampling")
-    data_seed: int = Field(0, ge=0, description="of the order of the data")
+    seed: int = Field(0, description="seed of initialisation and resampling")
+    data_seed: int = Field(0, ge=0, description="seed of the order of the data")
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the matrix products; auto: bfloat16 on CUDA, else float32. All else is float32"
+        "auto",
+        description="dtype of matrix products; auto: bfloat16 on CUDA, else float32. All else is float32",
     )
     sparse_steps: Literal["auto", "always", "never"] = Field(
-        "auto", description="compute on active entries alone; auto: where few enough are, see train/density.py"
+        "auto", description="compute only active entries; auto: if few enough are active, see train/step/density.py"
     )
     exact: bool | None = Field(
         None,
-        description="each run keeps the bits that it has when it trains alone; false: small runs of one structure are "
-        "stacked, which is faster and differs by rounding. null: true on a CPU, false on CUDA",
+        description="true: each run has the bits that it would have alone; false: small runs of the same structure are "
+        "stacked, which is faster and differs by rounding; null: true on a CPU, false on CUDA",
     )
     device: str = "auto"
     resident: Resident = Field(
         "none",
-        description="ram, gpu: decode the cache once into that memory; none: stream it. The batches are the same",
+        description="ram, gpu: decode the cache once into that memory; none: stream it. Batches are the same",
     )
     plugin_sources: dict[str, str] = Field(
-        default_factory=dict, description="SHA-256 of each of `plugins`; written when a run is made"
+        default_factory=dict, description="SHA-256 of each plugin that the run uses; written by saepipe"
     )
 
     log_every: Positive = 100
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
-        (), description="told each line of metrics.jsonl after it is written there; none of them can stop a run"
+        (), description="receive each line of metrics.jsonl after it is written; a tracker cannot stop a run"
     )
     checkpoint_every: Positive = 1000
     health: HealthConfig = HealthConfig()
     primary_metrics: dict[str, Effect] = Field(
         default_factory=PRIMARY_METRICS.copy,
-        description="what the study is about, each figure with the least change of interest; all else is exploratory",
+        description="figures that the study is about, with the smallest effects of interest; others are exploratory",
     )
     variants: VariantsConfig = VariantsConfig()
     seeds: tuple[int, ...] = ()
@@ -181,45 +183,49 @@ class TrainConfig(ConfigWithPlugins):
             raise ValueError(f"give exactly one of steps, tokens, epochs (found {', '.join(given) or 'none'})")
         if self.tokens is not None and self.tokens < self.batch_size:
             raise ValueError(
-                f"H6: {self.tokens} tokens are less than one batch of {self.batch_size}: it would train for zero steps"
+                f"{RULES['H6'].label}: {self.tokens} tokens are less than one batch of {self.batch_size}, "
+                "so there would be zero steps"
             )
         return self
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        refused = [f"{penalty.name}: {why}" for penalty in self.penalties if (why := penalty.refuses(self.sae))]
-        if refused:
-            raise ValueError("; ".join(refused))
+        refusals = [f"{penalty.name}: {reason}" for penalty in self.penalties if (reason := penalty.refuses(self.sae))]
+        if refusals:
+            raise ValueError("; ".join(refusals))
         if self.sparse_steps == "always" and (not self.sae.sparse or self.transforms):
-            why = f"{self.sae.name} has none" if not self.sae.sparse else "transforms act on whole activations"
-            raise ValueError(f"sparse_steps: always, but {why}; use auto or never")
+            reason = (
+                "transforms act on dense activations" if self.sae.sparse else f"{self.sae.name} has no sparse steps"
+            )
+            raise ValueError(f"sparse_steps: always is impossible, since {reason}; use auto or never")
         return self
 
     def components(self) -> list[tuple[str, Penalty | Transform]]:
-        """Penalties and transforms by their labels."""
+        """Returns penalties and transforms with their labels."""
         return [
             *zip(labels(self.penalties), self.penalties, strict=True),
             *zip(labels(self.transforms), self.transforms, strict=True),
         ]
 
     def num_steps(self, num_rows: int) -> int:
-        """Optimisation steps over a cache of `num_rows` training rows.
+        """Returns the number of optimisation steps over a cache of `num_rows` training rows.
 
         Raises:
-            ConfigError: if it would not be a single one.
+            ConfigError: if there would be none.
         """
         if self.steps is not None:
             return self.steps
         tokens = self.tokens if self.tokens is not None else int((self.epochs or 0) * num_rows)
         if tokens < self.batch_size:
             raise ConfigError(
-                f"H6: {self.epochs} epochs of {num_rows:,} rows are less than a batch of {self.batch_size}: zero steps",
+                f"{RULES['H6'].label}: {self.epochs} epochs of {num_rows:,} rows are less than one batch of "
+                f"{self.batch_size}, so there would be zero steps",
                 hint="raise epochs, or lower batch_size",
             )
         return tokens // self.batch_size
 
     def resolved(self, *, hook: str, num_rows: int, device: torch.device) -> Self:
-        """This config with nothing left open: a single run, its steps, hook, dead threshold and dtype written out.
+        """Returns the config of a single run with every value set: steps, hook, dead threshold, dtype, plugins.
 
         Raises:
             ConfigError: if there would be no step, a schedule is longer than the run, or `device` cannot be `resident`.
@@ -232,6 +238,7 @@ class TrainConfig(ConfigWithPlugins):
                     setting.check_fits(f"{label}.{name}", steps)
         dead_after = self.dead.after_tokens or min(10_000_000, max(1, steps * self.batch_size // 20))
         auto_dtype = "bfloat16" if device.type == "cuda" else "float32"
+        plugins = [path for path in self.plugins if path.stem in self._used_plugins()]
         return self.model_copy(
             update={
                 "hook": hook,
@@ -241,29 +248,37 @@ class TrainConfig(ConfigWithPlugins):
                 "dead": self.dead.model_copy(update={"after_tokens": dead_after}),
                 "exact": device.type == "cpu" if self.exact is None else self.exact,
                 "compute_dtype": auto_dtype if self.compute_dtype == "auto" else self.compute_dtype,
-                "plugins": tuple(path.resolve() for path in self.plugins),
-                "plugin_sources": {path.stem: source_digest(path) for path in self.plugins},
+                "plugins": tuple(path.resolve() for path in plugins),
+                "plugin_sources": {path.stem: source_digest(path) for path in plugins},
                 "variants": VariantsConfig(),
                 "seeds": (),
             }
         )
 
     def identity(self) -> dict[str, Any]:
-        """What the run is: the config less paths, logging, machine, and how steps are computed there."""
-        return {key: value for key, value in self.to_dict().items() if key not in OUTSIDE_THE_ID}
+        """Returns what makes the run what it is: the config without paths, logging, machine and unused plugins."""
+        used = self._used_plugins()
+        sources = {stem: digest for stem, digest in self.plugin_sources.items() if stem in used}
+        config = {key: value for key, value in self.to_dict().items() if key not in OUTSIDE_THE_ID}
+        return config | {"plugin_sources": sources}
+
+    def _used_plugins(self) -> set[str]:
+        """Returns the stems of the plugins that the run's components, or their base classes, come from."""
+        components = (self.sae, *self.penalties, *self.transforms)
+        return {stem for component in components for stem in plugin_stems(type(component))}
 
     def run_id(self, cache_fingerprint: str) -> str:
-        """Sixteen hex digits; equal for runs that agree up to rounding, bit for bit on one machine in one way there."""
+        """Returns sixteen hex digits, equal for runs that agree up to rounding (bit for bit on the same machine)."""
         return fingerprint({"cache": cache_fingerprint, "config": self.identity()})
 
 
 def source_digest(path: Path) -> str:
-    """Sixteen hex digits of a plugin's text: with other code it is another run."""
+    """Returns sixteen hex digits of a plugin's text: other code makes another run."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def labels(components: Sequence[Component]) -> list[str]:
-    """The components' names in the loss and its logs; a name that comes again is numbered: l1, l1.2."""
+    """Returns the components' names in the loss and its logs; a repeated name is numbered: l1, l1.2."""
     names = [component.name for component in components]
-    seen = [names[: index + 1].count(name) for index, name in enumerate(names)]
-    return [name if count == 1 else f"{name}.{count}" for name, count in zip(names, seen, strict=True)]
+    counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    return [name if count == 1 else f"{name}.{count}" for name, count in zip(names, counts, strict=True)]

@@ -1,4 +1,4 @@
-"""Every run of a config before any training: its folder, its steps, the scale of its data."""
+"""Every run of a config before any training: its folder, its steps and the scale of its data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from saepipe.train.variants import Variant, expand
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that is to be made: all that is known before any training."""
+    """A run before any training."""
 
     variant: Variant
     recipe: Recipe
@@ -25,7 +25,7 @@ class Planned:
 
     @property
     def stream(self) -> tuple[str, str, int, int]:
-        """Runs with equal ones are fed from one stream."""
+        """Cache, hook, batch size and data seed; runs in which all agree share one stream of batches."""
         config = self.recipe.config
         return str(self.cache.path), str(config.hook), config.batch_size, config.data_seed
 
@@ -35,7 +35,7 @@ class Planned:
 
 
 def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
-    """Every run of a config, with nothing left open; raises ConfigError if one cannot be made."""
+    """Returns every run of a config, each resolved; raises ConfigError if one cannot be made."""
     device = pick_device(config.device)
     variants = expand(config)
     caches = {path: Cache.open(path) for path in {variant.config.cache for variant in variants}}
@@ -52,7 +52,7 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
 
 
 def plan(config: TrainConfig) -> dict[str, Any]:
-    """What `train` would do, without doing it: runs with steps and tokens, and bytes on disk at the end."""
+    """Returns what `train` would do: runs with steps and tokens, and their bytes on disk at the end."""
     planned = plan_runs(config, Path())
     runs = []
     for run in planned:
@@ -74,10 +74,10 @@ def plan(config: TrainConfig) -> dict[str, Any]:
 
 
 def resolve_hook(hook: str | None, cache: Cache) -> str:
-    """The cache's only hook where none is named; raises ConfigError if it has several, or not this one."""
+    """Returns the hook, or the cache's only one if none is named; raises ConfigError if it is ambiguous or missing."""
     if hook is None and len(cache.hooks) == 1:
         return cache.hooks[0]
     if hook not in cache.hooks:
-        asked = "no hook is given" if hook is None else f"there is no hook {hook!r}"
-        raise ConfigError(f"{asked}, and {cache.path} has {', '.join(cache.hooks)}", hint="set `hook`")
+        problem = "no hook is given" if hook is None else f"hook {hook!r} is not in the cache"
+        raise ConfigError(f"{problem}; {cache.path} has {', '.join(cache.hooks)}", hint="set `hook`")
     return hook

@@ -1,7 +1,7 @@
-"""Settings of penalties and transforms that may move: a number, a schedule, or a controller with a target.
+"""Settings of penalties and transforms that may change during a run: a number, a schedule, or a controller.
 
 weight: 0.1                                                            constant
-weight: {start: 0.1, end: 0.001, shape: exponential, finish: 0.5}      a schedule, in fractions of the run
+weight: {start: 0.1, end: 0.001, shape: exponential, finish: 0.5}      schedule, in fractions of the run
 weight: {steer: l0, to: 64, start: 1.0}                                steered until a logged quantity is at its target
 """
 
@@ -19,13 +19,14 @@ from torch import Tensor
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.component import Component
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders.health_rules import RULES
 
 SettingsNow = Mapping[str, float | Tensor]
-"""A component's settings as they stand at one step; () tensors where they are steered or runs are stacked."""
+"""Settings of a component at one step; () tensors if they are steered or runs are stacked."""
 
 
 class Schedule(Config):
-    """From `start` to `end` between two moments, each a fraction of the run; constant before and after.
+    """Moves a setting from `start` to `end` between two fractions of the run; constant before and after.
 
     With u from 0 to 1 between them: linear start + u (end - start); exponential start (end / start)^u;
     cosine end + (start - end) (1 + cos(pi u)) / 2.
@@ -36,18 +37,18 @@ class Schedule(Config):
     end: float
     begin: Annotated[float, Field(ge=0, le=1)] = 0.0
     finish: Annotated[float, Field(ge=0, le=1)] = 1.0
-    steps: Annotated[Count, Field(ge=1)] | None = Field(None, description="its length in steps, in place of `finish`")
+    steps: Annotated[Count, Field(ge=1)] | None = Field(None, description="length in steps, instead of `finish`")
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
+    def _check_ends(self) -> Self:
         if self.shape == "exponential" and self.start * self.end <= 0:
             raise ValueError(f"an exponential schedule cannot go from {self.start} to {self.end}: use linear")
         if self.steps is None and self.finish <= self.begin:
-            raise ValueError(f"the schedule finishes at {self.finish} of the run, and begins at {self.begin}")
+            raise ValueError(f"the schedule finishes at {self.finish} of the run, but begins at {self.begin}")
         return self
 
     def at(self, step: int, num_steps: int) -> float:
-        """At `step`, counted from 0; `end` is reached at the last step between the two moments."""
+        """Returns the value at `step`, counted from 0; `end` is reached at the schedule's last step."""
         first, last = self._span(num_steps)
         u = min(1.0, max(0.0, (step - first) / max(1, last - first)))
         if self.shape == "linear":
@@ -57,12 +58,13 @@ class Schedule(Config):
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * u)) / 2
 
     def check_fits(self, key: str, num_steps: int) -> None:
-        """Rule H19; raises ConfigError if the run ends before the schedule does."""
+        """Raises ConfigError (rule H19) if the run ends before the schedule does."""
         _, last = self._span(num_steps)
         if last >= num_steps:
             raise ConfigError(
-                f"H19: the schedule of {key} ends at step {last + 1:,}, and the run has {num_steps:,} steps: "
-                f"it would stop at {self.at(num_steps - 1, num_steps):.3g}, never at {self.end:g}",
+                f"{RULES['H19'].label}: the schedule of {key} ends at step {last + 1:,}, but the run has "
+                f"{num_steps:,} steps: it would stop at {self.at(num_steps - 1, num_steps):.3g} and never reach "
+                f"{self.end:g}",
                 hint="give its end as a fraction of the run (`finish: 0.8`), or train longer",
             )
 
@@ -74,25 +76,25 @@ class Schedule(Config):
 class Controller(Config):
     """Steers a setting, step by step, until a quantity is at its target, then holds it.
 
-    log setting += gain * log(quantity / to), or -= where raising the setting lowers the quantity. An integral
-    controller on logarithms: it needs no scale of either, and it is at rest only at the target.
+    log setting += gain * log(quantity / to) if raising the setting lowers the quantity, else -=. An integral
+    controller on logarithms, which needs the scale of neither and comes to rest only at the target.
     """
 
-    steer: str = Field("l0", description="`l0` (active latents a token, of the batch) or a statistic of the component")
+    steer: str = Field("l0", description="`l0` (active latents per token of the batch) or a statistic of the component")
     to: float = Field(gt=0)
     start: float = Field(gt=0)
     setting_lowers: bool = Field(True, description="does a larger setting make the quantity smaller?")
     gain: float = Field(0.03, gt=0, le=1)
-    reach: float = Field(100.0, gt=1, description="how many times larger or smaller than `start` it may become")
-    until: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="the fraction of the run at which it is frozen")
+    reach: float = Field(100.0, gt=1, description="largest factor by which it may exceed or fall below `start`")
+    until: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="fraction of the run after which it is held")
 
     def moved(self, log_setting: Tensor, quantity: Tensor, step: int, num_steps: int) -> Tensor:
-        """The logarithm of the setting after the step `step`, at which `quantity` was seen; all ()."""
+        """Returns the logarithm of the setting after `step`, at which `quantity` was measured; all tensors are ()."""
         if step >= self.until * num_steps:
             return log_setting
         error = (quantity.clamp_min(1e-6) / self.to).log().clamp(-1.0, 1.0).to(log_setting.dtype)
         moved = log_setting + (self.gain if self.setting_lowers else -self.gain) * error
-        # While the quantity lags far behind, the setting must not run away: it would take as long to come back.
+        # While the quantity lags far behind, the setting must not run away, since coming back would take as long.
         return moved.clamp(math.log(self.start / self.reach), math.log(self.start * self.reach))
 
 
@@ -106,11 +108,11 @@ Setting = Annotated[
     Annotated[float, Tag("number")] | Annotated[Schedule, Tag("schedule")] | Annotated[Controller, Tag("controller")],
     Discriminator(_kind),
 ]
-"""The type of a setting that may move. A component reads it at each step from the `now` it is given."""
+"""Type of a setting that may change during a run. A component reads its value at each step from its argument `now`."""
 
 
-def numbers(setting: Setting | None) -> list[float]:
-    """What is known of a setting before a run: its number, both ends of a schedule, a controller's start."""
+def configured_values(setting: Setting | None) -> list[float]:
+    """Returns the values that a config gives a setting: a number, both ends of a schedule, or a controller's start."""
     if setting is None:
         return []
     if isinstance(setting, Schedule):
@@ -119,30 +121,30 @@ def numbers(setting: Setting | None) -> list[float]:
 
 
 def within(low: float, high: float) -> AfterValidator:
-    """Bounds of a Setting: of the number, or of where it starts and ends."""
+    """Returns a validator that bounds a Setting: the number, both ends of a schedule, or a controller's start."""
 
     def check(setting: Setting | None) -> Setting | None:
-        if not all(low <= number <= high for number in numbers(setting)):
-            raise ValueError(f"must lie within [{low:g}, {high:g}]")
+        if not all(low <= value <= high for value in configured_values(setting)):
+            raise ValueError(f"must be within [{low:g}, {high:g}]")
         return setting
 
     return AfterValidator(check)
 
 
-class Moving(Protocol):
-    """A component with settings that may move."""
+class HasSettings(Protocol):
+    """A component with settings that may change during a run."""
 
     def settings(self) -> dict[str, Setting]: ...
 
 
 def settings_of(component: Component) -> dict[str, Setting]:
-    """The settings of a component that may move, by name; one that is null is left out."""
-    values = {name: getattr(component, name) for name in _moving_fields(type(component))}
+    """Returns a component's settings that may change during a run, by name; null settings are left out."""
+    values = {name: getattr(component, name) for name in _setting_fields(type(component))}
     return {name: value for name, value in values.items() if value is not None}
 
 
 @cache
-def _moving_fields(member: type[Component]) -> tuple[str, ...]:
+def _setting_fields(member: type[Component]) -> tuple[str, ...]:
     setting = get_args(Setting)[0]
     return tuple(
         name
@@ -151,21 +153,21 @@ def _moving_fields(member: type[Component]) -> tuple[str, ...]:
     )
 
 
-def controllers(component: Moving) -> dict[str, Controller]:
-    """The settings that are steered, by name."""
+def controllers(component: HasSettings) -> dict[str, Controller]:
+    """Returns the settings that are steered, by name."""
     return {name: setting for name, setting in component.settings().items() if isinstance(setting, Controller)}
 
 
 def settings_at(
-    component: Moving, step: int, num_steps: int, steered: Mapping[str, Tensor] = MappingProxyType({})
+    component: HasSettings, step: int, num_steps: int, steered: Mapping[str, Tensor] = MappingProxyType({})
 ) -> dict[str, float | Tensor]:
-    """The settings that may move as they stand at a step, the weight with its warm-up.
+    """Returns the values at a step of the settings that may change, with the weight's warm-up applied.
 
     Args:
         component: a penalty or a transform.
-        step: counted from 0; at the first there is some weight already.
-        num_steps: of the run.
-        steered: the state of each controller, () the logarithm of its setting, by the setting's name.
+        step: counted from 0; the first step already has some weight.
+        num_steps: number of steps of the run.
+        steered: state of each controller, the logarithm () of its setting, by the setting's name.
     """
     now: dict[str, float | Tensor] = {}
     for name, setting in component.settings().items():

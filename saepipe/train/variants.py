@@ -1,4 +1,4 @@
-"""One config with `variants` and `seeds` becomes single runs, each with a name that says how it differs."""
+"""Expansion of a config with `variants` and `seeds` into single runs, each named by how it differs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 
 ALONE = "base"
-"""The variant's name where a config has no variants."""
+"""Name of the variant of a config without variants."""
 
 SHARED_BY_ALL = ("variants", "seeds", "seed", "device", "resident", "plugins")
 
@@ -35,24 +35,24 @@ class Variant:
 
 
 def expand(config: TrainConfig) -> list[Variant]:
-    """All runs, in the order written; seeds vary fastest.
+    """Returns all runs in the order written; seeds vary fastest.
 
     Raises:
-        ConfigError: if an override does not fit, or two runs would be the same or have the same name.
+        ConfigError: if an override is invalid, or two runs are equal or have the same name.
     """
     runs = [
-        Variant(name, seed, _one(config, name, overrides, seed))
+        Variant(name, seed, _run_config(config, name, overrides, seed))
         for name, overrides in named_overrides(config)
         for seed in config.seeds or (config.seed,)
     ]
     folders = [run.folder for run in runs]
-    _refuse_twins(folders, folders, "have the same name")
-    _refuse_twins(folders, [run.config.run_id(str(run.config.cache)) for run in runs], "are the same run")
+    _refuse_duplicates(folders, folders, "have the same name")
+    _refuse_duplicates(folders, [run.config.run_id(str(run.config.cache)) for run in runs], "are the same run")
     return runs
 
 
 def named_overrides(config: TrainConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, overrides by dotted key) of each variant."""
+    """Yields the name and the overrides by dotted key of each variant."""
     form = config.variants
     if form.grid:
         combined = [dict(zip(form.grid, values, strict=True)) for values in itertools.product(*form.grid.values())]
@@ -66,12 +66,12 @@ def named_overrides(config: TrainConfig) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def describe(overrides: Mapping[str, Any]) -> str:
-    """`weight=0.01,k=32`: the last part of each key that tells it apart, and its value."""
+    """Returns a name such as `weight=0.01,k=32`: each key's last part (the whole key if ambiguous) and its value."""
     parts = []
     for key, value in overrides.items():
         last = key.rsplit(".", 1)[-1]
-        alone = not last.isdecimal() and sum(other.rsplit(".", 1)[-1] == last for other in overrides) == 1
-        parts.append(f"{last if alone else key}={_short(value)}")
+        unambiguous = not last.isdecimal() and sum(other.rsplit(".", 1)[-1] == last for other in overrides) == 1
+        parts.append(f"{last if unambiguous else key}={_short(value)}")
     return ",".join(parts) or ALONE
 
 
@@ -83,17 +83,17 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _one(config: TrainConfig, name: str, overrides: Mapping[str, Any], seed: int) -> TrainConfig:
+def _run_config(config: TrainConfig, name: str, overrides: Mapping[str, Any], seed: int) -> TrainConfig:
     raw = config.to_dict() | {"variants": {}, "seeds": [], "seed": seed}
     for key, value in overrides.items():
         if key.split(".")[0] in SHARED_BY_ALL:
-            raise ConfigError(f"variant {name!r} sets {key!r}", hint="use `seeds:` beside `variants:`, or two commands")
-        # The value goes through YAML, so that an override means here what it means after --set.
+            raise ConfigError(f"variant {name!r} sets {key!r}", hint="set it (seeds: `seeds:`) beside `variants:`")
+        # The value goes through YAML, so that an override means the same here as after --set.
         apply_override(raw, f"{key}={yaml.safe_dump(value, default_flow_style=True)}")
     return TrainConfig.parse(raw, source=f"variant {name!r}")
 
 
-def _refuse_twins(folders: list[str], keys: list[str], what: str) -> None:
+def _refuse_duplicates(folders: list[str], keys: list[str], what: str) -> None:
     first: dict[str, str] = {}
     for folder, key in zip(folders, keys, strict=True):
         if key in first:

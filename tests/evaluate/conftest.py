@@ -15,7 +15,7 @@ from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from helpers.made_results import write_run
-from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
@@ -28,7 +28,7 @@ BOS, VOCAB, D_IN, NUM_CONTEXTS, SEQ = 2, 50, 16, 10, 20
 
 @dataclass(frozen=True)
 class StoredHeldout:
-    """What `Cache.heldout` gives, from memory."""
+    """Stand-in for `Cache.heldout`, in memory."""
 
     contexts: np.ndarray
     documents: np.ndarray
@@ -65,7 +65,7 @@ class LinearSAE(nn.Module):
 
 @pytest.fixture(scope="session")
 def model() -> Gemma2ForCausalLM:
-    """Sharp enough that predictions differ between positions; its sliding window is shorter than a context."""
+    """Returns a model whose predictions differ between positions; its sliding window is shorter than a context."""
     torch.manual_seed(0)
     config = Gemma2Config(
         vocab_size=VOCAB,
@@ -86,17 +86,17 @@ def model() -> Gemma2ForCausalLM:
 
 @pytest.fixture(scope="session")
 def heldout(model: Gemma2ForCausalLM) -> StoredHeldout:
-    """Windows that start with BOS; documents of uneven length, separated by BOS and running on across windows."""
+    """Returns windows that start with BOS; documents of uneven length are separated by BOS and span windows."""
     rng = np.random.default_rng(0)
     contexts = rng.integers(3, VOCAB, (NUM_CONTEXTS, SEQ)).astype(np.int32)
     contexts[:, 0] = BOS
     likely = rng.random(contexts.shape) < 0.5
-    for position in range(1, SEQ):  # half of the text is what the model expects: else ablating it would do no harm
+    for position in range(1, SEQ):  # half of the text is as the model expects, or ablation would do no harm
         ids = torch.from_numpy(contexts[:, :position]).long()
         expected = model(ids).logits[:, -1, 3:].argmax(-1).numpy() + 3
         contexts[likely[:, position], position] = expected[likely[:, position]]
     contexts[rng.random(contexts.shape) < 0.1] = BOS
-    contexts[-1, 0] = 5  # the masks must not count on a window's first token being special
+    contexts[-1, 0] = 5  # the masks must not rely on a window's first token being special
     documents = 100 + 3 * np.cumsum((contexts == BOS).reshape(-1)).reshape(contexts.shape)
     x = capture(model, torch.from_numpy(contexts).long(), [HookPoint.parse(HOOK)])[HOOK]
     return StoredHeldout(contexts, documents, contexts != BOS, x.bfloat16())
@@ -114,7 +114,7 @@ def make_sae() -> type[LinearSAE]:
 
 @pytest.fixture
 def random_sae() -> LinearSAE:
-    """24 ReLU latents, of which the last never fires and has no decoder row."""
+    """Returns 24 ReLU latents, the last of which is dead and has a zero decoder row."""
     rng = torch.Generator().manual_seed(3)
     W_enc, W_dec = torch.randn(D_IN, 24, generator=rng) / 4, torch.randn(24, D_IN, generator=rng) / 4
     b_enc = torch.randn(24, generator=rng) / 4
@@ -128,19 +128,19 @@ def make_testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout, batch_size: i
     cache: Any = SimpleNamespace(path=Path("cache"), fingerprint="c" * 64, heldout=heldout, attributes=attributes)
     tokenizer: Any = None
     lm = LanguageModel(model, tokenizer, ModelConfig(dtype="float32"))
-    artifacts = Artifacts(folder, model_id)
-    return Testbed(cache, HOOK, lambda: lm, artifacts, batch_size, torch.device("cpu"))
+    kept_work = KeptWork(folder, model_id)
+    return Testbed(cache, HOOK, lambda: lm, kept_work, batch_size, torch.device("cpu"))
 
 
 @pytest.fixture
 def testbed_of(model: Gemma2ForCausalLM, heldout: StoredHeldout, tmp_path: Path):
-    """Testbeds of a batch size, each with artifacts of its own."""
+    """Returns a builder of testbeds by batch size, each with kept work of its own."""
     return lambda batch_size: make_testbed(model, heldout, batch_size, tmp_path / str(batch_size))
 
 
 @pytest.fixture
 def subject_of():
-    """An SAE as what an evaluation takes."""
+    """Returns a function that turns an SAE into the subject of an evaluation."""
 
     def make(sae: nn.Module) -> Subject:
         run: Any = SimpleNamespace(variant="by-hand", seed=0)
@@ -151,7 +151,7 @@ def subject_of():
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """`weight` is the one setting that differs between variants."""
+    """Returns a writer of runs whose variants differ in `weight` alone."""
 
     def make(variant: str, seed: int = 0, weight: float = 1.0, study: str = ".", **keys: Any) -> Path:
         folder = tmp_path / study / variant / f"seed-{seed}"

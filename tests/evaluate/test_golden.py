@@ -1,4 +1,4 @@
-"""H20: on the reference world a plain SAE absorbs and OrtSAE does not, at no price. The reference's thresholds."""
+"""H20: on the reference world a plain SAE absorbs and OrtSAE does not, at no cost. Thresholds are the reference's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 
 from saepipe.evaluate.validate.config import ValidateConfig
-from saepipe.evaluate.validate.trained_stacks import Job, Trial, run_alone
+from saepipe.evaluate.validate.trained_stacks import StackJob, Trial, train_single_threaded
 
 CONFIG = ValidateConfig()
 SEEDS = (0, 1, 2)
@@ -32,11 +32,11 @@ def trial(seed: int, weight: float) -> Trial:
 
 @pytest.fixture(scope="module")
 def means() -> dict[float, dict[str, float]]:
-    """By weight, each metric's mean over seeds; all six SAEs in one stack, the plain ones with weight 0."""
+    """Returns metrics, mean over seeds, by weight; all six SAEs are in one stack, the plain ones with weight 0."""
     trials = tuple(trial(seed, weight) for weight in (0.0, ORTSAE) for seed in SEEDS)
-    found = [outcome.metrics for outcome in run_alone(Job(trials), CONFIG)]
-    halves = {0.0: found[: len(SEEDS)], ORTSAE: found[len(SEEDS) :]}
-    return {weight: {key: fmean(one[key] for one in half) for key in half[0]} for weight, half in halves.items()}
+    metrics = [outcome.metrics for outcome in train_single_threaded(StackJob(trials), CONFIG)]
+    halves = {0.0: metrics[: len(SEEDS)], ORTSAE: metrics[len(SEEDS) :]}
+    return {weight: {key: fmean(seed[key] for seed in half) for key in half[0]} for weight, half in halves.items()}
 
 
 def test_a_plain_sae_absorbs(means: dict[float, dict[str, float]]) -> None:
@@ -44,10 +44,10 @@ def test_a_plain_sae_absorbs(means: dict[float, dict[str, float]]) -> None:
     assert means[0.0]["absorbed_half"] > means[0.0]["absorbed"]
 
 
-def test_ortsae_cures_it_at_no_price(means: dict[float, dict[str, float]]) -> None:
-    plain, cured = means[0.0], means[ORTSAE]
-    assert cured["absorbed"] <= 0.03
-    assert cured["l0"] <= plain["l0"]
-    assert cured["fvu"] <= plain["fvu"] + 0.01
-    assert cured["mcc"] >= 0.96
-    assert cured["mcc"] > plain["mcc"]
+def test_ortsae_prevents_it_at_no_cost(means: dict[float, dict[str, float]]) -> None:
+    plain, ortsae = means[0.0], means[ORTSAE]
+    assert ortsae["absorbed"] <= 0.03
+    assert ortsae["l0"] <= plain["l0"]
+    assert ortsae["fvu"] <= plain["fvu"] + 0.01
+    assert ortsae["mcc"] >= 0.96
+    assert ortsae["mcc"] > plain["mcc"]

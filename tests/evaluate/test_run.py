@@ -1,4 +1,4 @@
-"""From run folders to JSON files: what is shared, reused and refused."""
+"""Evaluation from run folders to JSON files: sharing, reuse and refusals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.store import FeatureStore
 from saepipe.evaluate.model import testbeds as stage
-from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.language_model import load_model_of
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.plan import plan
@@ -37,7 +37,7 @@ LOWER, UPPER = "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"
 
 @pytest.fixture(scope="module")
 def trained(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two L1 strengths at one hook, and a run at another."""
+    """Returns two runs with different L1 weights at one hook, and one run at another hook."""
     settings = {
         "cache": str(toy_cache),
         "device": "cpu",
@@ -55,7 +55,7 @@ def trained(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
 
 @pytest.fixture
 def runs(trained: list[Path], tmp_path: Path) -> list[Path]:
-    """Copies without results."""
+    """Returns copies of the runs, without results."""
     return [Path(shutil.copytree(run, tmp_path / str(number))) for number, run in enumerate(trained)]
 
 
@@ -91,7 +91,7 @@ def test_a_result_is_reused_until_something_changes(runs: list[Path]) -> None:
     first, progress = path.read_bytes(), Silent()
     evaluate(runs[:1], CONFIG, progress=progress)
     assert path.read_bytes() == first
-    assert any("kept as it is" in said for said in progress.said)
+    assert any("is up to date" in said for said in progress.said)
     fewer = EvaluateConfig.parse({"device": "cpu", "features": None, "metrics": [{"name": "core", "num_contexts": 5}]})
     assert plan(runs[:1], fewer)["measure"] == [str(path)]
     evaluate(runs[:1], fewer)
@@ -118,7 +118,7 @@ def test_another_cache_is_refused(runs: list[Path], tiny_cache: Path) -> None:
         evaluate(runs[:1], EvaluateConfig.parse({"device": "cpu", "cache": "nowhere"}))
 
 
-def test_a_hook_that_the_cache_lacks_is_refused(runs: list[Path]) -> None:
+def test_a_hook_that_the_cache_does_not_have_is_refused(runs: list[Path]) -> None:
     header, *rest = artifact.read_manifest(runs[0])
     artifact.rewrite_manifest(runs[0], [header | {"hook": "blocks.0.hook_resid_post"}, *rest])
     artifact.commit(runs[0])
@@ -131,8 +131,8 @@ def test_another_model_is_refused(toy_cache: Path) -> None:
     cache.attributes["model"]["weights"] = "0" * 32
     with pytest.raises(ConfigError, match="is not the model that made"):
         load_model_of(cache, CONFIG)
-    half = load_model_of(cache, EvaluateConfig.parse({"device": "cpu", "dtype": "bfloat16"}))
-    assert half.model.dtype is torch.bfloat16
+    bfloat16 = load_model_of(cache, EvaluateConfig.parse({"device": "cpu", "dtype": "bfloat16"}))
+    assert bfloat16.model.dtype is torch.bfloat16
 
 
 def test_no_runs_and_wrong_settings_are_refused() -> None:
@@ -145,7 +145,7 @@ def test_no_runs_and_wrong_settings_are_refused() -> None:
 
 
 def test_features_are_gathered_beside_the_metrics(runs: list[Path]) -> None:
-    """Two hooks: a pass over each. Then they are there, until other ones are asked for, or one is damaged."""
+    """Stores of two hooks, each with its own pass, are reused until the settings change or one is damaged."""
     folders = [str(run / "features") for run in runs]
     assert plan(runs, FEATURES)["features_to_gather"] == folders
     evaluate(runs, FEATURES)
@@ -185,12 +185,12 @@ def test_compare_reads_what_evaluate_wrote(runs: list[Path]) -> None:
     table = compare(runs[:2], baseline=runs[0])
     assert table.columns[:2] == ("run", "penalties.0.weight")
     unmeasured = {table.columns[i] for row in table.rows for i, cell in enumerate(row) if str(cell) == "not measured"}
-    assert unmeasured == {"full absorption"}  # a primary metric that was not asked for here
+    assert unmeasured == {"full absorption"}  # a primary metric that this evaluation left out
 
 
 @torch.no_grad()
-def test_the_toy_resumed_from_its_cache_is_the_toy(toy_cache: Path) -> None:
-    """Both hooks lie below another kind of attention layer; contexts are longer than the sliding window."""
+def test_the_upper_layers_of_the_toy_match_its_full_forward(toy_cache: Path) -> None:
+    """The two hooks are below different kinds of attention layer; contexts are longer than the sliding window."""
     cache = Cache.open(toy_cache)
     lm = load_model_of(cache, CONFIG)
     assert cache.heldout.contexts.shape[1] > lm.model.config.sliding_window
@@ -198,11 +198,9 @@ def test_the_toy_resumed_from_its_cache_is_the_toy(toy_cache: Path) -> None:
     full = lm.model(input_ids=ids).logits
     for hook in (LOWER, UPPER):
         x = capture(lm.model, ids, [HookPoint.parse(hook)])[hook]
-        testbed = Testbed(
-            cache, hook, lambda: lm, Artifacts(toy_cache.parent / "artifacts", {}), 4, torch.device("cpu")
-        )
-        with testbed.resumed() as resume:
-            assert torch.equal(resume(ids, x), full)
-            stored = resume(ids, cache.heldout.activations(hook, 0, 4))
+        testbed = Testbed(cache, hook, lambda: lm, KeptWork(toy_cache.parent / "artifacts", {}), 4, torch.device("cpu"))
+        with testbed.upper_layers() as upper_layers:
+            assert torch.equal(upper_layers(ids, x), full)
+            stored = upper_layers(ids, cache.heldout.activations(hook, 0, 4))
         assert (stored - full).norm() / full.norm() < 0.01
-        assert abs(testbed.resume_gap()) < 0.01
+        assert abs(testbed.upper_layers_gap()) < 0.01

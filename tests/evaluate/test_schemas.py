@@ -1,4 +1,4 @@
-"""The schemas accept what SAEBench 0.6.0 would write and refuse what it would not."""
+"""The schemas accept what SAEBench 0.6.0 would write, and nothing else."""
 
 from __future__ import annotations
 
@@ -93,15 +93,15 @@ def test_the_references_keys_are_accepted_and_no_others(kind: str) -> None:
 
 
 def test_null_needs_a_reason() -> None:
-    silent = result("unlearning")
-    silent["eval_result_metrics"]["unlearning"]["unlearning_score"] = None
+    unexplained = result("unlearning")
+    unexplained["eval_result_metrics"]["unlearning"]["unlearning_score"] = None
     with pytest.raises(AssertionError, match="null without a reason"):
-        check(silent)
-    silent["saepipe"]["undefined"]["unlearning_score"] = "no question was answered right"
-    check(silent)
+        check(unexplained)
+    unexplained["saepipe"]["undefined"]["unlearning_score"] = "no question was answered right"
+    check(unexplained)
 
 
-def test_order_names_and_numbers() -> None:
+def test_order_names_and_numbers_are_checked() -> None:
     with pytest.raises(AssertionError, match="order"):
         check(dict(reversed(result("tpp").items())))
     not_a_number = result("unlearning")

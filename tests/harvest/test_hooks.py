@@ -1,4 +1,4 @@
-"""Hook points against Hugging Face's own hidden states, and a forward pass that stops early."""
+"""Hook points against Hugging Face's hidden states, and a forward pass that stops early."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def gemma2(**settings: object) -> Gemma2ForCausalLM:
     ids=["gemma2", "llama", "gpt2"],
 )
 def test_hooks_are_hidden_states(model: Gemma2ForCausalLM) -> None:
-    """blocks.L.hook_resid_post is hidden_states[L + 1], and resid_pre is hidden_states[L]; not so after the last layer,
-    where Hugging Face lists what the final norm made of it."""
+    """blocks.L.hook_resid_post is hidden_states[L + 1], and resid_pre is hidden_states[L], except after the last layer,
+    where Hugging Face lists the output of the final norm."""
     hooks = [HookPoint(layer, kind) for layer in range(3) for kind in ("resid_pre", "resid_post")]
-    kept = capture(model, IDS, hooks)
+    activations = capture(model, IDS, hooks)
     states = model(IDS, output_hidden_states=True).hidden_states
     for hook in hooks[:-1]:
-        torch.testing.assert_close(kept[str(hook)], states[hook.num_layers_below], rtol=0, atol=0)
-    assert not torch.allclose(kept["blocks.2.hook_resid_post"], states[3])
+        torch.testing.assert_close(activations[str(hook)], states[hook.num_layers_below], rtol=0, atol=0)
+    assert not torch.allclose(activations["blocks.2.hook_resid_post"], states[3])
 
 
 def test_layers_above_the_last_hook_do_not_run() -> None:
@@ -69,18 +69,18 @@ def test_layers_above_the_last_hook_do_not_run() -> None:
 
 @pytest.mark.parametrize("name", ["blocks.x.hook_resid_post", "model.layers.3", "blocks.1.hook_mlp_out", ""])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="residual-stream hook"):
+    with pytest.raises(ConfigError, match="is not a residual-stream hook"):
         HookPoint.parse(name)
 
 
-def test_a_layer_that_is_not_there_is_refused() -> None:
+def test_a_layer_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="the model has 3 layers"):
         HookPoint.parse("blocks.3.hook_resid_post").check_in(gemma2())
 
 
 @pytest.fixture
 def capped() -> LanguageModel:
-    """Large queries and a small cap, so that capping matters."""
+    """A model with large queries and a small cap, so that capping matters."""
     model = gemma2(attn_logit_softcapping=1.0, query_pre_attn_scalar=1)
     for layer in decoder_layers(model):
         layer.self_attn.q_proj.weight.data *= 40
@@ -97,9 +97,9 @@ def test_attention_that_drops_the_soft_capping_is_refused(capped: LanguageModel)
     AttentionInterface.register("uncapped", uncapped)
     AttentionMaskInterface.register("uncapped", sdpa_mask)
     capped.model.set_attn_implementation("uncapped")
-    asked = ModelConfig.model_construct(**{**capped.config.to_dict(), "attention": "uncapped"})
+    config = ModelConfig.model_construct(**{**capped.config.to_dict(), "attention": "uncapped"})
     with pytest.raises(ConfigError, match="ignores the soft-capping at 1.0"):
-        check_attention(replace(capped, config=asked), IDS, hooks)
+        check_attention(replace(capped, config=config), IDS, hooks)
 
 
 def test_attention_that_the_model_lacks_is_refused() -> None:

@@ -1,6 +1,7 @@
-"""Models and datasets from a hub, through the command line: what is fetched, what is recorded, what is refused.
+"""Models and datasets from a hub, through the command line: fetching, recorded commits, and errors.
 
-The hub is tests/hub.py. The commands run in another process, since Hugging Face's libraries read HF_ENDPOINT once.
+The hub is tests/helpers/local_hub.py. Commands run in another process, since Hugging Face's libraries read HF_ENDPOINT
+only once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SETTINGS = ["model.device=cpu", f"hooks={HOOK}", "num_tokens=2000", "heldout_tok
 SETTINGS += ["shard_rows=1024", "chunk_rows=256", "pool_shards=1", "batch_size=8"]
 NEWS = ["dataset.source=org/news", "dataset.revision=v1"]
 
-# Reads a line of arguments, runs them, writes a line of what came of it. Waits between attempts are cut short.
+# Reads lines of arguments, runs each, and writes a line with the result. Waits between attempts are skipped.
 WORKER = """
 import io, json, sys, time
 from contextlib import redirect_stderr, redirect_stdout
@@ -66,7 +67,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def hub(texts: list[str]) -> Iterator[Hub]:
-    """org/toy, whose v1 is the toy and whose main has other weights; org/news, four files of train and one of test."""
+    """Serves org/toy (v1: the toy; main: other weights) and org/news (four train files, one test file)."""
     toy = {path.name: path.read_bytes() for path in MODEL_DIR.iterdir()}
     other = toy | {"model.safetensors": toy["model.safetensors"][:-512] + bytes(512)}
     news = {f"data/train-{n:05d}-of-00004.parquet": parquet(texts[n * 600 : n * 600 + 600]) for n in range(4)}
@@ -84,10 +85,10 @@ def hub(texts: list[str]) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Saepipe]]:
-    """Starts a process with these environment variables, which then answers command after command."""
-    started = []
+    """Starts a process with the given environment variables, which then runs one command after the other."""
+    processes = []
 
-    def begin(**environment: str) -> Saepipe:
+    def start_process(**environment: str) -> Saepipe:
         quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
         home = {"HF_HOME": str(tmp_path_factory.mktemp("hf_home"))}
         process = subprocess.Popen(
@@ -100,7 +101,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sa
             stdout=subprocess.PIPE,
             text=True,
         )
-        started.append(process)
+        processes.append(process)
 
         def harvest(out: Path, *settings: str) -> Answer:
             assert process.stdin
@@ -111,8 +112,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sa
 
         return harvest
 
-    yield begin
-    for process in started:
+    yield start_process
+    for process in processes:
         process.kill()
         process.communicate()
 
@@ -136,9 +137,9 @@ def test_a_harvest_from_the_hub_equals_the_local_one(
     assert local.code == 0, local.err
 
     remote, local = Cache.open(tmp_path / "remote"), Cache.open(tmp_path / "local")
-    model, its_copy = remote.attributes["model"], local.attributes["model"]
+    model, local_model = remote.attributes["model"], local.attributes["model"]
     assert (model["id"], model["revision"]) == ("org/toy", hub.repos["models/org/toy"].sha("v1"))
-    assert {**model, "id": "", "revision": ""} == {**its_copy, "id": "", "revision": ""}
+    assert {**model, "id": "", "revision": ""} == {**local_model, "id": "", "revision": ""}
     news = hub.repos["datasets/org/news"]
     assert remote.attributes["dataset"] == {"source": "org/news", "revision": news.sha("v1")}
     assert local.attributes["dataset"] == {"source": str(tmp_path / "news.jsonl"), "revision": None}
@@ -148,7 +149,7 @@ def test_a_harvest_from_the_hub_equals_the_local_one(
     assert len(remote.heldout.contexts) > 0
 
 
-def test_a_commit_is_a_revision_and_main_the_default(hub: Hub, saepipe: Saepipe, tmp_path: Path) -> None:
+def test_a_commit_can_be_a_revision_and_main_is_the_default(hub: Hub, saepipe: Saepipe, tmp_path: Path) -> None:
     repo = hub.repos["models/org/toy"]
     digests = {}
     for revision in (repo.sha("v1"), repo.sha("main"), None):
@@ -162,7 +163,7 @@ def test_a_commit_is_a_revision_and_main_the_default(hub: Hub, saepipe: Saepipe,
 
 
 def test_the_dataset_is_streamed(hub: Hub, saepipe: Saepipe, tmp_path: Path) -> None:
-    """2,000 tokens are in the first of four files; 512 documents are tokenised at once, and 512 more read ahead."""
+    """2,000 tokens are in the first of four files; 512 documents are tokenised at a time, with 512 read ahead."""
     hub.requests.clear()
     answer = saepipe(tmp_path / "few", *NEWS)
     assert answer.code == 0, answer.err
@@ -180,12 +181,10 @@ def test_a_split_of_the_dataset(saepipe: Saepipe, texts: list[str], tmp_path: Pa
     assert np.array_equal(acts(Cache.open(tmp_path / "test")), acts(Cache.open(tmp_path / "local")))
 
 
-def test_an_extended_cache_goes_on_with_the_commits_it_was_begun_with(
-    hub: Hub, saepipe: Saepipe, texts: list[str], tmp_path: Path
-) -> None:
-    """Meanwhile the dataset's `main` gets other texts, and the model's a README, which leaves the weights alone."""
+def test_an_extended_cache_keeps_its_commits(hub: Hub, saepipe: Saepipe, texts: list[str], tmp_path: Path) -> None:
+    """Before it is extended, the dataset's `main` gets other texts, and the model's only a README."""
     toy, news = hub.repos["models/org/toy"], hub.repos["datasets/org/news"]
-    begun = {"model": toy.sha("main"), "dataset": news.sha("main")}
+    commits = {"model": toy.sha("main"), "dataset": news.sha("main")}
     settings = ["model.model=org/toy", "dataset.source=org/news"]
     assert saepipe(tmp_path / "whole", *settings, "num_tokens=4000").code == 0
     assert saepipe(tmp_path / "grown", *settings).code == 0
@@ -198,7 +197,7 @@ def test_an_extended_cache_goes_on_with_the_commits_it_was_begun_with(
         toy.commits.pop()
     assert answer.code == 0, answer.err
     whole, grown = Cache.open(tmp_path / "whole"), Cache.open(tmp_path / "grown")
-    assert {key: grown.attributes[key]["revision"] for key in begun} == begun
+    assert {key: grown.attributes[key]["revision"] for key in commits} == commits
     assert grown.num_tokens == 4000
     assert np.array_equal(acts(whole), acts(grown))
     assert whole.fingerprint == grown.fingerprint
@@ -208,48 +207,48 @@ NETWORK = "check the id, the network"
 
 
 @pytest.mark.parametrize(
-    ("settings", "code", "says", "advises"),
+    ("settings", "code", "message", "hint"),
     [
-        (["model.model=org/none"], 6, "the model 'org/none' from the hub: there is none", "check the id"),
+        (["model.model=org/none"], 6, "the model 'org/none' from the hub: it does not exist", "check the id"),
         (["model.model=org/toy", "model.revision=v9"], 6, "'org/toy' at 'v9' from the hub: it has no such", "a branch"),
         (["model.model=org/gated"], 6, "the model 'org/gated' from the hub: it is gated", "ask for access"),
-        (["dataset.source=org/none"], 6, "the dataset 'org/none' from the hub: there is none", "check the id"),
+        (["dataset.source=org/none"], 6, "the dataset 'org/none' from the hub: it does not exist", "check the id"),
         (["dataset.source=org/gated"], 6, "'org/gated' is a gated dataset on the Hub", NETWORK),
         ([*NEWS, "dataset.revision=v9"], 6, "'org/news' at 'v9' from the hub: it has no such revision", "a branch"),
         ([*NEWS, "dataset.split=tset"], 2, "Bad split: tset. Available splits: .*'test'", "check dataset.split"),
         ([*NEWS, "dataset.subset=big"], 2, "'big' not found. Available: .*default", "dataset.subset"),
         (["dataset.source=org/damaged"], 2, "cannot read the dataset 'org/damaged'", "the files"),
-        (["dataset.source=./none"], 2, "'./none' is no file, no folder and no hub id", "check the path"),
+        (["dataset.source=./none"], 2, "'./none' is not a file, a folder or a hub id", "check the path"),
     ],
 )
-def test_refusals_are_one_sentence_and_a_hint(
-    saepipe: Saepipe, tmp_path: Path, settings: list[str], code: int, says: str, advises: str
+def test_hub_errors_are_one_sentence_and_a_hint(
+    saepipe: Saepipe, tmp_path: Path, settings: list[str], code: int, message: str, hint: str
 ) -> None:
-    check_error(saepipe(tmp_path / "cache", *settings), code, says, advises)
+    check_error(saepipe(tmp_path / "cache", *settings), code, message, hint)
 
 
 @pytest.mark.parametrize(
-    ("environment", "says"), [("offline", "HF_HUB_OFFLINE is set"), ("unreachable", "connect|refused")]
+    ("environment", "message"), [("offline", "HF_HUB_OFFLINE is set"), ("unreachable", "connect|refused")]
 )
 def test_a_hub_that_cannot_be_reached(
-    start: Callable[..., Saepipe], tmp_path: Path, environment: str, says: str
+    start: Callable[..., Saepipe], tmp_path: Path, environment: str, message: str
 ) -> None:
     with serve(Hub({})) as closed:
         pass
     offline = {"HF_HUB_OFFLINE": "1"} if environment == "offline" else {}
     saepipe = start(HF_ENDPOINT=closed.url, **offline)
-    advises = "unset it" if offline else NETWORK
+    hint = "unset it" if offline else NETWORK
     check_error(
-        saepipe(tmp_path / "a", "model.model=org/toy"), 6, f"the model 'org/toy' from the hub: .*{says}", advises
+        saepipe(tmp_path / "a", "model.model=org/toy"), 6, f"the model 'org/toy' from the hub: .*{message}", hint
     )
-    check_error(saepipe(tmp_path / "b", *NEWS), 6, f"'org/news' at 'v1' from the hub: .*{says}", advises)
-    assert saepipe(tmp_path / "c").code == 0  # the embedded toy asks no hub
+    check_error(saepipe(tmp_path / "b", *NEWS), 6, f"'org/news' at 'v1' from the hub: .*{message}", hint)
+    assert saepipe(tmp_path / "c").code == 0  # the embedded toy needs no hub
 
 
-def check_error(answer: Answer, code: int, says: str, advises: str) -> None:
+def check_error(answer: Answer, code: int, message: str, hint: str) -> None:
     assert answer.code == code, answer.err
     assert answer.out == ""
     assert "Traceback" not in answer.err
-    error, hint = re.findall(r"^error: (.*)\n  hint: (.*)$", answer.err, re.MULTILINE)[0]
-    assert re.search(says, error)
-    assert advises in hint
+    printed_error, printed_hint = re.findall(r"^error: (.*)\n  hint: (.*)$", answer.err, re.MULTILINE)[0]
+    assert re.search(message, printed_error)
+    assert hint in printed_hint

@@ -1,4 +1,4 @@
-"""A harvest with codec int8: resumed and extended to the same bytes, measured, refused below the floor."""
+"""A harvest with codec int8: resumed and extended to the same bytes, and refused below the SNR floor."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def test_a_crash_changes_no_byte(
 
 
 @pytest.mark.parametrize("num_tokens", [1000, 5000])
-def test_extended_it_is_the_cache_made_at_once(
+def test_an_extended_cache_equals_one_made_in_a_single_harvest(
     folder: Path, config: HarvestConfig, tmp_path: Path, num_tokens: int
 ) -> None:
-    """1,000 rows do not fill the first shard, from which the channel statistics come: it is made again."""
+    """1,000 rows do not fill the first shard, the source of the channel statistics, so it is made again."""
     out = tmp_path / "cache"
     harvest(changed(config, num_tokens=num_tokens, heldout_tokens=1000), out)
     harvest(config, out)
     assert contents(out) == contents(folder)
 
 
-def test_all_but_the_training_activations_is_as_in_the_lossless_cache(folder: Path, toy_cache: Path) -> None:
+def test_only_the_training_activations_differ_from_the_lossless_cache(folder: Path, toy_cache: Path) -> None:
     ours, theirs = contents(folder), contents(toy_cache)
     changed_files = {"zarr.json", artifact.MANIFEST, artifact.COMMITTED}
     same = [name for name in theirs if not name.startswith("acts/") and name not in changed_files]
@@ -62,9 +62,9 @@ def test_all_but_the_training_activations_is_as_in_the_lossless_cache(folder: Pa
     assert {name.split("/")[0] for name in ours.keys() - theirs.keys()} == {"int8"}
 
 
-def test_the_floor_is_said_and_can_be_lowered(folder: Path, config: HarvestConfig, tmp_path: Path) -> None:
+def test_the_floor_is_enforced_and_can_be_lowered(folder: Path, config: HarvestConfig, tmp_path: Path) -> None:
     out, strict = tmp_path / "cache", changed(config, int8_snr_floor=60)
-    for _ in range(2):  # what was refused once is refused again, before the model runs on
+    for _ in range(2):  # the second time before the model runs
         with pytest.raises(HealthError, match="the floor is 60 dB"):
             harvest(strict, out)
     assert not artifact.is_committed(out)
@@ -74,19 +74,20 @@ def test_the_floor_is_said_and_can_be_lowered(folder: Path, config: HarvestConfi
     for hook in config.hooks:
         snr = cache.attributes["int8_snr_db"][hook]
         assert snr["ordinary"] > 40
-        assert any(hook in said and f"{snr['ordinary']:.1f} dB in the ordinary" in said for said in progress.said)
+        text = f"{snr['ordinary']:.1f} dB in the ordinary ones"
+        assert any(hook in sentence and text in sentence for sentence in progress.said)
 
 
 def test_info_and_verify(folder: Path) -> None:
-    shown = CliRunner().invoke(app, ["cache", "info", str(folder), "--format", "json"])
-    found = json.loads(shown.stdout)
-    assert found["codec"] == "int8"
-    assert found["int8_snr_db"] == Cache.open(folder).attributes["int8_snr_db"]
-    assert 1.2 < found["ratio"] < 1.3  # 256 bytes a row become 128 + 4 + 16 * 4
+    result = CliRunner().invoke(app, ["cache", "info", str(folder), "--format", "json"])
+    info = json.loads(result.stdout)
+    assert info["codec"] == "int8"
+    assert info["int8_snr_db"] == Cache.open(folder).attributes["int8_snr_db"]
+    assert 1.2 < info["ratio"] < 1.3  # 256 bytes per row become 128 + 4 + 16 * 4
     assert CliRunner().invoke(app, ["cache", "verify", str(folder)]).exit_code == 0
 
 
-def test_the_plan_knows_how_large_it_will_be(config: HarvestConfig, folder: Path, tmp_path: Path) -> None:
+def test_the_plan_predicts_the_size(config: HarvestConfig, folder: Path, tmp_path: Path) -> None:
     planned = plan(config, tmp_path / "cache")
     files = Cache.open(folder).files
     stored = sum(entry["bytes"] for name, entry in files.items() if "acts/" in name or name.startswith("int8/"))

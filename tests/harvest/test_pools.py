@@ -1,4 +1,4 @@
-"""Pools cut from batches: the same ones whatever pools are there already, and no batch run that feeds none of them."""
+"""Cutting batches into pools: missing pools are the same whichever others are stored, and idle batches do not run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from saepipe.data.cache.writer import RowPool
-from saepipe.harvest.pools import Cursor, behind_runs, cut_pools
+from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
 from saepipe.harvest.rows import Rows
 
 POOL_ROWS = 10
 
 
 class Stream:
-    """Batches of so many rows, the rows numbered through; some are dropped on the way."""
+    """Batches of the given sizes, with consecutive row numbers; some rows are dropped on the way."""
 
     def __init__(self, sizes: list[int]) -> None:
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
@@ -35,11 +35,9 @@ class Stream:
         rows = np.arange(self.starts[index], self.starts[index + 1])
         return Rows({"row": rows}, num_dropped=index % 3)
 
-    def cut(self, limit: int, there: list[dict[str, Any]]) -> list[RowPool]:
-        behind = behind_runs(there, POOL_ROWS)
-        order = lambda num_rows, pool: np.arange(num_rows) + pool  # noqa: E731
-        asked: dict[str, Any] = {"pool_rows": POOL_ROWS, "limit": limit, "order": order}
-        return list(cut_pools("train", self.batches(), self.forward, behind, **asked))
+    def cut(self, limit: int, stored: list[dict[str, Any]]) -> list[RowPool]:
+        spec = SplitSpec("train", POOL_ROWS, limit, lambda num_rows, pool: np.arange(num_rows) + pool)
+        return list(cut_pools(spec, self.batches(), self.forward, stored_runs(stored, POOL_ROWS)))
 
 
 def line(pool: RowPool) -> dict[str, Any]:
@@ -52,8 +50,8 @@ def plain(pool: RowPool) -> tuple[Any, ...]:
 
 SIZES = {
     "even": [5] * 13,
-    "a pool a batch": [10] * 6,
-    "many pools a batch": [37, 25, 3],
+    "one pool per batch": [10] * 6,
+    "many pools per batch": [37, 25, 3],
     "uneven": [3, 7, 1, 9, 12, 4, 4, 8, 2, 15],
     "with empty batches": [0, 6, 0, 0, 14, 5, 0, 21, 0, 9, 0],
 }
@@ -61,7 +59,7 @@ SIZES = {
 
 @pytest.mark.parametrize("limit", [55, 60, 1000], ids=lambda limit: f"limit {limit}")
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_any_pools_that_are_missing_are_made_again_as_they_were(sizes: list[int], limit: int) -> None:
+def test_any_missing_pools_are_made_again_unchanged(sizes: list[int], limit: int) -> None:
     whole = Stream(sizes)
     pools = whole.cut(limit, [])
     rows = [row for pool in pools for row in pool.arrays["row"].tolist()]
@@ -72,22 +70,24 @@ def test_any_pools_that_are_missing_are_made_again_as_they_were(sizes: list[int]
         stream = Stream(sizes)
         made = stream.cut(limit, [line(pool) for pool in pools if pool.number not in missing])
         assert [plain(pool) for pool in made] == [plain(pools[number]) for number in missing]
-        assert stream.read == whole.read  # contexts and held-out windows come of every batch that is read
-        fed = {row for number in missing for row in pools[number].arrays["row"].tolist()}
-        needed = {i for i, start in enumerate(stream.starts[:-1]) if fed & set(range(start, stream.starts[i + 1]))}
+        assert stream.read == whole.read  # contexts and held-out windows come from every batch that is read
+        needed_rows = {row for number in missing for row in pools[number].arrays["row"].tolist()}
+        needed = {
+            i for i, start in enumerate(stream.starts[:-1]) if needed_rows & {*range(start, stream.starts[i + 1])}
+        }
         assert needed <= set(stream.run)
         assert len(stream.run) == len(set(stream.run))
         idle = [index for index in set(stream.run) - needed if sizes[index]]
-        assert len(idle) <= 2 * len(missing) + 1  # where a pool ends, and while the end is not known
+        assert len(idle) <= 2 * len(missing) + 1  # at the ends of pools, and until the end of the split is reached
 
 
-def test_runs_of_pools_are_known_by_their_first() -> None:
+def test_runs_of_pools_are_listed_by_their_first_pool() -> None:
     lines = [{"pool": n, "num_rows": 10, "batches": 3 * n, "used": n, "dropped": 0} for n in (0, 1, 4, 6, 7)]
-    found = behind_runs(lines, POOL_ROWS)
-    assert {first: (cursor.pools, cursor.rows) for first, cursor in found.items()} == {
+    runs = stored_runs(lines, POOL_ROWS)
+    assert {first: (position.pools, position.rows) for first, position in runs.items()} == {
         0: (2, 20),
         4: (5, 50),
         6: (8, 80),
     }
-    assert found[6] == Cursor(rows=80, pools=8, batches=21, used=7, dropped=0)
-    assert behind_runs([], POOL_ROWS) == {}
+    assert runs[6] == Position(rows=80, pools=8, batches=21, used=7, dropped=0)
+    assert stored_runs([], POOL_ROWS) == {}

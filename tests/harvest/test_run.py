@@ -1,4 +1,4 @@
-"""The harvest end to end on the toy: what is stored, resumed, extended, refused."""
+"""The harvest end to end on the toy model: storing, resuming, extending and refusing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from saepipe.harvest.run import harvest
 
 
 def test_rows_are_the_models_own_activations(toy_cache: Path, toy_config: HarvestConfig) -> None:
-    """A hundred stored rows, training and held out, against a forward pass of their contexts."""
+    """Compares a hundred training rows, and four held-out contexts, with forward passes of their contexts."""
     cache, lm = Cache.open(toy_cache), load_model(toy_config.model)
     hook = toy_config.hooks[1]
     contexts, keep, context_id, position = (
@@ -38,13 +38,13 @@ def test_rows_are_the_models_own_activations(toy_cache: Path, toy_config: Harves
     )
     assert keep.read(0, keep.num_rows).sum() >= cache.num_tokens
     rows = torch.from_numpy(cache.rows(hook).read(0, 100).view(np.int16)).view(torch.bfloat16)
-    at, where = context_id.read(0, 100), position.read(0, 100)
-    ids = torch.from_numpy(np.stack([contexts.read(i, i + 1)[0] for i in at])).long()
+    row_contexts, row_positions = context_id.read(0, 100), position.read(0, 100).tolist()
+    ids = torch.from_numpy(np.stack([contexts.read(i, i + 1)[0] for i in row_contexts])).long()
     x = capture(lm.model, ids, toy_config.hook_points)[hook]
     torch.testing.assert_close(
-        rows.float(), x[torch.arange(100), where.tolist()].bfloat16().float(), rtol=0.02, atol=0.05
+        rows.float(), x[torch.arange(100), row_positions].bfloat16().float(), rtol=0.02, atol=0.05
     )
-    assert not np.isin(ids[torch.arange(100), where.tolist()].numpy(), list(lm.special_ids)).any()
+    assert not np.isin(ids[torch.arange(100), row_positions].numpy(), list(lm.special_ids)).any()
 
     heldout = cache.heldout
     x = capture(lm.model, torch.from_numpy(heldout.contexts[:4]).long(), toy_config.hook_points)[hook]
@@ -64,7 +64,7 @@ def test_each_ordinary_token_is_stored_once(toy_cache: Path) -> None:
     assert context[:4096].max() < context[4096:8192].max() < context[8192:].max()
 
 
-def test_training_and_heldout_documents_are_apart(toy_cache: Path) -> None:
+def test_training_and_heldout_documents_are_disjoint(toy_cache: Path) -> None:
     cache = Cache.open(toy_cache)
     documents = MappedRows(toy_cache, "documents", cache.files)
     train = set(documents.read(0, documents.num_rows).ravel().tolist())
@@ -131,7 +131,9 @@ def test_a_killed_process_is_resumed(toy_cache: Path, toy_config: HarvestConfig,
     assert contents(out) == contents(toy_cache)
 
 
-def test_extended_it_is_the_cache_made_at_once(toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path) -> None:
+def test_an_extended_cache_equals_one_made_in_a_single_harvest(
+    toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path
+) -> None:
     out = tmp_path / "cache"
     harvest(changed(toy_config, num_tokens=5000, heldout_tokens=1000), out)
     assert Cache.open(out).num_tokens == 5000
@@ -141,7 +143,9 @@ def test_extended_it_is_the_cache_made_at_once(toy_cache: Path, toy_config: Harv
     assert (out / "acts" / toy_config.hooks[0] / "c" / "0" / "0").stat().st_mtime_ns == first  # not made again
 
 
-def test_what_does_not_fit_is_refused(toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path) -> None:
+def test_folders_that_do_not_fit_the_config_are_refused(
+    toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path
+) -> None:
     out = tmp_path / "cache"
     shutil.copytree(toy_cache, out)
     before = contents(out)
@@ -155,7 +159,7 @@ def test_what_does_not_fit_is_refused(toy_cache: Path, toy_config: HarvestConfig
         harvest(toy_config, tmp_path / "empty", resume="must")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
-    with pytest.raises(ConfigError, match="holds no cache"):
+    with pytest.raises(ConfigError, match="is not a cache"):
         harvest(toy_config, tmp_path / "other")
     with artifact.writer_lock(out), pytest.raises(LockedError):
         harvest(toy_config, out)
@@ -163,7 +167,7 @@ def test_what_does_not_fit_is_refused(toy_cache: Path, toy_config: HarvestConfig
     assert contents(out) == before
 
 
-def test_a_short_corpus_is_said(toy_config: HarvestConfig, tmp_path: Path) -> None:
+def test_a_corpus_that_is_too_short_is_reported(toy_config: HarvestConfig, tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text(
         "\n\n".join(f"The tale of the {i} apples went on and on until the sun went down." for i in range(99))
@@ -172,12 +176,12 @@ def test_a_short_corpus_is_said(toy_config: HarvestConfig, tmp_path: Path) -> No
     progress = Silent()
     cache = harvest(config, tmp_path / "cache", progress=progress)
     assert 0 < cache.num_tokens < 12_000
-    assert any("the corpus ended" in sentence and "12,000 were asked for" in sentence for sentence in progress.said)
+    assert any("the corpus ended" in sentence and "of 12,000 requested" in sentence for sentence in progress.said)
     with pytest.raises(ConfigError, match="does not fill one training window"):
         harvest(changed(config, context_size=512, heldout_share=0.9), tmp_path / "none")
 
 
-def test_nan_names_document_and_position(
+def test_a_nan_error_names_document_and_position(
     toy_config: HarvestConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(config: Any) -> Any:
@@ -201,7 +205,7 @@ def test_outliers_are_dropped_and_counted(toy_config: HarvestConfig, tmp_path: P
     cache = harvest(config, tmp_path / "cache", progress=progress)
     dropped = cache.attributes["num_dropped"]
     assert dropped > 0
-    assert any(f"{dropped:,} rows were left out" in sentence for sentence in progress.said)
+    assert any(f"left out {dropped:,} rows" in sentence for sentence in progress.said)
     for hook, limit in cache.attributes["norm_limits"].items():
         norms = MappedRows(cache.path, f"norm/{hook}", cache.files).read(0, 4000)
         x = torch.from_numpy(cache.rows(hook).read(0, 4000).view(np.int16)).view(torch.bfloat16).float()
@@ -211,12 +215,14 @@ def test_outliers_are_dropped_and_counted(toy_config: HarvestConfig, tmp_path: P
         _ = cache.heldout
 
 
-def test_the_plan_writes_nothing_and_counts_right(toy_config: HarvestConfig, toy_cache: Path, tmp_path: Path) -> None:
-    found = plan(toy_config, tmp_path / "cache")
+def test_the_plan_writes_nothing_and_counts_correctly(
+    toy_config: HarvestConfig, toy_cache: Path, tmp_path: Path
+) -> None:
+    planned = plan(toy_config, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     acts = [name for name in Cache.open(toy_cache).files if "acts/" in name and "/c/" in name]
-    assert found.shards == len(acts)
-    assert found.raw_bytes == (12_000 + 23 * 128) * 128 * 2 * 2
-    assert found.fits
-    assert 1.1 < found.compression_ratio < 1.6
-    assert found.tokens_per_second > 0
+    assert planned.shards == len(acts)
+    assert planned.raw_bytes == (12_000 + 23 * 128) * 128 * 2 * 2
+    assert planned.fits
+    assert 1.1 < planned.compression_ratio < 1.6
+    assert planned.tokens_per_second > 0

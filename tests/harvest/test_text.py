@@ -1,4 +1,4 @@
-"""Documents from local files of each kind, from a folder as from a hub, and clear errors for what is not there."""
+"""Documents from local files of each kind and from a folder, and clear errors for missing files and columns."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_several_columns_joined(tmp_path: Path, name: str, columns: list[str | i
     assert read(source=source, columns=columns, join=": ") == [f"t{i}: {text}" for i, text in enumerate(TEXTS)]
 
 
-def test_text_files_by_paragraph_line_or_whole(tmp_path: Path) -> None:
+def test_text_files_by_paragraph_line_or_document(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one\ntwo\n\nthree\n")
     assert [text and text.split() for text in read(source=str(path))] == [["one", "two"], ["three"]]
@@ -53,15 +53,15 @@ def test_text_files_by_paragraph_line_or_whole(tmp_path: Path) -> None:
     assert [text and text.split() for text in read(source=str(path), documents="document")] == [["one", "two", "three"]]
 
 
-def test_ids_already_tokenised(tmp_path: Path) -> None:
+def test_token_ids_are_read_as_documents(tmp_path: Path) -> None:
     path = tmp_path / "ids.parquet"
     pq.write_table(pa.table({"input_ids": [[5, 6, 7], [8]]}), path)
     config = DatasetConfig.parse({"source": str(path), "columns": "input_ids", "tokenised": True})
     assert [document.ids for document in read_documents(config)] == [(5, 6, 7), (8,)]
 
 
-def test_a_folder_is_read_as_a_hub_dataset_is(tmp_path: Path) -> None:
-    """The same `load_dataset` call with a split; tests/harvest/test_hub.py reads from a hub."""
+def test_a_folder_is_read_like_a_hub_dataset(tmp_path: Path) -> None:
+    """It is the same `load_dataset` call with a split; tests/harvest/test_hub.py reads from a hub."""
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table({"text": TEXTS}), tmp_path / "data" / "validation-00000-of-00001.parquet")
     assert read(source=str(tmp_path), split="validation") == TEXTS
@@ -76,7 +76,7 @@ def test_empty_documents_are_left_out_but_counted(tmp_path: Path) -> None:
     assert numbers == [0, 2]
 
 
-def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
+def test_errors_name_the_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no file 'nowhere.csv'"):
         read(source="nowhere.csv")
     source = write(tmp_path, "a.jsonl")

@@ -1,4 +1,4 @@
-"""Windows: full, starting with BOS, documents separated by BOS, nothing lost between them, splits kept apart."""
+"""Windows are full and start with BOS; documents are separated by BOS, nothing is lost, and splits stay apart."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def test_windows_hold_the_stream_in_order(documents: list[list[int]], size: int,
     stream = [(token, number) for number, doc in enumerate(documents) for token in doc]
     stored = list(zip(ids[ordinary].tolist(), owners[ordinary].tolist(), strict=True))
     assert stored == stream[: len(stored)]
-    assert len(stream) - len(stored) < size  # only what does not fill the last window is dropped
+    assert len(stream) - len(stored) < size  # only a partial last window is dropped
     assert not np.any((ids[1:] == BOS) & (ids[:-1] == BOS) & (np.arange(1, len(ids)) % size != 0))
     if separate:
         changes = ordinary[1:] & ordinary[:-1] & (owners[1:] != owners[:-1])
-        assert not changes.any()  # two documents never touch without a BOS between
+        assert not changes.any()  # BOS separates any two documents
 
 
-def test_without_separators_bos_stands_only_at_the_start() -> None:
+def test_without_separators_bos_is_only_at_the_start() -> None:
     packer = Packer(5, BOS, separate=False)
     windows = [*packer.add(np.array([10, 11, 12]), 0), *packer.add(np.array([20, 21, 22, 23, 24]), 1)]
     assert [w.ids.tolist() for w in windows] == [[BOS, 10, 11, 12, 20], [BOS, 21, 22, 23, 24]]
     assert windows[0].documents.tolist() == [0, 0, 0, 0, 1]
 
 
-def test_splits_are_packed_apart_and_duplicates_stay_together() -> None:
+def test_splits_are_packed_separately_and_duplicates_stay_together() -> None:
     texts = [f"the story of number {i} and how it went on for some time" for i in range(60)] * 2
     documents = [Document(number, text) for number, text in enumerate(texts)]
     options = {"context_size": 8, "bos_id": BOS, "separate": True, "heldout_share": 0.3}
@@ -55,7 +55,7 @@ def test_splits_are_packed_apart_and_duplicates_stay_together() -> None:
         assert (heldout_score(text) < 0.3) == (split == "heldout")
 
 
-def test_the_share_held_out_is_the_share_asked_for() -> None:
+def test_the_held_out_share_is_the_configured_one() -> None:
     scores = np.array([heldout_score(f"document {i}") for i in range(20_000)])
     for share in (0.01, 0.1, 0.5):
         assert abs((scores < share).mean() - share) < 4 * np.sqrt(share * (1 - share) / 20_000)

@@ -1,4 +1,4 @@
-"""Runs of a test's choosing, and charts taken apart."""
+"""Runs with given configs, and access to the parts of charts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(folder: Path, name: str, seed: int = 0, weight: float = 1.0, **changes) 
     return write_run(folder / name / f"seed-{seed}", **changes)
 
 
-def told(section: Section) -> dict[str, Chart]:
+def charts_of(section: Section) -> dict[str, Chart]:
     return {chart.id: chart for chart in section.charts}
 
 
@@ -29,12 +29,12 @@ def marks(chart: Chart) -> list[str]:
     return [layer["mark"]["type"] for layer in chart.spec["layer"]]
 
 
-def found(spec: Any, key: str) -> Iterator[Any]:
-    """Every value under `key`, at any depth."""
+def values_under(spec: Any, key: str) -> Iterator[Any]:
+    """Yields every value under `key`, at any depth."""
     if isinstance(spec, Mapping):
         yield from (value for name, value in spec.items() if name == key)
         for value in spec.values():
-            yield from found(value, key)
+            yield from values_under(value, key)
     elif isinstance(spec, list):
         for value in spec:
-            yield from found(value, key)
+            yield from values_under(value, key)

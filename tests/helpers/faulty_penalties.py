@@ -1,4 +1,4 @@
-"""Penalties that are wrong on purpose, each in one way; a plugin, loaded by the mutations alone."""
+"""Deliberately faulty penalties, each with one fault; a plugin that only the mutations load."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saepipe.train.setting import SettingsNow
 
 
 class NoGradient(Penalty):
-    """A count: true, and without a slope."""
+    """A count: correct, but without a slope."""
 
     name: Literal["fault_no_gradient"] = "fault_no_gradient"
 
@@ -20,7 +20,7 @@ class NoGradient(Penalty):
 
 
 class WrongAxis(Penalty):
-    """Cosines of input coordinates, weighted by the co-activation of latents: fits where d_in = d_sae."""
+    """Cosines of input coordinates, weighted by the co-activation of latents: the shapes fit only if d_in = d_sae."""
 
     name: Literal["fault_wrong_axis"] = "fault_wrong_axis"
 
@@ -31,7 +31,7 @@ class WrongAxis(Penalty):
 
 
 class SelfPairs(Penalty):
-    """All cosines, the diagonal among them."""
+    """All cosines, including the diagonal."""
 
     name: Literal["fault_self_pairs"] = "fault_self_pairs"
     statistics: ClassVar = {"num_pairs": ANY, "self_share": SHARE}
@@ -44,7 +44,7 @@ class SelfPairs(Penalty):
 
 
 class Overflow(Penalty):
-    """L1 times e^step: more than a float32 holds from step 89 on."""
+    """L1 times e^step, which overflows float32 from step 89 on."""
 
     name: Literal["fault_overflow"] = "fault_overflow"
 

@@ -1,4 +1,4 @@
-"""Harvests that tests interrupt, and what lies on disk afterwards."""
+"""Interruption of harvests, and the contents of the folders that they leave."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saepipe.harvest.rows import RowSource, WindowBatch
 
 
 class Crash(BaseException):
-    """A stand-in for the power going off: nothing may catch it."""
+    """Simulates a power failure; nothing may catch it."""
 
 
 def changed(config: HarvestConfig, **settings: Any) -> HarvestConfig:
@@ -21,19 +21,19 @@ def changed(config: HarvestConfig, **settings: Any) -> HarvestConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the logs of times."""
+    """The bytes of all files except the logs, by relative path."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.relative_to(folder).parts[0] != "log"}
 
 
 def crash_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
-    """Lets `batches` forward passes through, then crashes."""
-    run, left = RowSource._run, [batches]
+    """Makes the harvest crash after `batches` forward passes."""
+    run, remaining = RowSource._run, [batches]
 
-    def counted(self: RowSource, batch: WindowBatch) -> dict[str, torch.Tensor]:
-        if left[0] == 0:
+    def crashing_run(self: RowSource, batch: WindowBatch) -> dict[str, torch.Tensor]:
+        if remaining[0] == 0:
             raise Crash
-        left[0] -= 1
+        remaining[0] -= 1
         return run(self, batch)
 
-    monkeypatch.setattr(RowSource, "_run", counted)
+    monkeypatch.setattr(RowSource, "_run", crashing_run)

@@ -1,4 +1,4 @@
-"""The kernels of a sparse step, each on the device that it is for, and what they are tried on."""
+"""Kernels of a sparse step, each on its device, and test cases for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saepipe.train.kernels.pick import Kernels
 
 
 def kernels_on(name: str) -> tuple[Kernels, str]:
-    """`reference`, `mkl` or `triton`, and its device: Triton's is a CPU where there is no GPU, interpreted."""
+    """Returns `reference`, `mkl` or `triton` and its device; without a GPU, Triton is interpreted on the CPU."""
     if name != "triton":
         return {"reference": reference, "mkl": mkl}[name], "cpu"
     pytest.importorskip("triton", reason="Triton has wheels for Linux only")
@@ -25,7 +25,7 @@ def kernels_on(name: str) -> tuple[Kernels, str]:
 
 @dataclass(frozen=True)
 class Case:
-    """A pattern and what it is multiplied with."""
+    """A pattern and its operands."""
 
     pattern: Pattern
     values: Tensor  # (num_entries,)
@@ -34,11 +34,11 @@ class Case:
 
     @classmethod
     def of(cls, mask: Tensor, n: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Case:
-        """Normal numbers from a seed, for the entries of `mask` (num_rows, num_columns)."""
+        """Returns a case for the entries of `mask` (num_rows, num_columns), with normal numbers from a fixed seed."""
         rng = torch.Generator().manual_seed(1)
-        draw = lambda *shape: torch.randn(*shape, generator=rng).to(device, dtype)  # noqa: E731
+        randn = lambda *shape: torch.randn(*shape, generator=rng).to(device, dtype)  # noqa: E731
         pattern = Pattern.of_mask(mask.to(device))
-        return cls(pattern, draw(pattern.num_entries), draw(pattern.num_rows, n), draw(pattern.num_columns, n))
+        return cls(pattern, randn(pattern.num_entries), randn(pattern.num_rows, n), randn(pattern.num_columns, n))
 
 
 def random_mask(num_rows: int, num_columns: int, density: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""A training that is killed."""
+"""Training runs that crash."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class Killed(Exception):  # noqa: N818 - a crash, not an error
 
 
 class KillAfter(Silent):
-    """Crashes the process, as far as a test can, after so many batches."""
+    """Simulates a crash of the process after a number of batches."""
 
     def __init__(self, batches: int) -> None:
         super().__init__()
-        self.left = batches
+        self.remaining = batches
 
     def advance(self, amount: int, **figures: float) -> None:
-        self.left -= amount > 0
-        if self.left == 0:
+        self.remaining -= amount > 0
+        if self.remaining == 0:
             raise Killed

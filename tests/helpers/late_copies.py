@@ -1,4 +1,4 @@
-"""A stand-in for the copies to a CUDA device, on the CPU, that makes whatever may go wrong with them go wrong."""
+"""A CPU stand-in for copies to a CUDA device, which exposes mistakes in their ordering."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from threading import Lock
 
 import torch
 
-from saepipe.data.batches.staging_memory import Device
+from saepipe.data.batches.staging_memory import CudaMemory
 
 
 class LateCopies:
-    """Copies are made as late as they may be: when one is waited for, or when what is computed must see them.
+    """A side stream that makes each copy as late as possible: when it is waited for, or when kernels must see it.
 
-    So a pinned buffer that is written too early, or memory that is drawn from too early, holds wrong rows. Memory
-    that is filled without `follow` since it was last drawn from is an AssertionError.
+    So a pinned buffer that is refilled too early, or memory that is gathered from too early, holds wrong rows. Filling
+    memory without `copy_after_compute` after it was last gathered from is an AssertionError.
     """
 
     device = torch.device("cpu")
@@ -32,7 +32,7 @@ class LateCopies:
     def host_buffer(self, num_rows: int, d_in: int) -> torch.Tensor:
         return torch.empty(num_rows, d_in, dtype=torch.bfloat16)
 
-    def follow(self, memory: torch.Tensor) -> None:
+    def copy_after_compute(self, memory: torch.Tensor) -> None:
         self._may_fill.add(storage(memory))
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> Callable[[], None]:
@@ -41,20 +41,20 @@ class LateCopies:
         with self._lock:
             self._pending.append(entry)
             self.most_pending = max(self.most_pending, len(self._pending))
-        return lambda: self._make(entry)
+        return lambda: self._copy_pending(entry)
 
-    def lead(self) -> None:
-        self._make(None)
+    def compute_after_copies(self) -> None:
+        self._copy_pending(None)
 
     def upload(self, order: torch.Tensor) -> torch.Tensor:
         return order.clone()
 
-    def drawn(self, memory: torch.Tensor) -> None:
-        """`memory` is read by a kernel that may run at any later time."""
+    def read(self, memory: torch.Tensor) -> None:
+        """Notes that `memory` is read by a kernel, which may run at any later time."""
         self._may_fill.discard(storage(memory))
 
-    def _make(self, last: tuple[torch.Tensor, torch.Tensor] | None) -> None:
-        """The copies begun, in order, up to `last`; all of them, if it is none."""
+    def _copy_pending(self, last: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        """Makes the pending copies in order, up to `last`; all of them if it is None."""
         with self._lock:
             if last is not None and not any(entry is last for entry in self._pending):
                 return
@@ -65,8 +65,8 @@ class LateCopies:
                     return
 
 
-class LateDevice(Device):
-    """The place on a device, its memory filled by LateCopies, new memory full of a value that no cache holds."""
+class LateMemory(CudaMemory):
+    """Staging memory filled by LateCopies; new memory is full of a value that no cache holds."""
 
     GARBAGE = -12345.0
 
@@ -77,9 +77,9 @@ class LateDevice(Device):
     def empty(self, num_rows: int, d_in: int) -> torch.Tensor:
         return super().empty(num_rows, d_in).fill_(self.GARBAGE)
 
-    def draw(self, memory: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        self._copies.drawn(memory)
-        return super().draw(memory, index)
+    def gather(self, memory: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        self._copies.read(memory)
+        return super().gather(memory, index)
 
 
 def storage(tensor: torch.Tensor) -> int:

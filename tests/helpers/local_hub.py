@@ -1,4 +1,4 @@
-"""A Hugging Face hub of one's own on 127.0.0.1: as much of its protocol as transformers, datasets and uploads speak."""
+"""A local Hugging Face hub on 127.0.0.1, with the parts of its protocol that transformers, datasets and uploads use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = Mapping[str, bytes]
-"""The content of a commit, by path."""
+"""The files of a commit, by path."""
 
 _RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?")
@@ -24,7 +24,7 @@ _BATCH = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
 
 class HubError(Exception):
-    """What the hub answers instead: a status, and the code by which huggingface_hub tells errors apart."""
+    """An error response: the status, and the code by which huggingface_hub distinguishes errors."""
 
     def __init__(self, status: int, code: str) -> None:
         super().__init__(code)
@@ -34,7 +34,7 @@ class HubError(Exception):
 
 @dataclass
 class Repo:
-    """A model or a dataset: its commits, the last of them `main`, tags for some, and branches that left them."""
+    """A model or dataset: its commits, of which the last is `main`, tags of some commits, and other branches."""
 
     commits: list[Files]
     tags: Mapping[str, int] = field(default_factory=dict)
@@ -49,38 +49,38 @@ class Repo:
         return self._find(revision)[1]
 
     def add(self, branch: str, files: Files) -> str:
-        """A commit on top of a branch; its sha."""
-        self.files(branch)  # the branch is there
+        """Adds a commit to a branch, and returns its sha."""
+        self.files(branch)  # raises if there is no such branch
         (self.commits if branch == "main" else self.branches[branch]).append(files)
         return self.sha(branch)
 
     def _find(self, revision: str) -> tuple[str, Files]:
-        """(sha, content) of a branch, a tag or a commit."""
-        known: dict[str, tuple[str, Files]] = {}
+        """(sha, files) of a branch, a tag or a commit."""
+        revisions: dict[str, tuple[str, Files]] = {}
         for branch, commits in {**self.branches, "main": self.commits}.items():
-            shared = sum(one is other for one, other in zip(commits, self.commits, strict=False))
-            marks = ["" if number < shared else f" of {branch}" for number in range(len(commits))]
-            found = [(_sha(f"{number}{marks[number]}"), files) for number, files in enumerate(commits)]
-            known |= {sha: (sha, files) for sha, files in found} | {branch: found[-1]}
-        known |= {tag: (_sha(str(number)), self.commits[number]) for tag, number in self.tags.items()}
-        if revision not in known:
+            num_shared = sum(left is right for left, right in zip(commits, self.commits, strict=False))
+            suffixes = ["" if number < num_shared else f" of {branch}" for number in range(len(commits))]
+            history = [(_sha(f"{number}{suffixes[number]}"), files) for number, files in enumerate(commits)]
+            revisions |= {sha: (sha, files) for sha, files in history} | {branch: history[-1]}
+        revisions |= {tag: (_sha(str(number)), self.commits[number]) for tag, number in self.tags.items()}
+        if revision not in revisions:
             raise HubError(404, "RevisionNotFound")
-        return known[revision]
+        return revisions[revision]
 
 
 @dataclass
 class Hub:
-    """Repositories by `models/org/name` or `datasets/org/name`, and the requests so far, as `GET /path`."""
+    """Repositories by `models/org/name` or `datasets/org/name`, and the requests received, as `GET /path`."""
 
     repos: MutableMapping[str, Repo]
     requests: list[str] = field(default_factory=list)
     url: str = ""
     writer: str = "a token that may write"
-    """The token with which repositories are made and changed, and private ones read; other tokens may not."""
+    """The only token that may create and change repositories, and read private ones."""
     objects: dict[str, bytes] = field(default_factory=dict)
     """Large files, by their SHA-256."""
     broken: dict[str, int] = field(default_factory=dict)
-    """A status to answer where the request has this in it: `{"POST /api/models/org/a/commit": 500}`."""
+    """Error status for requests that contain a text: `{"POST /api/models/org/a/commit": 500}`."""
 
     def repo(self, name: str) -> Repo:
         if name not in self.repos:
@@ -88,13 +88,13 @@ class Hub:
         return self.repos[name]
 
     def fetched(self, part: str) -> set[str]:
-        """The file names that were read from paths with `part` in them."""
+        """Names of the files read from paths that contain `part`."""
         return {line.rsplit("/", 1)[1] for line in self.requests if line.startswith("GET ") and part in line}
 
 
 @contextmanager
 def serve(hub: Hub) -> Iterator[Hub]:
-    """Serves the hub at `hub.url` while the block runs; afterwards nobody listens there."""
+    """Serves the hub at `hub.url` while the block runs; afterwards, connections there are refused."""
 
     class Handler(_Handler):
         served = hub
@@ -124,14 +124,14 @@ class _Handler(BaseHTTPRequestHandler):
             for part, status in self.served.broken.items():
                 if part in request:
                     raise HubError(status, "")
-            if found := _RESOLVE.fullmatch(path):
-                kind, name, revision, file = found.groups()
+            if match := _RESOLVE.fullmatch(path):
+                kind, name, revision, file = match.groups()
                 self._resolve(self._repo(f"{'datasets' if kind else 'models'}/{name}"), revision, file)
-            elif found := _API.fullmatch(path):
-                kind, name, what, revision, folder = found.groups()
-                asked = parse_qs(urlsplit(self.path).query) | parse_qs(body.decode())
+            elif match := _API.fullmatch(path):
+                kind, name, endpoint, revision, folder = match.groups()
+                query = parse_qs(urlsplit(self.path).query) | parse_qs(body.decode())
                 repo = self._repo(f"{kind}/{name}")
-                self._send_json(_api(repo, name, what, revision or "main", folder or "", asked))
+                self._send_json(_api(repo, name, endpoint, revision or "main", folder or "", query))
             else:
                 self._write(path, body)
         except HubError as error:
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def _body(self) -> bytes:
-        """Of known length, or in chunks, as an uploaded file comes."""
+        """Reads a body of known length, or a chunked one, as in file uploads."""
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         parts = []
@@ -153,43 +153,43 @@ class _Handler(BaseHTTPRequestHandler):
     def _repo(self, name: str) -> Repo:
         repo = self.served.repo(name)
         if repo.private and not self._may_write():
-            raise HubError(404, "RepoNotFound")  # as if there were none
+            raise HubError(404, "RepoNotFound")  # the hub hides private repositories
         return repo
 
     def _may_write(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {self.served.writer}"
 
     def _write(self, path: str, body: bytes) -> None:
-        """What an upload asks, step by step."""
+        """Handles the requests of an upload."""
         hub = self.served
         if path == "/api/validate-yaml":
-            wrong = "license: wrong" in json.loads(body)["content"]
-            answer = {"errors": [{"message": '"license" must be one of ...'}] if wrong else [], "warnings": []}
-            self._send(400 if wrong else 200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+            invalid = "license: wrong" in json.loads(body)["content"]
+            answer = {"errors": [{"message": '"license" must be one of ...'}] if invalid else [], "warnings": []}
+            self._send(400 if invalid else 200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
         elif path.startswith("/lfs/") and hashlib.sha256(body).hexdigest() == path[5:]:
             hub.objects[path[5:]] = body
             self._send(200, b"", {})
         elif not self._may_write():
             raise HubError(403 if "Authorization" in self.headers else 401, "")
         elif path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}"
+            settings = json.loads(body)
+            name = f"{settings['organization']}/{settings['name']}"
             if f"models/{name}" in hub.repos:
                 raise HubError(409, "")
             start = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
-            hub.repos[f"models/{name}"] = Repo([start], private=asked.get("visibility") == "private")
+            hub.repos[f"models/{name}"] = Repo([start], private=settings.get("visibility") == "private")
             self._send_json({"url": f"{hub.url}/{name}"})
-        elif found := _BATCH.fullmatch(path):
+        elif _BATCH.fullmatch(path):
             self._send_json(
                 {"transfer": "basic", "objects": [_upload(hub, item) for item in json.loads(body)["objects"]]}
             )
-        elif found := _WRITE.fullmatch(path):
-            name, what, revision = found.groups()
+        elif match := _WRITE.fullmatch(path):
+            name, endpoint, revision = match.groups()
             repo = hub.repo(f"models/{name}")
-            if what == "branch":
+            if endpoint == "branch":
                 repo.branches[revision] = list(repo.commits)
                 self._send_json({})
-            elif what == "preupload":
+            elif endpoint == "preupload":
                 files = json.loads(body)["files"]
                 self._send_json({"files": [_mode(repo.files(revision), file["path"]) for file in files]})
             else:
@@ -229,43 +229,43 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _api(
-    repo: Repo, name: str, what: str | None, revision: str, folder: str, asked: Mapping[str, list[str]]
+    repo: Repo, name: str, endpoint: str | None, revision: str, folder: str, query: Mapping[str, list[str]]
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    """The JSON of one endpoint: what a repository is, what a folder of it holds, or what some paths are."""
+    """The JSON answer of an endpoint: a repository's description, a folder's entries, or the entries at some paths."""
     files = repo.files(revision)
-    if what in (None, "revision"):
+    if endpoint in (None, "revision"):
         siblings = [{"rfilename": path} for path in files]
-        about = {"gated": repo.gated, "private": repo.private}
-        return {"id": name, "sha": repo.sha(revision), **about, "siblings": siblings}
+        access = {"gated": repo.gated, "private": repo.private}
+        return {"id": name, "sha": repo.sha(revision), **access, "siblings": siblings}
     folders = {path[: end.start()] for path in files for end in re.finditer("/", path)}
     entries = [{"type": "file", "path": path, "size": len(x), "oid": _oid(x)} for path, x in files.items()]
     entries += [{"type": "directory", "path": path, "oid": _oid(path.encode())} for path in sorted(folders)]
-    if what == "paths-info":
-        return [entry for entry in entries if entry["path"] in asked["paths"]]
+    if endpoint == "paths-info":
+        return [entry for entry in entries if entry["path"] in query["paths"]]
     if folder and folder not in folders:
         raise HubError(404, "EntryNotFound")
     below = [entry for entry in entries if str(entry["path"]).startswith(folder and folder + "/")]
-    if asked.get("recursive", ["False"])[0].lower() == "true":
+    if query.get("recursive", ["False"])[0].lower() == "true":
         return below
     return [entry for entry in below if "/" not in str(entry["path"])[len(folder and folder + "/") :]]
 
 
 def _upload(hub: Hub, item: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a large file may be sent to; nowhere, if it is there."""
+    """The upload address of a large file; none if the hub has the file."""
     actions = {} if item["oid"] in hub.objects else {"actions": {"upload": {"href": f"{hub.url}/lfs/{item['oid']}"}}}
     return {"oid": item["oid"], "size": item["size"], **actions}
 
 
 def _mode(files: Files, path: str) -> dict[str, Any]:
-    """How a file is to be sent, and what lies there already; a .gitignore is obeyed, name by name."""
+    """Upload mode of a file, and the id of its current content; names listed in .gitignore are ignored."""
     large, content = path.endswith(".safetensors"), files.get(path)
     ignored = path.rsplit("/", 1)[-1] in files.get(".gitignore", b"").decode().splitlines()
-    there = {} if content is None else {"oid": hashlib.sha256(content).hexdigest() if large else _git_oid(content)}
-    return {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignored, **there}
+    oid = {} if content is None else {"oid": hashlib.sha256(content).hexdigest() if large else _git_oid(content)}
+    return {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": ignored, **oid}
 
 
 def _commit(hub: Hub, repo: Repo, branch: str, lines: list[dict[str, Any]]) -> str:
-    """All of it or nothing; refused if somebody else was there meanwhile."""
+    """Commits all files or none; refuses if the branch has changed in the meantime."""
     files = dict(repo.files(branch))
     for line in lines:
         value = line["value"]

@@ -1,4 +1,4 @@
-"""Made-up rows and caches of them, for tests that need no language model."""
+"""Synthetic rows and caches, for tests that need no language model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from saepipe.data.batches.shuffle import permutation
-from saepipe.data.cache.cache import Layout
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.cache.int8 import SNR_FLOOR
+from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.folders import artifact
 
 
 def structured_rows(num_rows: int, d_in: int, seed: int = 0) -> torch.Tensor:
-    """Sparse sums of 2 * d_in unit directions with noise and an offset, (num_rows, d_in) bfloat16."""
+    """Samples sparse sums of 2 * d_in unit directions, with noise and an offset; (num_rows, d_in) bfloat16."""
     generator = torch.Generator().manual_seed(seed)
     directions = torch.nn.functional.normalize(torch.randn(2 * d_in, d_in, generator=generator), dim=1)
     on = torch.rand(num_rows, 2 * d_in, generator=generator) < 3 / (2 * d_in)
@@ -37,7 +37,7 @@ def write_cache(
     pool_shards: int = 2,
     snr_floor: float = SNR_FLOOR,
 ) -> Path:
-    """A finished cache of the given training rows, by hook (num_rows, d_in) bfloat16, and no held-out part."""
+    """Writes a finished cache of training rows, (num_rows, d_in) bfloat16 by hook, without a held-out part."""
     num_rows, d_in = next(iter(rows.values())).shape
     layout = Layout(tuple(rows), d_in, 16, shard_rows, chunk_rows, profile)
     pool_rows = pool_shards * shard_rows
@@ -54,10 +54,10 @@ def write_cache(
         for number, start in enumerate(range(0, num_rows, pool_rows)):
             part = {hook: x[start : start + pool_rows] for hook, x in rows.items()}
             count = len(next(iter(part.values())))
-            arrays = {f"acts/{hook}": x.view(torch.int16).numpy().view(np.uint16) for hook, x in part.items()}
-            arrays |= {f"norm/{hook}": x.float().norm(dim=1).numpy() for hook, x in part.items()}
-            arrays["context_id"] = (np.arange(count) + start) // 15
-            arrays["position"] = ((np.arange(count) + start) % 15 + 1).astype(np.int32)
+            arrays = {Layout.acts(hook): x.view(torch.int16).numpy().view(np.uint16) for hook, x in part.items()}
+            arrays |= {Layout.norm(hook): x.float().norm(dim=1).numpy() for hook, x in part.items()}
+            arrays[Layout.CONTEXT_ID] = (np.arange(count) + start) // 15
+            arrays[Layout.POSITION] = ((np.arange(count) + start) % 15 + 1).astype(np.int32)
             order = permutation(count, 0, number).numpy()
             writer.put(RowPool("train", number, arrays, order, {"batches": number, "used": 0, "dropped": 0}))
         writer.finish(attributes)

@@ -23,7 +23,7 @@ HOOK = "blocks.1.hook_resid_post"
 def write_run(
     folder: Path, *, health: Health | None = None, commit: str = "one", d_sae: int = 8, **changes: Any
 ) -> Path:
-    """A finished run in `<variant>/seed-<n>`, untrained; `changes` are keys of its config."""
+    """Writes a finished, untrained run to `<variant>/seed-<n>`; `changes` are keys of its config."""
     variant, seed = folder.parent.name, int(folder.name.removeprefix("seed-"))
     raw = {
         "cache": "nowhere",
@@ -56,7 +56,7 @@ def write_result(
     settings: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
-    """A result of core with these figures; `settings` are core's own, `changes` are keys of the request."""
+    """Writes a result of core with these figures; `settings` are core's own, `changes` are keys of the request."""
     run, metric = open_run(folder), Core.model_validate(settings or {})
     cfg = json.loads((folder / "sae" / "cfg.json").read_text())
     subject: Any = SimpleNamespace(run=run, name=f"{run.variant}/seed-{run.seed}", cfg=cfg)
@@ -68,7 +68,7 @@ def write_result(
         findings=list(findings),
         parts=dict(parts),
     )
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "run": run.fingerprint,
         "cache": run.cache_fingerprint,
         "hook": run.hook,
@@ -81,13 +81,13 @@ def write_result(
         "baseline": None,
         "works": "w",
     }
-    result = envelope(measurement, Request(**asked | changes), metric, subject, testbed, "id")
+    result = envelope(measurement, Request(**request | changes), metric, subject, testbed, "id")
     artifact.write_json(folder / "eval" / "core.json", result)
     return folder
 
 
 def write_core(folder: Path, l0: float = 10.0, ev: float | None = 0.9, **keys: Any) -> Path:
-    """A result with L0, explained variance and delta CE; without a variance, `nothing varies`."""
+    """Writes a result with L0, explained variance and delta CE; `ev` None is undefined because `nothing varies`."""
     variance = Estimate(ev, ev - 0.01, ev + 0.01) if ev is not None else Estimate(None, reason="nothing varies")
     figures = {"l0": Estimate(l0, l0 - 1, l0 + 1), "explained_variance": variance, "delta_ce": 0.5}
     return write_result(folder, figures, **keys)

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from helpers.made_results import write_run
 from saepipe.data.folders import artifact
-from saepipe.evaluate.features.store import FOLDER, Info, window_start
+from saepipe.evaluate.features.store import FOLDER, StoreInfo, window_start
 from saepipe.evaluate.features.write_store import write_features
 
 Arrays = dict[str, np.ndarray]
@@ -52,7 +52,7 @@ def write_store(
         **_related(dead, num_neighbours, rng),
         **({} if no_logits else _logits(d_sae, num_logits, vocab_size, rng)),
     }
-    info = Info(
+    info = StoreInfo(
         variant=folder.parent.name,
         seed=int(folder.name.removeprefix("seed-")),
         run=(run / artifact.COMMITTED).read_text().strip(),

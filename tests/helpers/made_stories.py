@@ -1,4 +1,4 @@
-"""Runs as a report finds them: with logs, with every evaluation, with a cache; all that they say is a test's choice."""
+"""Runs for reports: with logs, evaluations and a cache, whose content a test chooses."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.train.rundir.importing import ImportConfig
 
 Term = tuple[float, float]
-"""Its weighted value, and its share of the gradient."""
+"""Weighted value of a loss term, and its share of the gradient."""
 
 
 def write_log(run: Path, terms: Mapping[str, Sequence[Term]], every: int = 10) -> Path:
-    """metrics.jsonl with a line for each place of the terms' sequences; L0 falls, and nothing dies."""
+    """Writes metrics.jsonl with one line per element of the terms' sequences; L0 falls, and no latent dies."""
     (num_lines,) = {len(values) for values in terms.values()}
     lines = [
         {
-            "step": (place + 1) * every,
+            "step": (index + 1) * every,
             "terms": {
-                name: {"value": values[place][0], "weighted": values[place][0], "gradient_share": values[place][1]}
+                name: {"value": values[index][0], "weighted": values[index][0], "gradient_share": values[index][1]}
                 for name, values in terms.items()
             },
-            "l0": 20.0 + 100.0 / (place + 1),
-            "fvu": 0.1 + 0.5 / (place + 1),
+            "l0": 20.0 + 100.0 / (index + 1),
+            "fvu": 0.1 + 0.5 / (index + 1),
             "dead": 0,
         }
-        for place in range(num_lines)
+        for index in range(num_lines)
     ]
     (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return run
@@ -42,10 +42,10 @@ def write_log(run: Path, terms: Mapping[str, Sequence[Term]], every: int = 10) -
 def write_evaluation(
     run: Path, name: str, figures: Mapping[str, Figure | None], details: Sequence[Any] = (), **ours: Any
 ) -> Path:
-    """`eval/<name>.json`; `ours` goes into its saepipe block."""
+    """Writes `eval/<name>.json`; `ours` goes into its saepipe block."""
     core = run / "eval" / "core.json"
     kept = core.read_bytes() if core.exists() else None
-    write_result(run, figures)  # all envelopes are alike
+    write_result(run, figures)  # all results have the same envelope
     result = json.loads(core.read_text())
     core.unlink() if kept is None else core.write_bytes(kept)
     result |= {"eval_type_id": name, "eval_result_details": list(details)}
@@ -55,7 +55,7 @@ def write_evaluation(
 
 
 def write_geometry(run: Path, density: Mapping[int, int], cosines: Mapping[int, int]) -> Path:
-    """With histograms that have these counts in these bins, and are empty elsewhere."""
+    """Writes a result with histograms that have these counts in these bins, and are empty elsewhere."""
     histograms = {
         "log10_density": _histogram(LOG10_DENSITY, density),
         "max_decoder_cosine": _histogram(COSINE, cosines),
@@ -65,29 +65,29 @@ def write_geometry(run: Path, density: Mapping[int, int], cosines: Mapping[int, 
 
 
 def _histogram(edges: Sequence[float], counts: Mapping[int, int]) -> dict[str, Any]:
-    return {"edges": edges, "counts": [counts.get(place, 0) for place in range(len(edges) - 1)]}
+    return {"edges": edges, "counts": [counts.get(index, 0) for index in range(len(edges) - 1)]}
 
 
 def write_absorption(run: Path, letters: Mapping[str, tuple[int, int] | str]) -> Path:
-    """By letter, full absorptions of so many words; or why it cannot be measured. The fraction is half the rate."""
+    """Writes by letter (absorbed words, words), or why it cannot be measured. The fraction is half the rate."""
     details, more, rates = [], [], []
-    for letter, found in letters.items():
-        absorbed, words = (None, 9) if isinstance(found, str) else found
+    for letter, content in letters.items():
+        absorbed, words = (None, 9) if isinstance(content, str) else content
         rate = None if absorbed is None else absorbed / words
         rates += [] if rate is None else [rate]
         entry = {"first_letter": letter, "full_absorption_rate": rate, "num_probe_true_positives": words}
         details.append(entry | {"mean_absorption_fraction": None if rate is None else rate / 2})
-        more.append({"first_letter": letter, "not_measurable": found if isinstance(found, str) else None})
+        more.append({"first_letter": letter, "not_measurable": content if isinstance(content, str) else None})
     mean = sum(rates) / len(rates) if rates else None
     return write_evaluation(run, "absorption", {"mean_full_absorption_score": mean}, details, letters=more)
 
 
 def write_probing(run: Path, accuracy: float, dense: float = 0.95) -> Path:
-    """Of one data set; the accuracy rises by 0.01 with each k, and intervals are of 0.02 to both sides."""
+    """Writes a result with one dataset; accuracy rises by 0.01 with each k, and intervals are +- 0.02."""
     figures: dict[str, Figure | None] = {
         f"sae_top_{k}_test_accuracy": Estimate(value, value - 0.02, value + 0.02)
-        for place, k in enumerate((1, 2, 5))
-        for value in [accuracy + 0.01 * place]
+        for index, k in enumerate((1, 2, 5))
+        for value in [accuracy + 0.01 * index]
     }
     figures |= {"llm_test_accuracy": dense, "llm_top_1_test_accuracy": 0.6}
     details = [{"dataset_name": "news_results", "sae_top_5_test_accuracy": accuracy, "llm_test_accuracy": dense}]
@@ -96,7 +96,7 @@ def write_probing(run: Path, accuracy: float, dense: float = 0.95) -> Path:
 
 
 def write_imported(run: Path) -> Path:
-    """A finished run of an SAE that nobody saw being trained."""
+    """Writes a finished run of an imported SAE, whose training is unknown."""
     config = ImportConfig.parse(
         {
             "imported": "gemma-scope",
@@ -119,7 +119,7 @@ def write_imported(run: Path) -> Path:
 
 
 def write_run_on(run: Path, cache: Path, **changes: Any) -> Path:
-    """A finished run that says it was trained on the cache at `cache`."""
+    """Writes a finished run whose manifest names the cache at `cache`."""
     write_run(run, cache=str(cache), **changes)
     header = artifact.read_manifest(run)[0]
     return _seal(run, header | {"cache": (cache / artifact.COMMITTED).read_text().strip()})
@@ -133,6 +133,6 @@ def _seal(run: Path, header: Mapping[str, Any]) -> Path:
 
 
 def values(spec: Mapping[str, Any], layer: int | None = None) -> list[dict[str, Any]]:
-    """The first table of a chart, or that of one of its layers."""
+    """Returns the first table of a chart, or that of one of its layers."""
     name = "table0" if layer is None else spec["layer"][layer].get("data", spec.get("data"))["name"]
     return spec["datasets"][name]

@@ -1,4 +1,4 @@
-"""Every rule of health with a fault that it must find: one list for the tests, the docs and the table.
+"""Faults that the health rules must find, at least one per rule; the tests and the table in docs/health.md use them.
 
 python bench/mutations.py
 """
@@ -33,13 +33,13 @@ ABSORPTION = {"name": "absorption", "weight": 3.0, "tau": 0.1, "min_firings": 10
 
 @dataclass(frozen=True)
 class World:
-    """Where a mutation lives: a small cache, and a folder of its own."""
+    """A small cache, and the folder for the runs of one mutation."""
 
     cache: Path
     folder: Path
 
     def train(self, **changes: Any) -> list[str]:
-        """What is said of a small run, or of its variants, with some keys of its config changed."""
+        """Trains a small run, or its variants, with some keys of its config changed; returns what is reported."""
         try:
             runs = train(self.config(**changes), self.folder)
         except ConfigError as error:
@@ -49,7 +49,7 @@ class World:
         return [str(finding) for run in runs for finding in Health.read(run).findings]
 
     def config(self, **changes: Any) -> TrainConfig:
-        """Of a run in which nothing is wrong: it ends with an L0 near 5, 80 % of the variance, and no finding."""
+        """Returns the config of a sound run, which ends with an L0 near 5, 80 % explained variance and no finding."""
         raw = {
             "cache": str(self.cache),
             "sae": {"name": "relu", "d_sae": 40},
@@ -67,7 +67,7 @@ class World:
     def compared(
         self, *runs: str, edit: Callable[[dict[str, Any]], Any] = lambda result: None, **l0: float
     ) -> list[str]:
-        """What a comparison with the first run says; `l0` by run, and `edit` changes the last one's evaluation."""
+        """Returns what a comparison with the first run reports; `l0` is by run, `edit` changes the last evaluation."""
         folders = [self.folder / run / "seed-0" for run in runs]
         for folder in folders:
             write_result(folder, {"l0": l0.get(folder.parent.name, 4.0)})
@@ -76,19 +76,19 @@ class World:
         edit(result)
         artifact.write_json(last, result)
         table = compare(folders, baseline=folders[0])
-        return [*table.notes, *map(str, table.verdicts)]
+        return list(map(str, (*table.notes, *table.verdicts)))
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A fault, and what must come out."""
+    """A fault, and the report that it must cause."""
 
     rule: str
     fault: str
     words: str
-    """Part of the sentence that must be said."""
+    """Part of the message that must be reported."""
     inject: Callable[[World], list[str]]
-    """What is said."""
+    """Injects the fault and returns what is reported."""
 
 
 def penalties(*more: Mapping[str, Any]) -> Callable[[World], list[str]]:
@@ -113,10 +113,10 @@ def compared(**keys: Any) -> Callable[[World], list[str]]:
 
 
 def with_wrong_axis(world: World) -> list[str]:
-    """As the studies did: each input coordinate has unit norm over the latents."""
+    """Normalises along the wrong axis, as the studies did: each input coordinate has unit norm over the latents."""
 
-    def update_wrongly(adam: Any, params: Mapping[str, Any], *args: Any, **keys: Any) -> None:
-        update(adam, params, *args, **keys)
+    def update_wrongly(params: Mapping[str, Any], *args: Any) -> None:
+        update(params, *args)
         params["W_dec"].data.div_(params["W_dec"].data.norm(dim=0, keepdim=True))
 
     with patch("saepipe.train.step.step.update", update_wrongly):
@@ -145,18 +145,21 @@ def with_another_commit(world: World) -> list[str]:
 
 
 def with_a_changed_plugin(world: World) -> list[str]:
+    text = "from typing import Literal\nfrom saepipe.train.penalties.l1 import L1\n"
+    text += "class Mine(L1):\n    name: Literal['fault_mine'] = 'fault_mine'\n"
     plugin = world.folder / "mine.py"
     plugin.parent.mkdir(parents=True, exist_ok=True)
-    plugin.write_text("SIGN = 1\n")
-    world.train(plugins=[str(plugin)])
-    plugin.write_text("SIGN = -1\n")
-    return world.train(plugins=[str(plugin)])
+    changes = {"plugins": [str(plugin)], "penalties": [{**L1, "name": "fault_mine"}]}
+    plugin.write_text(text)
+    world.train(**changes)
+    plugin.write_text(f"{text}SIGN = -1\n")
+    return world.train(**changes)
 
 
-def judged(*variances: float | None, clean: float = 3.0, **config: Any) -> Callable[[World], list[str]]:
-    """What is said of a variant whose explained variance is so much, seed by seed, where the baseline's is 0.8.
+def evaluated(*variances: float | None, clean: float = 3.0, **config: Any) -> Callable[[World], list[str]]:
+    """Compares a variant that has these explained variances, one per seed, with a baseline that always has 0.8.
 
-    `clean` is the model's own loss in the last of its evaluations, 3 in all others; `config` has keys of all configs.
+    `clean` is the model's own loss in the variant's last evaluation, 3 in all others; `config` changes all configs.
     """
 
     def inject(world: World) -> list[str]:
@@ -169,7 +172,7 @@ def judged(*variances: float | None, clean: float = 3.0, **config: Any) -> Calla
                 figures = {"l0": 4.0, "explained_variance": variance, "ce_loss_without_sae": loss}
                 runs.append(write_result(run, figures))
         table = compare(runs, baseline=runs[0])
-        return [*table.notes, *map(str, table.verdicts)]
+        return list(map(str, (*table.notes, *table.verdicts)))
 
     return inject
 
@@ -181,23 +184,23 @@ def with_a_stale_result(world: World) -> list[str]:
 STEERED = {"name": "l0_target", "l0": 8.0, "weight": 1.0, "gain": 1e-6}
 
 MUTATIONS = (
-    Mutation("H1", "tau = 0.999: no pair is that near", "was exactly 0 in", penalties({**SEPARATE, "tau": 0.999})),
+    Mutation("H1", "tau = 0.999, which no pair reaches", "was exactly 0 in", penalties({**SEPARATE, "tau": 0.999})),
     Mutation("H1", "a weight of 1e-12", "had a gradient of at most", penalties({**SEPARATE, "weight": 1e-12})),
-    Mutation("H1", "a weight of 1e-5", "it hardly steers", penalties({**SEPARATE, "weight": 1e-5})),
-    Mutation("H1", "a weight of 1e4", "rules the reconstruction", penalties({**SEPARATE, "weight": 1e4})),
+    Mutation("H1", "a weight of 1e-5", "is too weak to matter", penalties({**SEPARATE, "weight": 1e-5})),
+    Mutation("H1", "a weight of 1e4", "dominates the loss", penalties({**SEPARATE, "weight": 1e4})),
     Mutation(
-        "H1", "a penalty that dies at 60 % of the run", "H1 warning", penalties({"name": "fault_dies", "weight": 1})
+        "H1", "a penalty that is 0 after 60 % of the run", "H1 warning", penalties({"name": "fault_dies", "weight": 1})
     ),
     Mutation(
         "H2",
         "two values of tau that no pair reaches",
-        "bit-identical to those of a/seed-0, though they differ in penalties.1.tau: 0.99 -> 0.999",
+        "bit-identical to a/seed-0's, although the configs differ in penalties.1.tau: 0.99 -> 0.999",
         variants({"penalties.1.tau": 0.99}, {"penalties.1.tau": 0.999}, penalties=[L1, SEPARATE]),
     ),
     Mutation(
         "H3",
-        "a setting that changes the last bits alone",
-        "W_dec is that of a/seed-0 (relative difference",
+        "a setting that changes only the last bits",
+        "W_dec equals a/seed-0's (relative difference",
         variants({"optimizer.eps": 1e-8}, {"optimizer.eps": 1.001e-8}, steps=20),
     ),
     Mutation(
@@ -206,22 +209,22 @@ MUTATIONS = (
         "config error: config: 1 mistake\n  penalties.1",
         penalties({**ABSORPTION, "ratio": "conditional", "rho": 5}),
     ),
-    Mutation("H4", "tau = 0.8 against absorption", "has cosine 0.707", penalties({**ABSORPTION, "tau": 0.8})),
-    Mutation("H4", "rho = 1e6 of ratio lift", "selects none", penalties({**ABSORPTION, "ratio": "lift", "rho": 1e6})),
+    Mutation("H4", "absorption with tau = 0.8", "has cosine 0.707", penalties({**ABSORPTION, "tau": 0.8})),
+    Mutation("H4", "rho = 1e6 for ratio lift", "selects none", penalties({**ABSORPTION, "ratio": "lift", "rho": 1e6})),
     Mutation(
         "H4",
         "rho = 1e-6, which every pair passes",
-        "it tells few apart",
+        "so its gate excludes few",
         penalties({**ABSORPTION, "ratio": "lift", "rho": 1e-6}),
     ),
     Mutation(
-        "H5", "the diagonal is not left out", "latent with itself", penalties({"name": "fault_self_pairs", "weight": 1})
+        "H5", "the diagonal is not excluded", "latent with itself", penalties({"name": "fault_self_pairs", "weight": 1})
     ),
     Mutation(
         "H5", "a rho that no pair reaches", "no pair of latents", penalties({**ABSORPTION, "ratio": "lift", "rho": 1e6})
     ),
     Mutation("H6", "1,000 tokens in batches of 2,048", "zero steps", changed(steps=None, tokens=1000, batch_size=2048)),
-    Mutation("H6", "a stream that ends after 50 batches", "50 steps done of 200 planned", with_a_short_stream),
+    Mutation("H6", "a stream that ends after 50 batches", "50 of 200 planned steps done", with_a_short_stream),
     Mutation(
         "H7",
         "a term that overflows at step 89",
@@ -230,32 +233,32 @@ MUTATIONS = (
     ),
     Mutation(
         "H7",
-        "lr = 1e38, before the first step",
-        "on made-up rows: not finite",
+        "lr = 1e38, found before the first step",
+        "on random rows: not finite",
         changed(optimizer={"lr": 1e38, "clip": None, "warmup": 0}),
     ),
-    Mutation("H8", "lr = 1e-12", "moved by less than", changed(optimizer={"lr": 1e-12})),
+    Mutation("H8", "lr = 1e-12", "training moved W_enc by 0", changed(optimizer={"lr": 1e-12})),
     Mutation(
         "H9", "an L1 weight of 100", "below 1; lower the sparsity weight", changed(penalties=[{**L1, "weight": 100.0}])
     ),
     Mutation("H9", "no sparsity penalty", "above d_sae * 0.25", changed(penalties=[])),
     Mutation("H9", "an L1 weight of 20", "the explained variance is", changed(penalties=[{**L1, "weight": 20.0}])),
-    Mutation("H9", "3 steps", "outside [0.85, 1.1]", changed(steps=3)),
-    Mutation("H9", "an L0 steered with hardly any gain", "L0 was steered to 8", changed(penalties=[STEERED])),
+    Mutation("H9", "a run of 3 steps", "outside [0.85, 1.1]", changed(steps=3)),
+    Mutation("H9", "L0 steered with almost no gain", "off its target of 8", changed(penalties=[STEERED])),
     Mutation(
         "H10",
-        "labels of other texts",
-        "nor does one of the model's own activations: look at the labels",
+        "labels that belong to other texts",
+        "nor does one on the model's own activations: check labels",
         lambda world: probed(world.folder, shuffled=True),
     ),
     Mutation(
         "H10",
-        "an L1 weight of 1,000, under which the latents die",
-        "those of the model's own activations do: the latents are dead",
+        "an L1 weight of 1,000, which kills the latents",
+        "probes on the model's own activations do: the latents are dead",
         lambda world: probed(world.folder, l1=1000.0),
     ),
     Mutation(
-        "H11", "a result of the run that lay here before", "is of a run that lay here before", with_a_stale_result
+        "H11", "a result of an earlier run in the same folder", "of an earlier run in this folder", with_a_stale_result
     ),
     Mutation(
         "H12",
@@ -263,15 +266,15 @@ MUTATIONS = (
         "hook blocks.9.hook_resid_post, not blocks.1.hook_resid_post",
         compared(edit=lambda result: result["saepipe"].update(hook="blocks.9.hook_resid_post")),
     ),
-    Mutation("H13", "a run gone on with by another commit", " then another", with_another_commit),
+    Mutation("H13", "a run resumed by another commit", " then another", with_another_commit),
     Mutation("H13", "a plugin changed between two runs", "plugin_sources.mine", with_a_changed_plugin),
     Mutation(
         "H14",
-        "a penalty that takes d_in for d_sae",
-        "fault_wrong_axis fails where d_in 24",
+        "a penalty that confuses d_in with d_sae",
+        "fault_wrong_axis fails with d_in 24",
         penalties({"name": "fault_wrong_axis", "weight": 1}),
     ),
-    Mutation("H14", "W_dec normalised along the wrong axis", "away from unit norm along d_in", with_wrong_axis),
+    Mutation("H14", "W_dec normalised along the wrong axis", "from unit norm along d_in", with_wrong_axis),
     Mutation("H15", "a count as a penalty", "has no gradient", penalties({"name": "fault_no_gradient", "weight": 1})),
     Mutation(
         "H16",
@@ -282,39 +285,39 @@ MUTATIONS = (
     Mutation(
         "H16",
         "a clean loss that differs by 1e-4",
-        "different eval set: clean CE (nats) (ce_loss_without_sae), in which the SAE has no part, is 3 for",
-        judged(0.81, 0.82, 0.83, clean=3.0001),
+        "different evaluation data: clean CE (nats) (ce_loss_without_sae), which does not depend on the SAE, is 3 for",
+        evaluated(0.81, 0.82, 0.83, clean=3.0001),
     ),
     Mutation(
         "H16",
-        "other settings of the metric for one run",
-        "core of b/seed-0 was not measured as that of a/seed-0: metric_version",
+        "another version of the metric for one run",
+        "core was measured differently for a/seed-0 and b/seed-0: metric_version",
         compared(edit=lambda result: result["saepipe"].update(metric_version=1)),
     ),
     Mutation(
         "H17",
-        "0.05 of explained variance gained on average, with seeds from -0.06 to 0.16",
-        "no less than the 0.01 of interest, but its interval over 3 seeds is [",
-        judged(0.85, 0.96, 0.74),
+        "a mean gain of 0.05 in explained variance, with seeds from -0.06 to 0.16",
+        "which reaches the effect of interest (0.01), but its interval over 3 seeds is [",
+        evaluated(0.85, 0.96, 0.74),
     ),
-    Mutation("H17", "0.05 gained by a single seed", "but 1 seed is too few to tell it from chance", judged(0.85)),
+    Mutation("H17", "a gain of 0.05 with a single seed", "(0.01), but 1 seed is too few to rule out", evaluated(0.85)),
     Mutation(
         "H17",
-        "the one bad seed of four has no number",
-        "explained variance has a number for 3 of 4 paired seeds",
-        judged(0.85, 0.86, 0.84, None),
+        "the one bad seed of four has no value",
+        "explained variance has a value for only 3 of 4 paired seeds",
+        evaluated(0.85, 0.86, 0.84, None),
     ),
     Mutation(
         "H17",
         "a primary metric that no evaluation has",
         "no metric has a figure of that name; did you mean explained_variance?",
-        judged(0.81, 0.82, 0.83, primary_metrics={"explaned_variance": 0.01}),
+        evaluated(0.81, 0.82, 0.83, primary_metrics={"explaned_variance": 0.01}),
     ),
-    Mutation("H18", "an L0 6 % above the baseline's", "not at matched sparsity", compared(a=4.0, b=4.24)),
+    Mutation("H18", "an L0 6 % above the baseline's", "L0; H18: L0 is 4.24 against 4", compared(a=4.0, b=4.24)),
     Mutation(
         "H19",
         "a schedule of 10,000 steps in a run of 200",
-        "ends at step 10,000, and the run has 200 steps",
+        "ends at step 10,000, but the run has 200 steps",
         changed(penalties=[{"name": "l1", "weight": {"start": 1.0, "end": 0.1, "steps": 10_000}}]),
     ),
 )

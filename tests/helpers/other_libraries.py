@@ -1,4 +1,4 @@
-"""SAEs as other libraries lay them down, written by hand, and these libraries' own formulas in plain torch."""
+"""SAEs in the formats of other libraries, written by hand, and these libraries' own formulas in plain torch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from saepipe.train.formats.source import Source
 D_IN, D_SAE, K = 24, 40, 6
 
 
-def drawn(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+def randn(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def tensors(kind: str) -> dict[str, Tensor]:
-    """What `ae.pt` holds; decoder rows are of uneven norm."""
-    linear = {"encoder.weight": drawn(D_SAE, D_IN, seed=1, scale=0.3), "decoder.weight": drawn(D_IN, D_SAE, seed=2)}
+    """Returns the tensors of `ae.pt`, with decoder rows of uneven norm."""
+    linear = {"encoder.weight": randn(D_SAE, D_IN, seed=1, scale=0.3), "decoder.weight": randn(D_IN, D_SAE, seed=2)}
     plain = {"W_enc": linear["encoder.weight"].T.contiguous(), "W_dec": linear["decoder.weight"].T.contiguous()}
-    b_enc, b_dec = drawn(D_SAE, seed=3, scale=0.3), drawn(D_IN, seed=4)
+    b_enc, b_dec = randn(D_SAE, seed=3, scale=0.3), randn(D_IN, seed=4)
     counts = {"k": torch.tensor(K, dtype=torch.int32), "threshold": torch.tensor(0.7)}
     return {
         "AutoEncoder": {**linear, "bias": b_dec, "encoder.bias": b_enc},
@@ -47,27 +47,27 @@ def tensors(kind: str) -> dict[str, Tensor]:
         "GatedAutoEncoder": {
             **linear,
             "decoder_bias": b_dec,
-            "r_mag": drawn(D_SAE, seed=6, scale=0.2),
+            "r_mag": randn(D_SAE, seed=6, scale=0.2),
             "gate_bias": b_enc,
-            "mag_bias": drawn(D_SAE, seed=7, scale=0.3),
+            "mag_bias": randn(D_SAE, seed=7, scale=0.3),
         },
     }[kind]
 
 
-def write(folder: Path, kind: str, changed: dict[str, Tensor | None] | None = None, **trainer: Any) -> Path:
-    """`trainer_<i>`; a tensor that is None is left out."""
+def write_trainer(folder: Path, kind: str, changed: dict[str, Tensor | None] | None = None, **trainer: Any) -> Path:
+    """Writes dictionary_learning's folder `trainer_<i>`; a tensor given as None is left out."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value for name, value in (tensors(kind) | (changed or {})).items() if value is not None}
     torch.save(weights, folder / "ae.pt")
-    said = {"dict_class": kind, "activation_dim": D_IN, "dict_size": D_SAE, "layer": 1, "lm_name": "EleutherAI/Toy"}
-    said |= {"seed": 3, "submodule_name": "resid_post_layer_1"} | ({"k": K} if "k" in weights else {})
-    config = {"trainer": said | trainer, "buffer": {"ctx_len": 128, "d_submodule": D_IN, "io": "out"}}
+    settings = {"dict_class": kind, "activation_dim": D_IN, "dict_size": D_SAE, "layer": 1, "lm_name": "EleutherAI/Toy"}
+    settings |= {"seed": 3, "submodule_name": "resid_post_layer_1"} | ({"k": K} if "k" in weights else {})
+    config = {"trainer": settings | trainer, "buffer": {"ctx_len": 128, "d_submodule": D_IN, "io": "out"}}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
 def encode(kind: str, w: dict[str, Tensor], x: Tensor) -> Tensor:
-    """acts (batch, d_sae) by dictionary_learning's own formulas (0.1.0, dictionary.py and trainers/*.py)."""
+    """Computes acts (batch, d_sae) by dictionary_learning's own formulas (0.1.0, dictionary.py and trainers/*.py)."""
     if kind == "JumpReluAutoEncoder":
         p = x @ w["W_enc"] + w["b_enc"]
         return (p * (p > w["threshold"])).relu()
@@ -95,45 +95,45 @@ def decode(kind: str, w: dict[str, Tensor], acts: Tensor) -> Tensor:
     return acts @ W_dec + w.get("b_dec", w.get("bias", w.get("decoder_bias")))
 
 
-def scope(file: Path, change: Callable[[str], str] = str, **more: Any) -> Path:
-    """Gemma Scope's arrays."""
+def write_gemma_scope(file: Path, change: Callable[[str], str] = str, **more: Any) -> Path:
+    """Writes Gemma Scope's arrays."""
     arrays = {name: value.numpy() for name, value in tensors("JumpReluAutoEncoder").items()}
     file.parent.mkdir(parents=True)
     np.savez(file, **{change(name): value for name, value in (arrays | more).items()})
     return file
 
 
-def scope_2(folder: Path, more: dict[str, Tensor] | None = None, **config: Any) -> Path:
-    """Gemma Scope 2's folder, with the keys that its config.json has."""
+def write_gemma_scope_2(folder: Path, more: dict[str, Tensor] | None = None, **config: Any) -> Path:
+    """Writes Gemma Scope 2's folder, with the keys of its config.json."""
     arrays = {name.lower(): value for name, value in tensors("JumpReluAutoEncoder").items()}
     folder.mkdir(parents=True)
     save_file(arrays | (more or {}), folder / "params.safetensors")
-    said = {"architecture": "jump_relu", "model_name": "google/gemma-3-1b-pt", "width": D_SAE, "l0": 7, "type": "sae"}
-    said |= {"hf_hook_point_in": "model.layers.9.output", "hf_hook_point_out": "model.layers.9.output"}
-    (folder / "config.json").write_text(json.dumps(said | {"affine_connection": False} | config))
+    keys = {"architecture": "jump_relu", "model_name": "google/gemma-3-1b-pt", "width": D_SAE, "l0": 7, "type": "sae"}
+    keys |= {"hf_hook_point_in": "model.layers.9.output", "hf_hook_point_out": "model.layers.9.output"}
+    (folder / "config.json").write_text(json.dumps(keys | {"affine_connection": False} | config))
     return folder
 
 
-def sparsify_folder(folder: Path, d_sae: int = D_SAE, dtype: torch.dtype = torch.float32, **config: Any) -> Path:
-    """One hookpoint of sparsify's."""
+def write_sparsify(folder: Path, d_sae: int = D_SAE, dtype: torch.dtype = torch.float32, **config: Any) -> Path:
+    """Writes one hookpoint's folder of sparsify."""
     weights = {
-        "encoder.weight": drawn(d_sae, D_IN, seed=1, scale=0.3),
-        "encoder.bias": drawn(d_sae, seed=3, scale=0.3),
-        "W_dec": drawn(d_sae, D_IN, seed=2),
-        "b_dec": drawn(D_IN, seed=4),
+        "encoder.weight": randn(d_sae, D_IN, seed=1, scale=0.3),
+        "encoder.bias": randn(d_sae, seed=3, scale=0.3),
+        "W_dec": randn(d_sae, D_IN, seed=2),
+        "b_dec": randn(D_IN, seed=4),
     }
     folder.mkdir(parents=True)
     save_file({name: value.to(dtype) for name, value in weights.items()}, folder / "sae.safetensors")
-    said = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": d_sae, "k": K}
-    said |= {"multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D_IN}
-    (folder / "cfg.json").write_text(json.dumps(said | config))
+    keys = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": d_sae, "k": K}
+    keys |= {"multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D_IN}
+    (folder / "cfg.json").write_text(json.dumps(keys | config))
     return folder
 
 
 def check_function(source: Source, rows: Tensor, acts: Tensor, x_hat: Tensor) -> None:
-    """Both are those that are expected, and the latents are neither all on nor all off."""
-    found = source.sae.encode(source.params, rows)
+    """Asserts that the SAE gives the expected `acts` and `x_hat`, with latents neither all active nor all inactive."""
+    actual = source.sae.encode(source.params, rows)
     assert 0.01 < (acts > 0).float().mean() < 0.9
-    torch.testing.assert_close(found, acts)
-    assert torch.equal(found > 0, acts > 0)
+    torch.testing.assert_close(actual, acts)
+    assert torch.equal(actual > 0, acts > 0)
     torch.testing.assert_close(source.sae.decode(source.params, acts), x_hat)

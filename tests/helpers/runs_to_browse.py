@@ -1,4 +1,4 @@
-"""Three runs to browse: two with one decoder, the third with another, so that it has no counterparts."""
+"""Three runs to browse: two share a decoder; the third has another, so it has no counterparts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saepipe.evaluate.features.write_store import write_features
 
 D_SAE, D_IN = 150, 64
 VARIANTS = {"topk": 0, "topk_orthogonal": 0, "jumprelu": 1}
-"""Seeds: of the decoder, and of all else."""
+"""Seed of each run's decoder and other content."""
 
 
 def write_runs(folder: Path) -> list[Path]:
@@ -30,7 +30,7 @@ def write_runs(folder: Path) -> list[Path]:
 
 
 def rewritten(run: Path, texts: Mapping[int, str] | None = None, **changes: Any) -> Path:
-    """The run, with other texts for some tokens, or other entries of `Info`, in its store."""
+    """The run, with other texts for some tokens, or other entries of `StoreInfo`, in its store."""
     store = FeatureStore.open(run)
     arrays = {name: np.array(array) for name, array in store.arrays.items()}
     known = {token: store.text(token) for token in range(500)}
@@ -39,7 +39,7 @@ def rewritten(run: Path, texts: Mapping[int, str] | None = None, **changes: Any)
 
 
 def write_roles(run: Path) -> None:
-    """An evaluation that says what latents 5 and 6 are."""
+    """Writes an evaluation that gives roles to latents 5 and 6."""
     letter = {"first_letter": "k", "split_latents": [5], "f1_split": 0.9, "top_absorbers": [[6, 2]]}
     artifact.write_json(run / "eval" / "absorption.json", {"saepipe": {"letters": [letter]}})
 
@@ -56,7 +56,7 @@ print("heavy:", *sorted(heavy & set(sys.modules)))
 
 @contextmanager
 def serving(runs: list[Path]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address, with its token, and the process, which tells at its end which heavy libraries it loaded."""
+    """Yields the address with its token, and the process, which prints at its end the heavy libraries it loaded."""
     command = [sys.executable, "-c", SERVE, *map(str, runs)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:

@@ -1,4 +1,4 @@
-"""W&B's offline files, read without it: LevelDB's log format, blocks of 32 KiB, a protobuf record each."""
+"""Reads W&B's offline files without W&B's reader: LevelDB's log format, blocks of 32 KiB, protobuf records."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ BLOCK, HEADER, FILE_HEADER = 32_768, 7, 7
 
 @dataclass
 class OfflineRun:
-    """What an offline file says of its run."""
+    """Contents of an offline file."""
 
     id: str = ""
     name: str = ""
     group: str = ""
     project: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)  # less W&B's own keys
+    history: list[dict[str, Any]] = field(default_factory=list)  # without W&B's own keys
     summary: dict[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
 
 
 def read_offline(path: Path) -> OfflineRun:
-    """Of a `run-<id>.wandb`."""
+    """Reads a file `run-<id>.wandb`."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     run = OfflineRun()
@@ -54,15 +54,15 @@ def _key(item: Any) -> str:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    at, whole = FILE_HEADER, b""
-    while at < len(data):
-        left = BLOCK - at % BLOCK
+    position, record = FILE_HEADER, b""
+    while position < len(data):
+        left = BLOCK - position % BLOCK
         if left < HEADER:  # the end of a block is padded
-            at += left
+            position += left
             continue
-        _, length, kind = struct.unpack_from("<IHB", data, at)
-        part = data[at + HEADER : at + HEADER + length]
-        at += HEADER + length
-        whole = part if kind in (1, 2) else whole + part  # whole or first; middle or last
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        part = data[position + HEADER : position + HEADER + length]
+        position += HEADER + length
+        record = part if kind in (1, 2) else record + part  # full or first; middle or last
         if kind in (1, 4):
-            yield whole
+            yield record

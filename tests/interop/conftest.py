@@ -1,6 +1,6 @@
-"""Our SAEs in the libraries themselves and theirs here; what was compared makes a table at the end.
+"""Interoperability tests: our SAEs in other libraries, and theirs in ours, with a table of all comparisons at the end.
 
-`$SAEPIPE_INTEROP_TABLE` names a file that the table is written to, as JSON.
+`$SAEPIPE_INTEROP_TABLE` names a file to which the table is written, as JSON.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ Values = tuple[Tensor, Tensor]
 Compare = Callable[[str, str, str, Values, Values], None]
 
 TOLERANCE = 1e-4
-"""In float32, whose sums may be added up in another order; activations reach 500, reconstructions 330."""
+"""In float32, where the order of summation may differ; activations reach 500, reconstructions 330."""
 COLUMNS = ("format", "direction", "sae", "acts", "largest_acts", "x_hat", "largest_x_hat")
 
 
 @pytest.fixture
 def compare(request: pytest.FixtureRequest) -> Compare:
-    """Asserts that two libraries compute the same, and keeps the largest difference for the table."""
+    """Returns a check that two libraries compute the same, which keeps the largest difference for the table."""
 
     def check(format_: str, direction: str, sae: str, ours: Values, theirs: Values) -> None:
-        found: dict[str, Any] = {"format": format_, "direction": direction, "sae": sae}
-        for name, here, there in zip(("acts", "x_hat"), ours, theirs, strict=True):
-            here, there = here.detach(), there.detach()
-            assert here.shape == there.shape
-            found[name] = float((here - there).abs().max())
-            found[f"largest_{name}"] = float(there.abs().max())
-        request.node.user_properties.append(("interop", found))
+        row: dict[str, Any] = {"format": format_, "direction": direction, "sae": sae}
+        for name, actual, expected in zip(("acts", "x_hat"), ours, theirs, strict=True):
+            actual, expected = actual.detach(), expected.detach()
+            assert actual.shape == expected.shape
+            row[name] = float((actual - expected).abs().max())
+            row[f"largest_{name}"] = float(expected.abs().max())
+        request.node.user_properties.append(("interop", row))
         torch.testing.assert_close(ours[0].detach(), theirs[0].detach(), rtol=1e-5, atol=TOLERANCE)
         torch.testing.assert_close(ours[1].detach(), theirs[1].detach(), rtol=1e-5, atol=TOLERANCE)
         assert torch.equal(ours[0] > 0, theirs[0] > 0)
@@ -53,7 +53,7 @@ def compare(request: pytest.FixtureRequest) -> Compare:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """600 made-up rows of width 12 at `blocks.1.hook_resid_post`."""
+    """A cache of 600 synthetic rows of width 12 at `blocks.1.hook_resid_post`."""
     rows = {"blocks.1.hook_resid_post": structured_rows(600, D_IN)}
     return write_cache(tmp_path_factory.mktemp("interop") / "cache", rows)
 
@@ -72,13 +72,13 @@ def dictionary_learning() -> ModuleType:
 @pytest.fixture(scope="session")
 def sparsify() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPARSIFY_DISABLE_TRITON", "1")  # its Triton decoder wants a GPU; read once, at import
+        patch.setenv("SPARSIFY_DISABLE_TRITON", "1")  # its Triton decoder needs a GPU; read once, at import
         yield _installed("sparsify")
 
 
 @pytest.fixture
 def repository(sae_lens: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that SAELens' loaders take for every repository of the hub; only the download is left out."""
+    """A folder that stands in for every hub repository in SAELens' loaders; only the download is replaced."""
     loaders = importlib.import_module("sae_lens.loading.pretrained_sae_loaders")
     folder = tmp_path / "repository"
     folder.mkdir()
@@ -102,21 +102,21 @@ def _installed(name: str) -> ModuleType:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The largest differences, by format, direction and SAE, over all that a test drew."""
+    """Prints the largest differences by format, direction and SAE, over all samples of a test."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
-            for name, found in getattr(report, "user_properties", []):
+            for name, values in getattr(report, "user_properties", []):
                 if name == "interop":
-                    row = rows.setdefault((found["format"], found["direction"], found["sae"]), dict(found))
-                    row |= {column: max(row[column], found[column]) for column in COLUMNS[3:]}
+                    row = rows.setdefault((values["format"], values["direction"], values["sae"]), dict(values))
+                    row |= {column: max(row[column], values[column]) for column in COLUMNS[3:]}
     if not rows:
         return
     terminalreporter.section("interop: largest differences, and the largest values beside them")
     for row in rows.values():
-        place = f"{row['format']:22}{row['direction']:22}{row['sae']:24}"
+        label = f"{row['format']:22}{row['direction']:22}{row['sae']:24}"
         terminalreporter.write_line(
-            f"{place}acts {row['acts']:.1e} of {row['largest_acts']:<8.3g}x_hat {row['x_hat']:.1e} of "
+            f"{label}acts {row['acts']:.1e} of {row['largest_acts']:<8.3g}x_hat {row['x_hat']:.1e} of "
             f"{row['largest_x_hat']:.3g}"
         )
     if path := os.environ.get("SAEPIPE_INTEROP_TABLE"):

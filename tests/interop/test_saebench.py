@@ -1,4 +1,4 @@
-"""SAEBench 0.6.0: its core evaluation takes our custom SAE, and its loaders read our dictionary_learning exports."""
+"""SAEBench 0.6.0: its core evaluation accepts our custom SAE, and its loaders read our dictionary_learning exports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from helpers.made_caches import structured_rows, write_cache
-from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, decided, drawn_run, rows
+from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, clear_rows, random_run, rows
 from saepipe.evaluate.export.saebench import CustomConfig, custom_sae
 from saepipe.train.rundir.exporting import export_sae
 from saepipe.train.rundir.load import load
@@ -21,8 +21,8 @@ from saepipe.train.rundir.load import load
 pytestmark = pytest.mark.interop
 
 REASON = (
-    "sae-bench 0.6.0 is not installed: it wants datasets<4 and does not resolve beside our pins; "
-    "`pip install --no-deps sae-bench==0.6.0 tabulate` where the extra [interop] is"
+    "sae-bench 0.6.0 is not installed: it needs datasets<4, which conflicts with our pins; "
+    "`pip install --no-deps sae-bench==0.6.0 tabulate` next to the extra [interop]"
 )
 LOADERS = {
     "relu": "relu_sae.load_dictionary_learning_relu_sae",
@@ -48,33 +48,33 @@ def values(sae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_its_loaders_read_our_export(
     core: ModuleType, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, compare: Any
 ) -> None:
-    """They tell classes apart by `trainer_class`, and refuse decoder rows that are not of unit norm."""
+    """They distinguish classes by `trainer_class`, and refuse decoder rows without unit norm."""
     file, _, function = LOADERS[name].partition(".")
     module = importlib.import_module(f"sae_bench.custom_saes.{file}")
-    run = drawn_run(tmp_path / "run", name, cache, mean=50.0)
+    run = random_run(tmp_path / "run", name, cache, mean=50.0)
     out = export_sae(run, "dictionary_learning", tmp_path / "out")
     monkeypatch.setattr(module, "hf_hub_download", lambda filename, **_: str(out / Path(filename).name))
     read = getattr(module, function)
     theirs = read("org/name", "out/ae.pt", "made up", torch.device("cpu"), torch.float32, layer=1)
     ours = load(run)
-    x = decided(ours.settings, dict(ours.named_parameters()), rows(200, D_IN, 0, 50.0))
+    x = clear_rows(ours.settings, dict(ours.named_parameters()), rows(200, D_IN, 0, 50.0))
     compare("dictionary_learning", "ours to SAEBench", name, values(ours, x), values(theirs, x))
-    said = "standard" if name == "relu" else name
-    assert theirs.cfg.architecture == custom_sae(run).cfg.architecture == said
+    architecture = "standard" if name == "relu" else name
+    assert theirs.cfg.architecture == custom_sae(run).cfg.architecture == architecture
 
 
-def test_ours_has_what_its_own_have(core: ModuleType, cache: Path, tmp_path: Path) -> None:
+def test_our_custom_sae_has_all_attributes_of_theirs(core: ModuleType, cache: Path, tmp_path: Path) -> None:
     identity = importlib.import_module("sae_bench.custom_saes.identity_sae").IdentitySAE
     theirs = identity(D_IN, "made up", 1, torch.device("cpu"), torch.float32)
-    ours = custom_sae(drawn_run(tmp_path / "run", "relu", cache))
-    asked = {name for name in dir(theirs) if not name.startswith("_")} - {"test_sae"}  # that downloads a model
-    assert asked <= set(dir(ours))
+    ours = custom_sae(random_run(tmp_path / "run", "relu", cache))
+    names = {name for name in dir(theirs) if not name.startswith("_")} - {"test_sae"}  # test_sae downloads a model
+    assert names <= set(dir(ours))
     assert {field.name for field in fields(theirs.cfg)} <= {field.name for field in fields(CustomConfig)}
     assert theirs.cfg.to_dict().keys() <= ours.cfg.to_dict().keys()
 
 
 class Store:
-    """Of SAELens' activation store, what the core evaluation asks: tokens."""
+    """The part of SAELens' activation store that the core evaluation uses: tokens."""
 
     context_size = 8
 
@@ -82,18 +82,18 @@ class Store:
         return torch.randint(0, 50, (batch_size, 8), generator=torch.Generator().manual_seed(1))
 
     def reset_input_dataset(self) -> None:
-        """The next batch is the first again, as it always is here."""
+        """Does nothing: every batch is the first one here."""
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_its_core_evaluation_takes_our_sae(core: ModuleType, tmp_path: Path, name: str) -> None:
-    """On a drawn model of two layers; figures agree with the SAE's own activations at its hook."""
+def test_its_core_evaluation_accepts_our_sae(core: ModuleType, tmp_path: Path, name: str) -> None:
+    """The model is random, with two layers; figures agree with the SAE's own activations at its hook."""
     lens = importlib.import_module("transformer_lens")
-    torch.manual_seed(0)  # transformer_lens draws from the global generator
+    torch.manual_seed(0)  # transformer_lens samples from the global generator
     sizes = {"n_layers": 2, "d_model": D_IN, "n_ctx": 8, "d_head": 6, "d_vocab": 50, "act_fn": "relu"}
     model = lens.HookedTransformer(lens.HookedTransformerConfig(**sizes, device="cpu", init_weights=True))
-    made = write_cache(tmp_path / "cache", {"blocks.1.hook_resid_post": structured_rows(600, D_IN)})
-    run = drawn_run(tmp_path / "run", name, made)
+    cache = write_cache(tmp_path / "cache", {"blocks.1.hook_resid_post": structured_rows(600, D_IN)})
+    run = random_run(tmp_path / "run", name, cache)
     general = importlib.import_module("sae_bench.sae_bench_utils.general_utils")
     _, sae, _ = general.load_and_format_sae("ours", custom_sae(run), "cpu")
     config = importlib.import_module("sae_bench.evals.core.eval_config").CoreEvalConfig
@@ -109,6 +109,6 @@ def test_its_core_evaluation_takes_our_sae(core: ModuleType, tmp_path: Path, nam
     assert metrics["shrinkage"]["l2_norm_out"] == pytest.approx(float(x_hat.norm(dim=1).mean()), rel=1e-4)
     assert latents["feature_density"] == pytest.approx((acts > 0).float().mean(0).tolist(), abs=1e-6)
     assert len(latents["encoder_bias"]) == D_SAE
-    wanted = load(run).b_mag if name == "gated" else load(run).b_enc
-    assert latents["encoder_bias"] == pytest.approx(wanted.tolist())
+    bias = load(run).b_mag if name == "gated" else load(run).b_enc
+    assert latents["encoder_bias"] == pytest.approx(bias.tolist())
     assert metrics["model_performance_preservation"]["ce_loss_with_sae"] > 0

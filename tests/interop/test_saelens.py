@@ -1,4 +1,4 @@
-"""SAELens 6.54.12: it reads what we export, we read what it saves, and its own loaders read our other exports."""
+"""SAELens 6.54.12: it reads our exports, also from the hub, and we read its folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, DRAWS, K, decided, drawn_run, rows, write_evaluation
+from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, SAMPLES, K, clear_rows, random_run, rows, write_evaluation
 from saepipe.train.formats import saelens
 from saepipe.train.rundir.exporting import export_sae
 from saepipe.train.rundir.importing import import_sae
@@ -32,7 +32,7 @@ THEIRS: dict[str, dict[str, Any]] = {
     "batchtopk": {"k": K},
     "matryoshka_batchtopk": {"k": K, "matryoshka_widths": [8, D_SAE]},
 }
-"""What SAELens trains, with settings."""
+"""Architectures that SAELens trains, with settings."""
 
 
 def values(sae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,26 +46,26 @@ def values(sae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 def test_it_reads_our_export_and_we_read_it_back(
     sae_lens: ModuleType, cache: Path, tmp_path: Path, name: str, compare: Any
 ) -> None:
-    for seed, mean in DRAWS:
-        place = tmp_path / f"{seed}-{mean:g}"
-        run = drawn_run(place / "run", name, cache, seed=seed, mean=mean)
-        out = export_sae(run, "saelens", place / "out")
+    for seed, mean in SAMPLES:
+        root = tmp_path / f"{seed}-{mean:g}"
+        run = random_run(root / "run", name, cache, seed=seed, mean=mean)
+        out = export_sae(run, "saelens", root / "out")
         theirs, ours = sae_lens.SAE.load_from_disk(str(out)), load(run)
-        x = decided(ours.settings, dict(ours.named_parameters()), rows(200, D_IN, seed, mean))
+        x = clear_rows(ours.settings, dict(ours.named_parameters()), rows(200, D_IN, seed, mean))
         compare("saelens", "ours to library", name, values(ours, x), values(theirs, x))
-        theirs.save_model(str(place / "again"))
-        back = load(import_sae(place / "again", "saelens", cache, place / "back"))
+        theirs.save_model(str(root / "again"))
+        back = load(import_sae(root / "again", "saelens", cache, root / "back"))
         compare("saelens", "there and back", name, values(back, x), values(ours, x))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_our_export_says_all_that_its_own_says(sae_lens: ModuleType, cache: Path, tmp_path: Path, name: str) -> None:
-    """Key by key; and it is not taken for a folder from before version 6, nor as trained by SAELens."""
-    out = export_sae(drawn_run(tmp_path / "run", name, cache), "saelens", tmp_path / "out")
+def test_our_export_has_all_keys_of_its_own(sae_lens: ModuleType, cache: Path, tmp_path: Path, name: str) -> None:
+    """Compares key by key; the export is not mistaken for a folder from before version 6, or as trained by SAELens."""
+    out = export_sae(random_run(tmp_path / "run", name, cache), "saelens", tmp_path / "out")
     theirs = sae_lens.SAE.load_from_disk(str(out))
     theirs.save_model(str(tmp_path / "again"))
-    said, again = (json.loads((folder / "cfg.json").read_text()) for folder in (out, tmp_path / "again"))
-    assert said == again
+    ours, again = (json.loads((folder / "cfg.json").read_text()) for folder in (out, tmp_path / "again"))
+    assert ours == again
     weights, saved = (load_file(folder / "sae_weights.safetensors") for folder in (out, tmp_path / "again"))
     assert {key: value.tolist() for key, value in weights.items()} == {k: v.tolist() for k, v in saved.items()}
     assert theirs.cfg.metadata.sae_lens_version == sae_lens.__version__ == saelens.VERSION
@@ -73,9 +73,9 @@ def test_our_export_says_all_that_its_own_says(sae_lens: ModuleType, cache: Path
     assert (theirs.cfg.metadata.hook_name, theirs.cfg.metadata.context_size) == ("blocks.1.hook_resid_post", 16)
 
 
-def test_without_a_version_it_would_be_read_as_an_older_one(sae_lens: ModuleType, cache: Path, tmp_path: Path) -> None:
-    """The trap that `metadata.sae_lens_version` avoids: the rest of the metadata would be dropped."""
-    out = export_sae(drawn_run(tmp_path / "run", "topk", cache), "saelens", tmp_path / "out")
+def test_without_a_version_it_is_read_as_an_older_folder(sae_lens: ModuleType, cache: Path, tmp_path: Path) -> None:
+    """This is the failure that `metadata.sae_lens_version` avoids: the rest of the metadata would be dropped."""
+    out = export_sae(random_run(tmp_path / "run", "topk", cache), "saelens", tmp_path / "out")
     config = json.loads((out / "cfg.json").read_text())
     assert sae_lens.SAE.load_from_disk(str(out)).cfg.metadata.hook_name == "blocks.1.hook_resid_post"
     del config["metadata"]["sae_lens_version"]
@@ -83,25 +83,26 @@ def test_without_a_version_it_would_be_read_as_an_older_one(sae_lens: ModuleType
     assert sae_lens.SAE.load_from_disk(str(out)).cfg.metadata.hook_name is None
 
 
-def trained_there(sae_lens: ModuleType, name: str, seed: int) -> Any:
-    """An SAE of SAELens' training classes with drawn parameters, none at zero; decoder rows of uneven norm."""
-    made, config = sae_lens.registry.get_sae_training_class(name.partition(",")[0])
-    sae = made(config(d_in=D_IN, d_sae=D_SAE, metadata=sae_lens.saes.sae.SAEMetadata(**PLACE), **THEIRS[name]))
-    drawn = generator(seed, "theirs")
-    for own, value in [*sae.named_parameters(), *sae.named_buffers()]:
-        scale = torch.randn if own in ("W_enc", "W_dec") else torch.rand
-        value.data.copy_(0.1 + 0.4 * scale(value.shape, generator=drawn))
+def their_random_sae(sae_lens: ModuleType, name: str, seed: int) -> Any:
+    """Returns an SAE of SAELens' training classes with random parameters, no zeros, decoder rows of uneven norm."""
+    training_class, config = sae_lens.registry.get_sae_training_class(name.partition(",")[0])
+    metadata = sae_lens.saes.sae.SAEMetadata(**METADATA)
+    sae = training_class(config(d_in=D_IN, d_sae=D_SAE, metadata=metadata, **THEIRS[name]))
+    rng = generator(seed, "theirs")
+    for key, value in [*sae.named_parameters(), *sae.named_buffers()]:
+        sample = torch.randn if key in ("W_enc", "W_dec") else torch.rand
+        value.data.copy_(0.1 + 0.4 * sample(value.shape, generator=rng))
     return sae
 
 
-PLACE = {"hook_name": "blocks.1.hook_resid_post", "model_name": "made up"}
+METADATA = {"hook_name": "blocks.1.hook_resid_post", "model_name": "made up"}
 
 
-def test_it_finds_an_export_on_the_hub_with_its_density(
+def test_it_loads_an_export_from_the_hub_with_its_density(
     sae_lens: ModuleType, cache: Path, tmp_path: Path, repository: Path
 ) -> None:
-    """`SAE.from_pretrained(release="org/name", sae_id="folder")`; log10(density + 1e-10), -10 of a silent latent."""
-    run = drawn_run(tmp_path / "run", "gated", cache)
+    """`SAE.from_pretrained(release="org/name", sae_id="folder")`; log10(density + 1e-10) is -10 for a silent latent."""
+    run = random_run(tmp_path / "run", "gated", cache)
     density = torch.arange(D_SAE, dtype=torch.float64) / D_SAE
     write_evaluation(run, density.tolist())
     export_sae(run, "saelens", repository / "some" / "folder")
@@ -114,11 +115,11 @@ def test_it_finds_an_export_on_the_hub_with_its_density(
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_we_read_what_it_saves(sae_lens: ModuleType, cache: Path, tmp_path: Path, name: str, compare: Any) -> None:
-    for seed, mean in DRAWS:
-        place = tmp_path / f"{seed}-{mean:g}"
-        trained_there(sae_lens, name, seed).save_inference_model(str(place / "theirs"))
-        theirs = sae_lens.SAE.load_from_disk(str(place / "theirs"))
-        ours = load(import_sae(place / "theirs", "saelens", cache, place / "run"))
-        x = decided(ours.settings, dict(ours.named_parameters()), rows(200, D_IN, seed, mean))
+def test_we_read_its_folders(sae_lens: ModuleType, cache: Path, tmp_path: Path, name: str, compare: Any) -> None:
+    for seed, mean in SAMPLES:
+        root = tmp_path / f"{seed}-{mean:g}"
+        their_random_sae(sae_lens, name, seed).save_inference_model(str(root / "theirs"))
+        theirs = sae_lens.SAE.load_from_disk(str(root / "theirs"))
+        ours = load(import_sae(root / "theirs", "saelens", cache, root / "run"))
+        x = clear_rows(ours.settings, dict(ours.named_parameters()), rows(200, D_IN, seed, mean))
         compare("saelens", "library to ours", name, values(ours, x), values(theirs, x))

@@ -1,4 +1,4 @@
-"""One small training, asked for in many ways."""
+"""A small training config, parameters and a step for the tests."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import StepContext
+from saepipe.train.sae.activations import DenseActivations
 from saepipe.train.sae.base import Params
 
-D_IN, D_SAE, BATCH = 24, 40, 17  # all different, so that no axis is taken for another
+D_IN, D_SAE, BATCH = 24, 40, 17  # all different, so that swapped axes fail
 
 
 @pytest.fixture
@@ -40,11 +41,11 @@ def config(tiny_cache: Path) -> Callable[..., TrainConfig]:
 
 @pytest.fixture
 def params() -> Params:
-    """float64 leaves with unit decoder rows and nothing at zero."""
+    """float64 leaves with decoder rows of unit norm and no parameter at zero."""
     rng = torch.Generator().manual_seed(1)
-    draw = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
-    W_dec = torch.nn.functional.normalize(draw(D_SAE, D_IN), dim=1)
-    values = {"W_enc": 0.3 * draw(D_IN, D_SAE), "b_enc": 0.3 * draw(D_SAE), "W_dec": W_dec, "b_dec": draw(D_IN)}
+    sample = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)  # noqa: E731
+    W_dec = torch.nn.functional.normalize(sample(D_SAE, D_IN), dim=1)
+    values = {"W_enc": 0.3 * sample(D_IN, D_SAE), "b_enc": 0.3 * sample(D_SAE), "W_dec": W_dec, "b_dec": sample(D_IN)}
     return {name: value.requires_grad_() for name, value in values.items()}
 
 
@@ -55,7 +56,7 @@ def x() -> torch.Tensor:
 
 @pytest.fixture
 def ctx(params: Params, x: torch.Tensor) -> StepContext:
-    """A step of a ReLU SAE whose fields are leaves of their own; every third latent is dead."""
+    """A step of a ReLU SAE with each field a leaf of its own; every third latent is dead."""
     with torch.no_grad():
         pre_acts = (x - params["b_dec"]) @ params["W_enc"] + params["b_enc"]
         acts = pre_acts.relu()
@@ -68,8 +69,10 @@ def ctx(params: Params, x: torch.Tensor) -> StepContext:
             **params,
         }
     leaves = {name: value.detach().clone().requires_grad_() for name, value in fields.items()}
+    activations = DenseActivations(**{name: leaves.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts")})
     return StepContext(
         x=x,
+        activations=activations,
         **leaves,
         threshold=None,
         dead=torch.arange(D_SAE) % 3 == 0,

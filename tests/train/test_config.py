@@ -10,6 +10,7 @@ from helpers.repository import CONFIGS
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.penalties.auxk import AuxK
+from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.l1 import L1
 
 Make = Callable[..., TrainConfig]
@@ -33,7 +34,7 @@ def test_a_typo_names_the_nearest_key(config: Make, mistake: dict[str, object], 
         config(**mistake)
 
 
-def test_every_mistake_is_told_at_once(config: Make) -> None:
+def test_all_mistakes_are_reported_at_once(config: Make) -> None:
     with pytest.raises(ConfigError, match="3 mistakes"):
         config(batch_size=0, optimizer={"lr": -1}, penalties=[{"name": "l1"}])
 
@@ -44,13 +45,13 @@ def test_zero_steps_are_refused(config: Make, length: dict[str, int]) -> None:
         config(**length)
 
 
-def test_a_share_of_an_epoch_that_is_no_batch_is_refused(config: Make) -> None:
+def test_less_of_an_epoch_than_one_batch_is_refused(config: Make) -> None:
     with pytest.raises(ConfigError, match="zero steps"):
         config(steps=None, epochs=0.001).num_steps(1000)
 
 
 @pytest.mark.parametrize("length", [{}, {"tokens": 1000}, {"epochs": 1}])
-def test_the_length_is_given_once(config: Make, length: dict[str, int]) -> None:
+def test_exactly_one_length_must_be_given(config: Make, length: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="exactly one of steps, tokens, epochs"):
         config(**length, steps=5 if length else None)
 
@@ -71,12 +72,12 @@ def test_lengths_in_tokens_and_epochs_become_steps(config: Make, length: dict[st
     assert resolved.compute_dtype == "float32"
 
 
-def test_a_long_run_waits_ten_million_tokens_for_a_latent_to_die(config: Make) -> None:
+def test_in_a_long_run_a_latent_is_dead_after_ten_million_silent_tokens(config: Make) -> None:
     resolved = config(steps=1_000_000, batch_size=2048).resolved(hook="h", num_rows=1000, device=CPU)
     assert resolved.dead.after_tokens == 10_000_000
 
 
-def test_the_id_is_of_what_is_computed(config: Make) -> None:
+def test_the_run_id_depends_only_on_what_is_computed(config: Make) -> None:
     base = config().run_id("cache")
     assert config(log_every=7, checkpoint_every=9, cache="elsewhere").run_id("cache") == base
     assert config(seed=1).run_id("cache") != base
@@ -98,7 +99,7 @@ def test_a_penalty_named_twice_is_numbered() -> None:
     assert labels([L1(weight=1), AuxK(), L1(weight=2)]) == ["l1", "auxk", "l1.2"]
 
 
-def test_a_plugin_joins_the_family(config: Make, tmp_path: Path) -> None:
+def test_a_plugin_joins_the_family_and_its_text_the_ids_of_the_runs_that_use_it(config: Make, tmp_path: Path) -> None:
     plugin = tmp_path / "l_half.py"
     plugin.write_text(
         "from typing import Literal\n"
@@ -108,6 +109,14 @@ def test_a_plugin_joins_the_family(config: Make, tmp_path: Path) -> None:
         "    def __call__(self, ctx, state, now):\n"
         "        return Penalised(ctx.acts.clamp_min(1e-6).sqrt().sum() / len(ctx.x), {}, state)\n"
     )
-    made = config(plugins=[str(plugin)], penalties=[{"name": "l_half", "weight": 0.1}])
-    assert type(made.penalties[0]).__name__ == "LHalf"
-    type(made.penalties[0]).members.pop("l_half")  # other tests run over every member
+
+    def run_id(penalty: str) -> str:
+        changed = config(plugins=[str(plugin)], penalties=[{"name": penalty, "weight": 0.1}])
+        assert type(changed.penalties[0]).__name__ == ("LHalf" if penalty == "l_half" else "L1")
+        return changed.resolved(hook="h", num_rows=1000, device=CPU).run_id("cache")
+
+    used, unused = run_id("l_half"), run_id("l1")
+    plugin.write_text(plugin.read_text() + "# another text\n")
+    assert run_id("l_half") != used
+    assert run_id("l1") == unused
+    Penalty.members.pop("l_half")  # other tests run over every member

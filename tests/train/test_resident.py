@@ -1,4 +1,4 @@
-"""A run from a resident cache is the run from a streamed one."""
+"""Training from a resident cache gives the same run as from a streamed one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def config(cache: Path, **keys: Any) -> TrainConfig:
     return TrainConfig.parse({**raw, "steps": 6, "batch_size": 33, "device": "cpu", "seeds": [0, 1], **keys})
 
 
-def test_it_is_the_same_run(tiny_cache: Path, tmp_path: Path) -> None:
+def test_resident_and_streamed_runs_are_identical(tiny_cache: Path, tmp_path: Path) -> None:
     streamed = train(config(tiny_cache), tmp_path / "streamed")
     resident = train(config(tiny_cache, resident="ram"), tmp_path / "resident", progress=Silent())
-    for one, other in zip(streamed, resident, strict=True):
-        assert open_run(one).run_id == open_run(other).run_id
-        weights = [path / "sae" / "sae_weights.safetensors" for path in (one, other)]
+    for run, twin in zip(streamed, resident, strict=True):
+        assert open_run(run).run_id == open_run(twin).run_id
+        weights = [path / "sae" / "sae_weights.safetensors" for path in (run, twin)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_run_may_go_on_with_its_cache_elsewhere(tiny_cache: Path, tmp_path: Path) -> None:
+def test_a_run_may_be_resumed_with_its_cache_in_other_memory(tiny_cache: Path, tmp_path: Path) -> None:
     class Killed(Exception):  # noqa: N818 - a crash, not an error
         pass
 
@@ -41,17 +41,17 @@ def test_a_run_may_go_on_with_its_cache_elsewhere(tiny_cache: Path, tmp_path: Pa
     with pytest.raises(Killed):
         train(config(tiny_cache, checkpoint_every=3), tmp_path / "killed", progress=KillAt())
     resumed = train(config(tiny_cache, checkpoint_every=3, resident="ram"), tmp_path / "killed", resume="must")
-    whole = train(config(tiny_cache, checkpoint_every=3), tmp_path / "whole")
-    for one, other in zip(resumed, whole, strict=True):
-        weights = [path / "sae" / "sae_weights.safetensors" for path in (one, other)]
+    uninterrupted = train(config(tiny_cache, checkpoint_every=3), tmp_path / "uninterrupted")
+    for run, twin in zip(resumed, uninterrupted, strict=True):
+        weights = [path / "sae" / "sae_weights.safetensors" for path in (run, twin)]
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_gpu_that_is_not_there_is_seen_in_the_plan(tiny_cache: Path) -> None:
-    with pytest.raises(ConfigError, match="resident: gpu, and the device is cpu"):
+def test_a_missing_gpu_is_found_when_planning(tiny_cache: Path) -> None:
+    with pytest.raises(ConfigError, match="resident: gpu needs a CUDA device, but the device is cpu"):
         plan(config(tiny_cache, resident="gpu"))
 
 
-def test_variants_share_it(tiny_cache: Path) -> None:
+def test_variants_share_the_resident_cache(tiny_cache: Path) -> None:
     with pytest.raises(ConfigError, match="sets 'resident'"):
         plan(config(tiny_cache, variants=[{"name": "a", "resident": "ram"}]))

@@ -29,7 +29,7 @@ from saepipe.train.step.step import train_step
 Make = Callable[..., TrainConfig]
 TOPK: dict[str, Any] = {"sae": {"name": "topk", "d_sae": 40, "k": 4}, "penalties": [{"name": "auxk"}]}
 VARIANTS = [{"name": "plain"}, {"name": "strong", "penalties.0.weight": 2.0, "steps": 13}, {"name": "topk", **TOPK}]
-# Latents die within 34 tokens and start anew at steps 4, 8, 12, 16: every part of the state is in use.
+# Latents die within 34 tokens and are resampled at steps 4, 8, 12, 16, so every part of the state is in use.
 LIVELY = {"dead": {"after_tokens": 34, "resample_steps": 4}, "variants": VARIANTS}
 
 
@@ -66,7 +66,7 @@ def test_a_finished_run(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
 
 
 @pytest.mark.parametrize("d_sae", [8, 24, 40])  # d_in is 24
-def test_rows_not_columns_are_of_unit_norm(config: Make, tmp_path: Path, d_sae: int) -> None:
+def test_rows_not_columns_have_unit_norm(config: Make, tmp_path: Path, d_sae: int) -> None:
     (path,) = train(config(sae={"name": "relu", "d_sae": d_sae}), tmp_path)
     W_dec = load(path).W_dec
     assert W_dec.shape == (d_sae, 24)
@@ -77,7 +77,7 @@ def test_rows_not_columns_are_of_unit_norm(config: Make, tmp_path: Path, d_sae: 
 def test_training_learns(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
     (path,) = train(config(steps=600, batch_size=64, log_every=100, checkpoint_every=1000), tmp_path)
     assert metrics(path)[-1]["fvu"] < 0.25 * metrics(path)[0]["fvu"]
-    # The saved SAE takes raw activations: its own error on them is what training said.
+    # The saved SAE takes raw activations; its error on them must be the error that training logged.
     rows = next(BatchStream(Cache.open(tiny_cache), "blocks.1.hook_resid_post", 2000, 7).batches()).float()
     x_hat = load(path)(rows)
     fvu = (rows - x_hat).square().sum() / (rows - rows.mean(0)).square().sum()
@@ -85,13 +85,13 @@ def test_training_learns(config: Make, tmp_path: Path, tiny_cache: Path) -> None
 
 
 def test_the_saved_sae_is_the_trained_one_in_raw_units(config: Make, tmp_path: Path) -> None:
-    """SAE(raw) * s == trained(s * raw); the trained one is made from the last checkpoint and the batches after it."""
+    """SAE(raw) * s == trained(s * raw); `trained` is rebuilt from the last checkpoint and the batches after it."""
     (path,) = train(config(), tmp_path)
     (run,) = plan_runs(config(), tmp_path)
-    found = last_checkpoint(path / "checkpoints", run.run_id)
-    assert found is not None
-    assert found.name == "15"
-    state = load_checkpoint(found, run.recipe)
+    checkpoint = last_checkpoint(path / "checkpoints", run.run_id)
+    assert checkpoint is not None
+    assert checkpoint.name == "15"
+    state = load_checkpoint(checkpoint, run.recipe)
     with BatchStream(run.cache, "blocks.1.hook_resid_post", 17, 0) as stream:
         for _, rows in zip(range(5), stream.batches(15), strict=False):
             train_step(run.recipe, state, rows)
@@ -104,7 +104,9 @@ def test_the_saved_sae_is_the_trained_one_in_raw_units(config: Make, tmp_path: P
 
 
 @pytest.mark.parametrize("sparse_steps", ["never", "always"])
-def test_together_is_alone_bit_for_bit(config: Make, tmp_path: Path, sparse_steps: str) -> None:
+def test_runs_trained_together_equal_runs_trained_alone_bit_for_bit(
+    config: Make, tmp_path: Path, sparse_steps: str
+) -> None:
     lively = {**LIVELY, "sparse_steps": sparse_steps}
     together = train(config(**lively, seeds=[0, 1]), tmp_path / "together")
     assert len(together) == 6
@@ -118,14 +120,14 @@ def test_together_is_alone_bit_for_bit(config: Make, tmp_path: Path, sparse_step
     assert len({weights(path) for path in together}) == 6
 
 
-def test_watching_changes_nothing(config: Make, tmp_path: Path) -> None:
+def test_logging_and_checkpoints_change_nothing(config: Make, tmp_path: Path) -> None:
     (rarely,) = train(config(log_every=100, checkpoint_every=100), tmp_path / "rarely")
     (always,) = train(config(log_every=1, checkpoint_every=1), tmp_path / "always")
     assert weights(rarely) == weights(always)
     assert open_run(rarely).run_id == open_run(always).run_id
 
 
-def test_the_global_generator_is_neither_read_nor_moved(config: Make, tmp_path: Path) -> None:
+def test_the_global_generator_is_neither_read_nor_advanced(config: Make, tmp_path: Path) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     (first,) = train(config(**{**LIVELY, "variants": []}), tmp_path / "first")
@@ -135,7 +137,7 @@ def test_the_global_generator_is_neither_read_nor_moved(config: Make, tmp_path: 
     assert weights(first) == weights(second)
 
 
-def test_seed_is_the_initialisation_and_data_seed_the_order(config: Make, tmp_path: Path) -> None:
+def test_seed_sets_the_initialisation_and_data_seed_the_order(config: Make, tmp_path: Path) -> None:
     runs = {}
     for seed, data_seed in ((0, 0), (1, 0), (0, 1)):
         (path,) = train(config(seed=seed, data_seed=data_seed, steps=1), tmp_path / f"{seed}{data_seed}")
@@ -146,23 +148,37 @@ def test_seed_is_the_initialisation_and_data_seed_the_order(config: Make, tmp_pa
 @pytest.mark.parametrize(
     ("batches", "sparse_steps"), [(3, "never"), (10, "never"), (14, "never"), (17, "never"), (14, "always")]
 )
-def test_a_killed_training_goes_on_bit_for_bit(config: Make, tmp_path: Path, batches: int, sparse_steps: str) -> None:
-    """Killed twice, the second time soon after it went on."""
-    asked = config(**LIVELY, sparse_steps=sparse_steps)
-    whole = train(asked, tmp_path / "whole")
+def test_a_killed_training_is_resumed_bit_for_bit(
+    config: Make, tmp_path: Path, batches: int, sparse_steps: str
+) -> None:
+    """Killed twice, the second time soon after it was resumed; some checkpoints lie between two log lines."""
+    lively = config(**LIVELY, sparse_steps=sparse_steps, log_every=7)
+    uninterrupted = train(lively, tmp_path / "uninterrupted")
     parts = tmp_path / "parts"
-    for left in (batches, 2):
+    for num_batches in (batches, 2):
         with pytest.raises(Killed):
-            train(asked, parts, progress=KillAfter(left))
+            train(lively, parts, progress=KillAfter(num_batches))
     (parts / "plain" / "seed-0" / "metrics.jsonl").open("a").write('{"step": 9, "tor')
-    resumed = train(asked, parts, resume="must")
-    for one, other in zip(whole, resumed, strict=True):
-        assert weights(one) == weights(other)
-        assert (one / "manifest.jsonl").read_bytes() == (other / "manifest.jsonl").read_bytes()
-        assert metrics(one) == metrics(other)
+    resumed = train(lively, parts, resume="must")
+    for run, twin in zip(resumed, uninterrupted, strict=True):
+        assert weights(run) == weights(twin)
+        assert (run / "manifest.jsonl").read_bytes() == (twin / "manifest.jsonl").read_bytes()
+        assert metrics(run) == metrics(twin)
 
 
-def test_checkpoints_that_are_not_whole_are_passed_over(config: Make, tmp_path: Path) -> None:
+def test_a_resumed_run_is_trained_beside_a_variant_that_fails_its_dry_step(config: Make, tmp_path: Path) -> None:
+    sound = {"name": "sound"}
+    lenient = {"most_l0": 1.0, "least_variance": -1e9}  # 20 steps make no good SAE
+    (uninterrupted,) = train(config(variants=[sound]), tmp_path / "uninterrupted")
+    with pytest.raises(Killed):
+        train(config(variants=[sound]), tmp_path / "parts", progress=KillAfter(12))
+    broken = {"name": "broken", "optimizer": {"lr": 1e38, "clip": None, "warmup": 0}}
+    with pytest.raises(HealthError, match=r"1 of 2 runs failed:\n.*broken/seed-0: H7 error"):
+        train(config(variants=[sound, broken], health=lenient), tmp_path / "parts", strict=True)
+    assert weights(open_run(tmp_path / "parts" / "sound" / "seed-0").path) == weights(uninterrupted)
+
+
+def test_damaged_checkpoints_are_skipped(config: Make, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         train(config(), tmp_path, progress=KillAfter(17))
     folder = tmp_path / "base" / "seed-0" / "checkpoints"
@@ -170,13 +186,13 @@ def test_checkpoints_that_are_not_whole_are_passed_over(config: Make, tmp_path: 
     run_id = json.loads((folder / "15" / "state.json").read_text())["run_id"]
     (folder / "15" / "state.safetensors").write_bytes(b"other")
     (folder / "16").mkdir()
-    found = last_checkpoint(folder, run_id)
-    assert found is not None
-    assert found.name == "10"
+    checkpoint = last_checkpoint(folder, run_id)
+    assert checkpoint is not None
+    assert checkpoint.name == "10"
     assert last_checkpoint(folder, "another run") is None
     (resumed,) = train(config(), tmp_path)
-    (whole,) = train(config(), tmp_path / "whole")
-    assert weights(resumed) == weights(whole)
+    (uninterrupted,) = train(config(), tmp_path / "uninterrupted")
+    assert weights(resumed) == weights(uninterrupted)
 
 
 def test_a_checkpoint_holds_the_whole_state(config: Make, tmp_path: Path) -> None:
@@ -194,12 +210,12 @@ def test_a_checkpoint_holds_the_whole_state(config: Make, tmp_path: Path) -> Non
     }
 
 
-def test_another_config_is_refused_with_the_difference(config: Make, tmp_path: Path) -> None:
+def test_another_config_is_refused_with_its_differences(config: Make, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         train(config(), tmp_path, progress=KillAfter(7))
     with pytest.raises(ConfigError, match=r"optimizer\.lr: 0\.003 -> 0\.01"):
         train(config(optimizer={"lr": 1e-2}), tmp_path)
-    (path,) = train(config(log_every=1), tmp_path)  # another way of watching it is the same run
+    (path,) = train(config(log_every=1), tmp_path)  # logging does not change the run
     assert open_run(path).config.log_every == 1
 
 
@@ -214,7 +230,7 @@ def test_another_cache_is_refused(config: Make, tmp_path: Path, tiny_cache: Path
         train(config(cache=str(other)), tmp_path / "out")
 
 
-def test_finished_runs_are_left_alone(config: Make, tmp_path: Path) -> None:
+def test_finished_runs_are_left_as_they_are(config: Make, tmp_path: Path) -> None:
     (first,) = train(config(), tmp_path)
     inode = (first / "sae" / "cfg.json").stat().st_ino
     progress = Silent()
@@ -222,14 +238,14 @@ def test_finished_runs_are_left_alone(config: Make, tmp_path: Path) -> None:
     paths = train(config(variants=variants), tmp_path, progress=progress)
     assert [path.parent.name for path in paths] == ["base", "new"]
     assert (first / "sae" / "cfg.json").stat().st_ino == inode
-    assert "1 of 2 runs are finished already" in progress.said
+    assert "1 of 2 runs are already finished" in progress.said
 
 
 def test_resume_never_and_must(config: Make, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run to go on with"):
+    with pytest.raises(ConfigError, match="no run to resume"):
         train(config(), tmp_path, resume="must")
     train(config(), tmp_path, resume="never")
-    with pytest.raises(ConfigError, match="holds a run already"):
+    with pytest.raises(ConfigError, match="already holds a run"):
         train(config(), tmp_path, resume="never")
 
 
@@ -246,7 +262,7 @@ def test_a_variant_that_breaks_stops_alone(config: Make, tmp_path: Path) -> None
 
 
 def test_a_run_that_did_not_move_is_not_committed(config: Make, tmp_path: Path) -> None:
-    with pytest.raises(HealthError, match="moved by less"):
+    with pytest.raises(HealthError, match="training moved W_enc by"):
         train(config(optimizer={"lr": 1e-12}), tmp_path)
     assert not (tmp_path / "base" / "seed-0" / "COMMITTED").exists()
 
@@ -272,9 +288,9 @@ def test_metrics_are_means_since_the_last_line(config: Make, tmp_path: Path) -> 
     single, lines = metrics(every), metrics(fifth)
     assert [line["step"] for line in lines] == [1, 5, 10, 15, 20]
     for line in lines[1:]:
-        since = [one for one in single if max(1, line["step"] - 5) < one["step"] <= line["step"]]
+        summed = [each for each in single if max(1, line["step"] - 5) < each["step"] <= line["step"]]
         for name in ("reconstruction", "l1"):
-            mean = sum(one["terms"][name]["weighted"] for one in since) / len(since)
+            mean = sum(each["terms"][name]["weighted"] for each in summed) / len(summed)
             assert line["terms"][name]["weighted"] == pytest.approx(mean)
         assert line["loss"] == pytest.approx(sum(term["weighted"] for term in line["terms"].values()))
         assert sum(term["gradient_share"] for term in line["terms"].values()) == pytest.approx(1)
@@ -284,7 +300,7 @@ def test_metrics_are_means_since_the_last_line(config: Make, tmp_path: Path) -> 
     assert single[-1]["lr"] == pytest.approx(3e-3 / 4)
 
 
-def test_both_precisions_train(config: Make, tmp_path: Path) -> None:
+def test_both_compute_dtypes_train(config: Make, tmp_path: Path) -> None:
     variants = [{"name": "single", "compute_dtype": "float32"}, {"name": "half", "compute_dtype": "bfloat16"}]
     single, half = train(config(variants=variants, steps=100), tmp_path)
     assert weights(single) != weights(half)
@@ -292,23 +308,23 @@ def test_both_precisions_train(config: Make, tmp_path: Path) -> None:
 
 
 def test_the_plan_is_made_without_training(config: Make, tmp_path: Path) -> None:
-    told = plan(config(variants=VARIANTS, seeds=[0, 1], steps=1000))
-    assert told["streams"] == 1
-    assert len(told["runs"]) == 6
-    run = told["runs"][0]
+    planned = plan(config(variants=VARIANTS, seeds=[0, 1], steps=1000))
+    assert planned["streams"] == 1
+    assert len(planned["runs"]) == 6
+    run = planned["runs"][0]
     assert (run["run"], run["steps"], run["tokens"]) == ("plain/seed-0", 1000, 17_000)
     assert run["passes"] == pytest.approx(17_000 / 8200)
     assert run["sae_bytes"] == 4 * (2 * 24 * 40 + 40 + 24)
-    assert told["runs"][2]["steps"] == 13
+    assert planned["runs"][2]["steps"] == 13
 
 
-def test_runs_that_read_other_batches_have_their_own_stream(config: Make, tmp_path: Path) -> None:
+def test_runs_that_read_different_batches_have_streams_of_their_own(config: Make, tmp_path: Path) -> None:
     variants = [{"name": "a"}, {"name": "b", "data_seed": 4}, {"name": "c", "batch_size": 8}]
     assert plan(config(variants=variants))["streams"] == 3
     assert [path.parent.name for path in train(config(variants=variants), tmp_path)] == ["a", "b", "c"]
 
 
-def test_more_than_one_pass_is_said(config: Make, tmp_path: Path) -> None:
+def test_more_than_one_pass_is_reported(config: Make, tmp_path: Path) -> None:
     progress = Silent()
     train(config(batch_size=1000, steps=10), tmp_path, progress=progress)
     assert "10 steps of 1000 read the 8,200 cached rows 1.2 times" in progress.said
@@ -322,7 +338,7 @@ def test_more_than_one_pass_is_said(config: Make, tmp_path: Path) -> None:
         ({"cache": "nowhere"}, ConfigError, "does not exist"),
     ],
 )
-def test_what_cannot_be_trained_is_said_before_anything_is_made(
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     config: Make, tmp_path: Path, changes: dict[str, str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -331,11 +347,11 @@ def test_what_cannot_be_trained_is_said_before_anything_is_made(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there(config: Make, tmp_path: Path) -> None:
+def test_a_missing_gpu(config: Make, tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="no device 'cuda'"):
         train(config(device="cuda"), tmp_path)
 
 
-def test_a_cache_of_several_hooks_needs_one_named(config: Make, toy_cache: Path, tmp_path: Path) -> None:
+def test_a_cache_with_several_hooks_needs_a_named_hook(config: Make, toy_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"blocks\.1\.hook_resid_post, blocks\.2\.hook_resid_post"):
         train(config(cache=str(toy_cache)), tmp_path)

@@ -1,4 +1,4 @@
-"""Settings that move: schedules against their formulas, controllers against a plant, mistakes in words."""
+"""Settings that change during a run: schedules against formulas, controllers against a plant, error messages."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ CPU = torch.device("cpu")
 )
 def test_a_schedule_goes_from_start_to_end(shape: str, half: float) -> None:
     schedule = Schedule.parse({"shape": shape, "start": 1.0, "end": 0.01, "begin": 0.1, "finish": 0.6})
-    seen = [schedule.at(step, 201) for step in range(201)]
-    assert seen[: 20 + 1] == [1.0] * 21
-    assert seen[70] == pytest.approx(half, rel=1e-2)
-    assert seen[120:] == pytest.approx([0.01] * 81)
-    assert seen == sorted(seen, reverse=True)
+    values = [schedule.at(step, 201) for step in range(201)]
+    assert values[: 20 + 1] == [1.0] * 21
+    assert values[70] == pytest.approx(half, rel=1e-2)
+    assert values[120:] == pytest.approx([0.01] * 81)
+    assert values == sorted(values, reverse=True)
 
 
-def test_an_exponential_schedule_is_the_studys_decay() -> None:
-    """0.1 * 0.999^step over 4,882 steps, as the study on top-k orthogonality has it."""
+def test_an_exponential_schedule_gives_the_decay_of_study_b() -> None:
+    """0.1 * 0.999^step over 4,882 steps, as in the study on top-k orthogonality."""
     schedule = Schedule(shape="exponential", start=0.1, end=0.1 * 0.999**4881)
     assert [schedule.at(step, 4882) for step in (0, 693, 4881)] == pytest.approx(
         [0.1 * 0.999**step for step in (0, 693, 4881)]
@@ -49,14 +49,14 @@ def test_a_cosine_schedule_begins_and_ends_flat() -> None:
 
 def test_h19_a_schedule_longer_than_the_run_is_refused(config: Make) -> None:
     weight = {"start": 0.1, "end": 0.01, "steps": 21}
-    asked = config(penalties=[{"name": "l1", "weight": weight}])
-    with pytest.raises(ConfigError, match=r"H19: the schedule of l1\.weight ends at step 21.* the run has 20 steps"):
-        asked.resolved(hook="h", num_rows=1000, device=CPU)
+    train_config = config(penalties=[{"name": "l1", "weight": weight}])
+    with pytest.raises(ConfigError, match=r"H19 .*: the schedule of l1\.weight ends at step 21.* the run has 20 steps"):
+        train_config.resolved(hook="h", num_rows=1000, device=CPU)
     fits = config(penalties=[{"name": "l1", "weight": {**weight, "steps": 20}}])
     assert fits.resolved(hook="h", num_rows=1000, device=CPU).steps == 20
 
 
-def test_warm_up_multiplies_whatever_the_weight_is() -> None:
+def test_warm_up_multiplies_scheduled_and_steered_weights() -> None:
     penalty = L1.parse({"weight": {"start": 2.0, "end": 1.0}, "warmup": 0.5})
     assert settings_at(penalty, 0, 11)["weight"] == pytest.approx(2 / 5.5)
     assert settings_at(penalty, 10, 11)["weight"] == 1.0
@@ -66,19 +66,19 @@ def test_warm_up_multiplies_whatever_the_weight_is() -> None:
 
 @pytest.mark.parametrize("lowers", [True, False])
 def test_a_controller_brings_a_lagging_quantity_to_its_target(lowers: bool) -> None:
-    """The plant: log quantity follows 3 -+ log setting with a lag of 20 steps."""
+    """In the plant, the log quantity follows 3 -+ log setting with a lag of 20 steps."""
     controller = Controller(to=5.0, start=1.0, setting_lowers=lowers)
     setting, quantity = torch.tensor(0.0), torch.tensor(3.0)
-    held = []
+    settings = []
     for step in range(1000):
         quantity = quantity + (3 + (-setting if lowers else setting) - quantity) / 20
         setting = controller.moved(setting, quantity.exp(), step, 1000)
-        held.append(float(setting))
+        settings.append(float(setting))
     assert float(quantity.exp()) == pytest.approx(5.0, rel=0.01)
-    assert len(set(held[799:])) == 1
+    assert len(set(settings[799:])) == 1
 
 
-def test_a_steered_weight_is_what_a_run_trains_with_and_remembers(config: Make) -> None:
+def test_a_run_trains_with_its_steered_weight_and_keeps_it_in_its_state(config: Make) -> None:
     resolved = config(penalties=[{"name": "l0_target", "l0": 4.0, "weight": 0.1}]).resolved(
         hook="h", num_rows=1000, device=CPU
     )
@@ -94,7 +94,7 @@ def test_a_steered_weight_is_what_a_run_trains_with_and_remembers(config: Make) 
     assert float(state.steered["l0_target.weight"].exp()) == pytest.approx(moved, rel=1e-5)
 
 
-def test_l0_target_refuses_what_it_cannot_steer(config: Make) -> None:
+def test_l0_target_refuses_an_architecture_with_fixed_k(config: Make) -> None:
     with pytest.raises(ConfigError, match="topk has k = 4"):
         config(sae={"name": "topk", "d_sae": 40, "k": 4}, penalties=[{"name": "l0_target", "l0": 4.0}])
 
@@ -104,10 +104,10 @@ class Example(Config):
 
 
 @pytest.mark.parametrize(
-    ("share", "words"),
+    ("share", "message"),
     [
-        (1.5, r"share = 1.5: must lie within \[0, 1\]"),
-        ({"start": 0.5, "end": 2.0}, r"share: must lie within \[0, 1\]"),
+        (1.5, r"share = 1.5: must be within \[0, 1\]"),
+        ({"start": 0.5, "end": 2.0}, r"share: must be within \[0, 1\]"),
         ({"start": 0.5, "end": 0.0, "shape": "exponential"}, "cannot go from 0.5 to 0.0"),
         ({"start": 0.5, "end": 0.1, "begin": 0.9, "finish": 0.3}, "finishes at 0.3 of the run"),
         ({"strat": 0.5, "end": 0.1}, "unknown key 'share.schedule.strat'; did you mean 'start'"),
@@ -115,6 +115,6 @@ class Example(Config):
         ("often", "should be a valid number"),
     ],
 )
-def test_a_mistake_in_a_setting_is_told_alone(share: Any, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_a_setting_error_names_its_own_form_only(share: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Example.parse({"share": share})

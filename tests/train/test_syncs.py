@@ -1,4 +1,4 @@
-"""Between two lines of the log a step asks for no tensor's value: on CUDA that would wait for all that was queued."""
+"""Between two log lines no step reads the value of a tensor: on CUDA that would wait for all queued operations."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ WAITING = (
     "unique",
     "repeat_interleave.Tensor",
 )
-"""Operations whose result, or its shape, the host must know before it can go on."""
+"""Operations whose result, or its shape, the host must know before it can continue."""
 
 
 class Waits(TorchDispatchMode):
-    """Notes every operation that waits for a device."""
+    """Records every operation that would wait for a device."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.operations: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func).removeprefix("aten.")
@@ -52,12 +52,12 @@ class Waits(TorchDispatchMode):
             for index in argument
         )
         if by_mask or name.split(".")[0] in WAITING or name in WAITING:
-            self.found.append(name)
+            self.operations.append(name)
         return func(*args, **(kwargs or {}))
 
 
 def waits_of_a_step(config: Make, **changes: Any) -> list[str]:
-    """Of the second step, the first having done what is done once."""
+    """Returns the waits of the second step; the first does what is done only once."""
     resolved = config(steps=1000, **changes).resolved(hook="h", num_rows=1000, device=torch.device("cpu"))
     recipe = Recipe(resolved, 24, 1.0, torch.device("cpu"))
     state = fresh_state(recipe, initial_params(recipe))
@@ -65,7 +65,7 @@ def waits_of_a_step(config: Make, **changes: Any) -> list[str]:
     train_step(recipe, state, x)
     with Waits() as waits:
         train_step(recipe, state, x)
-    return waits.found
+    return waits.operations
 
 
 @pytest.mark.parametrize("name", sorted(Architecture.members))
@@ -81,15 +81,15 @@ def test_a_penalty_does_not_wait(config: Make, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("topk", []), ("batch_topk", []), ("relu", ["nonzero.default"])])
-def test_a_sparse_step_waits_for_the_number_of_entries_at_most(config: Make, name: str, expected: list[str]) -> None:
+def test_a_sparse_step_waits_only_for_the_number_of_entries(config: Make, name: str, expected: list[str]) -> None:
     sae = {"name": name, "d_sae": 40, **K.get(name, {})}
     assert waits_of_a_step(config, sae=sae, penalties=[], sparse_steps="always") == expected
 
 
-def test_a_wait_is_seen(config: Make) -> None:
+def test_waits_are_recorded(config: Make) -> None:
     x = torch.arange(6.0)
     with Waits() as waits:
         float(x[2])
         x[x > 2]
         x.nonzero()
-    assert waits.found == ["_local_scalar_dense.default", "index.Tensor", "nonzero.default"]
+    assert waits.operations == ["_local_scalar_dense.default", "index.Tensor", "nonzero.default"]

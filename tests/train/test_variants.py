@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from helpers.repository import EXAMPLES
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
+from saepipe.train.plan import plan_runs
 from saepipe.train.variants import expand
 
 Make = Callable[..., TrainConfig]
@@ -29,7 +32,7 @@ def test_a_list_times_seeds(config: Make) -> None:
     assert runs[4].config.sae.name == "topk"
 
 
-def test_a_grid_is_every_combination_and_a_zip_goes_in_step(config: Make) -> None:
+def test_a_grid_is_every_combination_and_a_zip_pairs_values(config: Make) -> None:
     values = {"penalties.0.weight": [0.1, 0.2], "optimizer.lr": [1e-3, 2e-3]}
     grid = expand(config(variants={"grid": values}))
     assert [(run.config.penalties[0].weight, run.config.optimizer.lr) for run in grid] == [
@@ -48,7 +51,18 @@ def test_a_key_that_ends_like_another_is_named_in_full(config: Make) -> None:
     assert expand(config(variants={"grid": grid}))[0].name == "optimizer.warmup=0.1,penalties.0.warmup=0.2"
 
 
-def test_a_name_is_one_folder(config: Make) -> None:
+def test_a_plugin_variant_does_not_change_the_run_ids_of_the_others(config: Make, tmp_path: Path) -> None:
+    plain = {"name": "plain"}
+    hoyer = {"name": "hoyer", "penalties.0": {"name": "hoyer", "weight": 1.0}}
+    (before,) = plan_runs(config(variants=[plain]), tmp_path)
+    same, joined = plan_runs(config(variants=[plain, hoyer], plugins=[str(EXAMPLES / "hoyer.py")]), tmp_path)
+    assert same.run_id == before.run_id
+    assert same.recipe.config.plugin_sources == {}
+    assert joined.recipe.config.plugin_sources.keys() == {"hoyer"}
+    assert "hoyer" in joined.recipe.config.identity()["plugin_sources"]
+
+
+def test_a_name_becomes_one_folder(config: Make) -> None:
     runs = expand(config(variants=[{"name": "../b c"}]))
     assert runs[0].name == "..-b-c"
 
@@ -59,13 +73,13 @@ def test_a_name_is_one_folder(config: Make) -> None:
         ([{"penalties.0.wieght": 1}], "'weight'"),
         ([{"penalties.4.weight": 1}], "'4'"),
         ([{"optimiser.lr": 1}], "'optimizer'"),
-        ([{"seed": 4}], "seeds"),
+        ([{"seed": 4}], "seeds: `seeds:`"),
         ([{"name": "a"}, {"name": "a", "optimizer.lr": 1}], "same name"),
         ([{"name": "a"}, {"name": "b", "log_every": 9}], "same run"),
-        ({"zip": {"optimizer.lr": [1, 2], "batch_size": [3]}}, "one length"),
+        ({"zip": {"optimizer.lr": [1, 2], "batch_size": [3]}}, "same length"),
         ({"zip": {"optimizer.lr": [1]}, "grid": {"batch_size": [3]}}, "not several"),
     ],
 )
-def test_what_does_not_fit_is_refused(config: Make, variants: object, message: str) -> None:
+def test_invalid_variants_are_refused(config: Make, variants: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         expand(config(variants=variants))

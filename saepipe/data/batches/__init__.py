@@ -1,1 +1,1 @@
-"""What streams from a cache: shuffled batches, decoded ahead or kept in memory, delivered to a device."""
+"""Shuffled batches from a cache, decoded ahead or kept in memory, and copied to a device."""

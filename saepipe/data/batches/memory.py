@@ -1,4 +1,4 @@
-"""Which memory a cache may be kept in, and how much of it is free."""
+"""Choice of the memory that holds a cache, and how much of the host's is free."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ import torch
 from saepipe.data.errors import ConfigError
 
 Resident = Literal["none", "ram", "gpu"]
-"""Which memory a cache is decoded into before the first batch; `none`: it is decoded as it is read."""
+"""Memory into which a cache is decoded before the first batch; with `none`, it is decoded while it is read."""
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def check_resident(resident: Resident, device: torch.device) -> None:
-    """Raises ConfigError if `device` has no memory of its own to keep rows in."""
+    """Raises ConfigError if rows are to be kept in the memory of a device that is not CUDA."""
     if resident == "gpu" and device.type != "cuda":
-        raise ConfigError(
-            f"resident: gpu, and the device is {device}", hint="resident: ram, or device: cuda where there is one"
-        )
+        hint = "resident: ram, or device: cuda if there is one"
+        raise ConfigError(f"resident: gpu needs a CUDA device, but the device is {device}", hint=hint)
 
 
 def free_ram() -> float:
-    """Bytes that could be had without swapping, and no more than a container's limit leaves."""
+    """Bytes available without swapping, within the limit of the container."""
     return min(_free_of_machine(), _free_of_container())
 
 
 def _free_of_machine() -> int:
-    """The kernel's own estimate, which counts the page cache as free; all of the machine's where there is none."""
+    """The kernel's own estimate, which counts the page cache as free; without one, all memory of the machine."""
     fields = dict(line.split(":") for line in MEMINFO.read_text().splitlines()) if MEMINFO.exists() else {}
     if "MemAvailable" in fields:
         return int(fields["MemAvailable"].split()[0]) * 1024
@@ -38,7 +37,7 @@ def _free_of_machine() -> int:
 
 
 def _free_of_container() -> float:
-    """Of control group version 2 as a container sees it; infinite where no limit is set."""
+    """Bytes left by control group version 2, as seen inside a container; infinite if no limit is set."""
     limit = CGROUP / "memory.max"
     if not limit.exists() or limit.read_text().strip() == "max":
         return float("inf")

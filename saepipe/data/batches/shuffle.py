@@ -18,7 +18,7 @@ def permutation(size: int, *key: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Pool:
-    """Some chunks of one epoch, to be shuffled together."""
+    """Chunks of one epoch that are shuffled together."""
 
     seed: int
     epoch: int
@@ -26,29 +26,29 @@ class Pool:
     chunks: tuple[int, ...]
     num_rows: int
     skip: int
-    """Rows at the front of its permuted order that are not wanted: the stream began later."""
+    """Number of rows at the front of the permuted order to leave out, because the stream starts later."""
 
     def order(self) -> torch.Tensor:
-        """Which of its rows comes when, counted through its chunks; int64 (num_rows,)."""
+        """Permuted order of the pool's rows, numbered through its chunks; int64 (num_rows,)."""
         return permutation(self.num_rows, self.seed, self.epoch, self.number)
 
 
 def pools(num_rows: int, chunk_rows: int, pool_chunks: int, seed: int, start: int) -> Iterator[Pool]:
-    """The endless sequence of pools from row `start` of the stream on.
+    """Yields the endless sequence of pools, from row `start` of the stream on.
 
     Args:
-        num_rows: of the cache; its last chunk may not be full.
-        chunk_rows: rows a chunk.
+        num_rows: rows in the cache; its last chunk may be partial.
+        chunk_rows: rows per chunk.
         pool_chunks: chunks shuffled together.
-        seed: of the order.
-        start: rows of the stream to leave out.
+        seed: seed of the order.
+        start: number of rows at the front of the stream to leave out.
     """
     num_chunks = -(-num_rows // chunk_rows)
     epoch, skip = divmod(start, num_rows)
     while True:
         order = permutation(num_chunks, seed, epoch).tolist()
         for number, first in enumerate(range(0, num_chunks, pool_chunks)):
-            # The chunk that may not be full stands at the end of its pool, where it leaves no gap.
+            # The chunk that may be partial goes to the end of its pool, where it leaves no gap.
             chunks = tuple(sorted(order[first : first + pool_chunks], key=lambda chunk: chunk == num_chunks - 1))
             last = num_rows - (num_chunks - 1) * chunk_rows
             size = sum(last if chunk == num_chunks - 1 else chunk_rows for chunk in chunks)

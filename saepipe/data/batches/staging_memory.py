@@ -1,8 +1,8 @@
-"""Where decoded rows wait to be drawn: the memory of this process, or that of a CUDA device.
+"""Memory in which decoded rows wait to be gathered into batches: that of this process, or that of a CUDA device.
 
-A place decodes chunks into its memory from any thread, and draws rows from it. On the CPU that is all. On a device a
-chunk is decoded into one of a few pinned buffers and copied from there on a stream of its own (`side_stream.py`), so
-`claim` must come before memory is filled again and `settle` between filling it and drawing from it.
+A StagingMemory decodes chunks into its tensors from any thread, and gathers rows from them. On the CPU that is all. On
+a device, a chunk is decoded into one of a few pinned buffers and copied from there on a separate stream
+(`side_stream.py`), so `before_fill` must precede a new fill, and `after_fill` must come between fills and gathers.
 """
 
 from __future__ import annotations
@@ -19,84 +19,84 @@ from saepipe.data.batches.side_stream import SideStream, upload
 from saepipe.data.cache.mapped_rows import MappedRows
 
 
-class Place(Protocol):
+class StagingMemory(Protocol):
     """Memory for bfloat16 rows, each (d_in,)."""
 
     name: str
-    maps: bool
-    """Whether rows may be drawn from the mapped files, where they are stored uncompressed."""
+    can_map: bool
+    """True if rows may be gathered directly from mapped files that are stored uncompressed."""
 
     def free_bytes(self) -> float:
-        """How much it could hold."""
+        """Number of bytes available."""
 
     def empty(self, num_rows: int, d_in: int) -> torch.Tensor:
-        """New memory, (num_rows, d_in)."""
+        """Allocates a tensor, (num_rows, d_in)."""
 
-    def claim(self, memory: torch.Tensor) -> None:
-        """`memory` is about to be filled: all that was drawn from it stays what it is."""
+    def before_fill(self, memory: torch.Tensor) -> None:
+        """Prepares `memory` for fills, so that they cannot change batches gathered from it earlier."""
 
     def fill(self, rows: MappedRows, chunk: int, out: torch.Tensor) -> None:
         """Decodes a chunk into `out`, (chunk_rows, d_in); raises CorruptDataError. Any thread may call it."""
 
-    def settle(self) -> None:
-        """What was filled is about to be drawn from."""
+    def after_fill(self) -> None:
+        """Orders later gathers after the fills made so far."""
 
-    def index(self, order: torch.Tensor) -> torch.Tensor:
-        """`order`, int64, as `draw` wants it."""
+    def upload_index(self, order: torch.Tensor) -> torch.Tensor:
+        """Converts `order`, int64, into an index for `gather`."""
 
-    def draw(self, memory: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """The rows `index`, (len(index), d_in), in memory of their own."""
+    def gather(self, memory: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Copies the rows `index` into a new tensor, (len(index), d_in)."""
 
 
-def place_of(device: torch.device, rows: MappedRows, threads: int) -> Place:
-    """That of `device`, for chunks of `rows` that `threads` decode; the CPU's, where it is no CUDA device."""
+def staging_memory(device: torch.device, rows: MappedRows, threads: int) -> StagingMemory:
+    """Returns CUDA memory for chunks of `rows` decoded by `threads` threads, or host RAM if `device` is not CUDA."""
     if device.type != "cuda":
-        return Host()
-    return Device(SideStream(device), rows.chunk_rows, rows.array.row_shape[0], 2 * threads)
+        return HostMemory()
+    return CudaMemory(SideStream(device), rows.chunk_rows, rows.array.row_shape[0], 2 * threads)
 
 
-class Host:
+class HostMemory:
     """The memory of this process."""
 
     name = "RAM"
-    maps = True
+    can_map = True
 
     def free_bytes(self) -> float:
         return free_ram()
 
     def empty(self, num_rows: int, d_in: int) -> torch.Tensor:
-        # By numpy: it asks the kernel for huge pages, which torch does not.
+        # By numpy, which asks the kernel for huge pages; torch does not.
         return from_bits(np.empty((num_rows, d_in), np.uint16))
 
-    def claim(self, memory: torch.Tensor) -> None:
+    def before_fill(self, memory: torch.Tensor) -> None:
         pass
 
     def fill(self, rows: MappedRows, chunk: int, out: torch.Tensor) -> None:
-        rows.read_chunk(chunk, bits_of(out))
+        rows.read_chunk(chunk, to_bits(out))
 
-    def settle(self) -> None:
+    def after_fill(self) -> None:
         pass
 
-    def index(self, order: torch.Tensor) -> torch.Tensor:
+    def upload_index(self, order: torch.Tensor) -> torch.Tensor:
         return order
 
-    def draw(self, memory: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def gather(self, memory: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         # By numpy, on this thread alone: the other cores are decoding the next pool.
-        return from_bits(np.take(bits_of(memory), index.numpy(), axis=0))
+        return from_bits(np.take(to_bits(memory), index.numpy(), axis=0))
 
 
-class Device:
+class CudaMemory:
     """The memory of a CUDA device, filled through pinned buffers."""
 
-    maps = False
+    can_map = False
 
     def __init__(self, side: SideStream, chunk_rows: int, d_in: int, num_buffers: int) -> None:
         """
         Args:
-            side: the stream that chunks are copied on.
-            chunk_rows: rows a chunk.
+            side: the stream for copies of chunks.
+            chunk_rows: rows per chunk.
             d_in: channels.
-            num_buffers: chunks on their way at a time; with two a thread, one is decoded while one is copied.
+            num_buffers: chunks in flight at a time; with two per thread, one is decoded while the other is copied.
         """
         self.name = str(side.device)
         self._side = side
@@ -110,41 +110,41 @@ class Device:
     def empty(self, num_rows: int, d_in: int) -> torch.Tensor:
         return torch.empty(num_rows, d_in, dtype=torch.bfloat16, device=self._side.device)
 
-    def claim(self, memory: torch.Tensor) -> None:
-        self._side.follow(memory)
+    def before_fill(self, memory: torch.Tensor) -> None:
+        self._side.copy_after_compute(memory)
 
     def fill(self, rows: MappedRows, chunk: int, out: torch.Tensor) -> None:
-        buffer, copied = self._idle.get()
+        buffer, wait_for_copy = self._idle.get()
         try:
-            copied()
-            rows.read_chunk(chunk, bits_of(buffer))
-            copied = self._side.copy(buffer, out)
+            wait_for_copy()
+            rows.read_chunk(chunk, to_bits(buffer))
+            wait_for_copy = self._side.copy(buffer, out)
         finally:
-            self._idle.put((buffer, copied))
+            self._idle.put((buffer, wait_for_copy))
 
-    def settle(self) -> None:
-        self._side.lead()
+    def after_fill(self) -> None:
+        self._side.compute_after_copies()
 
-    def index(self, order: torch.Tensor) -> torch.Tensor:
+    def upload_index(self, order: torch.Tensor) -> torch.Tensor:
         return self._side.upload(order)
 
-    def draw(self, memory: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    def gather(self, memory: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         return memory.index_select(0, index)
 
 
-def deliver(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`tensor` on the device, without making the host wait: as it is, if it lies there already."""
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Moves `tensor` to the device without making the host wait; returns it unchanged if it is there already."""
     if tensor.device.type == device.type:
         return tensor
     return upload(tensor, device) if device.type == "cuda" else tensor.to(device)
 
 
 def from_bits(bits: np.ndarray) -> torch.Tensor:
-    """uint16 bits as the bfloat16 tensor that they are, without a copy."""
+    """Views uint16 bits as a bfloat16 tensor, without a copy."""
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
 
 
-def bits_of(memory: torch.Tensor) -> np.ndarray:
-    """A bfloat16 tensor on the CPU as its uint16 bits, without a copy."""
+def to_bits(memory: torch.Tensor) -> np.ndarray:
+    """Views a bfloat16 tensor on the CPU as its uint16 bits, without a copy."""
     bits: np.ndarray = memory.view(torch.int16).numpy().view(np.uint16)
     return bits

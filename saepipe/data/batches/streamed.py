@@ -1,4 +1,4 @@
-"""A cache streamed through memory: the next pool is decoded on threads while the current one is served."""
+"""A cache streamed through memory: threads decode the next pool while the current one is served."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from saepipe.data.batches.shuffle import Pool
-from saepipe.data.batches.staging_memory import Place, from_bits
+from saepipe.data.batches.staging_memory import StagingMemory, from_bits
 from saepipe.data.cache.mapped_rows import MappedRows
 
 
-class Streamed:
-    """The pools of a stream as they come, two at a time in memory."""
+class StreamedRows:
+    """The pools of a stream in order, two at a time in memory."""
 
-    def __init__(self, rows: MappedRows, place: Place, pool_chunks: int, threads: int) -> None:
-        self._rows, self._place = rows, place
+    def __init__(self, rows: MappedRows, staging: StagingMemory, pool_chunks: int, threads: int) -> None:
+        self._rows, self._staging = rows, staging
         self._pool_rows = pool_chunks * rows.chunk_rows
         self._spare: list[torch.Tensor | None] = []  # buffers of iterators that have ended
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -29,70 +29,70 @@ class Streamed:
         self._workers.shutdown(wait=True, cancel_futures=True)
         self._spare.clear()
 
-    def loaded(self, coming: Iterator[Pool]) -> Generator[tuple[Pool, ShuffledRows | ShuffledViews]]:
-        """Each pool with its rows; the one after it is being decoded. One that is left early decodes no more."""
+    def load_pools(self, pools: Iterator[Pool]) -> Generator[tuple[Pool, ShuffledRows | ShuffledViews]]:
+        """Yields each pool with its rows, while the next one is being decoded; closing the generator stops decoding."""
         buffers = deque([self._buffer(), self._buffer()])
-        following = next(coming)
-        ahead = self._start(following, buffers[0])
+        next_pool = next(pools)
+        next_load = self._start(next_pool, buffers[0])
         try:
             while True:
                 buffers.rotate(-1)
-                current, load = following, ahead
+                pool, load = next_pool, next_load
                 rows = load.wait()
-                following = next(coming)
-                ahead = self._start(following, buffers[0])
-                yield current, rows
+                next_pool = next(pools)
+                next_load = self._start(next_pool, buffers[0])
+                yield pool, rows
         finally:
-            abandon(ahead.parts)
+            cancel_all(next_load.parts)
             self._spare.extend(buffers)
 
     def _buffer(self) -> torch.Tensor | None:
         if self._spare:
             return self._spare.pop()
-        if self._place.maps and self._rows.zero_copy:
+        if self._staging.can_map and self._rows.zero_copy:
             return None
-        return self._place.empty(self._pool_rows, self._rows.array.row_shape[0])
+        return self._staging.empty(self._pool_rows, self._rows.array.row_shape[0])
 
     def _start(self, pool: Pool, buffer: torch.Tensor | None) -> _Mapping | _Decoding:
         for chunk in pool.chunks:
             self._rows.will_need(chunk)
         if buffer is None:
             return _Mapping(pool, [self._workers.submit(self._rows.view_chunk, chunk) for chunk in pool.chunks])
-        self._place.claim(buffer)
-        parts = zip(pool.chunks, chunks_of(buffer, self._rows.chunk_rows), strict=False)
-        fills = [self._workers.submit(self._place.fill, self._rows, chunk, out) for chunk, out in parts]
-        return _Decoding(pool, fills, self._place, buffer)
+        self._staging.before_fill(buffer)
+        parts = zip(pool.chunks, split_chunks(buffer, self._rows.chunk_rows), strict=False)
+        fills = [self._workers.submit(self._staging.fill, self._rows, chunk, out) for chunk, out in parts]
+        return _Decoding(pool, fills, self._staging, buffer)
 
 
-def chunks_of(memory: torch.Tensor, chunk_rows: int) -> tuple[torch.Tensor, ...]:
-    """Parts of `memory`, (whole chunks, d_in), each (chunk_rows, d_in)."""
+def split_chunks(memory: torch.Tensor, chunk_rows: int) -> tuple[torch.Tensor, ...]:
+    """Splits `memory`, (num_chunks * chunk_rows, d_in), into views (chunk_rows, d_in)."""
     return memory.view(-1, chunk_rows, memory.shape[1]).unbind()
 
 
-def abandon(parts: Sequence[Future[Any]]) -> None:
-    """Begins none of them any more, and waits for those that have begun."""
+def cancel_all(parts: Sequence[Future[Any]]) -> None:
+    """Cancels the parts that have not started, and waits for the others."""
     wait([part for part in parts if not part.cancel()])
 
 
 @dataclass(frozen=True)
 class _Decoding:
-    """A pool on its way into `buffer`, (pool_rows, d_in)."""
+    """A pool being decoded into `buffer`, (pool_rows, d_in)."""
 
     pool: Pool
     parts: list[Future[None]]
-    place: Place
+    staging: StagingMemory
     buffer: torch.Tensor
 
     def wait(self) -> ShuffledRows:
         for part in self.parts:
             part.result()
-        self.place.settle()
-        return ShuffledRows(self.place, self.buffer, self.place.index(self.pool.order()))
+        self.staging.after_fill()
+        return ShuffledRows(self.staging, self.buffer, self.staging.upload_index(self.pool.order()))
 
 
 @dataclass(frozen=True)
 class _Mapping:
-    """A pool of an uncompressed cache that is being checked where it lies."""
+    """A pool of an uncompressed cache whose mapped chunks are being checked."""
 
     pool: Pool
     parts: list[Future[np.ndarray]]
@@ -103,29 +103,29 @@ class _Mapping:
 
 @dataclass(frozen=True)
 class ShuffledRows:
-    """Rows of `memory`, (any, d_in), in the order `index`, (num_rows,)."""
+    """The rows `index`, (num_rows,), of `memory`, (any, d_in)."""
 
-    place: Place
+    staging: StagingMemory
     memory: torch.Tensor
     index: torch.Tensor
 
     def take(self, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) in that order, (stop - start, d_in), in memory of their own."""
-        return self.place.draw(self.memory, self.index[start:stop])
+        """Copies rows [start, stop) of that order into a new tensor, (stop - start, d_in)."""
+        return self.staging.gather(self.memory, self.index[start:stop])
 
 
 @dataclass(frozen=True)
 class ShuffledViews:
-    """Rows of mapped chunks, each (chunk_rows, d_in), in the order `index`, counted through all of them."""
+    """The rows `index` of mapped chunks, each (chunk_rows, d_in), numbered through all of the chunks."""
 
     chunks: list[np.ndarray]
     index: torch.Tensor
 
     def take(self, start: int, stop: int) -> torch.Tensor:
-        """As `ShuffledRows.take`."""
+        """Same as `ShuffledRows.take`."""
         chunk, row = np.divmod(self.index[start:stop].numpy(), len(self.chunks[0]))
         rows = np.empty((stop - start, self.chunks[0].shape[1]), np.uint16)
         for number in np.unique(chunk):
-            here = chunk == number
-            rows[here] = self.chunks[number][row[here]]
+            mask = chunk == number
+            rows[mask] = self.chunks[number][row[mask]]
         return from_bits(rows)

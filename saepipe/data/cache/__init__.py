@@ -1,1 +1,1 @@
-"""What rests on disk: the shards of a cache, how rows are encoded, and how they are written, read and repaired."""
+"""The activation cache on disk: its arrays, the encoding of their rows, and code to write, read and repair them."""

@@ -1,4 +1,4 @@
-"""Cached activations as a notebook reads them: `acts[:1024]`, `acts[[3, 5, 8]]`, `acts[-1]`."""
+"""Cached activations, indexed as in a notebook: `acts[:1024]`, `acts[[3, 5, 8]]`, `acts[-1]`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Index = int | slice | Sequence[int] | np.ndarray | Tensor
 
 @dataclass(frozen=True)
 class Activations:
-    """The training rows at one hook, in stored (shuffled) order. Only the chunks that are asked for are decoded."""
+    """The training rows at one hook, in stored (shuffled) order. Indexing decodes only the chunks that it needs."""
 
     hook: str
     rows: MappedRows
@@ -34,11 +34,11 @@ class Activations:
         return (self[row] for row in range(len(self)))
 
     def __getitem__(self, index: Index) -> Tensor:
-        """bfloat16 (d_in,) of one row; (n, d_in) of a slice, of n row numbers, or of a mask (num_tokens,).
+        """bfloat16 (d_in,) for one row number; (n, d_in) for a slice, n row numbers, or a mask (num_tokens,).
 
         Raises:
             ConfigError: if there is no such row.
-            CorruptDataError: if a chunk's bytes are not what was written.
+            CorruptDataError: if a chunk is damaged.
         """
         if isinstance(index, slice) and index.step in (None, 1):
             start, stop, _ = index.indices(len(self))
@@ -47,18 +47,18 @@ class Activations:
             return self._gather(np.array([index]))[0]
         if isinstance(index, slice):
             return self._gather(np.arange(len(self))[index])
-        wanted = np.asarray(index)
-        if wanted.dtype == bool and wanted.shape == (len(self),):
-            wanted = np.flatnonzero(wanted)
-        return self._gather(wanted)
+        numbers = np.asarray(index)
+        if numbers.dtype == bool and numbers.shape == (len(self),):
+            numbers = np.flatnonzero(numbers)
+        return self._gather(numbers)
 
-    def _gather(self, wanted: np.ndarray) -> Tensor:
-        if wanted.ndim != 1 or (len(wanted) and not np.issubdtype(wanted.dtype, np.integer)):
-            hint = "a row number, a slice, row numbers, or a mask of all rows"
-            raise ConfigError(f"rows cannot be picked by {wanted.dtype} of shape {wanted.shape}", hint=hint)
-        for row in wanted[(wanted < -len(self)) | (wanted >= len(self))][:1]:
+    def _gather(self, numbers: np.ndarray) -> Tensor:
+        if numbers.ndim != 1 or (len(numbers) and not np.issubdtype(numbers.dtype, np.integer)):
+            hint = "use a row number, a slice, row numbers, or a mask over all rows"
+            raise ConfigError(f"cannot index rows with {numbers.dtype} of shape {numbers.shape}", hint=hint)
+        for row in numbers[(numbers < -len(self)) | (numbers >= len(self))][:1]:
             raise ConfigError(f"there is no row {row}", hint=f"rows 0 to {len(self) - 1:,}")
-        return _bfloat16(self.rows.take(wanted.astype(np.int64) % max(len(self), 1)))
+        return _bfloat16(self.rows.take(numbers.astype(np.int64) % max(len(self), 1)))
 
 
 def _bfloat16(bits: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Moments:
-    """Of `count` rows; mean, square (the mean of squares about the mean) and absmax are (d_in,) float64."""
+    """Moments of `count` rows. mean, square (mean squared deviation) and absmax are (d_in,) float64."""
 
     FIELDS: ClassVar[tuple[str, ...]] = ("mean", "square", "absmax")
 
@@ -25,7 +25,7 @@ class Moments:
 
     @classmethod
     def of(cls, bits: np.ndarray) -> Moments:
-        """Of bfloat16 bits, (rows, d_in) uint16."""
+        """Moments of bfloat16 bits, (rows, d_in) uint16."""
         parts = (bits[start : start + _ROWS_AT_ONCE] for start in range(0, len(bits), _ROWS_AT_ONCE))
         return cls.merge(cls._of_part(part) for part in parts)
 
@@ -33,13 +33,13 @@ class Moments:
     def _of_part(cls, bits: np.ndarray) -> Moments:
         x = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).float()
         mean = x.mean(0)
-        # About the mean, so float32 sums of a few thousand terms lose nothing that matters.
+        # Centred first, so float32 sums of a few thousand terms are precise enough.
         square = (x - mean).square_().mean(0)
         return cls(len(bits), mean.double().numpy(), square.double().numpy(), x.abs().amax(0).double().numpy())
 
     @classmethod
     def merge(cls, parts: Iterable[Moments]) -> Moments:
-        """Of all rows together, by Chan's pairwise update; `parts` in a fixed order give the same bits."""
+        """Moments of all rows together, by Chan's pairwise update; bit-identical for the same order of `parts`."""
         first, *rest = parts
         for part in rest:
             count = first.count + part.count

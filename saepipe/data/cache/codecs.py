@@ -1,6 +1,6 @@
-"""How a chunk of rows becomes bytes: the codec profiles, as zarr v3 metadata and as the functions behind it.
+"""Codec profiles, which turn chunks of rows into bytes: zarr v3 metadata, and the functions that it describes.
 
-Every profile ends in crc32c: Zstandard without it returns wrong data for a flipped bit, in every reader we know.
+Every profile ends in crc32c: without it, Zstandard returns wrong data for a flipped bit in every reader we know.
 Source: the zarr v3 specification.
 """
 
@@ -17,20 +17,20 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from saepipe.data.errors import CorruptDataError
 
-# Blosc's own threads make the bytes depend on timing, and would compete with ours.
+# Blosc's own threads would make the bytes depend on timing, and would compete with ours.
 blosc.use_threads = False
 
 Profile = Literal["none", "lossless", "int8"]
-"""Coding of the training rows; `int8` (`saepipe.data.cache.int8`) stores bytes, written as with `none`."""
+"""Encoding of the training rows; `int8` (`saepipe.data.cache.int8`) stores bytes, uncompressed as with `none`."""
 
-# zstd compresses in blocks of 128 KB with one Huffman table each. From 512 KB on, Blosc's shuffled mantissa plane
-# falls into blocks of its own and is stored raw, which the automatic size does not do.
+# zstd compresses blocks of 128 KB with one Huffman table each. From 512 KB on, Blosc's shuffled mantissa plane
+# fills blocks of its own and is stored raw; the automatic block size does not achieve that.
 _BLOCKSIZE = 1 << 20
 _CRC = struct.Struct("<I")
 
 
 def is_raw(profile: Profile) -> bool:
-    """Whether a chunk is its array's bytes, which can be used where they lie."""
+    """Returns whether a chunk is stored as the plain bytes of its array, usable in place."""
     return profile != "lossless"
 
 
@@ -43,7 +43,7 @@ def compressors(profile: Profile, itemsize: int) -> tuple[BytesBytesCodec, ...]:
 
 
 def encode(profile: Profile, chunk: np.ndarray) -> bytes:
-    """A C-contiguous little-endian chunk as the bytes that `compressors` describe."""
+    """Encodes a C-contiguous little-endian chunk as `compressors` describes."""
     chunk = np.ascontiguousarray(chunk)
     raw = is_raw(profile)
     data: bytes = chunk.tobytes() if raw else blosc.compress(chunk, b"zstd", 1, blosc.SHUFFLE, _BLOCKSIZE)
@@ -51,7 +51,7 @@ def encode(profile: Profile, chunk: np.ndarray) -> bytes:
 
 
 def check(data: memoryview) -> bool:
-    """Whether the crc32c at the end of `data` is that of what stands before it."""
+    """Returns whether `data` ends in the crc32c of the bytes before it."""
     if len(data) < _CRC.size:
         return False
     expected: int = _CRC.unpack(data[-_CRC.size :])[0]
@@ -62,7 +62,7 @@ def decode_into(profile: Profile, data: memoryview, out: np.ndarray) -> None:
     """Decodes one encoded chunk into `out`, a C-contiguous array of the chunk's shape and type; no allocation.
 
     Raises:
-        CorruptDataError: if the bytes are no such chunk.
+        CorruptDataError: if the bytes are not such a chunk.
     """
     body = data[: -_CRC.size]
     try:
@@ -71,4 +71,4 @@ def decode_into(profile: Profile, data: memoryview, out: np.ndarray) -> None:
         else:
             blosc.decompress(body, out)
     except (RuntimeError, ValueError) as error:
-        raise CorruptDataError(f"a chunk of {len(data):,} bytes does not decode: {error}") from None
+        raise CorruptDataError(f"cannot decode a chunk of {len(data):,} bytes: {error}") from None

@@ -1,4 +1,4 @@
-"""What a cache keeps of the training rows at one hook: shard by shard as they come, and in sum at the end."""
+"""The arrays of the training rows at one hook: their values in each shard, and totals over all shards at the end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from saepipe.data.cache.cache import Layout
 from saepipe.data.cache.channel_moments import Moments
 from saepipe.data.cache.int8 import Channels, Snr, quantise
+from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.shards import MappedShard, RowArray
 from saepipe.data.folders.artifact import Line
 
@@ -19,35 +19,32 @@ Part = tuple[RowArray, np.ndarray]
 
 
 class HookWriter:
-    """Says what is to be written, and what was; the files are the CacheWriter's. Safe across threads once settled.
+    """Computes what to write for each shard, and reads totals back; CacheWriter writes the files. Thread-safe if ready.
 
-    Each shard's moments are stored beside its rows, and with `int8` what it lost, so that a resumed harvest has the
-    same sums. Lines are those of the training shards, in order.
+    The moments of each shard, and its error with `int8`, are stored beside its rows, so that a resumed harvest gets
+    the same totals. `lines` are always the manifest lines of the training shards, in order.
     """
 
     def __init__(self, folder: Path, layout: Layout, hook: str) -> None:
         self._folder, self._hook = folder, hook
         self._acts, self._frozen = layout.train_acts(hook), layout.channels(hook)
-        packed = (len(Moments.FIELDS), layout.d_in)
-        attributes = {"of": list(Moments.FIELDS)}
-        self._moments = RowArray(f"stats/{hook}/shards", "float64", packed, 1, 1, "none", attributes)
-        self._noise = RowArray(f"int8/{hook}/noise", "float64", (layout.d_in,), 1, 1, "none", {"of": "(x - x_hat)^2"})
+        self._moments, self._noise = layout.shard_moments(hook, Moments.FIELDS), layout.shard_noise(hook)
         self._channels: Channels | None = None
 
     @property
-    def settled(self) -> bool:
-        """Whether shards may be written."""
+    def ready(self) -> bool:
+        """Returns whether shards may be written."""
         return not self._frozen or self._channels is not None
 
-    def settle(self, bits: np.ndarray, lines: Sequence[Line]) -> None:
-        """Freezes the channel statistics of `int8`: those of the first shard, which is `bits` or listed already."""
+    def freeze_channels(self, bits: np.ndarray, lines: Sequence[Line]) -> None:
+        """Freezes the channel statistics of `int8`: those of the first shard, which is listed already or is `bits`."""
         if lines and lines[0]["shard"] == 0:
             self._channels = Channels(*(self._read(array, lines[0]) for array in self._frozen))
         else:
             self._channels = Channels.of(Moments.of(bits))
 
     def shard(self, number: int, bits: np.ndarray) -> Iterator[Part]:
-        """What is stored of one shard's rows, (rows, d_in) uint16."""
+        """The arrays to write for one shard, from its rows (rows, d_in) uint16."""
         yield self._moments, Moments.of(bits).packed()[None]
         if self._channels is None:
             yield self._acts[0], bits
@@ -59,22 +56,22 @@ class HookWriter:
             yield from zip(self._frozen, (self._channels.mean, self._channels.std), strict=True)
 
     def snr(self, lines: Sequence[Line]) -> Snr | None:
-        """Of the shards listed; None unless they are `int8`."""
+        """SNR of all rows of the listed shards; None unless they are `int8`."""
         if not self._frozen or not lines:
             return None
         noise = np.sum([self._read(self._noise, line)[0] for line in lines], axis=0)
         return Snr.of(self.moments(lines), noise)
 
     def moments(self, lines: Sequence[Line]) -> Moments:
-        """Of all rows of the shards listed."""
+        """Moments of all rows of the listed shards."""
         parts = ((self._read(self._moments, line)[0], line["num_rows"]) for line in lines)
         return Moments.merge(Moments.unpacked(packed, count) for packed, count in parts)
 
     def describe(self, lines: Sequence[Line]) -> None:
-        """Writes the statistics of all shards, and the zarr.json of each shard's."""
+        """Writes the statistics of all rows, and the zarr.json of the statistics per shard."""
         moments = self.moments(lines)
         self._moments.describe(self._folder, len(lines))
-        group = zarr.open_group(self._folder / "stats" / self._hook, mode="a")
+        group = zarr.open_group(self._folder / Layout.stats(self._hook), mode="a")
         for name in ("mean", "std", "absmax"):
             group.create_array(name, data=getattr(moments, name).astype(np.float32), overwrite=True)
         if self._frozen:
@@ -83,7 +80,7 @@ class HookWriter:
                 array.describe(self._folder, array.shard_rows)
 
     def _read(self, array: RowArray, line: Line) -> np.ndarray:
-        """The one chunk of `array` in the shard that a line lists."""
+        """Reads the only chunk of `array` in the shard that a line lists."""
         name = array.file(line["shard"])
         values = np.empty((array.chunk_rows, *array.row_shape), array.dtype)
         MappedShard(array, self._folder / name, line["files"][name]).read(0, values)

@@ -1,10 +1,10 @@
-"""The int8 profile: rows centred per channel and scaled per token, a byte a channel, the largest entries kept exact.
+"""The int8 profile: rows centred per channel and scaled per token, one byte per channel, the largest entries exact.
 
     z = (x - mean) / std;  scale = max |z| / 127;  q = round(z / scale);  x_hat = mean + std * (scale * q)
 
-mean and std are each channel's over the first shard, frozen before any row is quantised. The maximum is over the
-token's channels less the NUM_EXACT largest |z|, which are stored beside as they are. Without the centring and the
-channels' own scale, a few massive channels set every token's scale and leave the ordinary ones no bits.
+mean and std are per channel, taken over the first shard and frozen before any row is quantised. The maximum is over
+the token's channels without the NUM_EXACT largest |z|, which are stored unchanged beside q. Without centring and a
+scale per channel, a few massive channels would set every token's scale and leave the ordinary channels no bits.
 """
 
 from __future__ import annotations
@@ -20,24 +20,19 @@ from saepipe.data.cache.channel_moments import Moments
 from saepipe.data.errors import CorruptDataError
 
 NUM_EXACT = 16
-"""Entries of a token that are kept exact: with tails as heavy as Student's t with 3 degrees of freedom, 30 dB of
-signal to noise become 41."""
+"""Entries per token that are kept exact. With tails as heavy as Student's t with 3 degrees of freedom, they raise the
+signal-to-noise ratio from 30 dB to 41 dB."""
 
 LEVELS = 127
 SNR_FLOOR = 30.0
-"""dB in the ordinary channels, by default: noise of a thousandth of the variance, against the 5 to 30 % that an SAE
-leaves. Centred int8 reaches 40 to 43; scaled by the token alone, massive channels leave 19."""
-
-RECONSTRUCT = (
-    "x = mean + std * (scale * q) in float32, rounded to bfloat16; q is acts/<hook>, the others lie in int8/<hook>; "
-    "then x[outlier_index] = outlier_value of each row, bfloat16 bits as they were"
-)
+"""Default minimum in dB for the ordinary channels: noise of a thousandth of the variance, against the 5 to 30 % that
+an SAE leaves unexplained. Centred int8 reaches 40 to 43; with only a scale per token, massive channels leave 19."""
 
 _ROWS_AT_ONCE = 64
-_SERIAL = 32_767
-"""Elements from which on torch would start threads of its own in each decoder."""
-_STILL = 1e-6
-"""A channel with less deviation than this share of its mean stood still: bfloat16 cannot vary by so little."""
+_MAX_SERIAL_SIZE = 32_767
+"""Largest number of elements for which torch starts no threads of its own, which it would do in each decoder."""
+_MIN_RELATIVE_STD = 1e-6
+"""A channel whose std is a smaller share of its mean than this is constant: bfloat16 cannot vary by so little."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +44,17 @@ class Channels:
 
     @classmethod
     def of(cls, moments: Moments) -> Self:
-        """A channel that stood still is given the median of the others' std: it may move in later rows."""
-        still = moments.std <= _STILL * np.abs(moments.mean)
-        std = np.where(still, np.median(moments.std[~still]) if not still.all() else 1.0, moments.std)
+        """Gives constant channels the median std of the others, because they may vary in later rows."""
+        constant = moments.std <= _MIN_RELATIVE_STD * np.abs(moments.mean)
+        std = np.where(constant, np.median(moments.std[~constant]) if not constant.all() else 1.0, moments.std)
         return cls(moments.mean.astype(np.float32), np.maximum(std.astype(np.float32), np.finfo(np.float32).tiny))
 
 
 @dataclass(frozen=True)
 class QuantisedRows:
-    """What is stored of some rows.
+    """The stored form of some rows.
 
-    q: (rows, d_in) int8; an entry that is kept exact is clipped in it.
+    q: (rows, d_in) int8; entries that are kept exact are clipped here.
     scale: (rows,) float32.
     outlier_index: (rows, NUM_EXACT) uint16 or uint32, ascending in each row.
     outlier_value: (rows, NUM_EXACT) uint16, bfloat16 bits.
@@ -92,7 +87,10 @@ def index_dtype(d_in: int) -> str:
 
 
 def quantise(bits: np.ndarray, channels: Channels) -> tuple[QuantisedRows, np.ndarray]:
-    """Of bfloat16 bits, (rows, d_in) uint16: what is stored, and what it loses, sum (x - x_hat)^2, (d_in,) float64.
+    """Quantises bfloat16 bits, (rows, d_in) uint16.
+
+    Returns:
+        The rows to store, and their error sum (x - x_hat)^2 over rows, (d_in,) float64.
 
     Raises:
         CorruptDataError: if a value is NaN or Inf.
@@ -111,13 +109,13 @@ def quantise(bits: np.ndarray, channels: Channels) -> tuple[QuantisedRows, np.nd
 
 def _quantise_into(bits: np.ndarray, z: np.ndarray, into: QuantisedRows) -> None:
     d_in = z.shape[1]
-    # |z| above its channel's number in one integer: a single partition finds the largest, and ties go the same way
-    # on every machine. The bits of positive floats are ordered as the floats are; Inf and NaN stand above all.
+    # One integer holds |z| in its high bits and the channel in its low ones: a single partition finds the largest, and
+    # ties break the same way on every machine. Positive floats sort like their bits, with Inf and NaN above all.
     keys = (z.view(np.int32) & 0x7FFF_FFFF).astype(np.int64)
     keys = np.partition((keys << 32) | np.arange(d_in), d_in - NUM_EXACT - 1, axis=1)[:, d_in - NUM_EXACT - 1 :]
     largest = (keys >> 32).astype(np.int32).view(np.float32)
     if not np.isfinite(largest).all():
-        raise CorruptDataError("an activation is NaN or Inf, or far beyond what its channel's mean and std allow")
+        raise CorruptDataError("an activation is NaN or Inf, or too large for its channel's mean and std")
     into.outlier_index[:] = np.sort(keys[:, 1:] & 0xFFFF_FFFF, axis=1)
     into.outlier_value[:] = np.take_along_axis(bits, into.outlier_index.astype(np.int64), axis=1)
     into.scale[:] = largest[:, 0] / LEVELS
@@ -126,13 +124,13 @@ def _quantise_into(bits: np.ndarray, z: np.ndarray, into: QuantisedRows) -> None
 
 
 def reconstruct(stored: QuantisedRows, channels: Channels, out: np.ndarray) -> None:
-    """The rows as bfloat16 bits into `out`, (rows, d_in) uint16, C-contiguous. On the calling thread alone.
+    """Writes the rows as bfloat16 bits into `out`, (rows, d_in) uint16, C-contiguous. Uses only the calling thread.
 
-    Each operation is rounded by itself, as the formula says, so any reader gets the same bits.
+    Each operation is rounded separately, as in the formula, so any reader gets the same bits.
     """
     assert out.flags.c_contiguous
     num_rows, d_in = stored.q.shape
-    size = max(1, _SERIAL // d_in)
+    size = max(1, _MAX_SERIAL_SIZE // d_in)
     block = np.empty((size, d_in), np.float32)
     x, into = torch.from_numpy(block), torch.from_numpy(out.view(np.int16)).view(torch.bfloat16)
     mean, std = torch.from_numpy(channels.mean), torch.from_numpy(channels.std)
@@ -140,8 +138,8 @@ def reconstruct(stored: QuantisedRows, channels: Channels, out: np.ndarray) -> N
         stop = min(start + size, num_rows)
         np.multiply(stored.q[start:stop], stored.scale[start:stop, None], out=block[: stop - start])
         into[start:stop].copy_(x[: stop - start].mul_(std).add_(mean))
-    places = stored.outlier_index + np.arange(0, num_rows * d_in, d_in)[:, None]
-    out.reshape(-1)[places] = stored.outlier_value
+    flat_index = stored.outlier_index + np.arange(0, num_rows * d_in, d_in)[:, None]
+    out.reshape(-1)[flat_index] = stored.outlier_value
 
 
 def _float32(bits: np.ndarray) -> np.ndarray:
@@ -150,10 +148,10 @@ def _float32(bits: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Snr:
-    """Signal to noise, 10 log10(sum |x - mean|^2 / sum |x - x_hat|^2) in dB; None where nothing was lost.
+    """Signal-to-noise ratio, 10 log10(sum |x - mean|^2 / sum |x - x_hat|^2) in dB; None if nothing was lost.
 
-    `ordinary` leaves out the `num_massive` channels with the largest std: where a stream has massive channels, they
-    carry nearly all of the signal, and the total reads well while all other channels are ruined.
+    `ordinary` leaves out the `num_massive` channels with the largest std. If a residual stream has massive channels,
+    they carry nearly all of the signal, so the total looks good even when all other channels are ruined.
     """
 
     total: float | None
@@ -162,7 +160,7 @@ class Snr:
 
     @classmethod
     def of(cls, moments: Moments, noise: np.ndarray) -> Self:
-        """`moments` of the rows as they were; noise (d_in,): sum (x - x_hat)^2 over them."""
+        """Computes the SNR from the `moments` of the original rows and their noise (d_in,), sum (x - x_hat)^2."""
         num_massive = math.ceil(len(noise) / 100)
         ordinary = np.argsort(moments.square, kind="stable")[:-num_massive]
         signal = moments.square * moments.count
@@ -173,15 +171,16 @@ class Snr:
 
     def __str__(self) -> str:
         massive = f"the {self.num_massive} largest channels" if self.num_massive > 1 else "the largest channel"
-        return f"SNR {_shown(self.total)} in all channels, {_shown(self.ordinary)} in the ordinary (without {massive})"
+        total, ordinary = _format(self.total), _format(self.ordinary)
+        return f"SNR {total} in all channels, {ordinary} in the ordinary ones (without {massive})"
 
 
 def _decibels(signal: np.ndarray, noise: np.ndarray) -> float | None:
-    lost, kept = float(noise.sum()), float(signal.sum())
-    if not lost:
+    total_noise, total_signal = float(noise.sum()), float(signal.sum())
+    if not total_noise:
         return None
-    return round(10 * math.log10(max(kept, np.finfo(float).tiny) / lost), 3)
+    return round(10 * math.log10(max(total_signal, np.finfo(float).tiny) / total_noise), 3)
 
 
-def _shown(decibels: float | None) -> str:
+def _format(decibels: float | None) -> str:
     return "lossless" if decibels is None else f"{decibels:.1f} dB"

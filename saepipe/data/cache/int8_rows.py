@@ -1,4 +1,4 @@
-"""The training rows of an int8 cache, read as bfloat16 bits like any other's."""
+"""The training rows of an int8 cache, read as bfloat16 bits like those of any other profile."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from saepipe.data.cache.int8 import Channels, QuantisedRows, reconstruct
+from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.mapped_rows import Files, MappedRows
 
 
 class Int8Rows(MappedRows):
-    """(num_rows, d_in) bfloat16 bits, put together chunk by chunk: nothing is zero-copy. Safe across threads."""
+    """(num_rows, d_in) bfloat16 bits, reconstructed chunk by chunk, so never zero-copy. Thread-safe."""
 
-    def __init__(self, q: MappedRows, folder: Path, group: str, files: Files) -> None:
-        """Of the int8 array `q` and the arrays beside it, in `group` of the cache at `folder`.
+    def __init__(self, q: MappedRows, folder: Path, hook: str, files: Files) -> None:
+        """Opens the arrays that belong to the int8 array `q` of the cache at `folder`.
 
         Raises:
             CorruptDataError: if the manifest lists too few shards, or the channel statistics are damaged.
@@ -22,8 +23,8 @@ class Int8Rows(MappedRows):
         super().__init__(folder, q.array.name, files)
         self.dtype = "uint16"
         scale, index, value, mean, std = (
-            MappedRows(folder, f"{group}/{name}", files)
-            for name in ("scale", "outlier_index", "outlier_value", "mean", "std")
+            MappedRows(folder, Layout.int8(hook, part), files)
+            for part in ("scale", "outlier_index", "outlier_value", "mean", "std")
         )
         self._parts = (q, scale, index, value)
         self._channels = Channels(mean.read(0, mean.num_rows), std.read(0, std.num_rows))

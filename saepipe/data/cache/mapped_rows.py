@@ -1,4 +1,4 @@
-"""The rows of a finished cache, memory-mapped: chunks decoded from the mapping into the caller's buffers."""
+"""The memory-mapped rows of a finished cache, decoded by chunk into the caller's buffers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from saepipe.data.cache.shards import MappedShard, RowArray
 from saepipe.data.errors import CorruptDataError
 
 Files = Mapping[str, Mapping[str, Any]]
-"""What the manifest says of each file of a cache, by its path in the cache."""
+"""Manifest entry of each file of a cache, by its path in the cache."""
 
 
 class MappedRows:
-    """One row array, (num_rows, *row_shape). Shards are mapped and checked when first touched. Safe across threads."""
+    """A row array, (num_rows, *row_shape). Shards are mapped and checked on first use. Thread-safe."""
 
     def __init__(self, folder: Path, name: str, files: Files) -> None:
         """Opens the array `name` of the cache at `folder`.
 
         Raises:
-            CorruptDataError: if the manifest lists fewer shards than the array's shape asks for.
+            CorruptDataError: if the manifest lists fewer shards than the array's shape requires.
         """
         self.array, self.num_rows = RowArray.open(folder, name)
         self.dtype = self.array.dtype
@@ -39,30 +39,30 @@ class MappedRows:
 
     @property
     def zero_copy(self) -> bool:
-        """Whether `view_chunk` works: rows lie in the files as they are read."""
+        """Returns whether `view_chunk` works, that is, whether files hold the rows uncompressed."""
         return is_raw(self.array.profile)
 
     def rows_in(self, chunk: int) -> int:
-        """How many rows chunk `chunk` holds: chunk_rows, or fewer in the last."""
+        """Number of rows in a chunk: chunk_rows, or fewer in the last one."""
         return min(self.chunk_rows, self.num_rows - chunk * self.chunk_rows)
 
     def read_chunk(self, chunk: int, out: np.ndarray) -> None:
         """Decodes a chunk into `out`, (chunk_rows, *row_shape); rows beyond the last one are zeros.
 
         Raises:
-            CorruptDataError: naming the shard, if its bytes are not what was written.
+            CorruptDataError: if the shard is damaged; the message names it.
         """
         shard, index = divmod(chunk, self.array.chunks_per_shard)
         self._shard(shard).read(index, out)
 
     def view_chunk(self, chunk: int) -> np.ndarray:
-        """A chunk of a `zero_copy` array without a copy, (chunk_rows, *row_shape), read-only."""
+        """Returns a read-only view of a chunk of a `zero_copy` array, (chunk_rows, *row_shape)."""
         assert self.zero_copy
         shard, index = divmod(chunk, self.array.chunks_per_shard)
         return self._shard(shard).view(index)
 
     def will_need(self, chunk: int) -> None:
-        """Asks the kernel to read a chunk ahead of its use."""
+        """Asks the kernel to read a chunk ahead."""
         shard, index = divmod(chunk, self.array.chunks_per_shard)
         self._shard(shard).will_need(index)
 
@@ -77,15 +77,15 @@ class MappedRows:
         return rows[start - first * self.chunk_rows : stop - first * self.chunk_rows]
 
     def take(self, index: np.ndarray) -> np.ndarray:
-        """Rows of any numbers (num,), in their order, (num, *row_shape); each chunk is decoded once."""
-        found = np.empty((len(index), *self.array.row_shape), self.dtype)
+        """Returns the rows `index` (num,), in that order, (num, *row_shape); decodes each chunk once."""
+        rows = np.empty((len(index), *self.array.row_shape), self.dtype)
         order = np.argsort(index, kind="stable")
         ascending = index[order]
         for chunk in np.unique(ascending // self.chunk_rows).tolist():
             start = chunk * self.chunk_rows
-            here = slice(*np.searchsorted(ascending, [start, start + self.chunk_rows]))
-            found[order[here]] = self.read(start, start + self.rows_in(chunk))[ascending[here] - start]
-        return found
+            span = slice(*np.searchsorted(ascending, [start, start + self.chunk_rows]))
+            rows[order[span]] = self.read(start, start + self.rows_in(chunk))[ascending[span] - start]
+        return rows
 
     def _shard(self, number: int) -> MappedShard:
         with self._lock:

@@ -1,11 +1,12 @@
-"""A damaged cache, opened again for writing: what is damaged goes, and a harvest makes exactly that again.
+"""Repair of a damaged cache: damaged files are deleted, and the same harvest as before makes exactly those again.
 
-All of a cache but its description is a function of its config and the dataset's commit, pool by pool. So repairing is
-forgetting: the pools with a damaged file are taken off the manifest, and the same harvest as before fills the gaps and
-seals the cache, on a CPU with the same bytes and the same fingerprint. Contexts, statistics and the arrays' zarr.json
-cost no forward pass; they are written anew anyway.
+Each pool of a cache is a function of the config and the dataset's commit. So repairing means removing the pools with a
+damaged file from the manifest: the same harvest then fills the gaps and seals the cache, on a CPU with the same bytes
+and the same fingerprint. Contexts, statistics and the arrays' zarr.json need no forward pass, and every harvest
+rewrites them.
 
-What cannot be made again: zarr.json of the group, which holds the config, and the manifest, by which all else is known.
+Two files cannot be made again: the group's zarr.json, which holds the config, and the manifest, against which all
+other files are checked.
 """
 
 from __future__ import annotations
@@ -25,36 +26,37 @@ GROUP = "zarr.json"
 CONFIG = f"{artifact.LOG}/config.yaml"
 
 Pool = tuple[str, int]
-"""Split and number."""
+"""Split and pool number."""
 
 
 def repair(path: Path) -> dict[str, Any]:
-    """Takes what is damaged out of a cache, finished or half-made; an undamaged one is left as it is.
+    """Removes the damaged files from a cache, finished or not; leaves an undamaged one unchanged.
 
-    Reads every file. Until the harvest is through, the cache is unfinished: it has no COMMITTED.
+    Reads every file. Until the next harvest ends, a damaged cache is unfinished: it has no COMMITTED.
 
     Returns:
-        damaged: a sentence a file; pools: split, number and rows of each that must be made again; tokens: their rows,
-        which go through the model; fingerprint: the cache's, which the harvest will give again, None of a half-made
-        one; config: the cache's own, written for the harvest, and next: what to run, both None if all is well.
+        damaged: one sentence per damaged file; pools: split, number and rows of each pool that must be made again;
+        tokens: the sum of their rows, which must pass through the model; fingerprint: the cache's, which the harvest
+        will reproduce, or None if the cache was unfinished; config: path of the cache's config, written for the
+        harvest, and next: the command to run, both None if nothing is wrong.
 
     Raises:
         ConfigError: if there is no cache.
-        CorruptDataError: if its description or its manifest is damaged. Nothing is changed then.
+        CorruptDataError: if its description or its manifest is damaged; nothing is changed in this case.
         LockedError: if another process is writing it.
     """
     if not (path / GROUP).is_file() and not (path / artifact.MANIFEST).is_file():
-        raise ConfigError(f"{path} holds no cache", hint="check the path")
+        raise ConfigError(f"there is no cache at {path}", hint="check the path")
     with artifact.writer_lock(path):
-        fingerprint, lines = _listed(path)
+        fingerprint, lines = _read_manifest(path)
         damage = {name: problem for line in lines for name, problem in _damage(path, line)}
         config = _config(path, damage)
         dropped = _pools_of(lines, damage)
         if unfinished := bool(damage) or fingerprint is None:
             artifact.write_file(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
         if damage:
-            dropped |= _short(lines, dropped, config)
-            _forget(path, lines, damage, dropped)
+            dropped |= _partial_pools(lines, dropped, config)
+            _delete(path, lines, damage, dropped)
         pools = [line for line in lines if line["kind"] == "pool" and _pool(line) in dropped]
         return {
             "cache": str(path),
@@ -67,8 +69,8 @@ def repair(path: Path) -> dict[str, Any]:
         }
 
 
-def _listed(path: Path) -> tuple[str | None, list[Line]]:
-    """Fingerprint and manifest, checked against its seal if there is one."""
+def _read_manifest(path: Path) -> tuple[str | None, list[Line]]:
+    """Fingerprint and manifest, checked against the seal if there is one."""
     try:
         if artifact.is_committed(path):
             return artifact.open_committed(path, "cache")
@@ -76,12 +78,12 @@ def _listed(path: Path) -> tuple[str | None, list[Line]]:
     except CorruptDataError as error:
         raise CorruptDataError(
             f"{error.message}: this cannot be repaired",
-            hint="the manifest says what all else should be; without it, harvest again into another folder",
+            hint="all other files are checked against the manifest; without it, harvest again into another folder",
         ) from None
 
 
 def _damage(path: Path, line: Line) -> Iterable[tuple[str, str]]:
-    """Each damaged file of a manifest line, and a sentence about it."""
+    """Yields each damaged file of a manifest line, with a sentence about it."""
     for name, expected in line["files"].items():
         for problem in artifact.damaged_files(path, [{"files": {name: expected}}]):
             yield name, problem
@@ -93,11 +95,11 @@ def _config(path: Path, damage: Mapping[str, str]) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((path / GROUP).read_text())["attributes"]["saepipe"]["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = problem or f"{path / GROUP} is no description of a cache ({error!r})"
+        problem = problem or f"{path / GROUP} does not describe a cache ({error!r})"
     if problem:
         raise CorruptDataError(
-            f"{problem}: it says how the cache was made, and cannot be repaired",
-            hint="put back a copy of it, or harvest again into another folder",
+            f"{problem}: this file holds the cache's config and cannot be repaired",
+            hint="restore a copy of it, or harvest again into another folder",
         )
     return config
 
@@ -110,8 +112,8 @@ def _pools_of(lines: Iterable[Line], damage: Mapping[str, str]) -> set[Pool]:
     return {_pool(line) for line in lines if line["kind"] == "shard" and damage.keys() & line["files"].keys()}
 
 
-def _short(lines: Iterable[Line], dropped: set[Pool], config: Mapping[str, Any]) -> set[Pool]:
-    """Last pools that are not full: a harvest makes them again where the training rows do not reach `num_tokens`."""
+def _partial_pools(lines: Iterable[Line], dropped: set[Pool], config: Mapping[str, Any]) -> set[Pool]:
+    """Last pools that are not full, which a harvest makes again if the training rows do not reach `num_tokens`."""
     full = {"train": config["pool_shards"] * config["shard_rows"], "heldout": config["shard_rows"]}
     kept = [line for line in lines if line["kind"] == "pool" and _pool(line) not in dropped]
     reached = [line["pool"] * full["train"] + line["num_rows"] for line in kept if line["split"] == "train"]
@@ -120,11 +122,11 @@ def _short(lines: Iterable[Line], dropped: set[Pool], config: Mapping[str, Any])
     return {_pool(line) for line in kept if line["num_rows"] < full[line["split"]]}
 
 
-def _forget(path: Path, lines: Iterable[Line], damage: Iterable[str], dropped: set[Pool]) -> None:
-    """Deletes the damaged files, then takes the seal off, then the pools off the manifest.
+def _delete(path: Path, lines: Iterable[Line], damage: Iterable[str], dropped: set[Pool]) -> None:
+    """Deletes the damaged files, then the seal, then the pools' lines in the manifest.
 
-    In this order a harvest after a crash in between finds pools without their files, which it makes again, or a sealed
-    cache, which it refuses for the missing files; it never seals what is damaged.
+    In this order, a harvest after a crash in between finds either pools without files, which it makes again, or a
+    sealed cache with missing files, which it refuses. It never seals damaged data.
     """
     for name in damage:
         (path / name).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Row arrays: zarr v3 arrays that grow along their first axis, one file a shard, each shard of chunks of rows.
+"""Row arrays: zarr v3 arrays that grow along their first axis, one file per shard, each shard made of chunks of rows.
 
-The shard is zarr's `sharding_indexed` layout: encoded chunks, then an index of (offset, bytes) a chunk as uint64,
-then the index's crc32c. Plain zarr-python, tensorstore and zarrs read it; we write it in one piece by hand, because
-zarr-python rewrites a shard for each part of it that is appended.
+A shard has zarr's `sharding_indexed` layout: encoded chunks, then an index of (offset, bytes) per chunk as uint64, then
+the index's crc32c. Plain zarr-python, tensorstore and zarrs read it. We write each shard in one piece ourselves,
+because zarr-python rewrites the whole shard for each part appended to it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CRC_BYTES = 4
 
 @dataclass(frozen=True)
 class RowArray:
-    """What a row array is, before and while it has rows.
+    """Description of a row array, independent of its number of rows.
 
     `name` is its path in the group; a row has shape `row_shape` and numpy type `dtype`.
     """
@@ -44,7 +44,7 @@ class RowArray:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert self.shard_rows % self.chunk_rows == 0, "a shard holds whole chunks"
+        assert self.shard_rows % self.chunk_rows == 0, "a shard must hold whole chunks"
 
     @property
     def chunks_per_shard(self) -> int:
@@ -76,7 +76,7 @@ class RowArray:
 
     @classmethod
     def open(cls, group: Path, name: str) -> tuple[RowArray, int]:
-        """The description of an existing array, and its number of rows."""
+        """Reads the description of an existing array, and its number of rows."""
         array = zarr.open_array(group / name, mode="r")
         assert array.shards is not None
         attributes = dict(array.attrs)
@@ -85,9 +85,9 @@ class RowArray:
         return rows, array.shape[0]
 
     def encode(self, rows: np.ndarray) -> bytes:
-        """The shard file of up to `shard_rows` rows, shape (rows, *row_shape).
+        """Encodes up to `shard_rows` rows, (rows, *row_shape), as a shard file.
 
-        A last chunk that is not full is padded with zeros, chunks behind it are marked missing, as zarr does.
+        As in zarr, a partial last chunk is padded with zeros, and the chunks after it are marked missing.
         """
         assert 0 < len(rows) <= self.shard_rows
         assert rows.dtype == np.dtype(self.dtype)
@@ -112,19 +112,19 @@ class RowArray:
 
 
 class MappedShard:
-    """A shard file, memory-mapped, its index checked. Chunks are checked when they are first touched."""
+    """A memory-mapped shard file with a checked index. Chunks are checked on first use."""
 
     def __init__(self, array: RowArray, path: Path, expected: Mapping[str, Any]) -> None:
         """Maps `path`; `expected` is its entry in the manifest.
 
         Raises:
-            CorruptDataError: if the file is missing, of another size, or not the shard the manifest lists.
+            CorruptDataError: if the file is missing, of the wrong size, or not the shard that the manifest lists.
         """
         self._array, self._path = array, path
         size = path.stat().st_size if path.is_file() else None
         if size != expected["bytes"]:
-            seen = "is missing" if size is None else f"has {size:,} bytes, not {expected['bytes']:,}"
-            raise CorruptDataError(f"shard {path} {seen}", hint="saepipe cache verify shows all that is damaged")
+            problem = "is missing" if size is None else f"has {size:,} bytes, not {expected['bytes']:,}"
+            raise CorruptDataError(f"shard {path} {problem}", hint="saepipe cache verify lists all damage")
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._view = memoryview(self._map)
@@ -143,7 +143,7 @@ class MappedShard:
         return [(offset, size) for offset, size in _ENTRY.iter_unpack(index) if size != 2**64 - 1]
 
     def chunk(self, index: int) -> memoryview:
-        """The encoded bytes of a chunk, zero-copy; its crc32c is checked at the first call."""
+        """The encoded bytes of a chunk, zero-copy; the first call checks its crc32c."""
         offset, size = self._entries[index]
         data = self._view[offset : offset + size]
         if not self._checked[index]:
@@ -157,7 +157,7 @@ class MappedShard:
         codecs.decode_into(self._array.profile, self.chunk(index), out)
 
     def view(self, index: int) -> np.ndarray:
-        """Chunk `index` of an uncompressed shard without a copy, (chunk_rows, *row_shape), read-only."""
+        """Returns a read-only view of chunk `index` of an uncompressed shard, (chunk_rows, *row_shape)."""
         assert codecs.is_raw(self._array.profile)
         data = np.frombuffer(self.chunk(index)[:-_CRC_BYTES], self._array.dtype)
         return data.reshape(-1, *self._array.row_shape)
@@ -168,16 +168,16 @@ class MappedShard:
         start = offset - offset % mmap.PAGESIZE
         self._map.madvise(mmap.MADV_WILLNEED, start, offset + size - start)
 
-    def _damaged(self, what: str) -> CorruptDataError:
+    def _damaged(self, problem: str) -> CorruptDataError:
         return CorruptDataError(
-            f"shard {self._path} {what}", hint="saepipe cache verify shows all that is damaged; harvest it again"
+            f"shard {self._path} {problem}", hint="saepipe cache verify lists all damage; harvest it again"
         )
 
 
 def describe_shard(array: RowArray, data: bytes) -> dict[str, Any]:
-    """What a manifest adds to a shard file's size and hash: a digest of its chunks' checksums.
+    """Manifest entry of a shard beyond its file's size and hash: a digest of its chunks' checksums.
 
-    The digest ties a shard to its place without reading it whole, so a swapped shard is found when it is mapped.
+    The digest can be checked without reading the whole shard, so swapped shards are noticed when they are mapped.
     """
     view = memoryview(data)
     start = len(view) - array.chunks_per_shard * _ENTRY.size - _CRC_BYTES
@@ -186,7 +186,7 @@ def describe_shard(array: RowArray, data: bytes) -> dict[str, Any]:
 
 
 def chunks_digest(shard: memoryview, entries: list[tuple[Any, ...]]) -> str:
-    """crc32c over the chunks' own crc32c, in order, as hex."""
+    """crc32c of the chunks' own crc32c values, in order, as hex."""
     value = 0
     for offset, size in entries:
         value = crc32c.crc32c(shard[offset + size - _CRC_BYTES : offset + size], value)

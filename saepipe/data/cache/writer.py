@@ -1,7 +1,7 @@
-"""Writes a cache shard by shard: encoded and written on threads, listed in the manifest in order, sealed at the end.
+"""Writes a cache: threads encode and write its shards, the manifest lists them in order, and a seal ends it.
 
-A pool of shards is the unit of shuffle and of resume: what the manifest does not list as part of a whole pool is
-dropped and made again.
+A pool of shards is the unit of shuffling and of resuming. Files that the manifest does not list as part of a complete
+pool are deleted and made again.
 """
 
 from __future__ import annotations
@@ -18,23 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.data.cache.cache import Layout, Split
 from saepipe.data.cache.hook_writer import HookWriter
 from saepipe.data.cache.int8 import SNR_FLOOR, Snr
+from saepipe.data.cache.layout import FOLDERS, Layout, Split
 from saepipe.data.cache.shards import RowArray, describe_shard
 from saepipe.data.errors import HealthError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
-
-_DATA_FOLDERS = ("acts", "int8", "norm", "context_id", "position", "contexts", "documents", "keep", "heldout", "stats")
 
 
 @dataclass(frozen=True)
 class RowPool:
     """Rows that are shuffled together and written as whole shards.
 
-    arrays: by array name, (num_rows, ...). order: (num_rows,) int64, which row goes to each place.
-    facts: what its manifest line keeps (the cursor from which the next pool is made, counts).
+    arrays: by array name, (num_rows, ...).
+    order: (num_rows,) int64, the row to store at each index.
+    facts: extra entries of the pool's manifest line (the position after the pool, counts).
     """
 
     split: Split
@@ -45,7 +44,7 @@ class RowPool:
 
 
 class CacheWriter:
-    """A half-made cache. The caller holds the folder's `writer_lock`, and closes the writer."""
+    """An unfinished cache. The caller holds the folder's `writer_lock`, and closes the writer."""
 
     def __init__(
         self,
@@ -58,33 +57,33 @@ class CacheWriter:
     ) -> None:
         """
         Args:
-            folder: an empty or half-made cache.
-            layout: of its arrays.
-            pool_rows: rows a pool of each split holds, whole shards; the last pool may hold fewer.
-            threads: encoders.
-            snr_floor: dB that `int8` must reach in the ordinary channels, in the first pool and in all.
+            folder: a new or unfinished cache.
+            layout: the arrays to write.
+            pool_rows: rows per pool of each split, a whole number of shards; the last pool may hold fewer.
+            threads: number of encoder threads.
+            snr_floor: dB that `int8` must reach in the ordinary channels, in the first pool and overall.
         """
         self.folder, self.layout, self.pool_rows, self.snr_floor = folder, layout, pool_rows, snr_floor
         self.bytes_written = 0
-        self._lines = _whole_pools(folder, artifact.read_manifest(folder))
+        self._lines = _complete_pools(folder, artifact.read_manifest(folder))
         self._contexts: list[Line] = []
-        self._hooks = {f"acts/{hook}": HookWriter(folder, layout, hook) for hook in layout.hooks}
+        self._hooks = {layout.acts(hook): HookWriter(folder, layout, hook) for hook in layout.hooks}
         self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
         self._lister = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._pending: Future[None] | None = None
 
     def close(self) -> None:
-        """Stops the threads; what is not listed by then will be made again."""
+        """Stops the threads; pools that are not listed by then will be made again."""
         self._encoders.shutdown(wait=True, cancel_futures=True)
         self._lister.shutdown(wait=True, cancel_futures=True)
 
     def pools(self, split: Split) -> list[Line]:
-        """The manifest lines of the whole pools written so far, in order; there may be gaps between them."""
+        """The manifest lines of the complete pools written so far, in order; there may be gaps between them."""
         pools = [line for line in self._lines if line["kind"] == "pool" and line["split"] == split]
         return sorted(pools, key=lambda line: line["pool"])
 
     def drop_short_pools(self) -> None:
-        """Forgets last pools that are not full, so that an extended cache has the same pools as one made at once."""
+        """Drops partial last pools, so that an extended cache has the same pools as one made in a single harvest."""
         short = {
             (line["split"], line["pool"])
             for split in self.pool_rows
@@ -94,33 +93,33 @@ class CacheWriter:
         self._lines = [line for line in self._lines if (line["split"], line["pool"]) not in short]
 
     def start(self, attributes: Mapping[str, Any]) -> None:
-        """Begins or goes on: writes the group's attributes, drops what belongs to no whole pool.
+        """Starts or resumes: writes the group's attributes, and deletes files that belong to no complete pool.
 
         Raises:
-            HealthError: if the rows that are there lie below the floor of `int8`.
+            HealthError: if the stored rows are below the SNR floor of `int8`.
         """
-        (self.folder / artifact.COMMITTED).unlink(missing_ok=True)  # a cache that is extended is unfinished again
-        self._write_group(attributes)  # before all else: it says to a later harvest what the folder is
+        (self.folder / artifact.COMMITTED).unlink(missing_ok=True)  # a cache being extended is unfinished again
+        self._write_group(attributes)  # first, because it tells a later harvest what this folder is
         artifact.rewrite_manifest(self.folder, self._lines)
         listed = {name for line in self._lines for name in line["files"]}
         for name in _data_files(self.folder):
             if name not in listed:
                 (self.folder / name).unlink()
-        self._snr()
+        self._check_snr()
 
     def put(self, pool: RowPool) -> None:
-        """Queues a pool. Waits while the one before it is still being written, so memory stays bounded."""
+        """Queues a pool. Waits until the previous one is written, so that memory stays bounded."""
         self.wait()
         size = self.layout.shard_rows
         for name, hook in self._hooks.items():
-            if pool.split == "train" and not hook.settled:
-                hook.settle(pool.arrays[name][pool.order[:size]], self._train_shards())
+            if pool.split == "train" and not hook.ready:
+                hook.freeze_channels(pool.arrays[name][pool.order[:size]], self._train_shards())
         starts = range(0, len(pool.order), size)
         shards = [self._encoders.submit(self._write_shard, pool, start) for start in starts]
-        self._pending = self._lister.submit(self._list, pool, shards)
+        self._pending = self._lister.submit(self._append_lines, pool, shards)
 
     def wait(self) -> None:
-        """Until all that was put is listed; raises what went wrong while it was written.
+        """Waits until all queued pools are listed; raises any error from the writing threads.
 
         Raises:
             HealthError: if `int8` loses more of the first pool than the floor allows.
@@ -130,24 +129,24 @@ class CacheWriter:
             self._pending = None
 
     def log(self, **facts: Any) -> None:
-        """Appends to a log of times and places that no digest covers."""
-        where = {"time": time.time(), "host": platform.node(), "pid": os.getpid(), "bytes": self.bytes_written}
+        """Appends `facts` to a log, with the time and the process; no digest covers the log."""
+        origin = {"time": time.time(), "host": platform.node(), "pid": os.getpid(), "bytes": self.bytes_written}
         with (self.folder / artifact.LOG / "harvest.jsonl").open("a") as file:
-            file.write(json.dumps({**where, **facts}) + "\n")
+            file.write(json.dumps({**origin, **facts}) + "\n")
 
     def put_contexts(self, split: Split, shard: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes shard `shard` of a split's contexts: by name, the arrays of `Layout.contexts`.
+        """Writes one shard of a split's contexts; `arrays` holds those of `Layout.context_arrays`, by name.
 
-        Contexts cost no forward pass. They are listed when the cache is finished, and written again on resume.
+        Contexts need no forward pass. They are listed when the cache is finished, and rewritten on resume.
         """
         files: dict[str, Any] = {}
-        for name, array in self.layout.contexts(split).items():
+        for name, array in self.layout.context_arrays(split).items():
             files |= self._write_rows(array, shard, arrays[name])
         num_contexts = len(next(iter(arrays.values())))
         self._contexts.append({"kind": "contexts", "split": split, "num_contexts": num_contexts, "files": files})
 
     def finish(self, attributes: Mapping[str, Any]) -> str:
-        """Writes statistics and metadata with the final `attributes`, lists every file, and seals the cache.
+        """Writes the statistics and the metadata with the final `attributes`, lists every file, and seals the cache.
 
         Returns:
             The cache's fingerprint.
@@ -156,14 +155,14 @@ class CacheWriter:
             HealthError: if `int8` loses more than the floor allows; the cache is not sealed.
         """
         self.wait()
-        snr = {hook: asdict(found) for hook, found in self._snr().items()}
-        self._write_group({**attributes, "int8_snr_db": snr} if snr else attributes)
+        snrs = {hook: asdict(snr) for hook, snr in self._check_snr().items()}
+        self._write_group({**attributes, "int8_snr_db": snrs} if snrs else attributes)
         for split in self.pool_rows:
             num_contexts = sum(line["num_contexts"] for line in self._contexts if line["split"] == split)
             num_rows = sum(line["num_rows"] for line in self.pools(split))
-            self._describe(self.layout.contexts(split), num_contexts)
-            self._describe(self.layout.rows(split), num_rows)
-        lines = sorted(self._lines, key=_place)
+            self._describe(self.layout.context_arrays(split), num_contexts)
+            self._describe(self.layout.row_arrays(split), num_rows)
+        lines = sorted(self._lines, key=_manifest_order)
         for hook in self._hooks.values():
             hook.describe(self._train_shards())
         lines += sorted(self._contexts, key=lambda line: line["split"], reverse=True)
@@ -174,7 +173,7 @@ class CacheWriter:
         return artifact.commit(self.folder)
 
     def _write_group(self, attributes: Mapping[str, Any]) -> None:
-        """The group's zarr.json in one piece; zarr-python writes it twice, at first without attributes."""
+        """Writes the group's zarr.json in one step; zarr-python would first write it without attributes."""
         group = {"zarr_format": 3, "node_type": "group", "attributes": {"saepipe": dict(attributes)}}
         artifact.write_json(self.folder / "zarr.json", group)
 
@@ -187,14 +186,14 @@ class CacheWriter:
         order = pool.order[start : start + self.layout.shard_rows]
         shard = (pool.number * self.pool_rows[pool.split] + start) // self.layout.shard_rows
         files: dict[str, Any] = {}
-        arrays = self.layout.rows(pool.split)
+        arrays = self.layout.row_arrays(pool.split)
         for name, values in pool.arrays.items():
             rows = values[order]
             parts = self._hooks[name].shard(shard, rows) if name in self._hooks else [(arrays[name], rows)]
             for array, part in parts:
                 files |= self._write_rows(array, shard, part)
-        place = {"split": pool.split, "pool": pool.number, "shard": shard, "num_rows": len(order)}
-        return {"kind": "shard", **place, "files": files}
+        fields = {"split": pool.split, "pool": pool.number, "shard": shard, "num_rows": len(order)}
+        return {"kind": "shard", **fields, "files": files}
 
     def _write_rows(self, array: RowArray, shard: int, rows: np.ndarray) -> dict[str, Any]:
         data = array.encode(rows)
@@ -203,49 +202,48 @@ class CacheWriter:
         self.bytes_written += len(data)
         return {name: {**artifact.digest_bytes(data), **describe_shard(array, data)}}
 
-    def _list(self, pool: RowPool, shards: list[Future[Line]]) -> None:
+    def _append_lines(self, pool: RowPool, shards: list[Future[Line]]) -> None:
         lines = [shard.result() for shard in shards]
-        place = {"split": pool.split, "pool": pool.number, "num_rows": len(pool.order)}
-        lines.append({"kind": "pool", **place, **pool.facts, "files": {}})
+        fields = {"split": pool.split, "pool": pool.number, "num_rows": len(pool.order)}
+        lines.append({"kind": "pool", **fields, **pool.facts, "files": {}})
         for line in lines:
             artifact.append_manifest(self.folder, line)
         self._lines += lines
-        if pool.split == "train" and pool.number == 0:  # rather than hours later
-            self._snr()
+        if pool.split == "train" and pool.number == 0:  # now, rather than hours later
+            self._check_snr()
 
     def _train_shards(self) -> list[Line]:
-        """The lines of training shards, in order."""
+        """The manifest lines of the training shards, in order."""
         shards = [line for line in self._lines if line["kind"] == "shard" and line["split"] == "train"]
         return sorted(shards, key=lambda line: line["shard"])
 
-    def _snr(self) -> dict[str, Snr]:
-        """By hook, of the `int8` rows listed so far."""
+    def _check_snr(self) -> dict[str, Snr]:
+        """SNR by hook of the `int8` rows listed so far; raises HealthError if one is below the floor."""
         lines = self._train_shards()
-        found = {name.removeprefix("acts/"): hook.snr(lines) for name, hook in self._hooks.items()}
-        for name, snr in found.items():
+        snrs = {hook: self._hooks[self.layout.acts(hook)].snr(lines) for hook in self.layout.hooks}
+        for hook, snr in snrs.items():
             if snr is not None and not snr.reaches(self.snr_floor):
-                raise HealthError(
-                    f"codec int8 loses too much at {name}: {snr}; the floor is {self.snr_floor:g} dB in the ordinary",
-                    hint="codec: lossless; or a lower int8_snr_floor, if that will do",
-                )
-        return {name: snr for name, snr in found.items() if snr is not None}
+                floor = f"the floor is {self.snr_floor:g} dB in the ordinary ones"
+                hint = "codec: lossless; or a lower int8_snr_floor, if that is good enough"
+                raise HealthError(f"codec int8 loses too much at {hook}: {snr}; {floor}", hint=hint)
+        return {hook: snr for hook, snr in snrs.items() if snr is not None}
 
 
-def _whole_pools(folder: Path, lines: list[Line]) -> list[Line]:
-    """The lines of shards whose pool is listed as whole, and is, by its files' sizes; and of those pools."""
-    whole = {(line["split"], line["pool"]) for line in lines if line["kind"] == "pool"}
-    kept = [line for line in lines if (line.get("split"), line.get("pool")) in whole]
+def _complete_pools(folder: Path, lines: list[Line]) -> list[Line]:
+    """The lines of pools, and of their shards, that are listed as complete and whose files have the right sizes."""
+    complete = {(line["split"], line["pool"]) for line in lines if line["kind"] == "pool"}
+    kept = [line for line in lines if (line.get("split"), line.get("pool")) in complete]
     broken = {
         (line["split"], line["pool"]) for line in kept for _ in artifact.damaged_files(folder, [line], hashes=False)
     }
     return [line for line in kept if (line["split"], line["pool"]) not in broken]
 
 
-def _place(line: Line) -> tuple[bool, int, bool]:
-    """Training before held-out, pool by pool, shards before the line that closes their pool."""
+def _manifest_order(line: Line) -> tuple[bool, int, bool]:
+    """Sort key: training before held-out, pool by pool, shards before the line that closes their pool."""
     return line["split"] != "train", line["pool"], line["kind"] == "pool"
 
 
 def _data_files(folder: Path) -> list[str]:
-    roots = (folder / name for name in _DATA_FOLDERS)
+    roots = (folder / name for name in FOLDERS)
     return [str(path.relative_to(folder)) for root in roots for path in root.rglob("*") if path.is_file()]

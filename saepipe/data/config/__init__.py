@@ -1,1 +1,1 @@
-"""What may be asked: typed, frozen configs read from YAML, and the component families that they name."""
+"""Typed, frozen configs read from YAML, and the component families that they name."""

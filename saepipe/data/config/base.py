@@ -1,4 +1,4 @@
-"""Typed, frozen configs; every mistake in one is reported at once, with its line and the nearest right name."""
+"""Typed, frozen configs; all mistakes in one are reported together, with line numbers and the nearest valid names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SUFFIX = {"k": 10**3, "M": 10**6, "B": 10**9}
 
 
 def parse_count(value: Any) -> Any:
-    """`10M`, `300k`, `1.5B` and `1e6` as whole numbers; anything else unchanged, for pydantic to judge."""
+    """Converts `10M`, `300k`, `1.5B` and `1e6` to whole numbers; leaves anything else for pydantic to validate."""
     if isinstance(value, str) and (match := re.fullmatch(r"([\d_]*\.?\d+)([kMB])", value.strip())):
         value = float(match[1]) * _SUFFIX[match[2]]
     elif isinstance(value, str) and re.fullmatch(r"[\d.]+[eE]\+?\d+", value.strip()):
@@ -29,11 +29,11 @@ def parse_count(value: Any) -> Any:
 
 
 Count = Annotated[int, BeforeValidator(parse_count)]
-"""A whole number that may be written `10M`."""
+"""A whole number that may be written like `10M`."""
 
 
 class Config(BaseModel):
-    """A frozen value: unknown keys are errors, and making one does nothing else."""
+    """A frozen value without side effects; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -42,7 +42,7 @@ class Config(BaseModel):
         """Reads a YAML file (or starts from the defaults) and applies `a.b=c` overrides.
 
         Raises:
-            ConfigError: for everything that is wrong with it, in one message.
+            ConfigError: listing all mistakes in one message.
         """
         raw, lines = read_yaml(path) if path else ({}, {})
         for override in overrides:
@@ -51,26 +51,26 @@ class Config(BaseModel):
 
     @classmethod
     def of(cls, value: Self | Mapping[str, Any] | Path | str) -> Self:
-        """A config from what a notebook has at hand: one, its plain data, or the path of its YAML file."""
+        """Makes a config from a config, its plain data, or the path of its YAML file."""
         if isinstance(value, cls):
             return value
         return cls.load(Path(value)) if isinstance(value, Path | str) else cls.parse(cast(Mapping[str, Any], value))
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
-        """Validates plain data; raises ConfigError with every mistake in it."""
+        """Validates plain data; raises ConfigError listing all its mistakes."""
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
             raise ConfigError(_explain(cls, raw, error, source, lines or {})) from None
 
     @classmethod
-    def chosen_by(cls, raw: Mapping[str, Any]) -> type[Config]:
-        """The class that `raw` asks for: this one, or the member of a family that its `name` picks."""
+    def class_for(cls, raw: Mapping[str, Any]) -> type[Config]:
+        """Returns the class that `raw` configures: this one, or the family member that its `name` selects."""
         return cls
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data, every default written out."""
+        """Plain JSON data, including all defaults."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
@@ -78,13 +78,13 @@ class Config(BaseModel):
 
 
 def fingerprint(value: Any) -> str:
-    """Sixteen hex digits of the SHA-256 of `value` as canonical JSON."""
+    """First sixteen hex digits of the SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line a leaf that differs between two configs given as plain data."""
+    """Lists the leaves that differ between two configs given as plain data, one line per leaf."""
     before, after = dict(flatten(old)), dict(flatten(new))
     return [
         f"{key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
@@ -94,7 +94,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dicts and lists as (`a.0.b`, value)."""
+    """Yields the leaves of nested dicts and lists as (`a.0.b`, value)."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from flatten(item, f"{prefix}.{key}" if prefix else str(key))
@@ -106,43 +106,43 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _explain(cls: type[Config], raw: Any, error: ValidationError, source: str, lines: Lines) -> str:
-    """All mistakes in one text, a line each."""
-    found = [_explain_one(cls, raw, dict(item), source, lines) for item in error.errors()]
-    count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
-    return f"{source}: {count}\n" + "\n".join(f"  {line}" for line in found)
+    """Lists all mistakes in one text, one per line."""
+    mistakes = [_explain_item(cls, raw, dict(item), source, lines) for item in error.errors()]
+    count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+    return f"{source}: {count}\n" + "\n".join(f"  {mistake}" for mistake in mistakes)
 
 
-def _explain_one(cls: type[Config], raw: Any, item: dict[str, Any], source: str, lines: Lines) -> str:
+def _explain_item(cls: type[Config], raw: Any, item: dict[str, Any], source: str, lines: Lines) -> str:
     location = tuple(item["loc"])
     line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
-    where = f"{source}:{line}: " if line else ""
+    prefix = f"{source}:{line}: " if line else ""
     key = ".".join(map(str, location)) or "(whole config)"
     if item["type"] == "extra_forbidden":
-        names = _known_keys(cls, raw, location[:-1])
+        names = _valid_keys(cls, raw, location[:-1])
         near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
-        advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
-        return f"{where}unknown key {key!r}; {advice}"
+        advice = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(names)}"
+        return f"{prefix}unknown key {key!r}; {advice}"
     if item["type"] == "missing":
-        return f"{where}{key!r} is missing"
+        return f"{prefix}{key!r} is missing"
     message = item["msg"].removeprefix("Value error, ")
     if isinstance(item["input"], Mapping | list):
-        return f"{where}{key}: {message}"
-    return f"{where}{key} = {item['input']!r}: {message}"
+        return f"{prefix}{key}: {message}"
+    return f"{prefix}{key} = {item['input']!r}: {message}"
 
 
-def _known_keys(cls: type[Config], raw: Any, path: Sequence[str | int]) -> list[str]:
-    """The keys that the config class at `path` knows; empty where the path leads outside configs."""
+def _valid_keys(cls: type[Config], raw: Any, path: Sequence[str | int]) -> list[str]:
+    """The keys of the config class at `path`; empty if the path leads outside configs."""
     classes: list[type[Config]] = [cls]
     for part in path:
         field = classes[0].model_fields.get(str(part)) if classes else None
-        if field is None and isinstance(part, str):  # the tag of a union's member: it is no key of `raw`
-            classes = [one for one in classes if one.__name__.lower() == part]
+        if field is None and isinstance(part, str):  # the tag of a union member, which is not a key of `raw`
+            classes = [candidate for candidate in classes if candidate.__name__.lower() == part]
             continue
         raw = dict(_children(raw)).get(part)
         if field:
             classes = list(config_classes(field.annotation))
         if classes and isinstance(raw, Mapping):
-            classes = [one.chosen_by(raw) for one in classes]
+            classes = [candidate.class_for(raw) for candidate in classes]
     return list(classes[0].model_fields) if classes else []
 
 
@@ -153,7 +153,7 @@ def _children(raw: Any) -> Iterable[tuple[str | int, Any]]:
 
 
 def config_classes(annotation: Any) -> Iterator[type[Config]]:
-    """The configs that stand in a field's type: `tuple[Penalty, ...]`."""
+    """Yields the config classes within a field's type, such as `tuple[Penalty, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, Config):
         yield annotation
     for argument in getattr(annotation, "__args__", ()):

@@ -1,8 +1,8 @@
-"""Families of parts that a config names: architectures, penalties, metrics.
+"""Families of components that a config selects by name: architectures, penalties, metrics.
 
-A family is a class that subclasses `Component` directly; a member subclasses the family, sets `name`, and lives in
-a file of its own in the family's package. Importing the file is all the registration there is. Files from outside
-join through `plugins: [my_penalty.py]` in a config, or the entry-point group `saepipe.components`.
+A family is a direct subclass of `Component`. A member subclasses the family, sets `name`, and lives in a file of its
+own in the family's package; importing that file registers it. Files outside the package are added through
+`plugins: [my_penalty.py]` in a config, or through the entry-point group `saepipe.components`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from saepipe.data.config.base import Config
 from saepipe.data.config.yaml_file import Lines
 from saepipe.data.errors import ConfigError
 
+_PLUGIN = "saepipe_plugin_"
+"""Prefix of the module name of a plugin file."""
+
 
 class Component(Config):
-    """Settings with a `name`, and (in its family) one method.
+    """Settings with a `name`, plus one method that the family declares.
 
-    A family declares `family` (the word for it in errors) and `package` (where its members live).
+    A family sets `family` (its name in error messages) and `package` (the package of its members).
     """
 
     family: ClassVar[str]
@@ -44,33 +47,33 @@ class Component(Config):
             return
         name = cls.model_fields["name"].default
         if not isinstance(name, str):
-            return  # an abstract step between a family and its members
-        known = cls.members.setdefault(name, cls)
-        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            return  # an abstract class between a family and its members
+        registered = cls.members.setdefault(name, cls)
+        if (registered.__module__, registered.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ConfigError(
-                f"two {cls.family} components are called {name!r}: {known.__module__}.{known.__qualname__} "
+                f"two {cls.family} components are called {name!r}: {registered.__module__}.{registered.__qualname__} "
                 f"and {cls.__module__}.{cls.__qualname__}",
                 hint="rename one",
             )
 
     @classmethod
     def member(cls, name: str) -> type[Component]:
-        """The member called `name`; raises ConfigError with the nearest right name."""
+        """Returns the member called `name`; otherwise raises ConfigError with the nearest valid name."""
         import_members(cls.package)
         if name not in cls.members:
             near = difflib.get_close_matches(name, cls.members, n=1, cutoff=0.5)
-            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(cls.members))}"
+            advice = f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(sorted(cls.members))}"
             raise ConfigError(f"there is no {cls.family} called {name!r}; {advice}")
         return cls.members[name]
 
     @classmethod
-    def chosen_by(cls, raw: Mapping[str, Any]) -> type[Config]:
+    def class_for(cls, raw: Mapping[str, Any]) -> type[Config]:
         return cls.members.get(raw.get("name", ""), cls)
 
     @model_validator(mode="wrap")
     @classmethod
     def _choose_member(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        """A field typed as the family takes `{name: ..., settings}` and becomes that member."""
+        """Turns `{name: ..., settings}` into that member, for a field typed as the family."""
         if Component not in cls.__bases__ or not isinstance(value, dict):
             return handler(value)
         if not isinstance(value.get("name"), str):
@@ -79,7 +82,7 @@ class Component(Config):
 
     @model_serializer(mode="wrap")
     def _dump_all(self, handler: Any) -> Any:
-        """Settings of the member, not only those of the family that the field was declared with."""
+        """Dumps the settings of the member, not only those of the family in the field's type."""
         return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
 
 
@@ -95,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def import_members(package: str) -> None:
-    """Imports each module of a family's package, at any depth, and the installed plugins, once."""
+    """Imports all modules of a family's package, at any depth, and all installed plugins, once."""
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, prefix=f"{package}."):
         importlib.import_module(module.name)
     for entry in importlib.metadata.entry_points(group="saepipe.components"):
@@ -109,7 +112,7 @@ def import_plugins(paths: Sequence[Path]) -> None:
         ConfigError: if a file is missing or fails to import.
     """
     for path in paths:
-        name = f"saepipe_plugin_{path.stem}"
+        name = f"{_PLUGIN}{path.stem}"
         if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
             continue
         spec = importlib.util.spec_from_file_location(name, path.resolve())
@@ -124,15 +127,21 @@ def import_plugins(paths: Sequence[Path]) -> None:
             raise ConfigError(f"plugin {path} fails to import: {type(error).__name__}: {error}") from error
 
 
+def plugin_stems(component: type[Component]) -> set[str]:
+    """Returns the stems of the plugin files that a component and its base classes come from."""
+    modules = {base.__module__ for base in component.__mro__}
+    return {module.removeprefix(_PLUGIN) for module in modules if module.startswith(_PLUGIN)}
+
+
 class ConfigWithPlugins(Config):
     """A config whose components may come from files outside the package."""
 
     plugins: tuple[Path, ...] = ()
-    """Python files; each is imported before the config is read."""
+    """Python files, imported before the config is read."""
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
         paths = raw.get("plugins")
-        if isinstance(paths, list | tuple):  # else validation says what it should be
+        if isinstance(paths, list | tuple):  # otherwise validation reports the wrong type
             import_plugins([Path(path) for path in paths])
         return super().parse(raw, source=source, lines=lines)

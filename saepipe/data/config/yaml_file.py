@@ -1,4 +1,4 @@
-"""Plain data from a YAML file and `--set a.b=c`, with the line on which each key stands."""
+"""Reads plain data from a YAML file and `--set a.b=c`, with the line number of each key."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import yaml
 from saepipe.data.errors import ConfigError
 
 Lines = dict[tuple[str | int, ...], int]
-"""The line of each key, by its path: ("variants", 0, "name")."""
+"""Line number of each key, by the key's path: ("variants", 0, "name")."""
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
     """Sets `a.b.0.c=value` in nested dicts and lists; the value is read as YAML.
 
     Raises:
-        ConfigError: if it has no `=`, its value is not YAML, or it walks through something that is neither a mapping
-            nor a list.
+        ConfigError: if it has no `=`, its value is not YAML, or its path leads through something that is neither a
+            mapping nor a list.
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -28,7 +28,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"--set {override!r}: the value is not YAML ({reason})", hint="close brackets, quote"
+            f"--set {override!r}: the value is not YAML ({reason})", hint="close brackets, add quotes"
         ) from None
     *parents, last = key.split(".")
     node: Any = raw
@@ -46,15 +46,15 @@ def _item(node: Any, part: str, override: str) -> Any:
         return node[int(part)]
     raise ConfigError(
         f"--set {override!r}: there is no {part!r} in {node!r}",
-        hint="keys are names, list items numbers from 0",
+        hint="mapping keys are names; list items are numbers from 0",
     )
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
-    """A YAML mapping and the line on which each of its keys stands.
+    """Reads a YAML mapping and the line number of each of its keys.
 
     Raises:
-        ConfigError: if the file cannot be read, is no mapping, or has a key twice.
+        ConfigError: if the file cannot be read, is not a mapping, or contains a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -72,19 +72,19 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     return yaml.safe_load(text), lines
 
 
-def _collect_lines(node: yaml.Node, at: tuple[str | int, ...], lines: Lines, path: Path) -> None:
+def _collect_lines(node: yaml.Node, parent: tuple[str | int, ...], lines: Lines, path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here = (*at, key.value)
+            location = (*parent, key.value)
             line = key.start_mark.line + 1
-            if here in lines:
-                name = ".".join(map(str, here))
+            if location in lines:
+                name = ".".join(map(str, location))
                 raise ConfigError(
-                    f"{path}:{line}: key {name!r} stands twice, first on line {lines[here]}", hint="keep one"
+                    f"{path}:{line}: duplicate key {name!r}, first on line {lines[location]}", hint="keep one"
                 )
-            lines[here] = line
-            _collect_lines(value, here, lines, path)
+            lines[location] = line
+            _collect_lines(value, location, lines, path)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            lines[(*at, index)] = value.start_mark.line + 1
-            _collect_lines(value, (*at, index), lines, path)
+            lines[(*parent, index)] = value.start_mark.line + 1
+            _collect_lines(value, (*parent, index), lines, path)

@@ -1,1 +1,1 @@
-"""What is made once and sealed: artifact folders, folders that appear whole, and the findings kept in health.json."""
+"""Sealed folders: artifacts, folders that appear as a whole, and the findings in health.json."""

@@ -1,7 +1,7 @@
-"""Folders made once: files become visible by rename, `manifest.jsonl` lists them, `COMMITTED` seals the manifest.
+"""Folders that are made once: files appear by rename, `manifest.jsonl` lists them, `COMMITTED` seals the manifest.
 
-A cache, a run and an evaluation all use these few functions. What lies under `log/` (times, host, locks) is outside
-every digest, so equal work gives equal bytes.
+Caches, runs and evaluations all use these functions. No digest covers the files under `log/` (times, host, locks), so
+equal work gives equal bytes.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ Line = dict[str, Any]
 
 
 def write_file(path: Path, data: bytes | memoryview) -> None:
-    """Writes a whole file or nothing: temporary name, fsync, rename, fsync of the folder.
+    """Writes a file atomically: temporary name, fsync, rename, fsync of the folder.
 
     Raises:
         OutOfSpaceError: if the disk is full.
     """
-    with replacing(path, len(data)) as partial:
+    with atomic_file(path, len(data)) as partial:
         partial.write_bytes(data)
 
 
 @contextmanager
-def replacing(path: Path, num_bytes: int) -> Iterator[Path]:
-    """A temporary name for a whole file of about `num_bytes`, which becomes `path` when it is on disk.
+def atomic_file(path: Path, num_bytes: int) -> Iterator[Path]:
+    """Yields a temporary name for a file of about `num_bytes`, which is renamed to `path` once it is on disk.
 
     Raises:
         OutOfSpaceError: if the disk is full.
@@ -58,14 +58,15 @@ def replacing(path: Path, num_bytes: int) -> Iterator[Path]:
     except OSError as error:
         partial.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfSpaceError(f"no space left for {path} ({num_bytes:,} bytes)", hint="free some disk") from None
+            message = f"no space left for {path} ({num_bytes:,} bytes)"
+            raise OutOfSpaceError(message, hint="free some disk space") from None
         raise
     partial.rename(path)
     sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_file` of indented JSON; NaN and Inf are refused."""
+    """Writes indented JSON with `write_file`; rejects NaN and Inf."""
     write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -86,7 +87,7 @@ def digest_file(path: Path) -> dict[str, Any]:
 
 
 def digest_bytes(data: bytes) -> dict[str, Any]:
-    """{"bytes", "xxh3"} of what is about to be a file."""
+    """{"bytes", "xxh3"} of the contents of a file to be written."""
     return {"bytes": len(data), "xxh3": xxhash.xxh3_64_hexdigest(data)}
 
 
@@ -96,7 +97,7 @@ def digest_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> list[Line]:
-    """The manifest's lines; a torn last line (a crash while it was appended) is left out.
+    """Reads the manifest's lines; skips a torn last line (from a crash during append).
 
     Raises:
         CorruptDataError: if any line but the last is not JSON.
@@ -104,7 +105,7 @@ def read_manifest(folder: Path) -> list[Line]:
     path = folder / MANIFEST
     texts = path.read_text(errors="replace").split("\n") if path.exists() else [""]
     lines: list[Line] = []
-    for number, text in enumerate(texts[:-1], 1):  # what follows the last newline is torn, or nothing
+    for number, text in enumerate(texts[:-1], 1):  # text after the last newline is torn, or empty
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
@@ -114,7 +115,7 @@ def read_manifest(folder: Path) -> list[Line]:
 
 
 def append_manifest(folder: Path, line: Line) -> None:
-    """Appends one line and waits until it is on disk."""
+    """Appends one line, and returns once it is on disk."""
     with (folder / MANIFEST).open("ab") as file:
         file.write((json.dumps(line, sort_keys=True, allow_nan=False) + "\n").encode())
         file.flush()
@@ -122,7 +123,7 @@ def append_manifest(folder: Path, line: Line) -> None:
 
 
 def rewrite_manifest(folder: Path, lines: Iterable[Line]) -> None:
-    """Replaces the manifest; an artifact that was committed no longer is."""
+    """Replaces the manifest, after removing the seal of a committed artifact."""
     (folder / COMMITTED).unlink(missing_ok=True)
     text = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
     write_file(folder / MANIFEST, text.encode())
@@ -139,29 +140,28 @@ def is_committed(folder: Path) -> bool:
     return (folder / COMMITTED).is_file()
 
 
-def open_committed(folder: Path, what: str) -> tuple[str, list[Line]]:
-    """Fingerprint and manifest of a finished artifact. `what` names its kind in errors.
+def open_committed(folder: Path, kind: str) -> tuple[str, list[Line]]:
+    """Returns fingerprint and manifest of a finished artifact; `kind` names it in errors.
 
     Raises:
         ConfigError: if there is no such folder.
         CorruptDataError: if it is unfinished, or its manifest is not the one that was sealed.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{what} {folder} does not exist", hint="check the path")
+        raise ConfigError(f"{kind} {folder} does not exist", hint="check the path")
     if not is_committed(folder):
-        raise CorruptDataError(
-            f"{what} {folder} is not finished (no {COMMITTED} in it)", hint="run the command that makes it again"
-        )
+        hint = "rerun the command that makes it"
+        raise CorruptDataError(f"{kind} {folder} is not finished (it has no {COMMITTED})", hint=hint)
     sealed = (folder / COMMITTED).read_text().strip()
     path = folder / MANIFEST
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "(missing)"
-    if found != sealed:
-        raise CorruptDataError(f"{path} was changed after {what} {folder} was finished: {found[:16]} != {sealed[:16]}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "(missing)"
+    if digest != sealed:
+        raise CorruptDataError(f"{path} was changed after {kind} {folder} was finished: {digest[:16]} != {sealed[:16]}")
     return sealed, read_manifest(folder)
 
 
 def damaged_files(folder: Path, lines: Iterable[Line], *, hashes: bool = True) -> Iterator[str]:
-    """A sentence for each listed file that is missing, of the wrong size or (with `hashes`) of other content."""
+    """Yields a sentence per listed file that is missing, of the wrong size or (with `hashes`) of different content."""
     for line in lines:
         for name, expected in line.get("files", {}).items():
             path = folder / name
@@ -170,15 +170,15 @@ def damaged_files(folder: Path, lines: Iterable[Line], *, hashes: bool = True) -
             elif (size := path.stat().st_size) != expected["bytes"]:
                 yield f"{path} has {size:,} bytes, not {expected['bytes']:,}"
             elif hashes and digest_file(path)["xxh3"] != expected["xxh3"]:
-                yield f"{path} has other content than the manifest says (xxh3 differs)"
+                yield f"{path} has other content than the manifest lists (xxh3 differs)"
 
 
 @contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
-    """Only one process writes an artifact at a time.
+    """Lets only one process write an artifact at a time.
 
     Raises:
-        LockedError: at once, if another one does.
+        LockedError: immediately, if another process holds the lock.
     """
     (folder / LOG).mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOG / "lock")
@@ -194,7 +194,7 @@ def writer_lock(folder: Path) -> Iterator[None]:
 
 @cache
 def provenance() -> Mapping[str, str]:
-    """Versions of what the numbers depend on, and the commit of saepipe where it runs from a checkout."""
+    """Versions of the packages that numbers depend on, and saepipe's commit if it runs from a checkout."""
     names = ("saepipe", "torch", "transformers", "tokenizers", "datasets", "zarr", "numcodecs", "numpy")
     return {
         "python": platform.python_version(),
@@ -204,8 +204,8 @@ def provenance() -> Mapping[str, str]:
 
 
 def _commit() -> str:
-    if given := os.environ.get("SAEPIPE_COMMIT"):  # an image without the checkout knows what it was built from
-        return given
+    if commit := os.environ.get("SAEPIPE_COMMIT"):  # set in images, which have no checkout
+        return commit
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

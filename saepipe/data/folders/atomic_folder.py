@@ -1,4 +1,4 @@
-"""A folder for another tool: it appears whole, or not at all, and never takes the place of something else."""
+"""Output folders for other tools: they appear complete or not at all, and never replace different files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from saepipe.data.folders.artifact import sync_folder
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """Gives a folder beside `out` to write into; renamed to `out` when all went well, removed otherwise.
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yields a folder beside `out` to write into; renames it to `out` on success, and deletes it otherwise.
 
-    Where `out` holds the same files already, to the byte, it is left as it is.
+    If `out` already holds the same files, byte for byte, it stays untouched.
 
     Raises:
-        ConfigError: if `out` holds something else.
+        ConfigError: if `out` holds anything else.
     """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ConfigError(f"{out} is no folder", hint="choose another --out")
+        raise ConfigError(f"{out} is not a folder", hint="choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     partial.mkdir()
@@ -32,18 +32,18 @@ def whole_folder(out: Path) -> Iterator[Path]:
         if not out.exists() or not any(out.iterdir()):
             partial.rename(out)
             sync_folder(out.parent)
-        elif not _same(partial, out):
+        elif not _same_files(partial, out):
             raise ConfigError(f"{out} holds something else", hint="choose another --out, or remove that folder")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def written(folder: Path) -> dict[str, int]:
-    """The files in a folder, by their path in it, with their bytes."""
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Size in bytes of each file in a folder, by its relative path, sorted."""
     files = sorted(path for path in folder.rglob("*") if not path.is_dir())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _same(one: Path, other: Path) -> bool:
-    names = written(one)
-    return names == written(other) and all(cmp(one / name, other / name, shallow=False) for name in names)
+def _same_files(left: Path, right: Path) -> bool:
+    sizes = file_sizes(left)
+    return sizes == file_sizes(right) and all(cmp(left / name, right / name, shallow=False) for name in sizes)

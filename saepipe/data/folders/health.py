@@ -1,7 +1,4 @@
-"""What the rules of health have to say about a run, and `health.json`, where it rests.
-
-Every rule has an id that stands in the file, in the live display, in tables and in docs/health.md.
-"""
+"""Findings of the health rules about a run, and `health.json`, which stores them."""
 
 from __future__ import annotations
 
@@ -13,75 +10,50 @@ from typing import Any, Literal
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import write_json
+from saepipe.data.folders.health_rules import RULES
 
 FILE = "health.json"
-
-RULES = {
-    "H1": "inert penalty",
-    "H2": "bit-identical training",
-    "H3": "same weights",
-    "H4": "unreachable threshold",
-    "H5": "gate audit",
-    "H6": "missing steps",
-    "H7": "not finite",
-    "H8": "nothing moved",
-    "H9": "degenerate SAE",
-    "H10": "chance-level probes",
-    "H11": "stale evaluation",
-    "H12": "evaluation of something else",
-    "H13": "other source",
-    "H14": "wrong axis",
-    "H15": "no gradient",
-    "H16": "not the same data",
-    "H17": "claim that intervals do not carry",
-    "H18": "unmatched L0",
-    "H19": "schedule longer than the run",
-}
-"""What each rule catches, in a few words."""
-
-UNUSABLE = frozenset({"H6", "H7", "H8", "H14"})
-"""An error of these leaves no SAE that could be used: the run is not committed."""
 
 Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule has to say. An `error` means that the experiment cannot have shown what it was made to show."""
+    """A finding of a health rule. An `error` means that the experiment cannot show what it was designed to show."""
 
     rule: str
     severity: Severity
     message: str
-    """The value seen, and what would do."""
+    """The observed value, and a value that would be fine."""
     about: str = ""
-    """The penalty, transform or other run that it is about, where it is about one."""
+    """The penalty, transform or other run concerned, if any."""
 
     def __str__(self) -> str:
-        return f"{self.rule} {self.severity} ({RULES[self.rule]}): {self.message}"
+        return f"{self.rule} {self.severity} ({RULES[self.rule].title}): {self.message}"
 
 
 @dataclass(frozen=True)
 class Health:
-    """`health.json`."""
+    """Contents of `health.json`."""
 
     findings: tuple[Finding, ...] = ()
     audit: Mapping[str, Any] = field(default_factory=dict)
-    """What was looked at: the statistics of each gate, and how the finished SAE behaves."""
+    """Measurements that the rules used: statistics of each gate, and the behaviour of the finished SAE."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    """What other runs are compared with."""
+    """Data for comparisons with other runs."""
 
     def write(self, folder: Path) -> None:
         write_json(folder / FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Health:
-        """Of a run's folder; raises CorruptDataError if the file is missing or not one of ours."""
+        """Reads it from a run's folder; raises CorruptDataError if the file is missing or malformed."""
         try:
             plain = json.loads((folder / FILE).read_text())
             findings = tuple(Finding(**finding) for finding in plain.pop("findings"))
             return cls(findings, **plain)
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CorruptDataError(f"{folder / FILE} is no health of a run: {error}", hint="train it again") from None
+            raise CorruptDataError(f"{folder / FILE} is missing or malformed: {error}", hint="train it again") from None
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
@@ -89,5 +61,5 @@ def errors(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def unusable(findings: Iterable[Finding]) -> list[Finding]:
-    """The errors that leave no SAE that could be used."""
-    return [finding for finding in errors(findings) if finding.rule in UNUSABLE]
+    """Errors that leave no usable SAE."""
+    return [finding for finding in errors(findings) if RULES[finding.rule].unusable]

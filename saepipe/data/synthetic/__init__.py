@@ -1,6 +1,6 @@
-"""Worlds whose features are known, so that what an SAE finds can be compared with what is there.
+"""Synthetic worlds with known features, against which the latents of an SAE can be compared.
 
-`World().truth(seed)` and `SynthBench().truth(seed)` say what is in the activations; `draw` makes batches of them.
+`World().truth(seed)` and `SynthBench().truth(seed)` describe the features in the activations; `draw` samples batches.
 """
 
 from __future__ import annotations

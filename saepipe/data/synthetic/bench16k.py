@@ -18,12 +18,12 @@ Positive = Annotated[Count, Field(ge=1)]
 
 
 class SynthBench(Config):
-    """Trees of exclusive children, Zipfian rates, a low-rank copula, children as strong as their parents; about 34 on.
+    """Trees of exclusive children, Zipfian rates, a low-rank copula, children as strong as their parents; L0 about 34.
 
-    Settings and their values are the paper's (SAELens 6, `docs/synth_sae_bench.md`). What differs: rates are exact and
-    exclusion is too, because siblings share one draw (there: each draws, a random winner stays, and rates are
-    compensated approximately, so the frequencies agree only nearly); directions are a tight frame, the
-    minimum that 100 small steps on the same loss go towards there. It is not their file, so figures do not carry over.
+    Settings and values are the paper's (SAELens 6, `docs/synth_sae_bench.md`), but figures for its file do not carry
+    over: rates and exclusion are exact here, because siblings share one draw (there each draws, a random winner stays,
+    and approximate compensation leaves frequencies slightly off), and directions are a tight frame, the minimum that
+    the paper approaches with 100 small steps on the same loss.
     """
 
     num_features: Positive = 16_384
@@ -35,19 +35,19 @@ class SynthBench(Config):
     rates: tuple[float, float] = (0.4, 5e-4)
     rank: Annotated[Count, Field(ge=0)] = 25
     correlation_scale: float = Field(0.1, ge=0, description="standard deviation of a loading; |loading| stays <= 0.95")
-    mean_magnitudes: tuple[float, float] = Field((5.0, 4.0), description="of the most and the least frequent feature")
-    std_magnitudes: tuple[float, float] = Field((0.5, 0.5), description="folded normal: mean and deviation")
+    mean_magnitudes: tuple[float, float] = Field((5.0, 4.0), description="for the most and the least frequent feature")
+    std_magnitudes: tuple[float, float] = Field((0.5, 0.5), description="folded normal: mean and standard deviation")
     bias_norm: float = Field(0.5, ge=0)
     noise: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
-    def _room(self) -> Self:
+    def _check_num_roots(self) -> Self:
         if self.num_features < max(2, self.num_roots):
-            raise ValueError(f"{self.num_features} features have no room for {self.num_roots} roots")
+            raise ValueError(f"{self.num_features} features cannot include {self.num_roots} roots")
         return self
 
     def truth(self, seed: int) -> Truth:
-        """The world that `seed` names, on the CPU: 50 MB of directions. Batches come from `draw`."""
+        """Makes the world number `seed`, on the CPU, with 50 MB of directions; sample batches with `draw`."""
         num = self.num_features
         rng = torch.Generator().manual_seed(key(seed))
         parent, group = self._trees()
@@ -69,22 +69,22 @@ class SynthBench(Config):
         )
 
     def _levels(self) -> list[slice]:
-        """Roots, their children, ...: where each level of the trees stands."""
+        """Index ranges of the levels of the trees: roots, their children, ..."""
         sizes = [self.num_roots * self.branching**depth for depth in range(self.depth + 1)]
         ends = [0, *accumulate(sizes)]
         return [slice(begin, end) for begin, end in pairwise(min(end, self.num_features) for end in ends)]
 
     def _trees(self) -> tuple[Tensor, Tensor]:
-        """parent, group, (num_features,) each: level by level, then features of no tree."""
+        """parent and group, each (num_features,): level by level, then the features outside any tree."""
         parent = torch.full((self.num_features,), -1)
         for above, level in pairwise(self._levels()):
-            below = torch.arange(above.start, above.stop).repeat_interleave(self.branching)
-            parent[level] = below[: level.stop - level.start]
-        alone = (parent < 0) | (parent != parent.roll(1))  # the first of its group
-        return parent, alone.cumsum(0) - 1
+            parents = torch.arange(above.start, above.stop).repeat_interleave(self.branching)
+            parent[level] = parents[: level.stop - level.start]
+        starts_group = (parent < 0) | (parent != parent.roll(1))
+        return parent, starts_group.cumsum(0) - 1
 
     def _rates(self, parent: Tensor, group: Tensor) -> Tensor:
-        """P(on | parent on), (num_features,) float64: Zipf's rate over the parent's, siblings together at most 1."""
+        """P(on | parent on), (num_features,) float64: Zipf rate over the parent's, siblings summing to at most 1."""
         high, low = self.rates
         zipf = torch.arange(1, self.num_features + 1, dtype=torch.float64) ** -self.zipf
         frequencies = low + (high - low) * (zipf - zipf[-1]) / (zipf[0] - zipf[-1])

@@ -1,4 +1,4 @@
-"""Unit directions that overlap little: more features than dimensions, as in superposition."""
+"""Unit directions with little overlap: more features than dimensions, as in superposition."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from saepipe.data.errors import ConfigError
 def repelled(directions: Tensor, limit: float, *, max_steps: int = 4000, lr: float = 0.01) -> Tensor:
     """Moves unit rows apart until no two have |cosine| above `limit`.
 
-    Adam on sum over pairs of relu(|c_ij| - 0.98 limit)^2, rows normalised after each step; deterministic.
+    Runs Adam on the sum over pairs of relu(|c_ij| - 0.98 limit)^2, normalising rows after each step; deterministic.
 
     Args:
-        directions: (num_features, d_in), rows of unit norm: where it begins.
+        directions: (num_features, d_in) starting point, rows of unit norm.
         limit: the largest |cosine| allowed. No set can go below Welch's bound sqrt((N - d) / (d (N - 1))).
 
     Raises:
         ConfigError: if the limit is not reached.
     """
     rows = directions.clone().requires_grad_()
-    others = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    off_diagonal = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     adam = torch.optim.Adam([rows], lr=lr)
     for _ in range(max_steps):
-        cosines = (rows @ rows.T).abs() * others
+        cosines = (rows @ rows.T).abs() * off_diagonal
         if cosines.max() <= limit:
             return rows.detach()
         (gradient,) = torch.autograd.grad((cosines - 0.98 * limit).relu().square().sum(), rows)
@@ -34,16 +34,16 @@ def repelled(directions: Tensor, limit: float, *, max_steps: int = 4000, lr: flo
         with torch.no_grad():
             rows.copy_(normalize(rows, dim=1))
     raise ConfigError(
-        f"{len(rows)} directions in {rows.shape[1]} dimensions do not come below |cosine| {limit}",
-        hint="raise max_cosine or d_in, or ask for fewer features",
+        f"{len(rows)} directions in {rows.shape[1]} dimensions do not reach |cosine| <= {limit}",
+        hint="raise max_cosine or d_in, or use fewer features",
     )
 
 
 def tight_frame(directions: Tensor, *, num_steps: int = 3) -> Tensor:
-    """Unit rows D (num_features, d_in) with nearly the least possible sum of squared cosines; needs no N x N array.
+    """Returns unit rows D (num_features, d_in) whose sum of squared cosines is nearly minimal; needs no N x N array.
 
-    That sum is |D^T D|_F^2, least where D^T D is a multiple of the identity (Benedetto & Fickus 2003). Each step takes
-    the nearest such matrix, D (D^T D)^(-1/2), and makes its rows unit again.
+    That sum is |D^T D|_F^2, minimal if D^T D is a multiple of the identity (Benedetto & Fickus 2003). Each step takes
+    the nearest such matrix, D (D^T D)^(-1/2), and normalises its rows again.
     """
     for _ in range(num_steps):
         values, vectors = torch.linalg.eigh(directions.T @ directions)
@@ -52,11 +52,11 @@ def tight_frame(directions: Tensor, *, num_steps: int = 3) -> Tensor:
 
 
 def tilted(own: Tensor, toward: Tensor, cosine: float) -> Tensor:
-    """cosine * u + sqrt(1 - cosine^2) * v: v is `own` (num, d_in) less its part along u, the unit rows `toward`.
+    """cosine * u + sqrt(1 - cosine^2) * v: u is `toward`, unit rows, and v the unit part of `own` orthogonal to u.
 
-    At 0 it is `own` itself, with the little overlap that it has.
+    Both are (num, d_in). For a cosine of 0, `own` is returned unchanged, with its slight overlap.
     """
     if cosine == 0:
         return own
-    across = normalize(own - (own * toward).sum(1, keepdim=True) * toward, dim=1)
-    return cosine * toward + (1 - cosine**2) ** 0.5 * across
+    orthogonal = normalize(own - (own * toward).sum(1, keepdim=True) * toward, dim=1)
+    return cosine * toward + (1 - cosine**2) ** 0.5 * orthogonal

@@ -1,4 +1,4 @@
-"""What is really in the activations: directions, who implies and who excludes whom, how often and how strongly."""
+"""The features behind synthetic activations: directions, implications, exclusions, frequencies and magnitudes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Truth:
-    """A generative model of activations: x = bias + sum over features that are on of magnitude * direction + noise.
+    """A generative model of activations: x = bias + noise + the sum of magnitude * direction over features that are on.
 
-    A feature can be on only where its parent is. Features of one group exclude each other; a group's features stand
-    side by side, have one parent (or none), and their rates sum to at most 1. Parents stand before their children.
+    A feature can be on only if its parent is. Features of one group exclude each other; they are contiguous, share one
+    parent (or have none), and their rates sum to at most 1. Parents come before their children.
     """
 
     directions: Tensor  # (num_features, d_in) float32, rows of unit norm
-    parent: Tensor  # (num_features,) int64: the index of the parent; -1 for none
-    group: Tensor  # (num_features,) int64, never falling: 0, 1, ..., num_groups - 1
+    parent: Tensor  # (num_features,) int64: index of the parent, or -1
+    group: Tensor  # (num_features,) int64, non-decreasing: 0, 1, ..., num_groups - 1
     rates: Tensor  # (num_features,) float64: P(on | parent on)
-    mean: Tensor  # (num_features,) of the magnitude where on
+    mean: Tensor  # (num_features,) mean magnitude when on
     std: Tensor  # (num_features,)
-    floor: float  # the least magnitude
+    floor: float  # smallest magnitude
     loadings: Tensor  # (num_groups, rank) of the Gaussian copula; rows of norm below 1; rank 0: independent groups
     bias: Tensor  # (d_in,)
-    noise: float  # standard deviation, for each of the d_in
-    scaled_by_parent: bool  # magnitudes are multiplied by their parent's, relative to its mean
+    noise: float  # standard deviation in each of the d_in dimensions
+    scaled_by_parent: bool  # magnitudes are multiplied by the parent's magnitude over its mean
 
     @property
     def num_features(self) -> int:
@@ -42,17 +42,14 @@ class Truth:
     @cached_property
     def levels(self) -> tuple[Tensor, ...]:
         """Features by depth: those without a parent, their children, ..."""
-        depth = torch.zeros_like(self.parent)
-        found = [(self.parent < 0).nonzero().squeeze(1)]
-        while len(found[-1]):
-            below = torch.isin(self.parent, found[-1])
-            depth[below] = len(found)
-            found.append(below.nonzero().squeeze(1))
-        return tuple(found[:-1])
+        levels = [(self.parent < 0).nonzero().squeeze(1)]
+        while len(levels[-1]):
+            levels.append(torch.isin(self.parent, levels[-1]).nonzero().squeeze(1))
+        return tuple(levels[:-1])
 
     @cached_property
     def frequencies(self) -> Tensor:
-        """(num_features,) float64: P(on); exact where the copula does not tie children to their parents."""
+        """(num_features,) float64: P(on); exact unless the copula correlates children with their parents."""
         frequencies = self.rates.clone()
         for level in self.levels[1:]:
             frequencies[level] *= frequencies[self.parent[level]]
@@ -60,7 +57,7 @@ class Truth:
 
     @property
     def l0(self) -> float:
-        """Features on in a token, on average."""
+        """Mean number of features on per token."""
         return float(self.frequencies.sum())
 
     @cached_property
@@ -80,52 +77,52 @@ class Truth:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch of activations and what made them."""
+    """A batch of activations and the magnitudes that generated them."""
 
     x: Tensor  # (num_tokens, d_in) float32
     magnitudes: Tensor  # (num_tokens, num_features) float32; 0 where the feature is off
 
 
 def draw(truth: Truth, seed: int, number: int, num_tokens: int) -> Tokens:
-    """Batch `number` of the endless stream called `seed`: a pure function of its arguments, for one kind of device.
+    """Samples batch `number` of the endless stream `seed`: a pure function of its arguments, for one kind of device.
 
-    Each group draws one u = Phi(z), z normal with the copula's correlation, and each of its features is on where u
-    falls into the feature's own interval; the intervals fill [0, 1] from above, so groups with alike loadings are on
-    together.
+    Each group draws one u = Phi(z), with z normal and correlated by the copula. A feature is on if u falls into its own
+    interval; the intervals fill [0, 1] from the top, so groups with similar loadings tend to be on together.
     """
     device = truth.directions.device
     rng = torch.Generator(device).manual_seed(key(seed, number))
     num_groups, rank = truth.loadings.shape
     factors = torch.randn(num_tokens, rank, generator=rng, device=device)
-    own = torch.randn(num_tokens, num_groups, generator=rng, device=device)
-    z = factors @ truth.loadings.T + own * (1 - truth.loadings.square().sum(1)).sqrt()
-    on = _chosen(truth, torch.special.ndtr(z))
+    independent = torch.randn(num_tokens, num_groups, generator=rng, device=device)
+    z = factors @ truth.loadings.T + independent * (1 - truth.loadings.square().sum(1)).sqrt()
+    on = _active_features(truth, torch.special.ndtr(z))
     magnitudes = _magnitudes(truth, on, rng)
     noise = truth.noise * torch.randn(num_tokens, truth.d_in, generator=rng, device=device)
     return Tokens(magnitudes @ truth.directions + truth.bias + noise, magnitudes)
 
 
-def _chosen(truth: Truth, u: Tensor) -> Tensor:
+def _active_features(truth: Truth, u: Tensor) -> Tensor:
     """u (num_tokens, num_groups) in [0, 1] -> (num_tokens, num_features) bool."""
-    so_far = truth.rates.cumsum(0)
-    before = so_far - truth.rates
+    total = truth.rates.cumsum(0)
+    total_before = total - truth.rates
     first = torch.searchsorted(truth.group, torch.arange(u.shape[1], device=u.device))
-    high = (1 - (before - before[first][truth.group])).float()
-    low = (1 - (so_far - before[first][truth.group])).float()
+    group_start = total_before[first][truth.group]
+    high = (1 - (total_before - group_start)).float()
+    low = (1 - (total - group_start)).float()
     high[first] = torch.inf
-    mine = u[:, truth.group]
-    on = (mine >= low) & (mine < high)
+    group_u = u[:, truth.group]
+    on = (group_u >= low) & (group_u < high)
     for level in truth.levels[1:]:
         on[:, level] &= on[:, truth.parent[level]]
     return on
 
 
 def _magnitudes(truth: Truth, on: Tensor, rng: torch.Generator) -> Tensor:
-    """(num_tokens, num_features): mean + std * normal, at least `floor`, where on."""
+    """(num_tokens, num_features): mean + std * normal, at least `floor`, if on; otherwise 0."""
     features = on.nonzero()[:, 1]
-    drawn = torch.randn(len(features), generator=rng, device=on.device)
+    normal = torch.randn(len(features), generator=rng, device=on.device)
     magnitudes = torch.zeros(on.shape, device=on.device)
-    magnitudes[on] = (truth.mean[features] + truth.std[features] * drawn).clamp_min(truth.floor)
+    magnitudes[on] = (truth.mean[features] + truth.std[features] * normal).clamp_min(truth.floor)
     if truth.scaled_by_parent:
         for level in truth.levels[1:]:
             parent = truth.parent[level]
@@ -134,5 +131,5 @@ def _magnitudes(truth: Truth, on: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def key(*numbers: int) -> int:
-    """A seed for torch that depends on every one of `numbers`."""
+    """Returns a seed for torch that depends on each of `numbers`."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,1 +1,1 @@
-"""What a command shows: progress, tables and errors on the terminal, and objects in a notebook."""
+"""Output of commands: progress, tables and errors on the terminal, and objects displayed in a notebook."""

@@ -1,4 +1,4 @@
-"""What a command says: its data on stdout, its talk on stderr."""
+"""Terminal output of a command: its results on stdout; progress, messages and errors on stderr."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from rich.console import Console, RenderableType
 
 from saepipe.data.terminal.display import readable
 from saepipe.data.terminal.progress import Bar, Progress, Silent
-from saepipe.data.terminal.stage import watched
+from saepipe.data.terminal.stage import reporting_to
 
 Format = Literal["human", "json", "quiet"]
 
-data = Console(width=None if sys.stdout.isatty() else 240)  # a pipe has no width of its own; a table needs one
-talk = Console(stderr=True, soft_wrap=True)
+stdout = Console(width=None if sys.stdout.isatty() else 240)  # a pipe has no width, but a table needs one
+stderr = Console(stderr=True, soft_wrap=True)
 
 
 def show(value: Mapping[str, Any], format_: Format) -> None:
-    """Plain data on stdout: as JSON, or a line a key."""
+    """Prints plain data on stdout: as JSON, or one line per key."""
     if format_ == "json":
-        data.print_json(json.dumps(value))
+        stdout.print_json(json.dumps(value))
     elif format_ == "human":
         for key, item in value.items():
-            data.print(f"[bold]{key}[/]", end="  ")
+            stdout.print(f"[bold]{key}[/]", end="  ")
             lines = (item or ["none"]) if isinstance(item, list) else [item]
-            data.print("\n  ".join(map(readable, lines)), markup=False)
+            stdout.print("\n  ".join(map(readable, lines)), markup=False)
 
 
-def draw(parts: Iterable[RenderableType]) -> None:
-    """On stdout: tables as they are; sentences unwrapped, and without markup."""
+def print_parts(parts: Iterable[RenderableType]) -> None:
+    """Prints tables on stdout, and sentences unwrapped and without markup."""
     for part in parts:
         if isinstance(part, str):
-            data.print(part, markup=False, highlight=False, soft_wrap=True)
+            stdout.print(part, markup=False, highlight=False, soft_wrap=True)
         else:
-            data.print(part)
+            stdout.print(part)
 
 
 def fits(part: RenderableType) -> bool:
-    """Whether a table is no wider than the terminal."""
-    return data.measure(part, options=data.options.update(width=10_000)).maximum <= data.width
+    """Returns whether a table is no wider than the terminal."""
+    return stdout.measure(part, options=stdout.options.update(width=10_000)).maximum <= stdout.width
 
 
-def watching(format_: Format) -> AbstractContextManager[Progress]:
-    """Progress for one command, on stderr."""
-    return watched(Silent() if format_ == "quiet" else Bar(talk))
+def show_progress(format_: Format) -> AbstractContextManager[Progress]:
+    """Shows the progress of a command on stderr, unless the format is `quiet`."""
+    return reporting_to(Silent() if format_ == "quiet" else Bar(stderr))
 
 
-def complain(code: int, message: str, hint: str | None, *, as_json: bool) -> None:
-    """An error, on stderr."""
+def print_error(code: int, message: str, hint: str | None, *, as_json: bool) -> None:
+    """Prints an error on stderr."""
     if as_json:
         print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
     else:
-        talk.print(f"error: {message}", markup=False, highlight=False)
-        talk.print(f"  hint: {hint}" if hint else "", end="\n" if hint else "", markup=False, highlight=False)
+        stderr.print(f"error: {message}", markup=False, highlight=False)
+        stderr.print(f"  hint: {hint}" if hint else "", end="\n" if hint else "", markup=False, highlight=False)

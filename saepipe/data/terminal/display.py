@@ -1,4 +1,4 @@
-"""How objects show themselves: a line a fact in a terminal, a table in a notebook."""
+"""Display of objects: one line per fact in a terminal, a table in a notebook."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class Displayed:
-    """Shows `facts()` instead of its fields."""
+    """An object displayed by its `facts()` instead of its fields."""
 
     def facts(self) -> Mapping[str, Any]:
-        """What a person wants to know at a glance, by name."""
+        """The most useful facts about the object, by name."""
         raise AssertionError(f"{type(self).__name__} has no facts")
 
     def __repr__(self) -> str:
@@ -27,7 +27,7 @@ class Displayed:
 
 
 def readable(value: Any) -> str:
-    """A value in words: `yes`, `300,000`, `a, b`."""
+    """Formats a value for people: `yes`, `300,000`, `a, b`."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -38,7 +38,7 @@ def readable(value: Any) -> str:
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Plain HTML, every cell escaped; the first cell of a row is its heading."""
+    """Plain HTML table with escaped cells; the first cell of a row is its heading."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     body = "".join(
         f'<tr><th scope="row">{escape(str(first))}</th>{"".join(f"<td>{escape(str(cell))}</td>" for cell in rest)}</tr>'

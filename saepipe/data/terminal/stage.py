@@ -1,9 +1,10 @@
-"""The three stages as functions: `saepipe.harvest(config)` is `saepipe.harvest.run.harvest(config)`, told on stderr."""
+"""Callable stages: `saepipe.harvest(config)` is `saepipe.harvest.run.harvest(config)`, with progress on stderr."""
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
 
 
 class Stage(ModuleType):
-    """A package that is also what it does."""
+    """A package that can be called like the function of its own name in its `run.py`.
+
+    Signature and docstring are those of the function, looked up on demand, since importing `run.py` imports torch.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As the function of the package's name in its `run.py`, with progress on stderr where none is given."""
-        run = getattr(import_module(f"{self.__name__}.run"), self.__name__.rpartition(".")[2])
+        """Calls the function, with progress on stderr unless `progress` is given."""
+        run = _run_function(self)
         if "progress" in kwargs:
             return run(*args, **kwargs)
 
@@ -26,21 +30,34 @@ class Stage(ModuleType):
 
         from saepipe.data.terminal.progress import Bar
 
-        with watched(Bar(Console(stderr=True, soft_wrap=True))) as progress:
+        with reporting_to(Bar(Console(stderr=True, soft_wrap=True))) as progress:
             return run(*args, **kwargs, progress=progress)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(_run_function(self))
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return _run_function(self).__doc__
+
+
+def _run_function(stage: ModuleType) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(import_module(f"{stage.__name__}.run"), stage.__name__.rpartition(".")[2])
+    return function
 
 
 def callable_stage(name: str) -> None:
-    """Lets the package `name` be called."""
+    """Makes the package `name` callable."""
     sys.modules[name].__class__ = Stage
 
 
 @contextmanager
-def watched(progress: Progress) -> Iterator[Progress]:
-    """`progress` alone tells where a stage stands; the bars of the libraries below it stay off."""
+def reporting_to(progress: Progress) -> Iterator[Progress]:
+    """Reports progress through `progress` alone, with the progress bars of other libraries disabled."""
     import datasets
     import transformers
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # lazily, and so unseen
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # loaded lazily
 
     datasets.disable_progress_bars()
     disable_progress_bars()

@@ -1,6 +1,6 @@
-"""The embedded default: a tiny trained Gemma-2, its tokenizer, and the generated, labelled text it learned from.
+"""The embedded default: a tiny trained Gemma-2, its tokenizer, and the generated, labelled text that it learned from.
 
-`MODEL_DIR` is an ordinary checkpoint folder; `documents()` is the corpus. Nothing here needs a network.
+`MODEL_DIR` is an ordinary checkpoint folder; `documents()` is the corpus. No network is needed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MODEL_DIR = Path(__file__).parent / "model"
 """A `Gemma2ForCausalLM` checkpoint with its tokenizer, for `from_pretrained(MODEL_DIR)`."""
 
 CONFIGS = Path(__file__).parent / "configs"
-"""The harvest and the training that `saepipe demo` runs."""
+"""Harvest and training configs of `saepipe demo`."""
 
 HELDOUT_SHARE = 0.1
-"""Documents with `heldout_score(text)` below this were never trained on."""
+"""The model was never trained on documents whose `heldout_score(text)` is below this."""
 
 __all__ = [
     "ASKED_WORDS",

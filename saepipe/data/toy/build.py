@@ -1,7 +1,7 @@
-"""Build the embedded model: `python -m saepipe.data.toy.build [--out DIR] [--steps N] [--seed S]`.
+"""Builds the embedded model: `python -m saepipe.data.toy.build [--out DIR] [--steps N] [--seed S]`.
 
-Trains the tokenizer, then a small Gemma-2, on generated documents outside the held-out share.
-The result is a function of steps, seed, library versions and the number of threads.
+Trains the tokenizer, then a small Gemma-2, on generated documents outside the held-out share. The result is a function
+of the steps, the seed, the library versions and the number of threads.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")  # in Gemma's order
 
 
 def main() -> None:
-    """Build tokenizer and model, and write both into one checkpoint folder."""
+    """Builds the tokenizer and the model, and writes both into one checkpoint folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=MODEL_DIR, help="the checkpoint folder")
-    parser.add_argument("--steps", type=int, default=1600, help=f"of {BATCH_SIZE} x {CONTEXT_SIZE} tokens")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the training documents")
+    parser.add_argument("--out", type=Path, default=MODEL_DIR, help="checkpoint folder")
+    parser.add_argument("--steps", type=int, default=1600, help=f"steps of {BATCH_SIZE} x {CONTEXT_SIZE} tokens")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and the training documents")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -49,13 +49,13 @@ def main() -> None:
 
 
 def training_texts(seed: int) -> Iterator[str]:
-    """The texts of the stream that are not held out, without end."""
+    """Yields the texts that are not held out, without end."""
     return (d.text for d in documents(seed) if heldout_score(d.text) >= HELDOUT_SHARE)
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: every text comes back as it went in; `<bos>` is prepended as Gemma's tokenizer does."""
-    # The word list is repeated, so that each of its words becomes one token.
+    """Trains a byte-level BPE, which decodes every text exactly; prepends `<bos>` as Gemma's tokenizer does."""
+    # The word list is repeated, so that each of its words becomes a single token.
     word_list = (f" {word}" for word in WORDS for _ in range(500))
     texts = chain(islice(training_texts(seed), 20_000), word_list)
     core = Tokenizer(models.BPE())
@@ -79,7 +79,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Gemma2ForCausalLM:
-    """Gemma-2 in small. The sliding window is shorter than a context, so the two kinds of layer differ."""
+    """A small Gemma-2. The sliding window is shorter than a context, so that its two kinds of layer differ."""
     torch.manual_seed(seed)
     config = Gemma2Config(
         vocab_size=len(tokenizer),
@@ -102,7 +102,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> Gemma2ForCausalL
 
 
 def windows(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """Windows of `CONTEXT_SIZE` ids: each starts with `<bos>`, and one `<bos>` stands before each document."""
+    """Yields windows of `CONTEXT_SIZE` ids; each window starts with `<bos>`, and so does each document."""
     bos = tokenizer.bos_token_id
     window = [bos]
     for text in texts:
@@ -117,7 +117,7 @@ def windows(texts: Iterator[str], tokenizer: PreTrainedTokenizerBase) -> Iterato
 
 
 def train(model: Gemma2ForCausalLM, stream: Iterator[list[int]], num_steps: int) -> Iterator[int]:
-    """AdamW with linear warm-up and cosine decay, in float32. Yields the number of steps done."""
+    """Trains with AdamW, linear warm-up and cosine decay, in float32; yields the number of steps done."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(step, num_steps))
     started, mean_loss = time.monotonic(), 0.0
@@ -138,7 +138,7 @@ def train(model: Gemma2ForCausalLM, stream: Iterator[list[int]], num_steps: int)
 
 
 def lr_factor(step: int, num_steps: int) -> float:
-    """Linear warm-up, then half a cosine down to 2 % of the peak."""
+    """Factor of the peak learning rate: linear warm-up times a half cosine from 1 down to 2 %."""
     warm_up = min(1.0, (step + 1) / WARMUP_STEPS)
     return warm_up * (0.02 + 0.98 * (1 + math.cos(math.pi * step / num_steps)) / 2)
 

@@ -31,7 +31,7 @@ _PRONOUNS = {
 
 @dataclass(frozen=True)
 class Document:
-    """A text, its kind, and what is true of it.
+    """A text, its kind, and its labels.
 
     Labels by kind: biography `profession, gender, city`; review `category, sentiment`;
     spelling `form` (first_letter, starts_with, spelled) and `words` (separated by spaces);
@@ -51,18 +51,19 @@ def documents(
     correlation: float = 0.0,
     start: int = 0,
 ) -> Iterator[Document]:
-    """Documents `start, start + 1, ...` of the stream named by the other arguments; endless without a number.
+    """Yields documents `start, start + 1, ...` of the stream that the other arguments define; endless by default.
 
     Args:
-        kinds: drawn from uniformly, document by document.
-        correlation: the share of biographies whose gender follows from the profession, and of reviews whose
-            sentiment follows from the category (every other one female, positive). 0 makes them independent.
+        kinds: the kind of each document is drawn uniformly from these.
+        correlation: share of the biographies whose gender is determined by the profession, and of the reviews whose
+            sentiment is determined by the category (alternately female and male, positive and negative); 0 makes them
+            independent.
 
     Raises:
-        ConfigError: a kind that does not exist, none at all, or a correlation outside [0, 1].
+        ConfigError: if a kind does not exist, no kind is given, or the correlation is outside [0, 1].
     """
     if not kinds or set(kinds) - set(KINDS):
-        raise ConfigError(f"kinds are {list(kinds)}", hint=f"choose one or more of {', '.join(KINDS)}")
+        raise ConfigError(f"invalid kinds: {list(kinds)}", hint=f"choose one or more of {', '.join(KINDS)}")
     if not 0 <= correlation <= 1:
         raise ConfigError(f"correlation is {correlation}", hint="give a share between 0 and 1")
     indices = count(start) if num_documents is None else range(start, start + num_documents)
@@ -70,7 +71,7 @@ def documents(
 
 
 def document(seed: int, index: int, kinds: Sequence[Kind] = KINDS, *, correlation: float = 0.0) -> Document:
-    """Document `index` of the stream `seed`: nothing but the arguments decides it."""
+    """Generates document `index` of the stream `seed`, a pure function of the arguments."""
     draw = Random(f"{seed}/{index}").random
     kind = _pick(kinds, draw)
     match kind:
@@ -150,28 +151,28 @@ def _pick(options: Sequence[T], draw: Draw) -> T:
 
 
 def _label_pair(firsts: Sequence[str], seconds: Sequence[str], draw: Draw, correlation: float) -> tuple[str, str]:
-    """Two labels, uniform each; in a share `correlation` of the draws the first decides the second."""
+    """Draws two labels, each uniform; in a share `correlation` of the draws the first determines the second."""
     first, tied = int(draw() * len(firsts)), draw() < correlation
     free = int(draw() * len(seconds))
     return firsts[first], seconds[first % len(seconds) if tied else free]
 
 
 def _literal(texts: Mapping[str, str]) -> Grammar:
-    """Rules under which each symbol has one way to be written."""
+    """Rules that give each symbol a single alternative."""
     return {symbol: ((text,),) for symbol, text in texts.items()}
 
 
 def _narrowed(label: str, *symbols: str) -> Grammar:
-    """Rules under which `work` means `work.nurse`, for the label `nurse`."""
+    """Rules that expand `work` as `work.nurse`, for the label `nurse`."""
     return {symbol: _GRAMMAR[f"{symbol}.{label}"] for symbol in symbols}
 
 
-def _load() -> Grammar:
-    here = Path(__file__).parent
+def _load_grammar() -> Grammar:
+    folder = Path(__file__).parent
     rules: dict[str, Alternatives] = {name: alternatives(*words) for name, words in WORD_SECTIONS.items()}
     for kind in KINDS:
-        rules.update(parse_grammar((here / f"{kind}.txt").read_text("utf-8")))
+        rules.update(parse_grammar((folder / f"{kind}.txt").read_text("utf-8")))
     return rules
 
 
-_GRAMMAR = _load()
+_GRAMMAR = _load_grammar()

@@ -1,4 +1,4 @@
-"""Context-free grammars in plain text: a `[symbol]`, then one alternative a line, with `{symbol}` slots."""
+"""Context-free grammars in plain text: a `[symbol]`, then one alternative per line, with `{symbol}` slots."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 Alternatives: TypeAlias = tuple[tuple[str, ...], ...]
-"""The ways to write a symbol. Each is cut at its slots: literal, symbol, literal, symbol, ..., literal."""
+"""Alternative texts of a symbol, each split at its slots: literal, symbol, literal, symbol, ..., literal."""
 
 Grammar: TypeAlias = Mapping[str, Alternatives]
 
@@ -17,7 +17,7 @@ _A_BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=[aeio]|u(?!ni|se|su|ti|ku)|hones|hour
 
 
 def parse_grammar(text: str) -> dict[str, Alternatives]:
-    """Read a grammar. Lines that start with `#` are comments; a line's leading spaces are part of it."""
+    """Parses a grammar. Lines starting with `#` are comments; leading spaces are part of a line."""
     lines: dict[str, list[str]] = {}
     for line in text.splitlines():
         if not line or line.startswith("#"):
@@ -30,15 +30,15 @@ def parse_grammar(text: str) -> dict[str, Alternatives]:
 
 
 def alternatives(*options: str) -> Alternatives:
-    """The given texts as the ways to write a symbol."""
+    """Splits texts at their slots, as the alternatives of a symbol."""
     return tuple(tuple(_SLOT.split(option)) for option in options)
 
 
 def expand(grammar: Grammar, symbol: str, random: Callable[[], float]) -> str:
-    """One text of `symbol`, each slot filled at random, with "a" made "an" where a vowel follows.
+    """Expands `symbol` into a text, filling each slot at random, and changes "a" to "an" before vowels.
 
     Args:
-        random: uniform in [0, 1). Only this is drawn, since Python keeps its sequence the same for ever.
+        random: uniform in [0, 1); the only source of randomness, because Python guarantees its sequence for ever.
     """
     return _A_BEFORE_VOWEL.sub(r"\1n ", _expand(grammar, symbol, random))
 

@@ -1,6 +1,6 @@
-"""What the embedded model has learned, on held-out documents: `python -m saepipe.data.toy.measure [--model DIR]`.
+"""Measures what the embedded model has learned: `python -m saepipe.data.toy.measure [--model DIR]`.
 
-Each figure is printed beside a baseline that needs no model.
+Prints each figure, on held-out documents, beside a baseline that needs no model.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from saepipe.data.toy import (
 )
 from saepipe.data.toy.build import CONTEXT_SIZE, training_texts, windows
 
-MEASURE_SEED = 1  # the model was trained on the stream of seed 0
-WORD_POSITION = -6  # of the word in "... {word} has the first letter:"
+MEASURE_SEED = 1  # the model was trained on the stream with seed 0
+WORD_POSITION = -6  # position of the word in "... {word} has the first letter:"
 
 
 def main() -> None:
-    """Print every figure."""
+    """Prints all figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=MODEL_DIR)
     args = parser.parse_args()
@@ -54,14 +54,14 @@ def main() -> None:
 
 
 def heldout_documents(kinds: Sequence[Kind] = KINDS, seed: int = MEASURE_SEED) -> Iterator[Document]:
-    """Documents of a stream that the model was not trained on, held out by their text, without end."""
+    """Yields held-out documents of a stream that the model was not trained on, without end."""
     return (d for d in documents(seed, kinds=kinds) if heldout_score(d.text) < HELDOUT_SHARE)
 
 
 def loss_figures(
     model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerBase, num_windows: int = 256
 ) -> dict[str, float]:
-    """Cross-entropy in nats a token, over ordinary targets; by kind as well; and of models without a context."""
+    """Cross-entropy in nats per token over ordinary targets, overall and by kind, and for models without context."""
     unigram = unigram_nats(tokenizer)
     figures = {"uniform": math.log(len(tokenizer))}
     parts: dict[str, Sequence[Kind]] = {"model": KINDS, **{f"model, {kind}": (kind,) for kind in KINDS}}
@@ -87,7 +87,7 @@ def token_nats(model: Gemma2ForCausalLM, ids: np.ndarray) -> np.ndarray:
 
 
 def unigram_nats(tokenizer: PreTrainedTokenizerBase, num_texts: int = 20_000) -> np.ndarray:
-    """-log p of each token id by its count in training documents, plus one. (vocab,)"""
+    """-log p of each token id, from its count in training documents plus one; (vocab,)."""
     texts = list(islice(training_texts(seed=0), num_texts))
     counts = Counter(chain.from_iterable(tokenizer(texts, add_special_tokens=False)["input_ids"]))
     smoothed = np.array([counts[token] + 1 for token in range(len(tokenizer))])
@@ -95,9 +95,9 @@ def unigram_nats(tokenizer: PreTrainedTokenizerBase, num_texts: int = 20_000) ->
 
 
 def first_letter_figures(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Share of words whose first letter is the model's most likely next token."""
+    """Share of words whose first letter is the most likely next token, and a baseline."""
     return {
-        "words whose letter was asked for in training": first_letter_accuracy(model, tokenizer, ASKED_WORDS),
+        "words whose first letter was in training": first_letter_accuracy(model, tokenizer, ASKED_WORDS),
         "words only spelled out in training": first_letter_accuracy(model, tokenizer, SPELLED_ONLY_WORDS),
         "always S": sum(word.startswith("s") for word in WORDS) / len(WORDS),
     }
@@ -105,7 +105,7 @@ def first_letter_figures(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenize
 
 @torch.inference_mode()
 def first_letter_accuracy(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> float:
-    """Share of `words` for which the most likely token after the prompt is the letter."""
+    """Share of `words` for which the most likely token after the prompt is the first letter."""
     words = list(words)
     ids = torch.tensor(tokenizer(letter_prompts(words))["input_ids"])  # (batch, seq)
     letters = torch.tensor([tokenizer.encode(f" {w[0].upper()}", add_special_tokens=False)[0] for w in words])
@@ -114,7 +114,7 @@ def first_letter_accuracy(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokeniz
 
 
 def letter_prompts(words: Sequence[str], num_examples: int = 5, seed: int = MEASURE_SEED) -> list[str]:
-    """A prompt a word: examples with other words, then "{word} has the first letter:". All of one length."""
+    """Builds one prompt per word, all of one length: examples of other words, then "{word} has the first letter:"."""
     random = Random(seed)
 
     def lines(word: str) -> Iterator[str]:
@@ -126,7 +126,7 @@ def letter_prompts(words: Sequence[str], num_examples: int = 5, seed: int = MEAS
 
 
 def probe_figures(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Accuracy (5 folds) of linear probes on the residual stream after the middle layer, and of the majority."""
+    """Accuracy (5 folds) of linear probes on the residual stream after the middle layer, and of the majority label."""
     figures: dict[str, float] = {}
     labels: dict[Kind, tuple[str, ...]] = {
         "biography": ("profession", "gender"),
@@ -159,21 +159,21 @@ def probe_accuracy(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def majority(y: np.ndarray) -> float:
-    """The accuracy of always naming the commonest label."""
+    """Accuracy of always predicting the most common label."""
     return float(np.unique(y, return_counts=True)[1].max() / len(y))
 
 
 @torch.inference_mode()
 def residual_figures(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Layer by layer: the mean norm at the windows' first `<bos>` and at ordinary tokens, and how many directions
-    carry the variance of the latter (participation ratio of the covariance's eigenvalues, at most d_in)."""
+    """Mean norm per layer, at the windows' first `<bos>` and at ordinary tokens, and the number of directions with most
+    of the latter's variance (participation ratio of the covariance's eigenvalues, at most d_in)."""
     texts = (d.text for d in heldout_documents())
     ids = torch.tensor(list(islice(windows(texts, tokenizer), 64)))
     ordinary = ids != tokenizer.bos_token_id
     figures: dict[str, float] = {}
     layers: list[torch.nn.Module] = list(model.model.layers)
     for index, layer in enumerate(layers):
-        # A module hook: the last of `hidden_states` is after the final norm.
+        # A module hook, because the last of `hidden_states` is taken after the final norm.
         outputs: list[torch.Tensor] = []
         hook = layer.register_forward_hook(lambda _m, _in, out, kept=outputs: kept.append(out))
         model(ids)
@@ -189,7 +189,7 @@ def residual_figures(model: Gemma2ForCausalLM, tokenizer: PreTrainedTokenizerBas
 Part = Callable[[Gemma2ForCausalLM, PreTrainedTokenizerBase], dict[str, float]]
 
 PARTS: tuple[tuple[str, Part], ...] = (
-    (f"loss, nats a token, windows of {CONTEXT_SIZE}", loss_figures),
+    (f"loss, nats per token, windows of {CONTEXT_SIZE}", loss_figures),
     ("first letter, accuracy", first_letter_figures),
     ("linear probes after the middle layer, accuracy", probe_figures),
     ("residual stream", residual_figures),

@@ -1,4 +1,4 @@
-"""The word lists: `words.txt` by part of speech, and the cities with what is known of each."""
+"""Word lists: `words.txt` by part of speech, and cities with facts about each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HERE = Path(__file__).parent
 
 
 class City(NamedTuple):
-    """A city and the facts that biographies state of it."""
+    """A city and the facts that biographies state about it."""
 
     name: str
     country: str
@@ -31,15 +31,15 @@ def _read_cities() -> tuple[City, ...]:
 
 
 WORD_SECTIONS = _read_words()
-"""Part of speech -> words, all lower case. Every one of them occurs in narratives."""
+"""Part of speech -> words, all lower case. Each of them occurs in narratives."""
 
 WORDS = tuple(sorted({word for words in WORD_SECTIONS.values() for word in words}))
-"""Every word that spelling documents may hold."""
+"""Words that may occur in spelling documents."""
 
 SPELLED_ONLY_WORDS = tuple(word for word in WORDS if heldout_score(word) < 0.1)
-"""Words whose first letter no document asks for. They are spelled out, so a model can still infer it."""
+"""Words whose first letter no document states. They are spelled out, so that a model can still infer it."""
 
 ASKED_WORDS = tuple(word for word in WORDS if heldout_score(word) >= 0.1)
-"""Words whose first letter is asked for in spelling documents."""
+"""Words whose first letter is stated in spelling documents."""
 
 CITIES = _read_cities()

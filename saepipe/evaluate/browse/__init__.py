@@ -1,1 +1,1 @@
-"""The feature browser: every latent of some runs, found, read and compared; on this machine, or as files."""
+"""Feature browser: find, read and compare every latent of some runs, from a local server or from files."""

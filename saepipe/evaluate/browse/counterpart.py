@@ -1,4 +1,4 @@
-"""The counterpart of a latent in another run: the latent whose decoder row points most nearly the same way."""
+"""Counterpart of a latent in another run: the latent whose decoder row has the highest cosine with its own."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _BLOCK = 256
 @dataclass(frozen=True)
 class Match:
     latent: int
-    """Of the other run."""
+    """Latent of the other run."""
     cosine: float
-    """Of the two decoder rows."""
+    """Cosine of the two decoder rows."""
 
 
 def nearest(row: np.ndarray, others: np.ndarray) -> Match | None:
-    """The match of one unit row (d_in,) among unit rows (d_sae, d_in); None for a row of zeros, which has none."""
+    """Returns the match of a unit row (d_in,) among unit rows (d_sae, d_in); None for a row of zeros."""
     if not row.any():
         return None
     return _match(row, others, int(np.argmax(others @ row)))
 
 
-def nearest_of_all(rows: np.ndarray, others: np.ndarray) -> Iterator[Match | None]:
-    """What `nearest` says of each of `rows` (num, d_in), in order, by blocks of them."""
+def nearest_of_each(rows: np.ndarray, others: np.ndarray) -> Iterator[Match | None]:
+    """Yields the result of `nearest` for each of `rows` (num_rows, d_in), computed in blocks."""
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         for row, latent in zip(block, np.argmax(block @ others.T, axis=1), strict=True):
@@ -34,5 +34,5 @@ def nearest_of_all(rows: np.ndarray, others: np.ndarray) -> Iterator[Match | Non
 
 
 def _match(row: np.ndarray, others: np.ndarray, latent: int) -> Match:
-    """One product in float64, so that both ways of looking give the same digits."""
+    """Computes the cosine by one product in float64, so that single rows and blocks give the same digits."""
     return Match(latent, float(np.dot(row.astype(np.float64), others[latent].astype(np.float64))))

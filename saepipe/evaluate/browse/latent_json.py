@@ -1,4 +1,4 @@
-"""One latent as plain data, with as many digits as a reader can use."""
+"""One latent as plain data, with as many digits as a reader needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Pairs = Sequence[tuple[Any, float]]
 
 
 def latent_json(latent: Latent) -> dict[str, Any]:
-    """As `Latent`; the many numbers with four significant digits."""
+    """Returns the fields of `Latent`; lists of numbers have four significant digits."""
     edges, counts = latent.histogram
     return {
         "index": latent.index,
@@ -29,7 +29,7 @@ def latent_json(latent: Latent) -> dict[str, Any]:
 
 
 def short(value: float | None) -> float | None:
-    """Four significant digits."""
+    """Rounds to four significant digits."""
     return float(f"{value:.4g}") if value else value  # most activations are 0
 
 
@@ -38,4 +38,4 @@ def _example(example: Example) -> dict[str, Any]:
 
 
 def _pairs(pairs: Pairs | None) -> list[list[Any]] | None:
-    return None if pairs is None else [[what, short(value)] for what, value in pairs]
+    return None if pairs is None else [[name, short(value)] for name, value in pairs]

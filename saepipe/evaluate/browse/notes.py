@@ -1,4 +1,4 @@
-"""What people write of latents: RUN/notes.json, one text a latent, outside the run's digest.
+"""Notes on latents: RUN/notes.json, one text per latent, outside the run's digest.
 
 {"run": fingerprint, "notes": {"123": "capital letters after a full stop"}}
 """
@@ -19,37 +19,37 @@ FILE = "notes.json"
 
 @dataclass(frozen=True)
 class Notes:
-    """The notes of the run in `folder`. They are read anew each time: another browser may write them too."""
+    """Notes on the run in `folder`. They are read from disk each time, since another browser may write them too."""
 
     folder: Path
     run: str
-    """Fingerprint of the run that they are of."""
+    """Fingerprint of the run."""
 
     def read(self) -> dict[str, str]:
-        """By latent.
+        """Returns the notes by latent.
 
         Raises:
-            ConfigError: if they are of a run that lay here before.
-            CorruptDataError: if the file is not one of notes.
+            ConfigError: if they are of an earlier run in this folder.
+            CorruptDataError: if the file does not contain notes.
         """
         path = self.folder / FILE
         if not path.exists():
             return {}
         try:
-            held = json.loads(path.read_bytes())
-            run, notes = held["run"], held["notes"]
+            content = json.loads(path.read_bytes())
+            run, notes = content["run"], content["notes"]
             is_notes = all(key.isdecimal() and isinstance(text, str) for key, text in notes.items())
         except (ValueError, KeyError, TypeError, AttributeError):
             is_notes = False
         if not is_notes:
-            raise CorruptDataError(f"{path} holds no notes", hint="repair it, or move it away")
+            raise CorruptDataError(f"{path} does not contain notes", hint="repair it, or move it away")
         if run != self.run:
-            message = f"{path} is of a run that lay here before ({run[:8]}, not {self.run[:8]})"
-            raise ConfigError(message, hint="move it away: its latents are not these")
+            message = f"{path} is of an earlier run in this folder ({run[:8]}, not {self.run[:8]})"
+            raise ConfigError(message, hint="move it away: it is about other latents")
         return notes
 
     def write(self, latent: int, text: str) -> None:
-        """Replaces the note of one latent; an empty text removes it. Threads and processes take turns."""
+        """Replaces the note on one latent; an empty text removes it. Safe for concurrent threads and processes."""
         (self.folder / artifact.LOG).mkdir(exist_ok=True)
         with FileLock(self.folder / artifact.LOG / "notes.lock"):
             notes = self.read()

@@ -1,10 +1,10 @@
-"""What the browser shows, as named resources: JSON that the server and the files of `--static` give alike.
+"""Content of the browser as named resources: JSON, the same from the server and in the files of `--static`.
 
 runs                    the open runs
-0/columns               of run 0: what its latents are sorted by, each (d_sae,) float32 in base64
-0/tokens/3              the top tokens of its latents 3 * 1024 and on
-0/roles                 by latent, what the evaluations found it to be
-0/notes                 by latent, what people wrote of it
+0/columns               of run 0: columns by which latents can be sorted, each (d_sae,) float32 in base64
+0/tokens/3              top tokens of its latents from 3 * 1024 on, one block
+0/roles                 by latent, its roles in the evaluations
+0/notes                 by latent, people's notes
 0/latent/123            one latent, with its examples
 0/match/1/123           its counterpart in run 1
 """
@@ -22,21 +22,21 @@ from typing import Any
 import numpy as np
 
 from saepipe.data.errors import ConfigError
-from saepipe.evaluate.browse.counterpart import Match, nearest, nearest_of_all
+from saepipe.evaluate.browse.counterpart import Match, nearest, nearest_of_each
 from saepipe.evaluate.browse.latent_json import latent_json
 from saepipe.evaluate.browse.notes import Notes
 from saepipe.evaluate.features.roles import Role
 from saepipe.evaluate.features.store import FeatureStore
 
 BLOCKS = {"tokens": 1024, "latent": 64, "match": 4096}
-"""Latents of one resource of tokens, and of one file of `--static`."""
+"""Number of latents in one resource of tokens, and in one file of `--static`."""
 
 _NAME = re.compile(r"([0-9]{1,4})/([a-z]{1,9})(?:/([0-9]{1,9}))?(?:/([0-9]{1,9}))?")
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run whose latents are looked at."""
+    """A run in the browser."""
 
     label: str
     store: FeatureStore
@@ -49,18 +49,18 @@ class OpenRun:
 
 
 class Resources:
-    """All that can be asked of some runs. A name is looked up, run by run and latent by latent; it is never a path."""
+    """All resources of some runs. Names refer to runs and latents by number; they are never used as paths."""
 
     def __init__(self, runs: Sequence[OpenRun]) -> None:
         self.runs = tuple(runs)
 
     def get(self, name: str) -> bytes | None:
-        """JSON; None where there is no such resource."""
+        """Returns a resource as JSON; None if it does not exist."""
         if name == "runs":
             return _json({"runs": [_about(run) for run in self.runs], "blocks": BLOCKS})
-        if (asked := self._parsed(name)) is None:
+        if (parsed := self._parse(name)) is None:
             return None
-        run, kind, numbers = asked
+        run, kind, numbers = parsed
         match kind, numbers:
             case "columns", []:
                 return _json({key: _packed(column) for key, column in run.store.columns.items()})
@@ -77,23 +77,23 @@ class Resources:
         return None
 
     def note_of(self, name: str) -> tuple[Notes, int] | None:
-        """Whose note `0/notes/123` is; None where there is no such latent."""
-        match self._parsed(name):
+        """Returns notes and latent of a name such as `0/notes/123`; None if there is no such latent."""
+        match self._parse(name):
             case run, "notes", [latent] if latent < run.d_sae:
                 return run.notes, latent
         return None
 
     def matches(self, run: OpenRun, other: OpenRun) -> Iterator[bytes]:
-        """The `match` resources of all latents of `run`, in order."""
+        """Yields the `match` resources of all latents of `run`, in order."""
         if reason := incomparable(run, other):
             yield from (_json({"latent": None, "reason": reason}) for _ in range(run.d_sae))
         else:
-            yield from map(_match_json, nearest_of_all(run.store.decoder, other.store.decoder))
+            yield from map(_match_json, nearest_of_each(run.store.decoder, other.store.decoder))
 
     def warm(self) -> None:
-        """Reads every decoder once, so that the first match need not wait for the disk."""
+        """Reads every decoder once, so that the first match does not wait for the disk."""
         for run in self.runs:
-            with suppress(ConfigError):  # said to those who ask for a match
+            with suppress(ConfigError):  # reported when a match is requested
                 run.store.decoder.max()
 
     def _match(self, run: OpenRun, other: OpenRun, latent: int) -> bytes:
@@ -101,26 +101,26 @@ class Resources:
             return _json({"latent": None, "reason": reason})
         return _match_json(nearest(run.store.decoder[latent], other.store.decoder))
 
-    def _parsed(self, name: str) -> tuple[OpenRun, str, list[int]] | None:
-        found = _NAME.fullmatch(name)
-        if found is None or int(found[1]) >= len(self.runs):
+    def _parse(self, name: str) -> tuple[OpenRun, str, list[int]] | None:
+        parts = _NAME.fullmatch(name)
+        if parts is None or int(parts[1]) >= len(self.runs):
             return None
-        return self.runs[int(found[1])], found[2], [int(number) for number in found.groups()[2:] if number]
+        return self.runs[int(parts[1])], parts[2], [int(number) for number in parts.groups()[2:] if number]
 
 
 def blocks_of(d_sae: int, kind: str) -> Iterator[range]:
-    """The latents, block by block."""
+    """Yields the latents of each block."""
     size = BLOCKS[kind]
     yield from (range(start, min(start + size, d_sae)) for start in range(0, d_sae, size))
 
 
 def incomparable(run: OpenRun, other: OpenRun) -> str | None:
-    """Why decoder rows of two runs cannot be compared; None where they can."""
+    """Returns why decoder rows of two runs cannot be compared; None if they can."""
     ours, theirs = run.store.info, other.store.info
     if ours.model.get("id") != theirs.model.get("id"):
-        return f"it is of another model, {theirs.model.get('id')}"
+        return f"it belongs to another model, {theirs.model.get('id')}"
     if ours.hook != theirs.hook or ours.d_in != theirs.d_in:
-        return f"it is of another hook, {theirs.hook}"
+        return f"it belongs to another hook, {theirs.hook}"
     try:
         _ = run.store.decoder, other.store.decoder
     except ConfigError as error:  # a run was moved away from its store
@@ -143,7 +143,7 @@ def _match_json(match: Match | None) -> bytes:
 
 
 def _packed(column: np.ndarray) -> str:
-    """Little-endian float32 in base64; what has no value is NaN."""
+    """Encodes a column as little-endian float32 in base64; missing values are NaN."""
     return base64.b64encode(column.astype("<f4").tobytes()).decode()
 
 

@@ -1,4 +1,4 @@
-"""Opens the feature browser over some runs: a server on this machine, or a folder of files."""
+"""Opens the feature browser on some runs: as a local server, or as a folder of files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saepipe.evaluate.features.roles import roles
 from saepipe.evaluate.features.store import FeatureStore
 
 _PRINT = partial(print, flush=True)
-"""At once: whoever reads a pipe waits for the address."""
+"""Flushed, because a reader of a pipe waits for the address."""
 
 
 def browse(
@@ -28,18 +28,18 @@ def browse(
     port: int = 0,
     open_page: bool = False,
     static: Path | None = None,
-    tell: Callable[[str], object] = _PRINT,
+    announce: Callable[[str], object] = _PRINT,
     progress: Progress | None = None,
 ) -> Path | None:
-    """Serves until Ctrl-C or SIGTERM; with `static`, writes the browser as files instead.
+    """Serves the browser until Ctrl-C or SIGTERM; with `static`, writes it as files instead.
 
     Args:
         runs: run folders, each with the feature store that `saepipe evaluate` makes.
-        port: of 127.0.0.1; 0: any free one.
-        open_page: opens the address in the desktop's browser.
-        static: a folder for the files.
-        tell: is given the address, which carries the token that lets one in.
-        progress: of the writing of files.
+        port: port on 127.0.0.1; 0 picks a free one.
+        open_page: open the address in the desktop's browser.
+        static: folder for the files.
+        announce: receives the address, whose token grants access.
+        progress: progress of writing the files.
 
     Returns:
         With `static`, its index.html.
@@ -58,9 +58,9 @@ def browse(
         raise MachineError(f"browse needs {error.name}", hint="pip install 'saepipe[browse]'") from None
     listening = listen(port)
     port = listening.getsockname()[1]
-    token = secrets.token_urlsafe(24)  # 192 bits, and an address that fits a line of 80
+    token = secrets.token_urlsafe(24)  # 192 bits; the address still fits a line of 80 characters
     url = f"http://{ADDRESS}:{port}/?token={token}"
-    tell(url)
+    announce(url)
     Thread(target=resources.warm, daemon=True).start()
     if open_page:
         webbrowser.open(url)
@@ -69,15 +69,15 @@ def browse(
 
 
 def open_runs(runs: Sequence[Path]) -> Resources:
-    """Opens each run's store and roles, and reads its notes once, so that what is damaged is said at the start."""
+    """Opens each run's store and roles, and reads its notes once, so that damage is reported at the start."""
     if not runs:
         raise ConfigError("no run was given", hint="saepipe browse RUN...")
     stores = [FeatureStore.open(run) for run in runs]
     names = [f"{store.info.variant}/seed-{store.info.seed}" for store in stores]
-    times = Counter(names)
-    labels = [name if times[name] == 1 else str(run) for name, run in zip(names, runs, strict=True)]
+    count = Counter(names)
+    labels = [name if count[name] == 1 else str(run) for name, run in zip(names, runs, strict=True)]
     if len(set(labels)) < len(labels):
-        raise ConfigError("a run was given twice", hint="give each once")
+        raise ConfigError("a run was given twice", hint="give each run once")
     opened = []
     for label, run, store in zip(labels, runs, stores, strict=True):
         notes = Notes(run, store.info.run)

@@ -1,4 +1,4 @@
-"""The server of the extra [browse]: the page, the resources, and notes to write; on 127.0.0.1 alone."""
+"""Server of the extra [browse]: serves the page and the resources, and stores notes; on 127.0.0.1 only."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from saepipe.evaluate.browse.resources import Resources
 
 ADDRESS = "127.0.0.1"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-LONGEST_NOTE = 20_000
+MAX_NOTE = 20_000
 """Characters."""
 
 
 def application(resources: Resources, token: str, port: int) -> ASGIApp:
-    """What answers, behind its guard. A URL names a resource or one of the page's own files, never a path."""
+    """Returns the application behind its guard. A URL names a resource or one of the page's files, never a path."""
     files = page_files("server")
 
     def file(request: Request) -> Response:
@@ -44,12 +44,12 @@ def application(resources: Resources, token: str, port: int) -> ASGIApp:
         return Response(data, media_type="application/json")
 
     async def write_note(request: Request) -> Response:
-        if (asked := resources.note_of(request.path_params["name"])) is None:
+        if (target := resources.note_of(request.path_params["name"])) is None:
             return PlainTextResponse("There is no such latent.\n", 404)
         text = _text(await request.body())
         if text is None:
-            return PlainTextResponse(f'A note is {{"text": "..."}} of at most {LONGEST_NOTE:,} characters.\n', 400)
-        notes, latent = asked
+            return PlainTextResponse(f'A note is {{"text": "..."}} of at most {MAX_NOTE:,} characters.\n', 400)
+        notes, latent = target
         await run_in_threadpool(notes.write, latent, text)
         return Response(status_code=204)
 
@@ -63,7 +63,7 @@ def application(resources: Resources, token: str, port: int) -> ASGIApp:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that takes connections of this machine; port 0: any free one.
+    """Returns a socket for connections from this machine; port 0 picks a free one.
 
     Raises:
         MachineError: if the port is taken.
@@ -71,32 +71,32 @@ def listen(port: int) -> socket.socket:
     try:
         return socket.create_server((ADDRESS, port))
     except OSError as error:
-        hint = "choose another --port, or none"
+        hint = "choose another --port, or omit it"
         raise MachineError(f"cannot listen on {ADDRESS}:{port}: {error.strerror}", hint=hint) from None
 
 
 def serve(app: ASGIApp, listening: socket.socket) -> None:
-    """Answers until Ctrl-C or SIGTERM, which are the ordinary end."""
+    """Serves until Ctrl-C or SIGTERM, which end it normally."""
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", ws="none", server_header=False,
         proxy_headers=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
-    with listening, _signals_are_the_end():
+    with listening, _ignore_signals():
         uvicorn.Server(config).run(sockets=[listening])
 
 
 def _text(body: bytes) -> str | None:
-    """Of a note as it is sent; None where it is none."""
+    """Returns the text of a note that was sent; None if it is not a valid note."""
     try:
         text = json.loads(body)["text"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return text if isinstance(text, str) and len(text) <= LONGEST_NOTE else None
+    return text if isinstance(text, str) and len(text) <= MAX_NOTE else None
 
 
 @contextmanager
-def _signals_are_the_end() -> Iterator[None]:
-    """uvicorn stops at a signal and then raises it again, for whom it may concern: here for nobody."""
+def _ignore_signals() -> Iterator[None]:
+    """Ignores SIGINT and SIGTERM: uvicorn stops at a signal and then raises it again for its caller."""
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

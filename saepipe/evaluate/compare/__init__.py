@@ -1,1 +1,1 @@
-"""Comparison of runs: one table, differences from a baseline, and a verdict on each variant."""
+"""Comparison of runs: one table, the differences from a baseline, and a verdict on each variant."""

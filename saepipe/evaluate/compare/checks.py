@@ -1,4 +1,4 @@
-"""Whether runs compare at all: trained and measured on the same data, alike, at one sparsity, by one source."""
+"""Checks that runs are comparable: same data, same evaluation settings, matched L0, same source code."""
 
 from __future__ import annotations
 
@@ -10,63 +10,64 @@ from statistics import fmean
 
 from saepipe.data.config.base import differences
 from saepipe.data.folders.health import Finding
-from saepipe.evaluate.metrics.base import Shown
+from saepipe.evaluate.metrics.base import FigureSpec
 from saepipe.evaluate.results.run_results import Row
 
 MATCHED_L0 = 0.05
+"""Largest difference between two L0s, relative to the smaller, at which sparsity is matched."""
 SAME_MODEL = 1e-6
-"""What a figure that the SAE has no part in may differ by between two runs, absolutely or relative to it."""
+"""Largest difference, absolute or relative, between two runs in a figure that depends on the model alone."""
 
 
-def check_same_data(rows: Sequence[Row], shown: Mapping[str, Shown]) -> list[Finding]:
-    """H16: one hook of one cache, the same held-out tokens, evaluated alike, and the same model by its own figures."""
+def check_same_data(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> list[Finding]:
+    """Checks H16: same cache and hook, same held-out tokens, same evaluation settings, same figures of the model."""
     findings = []
     if len({(row.run.cache_fingerprint, row.run.hook) for row in rows}) > 1:
-        findings.append(_error("they were trained at different hooks, or from different caches"))
+        findings.append(_error("the runs were trained at different hooks or from different caches"))
     if len({row.heldout for row in rows if row.heldout}) > 1:
-        findings.append(_error("the runs were evaluated on different held-out tokens: their figures do not compare"))
-    return [*findings, *_check_made_alike(rows), *_check_same_model(rows, shown)]
+        findings.append(_error("the runs were evaluated on different held-out tokens: figures are not comparable"))
+    return [*findings, *_check_protocols(rows), *_check_same_model(rows, shown)]
 
 
-def _check_made_alike(rows: Sequence[Row]) -> Iterator[Finding]:
-    """The metric's version, mode and settings, and the model: each evaluation against the first of its name."""
+def _check_protocols(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Compares the protocol of each evaluation with that of the first run that has this evaluation."""
     first: dict[str, Row] = {}
-    told: set[str] = set()
+    reported: set[str] = set()
     for row in rows:
-        for name, made in row.made.items():
-            other = first.setdefault(name, row)
-            if name not in told and (apart := differences(other.made[name], made)):
-                told.add(name)
-                lines = f"{'; '.join(apart[:3])}{'; ...' if apart[3:] else ''}"
-                yield _error(f"{name} of {row.label} was not measured as that of {other.label}: {lines}")
+        for name, protocol in row.protocols.items():
+            reference = first.setdefault(name, row)
+            if name not in reported and (changes := differences(reference.protocols[name], protocol)):
+                reported.add(name)
+                details = f"{'; '.join(changes[:3])}{'; ...' if changes[3:] else ''}"
+                yield _error(f"{name} was measured differently for {reference.label} and {row.label}: {details}")
 
 
-def _check_same_model(rows: Sequence[Row], shown: Mapping[str, Shown]) -> Iterator[Finding]:
+def _check_same_model(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> Iterator[Finding]:
     for key in (key for key, how in shown.items() if how.of_model):
-        known = [(value, row.label) for row in rows if (value := row.value(key)) is not None]
-        if not known:
+        values = [(value, row.label) for row in rows if (value := row.value(key)) is not None]
+        if not values:
             continue
-        (least, one), (most, other) = min(known), max(known)
+        (least, least_label), (most, most_label) = min(values), max(values)
         if not math.isclose(least, most, rel_tol=SAME_MODEL, abs_tol=SAME_MODEL):
             yield _error(
-                f"different eval set: {shown[key].label} ({key}), in which the SAE has no part, is {least:.7g} for "
-                f"{one} and {most:.7g} for {other}"
+                f"different evaluation data: {shown[key].label} ({key}), which does not depend on the SAE, is "
+                f"{least:.7g} for {least_label} and {most:.7g} for {most_label}"
             )
 
 
-def check_same_parts(rows: Sequence[Row], shown: Mapping[str, Shown]) -> Iterator[Finding]:
-    """H16, a warning: means over what can be measured of each SAE, letters of absorption say, are not over the same."""
-    alike: dict[tuple[tuple[str, ...], ...], list[str]] = defaultdict(list)
+def check_parts(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> Iterator[Finding]:
+    """Warns (H16) if a mean over measurable parts, such as absorption letters, has different parts in some runs."""
+    keys_by_parts: dict[tuple[tuple[str, ...], ...], list[str]] = defaultdict(list)
     for key in dict.fromkeys(key for row in rows for key in row.parts):
-        alike[tuple(tuple(row.parts[key]) for row in rows if key in row.parts)].append(key)
-    for parts, keys in alike.items():
+        keys_by_parts[tuple(tuple(row.parts[key]) for row in rows if key in row.parts)].append(key)
+    for parts, keys in keys_by_parts.items():
         if len(set(parts)) > 1:
             labels = [row.label for row in rows if keys[0] in row.parts]
             first = dict(zip(reversed(parts), reversed(labels), strict=True))
-            each = ", ".join(f"{len(part)} ({' '.join(part) or 'none'}) of {label}" for part, label in first.items())
+            each = ", ".join(f"{len(part)} ({' '.join(part) or 'none'}) for {label}" for part, label in first.items())
             names = ", ".join(shown[key].label if key in shown else key for key in keys)
-            message = f"{names}: means over what could be measured, and that differs: {each}; their differences are "
-            yield Finding("H16", "warning", f"{message}over what both have")
+            message = f"{names}: mean over the parts that could be measured, which differ: {each}; differences are "
+            yield Finding("H16", "warning", f"{message}over the parts that both runs have")
 
 
 def _error(message: str) -> Finding:
@@ -74,21 +75,26 @@ def _error(message: str) -> Finding:
 
 
 def check_matched_l0(variant: Sequence[Row], baseline: Sequence[Row]) -> list[Finding]:
-    """H18: the mean L0 of both is the same within 5 % of the smaller."""
-    ours, theirs = (mean_l0(group) for group in (variant, baseline))
-    if ours is None or theirs is None or max(ours, theirs) <= (1 + MATCHED_L0) * min(ours, theirs):
-        return []
-    message = f"L0 is {ours:.3g} against {theirs:.3g}: not at matched sparsity; steer both there with l0_target"
-    return [Finding("H18", "warning", message)]
+    """Checks H18: the mean L0s of variant and baseline match."""
+    ours, theirs = mean_l0(variant), mean_l0(baseline)
+    message = unmatched_l0(ours, theirs) if ours is not None and theirs is not None else None
+    return [Finding("H18", "warning", message)] if message else []
+
+
+def unmatched_l0(first: float, second: float) -> str | None:
+    """Returns the message of H18 about two L0s; None if they differ by at most 5 % of the smaller."""
+    if max(first, second) <= (1 + MATCHED_L0) * min(first, second):
+        return None
+    return f"L0 is {first:.3g} against {second:.3g}: sparsity is not matched; train at the same L0 with l0_target"
 
 
 def check_sources(rows: Sequence[Row]) -> Iterator[Finding]:
-    """H13: runs of one config, made by different commits."""
-    for one, other in combinations(rows, 2):
-        if one.run.run_id == other.run.run_id and one.commit != other.commit:
+    """Warns (H13) about runs with the same config that were trained by different commits."""
+    for row, other in combinations(rows, 2):
+        if row.run.run_id == other.run.run_id and row.commit != other.commit:
             message = (
-                f"{one.label} and {other.label} have one config, and were trained by different commits, "
-                f"{one.commit} and {other.commit}: what differs is the code"
+                f"{row.label} and {other.label} have the same config but were trained by different commits, "
+                f"{row.commit} and {other.commit}: only the code differs"
             )
             yield Finding("H13", "warning", message)
 

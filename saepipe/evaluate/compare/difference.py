@@ -1,45 +1,49 @@
-"""One figure of a variant against its baseline, and the word that its seeds carry."""
+"""Difference of one figure between a variant and its baseline, and the verdict that the seeds support."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from saepipe.data.folders.health import Finding, errors
-from saepipe.evaluate.metrics.base import Shown
-from saepipe.evaluate.results.figures import unknown
+from saepipe.evaluate.metrics.base import FigureSpec
+from saepipe.evaluate.results.figures import why_unknown
 from saepipe.evaluate.stats.intervals import LEVEL
 from saepipe.evaluate.stats.paired_seeds import Paired, holm, paired
 
 SEEDS_FOR_A_VERDICT = 3
 
 Sides = tuple[Sequence[float | None], Sequence[float | None]]
-"""The figure of the variant and of the baseline, (num_pairs,) each, seed by seed; None where it has no number."""
+"""Values of a figure for variant and baseline, (num_pairs,) each, in the same order of seeds; None if undefined."""
+
+Direction = Literal["better", "worse", "higher", "lower"]
+Word = Direction | Literal["within noise", "too few seeds", "no spread over seeds", "no result", "not measured"]
+"""Verdict on one figure, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What may be said of one figure."""
+    """Difference of one figure between variant and baseline."""
 
     key: str
-    shown: Shown
+    shown: FigureSpec
     interesting: float | None
-    """The least effect of interest, as declared; None for an exploratory figure."""
+    """Smallest effect of interest, as declared; None for an exploratory figure."""
     num_pairs: int
-    """Seeds that both sides have."""
+    """Number of seeds that both sides have."""
     variant: float | None
     baseline: float | None
-    """Means over the pairs in which both have a number."""
+    """Means over the pairs in which both sides have a value."""
     paired: Paired | None
-    """None where there is no such pair."""
+    """None if there is no such pair."""
     p_holm: float | None = None
-    """Among the primary metrics of this comparison."""
+    """p after Holm's correction over the primary metrics of this comparison."""
     forbidden: bool = False
-    """By a rule of health, for all figures of this comparison."""
+    """True if a health rule forbids a verdict on every figure of this comparison."""
     findings: tuple[Finding, ...] = ()
-    """H17."""
+    """Findings of H17."""
 
     @property
     def primary(self) -> bool:
@@ -47,12 +51,12 @@ class Change:
 
     @property
     def p(self) -> float | None:
-        """What the word goes by: after Holm's correction where the figure is primary."""
+        """The p that decides the word: after Holm's correction if the figure is primary."""
         return self.p_holm if self.primary or self.paired is None else self.paired.p
 
     @property
-    def word(self) -> str:
-        """`better`, `worse` (`higher`, `lower` where neither is better), `within noise`, or why there is none."""
+    def word(self) -> Word:
+        """`better` or `worse` (`higher` or `lower` if neither is better), `within noise`, or why there is none."""
         if self.paired is None:
             return "not measured"
         if self.forbidden or errors(self.findings):
@@ -61,52 +65,52 @@ class Change:
             return "too few seeds"
         if self.paired.p is None:
             return "no spread over seeds"
-        return self._side if self.carried else "within noise"
+        return self._direction if self.is_significant else "within noise"
 
     @property
-    def carried(self) -> bool:
-        """Whether the seeds tell the difference from 0."""
+    def is_significant(self) -> bool:
+        """True if there are enough seeds and the difference from 0 is significant."""
         enough = self.paired is not None and self.paired.num_seeds >= SEEDS_FOR_A_VERDICT
         return enough and self.p is not None and self.p <= 1 - LEVEL
 
     @property
-    def _side(self) -> str:
-        side = "higher" if self.difference > 0 else "lower"
+    def _direction(self) -> Direction:
+        side: Literal["higher", "lower"] = "higher" if self.difference > 0 else "lower"
         return side if self.shown.better is None else "better" if side == self.shown.better else "worse"
 
     @property
     def difference(self) -> float:
-        """The mean over seeds; only where there is a pair."""
+        """Mean difference over seeds; needs at least one pair."""
         assert self.paired is not None
         assert self.paired.mean.value is not None
         return self.paired.mean.value
 
     @property
     def remark(self) -> str:
-        """What the effect declared as interesting adds to the word."""
+        """Comparison with the effect of interest, to be shown after the word; may be empty."""
         if self.paired is None or self.interesting is None or self.paired.detectable is None:
             return ""
         if self.paired.detectable > self.interesting:
-            return f"could not have shown {self.interesting:g}"
-        small = self.carried and abs(self.difference) < self.interesting
-        return f"below the {self.interesting:g} of interest" if small else ""
+            return f"underpowered for {self.interesting:g}"
+        small = self.is_significant and abs(self.difference) < self.interesting
+        return f"below the effect of interest ({self.interesting:g})" if small else ""
 
     def to_dict(self) -> dict[str, Any]:
-        seen = self.paired
+        paired = self.paired
         return {
             "key": self.key,
             "label": self.shown.label,
             "kind": "primary" if self.primary else "exploratory",
             "noisy": self.shown.noisy,
-            "num_seeds": seen.num_seeds if seen else 0,
+            "num_seeds": paired.num_seeds if paired else 0,
             "variant": self.variant,
             "baseline": self.baseline,
-            "differences": seen.differences if seen else (),
-            "difference": seen.mean.value if seen else None,
-            "interval": [seen.mean.low, seen.mean.high] if seen and seen.mean.low is not None else None,
-            "p": seen.p if seen else None,
+            "differences": paired.differences if paired else (),
+            "difference": paired.mean.value if paired else None,
+            "interval": [paired.mean.low, paired.mean.high] if paired and paired.mean.low is not None else None,
+            "p": paired.p if paired else None,
             "p_holm": self.p_holm,
-            "detectable": seen.detectable if seen else None,
+            "detectable": paired.detectable if paired else None,
             "interesting": self.interesting,
             "word": self.word,
             "remark": self.remark,
@@ -115,76 +119,75 @@ class Change:
 
 
 def changes(
-    sides: Mapping[str, Sides], primary: Mapping[str, float], shown: Mapping[str, Shown], *, forbidden: bool
+    sides: Mapping[str, Sides], primary: Mapping[str, float], shown: Mapping[str, FigureSpec], *, forbidden: bool
 ) -> tuple[Change, ...]:
-    """Every figure that has been measured, and every primary one, which come first.
+    """Returns the changes of all primary metrics, then of all other figures that were measured.
 
-    Holm's correction runs over all primary metrics, those too that were not measured or have no spread (their p
-    counts as 1): leaving one out afterwards makes none of the others easier.
+    Holm's correction covers every primary metric, including those that were not measured or have no spread (their p
+    counts as 1), so that leaving one out afterwards makes none of the others easier.
 
     Args:
-        sides: by figure key; of a figure that is not there nothing was measured.
-        primary: the least effect of interest, by figure key.
-        shown: of every figure that a metric knows.
-        forbidden: whether a rule of health forbids a result.
+        sides: values by figure key; figures that were not measured are missing.
+        primary: smallest effect of interest by figure key.
+        shown: every figure that a metric knows, by key.
+        forbidden: True if a health rule forbids a verdict.
     """
     keys = [*primary, *(key for key in shown if key in sides and key not in primary and not shown[key].of_model)]
-    found = [
+    uncorrected = [
         replace(_change(key, sides.get(key, ((), ())), primary.get(key), shown), forbidden=forbidden) for key in keys
     ]
-    p_values = [change.paired.p if change.paired else None for change in found if change.primary]
+    p_values = [change.paired.p if change.paired else None for change in uncorrected if change.primary]
     adjusted = holm([1.0 if p is None else p for p in p_values])
-    first = [replace(change, p_holm=p) for change, p in zip(found, adjusted, strict=False)]
+    corrected = [replace(change, p_holm=p) for change, p in zip(uncorrected, adjusted, strict=False)]
     return tuple(
-        replace(change, findings=tuple(check_claim(change, unknown(change.key, shown))))
-        for change in (*first, *found[len(first) :])
+        replace(change, findings=tuple(check_claim(change, why_unknown(change.key, shown))))
+        for change in (*corrected, *uncorrected[len(corrected) :])
     )
 
 
-def _change(key: str, sides: Sides, interesting: float | None, shown: Mapping[str, Shown]) -> Change:
-    known = [(a, b) for a, b in zip(*sides, strict=True) if a is not None and b is not None]
-    ours, theirs = [a for a, _ in known], [b for _, b in known]
+def _change(key: str, sides: Sides, interesting: float | None, shown: Mapping[str, FigureSpec]) -> Change:
+    pairs = [(a, b) for a, b in zip(*sides, strict=True) if a is not None and b is not None]
+    ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
     return Change(
         key=key,
-        shown=shown.get(key, Shown(key)),
+        shown=shown.get(key, FigureSpec(key)),
         interesting=interesting,
         num_pairs=len(sides[0]),
-        variant=fmean(ours) if known else None,
-        baseline=fmean(theirs) if known else None,
-        paired=paired(ours, theirs) if known else None,
+        variant=fmean(ours) if pairs else None,
+        baseline=fmean(theirs) if pairs else None,
+        paired=paired(ours, theirs) if pairs else None,
     )
 
 
-def check_claim(change: Change, unknown: str | None = None) -> Iterator[Finding]:
-    """H17: what somebody could claim of a figure, and the runs at hand do not carry.
+def check_claim(change: Change, why_absent: str | None = None) -> Iterator[Finding]:
+    """Checks H17: a claim about this figure that the runs do not support.
 
-    Error: it has a number for some of the paired seeds only, so that the seeds were in effect chosen. Warning: it was
-    declared primary, and was not measured; or its difference is as large as was declared to be of interest, and not
-    told from 0.
+    Error: the figure has a value for only some of the paired seeds, so the seeds were in effect chosen. Warning: the
+    figure is primary but was not measured; or its difference reaches the effect of interest but is not significant.
     """
     name = change.shown.label
     if change.paired is None:
         if change.primary:
-            why = unknown or "evaluate it before anything is claimed of it"
-            yield Finding("H17", "warning", f"{name} was declared primary, and was not measured: {why}", change.key)
+            why = why_absent or "evaluate it before claiming anything about it"
+            yield Finding("H17", "warning", f"{name} is a primary metric but was not measured: {why}", change.key)
         return
     if change.paired.num_seeds < change.num_pairs:
-        message = f"{name} has a number for {change.paired.num_seeds} of {change.num_pairs} paired seeds"
-        yield Finding("H17", "error", f"{message}: evaluate the others, or see why they have none", change.key)
-    elif change.interesting is not None and abs(change.difference) >= change.interesting and not change.carried:
+        message = f"{name} has a value for only {change.paired.num_seeds} of {change.num_pairs} paired seeds"
+        yield Finding("H17", "error", f"{message}: evaluate the others, or find out why they have none", change.key)
+    elif change.interesting is not None and abs(change.difference) >= change.interesting and not change.is_significant:
         message = (
-            f"{name} differs by {change.difference:+.3g}, no less than the {change.interesting:g} of interest, "
-            f"but {_why_not(change)}: no change may be claimed"
+            f"{name} differs by {change.difference:+.3g}, which reaches the effect of interest "
+            f"({change.interesting:g}), but {_why_not_significant(change)}: do not claim a change"
         )
         yield Finding("H17", "warning", message, change.key)
 
 
-def _why_not(change: Change) -> str:
+def _why_not_significant(change: Change) -> str:
     assert change.paired is not None
     seeds = change.paired.num_seeds
     if seeds < SEEDS_FOR_A_VERDICT:
-        return f"{seeds} {'seed is' if seeds == 1 else 'seeds are'} too few to tell it from chance"
+        return f"{seeds} {'seed is' if seeds == 1 else 'seeds are'} too few to rule out chance"
     if change.paired.p is None:
-        return "all seeds differ alike, so that there is no spread to judge it by"
+        return "all seeds differ by the same amount, so there is no spread to test it against"
     mean = change.paired.mean
     return f"its interval over {seeds} seeds is [{mean.low:+.3g}, {mean.high:+.3g}] (p {change.p:.2g} after Holm)"

@@ -1,4 +1,4 @@
-"""One table of several runs: the config keys in which they differ, what was measured of each, and what may be said."""
+"""Table of several runs: the config keys in which they differ, their figures, notes, and verdicts."""
 
 from __future__ import annotations
 
@@ -10,89 +10,112 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
-from saepipe.data.folders.health import errors
+from saepipe.data.folders.health import Finding, errors
 from saepipe.data.terminal.display import html_table
-from saepipe.evaluate.compare.checks import MATCHED_L0, check_same_data, check_same_parts, check_sources
+from saepipe.evaluate.compare.checks import check_matched_l0, check_parts, check_same_data, check_sources, unmatched_l0
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
-from saepipe.evaluate.compare.sweeps import match, method
-from saepipe.evaluate.compare.verdict import Question, Verdict, verdict, verdict_on_sweep
-from saepipe.evaluate.metrics.base import Shown
+from saepipe.evaluate.compare.sweeps import method_key, read_at_common_l0
+from saepipe.evaluate.compare.verdict import Figures, Verdict, verdict, verdict_on_sweep
+from saepipe.evaluate.metrics.base import FigureSpec
 from saepipe.evaluate.results.figures import SHORT, catalogue, primary_metrics
-from saepipe.evaluate.results.run_results import Cell, Row, row_of, side_by_side
+from saepipe.evaluate.results.run_results import Cell, Row, comparable_values, read_row
 from saepipe.train.rundir.load import open_run
 
 _SEEDS = ("seed", "data_seed")
 
 
 @dataclass(frozen=True)
+class Note:
+    """Sentence that qualifies a table."""
+
+    text: str
+    finding: Finding | None = None
+    """Finding of a health rule that the text reports; None for a remark."""
+    runs: tuple[str, ...] = ()
+    """Labels of the runs concerned; empty if the note is about the whole comparison."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Table:
-    """Plain data: a row has a cell a column. Rows are runs, then the mean over seeds of each variant."""
+    """Comparison as plain data, one cell per row and column. Rows are runs, then each variant's mean over seeds."""
 
     columns: tuple[str, ...]
+    """`run`, `settings`, `health`, then the labels of `figures`."""
+    settings: tuple[str, ...]
+    """Config keys in which the runs differ."""
     rows: tuple[tuple[str | Cell, ...], ...]
     figures: tuple[str, ...]
-    """The keys of the last columns, as the evaluations have them."""
+    """Figure keys, as the evaluations name them."""
     short: frozenset[str]
-    """Those of them that a table for people shows."""
-    notes: tuple[str, ...]
+    """Keys of the figures that a table for people shows."""
+    notes: tuple[Note, ...]
     verdicts: tuple[Verdict, ...] = ()
-    """On each variant, where there is a baseline; then on each sweep of which there are enough runs."""
+    """One per variant if there is a baseline, then one per sweep with enough runs."""
+
+    @property
+    def short_columns(self) -> list[int]:
+        """Indices of the columns that a table for people shows."""
+        first = len(self.columns) - len(self.figures)
+        return [*range(first), *(first + index for index, key in enumerate(self.figures) if key in self.short)]
 
     def _repr_html_(self) -> str:
-        """The table for people, as a notebook shows it: the short figures, the verdicts' words, the notes."""
-        few = len(self.columns) - len(self.figures)
-        shown = [*range(few), *(few + place for place, key in enumerate(self.figures) if key in self.short)]
-        table = html_table([self.columns[at] for at in shown], ([row[at] for at in shown] for row in self.rows))
-        told = "".join(f"<li>{escape(str(line))}</li>" for line in (*self.verdicts, *self.notes))
-        return f"{table}<ul>{told}</ul>"
+        """Returns the table for people, as a notebook shows it: the short columns, the verdicts and the notes."""
+        columns = self.short_columns
+        table = html_table([self.columns[at] for at in columns], ([row[at] for at in columns] for row in self.rows))
+        sentences = "".join(f"<li>{escape(str(line))}</li>" for line in (*self.verdicts, *self.notes))
+        return f"{table}<ul>{sentences}</ul>"
 
     def to_json(self) -> str:
         rows = [[asdict(cell) if isinstance(cell, Cell) else cell for cell in row] for row in self.rows]
-        verdicts = [verdict.to_dict() for verdict in self.verdicts]
-        plain = {"columns": self.columns, "figures": self.figures, "rows": rows}
-        return json.dumps({**plain, "notes": self.notes, "verdicts": verdicts}, indent=2, allow_nan=False)
+        notes, verdicts = [note.text for note in self.notes], [verdict.to_dict() for verdict in self.verdicts]
+        plain = {"columns": self.columns, "figures": self.figures, "rows": rows, "notes": notes, "verdicts": verdicts}
+        return json.dumps(plain, indent=2, allow_nan=False)
 
 
 def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> Table:
-    """Reads `RUN/eval/*.json` of each run; measures nothing.
+    """Compares runs by their `RUN/eval/*.json`; measures nothing.
 
     Args:
         runs: run folders.
         baseline: the run that the others are compared with; it comes first in the table.
 
     Raises:
-        CorruptDataError: if a run is unfinished or a result is not one of ours.
+        CorruptDataError: if a run is unfinished or a result file is not one of saepipe.
     """
     return tabulate(read_rows(runs, baseline), judged=baseline is not None)
 
 
 def read_rows(runs: Sequence[Path | str], baseline: Path | str | None = None) -> list[Row]:
-    """One a run, the baseline's first; raises as `compare`."""
+    """Reads one row per run, the baseline's first; raises as `compare`."""
     folders = {Path(run).resolve(): Path(run) for run in ((baseline, *runs) if baseline else runs)}
-    return _told_apart([row_of(open_run(folder)) for folder in folders.values()])
+    return _with_unique_labels([read_row(open_run(folder)) for folder in folders.values()])
 
 
 def tabulate(rows: Sequence[Row], *, judged: bool) -> Table:
-    """The table of these runs; `judged`: against the first of them."""
-    known = catalogue()
+    """Builds the table of these runs; if `judged`, with verdicts against the first of them."""
     primary, disagreement = primary_metrics(row.run.trained for row in rows if row.run.trained)
-    figures = _figures(rows, known, primary)
-    verdicts, doubts = _judged(rows, Question(primary, known)) if judged else ([], [])
-    means = _means(rows, figures)
-    shown = [*rows, *means]
+    known = Figures(primary, catalogue())
+    figures = _figures(rows, known)
+    verdicts, caveats = _judge(rows, known) if judged else ([], [])
+    means = [_mean(group, figures) for group in by_variant(rows) if len(group) > 1]
+    all_rows = [*rows, *means]
     if judged:
         first = by_variant(rows)[0]
-        shown = [*_less(rows, first), *_less(means, means[:1] if len(first) > 1 else first)]
+        all_rows = [*_with_differences(rows, first), *_with_differences(means, means[:1] if len(first) > 1 else first)]
     settings = _differing(rows)
-    notes = [*_notes(rows, figures), *([disagreement] if disagreement else [])]
+    notes = [*_notes(rows, figures), *([Note(disagreement)] if disagreement else [])]
     if judged:
-        own = f"{rows[0].variant} of the same seed, or from {rows[0].label} where that has no such run"
-        notes += [f"in brackets: the difference from {own}; of a mean, from the mean", *doubts]
+        reference = f"the {rows[0].variant} run of the same seed, or from {rows[0].label} if there is none"
+        notes += [Note(f"in brackets: the difference from {reference}; for a mean, from the mean"), *caveats]
     return Table(
         columns=("run", *settings, "health", *(how.label for how in figures.values())),
+        settings=tuple(settings),
         rows=tuple(
             (row.label, *(str(row.settings.get(key, "-")) for key in settings), _health(row), *_cells(row, figures))
-            for row in shown
+            for row in all_rows
         ),
         figures=tuple(figures),
         short=frozenset(figures) & {*SHORT, *primary},
@@ -101,23 +124,23 @@ def tabulate(rows: Sequence[Row], *, judged: bool) -> Table:
     )
 
 
-def _figures(rows: Sequence[Row], known: Mapping[str, Shown], primary: Mapping[str, float]) -> dict[str, Shown]:
-    """What at least one run has, and what was declared primary; noisy figures are marked."""
-    keys = [*(key for key in known if key in primary or any(key in row.cells for row in rows)), *primary]
-    named = {key: known.get(key, Shown(key)) for key in keys}
-    return {key: replace(how, label=f"{how.label} (noisy)") if how.noisy else how for key, how in named.items()}
+def _figures(rows: Sequence[Row], known: Figures) -> dict[str, FigureSpec]:
+    """Returns the figures that a run has or that are primary; labels of noisy ones say so."""
+    measured = (key for key in known.shown if key in known.primary or any(key in row.cells for row in rows))
+    shown = {key: known.shown.get(key, FigureSpec(key)) for key in (*measured, *known.primary)}
+    return {key: replace(how, label=f"{how.label} (noisy)") if how.noisy else how for key, how in shown.items()}
 
 
-def _told_apart(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one label (the same variant, trained twice) are called by their folders."""
+def _with_unique_labels(rows: Sequence[Row]) -> list[Row]:
+    """Labels rows by their folders if they share a label (the same variant, trained twice)."""
     count = Counter(row.label for row in rows)
     return [replace(row, label=str(row.run.path)) if count[row.label] > 1 else row for row in rows]
 
 
 def _health(row: Row) -> str:
-    """The rules that found errors, those that found warnings in brackets; `ok` where none has anything to say.
+    """Returns the rules with errors, and in brackets those with warnings only; `ok` if there are no findings.
 
-    An imported run's training was seen by no rule: `not known`.
+    For an imported run without findings it is `not known`, since no rule checked its training.
     """
     wrong = {finding.rule for finding in errors(row.findings)}
     rules = dict.fromkeys(finding.rule for finding in row.findings)
@@ -126,126 +149,121 @@ def _health(row: Row) -> str:
     )
 
 
-def _judged(rows: Sequence[Row], question: Question) -> tuple[list[Verdict], list[str]]:
-    """On each variant but the first row's, which is the baseline; on each sweep; and what is to be said of them."""
+def _judge(rows: Sequence[Row], figures: Figures) -> tuple[list[Verdict], list[Note]]:
+    """Returns verdicts on every variant but the baseline (the first) and on every sweep, and their caveats."""
     baseline, *others = by_variant(rows)
-    verdicts = [verdict(variant, baseline, question) for variant in others]
-    unmatched = [
-        variant
-        for variant, found in zip(others, verdicts, strict=True)
-        if any(finding.rule == "H18" for finding in found.by_comparison)
-    ]
-    sweeps, doubts = _swept([baseline, *others], unmatched, question)
+    verdicts = [verdict(variant, baseline, figures) for variant in others]
+    unmatched = [variant for variant in others if check_matched_l0(variant, baseline)]
+    sweeps, caveats = _judge_sweeps([baseline, *others], unmatched, figures)
     verdicts += sweeps
-    doubts += [f"{found.pair}: {finding}" for found in verdicts for finding in found.findings]
-    if len(verdicts) > 1 and any(found.may_judge for found in verdicts):
-        doubts.append(
-            f"Holm's correction is over the primary metrics of one comparison; here are {len(verdicts)} comparisons, "
-            "and with each one more word by chance is likelier"
-        )
-    return verdicts, doubts
+    caveats += [Note(f"{judged.pair}: {finding}", finding) for judged in verdicts for finding in judged.findings]
+    if len(verdicts) > 1 and any(judged.may_judge for judged in verdicts):
+        text = "Holm's correction covers the primary metrics of one comparison: with "
+        caveats.append(Note(f"{text}{len(verdicts)} comparisons, false verdicts are more likely"))
+    return verdicts, caveats
 
 
-def _swept(
-    variants: Sequence[Sequence[Row]], unmatched: Sequence[Sequence[Row]], question: Question
-) -> tuple[list[Verdict], list[str]]:
-    """The sweeps of all variants at unequal L0, each against the baseline's, at one L0; and why one cannot be."""
-    methods: dict[str, list[Sequence[Row]]] = defaultdict(list)
+def _judge_sweeps(
+    variants: Sequence[Sequence[Row]], unmatched: Sequence[Sequence[Row]], figures: Figures
+) -> tuple[list[Verdict], list[Note]]:
+    """Judges each sweep that has variants at unmatched L0 against the baseline's sweep, or notes why it cannot."""
+    sweeps: dict[str, list[Sequence[Row]]] = defaultdict(list)
     for variant in variants:
-        methods[method(variant)].append(variant)
-    baseline, *others = methods.values()
-    verdicts, doubts = [], []
+        sweeps[method_key(variant)].append(variant)
+    baseline, *others = sweeps.values()
+    verdicts, caveats = [], []
     for sweep in others:
         if not any(variant in unmatched for variant in sweep):
             continue
-        matched = match(sweep, baseline)
-        if isinstance(matched, str):
-            doubts.append(f"{sweep[0][0].variant} is not read at the L0 of {baseline[0][0].variant}: {matched}")
+        common = read_at_common_l0(sweep, baseline)
+        if isinstance(common, str):
+            names = f"{sweep[0][0].variant} and {baseline[0][0].variant}"
+            caveats.append(Note(f"{names} cannot be compared at a common L0: {common}"))
         else:
-            verdicts.append(verdict_on_sweep(sweep, baseline, matched, question))
-    return verdicts, doubts
+            verdicts.append(verdict_on_sweep(sweep, baseline, common, figures))
+    return verdicts, caveats
 
 
-def _cells(row: Row, figures: Mapping[str, Shown]) -> tuple[Cell, ...]:
+def _cells(row: Row, figures: Mapping[str, FigureSpec]) -> tuple[Cell, ...]:
     return tuple(row.cells.get(key, Cell()) for key in figures)
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
-    """The config keys in which the runs differ, as far as an imported run has them; the seed stands in the label."""
+    """Returns the config keys in which the runs differ, but for the seed, which is in the label.
+
+    An imported run counts only for the keys that it has.
+    """
     keys = {key: None for row in rows for key in row.settings if key != "seed"}
-    seen = {key: [row for row in rows if row.run.trained or key in row.settings] for key in keys}
-    return [key for key in keys if len({str(row.settings.get(key, "-")) for row in seen[key]}) > 1]
-
-
-def _means(rows: Sequence[Row], figures: Mapping[str, Shown]) -> list[Row]:
-    """Over seeds, of every variant that has more than one."""
-    return [_mean(group, figures) for group in by_variant(rows) if len(group) > 1]
+    counted = {key: [row for row in rows if row.run.trained or key in row.settings] for key in keys}
+    return [key for key in keys if len({str(row.settings.get(key, "-")) for row in counted[key]}) > 1]
 
 
 def by_variant(rows: Sequence[Row]) -> list[list[Row]]:
-    """Runs whose configs differ in nothing but seeds."""
+    """Groups runs whose configs differ in seeds alone."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[repr([item for item in row.settings.items() if item[0] not in _SEEDS])].append(row)
     return list(groups.values())
 
 
-def _mean(group: Sequence[Row], figures: Mapping[str, Shown]) -> Row:
+def _mean(group: Sequence[Row], figures: Mapping[str, FigureSpec]) -> Row:
     cells = {}
     for key in figures:
-        known = [value for row in group if (value := row.value(key)) is not None]
-        if len(known) == len(group):
-            cells[key] = Cell(fmean(known))
+        values = [value for row in group if (value := row.value(key)) is not None]
+        if len(values) == len(group):
+            cells[key] = Cell(fmean(values))
         elif any(key in row.cells for row in group):
-            cells[key] = Cell(why=f"{len(known)} of {len(group)} seeds have it")
+            cells[key] = Cell(why=f"{len(values)} of {len(group)} seeds have a value")
     findings = tuple(finding for row in group for finding in row.findings)
     label = f"{group[0].variant} (mean, n={len(group)})"
     return replace(group[0], label=label, cells=cells, findings=findings, parts={})
 
 
-def _less(rows: Sequence[Row], baseline: Sequence[Row]) -> Iterator[Row]:
-    """The rows with their differences from the baseline's run of the same seed, else from its first."""
+def _with_differences(rows: Sequence[Row], baseline: Sequence[Row]) -> Iterator[Row]:
+    """Adds the differences from the baseline's run of the same seed, or from its first run if there is none."""
     by_seed = {row.pair: row for row in reversed(baseline)}
-    own = {row.label for row in baseline}
+    labels = {row.label for row in baseline}
     for row in rows:
-        yield row if row.label in own else _minus(row, by_seed.get(row.pair, baseline[0]))
+        yield row if row.label in labels else _with_difference(row, by_seed.get(row.pair, baseline[0]))
 
 
-def _minus(row: Row, baseline: Row) -> Row:
+def _with_difference(row: Row, baseline: Row) -> Row:
     cells = {}
     for key, cell in row.cells.items():
-        ours, theirs = side_by_side(row, baseline, key)
+        ours, theirs = comparable_values(row, baseline, key)
         cells[key] = cell if ours is None or theirs is None else replace(cell, difference=ours - theirs)
     return replace(row, cells=cells)
 
 
-def _warnings(rows: Sequence[Row]) -> Iterator[str]:
-    """What the evaluations warn of, and of which runs where it is not all of them."""
+def _warnings(rows: Sequence[Row]) -> Iterator[Note]:
+    """Yields each warning of the evaluations once; it names the runs unless all have it."""
     warned: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         for warning in row.warnings:
             warned[warning].append(row.label)
     for warning, labels in warned.items():
-        yield warning if len(labels) == len(rows) else f"{', '.join(labels)}: {warning}"
+        text = warning if len(labels) == len(rows) else f"{', '.join(labels)}: {warning}"
+        yield Note(text, runs=tuple(labels))
 
 
-def _notes(rows: Sequence[Row], figures: Mapping[str, Shown]) -> Iterator[str]:
-    yield from dict.fromkeys(f"{row.label}: {finding}" for row in rows for finding in row.findings)
-    yield from map(str, (*check_sources(rows), *check_same_parts(rows, figures)))
+def _notes(rows: Sequence[Row], figures: Mapping[str, FigureSpec]) -> Iterator[Note]:
+    of_runs = [Note(f"{row.label}: {finding}", finding, (row.label,)) for row in rows for finding in row.findings]
+    yield from {note.text: note for note in of_runs}.values()
+    yield from (Note(str(finding), finding) for finding in (*check_sources(rows), *check_parts(rows, figures)))
     yield from _warnings(rows)
     undefined = {
         (how.label, why) for row in rows for key, how in figures.items() if (why := row.cells.get(key, Cell()).why)
     }
-    yield from (f"{name} is undefined: {why}" for name, why in sorted(undefined))
-    yield from (f"{how.label}: {how.noisy}" for how in figures.values() if how.noisy)
+    yield from (Note(f"{name} is undefined: {why}") for name, why in sorted(undefined))
+    yield from (Note(f"{how.label}: {how.noisy}") for how in figures.values() if how.noisy)
     if any(cell.low is not None for row in rows for cell in row.cells.values()):
-        yield (
-            "± is a 95 % interval over held-out documents, examples or words: evaluation noise only, not that of "
-            "another training seed"
+        yield Note(
+            "± is a 95 % interval over held-out documents, examples or words: it covers evaluation noise, not the "
+            "variation between training seeds"
         )
-    l0 = [value for row in rows if (value := row.value("l0")) is not None]
-    if l0 and max(l0) > (1 + MATCHED_L0) * min(l0):
-        yield f"H18: L0 goes from {min(l0):.3g} to {max(l0):.3g}: not a comparison at matched sparsity"
-    yield from map(str, check_same_data(rows, figures))
+    l0s = [value for row in rows if (value := row.value("l0")) is not None]
+    if l0s and (message := unmatched_l0(min(l0s), max(l0s))):
+        yield Note(f"H18: {message}")
+    yield from (Note(str(finding), finding) for finding in check_same_data(rows, figures))
     if min(len(group) for group in by_variant(rows)) < SEEDS_FOR_A_VERDICT:
-        yield f"fewer than {SEEDS_FOR_A_VERDICT} seeds a variant: no verdict on which is better"
+        yield Note(f"fewer than {SEEDS_FOR_A_VERDICT} seeds per variant: no verdict on which is better")

@@ -1,4 +1,4 @@
-"""A comparison as tables for people: the runs side by side, then for each verdict the figures that it rests on."""
+"""Renders a comparison as tables for people: the runs side by side, then the figures behind each verdict."""
 
 from __future__ import annotations
 
@@ -14,51 +14,49 @@ from saepipe.evaluate.compare.verdict import Verdict
 HEADINGS = ("figure", "", "baseline", "variant", "difference, 95 % over seeds", "p", "detectable (80 %)", "verdict")
 
 
-def drawn(table: Table, fits: Callable[[RichTable], bool]) -> Iterator[RichTable | str]:
-    """The runs, the notes, then each verdict with the changes that it is about."""
-    yield from drawn_runs(table, fits)
+def render(table: Table, fits: Callable[[RichTable], bool]) -> Iterator[RichTable | str]:
+    """Yields the runs, the notes, then each verdict with its changes."""
+    yield from render_runs(table, fits)
     yield from (f"- {note}" for note in table.notes)
     for verdict in table.verdicts:
         yield str(verdict)
         if verdict.may_judge:
-            yield drawn_changes(verdict, table.short)
+            yield render_changes(verdict, table.short)
 
 
-def drawn_runs(table: Table, fits: Callable[[RichTable], bool]) -> Iterator[RichTable]:
-    """The runs side by side, in as many tables as it takes for each to fit; the run's name begins every one."""
-    num_settings = len(table.columns) - len(table.figures)
-    figures = [num_settings + place for place, key in enumerate(table.figures) if key in table.short]
+def render_runs(table: Table, fits: Callable[[RichTable], bool]) -> Iterator[RichTable]:
+    """Yields the runs in as many tables as needed for each to fit; every table begins with the run's name."""
     columns = [0]
-    for column in [*range(1, num_settings), *figures]:
-        if len(columns) > 1 and not fits(_columns(table, [*columns, column])):
-            yield _columns(table, columns)
+    for column in table.short_columns[1:]:
+        if len(columns) > 1 and not fits(_render_columns(table, [*columns, column])):
+            yield _render_columns(table, columns)
             columns = [0]
         columns.append(column)
-    yield _columns(table, columns)
+    yield _render_columns(table, columns)
 
 
-def _columns(table: Table, columns: Sequence[int]) -> RichTable:
-    drawn = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+def _render_columns(table: Table, columns: Sequence[int]) -> RichTable:
+    rendered = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for column in columns:
-        drawn.add_column(table.columns[column].replace(".", ".\n").replace(" ", "\n"), no_wrap=True)
+        rendered.add_column(table.columns[column].replace(".", ".\n").replace(" ", "\n"), no_wrap=True)
     for row in table.rows:
-        drawn.add_row(*(str(row[column]).replace(" ", "\n") for column in columns))
-    return drawn
+        rendered.add_row(*(str(row[column]).replace(" ", "\n") for column in columns))
+    return rendered
 
 
-def drawn_changes(verdict: Verdict, short: frozenset[str]) -> RichTable:
-    """The primary figures first, then the exploratory ones of the short list."""
-    drawn = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+def render_changes(verdict: Verdict, short: frozenset[str]) -> RichTable:
+    """Returns a table of the primary figures, then the exploratory ones of the short list."""
+    rendered = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for heading in HEADINGS:
-        drawn.add_column(heading, no_wrap=heading != "verdict")
+        rendered.add_column(heading, no_wrap=heading != "verdict")
     for change in verdict.changes:
         if change.key in short:
-            drawn.add_row(*cells_of(change))
-    return drawn
+            rendered.add_row(*cells_of(change))
+    return rendered
 
 
 def cells_of(change: Change) -> tuple[str, ...]:
-    """A text for each of HEADINGS."""
+    """Returns one text per heading of HEADINGS."""
     kind = "primary" if change.primary else "exploratory"
     name = f"{change.shown.label} (noisy)" if change.shown.noisy else change.shown.label
     if change.paired is None:

@@ -1,4 +1,4 @@
-"""What may be said of a variant against its baseline: by rules that forbid to say anything, then by its seeds."""
+"""Verdict on a variant against its baseline: first the rules that forbid one, then what the seeds support."""
 
 from __future__ import annotations
 
@@ -6,50 +6,51 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from saepipe.data.folders.health import RULES, Finding, errors
+from saepipe.data.folders.health import Finding, errors
+from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.checks import check_matched_l0, check_same_data
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT, Change, Sides, changes
-from saepipe.evaluate.compare.sweeps import Matched
-from saepipe.evaluate.metrics.base import Shown
-from saepipe.evaluate.results.run_results import Pair, Row, side_by_side
+from saepipe.evaluate.compare.sweeps import AtCommonL0
+from saepipe.evaluate.metrics.base import FigureSpec
+from saepipe.evaluate.results.run_results import Pair, Row, comparable_values
 from saepipe.train.health.twins import check_twins
 
 
 @dataclass(frozen=True)
-class Question:
-    """What every verdict of a table is asked with."""
+class Figures:
+    """Figures that every verdict of a table is about."""
 
     primary: Mapping[str, float]
-    """The least effect of interest, by figure key."""
-    shown: Mapping[str, Shown]
-    """Every figure that a metric knows."""
+    """Smallest effect of interest of each primary metric, by figure key."""
+    shown: Mapping[str, FigureSpec]
+    """Every figure that a metric knows, by key."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one variant, or one sweep, all its seeds together."""
+    """Verdict on one variant or sweep, over all its seeds."""
 
     variant: str
     baseline: str
-    by_health: tuple[Finding, ...]
-    """What forbids it in the health and the evaluations of the runs themselves."""
-    by_comparison: tuple[Finding, ...]
-    """What forbids it between them."""
+    run_errors: tuple[Finding, ...]
+    """Errors in the health or the evaluations of single runs, which forbid a verdict."""
+    comparison_findings: tuple[Finding, ...]
+    """Findings between the runs, which forbid a verdict."""
     num_seeds: int
-    """That both have: pairs."""
+    """Number of pairs: seeds that both sides have."""
     changes: tuple[Change, ...] = ()
     findings: tuple[Finding, ...] = ()
-    """H17: what it does not carry."""
+    """Findings of H17: claims that the runs do not support."""
     l0: float | None = None
-    """At which two sweeps were read."""
+    """Common L0 at which two sweeps were read; None for a variant."""
 
     @property
     def forbidden_by(self) -> tuple[Finding, ...]:
-        return (*self.by_health, *self.by_comparison)
+        return (*self.run_errors, *self.comparison_findings)
 
     @property
     def may_judge(self) -> bool:
-        """Whether its changes have words."""
+        """True if no rule forbids a verdict and there are enough seeds for one."""
         return not self.forbidden_by and self.num_seeds >= SEEDS_FOR_A_VERDICT
 
     @property
@@ -60,15 +61,16 @@ class Verdict:
     def __str__(self) -> str:
         if self.forbidden_by:
             rules = sorted({finding.rule for finding in self.forbidden_by}, key=lambda rule: int(rule[1:]))
-            why = ", ".join(f"{rule} {RULES[rule]}" for rule in rules)
-            details = "".join(f"; {finding.rule}: {finding.message}" for finding in self.by_comparison)
-            return f"{self.pair}: NO RESULT, whatever the figures say: {why}{details}"
+            why = ", ".join(f"{rule} {RULES[rule].title}" for rule in rules)
+            details = "".join(f"; {finding.rule}: {finding.message}" for finding in self.comparison_findings)
+            return f"{self.pair}: NO RESULT, whatever the figures show: {why}{details}"
+        sound = f"{self.pair}: no health rule prevents comparing these runs"
         if self.num_seeds == 0:
-            return f"{self.pair}: no rule forbids to read the differences, but no seed is common to both"
+            return f"{sound}, but they have no seed in common"
         if self.num_seeds < SEEDS_FOR_A_VERDICT:
             seeds = "1 seed is" if self.num_seeds == 1 else f"{self.num_seeds} seeds are"
-            return f"{self.pair}: no rule forbids to read the differences, but {seeds} too few to tell them from chance"
-        return f"{self.pair}: no rule forbids to read the differences ({self.num_seeds} seeds)"
+            return f"{sound}, but {seeds} too few to rule out chance"
+        return f"{sound} ({self.num_seeds} seeds)"
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -83,80 +85,82 @@ class Verdict:
         }
 
 
-def verdict(variant: Sequence[Row], baseline: Sequence[Row], question: Question) -> Verdict:
-    """The seeds of a variant against the same seeds of the baseline."""
-    mine, its = _by_seed(variant), _by_seed(baseline)
-    common = [seed for seed in mine if seed in its]
+def verdict(variant: Sequence[Row], baseline: Sequence[Row], figures: Figures) -> Verdict:
+    """Compares the seeds of a variant with the same seeds of the baseline."""
+    ours, theirs = _by_seed(variant), _by_seed(baseline)
+    common = [seed for seed in ours if seed in theirs]
     keys = dict.fromkeys(key for row in variant for key in row.cells)
-    pairs = {key: [side_by_side(mine[seed], its[seed], key) for seed in common] for key in keys}
-    sides: dict[str, Sides] = {key: ([a for a, _ in found], [b for _, b in found]) for key, found in pairs.items()}
-    forbidden = [*_between(variant, baseline, question.shown), *check_matched_l0(variant, baseline)]
-    used = {side[seed].label for side in (mine, its) for seed in common}
-    doubts = [*_left_out((*variant, *baseline), used)]
-    return _verdict((variant, baseline), forbidden, sides, len(common), question, doubts)
+    pairs = {key: [comparable_values(ours[seed], theirs[seed], key) for seed in common] for key in keys}
+    sides: dict[str, Sides] = {key: ([a for a, _ in values], [b for _, b in values]) for key, values in pairs.items()}
+    forbidden = [*_check_comparison(variant, baseline, figures.shown), *check_matched_l0(variant, baseline)]
+    used = {side[seed].label for side in (ours, theirs) for seed in common}
+    unpaired = [*_check_unpaired((*variant, *baseline), used)]
+    return _verdict((variant, baseline), forbidden, sides, len(common), figures, unpaired)
 
 
 def verdict_on_sweep(
-    sweep: Sequence[Sequence[Row]], baseline: Sequence[Sequence[Row]], matched: Matched, question: Question
+    sweep: Sequence[Sequence[Row]], baseline: Sequence[Sequence[Row]], common: AtCommonL0, figures: Figures
 ) -> Verdict:
-    """Two sweeps, each a list of variants, read at one L0."""
+    """Compares two sweeps, each a list of variants, at their common L0."""
     ours, theirs = ([row for variant in side for row in variant] for side in (sweep, baseline))
-    forbidden = _between(ours, theirs, question.shown)
-    found = _verdict((ours, theirs), forbidden, matched.sides, matched.num_seeds, question, [])
+    forbidden = _check_comparison(ours, theirs, figures.shown)
+    judged = _verdict((ours, theirs), forbidden, common.sides, common.num_seeds, figures, [])
     names = [f"sweep of {side[0][0].variant} ({len(side)} variants)" for side in (sweep, baseline)]
-    return replace(found, variant=names[0], baseline=names[1], l0=matched.l0)
+    return replace(judged, variant=names[0], baseline=names[1], l0=common.l0)
 
 
 def _verdict(
     rows: tuple[Sequence[Row], Sequence[Row]],
-    by_comparison: Sequence[Finding],
+    comparison_findings: Sequence[Finding],
     sides: Mapping[str, Sides],
     num_seeds: int,
-    question: Question,
-    doubts: Sequence[Finding],
+    figures: Figures,
+    unpaired: Sequence[Finding],
 ) -> Verdict:
-    by_health = [
+    run_errors = [
         replace(finding, message=f"{row.label}: {finding.message}")
         for row in (*rows[1], *rows[0])
         for finding in errors(row.findings)
     ]
-    known = {finding.rule for finding in by_health}
-    by_comparison = [one for one in by_comparison if one.rule not in known or one.rule not in ("H2", "H3")]
-    forbidden = bool(by_health or by_comparison)
-    found = changes(sides, question.primary, question.shown, forbidden=forbidden)
-    claims = [finding for change in found if change.primary for finding in change.findings]
+    repeated = {finding.rule for finding in run_errors} & {"H2", "H3"}
+    comparison_findings = [finding for finding in comparison_findings if finding.rule not in repeated]
+    forbidden = bool(run_errors or comparison_findings)
+    judged = changes(sides, figures.primary, figures.shown, forbidden=forbidden)
+    claims = [finding for change in judged if change.primary for finding in change.findings]
     return Verdict(
         variant=rows[0][0].variant,
         baseline=rows[1][0].variant,
-        by_health=tuple(by_health),
-        by_comparison=tuple(by_comparison),
+        run_errors=tuple(run_errors),
+        comparison_findings=tuple(comparison_findings),
         num_seeds=num_seeds,
-        changes=found,
-        findings=(*doubts, *([] if forbidden else claims)),
+        changes=judged,
+        findings=(*unpaired, *([] if forbidden else claims)),
     )
 
 
-def _between(variant: Sequence[Row], baseline: Sequence[Row], shown: Mapping[str, Shown]) -> list[Finding]:
-    """H16, and H2 and H3 once more; of an imported run's training nothing is known."""
-    found = check_same_data((*baseline, *variant), shown)
+def _check_comparison(
+    variant: Sequence[Row], baseline: Sequence[Row], shown: Mapping[str, FigureSpec]
+) -> list[Finding]:
+    """Checks H16, and H2 and H3 again; the latter not for imported runs, whose training is unknown."""
+    findings = check_same_data((*baseline, *variant), shown)
     trained = [row.twin for row in baseline if row.run.trained]
     for row in variant:
         if row.run.trained:
-            found += check_twins(row.twin, trained, row.run.trained.health)
-    return found
+            findings += check_twins(row.twin, trained, row.run.trained.health)
+    return findings
 
 
 def _by_seed(rows: Sequence[Row]) -> dict[Pair, Row]:
-    """The first of each seed: a run made twice is no second seed."""
-    found: dict[Pair, Row] = {}
+    """Returns the first run of each seed: a run that was made twice is not a second seed."""
+    first: dict[Pair, Row] = {}
     for row in rows:
-        found.setdefault(row.pair, row)
-    return found
+        first.setdefault(row.pair, row)
+    return first
 
 
-def _left_out(rows: Sequence[Row], used: Collection[str]) -> Iterator[Finding]:
-    """H17: runs that are in no pair, where there are pairs."""
-    alone = [row.label for row in rows if row.label not in used]
-    if used and alone:
-        message = f"{', '.join(alone)}: in no pair of equal seeds, and left out"
+def _check_unpaired(rows: Sequence[Row], used: Collection[str]) -> Iterator[Finding]:
+    """Warns (H17) about runs that are in no pair, if there are pairs."""
+    unpaired = [row.label for row in rows if row.label not in used]
+    if used and unpaired:
+        message = f"{', '.join(unpaired)}: left out, because the other side has no run with the same seed"
         yield Finding("H17", "warning", message)

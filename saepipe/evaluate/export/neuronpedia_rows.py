@@ -1,14 +1,14 @@
 """A latent as a line of Neuronpedia's table Neuron, and its examples as lines of the table Activation.
 
-What its pages make of some fields:
+How Neuronpedia's pages use some fields:
 - topkCosSimIndices begins with the latent itself: apps/webapp/components/panes/cossim-pane.tsx skips the first value;
-- binMin and binMax are bounds of activation within which examples are listed, -1 in the top group, and binContains is
-  the share of tokens there (SAEDashboard's sequence_data_generator.py). Here the bounds lie between the store's
-  quantile groups, and the share is the density times the group's part of the sample;
-- the bars of the histogram of activations are of one width, so the store's bins, a quarter of an octave each, are
-  spread out evenly within themselves;
-- values are numbers: where the store knows none (special tokens, tokens that were not read), 0 as SAEDashboard has it
-  at BOS. `notes` of the source says so.
+- binMin and binMax are activation bounds within which examples are listed, -1 in the top group, and binContains is
+  the share of tokens within them (SAEDashboard's sequence_data_generator.py). Here the bounds separate the store's
+  quantile groups, and the share is the density times the group's share of the sample;
+- the bars of the activation histogram have equal widths, so the tokens of each of the store's bins, a quarter of an
+  octave wide, are spread evenly over it;
+- values are numbers: 0 if the store has none (special tokens, tokens that were not read), as in SAEDashboard at BOS.
+  `notes` of the source says so.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ _NUM_BARS = 50
 
 
 def feature(latent: Latent) -> Row:
-    """A line of the table Neuron, less what all lines share."""
-    drawn = bars(latent)
-    near = [(latent.index, 1.0), *latent.neighbours] if latent.neighbours else []
+    """Returns a line of the table Neuron, without the fields that all lines share."""
+    histogram = bars(latent)
+    neighbours = [(latent.index, 1.0), *latent.neighbours] if latent.neighbours else []
     row: Row = {
         "index": str(latent.index),
         "maxActApprox": _short(latent.max_act or 0.0),
         "frac_nonzero": latent.density,
-        "freq_hist_data_bar_heights": [_short(height) for height, _ in drawn],
-        "freq_hist_data_bar_values": [_short(value) for _, value in drawn],
-        "topkCosSimIndices": [index for index, _ in near],
-        "topkCosSimValues": [_short(cosine) for _, cosine in near],
+        "freq_hist_data_bar_heights": [_short(height) for height, _ in histogram],
+        "freq_hist_data_bar_values": [_short(value) for _, value in histogram],
+        "topkCosSimIndices": [index for index, _ in neighbours],
+        "topkCosSimValues": [_short(cosine) for _, cosine in neighbours],
     }
     for sign, logits in (("pos", latent.positive_logits), ("neg", latent.negative_logits)):
-        if logits is not None:  # of no latent, then
+        if logits is not None:  # None for every latent, or for none
             row |= {f"{sign}_str": [token for token, _ in logits], f"{sign}_values": [_short(v) for _, v in logits]}
     return row
 
 
 def bars(latent: Latent) -> list[tuple[float, float]]:
-    """Heights (tokens) and middles of the bars, from 0 to the largest activation; the heights add up to num_active."""
+    """Returns heights (tokens) and middles of the bars, from 0 to the largest activation; heights sum to num_active."""
     edges, counts = latent.histogram
     if not counts:
         return []
-    bounds = [*edges[:-1], max(latent.max_act or 0.0, edges[-2])]  # nothing lies between the largest and its bin's end
+    bounds = [*edges[:-1], max(latent.max_act or 0.0, edges[-2])]  # no activation is beyond the largest
     below = np.concatenate([[0], np.cumsum(counts)])
     ends = np.linspace(0, bounds[-1], _NUM_BARS + 1)
     heights = np.diff(np.interp(ends, bounds, below))
@@ -59,7 +59,7 @@ def bars(latent: Latent) -> list[tuple[float, float]]:
 
 
 def activations(latent: Latent, run: str, source: str) -> list[Row]:
-    """Lines of the table Activation, less what all lines share; run and source go into their ids."""
+    """Returns lines of the table Activation, without shared fields; run and source are part of their ids."""
     groups = _groups(latent)
     return [
         {
@@ -74,7 +74,7 @@ def activations(latent: Latent, run: str, source: str) -> list[Row]:
 
 
 def _groups(latent: Latent) -> Mapping[str, Row]:
-    """Of each group of examples: bounds, and the share of tokens between them."""
+    """Returns the bounds of each group of examples, and the share of tokens between them."""
     sample = [example for example in latent.examples if example.group != "top"]
     names = list(dict.fromkeys(example.group for example in sample))  # from weak to strong
     highest = [max(example.acts[example.peak] or 0.0 for example in sample if example.group == n) for n in names]
@@ -98,11 +98,11 @@ def _text(example: Example) -> Row:
     return {"tokens": example.tokens, "values": values, **extremes}
 
 
-def _id(*of: str | int) -> str:
-    """25 letters and digits, like a cuid, and the same whenever it is written: importing twice adds nothing."""
-    return "c" + hashlib.sha256("/".join(map(str, of)).encode()).hexdigest()[:24]
+def _id(*parts: str | int) -> str:
+    """Returns 25 letters and digits, like a cuid, but reproducible: importing twice adds nothing."""
+    return "c" + hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
 def _short(value: float) -> float:
-    """Four digits; the store's own activations have three."""
+    """Rounds to four digits; the store's own activations have three."""
     return float(f"{value:.4g}")

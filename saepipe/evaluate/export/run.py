@@ -1,4 +1,4 @@
-"""A run as other tools read it: its SAE, or what is known of its latents."""
+"""Exports a run for another tool: its SAE, or the data on its latents."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ Target = Literal["saelens", "dictionary_learning", "sparsify", "neuronpedia", "d
 def export(
     run: Path | str, target: Target, out: Path | str, /, *, progress: Progress | None = None, **settings: Any
 ) -> Path:
-    """Writes a folder that appears whole; the same export again changes nothing.
+    """Writes a folder, which appears complete; repeating the same export changes nothing.
 
     Args:
         run: a finished run.
-        target: the tool that is to read it.
+        target: the tool to export to.
         out: a new folder, or an empty one.
-        progress: told where it stands.
-        settings: of `export_neuronpedia` or `export_delphi`, where one of these is the target.
+        progress: receives the progress of the export.
+        settings: keyword arguments of `export_neuronpedia` or `export_delphi`, if one of them is the target.
 
     Returns:
-        What was written.
+        The folder that was written.
 
     Raises:
-        ConfigError: if the target cannot say what the SAE does, has no such setting, or `out` holds something else.
+        ConfigError: if the target cannot represent the SAE, a setting does not exist, or `out` holds something else.
         CorruptDataError: if the run, its cache or its feature store is damaged.
     """
     writer = _writer(target)
-    known = inspect.signature(writer).parameters
-    settable = [name for name, one in known.items() if one.kind is one.KEYWORD_ONLY and name != "progress"]
+    parameters = inspect.signature(writer).parameters
+    settable = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "progress"]
     for name in settings:
         if name not in settable:
             near = difflib.get_close_matches(name, settable, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(settable) or 'none'}"
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(settable) or 'none'}"
             raise ConfigError(f"an export to {target} has no setting {name!r}", hint=hint)
-    told = {"progress": progress or Silent()} if "progress" in known else {}
-    return writer(run, Path(out), **told, **settings)
+    reporting = {"progress": progress or Silent()} if "progress" in parameters else {}
+    return writer(run, Path(out), **reporting, **settings)
 
 
 def _writer(target: Target) -> Callable[..., Path]:
@@ -54,6 +54,6 @@ def _writer(target: Target) -> Callable[..., Path]:
     if target == "delphi":
         return export_delphi
     if target not in get_args(Library):
-        raise ConfigError(f"nothing is exported to {target!r}", hint=f"known: {', '.join(get_args(Target))}")
+        raise ConfigError(f"{target!r} is not an export target", hint=f"choose {', '.join(get_args(Target))}")
     library = target
     return lambda run, out: export_sae(run, library, out)

@@ -1,8 +1,8 @@
-"""A run's SAE as SAEBench 0.6.0 takes a custom one, `selected_saes=[("name", custom_sae(run))]`, without needing it.
+"""A run's SAE as a custom SAE for SAEBench 0.6.0, `selected_saes=[("name", custom_sae(run))]`; SAEBench is not needed.
 
-It has what SAEBench's `custom_saes/base_sae.py` and its evaluations ask of an SAE: W_enc, W_dec, b_enc, b_dec, device,
-dtype, cfg, encode, decode, forward, check_decoder_norms. Decoder rows are of unit norm, as SAEBench wants them;
-activations are in their unit, and x_hat is that of the run.
+It has the members that SAEBench's `custom_saes/base_sae.py` and its evaluations use: W_enc, W_dec, b_enc, b_dec,
+device, dtype, cfg, encode, decode, forward, check_decoder_norms. Decoder rows have unit norm, as SAEBench requires;
+activations are scaled accordingly, and x_hat is the run's own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from saepipe.train.sae.base import Params
 
 @dataclass
 class CustomConfig:
-    """SAEBench's CustomSAEConfig, by its names. SAEBench writes on it, so it is not frozen."""
+    """SAEBench's CustomSAEConfig, with its field names. Not frozen, because SAEBench assigns to it."""
 
     model_name: str
     d_in: int
@@ -46,12 +46,12 @@ class CustomConfig:
     dataset_trust_remote_code: bool = True
     seqpos_slice: tuple[int | None, ...] = (None,)
     training_tokens: int = -1
-    """-1, as SAEBench's own has it: not known"""
+    """-1: unknown, as in SAEBench's own"""
     sae_lens_training_version: str | None = None
     neuronpedia_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for `sae_cfg_dict` of a result."""
+        """Returns plain data, for `sae_cfg_dict` of a result."""
         return asdict(self)
 
 
@@ -63,7 +63,7 @@ class CustomSAE(nn.Module):
     W_dec: Tensor
     b_dec: Tensor
     norms: Tensor | None
-    """(d_sae,) that decoder rows had, of a top-k alone: it chooses by activations in their own unit"""
+    """(d_sae,) original norms of decoder rows, for a top-k alone: it selects by activations in their original scale"""
 
     def __init__(self, sae: SAE, cfg: CustomConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class CustomSAE(nn.Module):
         return self.decode(self.encode(x))
 
     def check_decoder_norms(self) -> bool:
-        """Whether decoder rows are of unit norm, within what their dtype allows; one that is zero is not."""
+        """Returns whether all decoder rows have unit norm, to the precision of their dtype; a zero row has not."""
         norms = decoder_norms(dict(self.named_parameters())).float()
         tolerance = 1e-5 if self.dtype == torch.float32 else 1e-2
         return torch.allclose(norms, torch.ones_like(norms), atol=tolerance)
@@ -114,17 +114,17 @@ def custom_sae(
     *,
     model_name: str | None = None,
 ) -> CustomSAE:
-    """The SAE of a finished run, ready for SAEBench.
+    """Returns the SAE of a finished run, ready for SAEBench.
 
     Args:
-        run: trained here or imported.
-        device: SAEBench moves it again.
-        dtype: of the parameters and of the products.
-        model_name: TransformerLens' name of the model; the cache's id where not given.
+        run: a run trained here or imported.
+        device: initial device; SAEBench moves the SAE again.
+        dtype: dtype of the parameters and of the products.
+        model_name: TransformerLens' name of the model; default: its id in the cache.
 
     Raises:
-        ConfigError: if the run's hook is none of the residual stream.
-        CorruptDataError: if the run is not finished or damaged.
+        ConfigError: if the run's hook is not in the residual stream.
+        CorruptDataError: if the run is unfinished or damaged.
     """
     opened = run if isinstance(run, Run) else open_run(run)
     sae = load(opened)

@@ -1,1 +1,1 @@
-"""What a feature browser shows of each latent of a run, gathered in one pass over the cache."""
+"""Feature store: the data that a feature browser shows of each latent of a run, gathered in one pass over the cache."""

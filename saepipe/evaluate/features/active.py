@@ -1,4 +1,4 @@
-"""The active latents of a chunk of contexts, kept sparse: all that a feature store is made of."""
+"""Sparse activations of a chunk of contexts: the one source of everything in a feature store."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from saepipe.evaluate.features.contexts import Chunk
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 
-_LOOK_UPS = 2**22  # of activations in windows, held at once
+_LOOK_UPS = 2**22  # activations in windows, held at once
 
 
-class Tokens:
-    """The rows of a chunk: where each stands, and a random number that belongs to the token whatever else is read."""
+class TokenRows:
+    """The rows of a chunk: the flat index of each token, and a random number that depends on the token alone."""
 
     def __init__(self, chunk: Chunk, context_size: int, seed: int, device: torch.device) -> None:
         self.context_size = context_size
         self.x = chunk.x.to(device, torch.float32)  # (num_rows, d_in)
-        places = chunk.context * context_size + chunk.position
-        self.place = torch.from_numpy(places).to(device)  # (num_rows,): context * context_size + position
-        self.uniform = torch.from_numpy(uniform(places, seed)).to(device)  # (num_rows,) float64
+        flat_index = chunk.context * context_size + chunk.position
+        self.flat_index = torch.from_numpy(flat_index).to(device)  # (num_rows,): context * context_size + position
+        self.uniform = torch.from_numpy(uniform(flat_index, seed)).to(device)  # (num_rows,) float64
 
-    def rows_at(self, places: Tensor) -> Tensor:
-        """The row of each place, (any,); -1 where there is none. Rows ascend by place."""
-        row = torch.searchsorted(self.place, places).clamp_max(len(self.place) - 1)
-        return row.where(self.place[row] == places, -1)
+    def rows_at(self, flat_index: Tensor) -> Tensor:
+        """Returns the row of each flat index, (any,), -1 if there is none. Rows ascend by flat index."""
+        row = torch.searchsorted(self.flat_index, flat_index).clamp_max(len(self.flat_index) - 1)
+        return row.where(self.flat_index[row] == flat_index, -1)
 
 
 @dataclass(frozen=True)
-class Active:
+class ActiveEntries:
     """Entries (row, latent) with an activation above 0, by row, then by latent."""
 
-    tokens: Tokens
+    tokens: TokenRows
     row: Tensor  # (num_entries,) int64
     latent: Tensor  # (num_entries,) int64
     act: Tensor  # (num_entries,) float32
     d_sae: int
 
     def windows(self, entries: Tensor, window: int) -> Tensor:
-        """(num, window) float32: activations of the latents of some entries (num,) around their tokens.
+        """Returns activations of the latents of some entries (num,) around their tokens, (num, window) float32.
 
-        0 where a latent is silent, NaN at places that have no row.
+        They are 0 where a latent is not active, and NaN at tokens that have no row.
         """
         keys = self.row * self.d_sae + self.latent
         return torch.cat(
@@ -54,24 +54,24 @@ class Active:
 
     def _windows(self, entries: Tensor, window: int, keys: Tensor) -> Tensor:
         size = self.tokens.context_size
-        place = self.tokens.place[self.row[entries]]
-        context, position = place // size, place % size
+        flat_index = self.tokens.flat_index[self.row[entries]]
+        context, position = flat_index // size, flat_index % size
         start = (position - window * 2 // 3).clamp_max(size - window).clamp_min(0)
-        offset = torch.arange(window, device=place.device)
+        offset = torch.arange(window, device=flat_index.device)
         rows = self.tokens.rows_at((context * size + start).unsqueeze(1) + offset)
-        wanted = rows * self.d_sae + self.latent[entries].unsqueeze(1)
-        at = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
-        acts = self.act[at].where(keys[at] == wanted, 0.0)
+        window_keys = rows * self.d_sae + self.latent[entries].unsqueeze(1)
+        index = torch.searchsorted(keys, window_keys).clamp_max(len(keys) - 1)
+        acts = self.act[index].where(keys[index] == window_keys, 0.0)
         return acts.masked_fill(rows < 0, torch.nan)
 
 
-def active(subject: Subject, tokens: Tokens) -> Active:
+def active_entries(subject: Subject, tokens: TokenRows) -> ActiveEntries:
     """Encodes the tokens, some rows at a time; raises CorruptDataError if an activation is NaN or Inf."""
     d_sae = subject.sae.d_sae
     rows, latents, acts, first = [], [], [], 0
     for x in torch.split(tokens.x, rows_at_a_time(d_sae)):
         dense = subject.encode(x)
-        row, latent = dense.nonzero(as_tuple=True)  # NaN is not zero
+        row, latent = dense.nonzero(as_tuple=True)  # NaN counts as nonzero
         rows.append(row + first)
         latents.append(latent)
         acts.append(dense[row, latent])
@@ -79,17 +79,17 @@ def active(subject: Subject, tokens: Tokens) -> Active:
     act = torch.cat(acts)
     if not act.isfinite().all():
         raise CorruptDataError(f"the SAE of {subject.name} gives NaN or Inf", hint="train it again")
-    assert not (act < 0).any(), "activations are not negative, in all architectures"
-    return Active(tokens, torch.cat(rows), torch.cat(latents), act, d_sae)
+    assert not (act < 0).any(), "no architecture has negative activations"
+    return ActiveEntries(tokens, torch.cat(rows), torch.cat(latents), act, d_sae)
 
 
-def uniform(places: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) for each int64, which depends on it and the seed alone (SplitMix64; Steele et al., 2014)."""
+def uniform(flat_index: np.ndarray, seed: int) -> np.ndarray:
+    """Hashes each int64, with the seed, to a number in [0, 1) (SplitMix64; Steele et al., 2014)."""
     offset = np.random.SeedSequence(seed).generate_state(1, np.uint64)
     with np.errstate(over="ignore"):
-        z = places.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + offset
+        z = flat_index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + offset
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
-    found: np.ndarray = (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return found
+    numbers: np.ndarray = (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers

@@ -1,7 +1,7 @@
-"""Which latents are active on the same tokens: the Jaccard index, without an array of d_sae x d_sae.
+"""Latents that are active on the same tokens, by Jaccard index, without an array of d_sae x d_sae.
 
-A token with n active latents has n^2 pairs. Where those of all tokens are more than `num_pairs`, tokens are left out
-at random, half of them at a time; which ones depends on the tokens and the SAE alone.
+A token with n active latents has n^2 pairs. If all tokens together have more than `num_pairs`, random tokens are left
+out, half of them at a time; which ones depends on the tokens and the SAE alone.
 """
 
 from __future__ import annotations
@@ -12,62 +12,62 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from saepipe.evaluate.features.active import Active
+from saepipe.evaluate.features.active import ActiveEntries
 
 _BLOCK = 2**24  # counts held at once
 
 
 @dataclass(frozen=True)
-class _Tokens:
+class _TokenSample:
     """Some tokens with all of their active latents."""
 
     uniform: np.ndarray  # (num_tokens,) float64
     num: np.ndarray  # (num_tokens,) int64: active latents
-    latents: np.ndarray  # (num.sum(),) int32: theirs, token by token
+    latents: np.ndarray  # (num.sum(),) int32: those latents, token by token
 
     @property
     def num_pairs(self) -> int:
         return int((self.num**2).sum())
 
-    def below(self, share: float) -> _Tokens:
+    def below(self, share: float) -> _TokenSample:
         chosen = self.uniform < share
-        return _Tokens(self.uniform[chosen], self.num[chosen], self.latents[np.repeat(chosen, self.num)])
+        return _TokenSample(self.uniform[chosen], self.num[chosen], self.latents[np.repeat(chosen, self.num)])
 
 
-class Coactive:
-    """The active latents of as many tokens as have no more than `num_pairs` pairs."""
+class CoactivationCounter:
+    """Keeps the active latents of as many tokens as have no more than `num_pairs` pairs."""
 
     def __init__(self, d_sae: int, num_pairs: int) -> None:
-        self._d_sae, self._num_pairs = d_sae, num_pairs
-        self._share, self._seen = 1.0, 0
-        self._parts: list[_Tokens] = []
+        self._d_sae, self._max_pairs = d_sae, num_pairs
+        self._share, self._num_pairs = 1.0, 0
+        self._parts: list[_TokenSample] = []
 
-    def add(self, found: Active) -> None:
-        num = torch.bincount(found.row, minlength=len(found.tokens.x))
-        chosen = found.tokens.uniform < self._share
-        tensors = (found.tokens.uniform[chosen], num[chosen], found.latent[chosen[found.row]].int())
-        self._parts.append(_Tokens(*(tensor.cpu().numpy() for tensor in tensors)))
-        self._seen += self._parts[-1].num_pairs
-        while self._seen > self._num_pairs:
+    def add(self, entries: ActiveEntries) -> None:
+        num = torch.bincount(entries.row, minlength=len(entries.tokens.x))
+        chosen = entries.tokens.uniform < self._share
+        tensors = (entries.tokens.uniform[chosen], num[chosen], entries.latent[chosen[entries.row]].int())
+        self._parts.append(_TokenSample(*(tensor.cpu().numpy() for tensor in tensors)))
+        self._num_pairs += self._parts[-1].num_pairs
+        while self._num_pairs > self._max_pairs:
             self._share /= 2
             self._parts = [part.below(self._share) for part in self._parts]
-            self._seen = sum(part.num_pairs for part in self._parts)
+            self._num_pairs = sum(part.num_pairs for part in self._parts)
 
     @property
     def num_tokens(self) -> int:
         return sum(len(part.num) for part in self._parts)
 
     def nearest(self, num: int) -> dict[str, np.ndarray]:
-        """(d_sae, num) indices and scores of the latents with the largest index with each; -1 and NaN where it is 0.
+        """Returns indices and scores of the latents with the largest Jaccard index, (d_sae, num); -1 and NaN for 0.
 
-        Jaccard index: tokens on which both are active, over tokens on which either is.
+        Jaccard index: tokens on which both latents are active, over tokens on which either is.
         """
         acts = self._matrix()
         count = torch.from_numpy(np.asarray(acts.sum(axis=0)))
         columns = acts.T.tocsr()
         size = max(1, _BLOCK // self._d_sae)
-        found = [self._block(acts, columns, count, start, size, num) for start in range(0, self._d_sae, size)]
-        index, score = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+        blocks = [self._block(acts, columns, count, start, size, num) for start in range(0, self._d_sae, size)]
+        index, score = (torch.cat(parts).numpy() for parts in zip(*blocks, strict=True))
         return {"coactive": index, "coactive_score": score}
 
     def _block(
@@ -80,7 +80,7 @@ class Coactive:
         return best_of(jaccard.masked_fill(jaccard == 0, torch.nan), num)
 
     def _matrix(self) -> csr_array:
-        """(num_tokens, d_sae) of ones."""
+        """Returns (num_tokens, d_sae): 1 if the latent is active on the token."""
         num = np.concatenate([part.num for part in self._parts])
         latents = np.concatenate([part.latents for part in self._parts])
         starts = np.concatenate([[0], num.cumsum()])
@@ -88,7 +88,7 @@ class Coactive:
 
 
 def best_of(scores: torch.Tensor, num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `num` largest of each row: (num_rows, num) int32 indices, -1 where NaN or too few, and scores, NaN there."""
+    """Returns indices int32 and scores of each row's `num` largest, (num_rows, num); -1 and NaN if NaN or too few."""
     best = scores.nan_to_num(nan=-torch.inf).topk(min(num, scores.shape[1]), dim=1)
     none = best.values.isinf()
     index = best.indices.int().masked_fill(none, -1)

@@ -1,21 +1,21 @@
-"""How each latent fires: counts, mean, largest activation and a histogram, in one pass."""
+"""Activation statistics per latent, in one pass: counts, mean, largest activation and a histogram."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from saepipe.evaluate.features.active import Active
+from saepipe.evaluate.features.active import ActiveEntries
 
-STEPS_AN_OCTAVE, LOWEST, HIGHEST = 4, -12, 20
-EDGES = (2.0 ** (np.arange(LOWEST * STEPS_AN_OCTAVE, HIGHEST * STEPS_AN_OCTAVE + 1) / STEPS_AN_OCTAVE)).astype(
+STEPS_PER_OCTAVE, LOWEST, HIGHEST = 4, -12, 20
+EDGES = (2.0 ** (np.arange(LOWEST * STEPS_PER_OCTAVE, HIGHEST * STEPS_PER_OCTAVE + 1) / STEPS_PER_OCTAVE)).astype(
     np.float32
 )
 """(num_bins + 1,): a quarter of an octave each, from 2^-12 to 2^20, so that no bound need be known before the pass.
-A bin holds its lower edge. The first holds what is smaller too, the last what is larger."""
+A bin includes its lower edge. The first also holds anything smaller, the last anything larger."""
 
 
-class Figures:
+class FiringStatistics:
     """Streaming sums over tokens."""
 
     def __init__(self, d_sae: int, device: torch.device) -> None:
@@ -25,14 +25,13 @@ class Figures:
         self._counts = torch.zeros(d_sae, len(EDGES) - 1, dtype=torch.int32, device=device)
         self._inner = torch.from_numpy(EDGES[1:-1]).to(device)
 
-    def add(self, found: Active) -> None:
-        one = torch.ones_like(found.latent)
-        self._num.index_add_(0, found.latent, one)
-        self._sum.index_add_(0, found.latent, found.act.double())
-        self._max.scatter_reduce_(0, found.latent, found.act, "amax")
-        bins = torch.bucketize(found.act, self._inner, right=True)
-        place = found.latent * self._counts.shape[1] + bins
-        self._counts.view(-1).index_add_(0, place, one.int())
+    def add(self, entries: ActiveEntries) -> None:
+        ones = torch.ones_like(entries.latent)
+        self._num.index_add_(0, entries.latent, ones)
+        self._sum.index_add_(0, entries.latent, entries.act.double())
+        self._max.scatter_reduce_(0, entries.latent, entries.act, "amax")
+        bins = torch.bucketize(entries.act, self._inner, right=True)
+        self._counts.view(-1).index_add_(0, entries.latent * self._counts.shape[1] + bins, ones.int())
 
     @property
     def num_active(self) -> np.ndarray:

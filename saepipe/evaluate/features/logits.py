@@ -1,9 +1,9 @@
-"""Which tokens a latent makes more and less likely: its decoder row through the final norm and the unembedding.
+"""Tokens that a latent makes more and less likely: its decoder row through the final norm and the unembedding.
 
-As in the logit lens (nostalgebraist, 2020) the direction is taken alone: of the norm only its weights are applied (and
-its centring, if it centres), not the division by the length of the whole residual stream, which is not known here.
-So values compare within one latent, and are no probabilities. A final soft-capping (Gemma-2) is monotone and left out,
-and a bias too.
+As in the logit lens (nostalgebraist, 2020) the direction is taken alone: only the norm's weights are applied (and its
+centring, if it centres), not the division by the norm of the whole residual stream, which is not known here. So values
+are comparable within one latent, and are not probabilities. A final soft-capping (Gemma-2) is monotone and left out,
+as is a bias.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _NORMS = ("norm", "final_layer_norm", "ln_f", "decoder.norm", "decoder.final_lay
 
 @torch.no_grad()
 def logits(model: PreTrainedModel, W_dec: Tensor, num: int) -> dict[str, np.ndarray]:
-    """(d_sae, num) token ids and values, the largest first; and the most negative, the lowest first.
+    """Returns ids and values (d_sae, num) of the tokens with the largest logits, largest first, and of the lowest.
 
     Raises:
-        MachineError: if the model keeps its final norm or its unembedding where we do not know.
+        MachineError: if the model's final norm or unembedding is not in a known place.
     """
     unembedding = _unembedding(model)
     num = min(num, len(unembedding))
@@ -38,19 +38,19 @@ def logits(model: PreTrainedModel, W_dec: Tensor, num: int) -> dict[str, np.ndar
             best = values.topk(num, dim=1, largest=largest)
             parts[f"{sign}_ids"].append(best.indices.int())
             parts[f"{sign}_values"].append(best.values)
-    return {name: torch.cat(found).cpu().numpy() for name, found in parts.items()}
+    return {name: torch.cat(blocks).cpu().numpy() for name, blocks in parts.items()}
 
 
 NAMES = ("positive_ids", "positive_values", "negative_ids", "negative_values")
 
 
 def through_norm(model: PreTrainedModel, rows: Tensor) -> Tensor:
-    """(num, d_in) -> (num, d_in) float32: what the final norm does to directions, but for their length."""
+    """Applies the final norm to directions, without its division by length, (num, d_in) -> (num, d_in) float32."""
     norm = deepcopy(_final_norm(model)).float()
     rows = rows.to(model.device, torch.float32)
     if isinstance(norm, nn.LayerNorm):
         return (rows - rows.mean(dim=1, keepdim=True)) * norm.weight
-    # Equal entries come out of an RMS norm as its weights, whether it calls them w or 1 + w (Gemma).
+    # An RMS norm turns a vector of equal entries into its weights, whether it stores them as w or as w - 1 (Gemma).
     weight: Tensor = norm(torch.full_like(rows[:1], 1e3))
     return rows * weight
 
@@ -61,13 +61,13 @@ def _final_norm(model: PreTrainedModel) -> nn.Module:
             return model.base_model.get_submodule(path)
         except AttributeError:
             continue
-    raise MachineError(f"{type(model).__name__} keeps its final norm in none of: {', '.join(_NORMS)}")
+    raise MachineError(f"{type(model).__name__} has a final norm in none of these places: {', '.join(_NORMS)}")
 
 
 def _unembedding(model: PreTrainedModel) -> Tensor:
     """(vocab_size, d_in) float32"""
-    loosely: Any = model
-    head = loosely.get_output_embeddings()
+    untyped: Any = model
+    head = untyped.get_output_embeddings()
     if head is None:
         raise MachineError(f"{type(model).__name__} has no unembedding")
     weight: Tensor = head.weight

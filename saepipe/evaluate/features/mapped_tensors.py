@@ -1,4 +1,4 @@
-"""A safetensors file as numpy arrays that lie in the file: nothing is read before it is used, and nothing is copied."""
+"""A safetensors file as memory-mapped numpy arrays: data is read only when used, and never copied."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from saepipe.data.errors import CorruptDataError
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
 _LENGTH = 8
-"""Bytes before the header, which say how long it is."""
+"""Bytes before the header, which hold its length."""
 
 
-def mapped(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name, read-only.
+def map_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Returns the file's arrays by name, read-only.
 
     Raises:
-        CorruptDataError: if it is no safetensors file, or shorter than its header says.
+        CorruptDataError: if it is not a safetensors file, or shorter than its header says.
     """
     try:
         data = np.memmap(path, np.uint8, mode="r")
@@ -28,12 +28,12 @@ def mapped(path: Path) -> dict[str, np.ndarray]:
         header.pop("__metadata__", None)
         return {name: _array(data[start:], **entry) for name, entry in header.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptDataError(f"{path} is no whole safetensors file ({error})") from error
+        raise CorruptDataError(f"{path} is not a complete safetensors file ({error})") from error
 
 
 def _array(data: np.ndarray, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
     begin, end = data_offsets
     array = data[begin:end].view(_DTYPES[dtype])
     if len(array) != prod(shape):
-        raise ValueError(f"{len(array):,} numbers where {prod(shape):,} belong")
+        raise ValueError(f"{len(array):,} numbers, not {prod(shape):,}")
     return array.reshape(shape)

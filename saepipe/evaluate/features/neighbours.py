@@ -1,4 +1,4 @@
-"""The latents whose decoder rows point where a latent's own does."""
+"""The latents whose decoder rows have the most similar directions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from saepipe.train.pairs.search import nearest
 
 
 def neighbours(W_dec: Tensor, num: int) -> dict[str, np.ndarray]:
-    """(d_sae, num) indices and cosines, nearest first; -1 and NaN where a row is zero or there are too few others."""
+    """Returns indices and cosines (d_sae, num), nearest first; -1 and NaN for a zero row, or if there are too few."""
     rows, index = directions(W_dec)
-    found = torch.full((len(W_dec), num), -1, device=W_dec.device)
+    neighbour = torch.full((len(W_dec), num), -1, device=W_dec.device)
     cosine = torch.full((len(W_dec), num), torch.nan, device=W_dec.device)
     if len(rows) > 1:
-        values, others = nearest(rows, num)  # fewer where there are fewer others
-        found[index, : others.shape[1]] = index[others]
-        cosine[index, : others.shape[1]] = values.clamp(-1, 1)
-    return {"neighbours": found.int().cpu().numpy(), "neighbour_cosine": cosine.cpu().numpy()}
+        values, nearest_rows = nearest(rows, num)  # fewer than num if there are fewer other rows
+        neighbour[index, : nearest_rows.shape[1]] = index[nearest_rows]
+        cosine[index, : nearest_rows.shape[1]] = values.clamp(-1, 1)
+    return {"neighbours": neighbour.int().cpu().numpy(), "neighbour_cosine": cosine.cpu().numpy()}

@@ -1,4 +1,4 @@
-"""What the evaluations of a run say of single latents. It reads JSON, and imports no torch."""
+"""Roles of single latents in the evaluations of a run. Reads JSON, and does not import torch."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from typing import Any
 
 from saepipe.data.errors import CorruptDataError
 
-Found = Iterator[tuple[int, "Role"]]
+LatentRoles = Iterator[tuple[int, "Role"]]
 
 
 @dataclass(frozen=True)
 class Role:
-    """The part of one latent in one evaluation."""
+    """The role of one latent in one evaluation."""
 
-    metric: str  # the result's file: absorption, sparse_probing, tpp, scr
+    metric: str  # the result's file name: absorption, sparse_probing, tpp, scr
     kind: str  # split, absorbs, probe, off
     text: str  # a sentence without its full stop
-    about: tuple[str, ...]  # what one looks for it by: the letter and its words, or the class and its data set
-    value: float | None = None  # F1 of the split, words absorbed, accuracy of the probe; None for latents switched off
+    about: tuple[str, ...]  # search terms: the letter and its words, or the class and its dataset
+    value: float | None = None  # F1 of the split, words absorbed, accuracy of the probe; None for ablated latents
 
 
 def roles(folder: Path | str) -> dict[int, list[Role]]:
-    """By latent, what the results in a run, or in a folder of results, say of it; empty where nothing was measured.
+    """Returns roles by latent, from the results in a run or in a folder of results; empty if there are no results.
 
     Raises:
         CorruptDataError: if a result cannot be read.
     """
     folder = Path(folder)
-    found: dict[int, list[Role]] = defaultdict(list)
-    for metric, told in _TOLD.items():
+    by_latent: dict[int, list[Role]] = defaultdict(list)
+    for metric, read_roles in _READERS.items():
         path = next((p for p in (folder / "eval" / f"{metric}.json", folder / f"{metric}.json") if p.is_file()), None)
         if path is None:
             continue
         try:
-            for latent, role in told(json.loads(path.read_text())):
-                found[latent].append(role)
+            for latent, role in read_roles(json.loads(path.read_text())):
+                by_latent[latent].append(role)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptDataError(f"{path} is no evaluation of saepipe", hint="delete it and evaluate") from error
-    return dict(found)
+            raise CorruptDataError(f"{path} is not a saepipe evaluation", hint="delete it and evaluate") from error
+    return dict(by_latent)
 
 
-def _absorption(result: Mapping[str, Any]) -> Found:
+def _absorption(result: Mapping[str, Any]) -> LatentRoles:
     for letter in result["saepipe"]["letters"]:
         name, own, f1 = f'"{letter["first_letter"]}"', letter["split_latents"], letter["f1_split"]
         for latent in own:
@@ -55,12 +55,12 @@ def _absorption(result: Mapping[str, Any]) -> Found:
         for latent, num in letter["top_absorbers"] or ():
             words = letter.get("absorbed_words", {}).get(str(latent), [])
             words = [word.strip() for word in words]
-            shown = ", ".join(words) + (", ..." if 0 < len(words) < num else "")
-            text = f"absorbs {name} on {num} word{'s' if num > 1 else ''}" + (f": {shown}" if words else "")
+            listed = ", ".join(words) + (", ..." if 0 < len(words) < num else "")
+            text = f"absorbs {name} on {num} word{'s' if num > 1 else ''}" + (f": {listed}" if words else "")
             yield latent, Role("absorption", "absorbs", text, (letter["first_letter"], *words), float(num))
 
 
-def _sparse_probing(result: Mapping[str, Any]) -> Found:
+def _sparse_probing(result: Mapping[str, Any]) -> LatentRoles:
     for dataset, about in result["saepipe"]["datasets"].items():
         accuracies = result["eval_result_unstructured"][f"{dataset}_results"]
         sizes = sorted(int(key.split("_")[2]) for key in accuracies if key.startswith("sae_top_"))
@@ -70,25 +70,25 @@ def _sparse_probing(result: Mapping[str, Any]) -> Found:
                 if k is None:
                     continue
                 accuracy = accuracies[f"sae_top_{k}_test_accuracy"][label]
-                which = "the latent that tells" if k == 1 else f"among the {k} latents that tell"
-                text = f'{which} most of "{label}" in {dataset} (accuracy {accuracy:.3f})'
+                which = "the latent" if k == 1 else f"one of the {k} latents"
+                text = f'{which} most indicative of "{label}" in {dataset} (accuracy {accuracy:.3f})'
                 yield latent, Role("sparse_probing", "probe", text, (label, dataset), accuracy)
 
 
-def _tpp(result: Mapping[str, Any]) -> Found:
+def _tpp(result: Mapping[str, Any]) -> LatentRoles:
     for dataset, about in result["saepipe"]["datasets"].items():
         for label, latents in about.get("latents", {}).items():
             for rank, latent in enumerate(latents, 1):
-                text = f'effect number {rank} on the probe of "{label}" in {dataset}'
+                text = f'rank {rank} by effect on the probe of "{label}" in {dataset}'
                 yield latent, Role("tpp", "off", text, (label, dataset))
 
 
-def _scr(result: Mapping[str, Any]) -> Found:
+def _scr(result: Mapping[str, Any]) -> LatentRoles:
     for title, about in result["saepipe"]["datasets"].items():
         for target, latents in about.get("latents", {}).items():
             for rank, latent in enumerate(latents, 1):
-                text = f"effect number {rank} on the probe of the {target} in {title}"
+                text = f"rank {rank} by effect on the probe of the {target} in {title}"
                 yield latent, Role("scr", "off", text, (target, title))
 
 
-_TOLD = {"absorption": _absorption, "sparse_probing": _sparse_probing, "tpp": _tpp, "scr": _scr}
+_READERS = {"absorption": _absorption, "sparse_probing": _sparse_probing, "tpp": _tpp, "scr": _scr}

@@ -1,8 +1,8 @@
-"""The feature store: what is known of each latent of a run, read from the memory-mapped file. It imports no torch.
+"""Reads a feature store: the data on each latent of a run, from a memory-mapped file. Does not import torch.
 
-RUN/features/  info.json             `Info`
-               tokens.json           the text of each token id that stands in it
-               features.safetensors  the arrays; `write.py` lists them
+RUN/features/  info.json             `StoreInfo`
+               tokens.json           the text of each token id in the store
+               features.safetensors  the arrays, listed in `write_store.py`
                manifest.jsonl  COMMITTED
 """
 
@@ -19,71 +19,71 @@ import numpy as np
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
-from saepipe.evaluate.features.mapped_tensors import mapped
+from saepipe.evaluate.features.mapped_tensors import map_safetensors
 
 FOLDER, INFO, TOKENS, ARRAYS = "features", "info.json", "tokens.json", "features.safetensors"
 RUN_PATH = "log/run"
-"""Where the run lay when its store was made elsewhere than in it; outside every digest."""
+"""File with the run's path, if the store was written outside the run; not covered by any digest."""
 FORMAT_VERSION = 1
 EVALUATE = "saepipe evaluate RUN"
 
 
 @dataclass(frozen=True)
-class Info:
-    """What the store is of."""
+class StoreInfo:
+    """Origin and sizes of a store."""
 
     variant: str
     seed: int
     run: str  # fingerprint
     cache: str  # fingerprint
     hook: str
-    model: Mapping[str, Any]  # id, revision, digests: as the cache has it
+    model: Mapping[str, Any]  # id, revision, digests, as in the cache
     dataset: Mapping[str, Any]  # source, revision
     d_in: int
     d_sae: int
     context_size: int
-    split: str  # "train" or "heldout": of the cache
+    split: str  # of the cache, "train" or "heldout"
     num_tokens: int  # read
     num_contexts: int  # read, at least in part
     num_dead: int  # latents active on none of those tokens
-    coactive_tokens: int  # on which active latents were counted in pairs
-    num_top: int  # examples of the strongest contexts, a latent
+    coactive_tokens: int  # tokens on which pairs of active latents were counted
+    num_top: int  # examples per latent from its strongest contexts
     num_quantiles: int  # groups of a random sample of active tokens
-    per_quantile: int  # examples a group
-    window: int  # tokens an example
+    per_quantile: int  # examples per group
+    window: int  # tokens per example
     settings: Mapping[str, Any] = field(default_factory=dict)  # `Features`, as plain data
-    no_logits: str | None = None  # why there are none
-    no_texts: str | None = None  # why tokens are shown as ids
+    no_logits: str | None = None  # reason why there are none
+    no_texts: str | None = None  # reason why tokens are shown as ids
     format_version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True)
 class Example:
-    """A piece of a context, and one latent's activations on it."""
+    """A window of a context, and one latent's activations on it."""
 
     tokens: list[str]  # (window,)
-    acts: list[float | None]  # (window,); None: not known (a special token, or one that was not read)
-    peak: int  # index of the example's token in `tokens`: the context's strongest, or the one that was drawn
+    acts: list[float | None]  # (window,); None: unknown (a special token, or one that was not read)
+    peak: int  # index of the example's token in `tokens`: the context's strongest, or the sampled one
     group: str  # "top", or "q1" to "qn", from weak to strong
     context: int  # number of the context in the cache's split
-    position: int  # of the peak in its context
-    start: int  # of the window in its context
-    document: int  # of the peak
+    position: int  # position of the peak in its context
+    start: int  # start of the window in its context
+    document: int  # document of the peak
 
 
 @dataclass(frozen=True)
 class Latent:
-    """One latent. A dead one (num_active 0) has no examples, and no mean and largest activation."""
+    """One latent. A dead one (num_active 0) has no examples, no mean activation and no largest activation."""
 
     index: int
     density: float  # share of tokens on which it is active
     num_active: int  # tokens
     mean_act: float | None  # over the tokens on which it is active
     max_act: float | None
-    histogram: tuple[list[float], list[int]]  # edges (num_bins + 1,), counts (num_bins,); both empty where dead
+    histogram: tuple[list[float], list[int]]  # edges (num_bins + 1,), counts (num_bins,); both empty if dead
     examples: list[Example]  # top, strongest first; then q1 to qn
-    positive_logits: list[tuple[str, float]] | None  # the largest first; None: see Info.no_logits
-    negative_logits: list[tuple[str, float]] | None  # the most negative first
+    positive_logits: list[tuple[str, float]] | None  # largest first; None: see StoreInfo.no_logits
+    negative_logits: list[tuple[str, float]] | None  # most negative first
     neighbours: list[tuple[int, float]]  # by decoder cosine, nearest first
     coactive: list[tuple[int, float]]  # by Jaccard index, largest first; none with index 0
 
@@ -93,17 +93,17 @@ class Latent:
 
 
 class FeatureStore:
-    """An open store. Nothing of a latent is read before it is asked for."""
+    """An open store. A latent's data is read only on request."""
 
-    def __init__(self, folder: Path, info: Info, texts: Mapping[int, str], arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, folder: Path, info: StoreInfo, texts: dict[int, str], arrays: Mapping[str, np.ndarray]) -> None:
         self.folder, self.info, self.arrays, self._texts = folder, info, arrays, texts
 
     @classmethod
     def open(cls, run_or_folder: Path | str) -> FeatureStore:
-        """The store of a run, or in a folder of its own. Files' sizes are checked; `damage` checks their content.
+        """Opens the store of a run, or in a folder of its own. Checks file sizes; `damage` checks contents.
 
         Raises:
-            ConfigError: if there is none, or this version cannot read it.
+            ConfigError: if there is no store, or this version cannot read it.
             CorruptDataError: if it is unfinished, or a file is missing or damaged.
         """
         folder = store_folder(Path(run_or_folder))
@@ -115,22 +115,21 @@ class FeatureStore:
             if raw["format_version"] > FORMAT_VERSION:
                 version = raw["format_version"]
                 raise ConfigError(f"{folder} has format version {version}; this saepipe reads {FORMAT_VERSION}")
-            info = Info(**raw)
+            info = StoreInfo(**raw)
             texts = json.loads((folder / TOKENS).read_text())
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise _damaged(f"{folder} is no feature store ({error})") from error
-        arrays = mapped(folder / ARRAYS)
-        known = dict(zip(texts["ids"], texts["texts"], strict=True))
-        return cls(folder, info, known, arrays)
+            raise _damaged(f"{folder} is not a feature store ({error})") from error
+        arrays = map_safetensors(folder / ARRAYS)
+        return cls(folder, info, dict(zip(texts["ids"], texts["texts"], strict=True)), arrays)
 
     def damage(self) -> list[str]:
-        """A sentence for each file whose content is not what the manifest says; reads all of them."""
+        """Reads all files and returns a sentence for each one whose content differs from the manifest."""
         return list(artifact.damaged_files(self.folder, artifact.read_manifest(self.folder)))
 
     @cached_property
     def columns(self) -> Mapping[str, np.ndarray]:
-        """What one sorts by, (d_sae,) each: density, num_active, mean_act, max_act, decoder_norm,
-        top_neighbour_cosine, top_coactive_score. NaN where a latent has no such number."""
+        """Columns to sort by, (d_sae,) each: density, num_active, mean_act, max_act, decoder_norm,
+        top_neighbour_cosine, top_coactive_score. NaN if a latent has no such number."""
         names = ("num_active", "mean_act", "max_act", "decoder_norm")
         columns = {name: np.array(self.arrays[name]) for name in names}
         columns["density"] = columns["num_active"] / self.info.num_tokens
@@ -141,12 +140,12 @@ class FeatureStore:
 
     @cached_property
     def decoder(self) -> np.ndarray:
-        """(d_sae, d_in) float32, unit rows (zeros stay zeros); the run's own weights, mapped where they have unit norm.
+        """(d_sae, d_in) float32, unit rows (zeros stay zeros); the run's own weights, mapped if they have unit norm.
 
         Raises:
-            ConfigError: if the run is not where it was when a store outside of it was made.
+            ConfigError: if the store is outside its run and the run has moved since.
         """
-        W_dec = mapped(self._run_folder() / "sae" / "sae_weights.safetensors")["W_dec"]
+        W_dec = map_safetensors(self._run_folder() / "sae" / "sae_weights.safetensors")["W_dec"]
         norm = np.array(self.arrays["decoder_norm"])[:, None]
         if np.allclose(norm, 1, rtol=0, atol=1e-5):
             return W_dec
@@ -158,27 +157,27 @@ class FeatureStore:
         """(d_sae, num_top) int32: the token ids of the strongest contexts' peaks, strongest first; -1: no example."""
         top = slice(self.info.num_top)
         row, position = self.arrays["example_context"][:, top], self.arrays["example_position"][:, top]
-        known, ids = row >= 0, np.full(row.shape, -1, np.int32)
-        ids[known] = self.arrays["contexts"][row[known], position[known]]
+        filled, ids = row >= 0, np.full(row.shape, -1, np.int32)
+        ids[filled] = self.arrays["contexts"][row[filled], position[filled]]
         return ids
 
     def top_tokens(self, index: int) -> list[str]:
-        """The peak tokens of a latent's strongest examples, each once, strongest first."""
+        """Returns the peak tokens of a latent's strongest examples, each once, strongest first."""
         return list(dict.fromkeys(self.text(int(token)) for token in self.peak_ids[index] if token >= 0))
 
     def search(self, text: str) -> np.ndarray:
-        """The latents (num,) that have `text`, in any case, in a peak token of their strongest examples."""
-        ids = [token for token, one in self._texts.items() if text.casefold() in one.casefold()]
+        """Returns the latents (num,) with `text`, in any case, in a peak token of their strongest examples."""
+        ids = [token for token, token_text in self._texts.items() if text.casefold() in token_text.casefold()]
         return np.flatnonzero(np.isin(self.peak_ids, ids).any(axis=1))
 
     def text(self, token: int) -> str:
-        """How a token reads, its space in front included; `[id]` where the tokenizer is not known."""
+        """Returns a token's text, including its leading space; `[id]` if the tokenizer is unavailable."""
         return self._texts.get(token, f"[{token}]")
 
     def latent(self, index: int) -> Latent:
-        """All that is known of one latent; raises ConfigError if there is none of this index."""
+        """Returns the data on one latent; raises ConfigError if the index is out of range."""
         if not 0 <= index < self.info.d_sae:
-            raise ConfigError(f"latent {index} of {self.info.d_sae:,}", hint=f"0 to {self.info.d_sae - 1}")
+            raise ConfigError(f"there is no latent {index}", hint=f"0 to {self.info.d_sae - 1}")
         arrays, num_active = self.arrays, int(self.arrays["num_active"][index])
         return Latent(
             index=index,
@@ -195,7 +194,7 @@ class FeatureStore:
         )
 
     def _histogram(self, index: int) -> tuple[list[float], list[int]]:
-        """From the first bin that holds something to the last."""
+        """Returns edges and counts from the first bin that is not empty to the last."""
         counts = self.arrays["histogram"][index]
         filled = np.flatnonzero(counts)
         if not len(filled):
@@ -221,11 +220,11 @@ class FeatureStore:
         )
 
     def _group(self, index: int, slot: int) -> str:
-        """The sample is sorted; its groups are of equal size, or as equal as can be where it is not full."""
+        """Returns the slot's group. The sample is sorted; its groups are of equal size, or nearly so if it is short."""
         if slot < self.info.num_top:
             return "top"
-        found = int((self.arrays["example_context"][index, self.info.num_top :] >= 0).sum())
-        return f"q{(slot - self.info.num_top) * self.info.num_quantiles // found + 1}"
+        num_sampled = int((self.arrays["example_context"][index, self.info.num_top :] >= 0).sum())
+        return f"q{(slot - self.info.num_top) * self.info.num_quantiles // num_sampled + 1}"
 
     def _logits(self, sign: str, index: int) -> list[tuple[str, float]] | None:
         if self.info.no_logits:
@@ -238,12 +237,12 @@ class FeatureStore:
         run = Path(elsewhere.read_text().strip()) if elsewhere.is_file() else self.folder.parent
         sealed = run / artifact.COMMITTED
         if not sealed.is_file() or sealed.read_text().strip() != self.info.run:
-            raise ConfigError(f"the run that {self.folder} is of is not at {run}", hint=EVALUATE)
+            raise ConfigError(f"the run of {self.folder} is not at {run}", hint=EVALUATE)
         return run
 
 
 def store_folder(run_or_folder: Path) -> Path:
-    """The folder of a store; raises ConfigError if there is none."""
+    """Returns the folder of a store; raises ConfigError if there is no store."""
     for folder in (run_or_folder / FOLDER, run_or_folder):
         if (folder / INFO).is_file():
             return folder
@@ -251,7 +250,7 @@ def store_folder(run_or_folder: Path) -> Path:
 
 
 def window_start(position: int, window: int, context_size: int) -> int:
-    """Where the window around a token begins: two thirds of it before the token, as far as the context reaches."""
+    """Returns the start of the window around a token: two thirds are before it, as far as the context allows."""
     return max(0, min(position - window * 2 // 3, context_size - window))
 
 
@@ -261,7 +260,7 @@ def _filled(rows: np.ndarray) -> list[int]:
 
 
 def _ranked(index: np.ndarray, score: np.ndarray) -> list[tuple[int, float]]:
-    """-1 is nobody."""
+    """Returns pairs of index and score, without empty slots (index -1)."""
     return [(i, s) for i, s in zip(index.tolist(), score.tolist(), strict=True) if i >= 0]
 
 

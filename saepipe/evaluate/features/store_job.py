@@ -1,4 +1,4 @@
-"""Which feature stores there are to make: one a run, known by what it answers."""
+"""Feature stores to build: one per run, each identified by the request that it answers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from saepipe.evaluate.model.testbed import Testbed
 from saepipe.train.rundir.load import Run
 
 VERSION = 1
-"""Raised whenever the same inputs give another store; older ones are then made again."""
+"""Incremented whenever the same inputs give another store; older stores are then rebuilt."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """All that a store's content depends on. Equal requests have equal stores, wherever they lie."""
+class StoreRequest:
+    """Everything that a store's content depends on. Equal requests have equal stores, in whatever folder."""
 
     run: str  # fingerprint
     cache: str  # fingerprint
@@ -37,17 +37,14 @@ class StoreJob:
     folder: Path
 
     @property
-    def request(self) -> Request:
+    def request(self) -> StoreRequest:
         dtype = self.testbed.dtype if self.settings.num_logits else None
         cache = self.testbed.cache.fingerprint
-        return Request(self.run.fingerprint, cache, self.testbed.hook, self.settings.to_dict(), dtype)
+        return StoreRequest(self.run.fingerprint, cache, self.testbed.hook, self.settings.to_dict(), dtype)
 
     @property
     def done(self) -> bool:
-        """Whether a whole store that answers the request is there; raises CorruptDataError if its manifest was changed.
-
-        One that is damaged is made again.
-        """
+        """True if an intact store answers the request; raises CorruptDataError if the manifest was changed."""
         if not artifact.is_committed(self.folder):
             return False
         _, (header, *_) = artifact.open_committed(self.folder, "feature store")

@@ -1,4 +1,4 @@
-"""How tokens read, for people: as they stand in a text, their space in front included."""
+"""Readable text of tokens: as in running text, including the leading space."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from transformers import AutoTokenizer
 from saepipe.data.cache.cache import Cache
 from saepipe.harvest.model import ModelConfig, tokenizer_fingerprint
 
-_LOST = "\ufffd"
+_REPLACEMENT = "\ufffd"
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
-_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
-_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
-"""What byte-level BPE writes for each byte (GPT-2's `bytes_to_unicode`)."""
+_UNPRINTABLE = (byte for byte in range(256) if byte not in _PRINTABLE)
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(_UNPRINTABLE)}
+"""Bytes by the character that byte-level BPE writes for them (GPT-2's `bytes_to_unicode`)."""
 
 
 def token_texts(cache: Cache, ids: Iterable[int]) -> tuple[dict[int, str], str | None]:
-    """The text of each id; or none, and why, if the tokenizer that made the cache cannot be had."""
+    """Returns the text of each id; or no texts and the reason, if the tokenizer that made the cache is unavailable."""
     made_with, config = cache.attributes["model"], ModelConfig.parse(cache.attributes["config"]["model"])
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(config.path, revision=made_with["revision"])
@@ -30,9 +30,9 @@ def token_texts(cache: Cache, ids: Iterable[int]) -> tuple[dict[int, str], str |
 
 
 def texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
-    """Each id decoded behind another token, since some decoders drop the space of a first one.
+    """Decodes each id after another token, because some decoders strip the space of a first token.
 
-    A token that ends within a character shows the bytes that are left: `\\xc3`, or as the tokenizer calls it, `<0xC3>`.
+    A token that is part of a character is shown as its bytes: `\\xc3`, or the tokenizer's own name, `<0xC3>`.
     """
     ids = sorted(set(ids))
     (anchor,) = tokenizer.encode("a", add_special_tokens=False)[:1]
@@ -40,11 +40,11 @@ def texts(tokenizer: Any, ids: Iterable[int]) -> dict[int, str]:
         [[anchor], *([anchor, token] for token in ids)], skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
     pieces = tokenizer.convert_ids_to_tokens(ids)
-    found = {}
+    by_id = {}
     for token, text, piece in zip(ids, decoded, pieces, strict=True):
-        whole = text.startswith(lead) and _LOST not in text
-        found[token] = text[len(lead) :] if whole else _readable(str(piece))
-    return found
+        whole = text.startswith(lead) and _REPLACEMENT not in text
+        by_id[token] = text[len(lead) :] if whole else _readable(str(piece))
+    return by_id
 
 
 def _readable(piece: str) -> str:

@@ -1,19 +1,19 @@
-"""Writes a feature store: checked, whole, and made visible at once.
+"""Writes a feature store, which is checked and appears complete.
 
 The arrays of `features.safetensors`, where num_slots = num_top + num_quantiles * per_quantile:
 
     num_active                       int64 (d_sae,)   tokens on which the latent is active
-    mean_act, max_act, decoder_norm  float32 (d_sae,)   the first two over those tokens, NaN where there are none
+    mean_act, max_act, decoder_norm  float32 (d_sae,)   the first two over those tokens, NaN if there are none
     histogram                        int32 (d_sae, num_bins);   histogram_edges   float32 (num_bins + 1,)
     example_context                  int32 (d_sae, num_slots)   row of `contexts`; -1: no example. First the top, the
                                      strongest first, then the sample, the weakest first
-    example_position                 int32 (d_sae, num_slots)   of the peak in its context
-    heat                             float16 (d_sae, num_slots, window)   activation / max_act; NaN: not known
+    example_position                 int32 (d_sae, num_slots)   position of the peak in its context
+    heat                             float16 (d_sae, num_slots, window)   activation / max_act; NaN: unknown
     contexts, documents              int32 (num_kept_contexts, context_size);   context_ids   int64 (num_kept_contexts,)
-    neighbours, neighbour_cosine     int32, float32 (d_sae, num_neighbours)   -1 and NaN: nobody
-    coactive, coactive_score         int32, float32 (d_sae, num_neighbours)   likewise
-    positive_ids, positive_values    int32, float32 (d_sae, num_logits)   absent where the info says why
-    negative_ids, negative_values    likewise
+    neighbours, neighbour_cosine     int32, float32 (d_sae, num_neighbours)   -1 and NaN: no latent
+    coactive, coactive_score         int32, float32 (d_sae, num_neighbours)   -1 and NaN: no latent
+    positive_ids, positive_values    int32, float32 (d_sae, num_logits)   absent if the info gives a reason
+    negative_ids, negative_values    int32, float32 (d_sae, num_logits)   absent if the info gives a reason
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from saepipe.data.folders import artifact
-from saepipe.evaluate.features.store import ARRAYS, INFO, RUN_PATH, TOKENS, Info
+from saepipe.evaluate.features.store import ARRAYS, INFO, RUN_PATH, TOKENS, StoreInfo
 
 
 def write_features(
     folder: Path,
-    info: Info,
+    info: StoreInfo,
     arrays: Mapping[str, np.ndarray],
     texts: Mapping[int, str],
     request: Mapping[str, Any],
     *,
     run: Path | None = None,
 ) -> str:
-    """Makes the store, in place of one that may be there.
+    """Writes the store, replacing an older one.
 
     Args:
-        folder: of the store.
-        info: what it is of.
+        folder: the store's folder.
+        info: origin and sizes of the store.
         arrays: as listed above.
-        texts: of every token id in contexts and logits; empty where the tokenizer is not known.
-        request: plain data: all that the content depends on.
-        run: where the run lies, if not right above the folder.
+        texts: text of every token id in contexts and logits; empty if the tokenizer is unavailable.
+        request: plain data: everything that the content depends on.
+        run: the run's folder, if it is not the parent of `folder`.
 
     Returns:
         The store's fingerprint.
 
     Raises:
-        LockedError: if another process is making it now.
+        LockedError: if another process is writing the store now.
     """
     _check(info, arrays)
     with artifact.writer_lock(folder):
@@ -71,8 +71,8 @@ def write_features(
         return artifact.commit(folder)
 
 
-def _check(info: Info, arrays: Mapping[str, np.ndarray]) -> None:
-    """What the reader counts on."""
+def _check(info: StoreInfo, arrays: Mapping[str, np.ndarray]) -> None:
+    """Asserts what the reader relies on."""
     slots = info.num_top + info.num_quantiles * info.per_quantile
     assert arrays["heat"].shape == (info.d_sae, slots, info.window)
     assert arrays["example_context"].shape == arrays["example_position"].shape == (info.d_sae, slots)
@@ -82,6 +82,6 @@ def _check(info: Info, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """As `artifact.write_file`, without a second copy in memory."""
-    with artifact.replacing(path, sum(array.nbytes for array in arrays.values())) as partial:
+    """Writes like `artifact.write_file`, without a second copy in memory."""
+    with artifact.atomic_file(path, sum(array.nbytes for array in arrays.values())) as partial:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)

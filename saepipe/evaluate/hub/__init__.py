@@ -1,1 +1,1 @@
-"""Finished runs on a Hugging Face hub: sent with a card that says what they are, and fetched as they were."""
+"""Finished runs on a Hugging Face hub: pushed with a model card, and pulled byte for byte."""

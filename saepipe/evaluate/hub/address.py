@@ -1,4 +1,4 @@
-"""Where a run lies on the hub: `hf://org/name[@revision][/folder]`, as Hugging Face writes it."""
+"""Addresses on the hub: `hf://org/name[@revision][/folder]`, as Hugging Face writes them."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ FORM = "hf://org/name[@branch][/folder]"
 
 @dataclass(frozen=True)
 class Address:
-    """A folder of a model repository."""
+    """Address of a folder in a model repository."""
 
     repo: str
     """`org/name`"""
     folder: str = ""
-    """Within the repository; empty: its root."""
+    """Path in the repository; empty for its root."""
     revision: str | None = None
-    """A branch, to be read also a tag or a commit; None: `main`."""
+    """Branch, or for reading also a tag or commit; None for `main`."""
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Raises ConfigError if `text` is no address of a model repository."""
+        """Parses an address; raises ConfigError if `text` is not the address of a model repository."""
         try:
-            found = parse_hf_uri(text)
+            uri = parse_hf_uri(text)
         except HfUriError as error:
-            raise ConfigError(f"{text!r} is no address on the hub: {error.msg}", hint=FORM) from None
-        if found.type != "model":
-            raise ConfigError(f"{text!r} is a {found.type}, not a model repository", hint=FORM)
-        folder = found.path_in_repo.rstrip("/")
+            raise ConfigError(f"{text!r} is not a hub address: {error.msg}", hint=FORM) from None
+        if uri.type != "model":
+            raise ConfigError(f"{text!r} is a {uri.type}, not a model repository", hint=FORM)
+        folder = uri.path_in_repo.rstrip("/")
         if "@" in folder:
-            raise ConfigError(f"{text!r}: the revision comes before the folder", hint=FORM)
+            raise ConfigError(f"{text!r}: the revision must come before the folder", hint=FORM)
         if not set(folder.split("/")).isdisjoint({".", "..", ".git"}):
-            raise ConfigError(f"{text!r} is no folder of a repository", hint=FORM)
-        return cls(found.id, folder, found.revision)
+            raise ConfigError(f"{text!r} is not a folder of a repository", hint=FORM)
+        return cls(uri.id, folder, uri.revision)
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
         return f"hf://{self.repo}{revision}/{self.folder}".rstrip("/")
 
     def within(self, folder: str) -> Address:
-        """A folder below this one."""
+        """Returns the address of a folder below this one."""
         return replace(self, folder=f"{self.folder}/{folder}".strip("/"))
 
     def file(self, name: str) -> str:
-        """The path in the repository of a file in the folder."""
+        """Returns the path in the repository of a file in this folder."""
         return f"{self.folder}/{name}".lstrip("/")

@@ -1,6 +1,6 @@
-"""The model card: what speaks against the runs, what they are, how they did, how to load them, where they come from.
+"""Model card of runs: findings, description, figures, how to load them, provenance and licences.
 
-Everything in it is read from the runs. What nobody knows is called unknown.
+All of it is read from the runs; what they do not say is given as unknown.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from saepipe.data.folders.health import RULES
+from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.table import compare
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.facts import Facts, Source
@@ -17,109 +17,108 @@ from saepipe.evaluate.hub.section import grid, section
 from saepipe.evaluate.results.figures import SHORT, catalogue
 
 LICENCE = (
-    "The weights of an SAE are computed from a model's activations: the base model's licence may bind what is done "
-    "with them (the Gemma Terms of Use do, for one), and so may the dataset's."
+    "The weights of an SAE are computed from a model's activations, so the licence of the base model may restrict how "
+    "they may be used (the Gemma Terms of Use do), and so may that of the dataset."
 )
 
 
 def card(runs: Sequence[tuple[Facts, Address]], licence: str | None = None) -> str:
-    """README.md of one or several runs: front matter, findings of health, a table of several, a section each.
+    """Returns README.md: front matter, health findings, a table if there are several runs, and a section per run.
 
     Args:
-        runs: what is known of each, and where it will lie.
-        licence: of the SAEs, as the hub calls it (`mit`); their author's to choose.
+        runs: facts and address of each run.
+        licence: the hub's id of the SAEs' licence (`mit`), chosen by their author.
     """
-    facts = [known for known, _ in runs]
-    parts = [_title(facts), *_findings(facts), *(_table(facts) if len(facts) > 1 else ())]
-    parts += [paragraph for known, address in runs for paragraph in section(known, address)]
-    parts += ["## Licence", *_licence(facts, licence)]
-    return str(ModelCard(f"---\n{_front(facts, licence).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+    all_facts = [facts for facts, _ in runs]
+    parts = [_title(all_facts), *_findings(all_facts), *(_table(all_facts) if len(all_facts) > 1 else ())]
+    parts += [paragraph for facts, address in runs for paragraph in section(facts, address)]
+    parts += ["## Licence", *_licence(all_facts, licence)]
+    return str(ModelCard(f"---\n{_front(all_facts, licence).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
 
-def said(known: Facts, severity: str) -> list[str]:
-    """The findings of a run and its evaluations, in words; what its results say against themselves is a warning."""
-    told = [
-        f"{RULES[finding.rule]} ({finding.rule}): {finding.message}"
-        for finding in known.row.findings
+def finding_lines(facts: Facts, severity: str) -> list[str]:
+    """Returns the findings of a run and its evaluations as sentences; warnings of its results count as warnings."""
+    lines = [
+        f"{RULES[finding.rule].title} ({finding.rule}): {finding.message}"
+        for finding in facts.row.findings
         if finding.severity == severity
     ]
-    told += known.row.warnings if severity == "warning" else ()
-    return _unique(f"{known.label}: {' '.join(line.split())}" for line in told)
+    lines += facts.row.warnings if severity == "warning" else ()
+    return _unique(f"{facts.label}: {' '.join(line.split())}" for line in lines)
 
 
-def _front(facts: Sequence[Facts], licence: str | None) -> ModelCardData:
-    """Only hub ids of which a commit is known are named: the hub links them, and refuses what is none."""
-    models = _unique(known.model.name for known in facts if known.model.on_hub)
-    datasets = _unique(known.dataset.name for known in facts if known.dataset.on_hub)
-    results = list(_results(facts[0])) if len(facts) == 1 else []  # the index is of one model
+def _front(all_facts: Sequence[Facts], licence: str | None) -> ModelCardData:
+    """Returns the front matter. It has only hub ids with a known commit, since the hub rejects unknown ids."""
+    models = _unique(facts.model.name for facts in all_facts if facts.model.on_hub)
+    datasets = _unique(facts.dataset.name for facts in all_facts if facts.dataset.on_hub)
+    results = list(_results(all_facts[0])) if len(all_facts) == 1 else []  # the index has one model per card
     return ModelCardData(
         library_name="saelens",
         tags=["saepipe", "sparse-autoencoder"],
         base_model=models or None,
         datasets=datasets or None,
         license=licence,
-        model_name=facts[0].label if results else None,
+        model_name=all_facts[0].label if results else None,
         eval_results=results or None,
     )
 
 
-def _results(known: Facts) -> Iterator[EvalResult]:
-    """The figures that tables show, for the hub's own index, which has no place for intervals."""
-    shown, dataset = catalogue(), known.dataset.name or "unknown"
+def _results(facts: Facts) -> Iterator[EvalResult]:
+    """Yields the short list of figures for the hub's index, which cannot hold intervals."""
+    shown, dataset = catalogue(), facts.dataset.name or "unknown"
     for key in SHORT:
-        value = known.row.value(key)
+        value = facts.row.value(key)
         if value is not None:
             yield EvalResult(
                 task_type="feature-extraction",
                 task_name="sparse autoencoder",
                 dataset_type=dataset,
                 dataset_name=f"held-out part of {dataset}",
-                dataset_revision=known.dataset.revision,
+                dataset_revision=facts.dataset.revision,
                 metric_type=key,
                 metric_name=shown[key].label,
                 metric_value=value,
             )
 
 
-def _title(facts: Sequence[Facts]) -> str:
-    models, hooks = _unique(known.model.name for known in facts), _unique(known.run.hook for known in facts)
-    what = "A sparse autoencoder" if len(facts) == 1 else f"{len(facts)} sparse autoencoders"
-    return f"# {what} of {' and '.join(models) or 'an unknown model'} at {', '.join(hooks)}"
+def _title(all_facts: Sequence[Facts]) -> str:
+    models = _unique(facts.model.name for facts in all_facts)
+    hooks = _unique(facts.run.hook for facts in all_facts)
+    saes = "Sparse autoencoder" if len(all_facts) == 1 else f"{len(all_facts)} sparse autoencoders"
+    return f"# {saes} for {' and '.join(models) or 'an unknown model'} at {', '.join(hooks)}"
 
 
-def _findings(facts: Sequence[Facts]) -> Iterator[str]:
-    """Errors in a box of their own, first of all."""
+def _findings(all_facts: Sequence[Facts]) -> Iterator[str]:
+    """Yields the errors, then the warnings, each in a box of its own."""
     for severity, box, head in (
-        ("error", "CAUTION", "**What cannot show what it was made to show:**"),
-        ("warning", "WARNING", "**To be kept in mind:**"),
+        ("error", "CAUTION", "**Errors: the results concerned do not support any conclusion.**"),
+        ("warning", "WARNING", "**Warnings**"),
     ):
-        lines = [f"- {line}" for known in facts for line in said(known, severity)]
+        lines = [f"- {line}" for facts in all_facts for line in finding_lines(facts, severity)]
         if lines:
             yield "\n".join(f"> {line}".rstrip() for line in (f"[!{box}]", head, "", *lines))
-    if unseen := [known.label for known in facts if not known.run.trained]:
-        yield f"Imported, so that no rule of health has seen their training: {', '.join(unseen)}."
+    if unchecked := [facts.label for facts in all_facts if not facts.run.trained]:
+        yield f"Imported, so no health rule checked their training: {', '.join(unchecked)}."
 
 
-def _table(facts: Sequence[Facts]) -> Iterator[str]:
-    """All runs side by side, as `saepipe compare` shows them, and what it says besides the findings above."""
-    table = compare([known.run.path for known in facts])
-    first = len(table.columns) - len(table.figures)
-    kept = [*range(first), *(first + n for n, key in enumerate(table.figures) if key in table.short)]
-    above = {f"{known.label}: {finding}" for known in facts for finding in known.row.findings}
+def _table(all_facts: Sequence[Facts]) -> Iterator[str]:
+    """Yields the table of `saepipe compare` and its notes, without the findings of runs, which are above."""
+    table = compare([facts.run.path for facts in all_facts])
+    short = table.short_columns
     yield "## All runs"
-    yield grid([table.columns[n] for n in kept], [[str(row[n]) for n in kept] for row in table.rows])
-    yield "\n".join(f"- {note}" for note in table.notes if note not in above)
+    yield grid([table.columns[index] for index in short], [[str(row[index]) for index in short] for row in table.rows])
+    yield "\n".join(f"- {note}" for note in table.notes if note.finding is None or not note.runs)
 
 
-def _licence(facts: Sequence[Facts], licence: str | None) -> Iterator[str]:
-    yield f"The SAE's own: `{licence}`." if licence else "Its author has not said under which licence the SAE is."
+def _licence(all_facts: Sequence[Facts], licence: str | None) -> Iterator[str]:
+    yield f"Licence of the SAE: `{licence}`." if licence else "The author has not stated a licence for the SAE."
     yield LICENCE
-    models = [_link(known.model, "") for known in facts]
-    datasets = [_link(known.dataset, "datasets/") for known in facts]
+    models = [_link(facts.model, "") for facts in all_facts]
+    datasets = [_link(facts.dataset, "datasets/") for facts in all_facts]
     if links := _unique([*models, *datasets]):
-        yield f"Theirs: {', '.join(links)}."
-    if imported := _unique(known.run.settings["imported"] for known in facts if not known.run.trained):
-        yield f"Trained by others, whose licence holds: {', '.join(imported)}."
+        yield f"Base model and dataset: {', '.join(links)}."
+    if imported := _unique(facts.run.settings["imported"] for facts in all_facts if not facts.run.trained):
+        yield f"Trained by others, under their licence: {', '.join(imported)}."
 
 
 def _link(source: Source, kind: str) -> str | None:

@@ -1,6 +1,6 @@
-"""What of a run leaves this machine: the files that its seal covers, its log of training and its own evaluations.
+"""Files of a run that a push sends: those covered by its seal, its training log and its own evaluations.
 
-Checkpoints, `log/`, notes and whatever else lies in the folder stay.
+Checkpoints, `log/`, notes and anything else in the folder are not sent.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from saepipe.train.rundir import folder
 from saepipe.train.rundir.load import Run
 
 READABLE = frozenset({".safetensors", ".json", ".jsonl", ".yaml", ".md"})
-"""The kinds of file that a run on a hub consists of, besides its seal: none of them runs when it is read."""
+"""Kinds of file in a run on a hub, besides its seal. Reading them executes no code."""
 
 _ABSOLUTE = re.compile(r"~?/[^/]+/|[A-Za-z]:[\\/]")
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The files of one run, by their paths in it."""
+    """Files of one run, by their paths in the run."""
 
     files: tuple[str, ...]
     left_out: tuple[str, ...]
-    """Results in eval/ that are not of this run as it is now."""
+    """Results in eval/ that are not of this run in its present state."""
     local_paths: tuple[str, ...]
-    """`config.yaml: cache: /home/...`: what the files tell of this machine. They are part of the run's fingerprint."""
+    """Local paths in the files, such as `config.yaml: cache: /home/...`; part of the run's fingerprint."""
 
     @classmethod
     def of(cls, run: Run) -> Contents:
-        """Raises CorruptDataError if a result is none of ours."""
+        """Lists the files; raises CorruptDataError if a result is not one of saepipe."""
         sealed = [name for line in artifact.read_manifest(run.path) for name in line.get("files", {})]
         results = sorted(path for path in (run.path / "eval").glob("*.json") if path.is_file())
         stale = [path for path in results if check_result(read(path), run, path.name)]
@@ -46,18 +46,18 @@ class Contents:
             *(artifact.COMMITTED, artifact.MANIFEST, *sealed, *beside),
             *(_name(run, path) for path in results if path not in stale),
         )
-        told = (f"{name}: {where}" for name in files for where in local_paths(run.path / name))
-        return cls(files, tuple(_name(run, path) for path in stale), tuple(told))
+        paths = (f"{name}: {entry}" for name in files for entry in local_paths(run.path / name))
+        return cls(files, tuple(_name(run, path) for path in stale), tuple(paths))
 
 
 def readable(name: str) -> bool:
-    """Whether a file of that name may be part of a run on a hub."""
+    """Returns whether a file with this name may be part of a run on a hub."""
     path = Path(name)
     return path.suffix in READABLE or path.name == artifact.COMMITTED
 
 
 def local_paths(path: Path) -> Iterator[str]:
-    """`key: value` of each leaf of a text file that is an absolute path, or has the home directory in it."""
+    """Yields `key: value` of each leaf of a text file that is an absolute path or contains the home directory."""
     if path.suffix == ".yaml":
         values = [read_yaml(path)[0]]
     elif path.suffix in (".json", ".jsonl"):
@@ -66,13 +66,13 @@ def local_paths(path: Path) -> Iterator[str]:
     else:
         return
     leaves = dict.fromkeys(
-        (key, value) for plain in values for key, value in flatten(plain) if isinstance(value, str) and is_local(value)
+        (key, value) for tree in values for key, value in flatten(tree) if isinstance(value, str) and is_local(value)
     )
     yield from (f"{key}: {value}" for key, value in leaves)
 
 
 def is_local(text: str) -> bool:
-    """Whether it tells where something lies on this machine."""
+    """Returns whether the text reveals a path on this machine."""
     home = str(Path.home())
     return bool(_ABSOLUTE.match(text)) or (home != "/" and f"{home}/" in f"{text}/")
 

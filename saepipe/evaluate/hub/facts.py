@@ -1,4 +1,4 @@
-"""What can be said of a run: from its cache, where that is at hand, else from what its evaluations and its SAE say."""
+"""Facts about a run: from its cache if that is available, otherwise from its evaluations and its SAE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saepipe.data.config.component import Component
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.hub.contents import is_local
-from saepipe.evaluate.results.run_results import Row, row_of
+from saepipe.evaluate.results.run_results import Row, read_row
 from saepipe.train.formats import saelens
 from saepipe.train.rundir import folder
 from saepipe.train.rundir.load import Run
@@ -27,10 +27,10 @@ class Source:
     """A model or a dataset."""
 
     name: str | None
-    """A hub's id, or the last part of a local path; None where nobody says."""
+    """Hub id, or the last part of a local path; None if unknown."""
     revision: str | None = None
     on_hub: bool = False
-    """Whether `name` is a hub's id: known where a commit of it is."""
+    """True if `name` is a hub id, which is certain only if its commit is known."""
 
     @classmethod
     def of(cls, name: str | None, revision: str | None) -> Source:
@@ -42,41 +42,43 @@ class Source:
         if self.name is None:
             return "unknown"
         at = f"at `{self.revision}`" if self.revision else "revision unknown"
-        return f"`{self.name}`, {at}" if self.name != "toy" else "`toy`, the one embedded in saepipe"
+        return f"`{self.name}`, {at}" if self.name != "toy" else "`toy`, embedded in saepipe"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One run as its card tells of it."""
+    """Facts about one run, for its card."""
 
     run: Run
     row: Row
     cfg: Mapping[str, Any]
-    """The SAE's cfg.json."""
+    """Content of the SAE's cfg.json."""
     header: Mapping[str, Any]
-    """The first line of the run's manifest."""
+    """First line of the run's manifest."""
     model: Source
     dataset: Source
     weights: str | None
-    """xxh3 of the model's."""
+    """xxh3 of the model's weights."""
     cached: Mapping[str, Any] | None
-    """The attributes of its cache, where that is at hand."""
+    """Attributes of its cache; None if that is not available."""
 
     @classmethod
     def of(cls, run: Run, cache: Path | None = None) -> Facts:
-        """
+        """Collects the facts about a run.
+
         Args:
-            run: opened, so its digests hold.
-            cache: where its cache lies now; where it lay when the run was made, if not given.
+            run: the opened run, so its digests are verified.
+            cache: present path of its cache; by default the path in its config.
 
         Raises:
-            ConfigError: if `cache` is another one than the run was made from.
+            ConfigError: if the run was not made from `cache`.
         """
-        row, cached = row_of(run), _attributes(run, cache)
+        row, cached = read_row(run), _attributes(run, cache)
         cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
         metadata = cfg.get("metadata", {})
-        judged: dict[str, Any] = next((made["model"] for made in row.made.values() if made.get("model")), {})
-        model = cached["model"] if cached else {"id": metadata.get("model_name")} | judged
+        models = (protocol["model"] for protocol in row.protocols.values())
+        evaluated: dict[str, Any] = next((model for model in models if model), {})
+        model = cached["model"] if cached else {"id": metadata.get("model_name")} | evaluated
         dataset = cached.get("dataset", {}) if cached else {"source": metadata.get("dataset_path")}
         return cls(
             run=run,
@@ -95,29 +97,29 @@ class Facts:
 
     @property
     def num_tokens(self) -> int | None:
-        """Trained on, each as often as it was seen; None of an imported run."""
+        """Number of training tokens, counting repetitions; None for an imported run."""
         trained = self.run.trained
         return trained.steps * trained.batch_size if trained and trained.steps else None
 
     @property
     def architecture(self) -> Component:
-        """As it was trained: a BatchTopK lies in sae/ as the JumpReLU that it is afterwards."""
+        """Architecture in training: a BatchTopK is saved in sae/ as the JumpReLU that it becomes."""
         return Architecture.parse(self.run.settings["sae"])
 
 
-def explained(component: Component) -> tuple[str, str]:
-    """(what it is and its source, its formula) in the words of its own file; empty where there are none."""
+def description_and_formula(component: Component) -> tuple[str, str]:
+    """Returns a component's description with source, and its formula, from its file; empty if there are none."""
     module = inspect.getmodule(type(component))
     return _first(module.__doc__ if module else None), _first(type(component).__doc__)
 
 
 def settings_of(component: Component) -> str:
-    """`weight 0.3, warmup 0.2`."""
+    """Returns the settings as text, such as `weight 0.3, warmup 0.2`."""
     return ", ".join(f"{key} {value}" for key, value in flatten(component.to_dict()) if key != "name")
 
 
 def _first(text: str | None) -> str:
-    """The first paragraph, and the second where the first announces it, on one line."""
+    """Returns the first paragraph on one line, with the second if the first ends with a colon."""
     paragraphs = inspect.cleandoc(text or "").split("\n\n")
     count = 2 if paragraphs[0].endswith(":") else 1
     return " ".join(" ".join(paragraphs[:count]).split())
@@ -135,7 +137,7 @@ def _attributes(run: Run, cache: Path | None) -> Mapping[str, Any] | None:
 
 def check_cache(run: Run, cache: Path) -> None:
     """Raises ConfigError unless the run was made from this cache."""
-    found = Cache.open(cache).fingerprint
-    if found != run.cache_fingerprint:
-        message = f"{cache} is cache {found[:16]}; {run.variant}/seed-{run.seed} was made from"
-        raise ConfigError(f"{message} {run.cache_fingerprint[:16]}", hint="give the cache that it was trained from")
+    fingerprint = Cache.open(cache).fingerprint
+    if fingerprint != run.cache_fingerprint:
+        message = f"{cache} is cache {fingerprint[:16]}; {run.variant}/seed-{run.seed} was made from"
+        raise ConfigError(f"{message} {run.cache_fingerprint[:16]}", hint="give the cache that the run was made from")

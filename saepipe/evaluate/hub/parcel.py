@@ -1,4 +1,4 @@
-"""What a push sends, made ready without any network: the runs' files, their card, and what is to be told of both."""
+"""Content of a push, prepared without a network: the runs' files, their card, and what to report about them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.hub.address import Address
-from saepipe.evaluate.hub.card import card, said
+from saepipe.evaluate.hub.card import card, finding_lines
 from saepipe.evaluate.hub.contents import Contents, is_local
 from saepipe.evaluate.hub.facts import Facts
 from saepipe.train.rundir.load import open_run
@@ -20,58 +20,58 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Parcel:
-    """Runs on their way to a folder of a repository, each to lie in `<variant>/seed-<n>/` below it."""
+    """Runs to be sent to a folder of a repository, each to `<variant>/seed-<n>/` below it."""
 
     address: Address
     files: Mapping[str, Path | bytes]
-    """By their paths in the repository."""
+    """Contents by path in the repository."""
     folders: tuple[str, ...]
-    """Of the runs, in the repository."""
+    """Folders of the runs in the repository."""
     card: str
     findings: tuple[str, ...]
-    """Of the rules of health, errors before warnings."""
+    """Health findings, errors before warnings."""
     local_paths: tuple[str, ...]
-    """What the files tell of this machine."""
+    """Local paths of this machine in the files."""
     left_out: tuple[str, ...]
-    """Results of runs that lay there before."""
+    """Results of earlier runs in the same folders."""
 
     @classmethod
     def pack(cls, runs: Sequence[Path | str], address: Address, licence: str | None, cache: Path | None) -> Parcel:
-        """Opens each run, so its digests hold.
+        """Prepares the push of some runs; opening them verifies their digests.
 
         Raises:
-            ConfigError: if there is no run, two would lie in one place, or `cache` is another one than theirs.
-            CorruptDataError: if a run is not finished, or damaged.
+            ConfigError: if there is no run, two have the same label, or a run was not made from `cache`.
+            CorruptDataError: if a run is unfinished or damaged.
         """
-        facts = [Facts.of(open_run(run), cache) for run in runs]
-        if not facts:
+        all_facts = [Facts.of(open_run(run), cache) for run in runs]
+        if not all_facts:
             raise ConfigError("no run to push", hint="saepipe push RUN... --to hf://org/name")
-        if twice := [label for label, count in Counter(known.label for known in facts).items() if count > 1]:
-            raise ConfigError(f"two runs are called {twice[0]}", hint="push them to folders of their own")
-        places = [address.within(known.label) for known in facts]
-        page = card(list(zip(facts, places, strict=True)), licence)
+        if twice := [label for label, count in Counter(facts.label for facts in all_facts).items() if count > 1]:
+            raise ConfigError(f"two runs are called {twice[0]}", hint="push them to different folders")
+        addresses = [address.within(facts.label) for facts in all_facts]
+        page = card(list(zip(all_facts, addresses, strict=True)), licence)
         files: dict[str, Path | bytes] = {address.file(CARD): page.encode()}
-        told = [f"{CARD}: {word}" for word in dict.fromkeys(page.replace("`", " ").split()) if is_local(word)]
+        paths = [f"{CARD}: {word}" for word in dict.fromkeys(page.replace("`", " ").split()) if is_local(word)]
         left_out: list[str] = []
-        for known, place in zip(facts, places, strict=True):
-            contents = Contents.of(known.run)
-            files |= {place.file(name): known.run.path / name for name in contents.files}
-            told += [f"{known.label}/{line}" for line in contents.local_paths]
-            left_out += [f"{known.label}/{name}" for name in contents.left_out]
+        for facts, run_address in zip(all_facts, addresses, strict=True):
+            contents = Contents.of(facts.run)
+            files |= {run_address.file(name): facts.run.path / name for name in contents.files}
+            paths += [f"{facts.label}/{line}" for line in contents.local_paths]
+            left_out += [f"{facts.label}/{name}" for name in contents.left_out]
         return cls(
             address=address,
             files=files,
-            folders=tuple(place.folder for place in places),
+            folders=tuple(run_address.folder for run_address in addresses),
             card=page,
             findings=tuple(
-                line for severity in ("error", "warning") for known in facts for line in said(known, severity)
+                line for level in ("error", "warning") for facts in all_facts for line in finding_lines(facts, level)
             ),
-            local_paths=tuple(told),
+            local_paths=tuple(paths),
             left_out=tuple(left_out),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, the files by their sizes in bytes."""
+        """Returns plain data, with the size of each file in bytes instead of its content."""
         sizes = {
             name: len(content) if isinstance(content, bytes) else content.stat().st_size
             for name, content in self.files.items()

@@ -1,6 +1,6 @@
-"""Fetches a run from a hub as it was sent: the same bytes, so the same fingerprint, and its evaluations with it.
+"""Fetches a run from a hub: the same bytes, so the same fingerprint, with its evaluations.
 
-Only data is fetched, and nothing of it is run: a run whose config names Python files is opened on demand alone.
+Only data is fetched and no code is run: a run whose config names Python files is opened only on request.
 """
 
 from __future__ import annotations
@@ -29,132 +29,133 @@ from saepipe.train.formats import saelens
 from saepipe.train.rundir import folder
 from saepipe.train.rundir.load import open_run
 
-_PASSED_OVER = frozenset({".gitattributes", ".gitignore"})
+_IGNORED = frozenset({".gitattributes", ".gitignore"})
 
 
 def pull(
     source: str, out: Path | str, cache: Path | None = None, *, trust_plugins: bool = False, api: HfApi | None = None
 ) -> Path:
-    """Makes `out` the run that lies at `source`; leaves it as it is if it is that run already.
+    """Fetches the run at `source` into `out`; does nothing if it is there already.
 
     Args:
         source: `hf://org/name[@revision][/folder]`; the folder of a run, or one with a single run below it.
-        out: the run's folder here.
-        cache: to be checked to be the one that the run was made from; `evaluate --set cache=` takes it.
+        out: folder for the run.
+        cache: cache to compare with the one that the run was made from; pass it to `evaluate --set cache=` too.
         trust_plugins: open a run whose config names Python files, which runs those files of this machine.
-        api: the hub's client, with its endpoint and token; the environment's if not given.
+        api: client of the hub, with endpoint and token; by default that of the environment.
 
     Returns:
         `out`.
 
     Raises:
-        ConfigError: if there is no run, or there are several; if `out` holds something else, or `cache` is another; if
-            the run needs plugins that are not trusted.
-        CorruptDataError: if files of other kinds lie in the run, or its digests do not hold.
-        RemoteError: if the hub does not give it.
+        ConfigError: if there is no run or more than one; if `out` holds something else; if the run was not made from
+            `cache`; if the run needs plugins that are not trusted.
+        CorruptDataError: if the run has files of other kinds, or its digests do not match.
+        RemoteError: if the hub refuses.
     """
     out, api, address = Path(out), api or HfApi(), Address.parse(source)
-    with _asking(address):
+    with _remote_errors(address):
         commit = str(api.model_info(address.repo, revision=address.revision).sha)
         listed = api.list_repo_tree(address.repo, recursive=True, revision=commit)
         names = [entry.path for entry in listed if isinstance(entry, RepoFile)]
-    place = _one_run(names, address)
-    files = _wanted(names, place)
+    run_address = _find_run(names, address)
+    files = _files_of(names, run_address)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
         fetched = Path(partial) / "repository"
-        found = fetched / place.folder
+        run = fetched / run_address.folder
         if out.is_dir() and any(out.iterdir()):
-            with _asking(address):
-                api.hf_hub_download(address.repo, place.file(artifact.COMMITTED), revision=commit, local_dir=fetched)
-            _check_same(out, (found / artifact.COMMITTED).read_text().strip(), place)
+            with _remote_errors(address):
+                seal = run_address.file(artifact.COMMITTED)
+                api.hf_hub_download(address.repo, seal, revision=commit, local_dir=fetched)
+            _check_same(out, (run / artifact.COMMITTED).read_text().strip(), run_address)
             return out
-        with _asking(address):
+        with _remote_errors(address):
             patterns = [glob.escape(name) for name in files]
             api.snapshot_download(address.repo, revision=commit, local_dir=fetched, allow_patterns=patterns)
-        shutil.rmtree(fetched / ".cache")  # the client's own notes; they lie beside a run at the root
-        with _named(found, place):
-            _check(found, cache, trust_plugins)
-        _settle(found, out)
+        shutil.rmtree(fetched / ".cache")  # the client's own files, which would be inside a run at the root
+        with _with_address(run, run_address):
+            _check(run, cache, trust_plugins)
+        _publish(run, out)
     return out
 
 
 @contextmanager
-def _asking(address: Address) -> Iterator[None]:
+def _remote_errors(address: Address) -> Iterator[None]:
     try:
         yield
     except SaepipeError:
         raise
-    except Exception as error:  # of the hub's client, or of whatever HTTP library that uses
-        raise remote_error(KIND, address.repo, address.revision, error, instead="unset it") from error
+    except Exception as error:  # of the hub's client or of the HTTP library that it uses
+        raise remote_error(KIND, address.repo, address.revision, error, offline_hint="unset it") from error
 
 
 @contextmanager
-def _named(path: Path, place: Address) -> Iterator[None]:
-    """Errors call what was fetched by where it lies on the hub."""
+def _with_address(path: Path, address: Address) -> Iterator[None]:
+    """Replaces the temporary path in error messages by the run's address on the hub."""
     try:
         yield
     except SaepipeError as error:
-        raise type(error)(error.message.replace(str(path), str(place)), hint=error.hint) from error
+        raise type(error)(error.message.replace(str(path), str(address)), hint=error.hint) from error
 
 
-def _one_run(names: Iterable[str], address: Address) -> Address:
-    """The address of the run at or below `address`."""
+def _find_run(names: Iterable[str], address: Address) -> Address:
+    """Returns the address of the only run at or below `address`."""
     inside = [name for name in names if name.startswith(address.file(""))]
-    places = sorted(
+    folders = sorted(
         {str(PurePosixPath(name).parent) for name in inside if PurePosixPath(name).name == artifact.COMMITTED}
     )
-    places = ["" if place == "." else place for place in places]
-    if len(places) == 1:
-        return replace(address, folder=places[0])
-    if places:
-        listed = "\n".join(f"  {replace(address, folder=place)}" for place in places)
-        raise ConfigError(f"{address} holds {len(places)} runs:\n{listed}", hint="name one of them")
+    addresses = [replace(address, folder="" if folder == "." else folder) for folder in folders]
+    if len(addresses) == 1:
+        return addresses[0]
+    if addresses:
+        listed = "\n".join(f"  {run_address}" for run_address in addresses)
+        raise ConfigError(f"{address} holds {len(addresses)} runs:\n{listed}", hint="give the address of one of them")
     if any(PurePosixPath(name).name == saelens.CONFIG for name in inside):
         hint = f"`hf download {address.repo}`, then `saepipe import FOLDER --from saelens --cache CACHE --out RUN`"
-        raise ConfigError(f"{address} is a folder of SAELens, not a run of saepipe", hint=hint)
+        raise ConfigError(f"{address} is a SAELens folder, not a run of saepipe", hint=hint)
     raise ConfigError(f"{address} holds no run", hint="check the folder and the revision")
 
 
-def _wanted(names: Iterable[str], place: Address) -> Sequence[str]:
-    """The run's files; raises CorruptDataError if some are of kinds that no run has."""
-    inside = [name for name in names if name.startswith(place.file(""))]
-    files = [name for name in inside if PurePosixPath(name).name not in _PASSED_OVER]
+def _files_of(names: Iterable[str], run_address: Address) -> Sequence[str]:
+    """Returns the run's files; raises CorruptDataError if some are of kinds that no run has."""
+    inside = [name for name in names if name.startswith(run_address.file(""))]
+    files = [name for name in inside if PurePosixPath(name).name not in _IGNORED]
     if refused := [name for name in files if not readable(name) or ".." in PurePosixPath(name).parts]:
         kinds = ", ".join(sorted(READABLE))
-        hint = f"a run is {kinds} and {artifact.COMMITTED}; nothing was fetched"
-        raise CorruptDataError(f"{place} holds files of other kinds: {', '.join(refused)}", hint=hint)
+        hint = f"a run has only {kinds} and {artifact.COMMITTED}; nothing was downloaded"
+        raise CorruptDataError(f"{run_address} has files of other kinds: {', '.join(refused)}", hint=hint)
     return files
 
 
 def _check(run: Path, cache: Path | None, trust_plugins: bool) -> None:
-    """The seal and every digest first; only then is the config read, which may name code."""
+    """Checks the seal and every digest, and only then reads the config, which may name Python files."""
     _, lines = artifact.open_committed(run, "pulled run")
     for problem in artifact.damaged_files(run, lines):
         raise CorruptDataError(problem, hint="pull it again")
     sealed = {name for line in lines for name in line.get("files", {})}
     if folder.CONFIG not in sealed:
-        raise CorruptDataError(f"the seal does not cover {folder.CONFIG}", hint="it is no run of saepipe")
+        raise CorruptDataError(f"the seal does not cover {folder.CONFIG}", hint="it is not a run of saepipe")
     plugins = read_yaml(run / folder.CONFIG)[0].get("plugins")
     if plugins and not trust_plugins:
         raise ConfigError(
-            f"its config names code, which would run when it is opened: {', '.join(map(str, plugins))}",
-            hint="--trust-plugins, if those files of this machine are what you want to run",
+            f"the config names Python files, which would run when the run is opened: {', '.join(map(str, plugins))}",
+            hint="--trust-plugins to run these files of this machine",
         )
     opened = open_run(run)
     if cache:
         check_cache(opened, cache)
 
 
-def _check_same(out: Path, sealed: str, place: Address) -> None:
-    """Raises ConfigError unless the run with this seal lies in `out` already, CorruptDataError if it is damaged."""
-    if not artifact.is_committed(out) or artifact.open_committed(out, "run")[0] != sealed:
-        raise ConfigError(f"{out} holds something else than {place}", hint="choose another --out, or remove it")
+def _check_same(out: Path, seal: str, run_address: Address) -> None:
+    """Raises ConfigError if `out` is not the run with this seal, and CorruptDataError if it is damaged."""
+    if not artifact.is_committed(out) or artifact.open_committed(out, "run")[0] != seal:
+        raise ConfigError(f"{out} holds something other than {run_address}", hint="choose another --out, or remove it")
     open_run(out)
 
 
-def _settle(run: Path, out: Path) -> None:
-    """Makes the run visible at `out` by one rename, when all of it is on disk."""
+def _publish(run: Path, out: Path) -> None:
+    """Moves the run to `out` by one rename, after all of it is on disk."""
     for path in [*run.rglob("*"), run]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

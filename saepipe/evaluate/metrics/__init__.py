@@ -1,1 +1,1 @@
-"""The metrics, one folder each; every metric is a member of the family in `base.py`."""
+"""The metrics, one folder each; every metric subclasses `Metric` in `base.py`."""

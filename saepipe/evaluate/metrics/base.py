@@ -1,4 +1,4 @@
-"""The family of metrics. A metric is a file beside this one; importing it is all the registration there is."""
+"""Base class of the metrics, and the data they return. Importing a metric's module registers it."""
 
 from __future__ import annotations
 
@@ -19,65 +19,65 @@ Figure = float | int | Estimate
 
 
 @dataclass(frozen=True)
-class Shown:
-    """How tables show a figure, and what may be said of a change in it."""
+class FigureSpec:
+    """Label of a figure in tables, and the meaning of a change in it."""
 
     label: str
     better: Literal["higher", "lower"] | None = None
     of_model: bool = False
-    """The SAE has no part in it, so it must be the same for all runs."""
+    """True if the figure depends on the model alone, so that it must be the same for all runs."""
     noisy: str | None = None
-    """Why it tells variants apart badly, with a source."""
+    """Why the figure separates variants poorly, with a source."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one metric found for one subject."""
+    """Results of one metric for one subject."""
 
     metrics: dict[str, dict[str, Figure]]
-    """By category and key, SAEBench's names."""
+    """Figures by category and key, under SAEBench's names."""
     extra: dict[str, Figure] = field(default_factory=dict)
-    """What SAEBench has no key for."""
+    """Figures for which SAEBench has no key."""
     details: list[dict[str, Any]] = field(default_factory=list)
-    """An entry a latent (or a data set, a letter)."""
+    """Entries, one per latent (or per dataset, or per letter)."""
     unstructured: dict[str, Any] = field(default_factory=dict)
-    """What SAEBench keeps under `eval_result_unstructured`."""
+    """Content of SAEBench's `eval_result_unstructured`."""
     more: dict[str, Any] = field(default_factory=dict)
-    """Plain data of ours that is no figure: histograms, pairs, letters one by one."""
+    """Plain data of our own other than figures: histograms, pairs, results per letter."""
     findings: list[Finding] = field(default_factory=list)
-    """What the rules of health say of this evaluation."""
+    """Findings of the health rules about this evaluation."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Contexts, tokens, documents: what the figures rest on."""
+    """Sample sizes behind the figures: contexts, tokens, documents."""
     parts: dict[str, dict[str, float]] = field(default_factory=dict)
-    """By figure key, what it is the plain mean of, where what can be measured is not the same for every SAE: the value
-    of each letter. Two SAEs are compared over what both have."""
+    """Values by letter whose plain mean is the figure, by figure key. Given for figures whose measurable letters differ
+    between SAEs; two SAEs are compared over the letters that both have."""
     warnings: list[str] = field(default_factory=list)
-    """What keeps the figures from showing anything, in sentences."""
+    """Sentences on what makes the figures uninformative."""
     eval_config: dict[str, Any] = field(default_factory=dict)
-    """The settings under SAEBench's names."""
+    """Settings under SAEBench's names."""
 
 
 class Metric(Component):
-    """Settings of one metric; `name` is also its file's, `RUN/eval/<name>.json`."""
+    """Settings of one metric; `name` also names its result file, `RUN/eval/<name>.json`."""
 
     family: ClassVar[str] = "metric"
     package: ClassVar[str] = "saepipe.evaluate.metrics"
     eval_type_id: ClassVar[str]
-    """SAEBench's name for it."""
+    """SAEBench's name for the metric."""
     version: ClassVar[int]
     """Raised whenever the same inputs give other figures; older results are then measured again."""
-    shown: ClassVar[Mapping[str, Shown]] = {}
-    """By figure key (SAEBench's, each in one metric only): what tables and verdicts are about."""
+    shown: ClassVar[Mapping[str, FigureSpec]] = {}
+    """Figures that tables and verdicts use, by key (SAEBench's; each key belongs to one metric only)."""
     uses_baseline: ClassVar[bool] = False
-    """Whether it also measures the change from the baseline."""
+    """True if the metric also measures the change from the baseline."""
 
     def works(self, testbed: Testbed) -> list[Work]:
-        """The model's work that `measure` will need, for a plan. Loads no model."""
+        """Returns the model's work that `measure` needs, for a plan. Does not load the model."""
         return []
 
     @abstractmethod
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
-        """One measurement a subject, in order. All subjects were trained at the testbed's hook of its cache.
+        """Returns one measurement per subject, in order. All subjects were trained at the testbed's hook of its cache.
 
-        Work that depends on the model alone is done once for all of them.
+        Work that depends on the model alone is done once for all subjects.
         """

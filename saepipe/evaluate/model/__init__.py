@@ -1,1 +1,1 @@
-"""The language model's side of an evaluation, run once for all SAEs and kept on disk."""
+"""The language model's part of an evaluation, run once for all SAEs and kept on disk."""

@@ -1,6 +1,6 @@
-"""What depends on the model alone, made once and kept: tokens, activations, probes, prompts, index sets, losses.
+"""Work that depends on the model alone, done once and kept: tokens, activations, probes, prompts, index sets, losses.
 
-Every SAE and every later call reads the same bytes, so a figure does not depend on what was evaluated before it.
+Every SAE and every later call reads the same bytes, so no result depends on what was evaluated before it.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ _TENSORS, _INFO = "tensors.safetensors", "info.json"
 
 @dataclass(frozen=True)
 class Content:
-    """What a piece of work gives."""
+    """Output of a piece of work."""
 
     tensors: Mapping[str, Tensor]
-    """On the CPU; mapped from the file when they are read."""
+    """On the CPU; memory-mapped when read from the file."""
     info: Mapping[str, Any] = field(default_factory=dict)
     """Plain data."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A piece of work as a plan names it."""
+    """A piece of work, as a plan identifies it."""
 
     kind: str
     key: Mapping[str, Any]
-    """Plain data: all that decides the content, besides the model."""
+    """Plain data: everything that determines the content, besides the model."""
 
 
-class Artifacts:
-    """A folder of finished work, `<root>/<kind>/<fingerprint>/`, each checksummed and made visible whole."""
+class KeptWork:
+    """A folder of finished work, `<root>/<kind>/<fingerprint>/`; each piece is checksummed and appears complete."""
 
-    def __init__(self, root: Path, of: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, model_key: Mapping[str, Any]) -> None:
         """Args:
-        root: made when the first work is stored.
-        of: plain data that belongs to every key: model, tokenizer, hook, dtype.
+        root: the folder, created when the first piece of work is stored.
+        model_key: plain data that is part of every key: model, tokenizer, hook, dtype.
         """
         self.root = root
-        self.of = of
+        self.model_key = model_key
         self._open: dict[Path, Content] = {}
 
     def get(self, kind: str, key: Mapping[str, Any], make: Callable[[], Content]) -> Content:
-        """The content of a piece of work, made and stored first where that has not been done.
+        """Returns the content of a piece of work, which is done and stored first if it is not there yet.
 
         Args:
             kind: names the work's folder.
-            key: all that decides the content, besides the model.
-            make: does the work. What it returns is read back from the file, so that the first call sees what later
-                ones will.
+            key: everything that determines the content, besides the model.
+            make: does the work. Its result is read back from the file, so that the first call sees the same content
+                as later ones.
 
         Raises:
-            CorruptDataError: if what was stored has been changed or damaged since.
+            CorruptDataError: if the stored content was changed or damaged.
             LockedError: if another process is doing the same work now.
         """
         folder = self.folder(Work(kind, key))
@@ -73,15 +73,15 @@ class Artifacts:
         return self._open[folder]
 
     def has(self, kind: str, key: Mapping[str, Any]) -> bool:
-        """Whether the work has been done."""
+        """Returns whether the work is done and stored."""
         return artifact.is_committed(self.folder(Work(kind, key)))
 
     def folder(self, work: Work) -> Path:
-        """Where its content is, or will be."""
+        """Returns the folder of the work's content, which need not exist yet."""
         return self.root / work.kind / fingerprint(self._key(work.key))
 
     def _key(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self.of, **key}
+        return {**self.model_key, **key}
 
     def _store(self, folder: Path, key: Mapping[str, Any], make: Callable[[], Content]) -> None:
         with artifact.writer_lock(folder):
@@ -97,8 +97,8 @@ class Artifacts:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """As `artifact.write_file`, without a second copy of the tensors in memory."""
-    with artifact.replacing(path, sum(tensor.nbytes for tensor in tensors.values())) as partial:
+    """Writes like `artifact.write_file`, without a second copy of the tensors in memory."""
+    with artifact.atomic_file(path, sum(tensor.nbytes for tensor in tensors.values())) as partial:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
 
 

@@ -1,4 +1,4 @@
-"""How well next tokens are predicted: cross-entropy and divergence from the clean model, position by position."""
+"""Quality of next-token predictions: cross-entropy, and divergence from the clean model, per position."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 
 _CHUNK = {"cpu": 2**18, "cuda": 2**27}
-"""Logits taken to float32 at a time: what a CPU's cache holds, and 512 MiB."""
+"""Logits converted to float32 at a time: as many as a CPU's cache holds, and 512 MiB."""
 
-_Rows = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+_RowLosses = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """(logits (num_rows, vocab), clean (num_rows, vocab), targets (num_rows,)) -> ce, kl (num_rows,)"""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Passes of the model, in nats. The last position of a window has no target: its `ce` means nothing."""
+    """Losses of a forward pass, in nats. The last position of a window has no target: ignore its `ce`."""
 
     ce: torch.Tensor
     """(batch, seq) float32: -log q(next token)"""
@@ -31,15 +31,15 @@ class Prediction:
         return Prediction(self.ce.to(device), self.kl.to(device))
 
     def __getitem__(self, contexts: slice) -> Prediction:
-        """Of some of the contexts."""
+        """Returns the losses on some of the contexts."""
         return Prediction(self.ce[contexts], self.kl[contexts])
 
 
 def predict(logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Prediction:
-    """Compares a pass with the tokens that came and with the clean pass; the log-softmax is in float32.
+    """Compares a forward pass with the actual next tokens and with the clean pass; log-softmax is in float32.
 
     Args:
-        logits: (batch, seq, vocab) of the pass that is judged.
+        logits: (batch, seq, vocab) of the pass to judge.
         ids: (batch, seq) token ids.
         clean: (batch, seq, vocab) logits of the clean pass.
     """
@@ -47,11 +47,11 @@ def predict(logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Pre
 
 
 def predict_as_saebench(logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Prediction:
-    """`predict` as SAEBench 0.6.0 has it: in the model's dtype, NaN where a probability underflows to 0."""
-    return _by_chunks(_in_the_models_dtype, logits, ids, clean)
+    """Does what `predict` does, as SAEBench 0.6.0: in the model's dtype, NaN where a probability underflows to 0."""
+    return _by_chunks(_in_model_dtype, logits, ids, clean)
 
 
-def _by_chunks(rows: _Rows, logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Prediction:
+def _by_chunks(losses: _RowLosses, logits: torch.Tensor, ids: torch.Tensor, clean: torch.Tensor) -> Prediction:
     targets = ids.roll(-1, dims=1).flatten().to(logits.device)
     num_rows = max(1, _CHUNK.get(logits.device.type, 2**27) // logits.shape[-1])
     parts = zip(
@@ -60,24 +60,24 @@ def _by_chunks(rows: _Rows, logits: torch.Tensor, ids: torch.Tensor, clean: torc
         torch.split(targets, num_rows),
         strict=True,
     )
-    ce, kl = zip(*(rows(*part) for part in parts), strict=True)
+    ce, kl = zip(*(losses(*part) for part in parts), strict=True)
     return Prediction(torch.cat(ce).view(ids.shape), torch.cat(kl).view(ids.shape))
 
 
 def _in_float32(logits: torch.Tensor, clean: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     log_q = logits.float().log_softmax(dim=-1)
     log_p = clean.float().log_softmax(dim=-1)
-    return _surprise(log_q, targets), (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    return _cross_entropy(log_q, targets), (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
 
-def _in_the_models_dtype(
+def _in_model_dtype(
     logits: torch.Tensor, clean: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     p, q = clean.softmax(dim=-1), logits.softmax(dim=-1)
     kl = (p * (p.log() - q.log())).sum(dim=-1)
-    return _surprise(logits.log_softmax(dim=-1), targets).float(), kl.float()
+    return _cross_entropy(logits.log_softmax(dim=-1), targets).float(), kl.float()
 
 
-def _surprise(log_q: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(num_rows,): -log q of the targets."""
+def _cross_entropy(log_q: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Returns -log q of the targets, (num_rows,)."""
     return -log_q.gather(1, targets[:, None]).squeeze(1)

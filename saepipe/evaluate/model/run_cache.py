@@ -1,4 +1,4 @@
-"""The cache that a run was trained from, found and checked."""
+"""Opens the cache that a run was trained from, and checks that it is that one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from saepipe.train.rundir.load import Run
 
 
 def cache_of(run: Run, path: Path | None = None, opened: dict[Path, Cache] | None = None) -> Cache:
-    """The cache that a run was trained from: at `path`, or where it was then; `opened` keeps what is open.
+    """Returns the cache that a run was trained from, at `path` or its path at training; `opened` keeps open caches.
 
     Raises:
-        ConfigError: if it is not there, or another cache is.
+        ConfigError: if that path has no cache, or another one, or if the cache does not have the run's hook.
         CorruptDataError: if it is unfinished or damaged.
     """
     path, opened = path or run.config.cache, {} if opened is None else opened

@@ -1,4 +1,4 @@
-"""Where SAEs of one hook are judged: the held-out part of their cache, and the model that made it."""
+"""Testbed for the SAEs of one hook: the held-out part of their cache, and the model that made it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.model.config import Mode
-from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.next_token import predict
-from saepipe.evaluate.model.upper_layers import Resume, resumed
+from saepipe.evaluate.model.upper_layers import UpperLayers, upper_layers
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import LanguageModel
 
 _LARGEST_GAP = 0.1
-"""Nats by which the resumed model may differ from its own full forward; bfloat16 storage costs a few thousandths."""
+"""Nats by which the upper layers' loss may differ from the full forward's; bfloat16 storage costs a few thousandths."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Batch:
     ids: torch.Tensor
     """(batch, seq) int64 token ids"""
     keep: torch.Tensor
-    """(batch, seq) bool: ordinary tokens, where the SAE acts"""
+    """(batch, seq) bool: ordinary tokens, at which the SAE acts"""
     documents: torch.Tensor
     """(batch, seq) int64: index of the document, below num_documents"""
     x: torch.Tensor
-    """(batch, seq, d_in) float32: as stored (bfloat16 values), or as the model gives it now"""
+    """(batch, seq, d_in) float32: as stored (bfloat16 values), or fresh from the model"""
 
     @property
     def scored(self) -> torch.Tensor:
@@ -48,7 +48,7 @@ class Batch:
         return torch.arange(self.ids.shape[1], device=self.ids.device) < self.ids.shape[1] - 1
 
     def spliced(self, x_hat: torch.Tensor | float) -> torch.Tensor:
-        """(batch, seq, d_in): x with the kept positions replaced by x_hat (num_kept, d_in) or by a number."""
+        """Returns x (batch, seq, d_in) with the kept positions replaced by x_hat (num_kept, d_in) or by a number."""
         x = self.x.clone()
         x[self.keep] = x_hat
         return x
@@ -56,7 +56,7 @@ class Batch:
 
 @dataclass
 class Passes:
-    """How many sequences have gone through the model: whole, up to the hook, and from the hook upward."""
+    """Numbers of sequences that went through the model: whole, up to the hook, and from the hook upward."""
 
     full: int = 0
     lower: int = 0
@@ -70,24 +70,24 @@ class Passes:
 class Testbed:
     """One hook of one cache. Every SAE trained there is judged on the same contexts and by the same model passes."""
 
-    __test__ = False  # the name is not pytest's
+    __test__ = False  # not a pytest class, despite its name
 
     cache: Cache
     hook: str
     load: Callable[[], LanguageModel]
-    """loads the model when it is first needed, and keeps it; where all its work is stored, it is never called"""
-    artifacts: Artifacts
+    """loads the model on first use and keeps it; never called if all of the model's work is stored"""
+    kept_work: KeptWork
     """work of this model at this hook"""
     batch_size: int
-    """contexts a batch"""
+    """contexts per batch"""
     device: torch.device
     mode: Mode = "fixed"
     live: bool = False
     """whether held-out activations come from the model, unrounded, instead of from the cache"""
     baseline: Subject | None = None
-    """what the others are compared with, by metrics that compare"""
+    """the SAE that metrics with a comparison compare the others with"""
     dtype: str = "float32"
-    """of the model"""
+    """dtype of the model"""
     passes: Passes = field(default_factory=Passes)
 
     @property
@@ -96,34 +96,34 @@ class Testbed:
 
     @torch.no_grad()
     def capture(self, ids: torch.Tensor) -> torch.Tensor:
-        """Activations at the hook, (batch, seq) -> (batch, seq, d_in) in the model's dtype.
+        """Returns activations at the hook, (batch, seq) -> (batch, seq, d_in) in the model's dtype.
 
-        Padding belongs on the right: attention is causal, so the tokens before it do not see it.
+        Pad on the right: attention is causal, so earlier tokens do not see the padding.
         """
         self.passes.lower += len(ids)
         return capture(self.language_model.model, ids, [HookPoint.parse(self.hook)])[self.hook]
 
     @contextmanager
-    def resumed(self) -> Iterator[Resume]:
-        """The model from the hook upward; see `saepipe.evaluate.model.upper_layers`."""
-        with resumed(self.language_model.model, HookPoint.parse(self.hook)) as resume:
+    def upper_layers(self) -> Iterator[UpperLayers]:
+        """Yields the model from the hook upward; see `saepipe.evaluate.model.upper_layers`."""
+        with upper_layers(self.language_model.model, HookPoint.parse(self.hook)) as run_upper:
 
             def counted(ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
                 self.passes.upper += len(ids)
-                return resume(ids, x)
+                return run_upper(ids, x)
 
             yield counted
 
-    def num_contexts(self, wanted: int | None) -> int:
-        """How many held-out contexts there are, at most `wanted`."""
-        found = len(self.cache.heldout.contexts)
-        return min(found, wanted or found)
+    def num_contexts(self, limit: int | None) -> int:
+        """Returns the number of held-out contexts, at most `limit`."""
+        available = len(self.cache.heldout.contexts)
+        return min(available, limit or available)
 
     def num_documents(self, num_contexts: int) -> int:
         return len(np.unique(self.cache.heldout.documents[:num_contexts]))
 
     def batches(self, num_contexts: int) -> Iterator[Batch]:
-        """The first `num_contexts` held-out contexts, in order."""
+        """Yields the first `num_contexts` held-out contexts, in order."""
         heldout = self.cache.heldout
         _, index = np.unique(heldout.documents[:num_contexts], return_inverse=True)
         documents = index.reshape(num_contexts, -1)
@@ -139,23 +139,23 @@ class Testbed:
             )
 
     @torch.no_grad()
-    def resume_gap(self) -> float:
-        """Nats by which the mean CE of the first context differs between the full forward and the resumed one.
+    def upper_layers_gap(self) -> float:
+        """Returns the mean CE of the first context by the upper layers, less that by the full forward, in nats.
 
         Raises:
-            CorruptDataError: if it is more than storing activations as bfloat16 explains, so that the model at hand
-                is not the one that made the cache.
+            CorruptDataError: if it is larger than storing activations as bfloat16 explains, so that this cannot be
+                the model that made the cache.
         """
         batch = next(self.batches(1))
         self.passes.full += 1
         full = self.language_model.model(input_ids=batch.ids, use_cache=False).logits
-        with self.resumed() as resume:
-            logits = resume(batch.ids, batch.x)
+        with self.upper_layers() as run_upper:
+            logits = run_upper(batch.ids, batch.x)
         gap = float((predict(logits, batch.ids, full).ce - predict(full, batch.ids, full).ce)[:, :-1].mean())
         if not abs(gap) <= _LARGEST_GAP:
             raise CorruptDataError(
-                f"resumed at {self.hook} from {self.cache.path}, the model's loss on the first held-out context is "
-                f"{gap:+.3f} nats off its own full forward (allowed {_LARGEST_GAP})",
+                f"fed {self.hook} from {self.cache.path}, the model's upper layers have a loss on the first held-out "
+                f"context that is {gap:+.3f} nats off its full forward (allowed {_LARGEST_GAP})",
                 hint="evaluate with the model, the revision and the attention that made the cache",
             )
         return gap

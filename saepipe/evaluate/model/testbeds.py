@@ -1,4 +1,4 @@
-"""All the places where runs of one call are judged: one a hook of a cache, with one loaded model between them."""
+"""All testbeds of one call, one per hook of a cache, which share a single loaded model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
 from saepipe.evaluate.model.config import ModelSettings
-from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.language_model import load_model_of, model_config
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.sae.subject import Subject
@@ -17,33 +17,33 @@ from saepipe.train.rundir.load import open_run
 
 
 class Testbeds:
-    """Makes each testbed when it is first asked for. No model is loaded before a metric needs one."""
+    """Builds each testbed on first use. No model is loaded before a metric needs one."""
 
-    __test__ = False  # the name is not pytest's
+    __test__ = False  # not a pytest class, despite its name
 
     def __init__(self, config: ModelSettings, passes: Passes) -> None:
         self.config = config
         self.passes = passes
         self.device = pick_device(config.device)
-        self._made: dict[tuple[str, str], Testbed] = {}
+        self._testbeds: dict[tuple[str, str], Testbed] = {}
         self._models: dict[str, LanguageModel] = {}
         self._baseline = open_run(config.baseline) if config.baseline else None
 
     def at(self, cache: Cache, hook: str) -> Testbed:
-        """The one of this hook of this cache."""
+        """Returns the testbed of this hook of this cache."""
         key = (cache.fingerprint, hook)
-        if key not in self._made:
-            self._made[key] = self._make(cache, hook)
-        return self._made[key]
+        if key not in self._testbeds:
+            self._testbeds[key] = self._build(cache, hook)
+        return self._testbeds[key]
 
-    def _make(self, cache: Cache, hook: str) -> Testbed:
+    def _build(self, cache: Cache, hook: str) -> Testbed:
         model = model_config(cache, self.config)
-        of = {**cache.attributes["model"], "hook": hook, "dtype": model.dtype, "attention": model.attention}
+        model_key = {**cache.attributes["model"], "hook": hook, "dtype": model.dtype, "attention": model.attention}
         return Testbed(
             cache=cache,
             hook=hook,
             load=partial(self._load, cache),
-            artifacts=Artifacts(self.config.artifacts or Path(f"{cache.path}.artifacts"), of),
+            kept_work=KeptWork(self.config.artifacts or Path(f"{cache.path}.artifacts"), model_key),
             batch_size=self.config.batch_size,
             device=self.device,
             dtype=model.dtype,
@@ -54,14 +54,14 @@ class Testbeds:
         )
 
     def _load(self, cache: Cache) -> LanguageModel:
-        """One model at a time."""
+        """Loads the model that made the cache; only one model is held at a time."""
         if cache.fingerprint not in self._models:
             self._models.clear()
             self._models[cache.fingerprint] = load_model_of(cache, self.config)
         return self._models[cache.fingerprint]
 
     def _baseline_at(self, cache: Cache, hook: str) -> Subject | None:
-        """The run that others are compared with, where it was trained."""
+        """Returns the baseline if it was trained at this hook of this cache."""
         run = self._baseline
         if run is None or (run.cache_fingerprint, run.hook) != (cache.fingerprint, hook):
             return None

@@ -1,1 +1,1 @@
-"""Runs as one page: what was read of them (story), what is drawn (charts), in which order (sections), and the page."""
+"""Report on runs as one HTML page: the data (story), the charts, their order (sections), and the page itself."""

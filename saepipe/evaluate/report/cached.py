@@ -1,4 +1,4 @@
-"""What a cache says of its harvest: how fast it went, norms by position, and the scale of each channel."""
+"""Facts about a cache: throughput of its harvest, norms by position, and the scale of each channel."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from saepipe.data.cache.cache import ActivationStats, Cache
+from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import SaepipeError
 from saepipe.data.folders import artifact
@@ -19,17 +20,17 @@ from saepipe.train.rundir.load import Run
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _CHUNKS = 512
-"""At most so many chunks, spread evenly over the cache, give the norms by position."""
+"""Largest number of chunks, evenly spread over the cache, from which norms by position are computed."""
 _BINS = 48
 
 
 @dataclass(frozen=True)
 class Pace:
-    """The rows between one line of the harvest's log and the next."""
+    """Rows between two successive lines of the harvest's log."""
 
     split: str
     total: int
-    """rows in the log up to its end, of both splits"""
+    """rows of both splits, up to the end of this interval"""
     rows: int
     seconds: float
 
@@ -40,29 +41,29 @@ class Pace:
 
 @dataclass(frozen=True)
 class Norms:
-    """|x| of training rows by position in the window. BOS, at position 0, is not among them."""
+    """|x| of training rows by position in the window. BOS, at position 0, is excluded."""
 
     hook: str
     first: np.ndarray
-    """(num_bins,) int64: the first position of each bin"""
+    """(num_bins,) int64: first position of each bin"""
     last: np.ndarray
-    """(num_bins,) int64"""
+    """(num_bins,) int64: last position of each bin"""
     quantiles: np.ndarray
-    """(num_bins, 5): QUANTILES"""
+    """(num_bins, 5): values at QUANTILES"""
     counts: np.ndarray
-    """(num_bins,) int64: rows"""
+    """(num_bins,) int64: number of rows"""
 
 
 @dataclass(frozen=True)
 class CacheFacts:
-    """Of a finished cache."""
+    """Facts about a finished cache."""
 
     path: Path
     fingerprint: str
     attributes: Mapping[str, Any]
     num_tokens: int
     num_bytes: int
-    """of all files that the manifest lists"""
+    """size of all files in the manifest"""
     paces: tuple[Pace, ...]
     norms: Mapping[str, Norms]
     """by hook"""
@@ -71,14 +72,14 @@ class CacheFacts:
 
 
 def read_cache(run: Run) -> CacheFacts | str:
-    """Of the cache that a run was trained on, at the run's hook; or why not, in words."""
+    """Reads the facts about the cache that a run was trained on, or returns why they cannot be read."""
     path = run.config.cache
     if not artifact.is_committed(path):
         return f"the cache is no longer at {path}"
     try:
         cache = Cache.open(path)
         if cache.fingerprint != run.cache_fingerprint:
-            return f"another cache lies at {path} now ({cache.fingerprint[:8]}, not {run.cache_fingerprint[:8]})"
+            return f"another cache is now at {path} ({cache.fingerprint[:8]}, not {run.cache_fingerprint[:8]})"
         return CacheFacts(
             path=path,
             fingerprint=cache.fingerprint,
@@ -89,12 +90,12 @@ def read_cache(run: Run) -> CacheFacts | str:
             norms={hook: _norms(cache, hook) for hook in cache.hooks},
             channels={hook: cache.stats(hook) for hook in cache.hooks},
         )
-    except SaepipeError as error:  # the page is about runs, and says what it could not read
+    except SaepipeError as error:  # the page is about the runs, so it reports what it could not read
         return f"the cache at {path} cannot be read: {error}"
 
 
 def _paces(log: Path) -> Iterator[Pace]:
-    """Between lines that one process wrote one after another; a line of no rows says when it began."""
+    """Yields the pace between successive lines of one process; a line with 0 rows marks its start."""
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     totals = accumulate(line["rows"] for line in lines)
     for (before, _), (line, total) in pairwise(zip(lines, totals, strict=True)):
@@ -104,7 +105,7 @@ def _paces(log: Path) -> Iterator[Pace]:
 
 
 def _norms(cache: Cache, hook: str) -> Norms:
-    norms, positions = (MappedRows(cache.path, name, cache.files) for name in (f"norm/{hook}", "position"))
+    norms, positions = cache.array(Layout.norm(hook)), cache.array(Layout.POSITION)
     chunks = np.unique(np.linspace(0, norms.num_chunks - 1, _CHUNKS).round().astype(int))
     norm, position = _read(norms, chunks), _read(positions, chunks)
     edges = _edges(int(position.max()))
@@ -116,12 +117,12 @@ def _norms(cache: Cache, hook: str) -> Norms:
 
 
 def _read(rows: MappedRows, chunks: np.ndarray) -> np.ndarray:
-    """(num_read, ...): the rows of some chunks."""
+    """Reads the rows of some chunks, (num_rows, ...)."""
     size = rows.chunk_rows
     return np.concatenate([rows.read(chunk * size, chunk * size + rows.rows_in(chunk)) for chunk in chunks.tolist()])
 
 
 def _edges(last: int) -> np.ndarray:
-    """(num_bins + 1,) int64 first positions of bins, from 0 to past `last`: single positions, then ever wider bins."""
-    grown = np.geomspace(1, last + 1, _BINS + 1).round().astype(np.int64)
-    return np.unique(np.concatenate([[0], grown]))
+    """(num_bins + 1,) int64 edges from 0 to past `last`: bins of single positions, then ever wider ones."""
+    growing = np.geomspace(1, last + 1, _BINS + 1).round().astype(np.int64)
+    return np.unique(np.concatenate([[0], growing]))

@@ -1,4 +1,4 @@
-"""What the page shows: charts, each with the table behind it, and the sections that hold them."""
+"""Charts of the page, each with the table behind it, and the sections that hold them."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ Value = str | float | int | None
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture, and the same in words and in numbers."""
+    """A picture, its description in words, and its numbers."""
 
     id: str
-    """Stable, and safe in a URL: `pareto-explained-variance`."""
+    """Stable and safe in a URL, such as `pareto-explained-variance`."""
     title: str
     description: str
-    """One or two sentences on what is drawn and what it shows; a screen reader says them too."""
+    """One or two sentences on what the chart shows; screen readers read them too."""
     spec: Mapping[str, Any]
-    """Vega-Lite, with its data; the page's theme has the colours of text, axes and background."""
+    """Vega-Lite spec with its data; colours of text, axes and background come from the page's theme."""
     columns: tuple[str, ...]
-    """Of the table behind the chart, which is also its CSV."""
+    """Columns of the table behind the chart, which is also its CSV."""
     rows: tuple[tuple[Value, ...], ...]
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; it may have words only."""
+    """Part of the page; may have no charts."""
 
     id: str
     title: str
     text: str
     charts: tuple[Chart, ...] = ()
     absent: tuple[str, ...] = ()
-    """Why a chart is not there, in words."""
+    """Sentences on why charts are missing."""
 
 
 def slug(text: str) -> str:
-    """Letters, digits and strokes alone."""
+    """Returns the text with letters, digits and hyphens only."""
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
 
 
 def anchor(label: str) -> str:
-    """The id of a run's block on the page: `run-l1-seed-0` of `l1/seed-0`.
+    """Returns the id of a run's block on the page: `run-l1-seed-0` for `l1/seed-0`.
 
-    Where more than the stroke is lost (`l1=4/seed-0`), a digest of the name follows, so that no two names have one.
+    If the slug loses more than the slash (`l1=4/seed-0`), a digest of the label follows, so that ids are unique.
     """
     if slug(label) == label.replace("/", "-"):
         return f"run-{slug(label)}"

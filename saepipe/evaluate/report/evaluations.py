@@ -1,5 +1,4 @@
-"""The evaluations of a run as charts need them: without the entries a latent, which are megabytes, but with their
-histograms."""
+"""Evaluations of a run for the charts: histograms instead of the entries per latent, which are megabytes."""
 
 from __future__ import annotations
 
@@ -15,41 +14,41 @@ from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, histogram
 from saepipe.train.rundir.load import Run
 
 HISTOGRAMS = "histograms"
-_A_LATENT = ("core", "geometry")
-"""Evaluations that have an entry a latent."""
+_PER_LATENT = ("core", "geometry")
+"""Evaluations with one entry per latent."""
 
 
 def read_results(run: Run) -> dict[str, dict[str, Any]]:
-    """`RUN/eval/*.json` by name, those that are of this very run.
+    """Reads `RUN/eval/*.json` by name; leaves out results that are not of this run.
 
-    core and geometry come without `eval_result_details` and pairs. core has `histograms` in its saepipe block, as
-    geometry has: of density and of the cosine with the nearest decoder row.
+    core and geometry come without `eval_result_details` and pairs. core gets `histograms` in its saepipe block, like
+    geometry: of density and of the cosine with the nearest decoder row.
     """
-    found = {}
+    results = {}
     for path in sorted((run.path / "eval").glob("*.json")):
         result = read(path)
         if check_result(result, run, path.name):
             continue
-        if path.stem in _A_LATENT:
+        if path.stem in _PER_LATENT:
             details, result["eval_result_details"] = result["eval_result_details"], []
             result["saepipe"].pop("pairs", None)
             if path.stem == "core":
                 result["saepipe"][HISTOGRAMS] = _histograms(details)
-        found[path.stem] = result
-    return found
+        results[path.stem] = result
+    return results
 
 
 def _histograms(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """In geometry's words and bins."""
+    """Returns histograms with geometry's keys and bins."""
     density = _column(details, "feature_density")
     log10_density = np.log10(density, out=np.full_like(density, np.nan), where=density > 0)
-    found = {
+    histograms = {
         "log10_density": histogram(log10_density, LOG10_DENSITY),
         "max_decoder_cosine": histogram(_column(details, "max_decoder_cosine_sim"), COSINE),
     }
-    return {name: asdict(one) for name, one in found.items() if details}
+    return {name: asdict(entry) for name, entry in histograms.items() if details}
 
 
 def _column(details: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """(d_sae,) float64; NaN where there is no number."""
+    """(d_sae,) float64; NaN for a missing value."""
     return np.array([entry.get(key) for entry in details], dtype=np.float64)

@@ -1,11 +1,11 @@
-// What the page does beyond being read: its theme, charts drawn as they come into view, files saved, runs opened.
+// Behaviour of the page: theme, charts rendered as they come into view, saved files, opened runs.
 "use strict";
 
 const root = document.documentElement;
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 const THEME = "saepipe-theme";
 
-// A browser may forbid storage to a file: then the theme lasts as long as the page.
+// A browser may deny storage to a file; the theme then lasts as long as the page.
 function recall() {
   try { return localStorage.getItem(THEME); } catch { return null; }
 }
@@ -13,20 +13,20 @@ function remember(theme) {
   try { localStorage.setItem(THEME, theme); } catch { /* see above */ }
 }
 
-function wear(theme) {
+function setTheme(theme) {
   if (theme) root.dataset.theme = theme;
   else delete root.dataset.theme;
 }
 const isDark = () => (root.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
 
 root.classList.add("scripted"); // in the head, before anything is painted
-wear(recall());
+setTheme(recall());
 
 // --- charts
 
-const drawn = new Map(); // figure -> the promise of its drawing
+const rendered = new Map(); // figure -> promise of its Vega view
 
-function look(figure) {
+function vegaConfig(figure) {
   const card = getComputedStyle(figure), note = getComputedStyle(figure.querySelector("figcaption p"));
   const ink = card.color, grid = card.borderTopColor, muted = note.color, font = card.fontFamily;
   const words = { labelColor: muted, titleColor: ink, labelFontSize: 11, titleFontSize: 11, titleFontWeight: 500 };
@@ -45,26 +45,26 @@ function look(figure) {
   };
 }
 
-function draw(figure) {
+function render(figure) {
   const plot = figure.querySelector(".plot"), spec = JSON.parse(figure.querySelector(".spec").textContent);
-  const drawing = vegaEmbed(plot, spec, {
+  const rendering = vegaEmbed(plot, spec, {
     mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, tooltip: { disableDefaultStyle: true },
-    config: look(figure), ast: true, // ast: no eval, which the page's policy forbids
-    logLevel: 1, // errors; an empty layer is no reason to warn
+    config: vegaConfig(figure), ast: true, // ast: without eval, which the page's policy forbids
+    logLevel: 1, // errors only: an empty layer needs no warning
   });
-  drawing.catch((error) => {
+  rendering.catch((error) => {
     console.error(error);
-    plot.textContent = `This chart could not be drawn (${error.message}); its table is below.`;
+    plot.textContent = `This chart could not be rendered (${error.message}). Its table is below.`;
   });
-  drawn.set(figure, drawing);
-  return drawing;
+  rendered.set(figure, rendering);
+  return rendering;
 }
-const once = (figure) => drawn.get(figure) ?? draw(figure);
+const once = (figure) => rendered.get(figure) ?? render(figure);
 
-function redraw() {
-  for (const [figure, drawing] of drawn) {
-    draw(figure);
-    drawing.then((old) => old.finalize(), () => {});
+function rerender() {
+  for (const [figure, rendering] of rendered) {
+    render(figure);
+    rendering.then((old) => old.finalize(), () => {});
   }
 }
 
@@ -79,7 +79,7 @@ function csv(figure) {
 }
 
 async function png(view) {
-  const canvas = await view.toCanvas(2); // twice the pixels that are shown
+  const canvas = await view.toCanvas(2); // twice the pixels on the screen
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
@@ -109,18 +109,18 @@ function openRun() {
   run.querySelector("summary").focus({ preventScroll: true });
 }
 
-// --- the start
+// --- start
 
 function themeButton(button) {
   const show = () => button.setAttribute("aria-pressed", isDark());
   button.addEventListener("click", () => {
     const theme = isDark() ? "light" : "dark";
-    wear(theme);
+    setTheme(theme);
     remember(theme);
     show();
-    redraw();
+    rerender();
   });
-  systemDark.addEventListener("change", () => { show(); redraw(); });
+  systemDark.addEventListener("change", () => { show(); rerender(); });
   show();
 }
 
@@ -128,14 +128,14 @@ function printing() {
   let before;
   addEventListener("beforeprint", () => {
     before = root.dataset.theme;
-    wear("light");
-    redraw();
+    setTheme("light");
+    rerender();
     document.querySelectorAll(".chart").forEach(once);
   });
-  addEventListener("afterprint", () => { wear(before); redraw(); });
+  addEventListener("afterprint", () => { setTheme(before); rerender(); });
 }
 
-function lazily(figures) {
+function renderInView(figures) {
   const watcher = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
       if (!isIntersecting) continue;
@@ -146,7 +146,7 @@ function lazily(figures) {
   figures.forEach((figure) => watcher.observe(figure));
 }
 
-function follow(links) {
+function markCurrentSection(links) {
   const link = new Map([...links].map((a) => [document.getElementById(a.hash.slice(1)), a]));
   const watcher = new IntersectionObserver((entries) => {
     const seen = entries.find((entry) => entry.isIntersecting);
@@ -163,12 +163,12 @@ addEventListener("DOMContentLoaded", () => {
     const button = target.closest("[data-save]");
     if (button) save(button.closest(".chart"), button.dataset.save);
   });
-  document.addEventListener("toggle", ({ target }) => { // a closed run is no longer where we are: the next click opens it
+  document.addEventListener("toggle", ({ target }) => { // forget a run that was closed, so that its link opens it again
     if (!target.open && location.hash === `#${target.id}`) history.replaceState(null, "", "#");
   }, { capture: true });
   addEventListener("hashchange", openRun);
   openRun();
   printing();
-  follow(document.querySelectorAll("nav a"));
-  lazily(document.querySelectorAll(".chart"));
+  markCurrentSection(document.querySelectorAll("nav a"));
+  renderInView(document.querySelectorAll(".chart"));
 });

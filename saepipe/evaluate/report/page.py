@@ -1,7 +1,7 @@
-"""The page as one string of HTML that needs nothing but itself: no network, no files beside it.
+"""The page as one self-contained HTML string: no network, no other files.
 
-Its own policy (Content-Security-Policy) forbids it every request, and every script but the two that were put here; so
-names that users choose can do nothing, even if they came through unescaped.
+Its own Content-Security-Policy forbids all requests, and all scripts but the two of the page, so a name chosen by a
+user can do nothing even if it were not escaped.
 """
 
 from __future__ import annotations
@@ -9,74 +9,74 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from saepipe.data.errors import MachineError
-from saepipe.data.folders.health import RULES, errors
+from saepipe.data.folders.health import errors
+from saepipe.data.folders.health_rules import RULES
+from saepipe.evaluate.compare.table import Note
 from saepipe.evaluate.compare.terminal import HEADINGS, cells_of
 from saepipe.evaluate.report.chart import Section, Value, anchor
 from saepipe.evaluate.report.provenance import Link
-from saepipe.evaluate.report.story import Story, Told
+from saepipe.evaluate.report.story import ReportedFinding, Story
 from saepipe.evaluate.results.run_results import Row
 
 
 @dataclass(frozen=True)
 class Page:
-    """What stands on it."""
+    """Content of the page."""
 
     title: str
     summary: str
-    """A paragraph."""
+    """One paragraph."""
     story: Story
     sections: tuple[Section, ...]
     written_by: str
 
     @property
     def blocks(self) -> dict[str, str]:
-        """The id of each run's block, by its label: `#run-l1-4-seed-0` leads there."""
+        """Id of each run's block by label; `#run-l1-4-seed-0` is a link to it."""
         return {row.label: anchor(row.label) for row in self.story.rows}
 
     @property
     def columns(self) -> list[tuple[int, str]]:
-        """Those of the table in the page's order, each with the key of its figure: what was measured comes before the
-        settings, which stand once more below."""
-        names, figures = self.story.table.columns, self.story.table.figures
-        first = len(names) - len(figures)
-        settings = [(place, "") for place in range(1, first - 1)]
-        return [(0, ""), (first - 1, ""), *enumerate(figures, first), *settings]
+        """Indices of the table's columns in the page's order, with figure keys: run, health, figures, settings.
+
+        The settings come last because the page has a section of its own for them.
+        """
+        health = 1 + len(self.story.table.settings)
+        settings = [(index, "") for index in range(1, health)]
+        return [(0, ""), (health, ""), *enumerate(self.story.table.figures, health + 1), *settings]
 
     @property
-    def notes(self) -> Iterator[str]:
-        """Those of the table, less the findings, which the page begins with."""
-        told = {f"{label}: {one.finding}" for one in self.story.findings for label in one.labels}
-        told |= {str(one.finding) for one in self.story.findings}
-        told |= {f"{found.pair}: {finding}" for found in self.story.table.verdicts for finding in found.findings}
-        return (note for note in self.story.table.notes if note not in told)
+    def notes(self) -> list[Note]:
+        """Notes of the table without the findings, which are at the top of the page."""
+        return [note for note in self.story.table.notes if note.finding is None]
 
     @property
     def origins(self) -> list[tuple[list[str], list[Link]]]:
-        """What runs share, from their cache down to the data, and which runs those are."""
-        found: dict[str, tuple[list[str], list[Link]]] = {}
+        """Labels of the runs that share a cache, with the provenance from that cache to the data."""
+        by_cache: dict[str, tuple[list[str], list[Link]]] = {}
         for row in self.story.rows:
             below = [link for link in self.story.provenance[row.label] if link.kind not in ("run", "source")]
-            found.setdefault(row.run.cache_fingerprint, ([], below))[0].append(row.label)
-        return list(found.values())
+            by_cache.setdefault(row.run.cache_fingerprint, ([], below))[0].append(row.label)
+        return list(by_cache.values())
 
 
-def by_rule(told: Sequence[Told]) -> list[tuple[str, list[Told]]]:
-    """Errors before warnings; what one rule says stands together."""
-    groups: dict[tuple[bool, str], list[Told]] = {}
-    for one in told:
-        groups.setdefault((one.finding.severity != "error", one.finding.rule), []).append(one)
+def by_rule(findings: Sequence[ReportedFinding]) -> list[tuple[str, list[ReportedFinding]]]:
+    """Groups findings by severity and rule, errors first."""
+    groups: dict[tuple[bool, str], list[ReportedFinding]] = {}
+    for reported in findings:
+        groups.setdefault((reported.finding.severity != "error", reported.finding.rule), []).append(reported)
     return [(rule, groups[warning, rule]) for warning, rule in sorted(groups, key=lambda group: group[0])]
 
 
 def render(page: Page) -> str:
-    """The same page gives the same text.
+    """Renders the page as HTML; equal pages give equal text.
 
     Raises:
         MachineError: if the extra `report` is not installed.
@@ -86,8 +86,8 @@ def render(page: Page) -> str:
     except ImportError:
         raise MachineError("a report needs Jinja2", hint="pip install 'saepipe[report]'") from None
 
-    here = files(__package__)
-    style, script = ((here / name).read_text() for name in ("page.css", "page.js"))
+    folder = files(__package__)
+    style, script = ((folder / name).read_text() for name in ("page.css", "page.js"))
     bundle = javascript()
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -97,9 +97,9 @@ def render(page: Page) -> str:
         "number": number,
         "cells": cells_of,
         "health": health,
-        "told": lambda finding: Told(finding, ()),
+        "reported": lambda finding: ReportedFinding(finding, ()),
     }
-    template = environment.from_string((here / "page.html.j2").read_text())
+    template = environment.from_string((folder / "page.html.j2").read_text())
     return template.render(
         page=page,
         story=page.story,
@@ -116,7 +116,7 @@ def render(page: Page) -> str:
 
 @cache
 def javascript() -> str:
-    """Vega, Vega-Lite and Vega-Embed, of the versions that vl-convert carries; raises as `render` does."""
+    """Returns Vega, Vega-Lite and Vega-Embed, in the versions that vl-convert carries; raises as `render`."""
     try:
         import vl_convert
     except ImportError:
@@ -125,14 +125,14 @@ def javascript() -> str:
 
 
 def number(value: Value) -> str:
-    """Six digits; nothing where there is no value."""
+    """Formats a number with six digits; an empty string if there is no value."""
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def health(row: Row) -> str:
-    """How many findings, in words."""
+    """Counts the findings of a run, in words."""
     num_errors = len(errors(row.findings))
     return counted({"error": num_errors, "warning": len(row.findings) - num_errors}) or (
         "healthy" if row.run.trained else "imported"
@@ -140,7 +140,7 @@ def health(row: Row) -> str:
 
 
 def counted(counts: dict[str, int]) -> str:
-    """`2 errors and 1 warning`; nothing where all are 0."""
+    """Returns counts in words, such as `2 errors and 1 warning`; an empty string if all are 0."""
     return " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count)
 
 
@@ -151,7 +151,7 @@ def _policy(*scripts: str) -> str:
 
 
 def _inline(text: str) -> Any:
-    """Our own style and scripts, as they are: nothing of a user's is in them."""
+    """Marks our own style and scripts as safe HTML; they contain no user input."""
     from markupsafe import Markup
 
     assert not re.search(r"</(script|style)|<!--", text, re.IGNORECASE), "it would end its element"

@@ -1,4 +1,4 @@
-"""Where a run comes from: run -> cache -> model and data set, each with what pins it."""
+"""Provenance of a run: run -> cache -> model and dataset, each with its fingerprints, commits and versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saepipe.train.rundir.load import Run
 
 @dataclass(frozen=True)
 class Link:
-    """One thing that a run rests on."""
+    """One element of a run's provenance."""
 
     kind: str
     """run, source, cache, model, dataset"""
@@ -26,38 +26,38 @@ class Link:
 
 
 def chain(run: Run, cache: CacheFacts | str) -> tuple[Link, ...]:
-    """From the run down to the data; what only the cache knows is left out where it cannot be read."""
+    """Returns the links from the run down to the data; less is known if the cache cannot be read."""
     header = artifact.read_manifest(run.path)[0]
-    made = header.get("provenance") or header.get("imported_by") or {}
+    provenance = header.get("provenance") or header.get("imported_by") or {}
     facts = {"fingerprint": run.fingerprint, "run id": run.run_id, "hook": run.hook}
-    facts |= _steps(header) | _source_code(made, header.get("commits", ()))
+    facts |= _steps(header) | _source_code(provenance, header.get("commits", ()))
     links = [Link("run", f"{run.variant}/seed-{run.seed}", facts)]
     if isinstance(run.config, ImportConfig):
         files = {f"SHA-256 of {name}": digest for name, digest in run.config.files.items()}
         links.append(Link("source", f"{run.config.imported}: {run.config.path}", files))
-    return (*links, *(_below(run, cache) if isinstance(cache, str) else _from(cache)))
+    return (*links, *(_without_cache(run, cache) if isinstance(cache, str) else _from_cache(cache)))
 
 
-def _from(cache: CacheFacts) -> tuple[Link, ...]:
-    told = cache.attributes
-    model, text = told["model"], told.get("dataset", {})
-    counts = {"training tokens": f"{cache.num_tokens:,}", **_known(told, "codec", "seed")}
-    made = {"fingerprint": cache.fingerprint, **counts, **_source_code(told.get("versions", {}))}
-    asked = _known(told["config"].get("dataset", {}), "subset", "split", "seed")
+def _from_cache(cache: CacheFacts) -> tuple[Link, ...]:
+    attributes = cache.attributes
+    model, text = attributes["model"], attributes.get("dataset", {})
+    counts = {"training tokens": f"{cache.num_tokens:,}", **_present(attributes, "codec", "seed")}
+    facts = {"fingerprint": cache.fingerprint, **counts, **_source_code(attributes.get("versions", {}))}
+    selection = _present(attributes["config"].get("dataset", {}), "subset", "split", "seed")
     return (
-        Link("cache", str(cache.path), made),
-        Link("model", model["id"], _known(model, "revision", "class", "weights", "tokenizer")),
-        Link("dataset", str(text.get("source", "not said")), _known(text, "revision") | asked),
+        Link("cache", str(cache.path), facts),
+        Link("model", model["id"], _present(model, "revision", "class", "weights", "tokenizer")),
+        Link("dataset", str(text.get("source", "unknown")), _present(text, "revision") | selection),
     )
 
 
-def _below(run: Run, why: str) -> tuple[Link, ...]:
-    """What the run itself still says of the cache, the model and the data."""
-    said = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
-    metadata = {**said, **said.get("metadata", {})}
+def _without_cache(run: Run, why: str) -> tuple[Link, ...]:
+    """Returns what the run itself knows about the cache, the model and the data."""
+    cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
+    metadata = {**cfg, **cfg.get("metadata", {})}
     links = [Link("cache", str(run.config.cache), {"fingerprint": run.cache_fingerprint, "now": why})]
-    named = {"model": metadata.get("model_name"), "dataset": metadata.get("dataset_path")}
-    return (*links, *(Link(kind, str(name), {}) for kind, name in named.items() if name))
+    names = {"model": metadata.get("model_name"), "dataset": metadata.get("dataset_path")}
+    return (*links, *(Link(kind, str(name), {}) for kind, name in names.items() if name))
 
 
 def _steps(header: Mapping[str, Any]) -> dict[str, str]:
@@ -65,12 +65,12 @@ def _steps(header: Mapping[str, Any]) -> dict[str, str]:
     return {"steps": f"{done:,} of {planned:,}"} if done is not None and planned is not None else {}
 
 
-def _source_code(made: Mapping[str, str], commits: Sequence[str] = ()) -> dict[str, str]:
-    """The commits that worked on it, and the versions of what its numbers depend on."""
-    said = ", ".join(commits) or made.get("commit", "")
-    versions = ", ".join(f"{name} {version}" for name, version in made.items() if name != "commit")
-    return {key: value for key, value in {"commit": said, "versions": versions}.items() if value}
+def _source_code(provenance: Mapping[str, str], commits: Sequence[str] = ()) -> dict[str, str]:
+    """Returns the commits that produced it, and the versions of the libraries that its numbers depend on."""
+    commit = ", ".join(commits) or provenance.get("commit", "")
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.items() if name != "commit")
+    return {key: value for key, value in {"commit": commit, "versions": versions}.items() if value}
 
 
-def _known(told: Mapping[str, Any], *keys: str) -> dict[str, str]:
-    return {key: str(told[key]) for key in keys if told.get(key) is not None}
+def _present(attributes: Mapping[str, Any], *keys: str) -> dict[str, str]:
+    return {key: str(attributes[key]) for key in keys if attributes.get(key) is not None}

@@ -1,4 +1,4 @@
-"""Runs -> one page: read them, draw them, write it."""
+"""Reads runs, renders their report, and writes it as one page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saepipe.evaluate.report.page import Page, counted, render
 from saepipe.evaluate.report.sections import sections
 from saepipe.evaluate.report.story import Story
 
-TITLE = "Sparse autoencoders, compared"
+TITLE = "Comparison of sparse autoencoders"
 
 
 def report(
@@ -22,17 +22,17 @@ def report(
     baseline: Path | str | None = None,
     title: str | None = None,
 ) -> Path:
-    """Writes a page that shows runs side by side, in one file that opens without a network.
+    """Writes a page that compares runs, as one file that opens without a network.
 
     Args:
-        runs: run folders, with whatever was evaluated of them.
-        out: the page, `report.html`; it appears whole or not at all.
+        runs: run folders, with any evaluations.
+        out: the page to write, atomically.
         baseline: the run that the others are compared with.
-        title: of the page.
+        title: title of the page.
 
     Raises:
         ConfigError: if there is no run, a run does not exist, or `out` is a folder.
-        CorruptDataError: if a run is unfinished or damaged, or a result is not one of ours.
+        CorruptDataError: if a run is unfinished or damaged, or a result is not one of saepipe.
         MachineError: if the extra `report` is not installed.
         OutOfSpaceError: if the disk is full.
     """
@@ -42,20 +42,20 @@ def report(
     if out.is_dir():
         raise ConfigError(f"{out} is a folder", hint=f"-o {out / 'report.html'}")
     story = Story.read(runs, baseline)
-    made = artifact.provenance()
+    provenance = artifact.provenance()
     page = Page(
         title=title or TITLE,
         summary=summary(story),
         story=story,
         sections=tuple(sections(story)),
-        written_by=f"Written by saepipe {made['saepipe']} (commit {made['commit']}).",
+        written_by=f"Written by saepipe {provenance['saepipe']} (commit {provenance['commit']}).",
     )
     artifact.write_file(out, render(page).encode())
     return out
 
 
 def summary(story: Story) -> str:
-    """What was compared, with what, and whether a rule of health objects: a paragraph."""
+    """Returns a paragraph on what was compared, with what, and how many findings there are."""
     hooks = ", ".join(dict.fromkeys(row.run.hook for row in story.rows))
     models = ", ".join(
         dict.fromkeys(link.name for chain in story.provenance.values() for link in chain if link.kind == "model")
@@ -63,6 +63,6 @@ def summary(story: Story) -> str:
     text = f"{counted({'run': len(story.rows)})} of {counted({'variant': len(story.variants)})} at {hooks}"
     text += f" of {models}" if models else ""
     text += f", compared with {story.baseline}" if story.baseline else ""
-    found = [told.finding for told in story.findings]
-    told = counted({"error": len(errors(found)), "warning": len(found) - len(errors(found))})
-    return f"{text}. The rules of health found {told or 'nothing'}."
+    findings = [reported.finding for reported in story.findings]
+    counts = counted({"error": len(errors(findings)), "warning": len(findings) - len(errors(findings))})
+    return f"{text}. The health rules found {counts or 'nothing'}."

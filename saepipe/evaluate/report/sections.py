@@ -1,4 +1,4 @@
-"""The parts of the page that have charts, in the order in which they are read."""
+"""Sections of the page that have charts, in reading order."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from saepipe.evaluate.report.story import Story
 
 
 def sections(story: Story) -> list[Section]:
-    """From what was found to what it was found on.
+    """Returns the sections, from the results to the data behind them.
 
     Raises:
         MachineError: if the extra `report` is not installed.
     """
-    return [one.section(story) for one in (pareto, training, latents, absorption, probing, harvest)]
+    return [module.section(story) for module in (pareto, training, latents, absorption, probing, harvest)]

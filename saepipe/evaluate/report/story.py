@@ -1,7 +1,4 @@
-"""Everything that the page tells, read from the runs' folders; nothing is drawn here.
-
-The page puts the findings first, then what `sections` draws, then the table, the configs and where it all comes from.
-"""
+"""Data behind the page, read from the runs' folders."""
 
 from __future__ import annotations
 
@@ -11,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from saepipe.data.folders.health import RULES, Finding
-from saepipe.evaluate.compare.checks import check_same_data, check_same_parts, check_sources
+from saepipe.data.folders.health import Finding
+from saepipe.data.folders.health_rules import RULES
+from saepipe.evaluate.compare.checks import check_parts, check_same_data, check_sources
 from saepipe.evaluate.compare.table import Table, read_rows, tabulate
-from saepipe.evaluate.metrics.base import Shown
+from saepipe.evaluate.metrics.base import FigureSpec
 from saepipe.evaluate.report.cached import CacheFacts, read_cache
 from saepipe.evaluate.report.evaluations import read_results
 from saepipe.evaluate.report.provenance import Link, chain
@@ -27,50 +25,48 @@ LogLine = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Told:
-    """A finding, and the labels of the runs that it is of; none where it is of their comparison."""
+class ReportedFinding:
+    """A finding with the labels of its runs; no labels if it is about their comparison."""
 
     finding: Finding
     labels: tuple[str, ...]
 
     def __str__(self) -> str:
-        what = f"{RULES[self.finding.rule]} ({self.finding.rule}, {self.finding.severity})"
-        return f"{', '.join(self.labels) or 'the comparison'}: {what}: {self.finding.message}"
+        rule = f"{RULES[self.finding.rule].title} ({self.finding.rule}, {self.finding.severity})"
+        return f"{', '.join(self.labels) or 'the comparison'}: {rule}: {self.finding.message}"
 
 
 @dataclass(frozen=True)
 class Story:
-    """Of several runs; labels are those of the rows, `l1=4/seed-0`."""
+    """Data of several runs, by the labels of the rows (`l1=4/seed-0`)."""
 
     rows: tuple[Row, ...]
-    """One a run; the baseline's first, where there is one."""
+    """One per run, the baseline first if there is one."""
     variants: tuple[Variant, ...]
-    shown: Mapping[str, Shown]
-    """How each figure is called, and which way is better."""
+    shown: Mapping[str, FigureSpec]
+    """Label and better direction of each figure, by key."""
     table: Table
     logs: Mapping[str, Sequence[LogLine]]
-    """The lines of each run's metrics.jsonl; none of an imported run."""
+    """Lines of each run's metrics.jsonl; empty for an imported run."""
     results: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    """By run and name of the evaluation, as `read_results` leaves them."""
-    findings: tuple[Told, ...]
+    """Evaluations by run and name, as `read_results` returns them."""
+    findings: tuple[ReportedFinding, ...]
     """Errors before warnings."""
-    differing: tuple[str, ...]
-    """The config keys in which the runs differ."""
     configs: Mapping[str, Mapping[str, Any]]
-    """Each run's whole resolved config, as plain data."""
+    """Each run's complete resolved config as plain data."""
     provenance: Mapping[str, tuple[Link, ...]]
-    """Of each run, from it down to the data."""
+    """Links of each run, from the run down to the data."""
     caches: Mapping[str, CacheFacts | str]
-    """By fingerprint; or why that cache cannot be read."""
+    """Caches by fingerprint, or why one cannot be read."""
     baseline: str | None = None
 
     @classmethod
     def read(cls, runs: Sequence[Path | str], baseline: Path | str | None = None) -> Story:
-        """Of finished runs, whatever was evaluated of them, and whether or not their caches are still there.
+        """Reads finished runs, with any evaluations; their caches may be missing.
 
         Raises:
             ConfigError: if a run does not exist.
-            CorruptDataError: if a run is unfinished or damaged, or a result is not one of ours.
+            CorruptDataError: if a run is unfinished or damaged, or a result is not one of saepipe.
         """
         rows = read_rows(runs, baseline)
         table, shown = tabulate(rows, judged=baseline is not None), catalogue()
@@ -83,8 +79,7 @@ class Story:
             table=table,
             logs={row.label: _log(row.run.path) for row in rows},
             results={row.label: read_results(row.run) for row in rows},
-            findings=tuple(_told(rows, table, shown)),
-            differing=table.columns[1 : table.columns.index("health")],
+            findings=tuple(_findings(rows, table, shown)),
             configs={row.label: row.run.config.to_dict() for row in rows},
             provenance={row.label: chain(row.run, facts[row.run.cache_fingerprint]) for row in rows},
             caches=facts,
@@ -92,11 +87,11 @@ class Story:
         )
 
     def differences(self, row: Row) -> dict[str, str]:
-        """What a run has for each key in which the runs differ."""
-        return {key: str(row.settings.get(key, "-")) for key in self.differing}
+        """Returns a run's settings for the keys in which the runs differ."""
+        return {key: str(row.settings.get(key, "-")) for key in self.table.settings}
 
     def variant_of(self, label: str) -> Variant:
-        """Of a run's label."""
+        """Returns the variant of a run's label."""
         return next(variant for variant in self.variants if any(row.label == label for row in variant.rows))
 
 
@@ -105,20 +100,21 @@ def _log(run: Path) -> tuple[LogLine, ...]:
     return tuple(map(json.loads, path.read_text().splitlines())) if path.exists() else ()
 
 
-def _told(rows: Sequence[Row], table: Table, shown: Mapping[str, Shown]) -> list[Told]:
-    """What rules say of the runs, then of their comparison; the same words once, with all runs that they are of."""
+def _findings(rows: Sequence[Row], table: Table, shown: Mapping[str, FigureSpec]) -> list[ReportedFinding]:
+    """Returns the findings about runs, then about their comparison, errors first; equal findings of runs are merged."""
     of_runs: dict[Finding, list[str]] = {}
     for row in rows:
         for finding in row.findings:
             of_runs.setdefault(finding, []).append(row.label)
-    between: Iterable[Finding] = dict.fromkeys(
-        [*check_sources(rows), *check_same_data(rows, shown), *check_same_parts(rows, shown), *_judged(table)]
+    of_comparison: Iterable[Finding] = dict.fromkeys(
+        [*check_sources(rows), *check_same_data(rows, shown), *check_parts(rows, shown), *_of_verdicts(table)]
     )
-    told = [*(Told(finding, tuple(runs)) for finding, runs in of_runs.items()), *(Told(one, ()) for one in between)]
-    return sorted(told, key=lambda one: one.finding.severity != "error")
+    findings = [ReportedFinding(finding, tuple(labels)) for finding, labels in of_runs.items()]
+    findings += [ReportedFinding(finding, ()) for finding in of_comparison]
+    return sorted(findings, key=lambda reported: reported.finding.severity != "error")
 
 
-def _judged(table: Table) -> Iterator[Finding]:
+def _of_verdicts(table: Table) -> Iterator[Finding]:
     for verdict in table.verdicts:
-        for finding in (*verdict.by_comparison, *verdict.findings):
+        for finding in (*verdict.comparison_findings, *verdict.findings):
             yield replace(finding, message=f"{verdict.pair}: {finding.message}")

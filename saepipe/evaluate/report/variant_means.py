@@ -1,4 +1,4 @@
-"""Runs as charts show them: seeds of one config together, and what their figures come to."""
+"""Runs grouped by variant for the charts, with means of their figures over seeds."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ Over = Literal["seeds", "evaluation"]
 
 @dataclass(frozen=True)
 class Mean:
-    """A figure of a variant; without a value, `why`."""
+    """Mean of a figure over a variant's seeds; without a value, `why` has the reason."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
-    """The 95 % interval."""
+    """Ends of the 95 % interval."""
     over: Over | None = None
-    """Of what: training seeds, or the documents, examples or words of the evaluation."""
+    """Source of the interval: training seeds, or documents, examples or words of the evaluation."""
     why: str | None = None
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The runs of one config, which differ in nothing but seeds."""
+    """Runs of one config, which differ in seeds alone."""
 
     name: str
     penalty: str
-    """What Pareto plots colour it by: its penalties and transforms, `l1 + ortsae`."""
+    """Penalties and transforms, such as `l1 + ortsae`: its colour in Pareto plots."""
     rows: tuple[Row, ...]
 
     @property
@@ -43,48 +43,48 @@ class Variant:
         return self.rows[0].run.trained is None
 
     def mean(self, key: str) -> Mean:
-        """Over seeds, all of them or none."""
+        """Returns the mean of a figure over all seeds; without a value if a seed has none."""
         return mean([row.cells.get(key, Cell()) for row in self.rows])
 
 
 def mean(cells: Sequence[Cell]) -> Mean:
-    """Of one figure, a cell a seed.
+    """Averages one figure over its cells, one per seed.
 
-    The interval is over seeds (Student's t) from three seeds on. With fewer it is of evaluation noise, and its ends
-    are the means of the seeds' own: they were all judged on the same text, so two are no less noisy than one.
+    From three seeds on, the interval is over seeds (Student's t). With fewer it covers evaluation noise, and its ends
+    are the means of the seeds' ends: all were evaluated on the same text, so two are no less noisy than one.
     """
-    known = [cell.value for cell in cells if cell.value is not None]
-    if len(known) < len(cells):
+    values = [cell.value for cell in cells if cell.value is not None]
+    if len(values) < len(cells):
         reasons = list(dict.fromkeys(cell.why or "not measured" for cell in cells if cell.value is None))
-        some = f"{len(known)} of {len(cells)} seeds have it: " if known else ""
+        some = f"{len(values)} of {len(cells)} seeds have a value: " if values else ""
         return Mean(None, why=some + "; ".join(reasons))
-    if len(known) >= SEEDS_FOR_A_VERDICT:
-        found = seeds.mean(known)
-        return Mean(fmean(known), found.low, found.high, over="seeds")
+    if len(values) >= SEEDS_FOR_A_VERDICT:
+        interval = seeds.mean(values)
+        return Mean(fmean(values), interval.low, interval.high, over="seeds")
     ends = [(cell.low, cell.high) for cell in cells if cell.low is not None and cell.high is not None]
     if len(ends) < len(cells):
-        return Mean(fmean(known))
+        return Mean(fmean(values))
     lows, highs = zip(*ends, strict=True)
-    return Mean(fmean(known), fmean(lows), fmean(highs), over="evaluation")
+    return Mean(fmean(values), fmean(lows), fmean(highs), over="evaluation")
 
 
 def variants_of(rows: Sequence[Row]) -> list[Variant]:
-    """In the order of the rows."""
+    """Groups the rows into variants, in their order."""
     groups = by_variant(rows)
     names = Counter(group[0].variant for group in groups)
     several = len({_architecture(row) for row in rows if row.run.trained}) > 1
     return [
         Variant(
             name=first.variant if names[first.variant] == 1 else first.label,
-            penalty=f"{_architecture(first)}: {_acting(first)}" if several and first.run.trained else _acting(first),
+            penalty=f"{_architecture(first)}: {_terms(first)}" if several and first.run.trained else _terms(first),
             rows=(first, *others),
         )
         for first, *others in groups
     ]
 
 
-def _acting(row: Row) -> str:
-    """The penalties that have a weight, and the transforms."""
+def _terms(row: Row) -> str:
+    """Returns the names of the penalties with a weight and of the transforms."""
     config = row.run.trained
     if config is None:
         return f"imported from {row.run.settings['imported'].partition(':')[0]}"

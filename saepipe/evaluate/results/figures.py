@@ -1,4 +1,4 @@
-"""What tables show: every figure that a metric knows how to show, and what the runs declared to be about."""
+"""Figures that tables show: all that the metrics know, and those that the runs declare as primary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import cast
 
 from saepipe.data.config.component import import_members
-from saepipe.evaluate.metrics.base import Metric, Shown
+from saepipe.evaluate.metrics.base import FigureSpec, Metric
 from saepipe.train.config import TrainConfig
 
 SHORT = (
@@ -21,11 +21,11 @@ SHORT = (
     "sae_top_1_test_accuracy",
     "sae_top_5_test_accuracy",
 )
-"""Figures that a table for people shows, beside the primary ones; JSON has them all."""
+"""Figures that a table for people shows besides the primary ones; JSON has all figures."""
 
 
-def catalogue() -> dict[str, Shown]:
-    """By figure key, in the order of SHORT, then as the metrics have them."""
+def catalogue() -> dict[str, FigureSpec]:
+    """Returns every figure that a metric knows, by key: those of SHORT first, then in the metrics' order."""
     import_members(Metric.package)
     metrics = cast(Iterable[type[Metric]], Metric.members.values())
     shown = {key: how for metric in metrics for key, how in metric.shown.items()}
@@ -33,10 +33,10 @@ def catalogue() -> dict[str, Shown]:
 
 
 def primary_metrics(configs: Iterable[TrainConfig]) -> tuple[dict[str, float], str | None]:
-    """What any of the configs declares, each with its least effect of interest; and what to say where they differ.
+    """Returns all declared primary metrics with their smallest effects, and a note if the configs disagree.
 
-    With more metrics Holm's correction asks for more, and with a smaller effect more must be detectable: where studies
-    differ, the union is the careful reading.
+    More metrics make Holm's correction stricter, and a smaller effect is harder to detect, so the union is the careful
+    choice if studies differ.
     """
     declared: list[Mapping[str, float]] = []
     for config in configs:
@@ -51,11 +51,11 @@ def primary_metrics(configs: Iterable[TrainConfig]) -> tuple[dict[str, float], s
     each = " against ".join(
         ", ".join(f"{key}: {effect:g}" for key, effect in metrics.items()) or "none" for metrics in declared
     )
-    return union, f"the runs declare different primary metrics ({each}): all of them count, at the smallest effects"
+    return union, f"the runs declare different primary metrics ({each}); all are used, each with its smallest effect"
 
 
-def unknown(key: str, shown: Mapping[str, Shown]) -> str | None:
-    """Why no metric can have measured `key`; None where one can."""
+def why_unknown(key: str, shown: Mapping[str, FigureSpec]) -> str | None:
+    """Returns why no metric can have measured `key`; None if one can."""
     if key in shown:
         return None
     near = difflib.get_close_matches(key, shown, n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""One result as JSON: SAEBench's envelope and keys, and beside them a `saepipe` block that says where it came from."""
+"""Result files: JSON with SAEBench's envelope and keys, plus a `saepipe` block with the provenance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from saepipe.evaluate.stats.intervals import Estimate
 
 @dataclass(frozen=True)
 class Request:
-    """What a result answers. Equal requests have equal results, wherever their folders lie."""
+    """Inputs of a result. Equal requests have equal results, wherever their folders are."""
 
     run: str
     """fingerprint"""
@@ -36,9 +36,9 @@ class Request:
     mode: str
     activations: str
     baseline: str | None
-    """fingerprint of the run that a metric compares with, where it does"""
+    """fingerprint of the run that the metric compares with, if it does"""
     works: str
-    """fingerprint of the model's work that it rests on: texts and questions by their content"""
+    """fingerprint of the model's work behind it: texts and questions by their content"""
 
     @property
     def fingerprint(self) -> str:
@@ -48,15 +48,15 @@ class Request:
 def envelope(
     measurement: Measurement, request: Request, metric: Metric, subject: Subject, testbed: Testbed, eval_id: str
 ) -> dict[str, Any]:
-    """The JSON object, keys in SAEBench's order. A figure without a number is null, its reason in the saepipe block."""
-    figures = dict(_named(measurement))
+    """Returns the JSON object, keys in SAEBench's order. An undefined figure is null; `saepipe.undefined` says why."""
+    figures = dict(_figures(measurement))
     return {
         "eval_type_id": metric.eval_type_id,
         "eval_config": measurement.eval_config,
         "eval_id": eval_id,
         "datetime_epoch_millis": int(time.time() * 1000),
         "eval_result_metrics": {
-            category: {key: plain(figure) for key, figure in group.items()}
+            category: {key: plain_value(figure) for key, figure in group.items()}
             for category, group in measurement.metrics.items()
         },
         "eval_result_details": measurement.details,
@@ -82,7 +82,7 @@ def envelope(
             "hook": request.hook,
             "variant": subject.run.variant,
             "seeds": {"seed": subject.run.seed, "data_seed": subject.run.data_seed},
-            "metrics": {key: plain(figure) for key, figure in measurement.extra.items()},
+            "metrics": {key: plain_value(figure) for key, figure in measurement.extra.items()},
             "intervals": dict(_intervals(figures)),
             "undefined": {key: f.reason for key, f in figures.items() if isinstance(f, Estimate) and f.reason},
             "warnings": measurement.warnings,
@@ -95,33 +95,33 @@ def envelope(
     }
 
 
-def existing(path: Path, request: Request) -> bool:
-    """Whether the result at `path` answers this request."""
+def is_current(path: Path, request: Request) -> bool:
+    """Returns whether `path` holds the result of this request."""
     return path.is_file() and read(path)["saepipe"]["request"] == request.fingerprint
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result; raises CorruptDataError if it is not one of ours."""
+    """Reads a result; raises CorruptDataError if it is not one of saepipe."""
     try:
         result = json.loads(path.read_text())
         result["saepipe"]["fingerprints"]["run"], result["saepipe"]["request"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptDataError(f"{path} is no evaluation of saepipe", hint="delete it and evaluate") from error
+        raise CorruptDataError(f"{path} is not a result of saepipe", hint="delete it and evaluate again") from error
     return result
 
 
-def plain(figure: Figure) -> float | int | None:
+def plain_value(figure: Figure) -> float | int | None:
     return figure.value if isinstance(figure, Estimate) else figure
 
 
-def _named(measurement: Measurement) -> Iterator[tuple[str, Figure]]:
+def _figures(measurement: Measurement) -> Iterator[tuple[str, Figure]]:
     for group in measurement.metrics.values():
         yield from group.items()
     yield from measurement.extra.items()
 
 
 def _intervals(figures: Mapping[str, Figure]) -> Iterator[tuple[str, list[float]]]:
-    """95 % of evaluation noise; see `saepipe.evaluate.stats.intervals`."""
+    """Yields the 95 % intervals of evaluation noise; see `saepipe.evaluate.stats.intervals`."""
     for key, figure in figures.items():
         if isinstance(figure, Estimate) and figure.low is not None and figure.high is not None:
             yield key, [figure.low, figure.high]

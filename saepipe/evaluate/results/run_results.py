@@ -1,4 +1,4 @@
-"""What lies in the folder of one run: its health, and its evaluations, each checked to be of this very run."""
+"""Results in the folder of one run: its health, and its evaluations, each checked to be of this very run."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from saepipe.train.health.twins import Twin
 from saepipe.train.rundir import folder
 from saepipe.train.rundir.load import Run
 
-MADE = ("metric_version", "mode", "activations", "config", "model_work")
-"""What the saepipe block of a result says of how it was made; the model stands among the fingerprints."""
+PROTOCOL = ("metric_version", "mode", "activations", "config", "model_work")
+"""Keys of a result's saepipe block that say how it was measured; the model is among the fingerprints."""
 
 Pair = tuple[int, int | None]
-"""What a run shares with its partner: the seed of its initialisation, and that of the order of the data."""
+"""Seeds that the runs of a pair share: of the initialisation and of the order of the data."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of the table; without a value it was not measured, or has none."""
+    """Value of a figure in the table; None if it was not measured or is undefined."""
 
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    """The 95 % interval of evaluation noise: over documents, examples, words."""
+    """Ends of the 95 % interval of evaluation noise: over documents, examples or words."""
     difference: float | None = None
-    """From the baseline."""
+    """Difference from the baseline."""
     why: str | None = None
-    """The reason for there being no value."""
+    """Reason why the figure is undefined."""
 
     def __str__(self) -> str:
         if self.value is None:
@@ -49,25 +49,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A run, or the mean of a variant's seeds."""
+    """A run, or the mean over a variant's seeds."""
 
     label: str
     run: Run
     settings: Mapping[str, Any]
-    """The config's leaves."""
+    """Leaves of the config, by dotted key."""
     cells: Mapping[str, Cell]
-    """By metric key; those that were measured."""
+    """Measured figures, by key."""
     findings: tuple[Finding, ...]
-    """Of the run's health and of its evaluations."""
+    """Findings of the run's health and of its evaluations."""
     evidence: Mapping[str, Any]
-    made: Mapping[str, Mapping[str, Any]]
-    """How each evaluation was made: equal where figures compare."""
+    protocols: Mapping[str, Mapping[str, Any]]
+    """Protocol of each evaluation; figures are comparable if the protocols are equal."""
     parts: Mapping[str, Mapping[str, float]]
-    """By metric key, what it is the mean of, where that depends on the SAE."""
+    """Values by part (such as letter) of each figure that is a mean over the parts that can be measured."""
     heldout: tuple[str, int] | None = None
-    """The cache and how many of its held-out tokens were used."""
+    """Fingerprint of the cache, and number of its held-out tokens that were used."""
     warnings: tuple[str, ...] = ()
-    """What keeps its figures from showing anything."""
+    """Warnings that make its figures uninformative."""
 
     @property
     def pair(self) -> Pair:
@@ -87,26 +87,26 @@ class Row:
 
     @property
     def commit(self) -> str | None:
-        """Of saepipe, when it was trained."""
+        """Commit of saepipe that trained the run."""
         return artifact.read_manifest(self.run.path)[0].get("provenance", {}).get("commit")
 
 
-def side_by_side(ours: Row, theirs: Row, key: str) -> tuple[float | None, float | None]:
-    """A figure of two runs. Means over what could be measured of each are taken over what could be of both."""
-    mine, its = ours.parts.get(key), theirs.parts.get(key)
-    if mine is None or its is None or mine.keys() == its.keys():
-        return ours.value(key), theirs.value(key)
-    common = [part for part in mine if part in its]
+def comparable_values(row: Row, other: Row, key: str) -> tuple[float | None, float | None]:
+    """Returns a figure of two runs; a mean over measurable parts is taken over the parts that both have."""
+    ours, theirs = row.parts.get(key), other.parts.get(key)
+    if ours is None or theirs is None or ours.keys() == theirs.keys():
+        return row.value(key), other.value(key)
+    common = [part for part in ours if part in theirs]
     if not common:
         return None, None
-    return fmean(mine[part] for part in common), fmean(its[part] for part in common)
+    return fmean(ours[part] for part in common), fmean(theirs[part] for part in common)
 
 
-def row_of(run: Run) -> Row:
-    """Reads `health.json` and `eval/*.json`; figures that are not of this run are left out, and told."""
+def read_row(run: Run) -> Row:
+    """Reads `health.json` and `eval/*.json`; leaves out results that are not of this run, with a finding for each."""
     health = Health.read(run.path)
     cells: dict[str, Cell] = {}
-    made: dict[str, Mapping[str, Any]] = {}
+    protocols: dict[str, Mapping[str, Any]] = {}
     parts: dict[str, Mapping[str, float]] = {}
     heldout = None
     warnings: list[str] = []
@@ -114,23 +114,23 @@ def row_of(run: Run) -> Row:
     for path in sorted((run.path / "eval").glob("*.json")):
         result = read(path)
         ours = result["saepipe"]
-        if found := check_result(result, run, path.name):
-            findings += found
+        if mismatches := check_result(result, run, path.name):
+            findings += mismatches
             continue
         cells |= dict(_figures(result))
-        made[path.stem] = {key: ours.get(key) for key in MADE} | {"model": ours["fingerprints"]["model"]}
+        protocols[path.stem] = {key: ours.get(key) for key in PROTOCOL} | {"model": ours["fingerprints"]["model"]}
         parts |= ours.get("parts", {})
         findings += [Finding(**finding) for finding in ours.get("findings", ())]
         warnings += ours["warnings"]
         if result["eval_type_id"] == "core":
             heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
     settings = dict(flatten(run.settings))
-    label = f"{run.variant}/seed-{run.seed}"
-    return Row(label, run, settings, cells, tuple(findings), health.evidence, made, parts, heldout, tuple(warnings))
+    name = f"{run.variant}/seed-{run.seed}"
+    return Row(name, run, settings, cells, tuple(findings), health.evidence, protocols, parts, heldout, tuple(warnings))
 
 
-def told(paths: Iterable[Path]) -> Iterator[str]:
-    """What the results themselves say against their figures, a line each: findings, then warnings."""
+def caveats(paths: Iterable[Path]) -> Iterator[str]:
+    """Yields the findings, then the warnings, of each result file, one line each."""
     for path in paths:
         ours = read(path)["saepipe"]
         yield from (f"{path}: {Finding(**finding)}" for finding in ours["findings"])
@@ -138,18 +138,18 @@ def told(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def check_result(result: Mapping[str, Any], run: Run, name: str) -> list[Finding]:
-    """H11: the evaluation is of the run that lies here now. H12: at its hook, on its cache, of its shape."""
-    ours, again = result["saepipe"], "its figures are left out; evaluate again"
+    """Checks that a result is of this very run (H11), and has its hook, cache and shape (H12)."""
+    ours, consequence = result["saepipe"], "its figures are left out; evaluate again"
     if ours["fingerprints"]["run"] != run.fingerprint:
-        message = f"{name} is of a run that lay here before ({ours['fingerprints']['run'][:8]}): {again}"
+        message = f"{name} is of an earlier run in this folder ({ours['fingerprints']['run'][:8]}): {consequence}"
         return [Finding("H11", "error", message)]
     cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
     keys = ("architecture", "d_in", "d_sae")
     expected = {"hook": run.hook, "cache": run.cache_fingerprint, **{key: cfg.get(key) for key in keys}}
-    found = {"hook": ours["hook"], "cache": ours["fingerprints"]["cache"]}
-    found |= {key: result["sae_cfg_dict"].get(key) for key in keys}
-    wrong = [f"{key} {found[key]}, not {expected[key]}" for key in expected if found[key] != expected[key]]
-    return [Finding("H12", "error", f"{name} was measured at {'; '.join(wrong)}: {again}")] if wrong else []
+    actual = {"hook": ours["hook"], "cache": ours["fingerprints"]["cache"]}
+    actual |= {key: result["sae_cfg_dict"].get(key) for key in keys}
+    wrong = [f"{key} {actual[key]}, not {expected[key]}" for key in expected if actual[key] != expected[key]]
+    return [Finding("H12", "error", f"{name} was measured at {'; '.join(wrong)}: {consequence}")] if wrong else []
 
 
 def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:

@@ -1,1 +1,1 @@
-"""One SAE on tokens: what it reconstructs, and when its latents fire."""
+"""One SAE applied to tokens: its reconstructions, and which latents are active."""

@@ -1,4 +1,4 @@
-"""What can be said of each latent: how it fires, and where its weights point."""
+"""Statistics of single latents: on how many tokens each is active, and the geometry of its weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _BLOCK = 1024
 
 
 @dataclass(frozen=True)
-class Firing:
-    """On what each latent was active."""
+class ActiveCounts:
+    """Counts of the tokens and contexts on which each latent is active."""
 
     tokens: torch.Tensor
     """(d_sae,) int64: kept tokens"""
@@ -23,22 +23,22 @@ class Firing:
     num_contexts: int
 
     @classmethod
-    def none(cls, d_sae: int) -> Firing:
+    def zeros(cls, d_sae: int) -> ActiveCounts:
         return cls(torch.zeros(d_sae, dtype=torch.int64), torch.zeros(d_sae, dtype=torch.int64), 0)
 
-    def add(self, firing: torch.Tensor) -> Firing:
-        """With a batch more: (num_contexts, d_sae) tokens of each context on which each latent is active."""
-        return Firing(
-            self.tokens + firing.sum(0, dtype=torch.float64).long().cpu(),
-            self.contexts + (firing > 0).sum(0).cpu(),
-            self.num_contexts + len(firing),
+    def add(self, num_active: torch.Tensor) -> ActiveCounts:
+        """Adds a batch: num_active (num_contexts, d_sae) tokens of each context on which each latent is active."""
+        return ActiveCounts(
+            self.tokens + num_active.sum(0, dtype=torch.float64).long().cpu(),
+            self.contexts + (num_active > 0).sum(0).cpu(),
+            self.num_contexts + len(num_active),
         )
 
 
 def weight_figures(sae: Autoencoder, *, with_zeros: bool = False) -> dict[str, torch.Tensor]:
-    """Norms and cosines of encoder and decoder, (d_sae,) float32 each; NaN where a vector of zeros has no direction.
+    """Returns norms and cosines of encoder and decoder, (d_sae,) float32 each; NaN for directions of zero vectors.
 
-    The bias of a gated SAE is that of its magnitudes, as in SAEBench.
+    The bias of a gated SAE is its magnitude bias, as in SAEBench.
     """
     encoder, decoder = sae.W_enc.detach().float().T, sae.W_dec.detach().float()
     return {
@@ -51,26 +51,26 @@ def weight_figures(sae: Autoencoder, *, with_zeros: bool = False) -> dict[str, t
 
 
 def encoder_decoder_cosine(sae: Autoencoder) -> torch.Tensor:
-    """(d_sae,) float32: of each latent's encoder column and decoder row; NaN where either is zero."""
+    """Returns the cosine of each latent's encoder column and decoder row, (d_sae,) float32; NaN if either is zero."""
     encoder, decoder = sae.W_enc.detach().float().T, sae.W_dec.detach().float()
-    along = (_unit(encoder) * _unit(decoder)).sum(1)
-    return along.masked_fill(_is_zero(encoder) | _is_zero(decoder), torch.nan)
+    cosine = (_unit(encoder) * _unit(decoder)).sum(1)
+    return cosine.masked_fill(_is_zero(encoder) | _is_zero(decoder), torch.nan)
 
 
 def max_cosine(rows: torch.Tensor, *, with_zeros: bool = False) -> torch.Tensor:
-    """(d_sae,): each row's largest cosine with another row, from (d_sae, d_in); NaN where it or all others are 0.
+    """Returns each row's largest cosine with another row, (d_sae,), for (d_sae, d_in); NaN if it or all others are 0.
 
-    With zeros, as in SAEBench, a row of zeros has a cosine of 0 with any other.
+    With zeros, as in SAEBench, a zero row has a cosine of 0 with every other row.
     """
     directions, zero = _unit(rows), _is_zero(rows) & (not with_zeros)
-    found = torch.full_like(rows[:, 0], -torch.inf)
+    largest = torch.full_like(rows[:, 0], -torch.inf)
     for start in range(0, len(rows), _BLOCK):
         cosines = directions[start : start + _BLOCK] @ directions.T
         cosines[:, zero] = -torch.inf
         index = torch.arange(len(cosines), device=rows.device)
         cosines[index, start + index] = -torch.inf
-        found[start : start + _BLOCK] = cosines.amax(dim=1)
-    return found.masked_fill(zero | found.isinf(), torch.nan)
+        largest[start : start + _BLOCK] = cosines.amax(dim=1)
+    return largest.masked_fill(zero | largest.isinf(), torch.nan)
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What an SAE makes of activations, token by token."""
+"""Reconstructions of activations by an SAE, token by token."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Protocol
 
 import torch
 
-HELD = 2**26
+from saepipe.train.sae.activations import is_active
+
+MAX_HELD = 2**26
 """Latent activations held at a time (256 MiB in float32)."""
 
 
 def rows_at_a_time(width: int) -> int:
-    """How many rows of so many float32 numbers each are held at a time."""
-    return max(1, HELD // width)
+    """Returns the number of rows, of `width` float32 values each, that are held at a time."""
+    return max(1, MAX_HELD // width)
 
 
 class Autoencoder(Protocol):
-    """What the metrics need of an SAE; it takes and gives raw activations."""
+    """Interface that the metrics need of an SAE; it takes and returns raw activations."""
 
     W_enc: torch.Tensor
     """(d_in, d_sae)"""
@@ -38,7 +40,7 @@ class Autoencoder(Protocol):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The kept tokens of one batch of contexts through one SAE. A latent is active where its activation is not 0."""
+    """The kept tokens of one batch of contexts through one SAE. A latent is active if its activation is not 0."""
 
     x_hat: torch.Tensor
     """(num_tokens, d_in)"""
@@ -48,36 +50,36 @@ class Reconstruction:
     """(num_tokens,): sum of |activation|"""
     signed_l1: torch.Tensor
     """(num_tokens,): sum of activations"""
-    firing: torch.Tensor
+    num_active: torch.Tensor
     """(num_contexts, d_sae): tokens of each context on which each latent is active"""
 
 
 def reconstruct(
     sae: Autoencoder, x: torch.Tensor, contexts: torch.Tensor, num_contexts: int, *, positive: bool = False
 ) -> Reconstruction:
-    """Encodes and decodes in chunks of tokens, so that all latent activations are never held at once.
+    """Encodes and decodes in chunks of tokens, so that the activations of all tokens are never in memory at once.
 
     Args:
         sae: the SAE, on the device of x.
         x: (num_tokens, d_in) raw activations, float32.
         contexts: (num_tokens,) int64 index of each token's context, below num_contexts.
-        num_contexts: how many contexts the batch has.
-        positive: whether `firing` counts positive activations only, as SAEBench does there (and not in l0).
+        num_contexts: number of contexts in the batch.
+        positive: whether `num_active` counts positive activations only, as in SAEBench (where l0 does not).
     """
     num_rows = rows_at_a_time(sae.d_sae)
-    firing = torch.zeros(num_contexts, sae.d_sae, device=x.device)
+    num_active = torch.zeros(num_contexts, sae.d_sae, device=x.device)
     parts = []
     for rows, index in zip(torch.split(x, num_rows), torch.split(contexts, num_rows), strict=True):
         acts = sae.encode(rows)
-        active = (acts != 0).to(firing.dtype)
-        firing.index_add_(0, index, (acts > 0).to(firing.dtype) if positive else active)
+        active = (acts != 0).to(num_active.dtype)
+        num_active.index_add_(0, index, is_active(acts).to(num_active.dtype) if positive else active)
         parts.append((sae.decode(acts), active.sum(1), acts.abs().sum(1), acts.sum(1)))
     x_hat, l0, l1, signed_l1 = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Reconstruction(x_hat, l0, l1, signed_l1, firing)
+    return Reconstruction(x_hat, l0, l1, signed_l1, num_active)
 
 
 def token_values(x: torch.Tensor, x_hat: torch.Tensor, mean: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What the reconstruction metrics are sums of, in float64.
+    """Returns the per-token values that the reconstruction metrics sum, in float64.
 
     Args:
         x: (num_tokens, d_in) activations.
@@ -86,7 +88,7 @@ def token_values(x: torch.Tensor, x_hat: torch.Tensor, mean: torch.Tensor) -> di
 
     Returns:
         By name, (num_tokens,): `error` ||x - x_hat||^2, `variation` ||x - mean||^2, `square_in` ||x||^2, `square_out`
-        ||x_hat||^2, `product` x . x_hat, `norm_in`, `norm_out`, `cosine` (0 where either is 0), `norm_ratio` over the
+        ||x_hat||^2, `product` x . x_hat, `norm_in`, `norm_out`, `cosine` (0 if either is 0), `norm_ratio` over the
         `nonzero` tokens, `legacy` 1 - error / variation over the `varied` ones; `tokens` is 1 everywhere.
     """
     x, x_hat = x.double(), x_hat.double()
@@ -112,5 +114,5 @@ def token_values(x: torch.Tensor, x_hat: torch.Tensor, mean: torch.Tensor) -> di
 
 
 def divide(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    """The quotient, 0 where the denominator is 0."""
+    """Returns the quotient, 0 where the denominator is 0."""
     return torch.where(denominator == 0, 0.0, numerator / denominator)

@@ -1,4 +1,4 @@
-"""What is evaluated: one finished run and its SAE."""
+"""Subject of an evaluation: one finished run and its SAE."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Subject:
     def encode(self, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
         """(num_tokens, d_in) of any dtype and device -> acts (num_tokens, d_sae) float32, on the SAE's device.
 
-        Given the indices of some latents, acts (num_tokens, num_latents) of those; where the architecture allows it
-        (not TopK), the others are not computed.
+        Given the indices of some latents, returns their acts (num_tokens, num_latents); the other latents are not
+        computed if the architecture allows it (TopK does not).
         """
         return self.sae.encode(x.to(self.sae.W_enc.device, torch.float32), latents)
 

@@ -1,4 +1,4 @@
-"""All cosines between the decoder rows of one SAE, tile by tile: no array of d_sae x d_sae."""
+"""All cosines between the decoder rows of one SAE, tile by tile: no d_sae x d_sae array is ever built."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn.functional import normalize
 
 from saepipe.evaluate.stats.histograms import COSINE
 from saepipe.train.pairs.keys import keys_of, pairs_at
-from saepipe.train.pairs.search import Ranked, nobody
+from saepipe.train.pairs.search import Ranked, empty_ranking
 
 _SIDE = 2048  # of a tile: 16 MB
 
 
 @dataclass(frozen=True)
 class SimilarPairs:
-    """Pairs of latents, the most similar first. A vector of zeros has no direction and is in no pair."""
+    """Pairs of latents, the most similar first. A zero vector has no direction and is in no pair."""
 
     i: Tensor
     """(num_pairs,) int64, the smaller index"""
@@ -30,12 +30,12 @@ class SimilarPairs:
 
 @dataclass(frozen=True)
 class Similarity:
-    """What the cosines of different decoder rows say, each pair looked at once."""
+    """Summary of the cosines between different decoder rows, each pair counted once."""
 
     max_cosine: Tensor
-    """(d_sae,) float32: of each row with its nearest; NaN where it or all others are zero"""
+    """(d_sae,) float32: cosine of each row with its nearest row; NaN if it or all other rows are zero"""
     nearest: Tensor
-    """(d_sae,) int64: that row; itself where there is none"""
+    """(d_sae,) int64: index of the nearest row; the row's own if it has none"""
     counts: Tensor
     """(num_bins,) int64: pairs by cosine, in the bins of `histograms.COSINE`"""
     pairs: SimilarPairs
@@ -43,39 +43,39 @@ class Similarity:
 
 
 def similarity(W_dec: Tensor, num_pairs: int) -> Similarity:
-    """Of decoder rows (d_sae, d_in), in float32."""
+    """Returns the similarity of decoder rows (d_sae, d_in), computed in float32."""
     rows, index = directions(W_dec)
     num = len(rows)
     largest = rows.new_full((num,), -torch.inf)
-    fellow = torch.arange(num, device=rows.device)
+    nearest_row = torch.arange(num, device=rows.device)
     counts = torch.zeros(len(COSINE) - 1, dtype=torch.int64, device=rows.device)
-    best = nobody(min(num_pairs, num * (num - 1) // 2), rows)
+    best = empty_ranking(min(num_pairs, num * (num - 1) // 2), rows)
     for start, column, tile in _tiles(rows):
         counts += torch.histc(tile, len(counts), min=COSINE[0], max=COSINE[-1]).long()  # -inf is in no bin
-        for dim, first, other in ((1, start, column), (0, column, start)):
-            value, place = tile.max(dim)
-            here = slice(first, first + len(value))
-            better = value > largest[here]
-            largest[here] = value.where(better, largest[here])
-            fellow[here] = (place + other).where(better, fellow[here])
+        for dim, first, offset in ((1, start, column), (0, column, start)):
+            value, position = tile.max(dim)
+            span = slice(first, first + len(value))
+            better = value > largest[span]
+            largest[span] = value.where(better, largest[span])
+            nearest_row[span] = (position + offset).where(better, nearest_row[span])
         best = _merged(best, tile, start, column, num)
     max_cosine = rows.new_full((len(W_dec),), torch.nan)
     max_cosine[index] = largest.masked_fill(largest.isinf(), torch.nan)
     nearest = torch.arange(len(W_dec), device=rows.device)
-    nearest[index] = index[fellow]
+    nearest[index] = index[nearest_row]
     pairs = pairs_at(best.keys, num)
     return Similarity(max_cosine, nearest, counts, SimilarPairs(index[pairs.i], index[pairs.j], best.scores))
 
 
 def directions(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows that are not zero, of unit norm (num, d_in) float32, and which they are (num,) int64."""
+    """Returns the nonzero rows scaled to unit norm, (num, d_in) float32, and their indices (num,) int64."""
     rows = rows.detach().float()
     index = rows.any(dim=1).nonzero().flatten()
     return normalize(rows[index], dim=1, eps=torch.finfo(rows.dtype).tiny), index
 
 
 def _tiles(rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """First row, first column, and the cosines there; -inf where a pair was looked at already, or is a row's own."""
+    """Yields first row, first column and cosines of each tile that reaches above the diagonal; -inf on and below it."""
     for start in range(0, len(rows), _SIDE):
         for column in range(start, len(rows), _SIDE):
             tile = (rows[start : start + _SIDE] @ rows[column : column + _SIDE].T).clamp(-1, 1)
@@ -85,6 +85,6 @@ def _tiles(rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:
 
 
 def _merged(best: Ranked, tile: Tensor, start: int, column: int, num: int) -> Ranked:
-    found = tile.flatten().topk(min(len(best.scores), tile.numel()))
-    row, place = found.indices // tile.shape[1], found.indices % tile.shape[1]
-    return best.merged(found.values, keys_of(start + row, column + place, num))
+    top = tile.flatten().topk(min(len(best.scores), tile.numel()))
+    i, j = top.indices // tile.shape[1], top.indices % tile.shape[1]
+    return best.merged(top.values, keys_of(start + i, column + j, num))

@@ -1,8 +1,7 @@
-"""Estimates with what can be said of their uncertainty from one evaluation.
+"""Estimates with the uncertainty that one evaluation can show.
 
-All intervals are of 95 % and of evaluation noise only: they say how the figure would move with other documents,
-examples or words, and nothing of how another training seed would come out; that is the business of
-`saepipe.evaluate.stats.paired_seeds`.
+All intervals are 95 % intervals of evaluation noise alone: they show how a number would move with other documents,
+examples or words, not with another training seed. For seeds, see `saepipe.evaluate.stats.paired_seeds`.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-DRAWS = 2000
-"""Of a bootstrap."""
+NUM_RESAMPLES = 2000
+"""Resamples of a bootstrap."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its interval over what was drawn to measure it; where a number cannot be given, the reason."""
+    """A number with its interval over the sample that it was measured on; or the reason why there is no number."""
 
     value: float | None
     low: float | None = None
@@ -31,17 +30,17 @@ class Estimate:
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray, undefined: str) -> Estimate:
-    """The ratio of two sums over documents, with a 95 % interval for the draw of the documents.
+    """Returns the ratio of two sums over documents, with a 95 % interval for the sampling of the documents.
 
     The interval is the linearised one for a ratio of cluster totals (Cochran, Sampling Techniques, 1977, section
     6.3): with residuals r_d = a_d - value b_d over D documents, se^2 = D / (D - 1) sum_d r_d^2 / (sum_d b_d)^2,
-    times Student's t with D - 1 degrees of freedom. Tokens of one document go together, so no independence within
-    documents is assumed.
+    times Student's t with D - 1 degrees of freedom. The tokens of a document form one cluster, so independence
+    within documents is not assumed.
 
     Args:
         numerator: (num_documents,) float64 sums.
         denominator: (num_documents,) float64 sums.
-        undefined: the reason to give where the denominators sum to zero.
+        undefined: the reason to give if the denominators sum to zero.
     """
     total = float(denominator.sum())
     if total == 0.0:
@@ -58,29 +57,29 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, undefined: str) -> Est
 
 
 def proportion(correct: np.ndarray, undefined: str = "there is no example") -> Estimate:
-    """The share of True, with Wilson's score interval (JASA 22, 1927): it keeps within [0, 1], and near the ends too.
+    """Returns the share of True, with Wilson's score interval (JASA 22, 1927), which is sound near 0 and 1 too.
 
     Args:
         correct: (num_examples,) bool, independent examples.
-        undefined: the reason to give where there are none.
+        undefined: the reason to give if there are no examples.
     """
     if len(correct) == 0:
         return Estimate(None, reason=undefined)
-    found = stats.binomtest(int(np.count_nonzero(correct)), len(correct))
-    interval = found.proportion_ci(LEVEL, method="wilson")
-    return Estimate(float(found.statistic), float(interval.low), float(interval.high))
+    test = stats.binomtest(int(np.count_nonzero(correct)), len(correct))
+    interval = test.proportion_ci(LEVEL, method="wilson")
+    return Estimate(float(test.statistic), float(interval.low), float(interval.high))
 
 
 def wilson(share: float, effective: float, quantile: float = float(stats.norm.ppf((1 + LEVEL) / 2))) -> Estimate:
-    """A share with Wilson's score interval for so many independent examples, which need not be a whole number.
+    """Returns a share with Wilson's score interval for an effective, possibly fractional number of examples.
 
-    Where examples go together (tokens of a document, answers about one text), it is the number of independent ones
-    that would have the share's variance (Korn and Graubard, Survey Methodology 24, 1998).
+    If examples are clustered (tokens of a document, answers about one text), the effective number is that of the
+    independent examples whose share would have the same variance (Korn and Graubard, Survey Methodology 24, 1998).
 
     Args:
         share: in [0, 1].
         effective: the number of independent examples.
-        quantile: of the normal distribution, or of Student's t where the variance rests on few clusters.
+        quantile: of the normal distribution, or of Student's t if the variance comes from few clusters.
     """
     shrunk = 1 + quantile**2 / effective
     centre = (share + quantile**2 / (2 * effective)) / shrunk
@@ -89,27 +88,27 @@ def wilson(share: float, effective: float, quantile: float = float(stats.norm.pp
 
 
 def average(estimates: Sequence[Estimate], undefined: str = "there is nothing to average") -> Estimate:
-    """The plain mean of independent estimates (of data sets, of letters); those without a number are left out.
+    """Returns the plain mean of independent estimates (of datasets, of letters), skipping those without a number.
 
     Limits by MOVER (Zou and Donner, Statistics in Medicine 27, 2008): low = mean - sqrt(sum_i (v_i - low_i)^2) / n,
-    and so above. Of symmetric intervals that is the sum of variances; skewed ones stay skewed. There is no interval
-    where one of them has none.
+    and correspondingly for high. For symmetric intervals this adds variances; skewed intervals stay skewed. If any
+    estimate lacks an interval, so does the mean.
 
     Args:
-        estimates: any number of them.
-        undefined: the reason to give where none has a number, nor a reason of its own.
+        estimates: any number of estimates.
+        undefined: the reason to give if no estimate has a number or a reason of its own.
     """
-    known = [estimate for estimate in estimates if estimate.value is not None]
-    if not known:
+    defined = [estimate for estimate in estimates if estimate.value is not None]
+    if not defined:
         reasons = dict.fromkeys(estimate.reason for estimate in estimates if estimate.reason)
         return Estimate(None, reason="; ".join(reasons) or undefined)
-    values = np.array([estimate.value for estimate in known], dtype=np.float64)
+    values = np.array([estimate.value for estimate in defined], dtype=np.float64)
     value = float(values.mean())
-    ends = [(estimate.low, estimate.high) for estimate in known]
-    if any(low is None or high is None for low, high in ends):
+    limits = [(estimate.low, estimate.high) for estimate in defined]
+    if any(low is None or high is None for low, high in limits):
         return Estimate(value)
-    low, high = np.array(ends, dtype=np.float64).T
-    below, above = (float(np.linalg.norm(values - end)) / len(known) for end in (low, high))
+    low, high = np.array(limits, dtype=np.float64).T
+    below, above = (float(np.linalg.norm(values - limit)) / len(defined) for limit in (low, high))
     return Estimate(value, value - below, value + above)
 
 
@@ -117,22 +116,22 @@ def two_stage(
     groups: Sequence[np.ndarray],
     seed: int,
     statistic: Callable[..., Any] = np.mean,
-    draws: int = DRAWS,
+    num_resamples: int = NUM_RESAMPLES,
     undefined: str = "there is nothing to average",
 ) -> Estimate:
-    """The mean over groups of a statistic of each, with a bootstrap interval over groups, then values in groups.
+    """Returns the mean over groups of a statistic of each, with a two-stage bootstrap interval.
 
-    Each draw takes as many groups as there are, with replacement, and of each as many values as it has, with
+    Each resample takes as many groups as there are, with replacement, and from each as many values as it has, with
     replacement (Davison and Hinkley, Bootstrap Methods, 1997, section 3.8); the interval is between the 2.5 % and
-    97.5 % quantiles. Noise within groups counts twice in it, once in the groups' own figures, so it is wide rather
-    than narrow. There is no interval for fewer than two groups.
+    97.5 % quantiles. It counts noise within groups twice, once through the groups' own statistics, so it errs on the
+    wide side. There is no interval for fewer than two groups.
 
     Args:
-        groups: a (num_values,) array each (the words of a letter); empty ones are left out.
-        seed: of the draws; equal seeds give equal intervals.
+        groups: one (num_values,) array each (the words of a letter); empty groups are skipped.
+        seed: of the resampling; equal seeds give equal intervals.
         statistic: of each group, over `axis`: np.mean, np.median.
-        draws: how many.
-        undefined: the reason to give where all groups are empty.
+        num_resamples: number of resamples.
+        undefined: the reason to give if all groups are empty.
     """
     filled = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]
     if not filled:
@@ -141,10 +140,10 @@ def two_stage(
     if len(filled) < 2:
         return Estimate(value)
     rng = np.random.default_rng(seed)
-    picked = rng.integers(len(filled), size=(draws, len(filled)))
-    drawn = np.empty(picked.shape)
+    sampled = rng.integers(len(filled), size=(num_resamples, len(filled)))
+    statistics = np.empty(sampled.shape)
     for index, group in enumerate(filled):
-        here = picked == index
-        drawn[here] = statistic(group[rng.integers(len(group), size=(int(here.sum()), len(group)))], axis=-1)
-    low, high = np.quantile(drawn.mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        slots = sampled == index
+        statistics[slots] = statistic(group[rng.integers(len(group), size=(int(slots.sum()), len(group)))], axis=-1)
+    low, high = np.quantile(statistics.mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high))

@@ -1,11 +1,10 @@
-"""Comparison at matched L0: each seed's own curve, read where all of them are known, and paired by seed."""
+"""Comparison at matched L0: one curve per seed, read at an L0 that all of them reach, and paired by seed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -18,13 +17,13 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Curve:
-    """The SAEs of one method and seed: one for each value that was swept."""
+    """The SAEs of one method and seed, one for each value of the sweep."""
 
-    points: tuple[Metrics, ...]  # those that did not diverge
+    points: tuple[Metrics, ...]  # of the SAEs that did not diverge
 
     @property
     def span(self) -> tuple[float, float]:
-        """The L0 it covers; empty (1, 0) where there are fewer than two points."""
+        """Lowest and highest L0; the empty span (1, 0) if there are fewer than two different L0s."""
         l0 = [point["l0"] for point in self.points]
         return (min(l0), max(l0)) if len(set(l0)) > 1 else (1.0, 0.0)
 
@@ -33,38 +32,25 @@ class Curve:
         return low <= l0 <= high
 
     def at(self, l0: float, key: str) -> float:
-        """A metric at `l0`, by monotone cubic interpolation (PCHIP) in log L0; never outside the points."""
+        """Returns a metric at `l0` by monotone cubic interpolation (PCHIP) in log L0; it never extrapolates."""
         assert self.covers(l0)
         by_l0: dict[float, list[float]] = {}
         for point in self.points:
             by_l0.setdefault(point["l0"], []).append(point[key])
-        known = sorted((x, sum(values) / len(values)) for x, values in by_l0.items() if x > 0)
-        x, y = (np.array(column) for column in zip(*known, strict=True))
+        means = sorted((x, sum(values) / len(values)) for x, values in by_l0.items() if x > 0)
+        x, y = (np.array(column) for column in zip(*means, strict=True))
         return float(PchipInterpolator(np.log(x), y)(math.log(l0)))
 
 
-def uncovered(curves: Sequence[Curve], l0: float) -> str | None:
-    """Why these curves cannot all be read at `l0`; None where they can."""
+def why_not_covered(curves: Sequence[Curve], l0: float) -> str | None:
+    """Returns the reason why these curves cannot all be read at `l0`; None if they can."""
     if all(curve.covers(l0) for curve in curves):
         return None
     low, high = (pick(curve.span[end] for curve in curves) for end, pick in enumerate((max, min)))
-    reached = f"all of its seeds reach only L0 {low:.2f} to {high:.2f}" if low < high else "its seeds share no L0"
-    return f"L0 {l0:g} is outside: {reached}"
+    reached = f"its seeds share only L0 {low:.2f} to {high:.2f}" if low < high else "its seeds share no L0"
+    return f"L0 {l0:g} is out of range: {reached}"
 
 
 def difference(arm: Sequence[Curve], other: Sequence[Curve], l0: float, key: str) -> Estimate:
-    """arm - other at `l0`, paired by seed: both saw one world, one initialisation and one order of tokens."""
-    return mean([mine.at(l0, key) - its.at(l0, key) for mine, its in zip(arm, other, strict=True)])
-
-
-def shown(estimate: Estimate | None) -> str:
-    """`-0.369 [-0.40, -0.34]`."""
-    if estimate is None or estimate.value is None:
-        return "-"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:+.3f}"
-    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
-
-
-def plain(estimate: Estimate | None) -> Any:
-    return None if estimate is None else {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    """Returns arm - other at `l0`, paired by seed: both had the same world, initialisation and token order."""
+    return mean([a.at(l0, key) - b.at(l0, key) for a, b in zip(arm, other, strict=True)])

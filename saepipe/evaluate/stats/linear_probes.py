@@ -1,4 +1,4 @@
-"""Linear probes: fitted by scikit-learn, or trained step by step as the reference trains them (SAEBench 0.6.0)."""
+"""Linear probes: fitted by scikit-learn, or trained step by step as in the reference (SAEBench 0.6.0)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 STRENGTHS = (1e-3, 1e-2, 1e-1)
 """Values of C, the inverse of the L2 penalty's weight, that validation chooses from."""
 
-_WORTH_THREADS = 2**22
-"""Numbers in a fit below which more threads only wait for each other, above all on a busy machine."""
+_MIN_SIZE_FOR_THREADS = 2**22
+"""Size of x below which extra threads only wait for each other, above all on a busy machine."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Says yes where x . weight + bias > 0."""
+    """A linear classifier: True if x . weight + bias > 0."""
 
     weight: Tensor
-    """(d,) float64, of standardised inputs where those were given"""
+    """(d,) float64, for standardised inputs if it was fitted on those"""
     bias: float
 
     def logits(self, x: Tensor) -> Tensor:
@@ -35,13 +35,13 @@ class Probe:
         return x.to(self.weight) @ self.weight + self.bias
 
     def correct(self, x: Tensor, y: Tensor) -> Tensor:
-        """(num_rows,) bool: whether it is right about y (num_rows,) bool."""
+        """Returns whether the probe is right about each y, (num_rows,) bool both."""
         return (self.logits(x) > 0) == y
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """To mean 0 and variance 1 on the rows that it is made of. Columns that are constant there become 0 everywhere."""
+    """Scaling to mean 0 and variance 1 on the rows it is computed from. Columns constant there become 0 everywhere."""
 
     mean: Tensor
     """(d,) float64"""
@@ -62,108 +62,108 @@ class Scaling:
 
 
 def mean_difference(x: Tensor, y: Tensor) -> Tensor:
-    """(d,): mean of the positive rows less mean of the negative ones; x (num_rows, d), y (num_rows,) bool."""
+    """Returns the mean of positive rows less that of negative ones, (d,); x (num_rows, d), y (num_rows,) bool."""
     return x[y].mean(0) - x[~y].mean(0)
 
 
 def ranked(x: Tensor, y: Tensor) -> Tensor:
-    """Columns by |mean difference|, the largest first, int64 (d,); the first k of them are the k-sparse probe's."""
+    """Ranks columns by |mean difference|, largest first, int64 (d,); the k-sparse probe takes the first k of them."""
     return mean_difference(x, y).abs().argsort(descending=True, stable=True)
 
 
 def fit(x: Tensor, y: Tensor, C: float = 1.0, *, balanced: bool = False, max_iter: int = 1000) -> Probe:
-    """L2-regularised logistic regression by L-BFGS, in the precision of x.
+    """Fits L2-regularised logistic regression by L-BFGS, in the precision of x.
 
     Args:
         x: (num_rows, d).
-        y: (num_rows,) bool, of both kinds.
+        y: (num_rows,) bool, with both values present.
         C: inverse of the penalty's weight.
-        balanced: rows weighted so that both classes count the same.
-        max_iter: of L-BFGS.
+        balanced: whether rows are weighted so that both classes count the same.
+        max_iter: iterations of L-BFGS, at most.
     """
     model = LogisticRegression(C=C, max_iter=max_iter, class_weight="balanced" if balanced else None)
-    with _threads().limit(limits=torch.get_num_threads() if x.numel() > _WORTH_THREADS else 1):
+    with _threads().limit(limits=torch.get_num_threads() if x.numel() > _MIN_SIZE_FOR_THREADS else 1):
         model.fit(x.numpy(), y.numpy())
     return Probe(torch.from_numpy(model.coef_[0]).double(), float(model.intercept_[0]))
 
 
 @cache
 def _threads() -> ThreadpoolController:
-    return ThreadpoolController()  # looks at all loaded libraries, which takes longer than a fit
+    return ThreadpoolController()  # inspects all loaded libraries, which takes longer than a fit
 
 
 def fit_validated(x: Tensor, y: Tensor, num_validation: int, strengths: Sequence[float] = STRENGTHS) -> Probe:
-    """`fit` on all rows, with the C that gave the lowest log loss on the last ones when fitted on the others.
+    """Fits all rows, with the C that has the lowest log loss on the last rows when fitted on the others.
 
     Args:
         x: (num_rows, d), in random order.
         y: (num_rows,) bool.
-        num_validation: the last rows, among which both kinds must be.
-        strengths: C from the strongest penalty to the weakest; the first of equals is taken.
+        num_validation: number of rows at the end to validate on; both values of y must be among them.
+        strengths: C from the strongest penalty to the weakest; the first wins a tie.
     """
-    known, unseen = slice(len(x) - num_validation), slice(len(x) - num_validation, None)
+    train_rows, validation_rows = slice(len(x) - num_validation), slice(len(x) - num_validation, None)
 
     def loss(C: float) -> float:
-        probability = torch.sigmoid(fit(x[known], y[known], C).logits(x[unseen]))
-        return float(log_loss(y[unseen].numpy(), probability.numpy(), labels=[False, True]))
+        probability = torch.sigmoid(fit(x[train_rows], y[train_rows], C).logits(x[validation_rows]))
+        return float(log_loss(y[validation_rows].numpy(), probability.numpy(), labels=[False, True]))
 
     return fit(x, y, min(strengths, key=loss))
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the reference trains a probe; the defaults are sparse probing's."""
+    """Settings with which the reference trains a probe; the defaults are those of sparse probing."""
 
     lr: float = 1e-2
-    """of AdamW, with its default weight decay of 0.01"""
+    """learning rate of AdamW, with its default weight decay of 0.01"""
     batch_size: int = 250
     epochs: int = 100
     patience: int = 10
-    """epochs without a better accuracy after which it ends"""
+    """epochs without a better accuracy after which training ends"""
     l1: float = 0.0
-    """times sum |weight|, added to the loss"""
+    """weight of sum |weight| in the loss"""
 
 
-def train(x: Tensor, y: Tensor, x_check: Tensor, y_check: Tensor, how: Training, generator: torch.Generator) -> Probe:
-    """A linear layer trained on binary cross-entropy, as it was after the epoch that was best on the check rows.
+def train(x: Tensor, y: Tensor, x_check: Tensor, y_check: Tensor, settings: Training, rng: torch.Generator) -> Probe:
+    """Trains a linear layer on binary cross-entropy; returns it as of the epoch that was best on the check rows.
 
-    Those are a validation split (mode fixed) or the test set (mode reference, whose choice is made there). Draws come
-    in the reference's order: the layer's weight, its bias, a permutation an epoch.
+    The check rows are a validation split (mode fixed) or the test set (mode reference, which chooses the epoch there).
+    Random numbers are taken in the reference's order: the layer's weight, its bias, one permutation per epoch.
 
     Args:
         x: (num_rows, d) of the dtype to train in.
         y: (num_rows,) bool.
         x_check: (num_check, d).
         y_check: (num_check,) bool.
-        how: settings.
-        generator: a CPU generator.
+        settings: optimiser, batches, stopping.
+        rng: a CPU generator.
     """
-    weight, bias = _initial(x, generator)
-    optimizer = torch.optim.AdamW([weight, bias], lr=how.lr)
-    best, best_correct, since = (weight.detach().clone(), bias.item()), 0, 0
+    weight, bias = _initial_params(x, rng)
+    optimizer = torch.optim.AdamW([weight, bias], lr=settings.lr)
+    best, best_correct, epochs_since_best = (weight.detach().clone(), bias.item()), 0, 0
     targets = y.to(x)
-    for _ in range(how.epochs):
-        order = torch.randperm(len(x), generator=generator)
-        for rows in torch.split(order, how.batch_size):
+    for _ in range(settings.epochs):
+        order = torch.randperm(len(x), generator=rng)
+        for rows in torch.split(order, settings.batch_size):
             with torch.enable_grad():
                 logits = x[rows] @ weight + bias
-                loss = binary_cross_entropy_with_logits(logits, targets[rows]) + how.l1 * weight.abs().sum()
+                loss = binary_cross_entropy_with_logits(logits, targets[rows]) + settings.l1 * weight.abs().sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         with torch.no_grad():
             correct = int(((x_check @ weight + bias > 0) == y_check).sum())
-        since += 1
+        epochs_since_best += 1
         if correct > best_correct:
-            best, best_correct, since = (weight.detach().clone(), bias.item()), correct, 0
-        if since >= how.patience:
+            best, best_correct, epochs_since_best = (weight.detach().clone(), bias.item()), correct, 0
+        if epochs_since_best >= settings.patience:
             break
     return Probe(best[0].double(), best[1])
 
 
-def _initial(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Weight (d,) and bias () of `nn.Linear(d, 1)`: uniform within 1 / sqrt(d)."""
+def _initial_params(x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Samples weight (d,) and bias () like `nn.Linear(d, 1)`: uniform within 1 / sqrt(d)."""
     bound = 1 / math.sqrt(x.shape[1])
-    weight = torch.empty(1, x.shape[1], dtype=x.dtype).uniform_(-bound, bound, generator=generator)[0]
-    bias = torch.empty(1, dtype=x.dtype).uniform_(-bound, bound, generator=generator)[0]
+    weight = torch.empty(1, x.shape[1], dtype=x.dtype).uniform_(-bound, bound, generator=rng)[0]
+    bias = torch.empty(1, dtype=x.dtype).uniform_(-bound, bound, generator=rng)[0]
     return weight.to(x.device).requires_grad_(), bias.to(x.device).requires_grad_()

@@ -1,7 +1,7 @@
-"""What several training seeds carry: a variant against its baseline, paired seed by seed.
+"""Evidence from several training seeds: a variant against its baseline, paired seed by seed.
 
-Both runs of a pair saw one initialisation and one order of the data, so their difference is free of what the seed
-does to both. The unit is the seed, n of them: no number of documents or examples stands in for one.
+Both runs of a pair had the same initialisation and the same data order, so their difference is free of what the seed
+does to both. The unit is the seed, n of them: no number of documents or examples can replace a seed.
 
     mean d +- t_(n-1) s / sqrt(n)      s: the standard deviation of the n differences d (n - 1 below)
     p                                  of |mean d| sqrt(n) / s, by Student's t with n - 1 degrees of freedom, two-sided
@@ -22,17 +22,17 @@ from saepipe.evaluate.stats.intervals import LEVEL, Estimate
 
 POWER = 0.8
 NO_SPREAD = 1e-9
-"""Differences that are equal to so many of the figures' own size have no spread: what is left is rounding."""
+"""Range of the differences, relative to the size of the values, up to which it is taken for rounding."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The differences of one figure, and what they carry."""
+    """The paired differences of one metric, and the evidence in them."""
 
     differences: tuple[float, ...]  # variant - baseline, (num_seeds,)
-    mean: Estimate  # with the 95 % interval over seeds, where there is a spread
-    p: float | None  # of no difference at all
-    detectable: float | None  # the least true difference that so many seeds would show, 4 times in 5
+    mean: Estimate  # with the 95 % interval over seeds, if the differences have a spread
+    p: float | None  # under the hypothesis of no difference
+    detectable: float | None  # smallest true difference that this many seeds would show with 80 % power
 
     @property
     def num_seeds(self) -> int:
@@ -40,24 +40,24 @@ class Paired:
 
 
 def paired(variant: Sequence[float], baseline: Sequence[float]) -> Paired:
-    """A variant's figures less the baseline's, (num_seeds,) each, at least one, in the order of the seeds.
+    """Compares a variant's values with the baseline's, (num_seeds,) each, at least one, in the same order of seeds.
 
-    Where all differences are equal there is neither interval nor p: no spread was seen, so none can be estimated,
-    and an interval of no width would claim to be certain. So too with a single seed.
+    If all differences are equal there is neither interval nor p: without a spread none can be estimated, and an
+    interval of zero width would claim certainty. The same holds for a single seed.
     """
     ours, theirs = np.asarray(variant, dtype=np.float64), np.asarray(baseline, dtype=np.float64)
     differences = ours - theirs
     value, n = float(differences.mean()), len(differences)
-    plain = tuple(differences.tolist())
+    values = tuple(differences.tolist())
     if n < 2 or np.ptp(differences) <= NO_SPREAD * max(abs(ours).max(), abs(theirs).max()):
-        return Paired(plain, Estimate(value), None, None)
+        return Paired(values, Estimate(value), None, None)
     spread = float(differences.std(ddof=1))
     p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return Paired(plain, mean(plain), p, detectable(spread, n))
+    return Paired(values, mean(values), p, detectable(spread, n))
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """The mean over seeds with a 95 % interval, mean -+ t_(n-1) s / sqrt(n); no interval for a single seed."""
+    """Returns the mean over seeds with a 95 % interval, mean -+ t_(n-1) s / sqrt(n); a single seed has no interval."""
     array = np.asarray(values, dtype=np.float64)
     value, n = float(array.mean()), len(array)
     if n < 2:
@@ -67,14 +67,14 @@ def mean(values: Sequence[float]) -> Estimate:
 
 
 def sign(estimate: Estimate) -> int:
-    """+1 or -1 where the interval lies on one side of 0, else 0."""
+    """Returns +1 or -1 if the interval is entirely on one side of 0, else 0."""
     if estimate.low is None or estimate.high is None:
         return 0
     return int(estimate.low > 0) - int(estimate.high < 0)
 
 
 def detectable(spread: float, num_seeds: int) -> float:
-    """The least true difference that the paired t test at level 0.05 finds with 80 % power.
+    """Returns the smallest true difference that the paired t test at level 0.05 finds with 80 % power.
 
     It is exact for normal differences of standard deviation `spread`: c spread / sqrt(n), where |T| exceeds
     t_(0.975, n-1) with probability 0.8 for T noncentral t with n - 1 degrees of freedom and noncentrality c (Cohen,
@@ -85,21 +85,21 @@ def detectable(spread: float, num_seeds: int) -> float:
 
 @cache
 def _noncentrality(num_seeds: int) -> float:
-    """That at which the test has its power."""
-    freedom = num_seeds - 1
-    critical = stats.t.ppf((1 + LEVEL) / 2, freedom)
+    """Noncentrality at which the test reaches 80 % power."""
+    degrees = num_seeds - 1
+    critical = stats.t.ppf((1 + LEVEL) / 2, degrees)
 
-    def missing(shift: float) -> float:
-        return float(stats.nct.sf(critical, freedom, shift) + stats.nct.sf(critical, freedom, -shift)) - POWER
+    def excess_power(shift: float) -> float:
+        return float(stats.nct.sf(critical, degrees, shift) + stats.nct.sf(critical, degrees, -shift)) - POWER
 
-    return float(brentq(missing, 0.1, 5 * critical))
+    return float(brentq(excess_power, 0.1, 5 * critical))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values, in the order given: the chance of any false claim among them stays below the level.
+    """Adjusts p-values, keeping their order: the chance of any false claim among them stays below the level.
 
-    Sorted upwards, p_(i) becomes the largest of (m - j + 1) p_(j) for j <= i, at most 1 (Holm, Scandinavian Journal
-    of Statistics 6, 1979).
+    In ascending order, p_(i) becomes the largest of (m - j + 1) p_(j) for j <= i, at most 1 (Holm, Scandinavian
+    Journal of Statistics 6, 1979).
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")

@@ -1,1 +1,1 @@
-"""Labelled text: its source, the rows drawn from it, and their pooled activations."""
+"""Labelled text: its sources, the texts sampled from it, and their pooled activations."""

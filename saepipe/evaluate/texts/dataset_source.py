@@ -1,4 +1,4 @@
-"""What a data set is read from, so that work on it is done again when that changes."""
+"""Versions of dataset sources, so that work on a dataset is done again when its content changes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from saepipe.harvest.text import resolve_revision
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
-def origin(dataset: DatasetConfig, more: Iterable[Path] = ()) -> dict[str, Any]:
-    """What the rows are a function of, besides settings: `revision`, the hub's commit, or `files`, their digests.
+def source_version(dataset: DatasetConfig, more: Iterable[Path] = ()) -> dict[str, Any]:
+    """Returns what decides the rows besides settings: `revision`, the hub's commit, or `files`, their digests.
 
-    A revision that is a commit is taken as it is, without asking the hub.
+    A revision that is already a commit is returned without asking the hub.
 
     Args:
         dataset: where the rows are.
         more: other local files that rows come from.
 
     Raises:
-        ConfigError: if a file is not there, or the source is neither a file nor a hub id.
-        RemoteError: if the hub does not know the data set, or cannot be reached.
+        ConfigError: if a file does not exist, or the source is neither a file nor a hub id.
+        RemoteError: if the hub does not know the dataset or cannot be reached.
     """
     if dataset.source == "toy":
         folder = Path(toy.__file__).parent
@@ -40,12 +40,12 @@ def origin(dataset: DatasetConfig, more: Iterable[Path] = ()) -> dict[str, Any]:
     return {"files": [digest for path in (Path(dataset.source), *more) for digest in _digests(path)]}
 
 
-def described(dataset: DatasetConfig) -> dict[str, Any]:
-    """Settings and origin, plain data; where a file lies does not count. Raises as `origin`."""
-    settings, found = dataset.to_dict(), origin(dataset)
-    if dataset.source != "toy" and "files" in found:
+def dataset_key(dataset: DatasetConfig) -> dict[str, Any]:
+    """Returns settings and version as plain data, without the path of a local file. Raises like `source_version`."""
+    settings, version = dataset.to_dict(), source_version(dataset)
+    if dataset.source != "toy" and "files" in version:
         del settings["source"]
-    return settings | found
+    return settings | version
 
 
 def _digests(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Texts as the metrics of classification see them: each token's activation, and means over a text's tokens."""
+"""Activations of texts, token by token, and their means over each text, which probes classify."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from saepipe.evaluate.sae.subject import Subject
 
 @dataclass(frozen=True)
 class TextActivations:
-    """The ordinary tokens of some texts, one text after the other."""
+    """Activations of the ordinary tokens of some texts, one text after the other."""
 
     x: Tensor
     """(num_tokens, d_in) in the model's dtype"""
     offsets: Tensor
     """(num_texts + 1,) int64: text i is x[offsets[i]:offsets[i + 1]]"""
     num_special: Tensor
-    """(num_texts,) int64: the positions of a window of context_size that hold BOS, padding or another special token"""
+    """(num_texts,) int64: positions of a window of context_size that hold BOS, padding or another special token"""
 
     @property
     def num_texts(self) -> int:
@@ -38,12 +38,12 @@ class TextActivations:
         return self.offsets.diff()
 
     def pooled(self) -> Tensor:
-        """(num_texts, d_in) float32: the mean over each text's tokens."""
+        """Returns (num_texts, d_in) float32: the mean over each text's tokens."""
         chunks = self.chunks(rows_at_a_time(self.x.shape[1]))
         return torch.cat([_mean_by_text(x.float(), lengths) for x, lengths in chunks])
 
     def chunks(self, max_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Whole texts, as (x (num_tokens, d_in), lengths (num_texts,)); a text of more than max_tokens stands alone."""
+        """Yields x (num_tokens, d_in), lengths (num_texts,) of whole texts; one longer than max_tokens comes alone."""
         offsets = self.offsets.tolist()
         first = 0
         while first < self.num_texts:
@@ -52,48 +52,48 @@ class TextActivations:
             first = last
 
 
-def activations_work(texts: Work, context_size: int, which: str = "all") -> Work:
-    """What `text_activations` asks for.
+def activations_work(texts: Work, context_size: int, subset: str = "all") -> Work:
+    """Returns the work that `text_activations` needs.
 
     Args:
         texts: the work that decides the texts.
-        context_size: positions of each text, BOS included, as SAEBench counts them.
-        which: of those texts.
+        context_size: positions per text, BOS included, as SAEBench counts them.
+        subset: name of the texts that are used.
     """
     return Work(
-        "activations", {"texts": {"kind": texts.kind, **texts.key}, "which": which, "context_size": context_size}
+        "activations", {"texts": {"kind": texts.kind, **texts.key}, "which": subset, "context_size": context_size}
     )
 
 
 def text_activations(
     testbed: Testbed, texts: Sequence[str], work: Work, name: str, progress: Progress
 ) -> TextActivations:
-    """The first positions of each text through the model up to the hook; an artifact.
+    """Returns the activations at the hook of the first positions of each text, from the stored artifact if it exists.
 
     Args:
         testbed: the model and the hook.
-        texts: those that `work` decides, none without an ordinary token.
+        texts: the texts that `work` decides, each with at least one ordinary token.
         work: see `activations_work`.
         name: what the user calls the texts.
-        progress: told how far the model has got.
+        progress: advanced as the model runs.
 
     Raises:
         ConfigError: if a text has no ordinary token.
     """
-    context_size = work.key["context_size"]
-    found = testbed.artifacts.get(work.kind, work.key, lambda: _run_model(testbed, texts, context_size, name, progress))
-    activations = TextActivations(**found.tensors)
+    size = work.key["context_size"]
+    content = testbed.kept_work.get(work.kind, work.key, lambda: _run_model(testbed, texts, size, name, progress))
+    activations = TextActivations(**content.tensors)
     assert activations.num_texts == len(texts), "the work does not decide the texts"
     return activations
 
 
 def pooled_latents(subject: Subject, activations: TextActivations, latents: Tensor | None = None) -> Tensor:
-    """Mean activation of each latent over each text's tokens.
+    """Returns the mean activation of each latent over each text's tokens.
 
     Args:
-        subject: whose SAE encodes.
-        activations: of the texts.
-        latents: (num_latents,) int64 indices, where not all are needed.
+        subject: its SAE encodes.
+        activations: activations of the texts.
+        latents: (num_latents,) int64 indices; None: all latents.
 
     Returns:
         (num_texts, d_sae or num_latents) float32, on the CPU.
@@ -110,7 +110,7 @@ def _mean_by_text(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _run_model(testbed: Testbed, texts: Sequence[str], context_size: int, name: str, progress: Progress) -> Content:
-    """Texts of like length go together, padded on the right."""
+    """Runs the texts in batches of similar length, padded on the right."""
     lm = testbed.language_model
     bodies = lm.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=context_size - 1)[
         "input_ids"

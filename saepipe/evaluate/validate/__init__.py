@@ -1,1 +1,1 @@
-"""Does a penalty do what it claims? Answered where the features are known, at matched L0, against a placebo."""
+"""Tests whether a penalty does what it claims, on worlds with known features, at matched L0, against a placebo."""

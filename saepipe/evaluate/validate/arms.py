@@ -1,4 +1,4 @@
-"""What is compared: each arm a baseline with a penalty added, its sparsity replaced, or its architecture changed."""
+"""Arms of a validation: baselines with a penalty added, their sparsity replaced, or their architecture changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from saepipe.data.errors import ConfigError
-from saepipe.evaluate.validate.config import Baseline, Matched
+from saepipe.evaluate.validate.config import Baseline, BaselineSweep
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
 
@@ -16,29 +16,27 @@ Raw = dict[str, Any]
 Kind = Literal["added", "replaces l1", "architecture"]
 
 FACTORS = (0.1, 0.3, 1.0, 3.0)
-"""Weights to choose from, relative to a penalty's default, where the table below says nothing."""
+"""Weights to choose from, relative to a penalty's default, for penalties that are not in the table below."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train, and the settings that may be chosen for it."""
+    """One way to train, and the settings to choose from."""
 
     name: str
     kind: Kind = "added"
     penalty: Raw = field(default_factory=dict, hash=False)
-    weights: tuple[float, ...] = ()  # to choose from; a penalty that replaces l1 is swept over them instead
-    sae: Raw = field(
-        default_factory=dict, hash=False
-    )  # in place of the baseline's; d_sae, and k where it is swept, are added
-    sweep: tuple[float, ...] = ()  # in place of the baseline's
+    weights: tuple[float, ...] = ()  # to choose from; a penalty that replaces l1 has a sweep instead
+    sae: Raw = field(default_factory=dict, hash=False)  # replaces the baseline's; d_sae, and k if swept, are added
+    sweep: tuple[float, ...] = ()  # replaces the baseline's
     baselines: tuple[Baseline, ...] = ("relu", "batch_topk")
-    control: bool = False  # as a study had it: it is expected to fail
+    control: bool = False  # a study's own setting, expected to fail
 
 
 BASELINE = Arm("baseline", "architecture")
 
 WINDOW = 25_600
-"""Tokens that `absorption` remembers: 100 batches, as in the study."""
+"""Tokens in the window of `absorption`: 100 batches, as in the study."""
 
 STUDY_A = {"name": "absorption", "window": WINDOW, "ratio": "conditional", "rho": 0.5, "tau": 0.8}
 COSINE = {"name": "topk_orthogonality", "select": "cosine", "fraction": 0.01}
@@ -86,22 +84,22 @@ ARMS: tuple[Arm, ...] = (
 )
 
 
-def chosen(names: Sequence[str]) -> list[Arm]:
-    """The arms that the user named: `all`, an arm, all arms of a penalty, or a penalty that the table does not know.
+def select_arms(names: Sequence[str]) -> list[Arm]:
+    """Returns the arms by these names: `all`, an arm, all arms of a penalty, or a penalty that is not in the table.
 
     Raises:
-        ConfigError: if there is no such arm and no such penalty.
+        ConfigError: if there is no arm and no penalty of that name.
     """
-    found: dict[str, Arm] = {}
+    arms: dict[str, Arm] = {}
     for name in names:
-        mine = [arm for arm in ARMS if name in ("all", arm.name, arm.name.partition("/")[0])]
-        for arm in mine or [_plain(name)]:
-            found[arm.name] = arm
-    return list(found.values())
+        matches = [arm for arm in ARMS if name in ("all", arm.name, arm.name.partition("/")[0])]
+        for arm in matches or [_unlisted_arm(name)]:
+            arms[arm.name] = arm
+    return list(arms.values())
 
 
-def _plain(name: str) -> Arm:
-    """A penalty as its author left it, in several weights."""
+def _unlisted_arm(name: str) -> Arm:
+    """Returns an arm that adds a penalty with its default settings, with several weights to choose from."""
     near = difflib.get_close_matches(name, [arm.name for arm in ARMS], n=1, cutoff=0.7)
     if "/" in name or near:
         raise ConfigError(
@@ -110,14 +108,15 @@ def _plain(name: str) -> Arm:
     default = Penalty.member(name).model_fields["weight"].get_default()
     weight = float(default) if isinstance(default, int | float) else 1.0
     weights = tuple(weight * factor for factor in FACTORS)
-    accepted = tuple(baseline for baseline in get_args(Baseline) if not refusal(name, baseline))
+    accepted = tuple(baseline for baseline in get_args(Baseline) if not why_refused(name, baseline))
     if not accepted:
-        raise ConfigError(f"{name} takes none of {', '.join(get_args(Baseline))}: {refusal(name, 'relu')}")
+        reason = why_refused(name, "relu")
+        raise ConfigError(f"{name} cannot be added to any of {', '.join(get_args(Baseline))}: {reason}")
     return Arm(name, penalty={"name": name}, weights=weights, baselines=accepted)
 
 
-def refusal(name: str, baseline: Baseline) -> str | None:
-    """Why a penalty cannot be added to a baseline."""
+def why_refused(name: str, baseline: Baseline) -> str | None:
+    """Returns the reason why a penalty cannot be added to a baseline; None if it can."""
     penalty = Penalty.member(name).model_validate({"name": name, "weight": 1.0})
     sae = Architecture.member(baseline).model_validate({"d_sae": 4, **({"k": 1} if baseline == "batch_topk" else {})})
     assert isinstance(penalty, Penalty)
@@ -126,13 +125,13 @@ def refusal(name: str, baseline: Baseline) -> str | None:
 
 
 def raw_config(
-    arm: Arm, baseline: Baseline, matched: Matched, weight: float | None
+    arm: Arm, baseline: Baseline, swept: BaselineSweep, weight: float | None
 ) -> tuple[Raw, str, tuple[float, ...]]:
-    """The parts of a training config, and what is swept: its dotted key and its values."""
+    """Returns the arm's parts of a training config, and the dotted key and the values of its sweep."""
     sae: Raw = {"name": baseline, **arm.sae}
     if baseline == "batch_topk":
         added = [arm.penalty | {"weight": weight}] if arm.penalty else []
-        return {"sae": sae, "penalties": added}, "sae.k", arm.sweep or matched.sweep
+        return {"sae": sae, "penalties": added}, "sae.k", arm.sweep or swept.sweep
     sparsity = arm.penalty if arm.kind == "replaces l1" else {"name": "l1"}
     added = [arm.penalty | {"weight": weight}] if arm.kind == "added" else []
-    return {"sae": sae, "penalties": [sparsity, *added]}, "penalties.0.weight", arm.sweep or matched.sweep
+    return {"sae": sae, "penalties": [sparsity, *added]}, "penalties.0.weight", arm.sweep or swept.sweep

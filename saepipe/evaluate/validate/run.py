@@ -1,4 +1,4 @@
-"""A validation from arms to verdicts: choose settings on some worlds, compare on others, then against a placebo."""
+"""Validation from arms to verdicts: chooses weights on some worlds, compares on others, then against a placebo."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from statistics import fmean
 from typing import Any
 
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.stats.l0_curves import Curve, difference, uncovered
+from saepipe.evaluate.stats.l0_curves import Curve, difference, why_not_covered
 from saepipe.evaluate.stats.paired_seeds import mean
 from saepipe.evaluate.validate.arm_table import KEYS, Row, Table
-from saepipe.evaluate.validate.arms import ARMS, BASELINE, Arm, chosen, raw_config
+from saepipe.evaluate.validate.arms import ARMS, BASELINE, Arm, raw_config, select_arms
 from saepipe.evaluate.validate.config import Baseline, ValidateConfig
-from saepipe.evaluate.validate.trained_stacks import Job, Laboratory, Outcome, Trial
+from saepipe.evaluate.validate.trained_stacks import Outcome, StackJob, StackTrainer, Trial
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import CHECKS
@@ -25,8 +25,8 @@ PLACEBO = "random_pairs"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One arm against one baseline, with one weight."""
+class Setup:
+    """One arm with one baseline and one weight."""
 
     arm: Arm
     baseline: Baseline
@@ -34,16 +34,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A trial and what became of it."""
+class TrialResult:
+    """A trial of a setup, and its outcome."""
 
-    plan: Plan
+    setup: Setup
     trial: Trial
     outcome: Outcome
 
 
-Wanted = tuple[Plan, Trial, tuple[float, ...]]
-"""What is to be trained, and the gradient shares that its penalty is steered to, if any."""
+TrialRequest = tuple[Setup, Trial, tuple[float, ...]]
+"""A trial to train, and the gradient shares that its penalty is steered to, if any."""
 
 READING = (
     "intervals are 95 %, by Student's t over the differences of each seed; with many rows some exclude 0 by chance",
@@ -54,52 +54,54 @@ READING = (
 def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progress: Progress) -> Table:
     """Compares the named arms (`all`, a penalty, or `absorption/lift`) with the baseline and with random pairs.
 
-    The first baseline that an arm has is where its weight is chosen. With the config's first, there are placebos, and
-    the worlds beyond those of the choice.
+    An arm's weight is chosen with the first baseline that it supports. Placebos, and worlds beyond those on which
+    weights are chosen, are trained with the config's first baseline only.
 
     Args:
-        names: what to validate.
+        names: arms to validate.
         config: worlds, seeds, sparsities.
-        out: `sweeps/` there keeps every stack's outcome, so that another call pays only for what is new.
-        progress: told of each stack that is done.
+        out: folder; its `sweeps/` keeps every stack's outcomes, so that another call trains only new stacks.
+        progress: receives the number of trained SAEs.
 
     Raises:
-        ConfigError: if an arm is unknown, or cannot be trained as its settings are.
+        ConfigError: if an arm is unknown, or cannot be trained with its settings.
     """
-    arms = chosen(names)
-    plans = [
-        Plan(arm, baseline, weight) for arm in arms for baseline in _baselines(arm, config) for weight in _weights(arm)
+    arms = select_arms(names)
+    setups = [
+        Setup(arm, baseline, weight) for arm in arms for baseline in _baselines(arm, config) for weight in _weights(arm)
     ]
     first = next(iter(config.baselines))
-    broken = [why for arm in arms if arm not in ARMS for why in _broken(arm)]
-    controls = [Plan(BASELINE, baseline, None) for baseline in config.baselines]
-    choosing = [
-        plan for plan in plans if len(_weights(plan.arm)) > 1 and plan.baseline == _baselines(plan.arm, config)[0]
+    violations = [violation for arm in arms if arm not in ARMS for violation in _contract_violations(arm)]
+    controls = [Setup(BASELINE, baseline, None) for baseline in config.baselines]
+    to_choose = [
+        setup for setup in setups if len(_weights(setup.arm)) > 1 and setup.baseline == _baselines(setup.arm, config)[0]
     ]
-    with Laboratory(config, out / "sweeps") as lab:
-        choice = _train(lab, config, choosing, config.chosen_on, config.choice_seeds, progress)
-        weights = {arm: _best(arm, choice, config) for arm in arms}
-        best = [plan for plan in plans if plan.weight == weights[plan.arm]]
-        runs = _train(lab, config, [*controls, *best], config.chosen_on, config.seeds, progress)
-        placebos = _placebos(lab, config, [run for run in runs if run.plan.baseline == first], progress)
-        beyond = [plan for plan in (*controls, *best) if plan.baseline == first]
-        further = tuple(world for world in config.worlds if world not in config.chosen_on)
-        runs += _train(lab, config, beyond, further, config.seeds, progress)
+    choice_worlds = config.worlds_of_choice
+    with StackTrainer(config, out / "sweeps") as trainer:
+        choice = _train(trainer, config, to_choose, choice_worlds, config.choice_seeds, progress)
+        weights = {arm: _best_weight(arm, choice, config) for arm in arms}
+        best = [setup for setup in setups if setup.weight == weights[setup.arm]]
+        results = _train(trainer, config, [*controls, *best], choice_worlds, config.seeds, progress)
+        on_first = [result for result in results if result.setup.baseline == first]
+        placebos = _train_placebos(trainer, config, on_first, progress)
+        with_first = [setup for setup in (*controls, *best) if setup.baseline == first]
+        other_worlds = tuple(world for world in config.worlds if world not in choice_worlds)
+        results += _train(trainer, config, with_first, other_worlds, config.seeds, progress)
     rows = [
-        _row(plan, world, config, runs, placebos)
-        for plan in best
-        for world in (config.worlds if plan.baseline == first else config.chosen_on)
+        _row(setup, world, config, results, placebos)
+        for setup in best
+        for world in (config.worlds if setup.baseline == first else choice_worlds)
     ]
-    return Table(tuple(rows), config.to_dict(), (*broken, *READING))
+    return Table(tuple(rows), config.to_dict(), (*violations, *READING))
 
 
-def _broken(arm: Arm) -> Iterator[str]:
-    """Where a penalty from outside breaks the contract that the tests hold our own to: its figures then say nothing."""
+def _contract_violations(arm: Arm) -> Iterator[str]:
+    """Yields how an external penalty breaks the contract that ours are tested for; its results then mean nothing."""
     penalty = Penalty.member(arm.penalty["name"]).model_validate({"weight": 1.0, **arm.penalty})
     assert isinstance(penalty, Penalty)
     for name, check in CHECKS.items():
-        if why := check(penalty):
-            yield f"{arm.name} breaks the contract ({name}): {why}"
+        if problem := check(penalty):
+            yield f"{arm.name} breaks the contract ({name}): {problem}"
 
 
 def _baselines(arm: Arm, config: ValidateConfig) -> list[Baseline]:
@@ -110,8 +112,8 @@ def _weights(arm: Arm) -> tuple[float | None, ...]:
     return arm.weights if arm.kind == "added" else (None,)
 
 
-def _trials(plan: Plan, config: ValidateConfig, worlds: Sequence[str], seeds: Sequence[int]) -> Iterator[Trial]:
-    parts, key, values = raw_config(plan.arm, plan.baseline, config.baselines[plan.baseline], plan.weight)
+def _trials(setup: Setup, config: ValidateConfig, worlds: Sequence[str], seeds: Sequence[int]) -> Iterator[Trial]:
+    parts, key, values = raw_config(setup.arm, setup.baseline, config.baselines[setup.baseline], setup.weight)
     common = {
         "cache": "none",
         "steps": config.steps,
@@ -127,127 +129,131 @@ def _trials(plan: Plan, config: ValidateConfig, worlds: Sequence[str], seeds: Se
         else:
             penalties[0]["weight"] = value
         raw = {**common, "sae": sae, "penalties": penalties, "seed": seed}
-        yield Trial(world, seed, value, plan.weight, raw)
+        yield Trial(world, seed, value, setup.weight, raw)
 
 
 def _train(
-    lab: Laboratory,
+    trainer: StackTrainer,
     config: ValidateConfig,
-    plans: Sequence[Plan],
+    setups: Sequence[Setup],
     worlds: Sequence[str],
     seeds: Sequence[int],
     progress: Progress,
-) -> list[Run]:
-    wanted = [(plan, trial, ()) for plan in plans for trial in _trials(plan, config, worlds, seeds)]
-    return _gather(lab, config, wanted, "train", progress)
+) -> list[TrialResult]:
+    requests = [(setup, trial, ()) for setup in setups for trial in _trials(setup, config, worlds, seeds)]
+    return _train_stacks(trainer, config, requests, "train", progress)
 
 
-def _placebos(lab: Laboratory, config: ValidateConfig, runs: Sequence[Run], progress: Progress) -> list[Run]:
-    """Each penalty that chooses pairs, with as many random ones instead, as strong at every look at the gradients."""
-    wanted = []
-    for plan in dict.fromkeys(run.plan for run in runs if "num_pairs" in run.outcome.statistics):
-        mine = [run for run in runs if run.plan == plan]
-        a_latent = fmean(run.outcome.statistics["num_pairs"] for run in mine) / config.d_sae
-        random = {"name": PLACEBO, "weight": 1.0, "pairs_per_latent": min(max(1, round(a_latent)), config.d_sae // 3)}
-        for run in mine:
-            raw = run.trial.config | {"penalties": [*run.trial.config["penalties"][:-1], random]}
-            wanted.append((plan, replace(run.trial, config=raw), run.outcome.shares))
-    return _gather(lab, config, wanted, "placebo", progress)
+def _train_placebos(
+    trainer: StackTrainer, config: ValidateConfig, results: Sequence[TrialResult], progress: Progress
+) -> list[TrialResult]:
+    """Trains each pair-selecting arm with as many random pairs instead, equally strong at each gradient measurement."""
+    requests = []
+    for setup in dict.fromkeys(result.setup for result in results if "num_pairs" in result.outcome.statistics):
+        of_setup = [result for result in results if result.setup == setup]
+        per_latent = fmean(result.outcome.statistics["num_pairs"] for result in of_setup) / config.d_sae
+        random = {"name": PLACEBO, "weight": 1.0, "pairs_per_latent": min(max(1, round(per_latent)), config.d_sae // 3)}
+        for result in of_setup:
+            raw = result.trial.config | {"penalties": [*result.trial.config["penalties"][:-1], random]}
+            requests.append((setup, replace(result.trial, config=raw), result.outcome.shares))
+    return _train_stacks(trainer, config, requests, "placebo", progress)
 
 
-def _gather(
-    lab: Laboratory, config: ValidateConfig, wanted: Sequence[Wanted], what: str, progress: Progress
-) -> list[Run]:
-    """Trains what is wanted in stacks: those of one arm and one architecture together (k is part of it)."""
-    stacks: dict[Any, list[Wanted]] = {}
-    for item in wanted:
-        plan, trial, _ = item
-        stacks.setdefault((plan.arm.name, plan.baseline, repr(trial.config["sae"])), []).append(item)
-    parts = [
-        stack[begin : begin + config.stack] for stack in stacks.values() for begin in range(0, len(stack), config.stack)
+def _train_stacks(
+    trainer: StackTrainer, config: ValidateConfig, requests: Sequence[TrialRequest], label: str, progress: Progress
+) -> list[TrialResult]:
+    """Trains the requests in stacks, each of a single arm and architecture (k is part of the architecture)."""
+    groups: dict[Any, list[TrialRequest]] = {}
+    for request in requests:
+        setup, trial, _ = request
+        groups.setdefault((setup.arm.name, setup.baseline, repr(trial.config["sae"])), []).append(request)
+    stacks = [
+        group[start : start + config.stack] for group in groups.values() for start in range(0, len(group), config.stack)
     ]
-    futures = {lab.submit(_job(part)): part for part in parts}
-    progress.start(what, len(wanted), "SAEs")
+    futures = {trainer.submit(_stack_job(stack)): stack for stack in stacks}
+    progress.start(label, len(requests), "SAEs")
     for future in as_completed(futures):
         future.result()
         progress.advance(len(futures[future]))
     progress.finish()
     return [
-        Run(plan, trial, outcome)
+        TrialResult(setup, trial, outcome)
         for future, stack in futures.items()
-        for (plan, trial, _), outcome in zip(stack, future.result(), strict=True)
+        for (setup, trial, _), outcome in zip(stack, future.result(), strict=True)
     ]
 
 
-def _job(stack: Sequence[Wanted]) -> Job:
-    """Reading the config here tells at once, and not in another process, what is wrong with an arm's settings."""
-    plan, first, _ = stack[0]
+def _stack_job(stack: Sequence[TrialRequest]) -> StackJob:
+    """Builds the stack's job. Parsing the config here reports wrong settings at once, not from another process."""
+    setup, first, _ = stack[0]
     penalties = TrainConfig.parse(first.config).penalties
-    watched = labels(penalties)[-1] if plan.arm.kind == "added" else None
-    steered = tuple(shares for *_, shares in stack if shares)
-    return Job(tuple(trial for _, trial, _ in stack), watched, steered)
+    watched = labels(penalties)[-1] if setup.arm.kind == "added" else None
+    shares = tuple(shares for *_, shares in stack if shares)
+    return StackJob(tuple(trial for _, trial, _ in stack), watched, shares)
 
 
-def _curves(runs: Sequence[Run], plan: Plan, world: str) -> list[Curve]:
-    """One a seed, in the seeds' order."""
-    mine = [run for run in runs if run.plan == plan and run.trial.world == world]
+def _curves(results: Sequence[TrialResult], setup: Setup, world: str) -> list[Curve]:
+    """Returns one curve per seed, in ascending order of seeds."""
+    trials = [result for result in results if result.setup == setup and result.trial.world == world]
     return [
-        Curve(tuple(run.outcome.metrics for run in mine if run.trial.seed == seed and run.outcome.metrics))
-        for seed in sorted({run.trial.seed for run in mine})
+        Curve(tuple(r.outcome.metrics for r in trials if r.trial.seed == seed and r.outcome.metrics))
+        for seed in sorted({r.trial.seed for r in trials})
     ]
 
 
-def _best(arm: Arm, choice: Sequence[Run], config: ValidateConfig) -> float | None:
-    """The weight with the largest mean of MCC - absorbed at the matched L0, over the worlds and seeds of the choice.
+def _best_weight(arm: Arm, choice: Sequence[TrialResult], config: ValidateConfig) -> float | None:
+    """Returns the weight with the largest mean of MCC - absorbed at the matched L0, over worlds and seeds of choice.
 
-    A weight that does not reach that L0 everywhere loses to any that does; of several such, the middle one is taken.
+    A weight that does not reach that L0 everywhere loses to any that does; if none does, the middle one is taken.
     """
     weights, baseline = _weights(arm), _baselines(arm, config)[0]
-    scores = [_score(Plan(arm, baseline, weight), choice, config) for weight in weights]
+    scores = [_score(Setup(arm, baseline, weight), choice, config) for weight in weights]
     if len(weights) == 1 or max(scores) == float("-inf"):
         return weights[len(weights) // 2]
     return weights[scores.index(max(scores))]
 
 
-def _score(plan: Plan, choice: Sequence[Run], config: ValidateConfig) -> float:
-    l0 = config.baselines[plan.baseline].l0
-    curves = [curve for world in config.chosen_on for curve in _curves(choice, plan, world)]
-    if not curves or uncovered(curves, l0):
+def _score(setup: Setup, choice: Sequence[TrialResult], config: ValidateConfig) -> float:
+    l0 = config.baselines[setup.baseline].l0
+    curves = [curve for world in config.worlds_of_choice for curve in _curves(choice, setup, world)]
+    if not curves or why_not_covered(curves, l0):
         return float("-inf")
     return fmean(curve.at(l0, "mcc") - curve.at(l0, "absorbed") for curve in curves)
 
 
-def _row(plan: Plan, world: str, config: ValidateConfig, runs: Sequence[Run], placebos: Sequence[Run]) -> Row:
-    l0 = config.baselines[plan.baseline].l0
-    mine, base = _curves(runs, plan, world), _curves(runs, Plan(BASELINE, plan.baseline, None), world)
-    placebo = _curves(placebos, plan, world)
-    outcomes = [run.outcome for run in runs if run.plan == plan and run.trial.world == world]
+def _row(
+    setup: Setup, world: str, config: ValidateConfig, results: Sequence[TrialResult], placebos: Sequence[TrialResult]
+) -> Row:
+    l0 = config.baselines[setup.baseline].l0
+    curves, base = _curves(results, setup, world), _curves(results, Setup(BASELINE, setup.baseline, None), world)
+    placebo = _curves(placebos, setup, world)
+    outcomes = [result.outcome for result in results if result.setup == setup and result.trial.world == world]
     shares = [share for outcome in outcomes for share in outcome.shares]
     pairs = [outcome.statistics["num_pairs"] for outcome in outcomes if "num_pairs" in outcome.statistics]
-    why = uncovered([*mine, *base], l0)
-    why_not_placebo = uncovered(placebo, l0) if placebo else None
+    why_not = why_not_covered([*curves, *base], l0)
+    why_no_placebo = why_not_covered(placebo, l0) if placebo else None
     return Row(
-        arm=plan.arm.name,
-        control=plan.arm.control,
-        baseline=plan.baseline,
+        arm=setup.arm.name,
+        control=setup.arm.control,
+        baseline=setup.baseline,
         world=world,
-        weight=plan.weight,
+        weight=setup.weight,
         l0=l0,
         seeds=config.num_seeds,
         share=fmean(shares) if shares else None,
         pairs=fmean(pairs) if pairs else None,
-        identical=_identical(mine, base),
-        why_not=why,
-        why_no_placebo=why_not_placebo,
-        arm_means={} if why else {key: mean([curve.at(l0, key) for curve in mine]) for key in KEYS},
-        baseline_means={} if why else {key: mean([curve.at(l0, key) for curve in base]) for key in KEYS},
-        differences={} if why else {key: difference(mine, base, l0, key) for key in KEYS},
+        identical=_identical(curves, base),
+        why_not=why_not,
+        why_no_placebo=why_no_placebo,
+        arm_means={} if why_not else {key: mean([curve.at(l0, key) for curve in curves]) for key in KEYS},
+        baseline_means={} if why_not else {key: mean([curve.at(l0, key) for curve in base]) for key in KEYS},
+        differences={} if why_not else {key: difference(curves, base, l0, key) for key in KEYS},
         from_placebo={
-            key: difference(mine, placebo, l0, key) for key in KEYS if placebo and not why and not why_not_placebo
+            key: difference(curves, placebo, l0, key) for key in KEYS if placebo and not why_not and not why_no_placebo
         },
     )
 
 
-def _identical(mine: Sequence[Curve], base: Sequence[Curve]) -> bool:
-    """H2: the arm's SAEs are the baseline's, to the last digit."""
-    return all(a.points == b.points for a, b in zip(mine, base, strict=True))
+def _identical(curves: Sequence[Curve], base: Sequence[Curve]) -> bool:
+    """H2: returns whether the arm's SAEs equal the baseline's to the last digit."""
+    return all(a.points == b.points for a, b in zip(curves, base, strict=True))

@@ -1,16 +1,16 @@
-"""How well an SAE has found features that are known: recovery, detection, absorption, leaks, splitting, hedging.
+"""Metrics of an SAE against known features: recovery, detection, absorption, leaks, splitting, hedging.
 
-A family is a parent p and its children c; U its directions (rows). The dual of a member is the row e of
-(U U^T)^-1 U, so that e_p . u_p = 1 and e_p . u_c = 0: along e_p a child's latent that is u_c itself shows nothing of
-the parent, however much u_c really overlaps u_p. The latent of a feature is the one that detects it best (largest F1
-on held-out tokens). On a token t where p is on with magnitude m,
+A family is a parent p and its children c, with directions U (rows). The dual of a member is the row e of
+(U U^T)^-1 U, so that e_p . u_p = 1 and e_p . u_c = 0: a child's latent with direction u_c has no component along e_p,
+however much u_c overlaps u_p. The latent of a feature is the one that detects it best (largest F1 on held-out
+tokens). On a token t on which p is active with magnitude m,
 
-    main_t   = acts_t,i (d_i . e_p)                               what the parent's own latent i carries of it
-    others_t = sum_(j != i) acts_t,j (d_j . e_p) - outside_t      what all other latents carry
-    outside_t = sum over features k outside the family of m_k (u_k . e_p): what really lies there without p
+    main_t   = acts_t,i (d_i . e_p)                               the part of p carried by its own latent i
+    others_t = sum_(j != i) acts_t,j (d_j . e_p) - outside_t      the part carried by all other latents
+    outside_t = sum over features k outside the family of m_k (u_k . e_p): component along e_p that is not due to p
 
 so a dictionary of the true directions with the true magnitudes has main_t = m and others_t = 0 exactly. A parent
-that is split over several latents looks absorbed too, wherever its main latent is silent: see `splitting`.
+that is split over several latents also looks absorbed wherever its main latent is silent: see `splitting`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saepipe.data.synthetic import Tokens, Truth
+from saepipe.train.sae.activations import is_active
 
 CARRIED = 0.4
-"""Other latents carry a parent when they carry more than this share of its magnitude."""
+"""Share of a parent's magnitude above which other latents count as carrying it."""
 HALF = 0.5
 SPLIT_COSINE = 0.6
 SPLIT_RATE = 0.05
@@ -33,21 +34,21 @@ SPLIT_RATE = 0.05
 
 @dataclass(frozen=True)
 class TruthMetrics:
-    """Of one SAE on held-out tokens. Absorption is over tokens on which a parent and one of its children are on."""
+    """One SAE on held-out tokens. Absorption is over tokens on which a parent and one of its children are active."""
 
-    l0: float  # active latents a token
+    l0: float  # active latents per token
     fvu: float  # sum |x - x_hat|^2 / sum |x - mean|^2
-    mcc: float  # mean |cosine| of features and latents, paired off by the best assignment
-    f1: float  # of each feature's latent, mean over features
+    mcc: float  # mean |cosine| of features and latents, paired by the best assignment
+    f1: float  # F1 of each feature's latent, mean over features
     f1_parents: float
     absorbed: float  # share of tokens: the parent's latent is silent while others carry > 0.4 of the magnitude
-    absorbed_half: float  # share of tokens: it carries less than half while others carry > 0.4
+    absorbed_half: float  # share of tokens: the parent's latent carries less than half while others carry > 0.4
     absorbed_fraction: float  # mean over tokens of others / max(main + others, m), each at least 0
     leak: float  # mean over children of d . e_p of the child's latent, at least 0
-    splitting: float  # latents a parent, none its child's, with cosine > 0.6 to it that fire on > 5 % of its tokens
+    splitting: float  # latents per parent, none a child's, with cosine > 0.6 to it and active on > 5 % of its tokens
     hedging: float  # mean over children of d . e_c of the parent's latent, at least 0
-    dead: float  # share of latents that never fire
-    max_cosine: float  # mean over living latents of the largest cosine with another living one
+    dead: float  # share of latents that are never active
+    max_cosine: float  # mean over latents that are not dead of the largest cosine with another such latent
 
     def to_dict(self) -> dict[str, float]:
         return asdict(self)
@@ -55,7 +56,7 @@ class TruthMetrics:
 
 @dataclass(frozen=True)
 class _Families:
-    """Every pair of a parent and a child, and the duals of both in their family."""
+    """All pairs of a parent and a child, with the duals of both in their family."""
 
     parents: Tensor  # (num_parents,)
     duals: Tensor  # (num_parents, d_in)
@@ -65,17 +66,17 @@ class _Families:
 
 
 def measure(truth: Truth, tokens: Tokens, acts: Tensor, W_dec: Tensor, x_hat: Tensor) -> TruthMetrics:
-    """All metrics of one SAE.
+    """Returns all metrics of one SAE.
 
     Args:
-        truth: what is there.
-        tokens: held-out; no parent's children may all be silent in them.
+        truth: the known features.
+        tokens: held-out; for every parent, at least one child must be active somewhere in them.
         acts: (num_tokens, d_sae) at inference, in the units of `tokens.x`.
         W_dec: (d_sae, d_in), rows of unit norm.
         x_hat: (num_tokens, d_in).
     """
-    fires, on = (acts > 0).float(), (tokens.magnitudes > 0).float()
-    f1 = f1_scores(fires, on)
+    active, on = is_active(acts).float(), (tokens.magnitudes > 0).float()
+    f1 = f1_scores(active, on)
     best = f1.argmax(0)
     best_f1 = f1.amax(0)
     families = _families(truth)
@@ -84,11 +85,11 @@ def measure(truth: Truth, tokens: Tokens, acts: Tensor, W_dec: Tensor, x_hat: Te
     leak = (W_dec[best[families.child]] * families.duals[families.pair_parent]).sum(1)
     hedging = (W_dec[best[pair_parents]] * families.child_duals).sum(1)
     near = W_dec @ truth.directions[families.parents].T > SPLIT_COSINE
-    often = fires.T @ on[:, families.parents] > SPLIT_RATE * on[:, families.parents].sum(0)
+    often = active.T @ on[:, families.parents] > SPLIT_RATE * on[:, families.parents].sum(0)
     near[best[families.child], families.pair_parent] = False
-    alive = fires.any(0)
+    alive = active.any(0)
     return TruthMetrics(
-        l0=float(fires.sum(1).mean()),
+        l0=float(active.sum(1).mean()),
         fvu=float((tokens.x - x_hat).square().sum() / (tokens.x - tokens.x.mean(0)).square().sum()),
         mcc=recovery(W_dec, truth.directions),
         f1=float(best_f1.mean()),
@@ -105,21 +106,21 @@ def measure(truth: Truth, tokens: Tokens, acts: Tensor, W_dec: Tensor, x_hat: Te
 
 
 def recovery(W_dec: Tensor, directions: Tensor) -> float:
-    """MCC: mean |cosine| over the pairs of the assignment with the largest sum; (d_sae, d_in), (num_features, d_in)."""
+    """Returns the MCC, mean |cosine| over the assignment that maximises it; (d_sae, d_in), (num_features, d_in)."""
     cosines = (normalize(W_dec, dim=1) @ normalize(directions, dim=1).T).abs().double().cpu().numpy()
     latents, features = linear_sum_assignment(cosines, maximize=True)
     return float(cosines[latents, features].mean())
 
 
-def f1_scores(fires: Tensor, on: Tensor) -> Tensor:
-    """F1 of every latent as a detector of every feature, (d_sae, num_features).
+def f1_scores(active: Tensor, on: Tensor) -> Tensor:
+    """Returns the F1 of every latent as a detector of every feature, (d_sae, num_features).
 
     Args:
-        fires: (num_tokens, d_sae) of 0 and 1.
+        active: (num_tokens, d_sae) of 0 and 1.
         on: (num_tokens, num_features) of 0 and 1.
     """
-    both = fires.T @ on
-    either = fires.sum(0).unsqueeze(1) + on.sum(0)
+    both = active.T @ on
+    either = active.sum(0).unsqueeze(1) + on.sum(0)
     return 2 * both / either.clamp_min(1)
 
 
@@ -134,10 +135,8 @@ def _families(truth: Truth) -> _Families:
         child.append(children)
         pair_parent.append(torch.full_like(children, row))
     if not duals:
-        nothing = truth.parent.new_zeros(0)
-        return _Families(
-            nothing, truth.bias.new_zeros(0, truth.d_in), nothing, nothing, truth.bias.new_zeros(0, truth.d_in)
-        )
+        empty = truth.parent.new_zeros(0)
+        return _Families(empty, truth.bias.new_zeros(0, truth.d_in), empty, empty, truth.bias.new_zeros(0, truth.d_in))
     return _Families(
         truth.parents, torch.stack(duals), torch.cat(pair_parent), torch.cat(child), torch.cat(child_duals)
     )
@@ -146,21 +145,21 @@ def _families(truth: Truth) -> _Families:
 def _absorption(
     families: _Families, truth: Truth, tokens: Tokens, acts: Tensor, W_dec: Tensor, best: Tensor
 ) -> tuple[float, float, float]:
-    """absorbed, absorbed_half, absorbed_fraction; each the mean over parents of the mean over the parent's tokens."""
+    """Returns absorbed, absorbed_half and absorbed_fraction, means over parents of means over the parent's tokens."""
     parents = families.parents
     magnitude = tokens.magnitudes[:, parents]  # (num_tokens, num_parents)
     along = W_dec @ families.duals.T  # (d_sae, num_parents)
     own = best[parents]
     main = acts[:, own] * along[own, torch.arange(len(parents))]
-    # Along e_p every feature of the family but p itself shows exactly nothing.
+    # No feature of the family but p itself has a component along e_p.
     outside = tokens.magnitudes @ (truth.directions @ families.duals.T) - magnitude
     others = acts @ along - main - outside
     child_on = torch.zeros_like(magnitude).index_add_(1, families.pair_parent, tokens.magnitudes[:, families.child])
-    at = (magnitude > 0) & (child_on > 0)
+    counted = (magnitude > 0) & (child_on > 0)
     carried = others > CARRIED * magnitude
     share = others.relu() / torch.maximum(main.relu() + others.relu(), magnitude).clamp_min(1e-12)
-    seen = (carried & (acts[:, own] == 0), carried & (main < HALF * magnitude), share)
-    absorbed, half, fraction = (_mean((value * at).sum(0) / at.sum(0)) for value in seen)
+    values = (carried & (acts[:, own] == 0), carried & (main < HALF * magnitude), share)
+    absorbed, half, fraction = (_mean((value * counted).sum(0) / counted.sum(0)) for value in values)
     return absorbed, half, fraction
 
 
@@ -171,21 +170,21 @@ def _max_cosine(rows: Tensor) -> float:
 
 
 def _mean(values: Tensor) -> float:
-    """0 where there is nothing: a world without families absorbs nothing."""
+    """Returns the mean, 0 if there are no values: a world without families has no absorption."""
     return float(values.mean()) if len(values) else 0.0
 
 
 def hedging_degree(before: Tensor, after: Tensor, *, num_baselines: int = 50) -> float:
-    """How much of what narrow latents had mixed in moves to latents that are added (arXiv 2505.11756, by its code).
+    """Returns how much of what narrow latents had mixed in moves to added latents (arXiv 2505.11756, as in its code).
 
     h = mean_i |P (after_i - before_i)| / mean_i |before_i| over the old latents i, P the projection onto the span of
-    the added latents' rows; h_0 the same for as many random directions. The degree is (h - h_0) / (1 - h_0), at
-    least 0: what moved towards the added latents beyond what any movement would.
+    the added latents' rows; h_0 is the same for as many random directions. The degree is (h - h_0) / (1 - h_0), at
+    least 0: the movement towards the added latents in excess of chance.
 
     Args:
         before: (d_sae, d_in) decoder of the narrow SAE.
-        after: (d_sae + num_added, d_in), of the same SAE trained on with latents added; its first rows are the old.
-        num_baselines: draws that h_0 is the mean of.
+        after: (d_sae + num_added, d_in) decoder after more training with added latents; the old rows come first.
+        num_baselines: random samples that h_0 averages over.
     """
     change, added = after[: len(before)] - before, after[len(before) :]
     length = torch.linalg.vector_norm(before, dim=1).mean()
@@ -197,7 +196,7 @@ def hedging_degree(before: Tensor, after: Tensor, *, num_baselines: int = 50) ->
 
 
 def _projected(change: Tensor, rows: Tensor) -> Tensor:
-    """Mean length of the projections of `change` (num, d_in) onto the span of `rows`; ()."""
+    """Returns the mean length of the projections of `change` (num, d_in) onto the span of `rows`, ()."""
     _, values, basis = torch.linalg.svd(rows, full_matrices=False)
     basis = basis[values > 1e-6 * values[0]]
     return torch.linalg.vector_norm(change @ basis.T, dim=1).mean()

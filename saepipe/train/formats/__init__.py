@@ -1,1 +1,1 @@
-"""SAEs as other libraries lay them down: one file each."""
+"""SAE formats of other libraries, one file each."""

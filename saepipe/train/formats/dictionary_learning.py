@@ -1,14 +1,14 @@
-"""dictionary_learning's folder (`ae.pt`, `config.json`), as its versions 0.1.0 and after write it.
+"""Reads dictionary_learning's folder (`ae.pt`, `config.json`), as written by versions 0.1.0 and later.
 
 | dict_class                             | acts                                                  | becomes  |
 |----------------------------------------|-------------------------------------------------------|----------|
 | AutoEncoder                            | relu((x - bias) W_enc + b_enc)                        | relu     |
-| AutoEncoderTopK                        | the k largest of that, token by token                 | topk     |
-| BatchTopKSAE, MatryoshkaBatchTopKSAE   | that where it exceeds the one stored threshold, or 0  | jumprelu |
+| AutoEncoderTopK                        | the k largest of these, token by token                | topk     |
+| BatchTopKSAE, MatryoshkaBatchTopKSAE   | these where they exceed the one stored threshold      | jumprelu |
 | JumpReluAutoEncoder                    | p = x W_enc + b_enc where p > threshold and p > 0     | jumprelu |
 | GatedAutoEncoder                       | 1[gate > 0] relu(magnitude), both of x - decoder_bias | gated    |
 
-`AutoEncoder.from_pretrained` scales decoder rows to unit norm, and the encoder with them; so does this reader.
+Like `AutoEncoder.from_pretrained`, this reader scales decoder rows to unit norm, and the encoder with them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats.rewrites import b_dec_subtracted, unit_rows
-from saepipe.train.formats.source import Source, check_tensors, existing, read_json
+from saepipe.train.formats.source import Source, check_tensors, read_json, require_file
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.gated import Gated
 from saepipe.train.sae.jumprelu import JumpReLU
@@ -33,7 +33,7 @@ from saepipe.train.sae.topk import TopK
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 
 LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
-"""Weights of a torch.nn.Linear: stored transposed."""
+"""Weights of a torch.nn.Linear, which are stored transposed."""
 _OWN = {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
 _TOP_K = {**LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec", "k": "k", "threshold": "threshold"}
 
@@ -51,21 +51,21 @@ KEYS: dict[str, dict[str, str]] = {
         "b_mag": "mag_bias",
     },
 }
-"""By dict_class: our name of each tensor, and theirs."""
+"""Our name and theirs of each tensor, by dict_class."""
 
 
 def source(folder: Path) -> Source:
-    """The SAE in a folder `trainer_<i>`.
+    """Reads the SAE in a folder `trainer_<i>`.
 
     Raises:
-        ConfigError: if it is no such folder, of a kind that we do not know, or at odds with itself.
+        ConfigError: if it is not such a folder, of an unsupported class, or inconsistent.
         CorruptDataError: if a file cannot be read.
     """
     config = read_json(folder / CONFIG)
     trainer = config.get("trainer")
     kind = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if not isinstance(trainer, dict) or kind not in KEYS:
-        raise ConfigError(f"{folder / CONFIG}: trainer.dict_class is {kind!r}", hint=f"known: {', '.join(KEYS)}")
+        raise ConfigError(f"{folder / CONFIG}: trainer.dict_class is {kind!r}", hint=f"supported: {', '.join(KEYS)}")
     params = _params(folder / WEIGHTS, kind, trainer)
     sae, params = _READERS[kind](folder, trainer, params)
     layer = trainer.get("layer")
@@ -73,7 +73,7 @@ def source(folder: Path) -> Source:
         sae=sae,
         params=params,
         files=(folder / WEIGHTS, folder / CONFIG),
-        said=config,
+        config=config,
         name=folder.absolute().name,
         model=trainer.get("lm_name"),
         hook=None if layer is None else _hook(layer, trainer.get("submodule_name"), config.get("buffer") or {}),
@@ -83,16 +83,16 @@ def source(folder: Path) -> Source:
 
 
 def _params(path: Path, kind: str, trainer: Mapping[str, Any]) -> Params:
-    """The tensors by our names, float32, W_enc (d_in, d_sae) and W_dec (d_sae, d_in); checked."""
+    """Returns the checked tensors under our names, float32, W_enc (d_in, d_sae) and W_dec (d_sae, d_in)."""
     tensors = _tensors(path)
     keys = KEYS[kind]
     W_enc = tensors.get(keys["W_enc"])
     if W_enc is None or W_enc.ndim != 2:
-        raise ConfigError(f"{path} is no {kind}: {keys['W_enc']} is not in it as a matrix, but {', '.join(tensors)}")
+        raise ConfigError(f"{path}: no matrix {keys['W_enc']}, as {kind} needs, among the tensors {', '.join(tensors)}")
     d_in, d_sae = W_enc.T.shape if keys["W_enc"] in LINEAR.values() else W_enc.shape
-    said = trainer.get("activation_dim", d_in), trainer.get("dict_size", d_sae)
-    if said != (d_in, d_sae):
-        raise ConfigError(f"{path} has activation_dim {d_in} and dict_size {d_sae}; {CONFIG} says {said[0]}, {said[1]}")
+    sizes = trainer.get("activation_dim", d_in), trainer.get("dict_size", d_sae)
+    if sizes != (d_in, d_sae):
+        raise ConfigError(f"{path} has (activation_dim, dict_size) = {(d_in, d_sae)}, but {CONFIG} says {sizes}")
     shapes: dict[str, tuple[int, ...]] = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
     shapes |= {"k": (), "threshold": (d_sae,) if kind == "JumpReluAutoEncoder" else ()}
     if "group_sizes" in tensors:
@@ -100,16 +100,17 @@ def _params(path: Path, kind: str, trainer: Mapping[str, Any]) -> Params:
     expected = {
         theirs: shapes.get(ours, (d_sae,))[:: -1 if theirs in LINEAR.values() else 1] for ours, theirs in keys.items()
     }
-    check_tensors(path, kind, tensors, expected, optional="threshold" if kind == "AutoEncoderTopK" else "")
-    found = {ours: tensors[theirs].float() for ours, theirs in keys.items() if theirs in tensors}
-    return {name: value.T.contiguous() if keys[name] in LINEAR.values() else value for name, value in found.items()}
+    optional = "threshold" if kind == "AutoEncoderTopK" else ""
+    check_tensors(path, f"dictionary of class {kind}", tensors, expected, optional)
+    params = {ours: tensors[theirs].float() for ours, theirs in keys.items() if theirs in tensors}
+    return {name: value.T.contiguous() if keys[name] in LINEAR.values() else value for name, value in params.items()}
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    existing(path)
+    require_file(path)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an unpickler raises whatever the bytes lead it to
+    except Exception as error:  # an unpickler may raise anything
         first_line = str(error).partition("\n")[0]
         raise CorruptDataError(
             f"{path} does not load as plain tensors: {type(error).__name__}: {first_line}"
@@ -120,7 +121,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _hook(layer: int, submodule: str | None, buffer: Mapping[str, Any]) -> str | None:
-    """The hook, where more is said than the layer; what is no residual stream keeps their name for it."""
+    """Returns the hook if the config says more than the layer; outside the residual stream it keeps their name."""
     if submodule and "resid" not in submodule:
         return f"blocks.{layer}.{submodule}"
     if submodule and (match := re.search("resid_(pre|mid|post)", submodule)):
@@ -135,9 +136,9 @@ def _relu(folder: Path, trainer: Mapping[str, Any], params: Params) -> tuple[Arc
 def _topk(folder: Path, trainer: Mapping[str, Any], params: Params) -> tuple[Architecture, Params]:
     params = {**params}
     k = int(params.pop("k"))
-    params.pop("threshold", None)  # of another way to encode, which is not its default
+    params.pop("threshold", None)  # for an alternative encoding that is not the default
     if trainer.get("k", k) != k:
-        raise ConfigError(f"{folder}: {WEIGHTS} says k = {k}, {CONFIG} says k = {trainer['k']}")
+        raise ConfigError(f"{folder}: {WEIGHTS} says k = {k}, but {CONFIG} says k = {trainer['k']}")
     sae = TopK.parse({"d_sae": len(params["b_enc"]), "k": k}, source=str(folder))
     return sae, params
 
@@ -146,8 +147,8 @@ def _batch_topk(folder: Path, trainer: Mapping[str, Any], params: Params) -> tup
     threshold = params["threshold"]
     if not threshold >= 0:
         raise ConfigError(
-            f"{folder}: the threshold is {threshold:g}: none was set, and without one a token alone has no encoding",
-            hint="it was saved before threshold_start_step; train it for longer",
+            f"{folder}: the threshold is {threshold:g}, so none was set; a single token cannot be encoded without one",
+            hint="the SAE was saved before threshold_start_step; train it for longer",
         )
     params = {name: value for name, value in params.items() if name not in ("k", "group_sizes")}
     d_sae = len(params["b_enc"])

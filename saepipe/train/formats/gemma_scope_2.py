@@ -1,9 +1,9 @@
-"""Gemma Scope 2's `params.safetensors` and `config.json`: jumprelu SAEs of the Gemma 3 models.
+"""Reads Gemma Scope 2's `params.safetensors` and `config.json`: jumprelu SAEs of the Gemma 3 models.
 
 gemma-scope-2-1b-pt/resid_post/layer_13_width_65k_l0_medium/
 
-The function is Gemma Scope's: p = x W_enc + b_enc (b_dec is not taken from x), acts = p where p > threshold and p > 0.
-The repositories hold transcoders and crosscoders too, under the same file names; they are refused.
+The function is that of Gemma Scope: p = x W_enc + b_enc (without subtracting b_dec), acts = p where p > threshold and
+p > 0. The repositories also hold transcoders and crosscoders under the same file names; they are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats.rewrites import b_dec_subtracted
-from saepipe.train.formats.source import Source, check_tensors, existing, read_json
+from saepipe.train.formats.source import Source, check_tensors, read_json, require_file
 from saepipe.train.sae.base import Params
 from saepipe.train.sae.jumprelu import JumpReLU
 
@@ -30,27 +30,29 @@ SITES = {
     "self_attn.o_proj.input": "attn.hook_z",
     "post_feedforward_layernorm.output": "hook_mlp_out",
 }
-"""Where in a layer an SAE was trained, by the module that config.json names."""
+"""Hook in a layer, by the module that config.json names."""
 
 
 def source(path: Path) -> Source:
-    """The SAE in a folder with `params.safetensors`, or in that file.
+    """Reads the SAE in a folder with `params.safetensors`, or in that file.
 
     Raises:
-        ConfigError: if it is not there, is no SAE, or is of another kind or width than config.json says.
+        ConfigError: if a file is missing, or does not hold an SAE of the architecture and width in config.json.
         CorruptDataError: if a file cannot be read.
     """
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / CONFIG)
     if config.get("architecture") != "jump_relu":
-        raise ConfigError(f"{folder / CONFIG}: architecture is {config.get('architecture')!r}", hint="known: jump_relu")
+        raise ConfigError(
+            f"{folder / CONFIG}: architecture is {config.get('architecture')!r}", hint="supported: jump_relu"
+        )
     params = _params(folder / WEIGHTS, config)
     site = re.search(r"layers\.(\d+)\.(.+)", config.get("hf_hook_point_in") or "")
     return Source(
         sae=JumpReLU(d_sae=len(params["b_enc"])),
         params=b_dec_subtracted(params),
         files=(folder / WEIGHTS, folder / CONFIG),
-        said=config,
+        config=config,
         name=folder.absolute().name,
         model=_model(config.get("model_name")),
         hook=f"blocks.{site[1]}.{SITES.get(site[2], site[2])}" if site else None,
@@ -60,41 +62,41 @@ def source(path: Path) -> Source:
 
 def _params(file: Path, config: Mapping[str, Any]) -> Params:
     try:
-        tensors = load_file(existing(file))
+        tensors = load_file(require_file(file))
     except SafetensorError as error:
         raise CorruptDataError(f"{file}: {error}") from None
     _refuse_transcoder(file, config, tensors)
-    found = {re.sub("^w_", "W_", name): tensor.float() for name, tensor in tensors.items()}
-    W_enc = found.get("W_enc")
+    params = {re.sub("^w_", "W_", name): tensor.float() for name, tensor in tensors.items()}
+    W_enc = params.get("W_enc")
     if W_enc is None or W_enc.ndim != 2:
-        raise ConfigError(f"{file} is no Gemma Scope 2 SAE: w_enc is not in it as a matrix, but {', '.join(tensors)}")
+        raise ConfigError(f"{file} is not a Gemma Scope 2 SAE: no matrix w_enc among its tensors {', '.join(tensors)}")
     d_in, d_sae = W_enc.shape
     if config.get("width", d_sae) != d_sae:
-        raise ConfigError(f"{file} has {d_sae:,} latents; {CONFIG} says width {config['width']:,}")
-    one_each = {"b_enc": (d_sae,), "threshold": (d_sae,), "b_dec": (d_in,)}
-    check_tensors(file, "Gemma Scope 2 SAE", found, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), **one_each})
-    return found
+        raise ConfigError(f"{file} has {d_sae:,} latents, but {CONFIG} says width {config['width']:,}")
+    vectors = {"b_enc": (d_sae,), "threshold": (d_sae,), "b_dec": (d_in,)}
+    check_tensors(file, "Gemma Scope 2 SAE", params, {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), **vectors})
+    return params
 
 
 def _refuse_transcoder(file: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    """It makes one module's output of another's, and what is evaluated here is the reconstruction of the input."""
-    there = config.get("hf_hook_point_in")
+    """Raises ConfigError for a transcoder, which predicts another module's output, not its own input."""
+    hook_in = config.get("hf_hook_point_in")
     signs = {
         f"{SKIP} in {file.name}": SKIP in tensors,
         f"affine_connection in {CONFIG}": bool(config.get("affine_connection")),
         f"type {config.get('type')!r} in {CONFIG}": config.get("type", "sae") != "sae",
-        f"hf_hook_point_out {config.get('hf_hook_point_out')}": config.get("hf_hook_point_out") not in (None, there),
+        f"hf_hook_point_out {config.get('hf_hook_point_out')}": config.get("hf_hook_point_out") not in (None, hook_in),
     }
-    if found := [sign for sign, there_is in signs.items() if there_is]:
+    if evidence := [sign for sign, present in signs.items() if present]:
         raise ConfigError(
-            f"{file.parent} holds a transcoder or crosscoder, and no SAE ({', '.join(found)})",
+            f"{file.parent} holds a transcoder or crosscoder, not an SAE ({', '.join(evidence)})",
             hint="SAEs are in the folders resid_post, attn_out and mlp_out",
         )
 
 
-def _model(said: str | None) -> str | None:
-    """As the hub has it: google/gemma-3-1b-pt is gemma-v3-1b-pt to some; the 270m has no -pt there."""
-    if said is None:
+def _model(name: str | None) -> str | None:
+    """Returns the hub's name of a model: some configs say gemma-v3-1b-pt; the hub's 270m has no suffix -pt."""
+    if name is None:
         return None
-    name = said.rpartition("/")[2].replace("-v3", "-3")
+    name = name.rpartition("/")[2].replace("-v3", "-3")
     return f"google/{name.removesuffix('-pt') if '270m' in name else name}"

@@ -1,4 +1,4 @@
-"""The same SAE by other parameters: exact rewrites between the conventions of libraries."""
+"""Exact rewrites of an SAE's parameters between the conventions of libraries; the function stays the same."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from torch import Tensor
 from saepipe.train.sae.base import Params
 
 COLUMNS = 8192
-"""Latents at a time, where float64 copies of a whole encoder would not fit."""
+"""Latents at a time, since a float64 copy of a whole encoder might not fit in memory."""
 
-_OF_A_DIRECTION = frozenset({"b_dec", "r_mag"})
-"""Vectors that do not come in the unit of the activations."""
+_UNSCALED = frozenset({"b_dec", "r_mag"})
+"""Vectors that do not scale with the activations."""
 
 
 def b_dec_subtracted(params: Params) -> Params:
-    """The parameters that do to x - b_dec what `params` do to x.
+    """Returns parameters for the input x - b_dec that are equivalent to `params` for the input x.
 
     x W_enc + b_enc = (x - b_dec) W_enc + (b_enc + b_dec W_enc), summed in float64; in a gated SAE the magnitude,
-    where W_enc comes with exp(r_mag), is shifted too.
+    which uses W_enc exp(r_mag), is shifted too.
     """
     return _shifted(params, 1.0)
 
 
 def b_dec_left_in(params: Params) -> Params:
-    """The parameters that do to x what `params` do to x - b_dec: the other way round, as exactly."""
+    """Returns parameters for the input x that are equivalent to `params` for the input x - b_dec; the exact inverse."""
     return _shifted(params, -1.0)
 
 
@@ -38,24 +38,24 @@ def _shifted(params: Params, sign: float) -> Params:
 
 
 def decoder_norms(params: Params) -> Tensor:
-    """(d_sae,) lengths of the decoder rows."""
+    """Returns the norms of the decoder rows, (d_sae,)."""
     return torch.linalg.vector_norm(params["W_dec"], dim=1)
 
 
 def are_unit(norms: Tensor) -> bool:
-    """Whether all are 1, as far as dictionary_learning tells."""
+    """Returns whether all norms are 1, within the tolerance that dictionary_learning uses."""
     return torch.allclose(norms, torch.ones_like(norms))
 
 
 def unit_rows(params: Params) -> Params:
-    """The parameters with decoder rows of unit norm whose activations are |W_dec_i| times those of `params`.
+    """Returns parameters with decoder rows of unit norm, whose activations are |W_dec_i| times those of `params`.
 
-    The encoder, its biases and the thresholds take the norms on, so x_hat stays. Only for activations that depend on
-    their own latent alone: a top-k would choose others. A latent without a decoder row stays as it is.
+    The encoder, its biases and the thresholds absorb the norms, so x_hat stays the same. Valid only if a latent's
+    activation depends on that latent alone: a top-k would choose others. Latents with a zero decoder row stay the same.
     """
     norms = decoder_norms(params)
     if are_unit(norms):
         return params
     norms = norms.where(norms > 0, 1.0)
-    scaled = {name: params[name] * norms for name in params if name not in _OF_A_DIRECTION | {"W_dec"}}
+    scaled = {name: params[name] * norms for name in params if name not in _UNSCALED | {"W_dec"}}
     return {**params, **scaled, "W_dec": params["W_dec"] / norms.unsqueeze(1)}

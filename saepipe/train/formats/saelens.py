@@ -1,7 +1,7 @@
-"""SAELens' folder (`cfg.json`, `sae_weights.safetensors`), which is also how a run keeps its own SAE.
+"""Reads and writes SAELens' folder (`cfg.json`, `sae_weights.safetensors`), in which a run keeps its own SAE.
 
-Raw activations go in and come out. Written as SAELens 6.54.12 writes; `SAE.load_from_disk` reads it. Folders from
-before its version 6, whose cfg.json is one flat mapping, are read as SAELens 6 itself reads them.
+The SAE maps raw activations to raw activations. The layout is that of SAELens 6.54.12; `SAE.load_from_disk` reads it.
+Folders from before version 6, whose cfg.json is one flat mapping, are read as SAELens 6 itself reads them.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.54.12"
 
 NAMES = {"relu": "standard"}
-"""Where SAELens calls an architecture otherwise than we do."""
+"""SAELens' names of architectures, where they differ from ours."""
 
 ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
-"""SAELens' own that we have; its batchtopk and matryoshka_batchtopk are saved as jumprelu."""
+"""SAELens' architectures that we support; it saves batchtopk and matryoshka_batchtopk as jumprelu."""
 
 EXTRA = {"jumprelu": ("threshold",), "gated": ("r_mag", "b_mag")}
-"""What an architecture has besides W_enc, b_enc, W_dec and b_dec; each (d_sae,), and called so by SAELens too."""
+"""Parameters of an architecture besides W_enc, b_enc, W_dec and b_dec; each (d_sae,), with the same name in SAELens."""
 
 
 def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str, Any]) -> list[str]:
-    """Writes an SAE in raw units, in the form it has after training; returns the names of the files.
+    """Writes an SAE in raw units, in its form after training; returns the names of the files.
 
     Args:
-        folder: made if need be.
-        sae: its settings become keys of cfg.json (`k` of a TopK; SAELens passes over those that it does not know).
-        params: by the names of `saepipe.train.sae.base.Params`, on any device.
-        metadata: hook_name, model_name and whatever else shall stand beside the weights.
+        folder: created if necessary.
+        sae: its settings become keys of cfg.json (`k` of a TopK; SAELens ignores unknown keys).
+        params: under the names of `saepipe.train.sae.base.Params`, on any device.
+        metadata: hook_name, model_name and other data to store with the weights.
     """
     sae, params = sae.inference(params)
     settings = sae.to_dict()
@@ -67,15 +67,15 @@ def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str
 
 
 def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
-    """The SAE in a folder, of ours or of SAELens, as (settings, params in raw units, metadata).
+    """Reads the SAE in a folder, ours or SAELens', as (settings, params in raw units, metadata).
 
     Raises:
-        ConfigError: if it is no such folder, or of a kind that we do not have.
-        CorruptDataError: if its files do not fit together.
+        ConfigError: if it is not such a folder, or of an unsupported kind.
+        CorruptDataError: if its files are inconsistent.
     """
     config, params = _read_files(folder)
     if missing := [key for key in ("architecture", "d_in", "d_sae") if key not in config]:
-        raise ConfigError(f"{folder / CONFIG} does not say {', '.join(missing)}", hint="is it SAELens' own?")
+        raise ConfigError(f"{folder / CONFIG} does not say {', '.join(missing)}", hint="did SAELens write it?")
     ours = {theirs: name for name, theirs in NAMES.items()}
     name = ours.get(config["architecture"], config["architecture"])
     member = Architecture.member(name)
@@ -83,8 +83,8 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
     sae = member.parse({**settings, "name": name}, source=str(folder / CONFIG))
     assert isinstance(sae, Architecture)
     if config.get("normalize_activations", "none") != "none" or config.get("reshape_activations", "none") != "none":
-        asked = {key: config.get(key) for key in ("normalize_activations", "reshape_activations")}
-        raise ConfigError(f"{folder} wants its input changed first: {asked}", hint="fold that into the weights")
+        changes = {key: config.get(key) for key in ("normalize_activations", "reshape_activations")}
+        raise ConfigError(f"{folder} needs its input transformed: {changes}", hint="fold that into the weights")
     expected = {
         "W_enc": (config["d_in"], sae.d_sae),
         "b_enc": (sae.d_sae,),
@@ -93,28 +93,28 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
         **dict.fromkeys(EXTRA.get(name, ()), (sae.d_sae,)),
     }
     if unknown := params.keys() - expected.keys():
-        raise ConfigError(f"{folder / WEIGHTS} holds what a {name} has not: {', '.join(sorted(unknown))}")
+        raise ConfigError(f"{folder / WEIGHTS} holds tensors that a {name} does not have: {', '.join(sorted(unknown))}")
     for key, shape in expected.items():
-        found = tuple(params[key].shape) if key in params else None
-        if found != shape:
-            raise CorruptDataError(f"{folder / WEIGHTS}: {key} has shape {found}, not {shape} as {CONFIG} says")
+        actual = tuple(params[key].shape) if key in params else None
+        if actual != shape:
+            raise CorruptDataError(f"{folder / WEIGHTS}: {key} has shape {actual}, not {shape} as {CONFIG} says")
     return sae, _to_our_convention(config, params), config.get("metadata") or {}
 
 
 def source(folder: Path) -> Source:
-    """The SAE in a folder of SAELens, as what can be imported; raises what `read` raises."""
-    said = read_json(folder / CONFIG)
-    if said.get("architecture", "standard") not in ARCHITECTURES:
+    """Reads the SAE in a folder of SAELens for import; raises the same errors as `read`."""
+    config = read_json(folder / CONFIG)
+    if config.get("architecture", "standard") not in ARCHITECTURES:
         raise ConfigError(
-            f"{folder / CONFIG}: architecture is {said['architecture']!r}",
-            hint=f"known: {', '.join(ARCHITECTURES)}; SAELens' save_inference_model makes a checkpoint one of these",
+            f"{folder / CONFIG}: architecture is {config['architecture']!r}",
+            hint=f"supported: {', '.join(ARCHITECTURES)}; SAELens' save_inference_model turns a checkpoint into one",
         )
     sae, params, metadata = read(folder)
     return Source(
         sae=sae,
         params=params,
         files=(folder / WEIGHTS, folder / CONFIG),
-        said=said,
+        config=config,
         name=folder.absolute().name,
         model=metadata.get("model_name"),
         hook=metadata.get("hook_name"),
@@ -126,27 +126,27 @@ def _read_files(folder: Path) -> tuple[dict[str, Any], Params]:
         config = json.loads((folder / CONFIG).read_text())
         params = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
     except FileNotFoundError as error:
-        hint = f"an SAE is a run, or a folder with {CONFIG} and {WEIGHTS}"
+        hint = f"give a run, or a folder with {CONFIG} and {WEIGHTS}"
         raise ConfigError(f"{folder} holds no SAE: {error.filename or error} is missing", hint=hint) from None
     except (json.JSONDecodeError, SafetensorError) as error:
         raise CorruptDataError(f"{folder}: {error}") from None
     if "b_gate" in params:
         params["b_enc"] = params.pop("b_gate")
     version = config.get("sae_lens_version") or (config.get("metadata") or {}).get("sae_lens_version") or "0"
-    return (config if int(version.split(".")[0]) >= 6 else _as_of_6(folder, config, params)), params
+    return (config if int(version.split(".")[0]) >= 6 else _to_version_6(folder, config, params)), params
 
 
-def _as_of_6(folder: Path, config: Mapping[str, Any], params: Params) -> dict[str, Any]:
-    """An older cfg.json as SAELens 6 reads it (its `handle_pre_6_0_config`); drops a scaling factor of 1.
+def _to_version_6(folder: Path, config: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    """Returns an older cfg.json as SAELens 6 reads it (`handle_pre_6_0_config`); drops a scaling factor of 1.
 
     Raises:
-        ConfigError: if activations go through what SAELens 6 would pass over: another function, a fitted scale.
+        ConfigError: if the SAE uses what SAELens 6 would ignore: another activation function, a fitted scale.
     """
-    named = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
-    config = {named.get(key, key): value for key, value in config.items()}
+    new_names = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+    config = {new_names.get(key, key): value for key, value in config.items()}
     function = config.get("activation_fn", "relu")
     if function not in ("relu", "topk"):
-        raise ConfigError(f"{folder / CONFIG}: activation_fn is {function!r}", hint="known: relu, topk")
+        raise ConfigError(f"{folder / CONFIG}: activation_fn is {function!r}", hint="supported: relu, topk")
     if not bool((params.pop("scaling_factor", torch.ones(())) == 1).all()):
         raise ConfigError(f"{folder / WEIGHTS} holds a scaling_factor other than 1", hint="fold it into the weights")
     normalize = config.get("normalize_activations") or "none"
@@ -162,11 +162,11 @@ def _as_of_6(folder: Path, config: Mapping[str, Any], params: Params) -> dict[st
 
 
 def _to_our_convention(config: Mapping[str, Any], params: Params) -> Params:
-    """Exact rewrites of what SAELens leaves open: b_dec taken from the input, no decoder norm in the activations."""
+    """Rewrites exactly what SAELens leaves optional: b_dec subtracted from x, no decoder norm in the activations."""
     params = dict(params) if config.get("apply_b_dec_to_input", True) else b_dec_subtracted(params)
     if config.get("rescale_acts_by_decoder_norm", False):
-        lengths = decoder_norms(params)
-        params["W_enc"] = params["W_enc"] * lengths
-        params["b_enc"] = params["b_enc"] * lengths
-        params["W_dec"] = params["W_dec"] / lengths.unsqueeze(1)
+        norms = decoder_norms(params)
+        params["W_enc"] = params["W_enc"] * norms
+        params["b_enc"] = params["b_enc"] * norms
+        params["W_dec"] = params["W_dec"] / norms.unsqueeze(1)
     return params

@@ -1,4 +1,4 @@
-"""What a folder of another library holds, brought to our convention, and the checks that all readers share."""
+"""An SAE read from another library's folder, in our convention, and the checks that all readers share."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from saepipe.train.sae.base import Architecture, Params
 
 @dataclass(frozen=True)
 class Source:
-    """An SAE from elsewhere, and what its folder says of it; None where it does not say."""
+    """An SAE from another library, and what its folder says about it; None if it does not say."""
 
     sae: Architecture
     params: Params
     """float32, on raw activations, in the convention of `saepipe.train.sae.base`"""
     files: tuple[Path, ...]
-    """what was read"""
-    said: Mapping[str, Any]
+    """files that were read"""
+    config: Mapping[str, Any]
     """the folder's own config, as plain data"""
     name: str
-    """a name for the variant"""
+    """name for the variant"""
     model: str | None = None
     hook: str | None = None
     layer: int | None = None
-    """the decoder layer, where no hook is named; its output is meant"""
+    """decoder layer whose output the SAE reads, if no hook is named"""
     seed: int | None = None
 
     @property
@@ -38,8 +38,8 @@ class Source:
         return self.params["W_dec"].shape[1]
 
 
-def existing(path: Path) -> Path:
-    """The path of a file that an SAE needs; raises ConfigError if it is not there."""
+def require_file(path: Path) -> Path:
+    """Returns the path of a file that an SAE needs; raises ConfigError if it does not exist."""
     if not path.is_file():
         hint = "check the path and --from; one SAE at a time"
         raise ConfigError(f"{path.parent} holds no SAE: {path.name} is missing", hint=hint)
@@ -47,8 +47,8 @@ def existing(path: Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises ConfigError if there is no such file, CorruptDataError if it holds something else."""
-    text = existing(path).read_text(errors="replace")
+    """Reads a JSON object; raises ConfigError if the file is missing, CorruptDataError if it holds something else."""
+    text = require_file(path).read_text(errors="replace")
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -59,16 +59,16 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_tensors(
-    path: Path, kind: str, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], optional: str = ""
+    path: Path, kind: str, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], optional: str = ""
 ) -> None:
-    """Raises ConfigError if the tensors in `path` are not those of a `kind`: names, then shapes."""
-    missing, unknown = expected.keys() - found.keys() - {optional}, found.keys() - expected.keys()
+    """Raises ConfigError if the tensors in `path` do not have the names, then the shapes, of a `kind`."""
+    missing, unknown = expected.keys() - tensors.keys() - {optional}, tensors.keys() - expected.keys()
     if missing or unknown:
-        told = [f"no {', '.join(sorted(missing))}"] if missing else []
-        told += [f"{', '.join(sorted(unknown))} besides"] if unknown else []
+        problems = [f"lacks {', '.join(sorted(missing))}"] if missing else []
+        problems += [f"has unexpected tensors {', '.join(sorted(unknown))}"] if unknown else []
         raise ConfigError(
-            f"{path} is no {kind}: it has {' and '.join(told)}", hint=f"a {kind} has {', '.join(sorted(expected))}"
+            f"{path} is not a {kind}: it {' and '.join(problems)}", hint=f"a {kind} has {', '.join(sorted(expected))}"
         )
-    for key, tensor in found.items():
+    for key, tensor in tensors.items():
         if tuple(tensor.shape) != expected[key]:
             raise ConfigError(f"{path}: {key} of a {kind} has shape {tuple(tensor.shape)}, not {expected[key]}")

@@ -1,1 +1,1 @@
-"""Rules that a run is judged by, one group a file; docs/health.md lists them."""
+"""Rules that judge a run, one group per file; docs/health.md lists them."""

@@ -1,4 +1,4 @@
-"""H9: an SAE that is nothing to compare, judged on tokens it was not trained on, as it will be used."""
+"""H9: degenerate SAEs, judged in inference mode on tokens that they were not trained on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from saepipe.data.cache.cache import Cache
 from saepipe.data.folders.health import Finding
 from saepipe.train.health_config import HealthConfig
+from saepipe.train.sae.activations import is_active
 from saepipe.train.sae.base import Architecture, Params
 
 CHUNK = 1024
@@ -20,22 +21,22 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A finished SAE on a sample of tokens."""
+    """Statistics of a finished SAE on a sample of tokens."""
 
     num_tokens: int
-    l0: float  # active latents a token
-    alive: float  # share of the latents that fire on the sample
-    dense: float  # share of the latents that fire on more than `dense_rate` of the tokens
+    l0: float  # active latents per token
+    alive: float  # share of the latents that are active on any token of the sample
+    dense: float  # share of the latents that are active on more than `dense_rate` of the tokens
     explained_variance: float  # 1 - |x - x_hat|^2 / |x - mean|^2, summed over the sample
     l2_ratio: float  # mean of |x_hat| / |x|
 
 
 @torch.no_grad()
-def behaviour(sae: Architecture, params: Params, batches: Iterable[Tensor], dense_rate: float) -> Behaviour:
-    """Of an SAE in inference mode on batches (n, d_in) in the parameters' own scale."""
+def measure_behaviour(sae: Architecture, params: Params, batches: Iterable[Tensor], dense_rate: float) -> Behaviour:
+    """Measures an SAE in inference mode on batches (n, d_in) in the scale of its parameters."""
     d_sae, d_in = params["W_dec"].shape
     device = params["W_dec"].device
-    fired = torch.zeros(d_sae, dtype=torch.int64, device=device)
+    num_active = torch.zeros(d_sae, dtype=torch.int64, device=device)
     total = torch.zeros(d_in, dtype=torch.float64, device=device)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     num_tokens = 0
@@ -43,72 +44,76 @@ def behaviour(sae: Architecture, params: Params, batches: Iterable[Tensor], dens
         x = batch.to(device, torch.float32)
         acts = sae.encode(params, x)
         x_hat = sae.decode(params, acts)
-        fired += (acts > 0).sum(0)
+        num_active += is_active(acts).sum(0)
         total += x.sum(0, dtype=torch.float64)
         ratios = torch.linalg.vector_norm(x_hat, dim=1) / torch.linalg.vector_norm(x, dim=1).clamp_min(1e-12)
-        figures = ((x - x_hat).square().sum(1), x.square().sum(1), ratios)
-        sums += torch.stack([figure.sum(dtype=torch.float64) for figure in figures])
+        parts = ((x - x_hat).square().sum(1), x.square().sum(1), ratios)
+        sums += torch.stack([part.sum(dtype=torch.float64) for part in parts])
         num_tokens += len(x)
     error, power, ratio = sums.tolist()
     variation = power - float(total.square().sum()) / num_tokens
     return Behaviour(
         num_tokens=num_tokens,
-        l0=int(fired.sum()) / num_tokens,
-        alive=float((fired > 0).double().mean()),
-        dense=float((fired > dense_rate * num_tokens).double().mean()),
+        l0=int(num_active.sum()) / num_tokens,
+        alive=float((num_active > 0).double().mean()),
+        dense=float((num_active > dense_rate * num_tokens).double().mean()),
         explained_variance=1 - error / variation,
         l2_ratio=ratio / num_tokens,
     )
 
 
 def check_behaviour(
-    seen: Behaviour, d_sae: int, dead: float, l0_target: float | None, limits: HealthConfig
+    sae: Behaviour, d_sae: int, dead: float, l0_target: float | None, limits: HealthConfig
 ) -> list[Finding]:
-    """H9; `dead` is the share of latents that training ended with, `l0_target` what L0 was steered to."""
+    """H9; `dead` is the share of latents dead at the end of training, `l0_target` the L0 that training steered to."""
     low, high = limits.norm_ratio
     most_l0 = limits.most_l0 * d_sae
     errors = [
-        (seen.l0 < limits.least_l0, f"L0 is {seen.l0:.3g}, below {limits.least_l0:g}; lower the sparsity weight"),
-        (seen.l0 > most_l0, f"L0 is {seen.l0:.3g}, above d_sae * {limits.most_l0:g}; raise the sparsity weight"),
+        (sae.l0 < limits.least_l0, f"L0 is {sae.l0:.3g}, below {limits.least_l0:g}; lower the sparsity weight"),
+        (sae.l0 > most_l0, f"L0 is {sae.l0:.3g}, above d_sae * {limits.most_l0:g}; raise the sparsity weight"),
         (
-            seen.alive < limits.least_alive,
-            f"{seen.alive:.1%} of the latents fire on {seen.num_tokens:,} tokens, below {limits.least_alive:.0%}; "
-            "lower the sparsity weight, or resample the dead",
+            sae.alive < limits.least_alive,
+            f"only {sae.alive:.1%} of the latents are active on any of {sae.num_tokens:,} tokens, below "
+            f"{limits.least_alive:.0%}; lower the sparsity weight or resample dead latents",
         ),
         (
-            not seen.explained_variance >= limits.least_variance,
-            f"the explained variance is {seen.explained_variance:.3g}, below {limits.least_variance:g}; "
-            "train longer, or lower the penalties' weights",
+            not sae.explained_variance >= limits.least_variance,
+            f"the explained variance is {sae.explained_variance:.3g}, below {limits.least_variance:g}; "
+            "train longer or lower the penalties' weights",
         ),
     ]
     warnings = [
-        (dead > limits.most_dead, f"{dead:.0%} of the latents are dead; add auxk, or dead.resample_steps"),
         (
-            seen.dense > limits.most_dense,
-            f"{seen.dense:.1%} of the latents fire on more than {limits.dense_rate:.0%} of the tokens; "
-            "raise the sparsity weight",
+            dead > limits.most_dead,
+            f"{dead:.0%} of the latents are dead, above {limits.most_dead:.0%}; add auxk or set dead.resample_steps",
         ),
         (
-            not low <= seen.l2_ratio <= high,
-            f"|x_hat| is {seen.l2_ratio:.3g} of |x|, outside [{low:g}, {high:g}]: L1 shrinks, TopK and JumpReLU do not",
+            sae.dense > limits.most_dense,
+            f"{sae.dense:.1%} of the latents are active on more than {limits.dense_rate:.0%} of the tokens, above "
+            f"{limits.most_dense:.0%} of the latents; raise the sparsity weight",
+        ),
+        (
+            not low <= sae.l2_ratio <= high,
+            f"|x_hat| averages {sae.l2_ratio:.3g} times |x|, outside [{low:g}, {high:g}]; L1 shrinks reconstructions, "
+            "TopK and JumpReLU do not",
         ),
     ]
     findings = [Finding("H9", "error", message) for broken, message in errors if broken]
     findings += [Finding("H9", "warning", message) for broken, message in warnings if broken]
-    return findings + (check_l0(seen.l0, l0_target, limits) if l0_target else [])
+    return findings + (check_l0(sae.l0, l0_target, limits) if l0_target else [])
 
 
 def check_l0(l0: float, target: float, limits: HealthConfig) -> list[Finding]:
-    """H9: where a weight was steered to an L0, it arrived."""
+    """H9: a run that was steered to an L0 ends near it."""
     off = abs(l0 - target) / target
     if off <= limits.l0_warning:
         return []
-    message = f"L0 was steered to {target:g} and is {l0:.3g}, {off:.0%} off; train longer, or start its weight nearer"
+    message = f"L0 is {l0:.3g}, {off:.0%} off its target of {target:g}; train longer or start from a better weight"
     return [Finding("H9", "error" if off > limits.l0_error else "warning", message)]
 
 
 def sample_rows(cache: Cache, hook: str, limit: int) -> Iterator[Tensor]:
-    """At most `limit` held-out tokens (n, d_in) bfloat16; training rows where the cache has no held-out part."""
+    """Yields at most `limit` held-out tokens (n, d_in) bfloat16, or training rows if the cache has no held-out part."""
     if cache.attributes["num_heldout_contexts"]:
         return _heldout_rows(cache, hook, limit)
     return _training_rows(cache, hook, limit)

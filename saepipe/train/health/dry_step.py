@@ -1,8 +1,8 @@
-"""The dry step: what would break a run, found before its first step.
+"""The dry step: finds before the first step what would break a run.
 
-Every part is trained for two steps on made-up rows whose d_in, d_sae and batch all differ, so that an axis taken for
-another fails here and now; study A's W_dec was normalised and multiplied along the wrong one, hidden by d_in = d_sae.
-Then the loss is taken, and its gradient, on two real batches.
+Every component is trained for two steps on random rows whose d_in, d_sae and batch all differ, so that swapped axes
+fail at once: study A normalised and multiplied W_dec along the wrong axis, which d_in = d_sae concealed. Then the loss
+and its gradient are computed on two real batches.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ D_IN, BATCH, STEPS = 24, 17, 2
 
 
 def dry_step(recipe: Recipe, state: TrainState, batches: Iterable[Tensor]) -> list[Finding]:
-    """H14, H7 and H15 of a run that is about to begin or to go on; changes nothing.
+    """H14, H7 and H15 of a run that is about to begin or to be resumed. Changes nothing.
 
     Args:
         recipe: of the run.
-        state: where it stands.
-        batches: raw rows (batch, d_in), two of them.
+        state: at the step that comes next.
+        batches: two batches of raw rows (batch, d_in).
     """
-    findings = [finding for part in parts(recipe.config) for finding in check_part(recipe, *part)]
+    findings = [finding for part in separate_parts(recipe.config) for finding in check_part(recipe, *part)]
     if findings:
         return findings
     for rows in batches:
         loss = step_loss(recipe, state, recipe.scaled(rows))
         if findings := check_loss(loss, state):
             break
-    return [*findings, *check_paths(recipe.config, loss)]
+    return [*findings, *check_differentiable(recipe.config, loss)]
 
 
-def parts(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
-    """The architecture alone, and with each penalty and transform alone, by name."""
+def separate_parts(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
+    """Yields, by name, configs of the architecture alone and of the architecture with one penalty or transform."""
     bare = {"penalties": (), "transforms": ()}
     yield f"architecture {config.sae.name}", config.model_copy(update=bare)
     for label, component in config.components():
@@ -54,7 +54,7 @@ def parts(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
 
 
 def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
-    """H14 and H7: two steps on made-up rows, with every third latent dead."""
+    """H14 and H7: two steps on random rows, with every third latent dead."""
     d_sae, num_steps = config.sae.d_sae, max(STEPS + 1, recipe.num_steps)
     d_in, batch = D_IN + (d_sae == D_IN), BATCH + (d_sae == BATCH)
     changes = {"steps": num_steps, "batch_size": batch, "dead": DeadConfig(after_tokens=1)}
@@ -68,14 +68,14 @@ def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
     except (MemoryError, torch.OutOfMemoryError, SaepipeError):
         raise
     except Exception as error:
-        message = f"{name} fails where d_in {d_in}, d_sae {d_sae} and batch {batch} differ: {_short(error)}"
-        return [Finding("H14", "error", f"{message}; an axis is taken for another", name)]
-    found = check_finite(state) or check_unit_rows(state.params["W_dec"], config.health.unit_tolerance)
-    return [replace(finding, message=f"{name} on made-up rows: {finding.message}", about=name) for finding in found]
+        message = f"{name} fails with d_in {d_in}, d_sae {d_sae} and batch {batch}: {_short(error)}"
+        return [Finding("H14", "error", f"{message}; it may confuse two of these axes", name)]
+    findings = check_finite(state) or check_unit_rows(state.params["W_dec"], config.health.unit_tolerance)
+    return [replace(finding, message=f"{name} on random rows: {finding.message}", about=name) for finding in findings]
 
 
 def check_loss(loss: Loss, state: TrainState) -> list[Finding]:
-    """H7: every term, and the gradient of every parameter."""
+    """H7: every term and the gradient of every parameter are finite."""
     broken = [name for name, term in loss.terms.items() if not term.weighted.isfinite()]
     gradients = torch.autograd.grad(loss.total, list(state.params.values()), retain_graph=True)
     broken += [
@@ -83,13 +83,13 @@ def check_loss(loss: Loss, state: TrainState) -> list[Finding]:
         for name, gradient in zip(state.params, gradients, strict=True)
         if not gradient.isfinite().all()
     ]
-    message = f"not finite before step {state.step + 1}: {', '.join(broken)}; look at the data's scale and the weights"
+    message = f"not finite before step {state.step + 1}: {', '.join(broken)}; check the data's scale and the weights"
     return [Finding("H7", "error", message)] if broken else []
 
 
-def check_paths(config: TrainConfig, loss: Loss) -> list[Finding]:
-    """H15: every penalty with a weight depends on a parameter."""
-    message = "{} has no gradient: as it is written, nothing that it says can reach a weight; use a surrogate gradient"
+def check_differentiable(config: TrainConfig, loss: Loss) -> list[Finding]:
+    """H15: every penalty with a weight has a gradient for some parameter."""
+    message = "{} has no gradient for any parameter, so it cannot affect training; use a surrogate gradient"
     return [
         Finding("H15", "error", message.format(label), label)
         for label, penalty in zip(labels(config.penalties), config.penalties, strict=True)

@@ -1,4 +1,4 @@
-"""Rules of the parameters: H6 steps, H7 finite, H8 moved, H14 unit rows. A run that breaks one has no usable SAE."""
+"""Rules about the parameters: H6, H7, H8, H14. A run that breaks one of them has no usable SAE."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from saepipe.train.step.state import Recipe, TrainState
 
 
 def check_finite(state: TrainState) -> list[Finding]:
-    """H7: the losses since the last line, and the parameters, are finite. Waits for the device."""
-    found = [name for name, tensor in state.params.items() if not tensor.isfinite().all()]
+    """H7: the losses since the last log line, and the parameters, are finite. Waits for the device."""
+    broken = [name for name, tensor in state.params.items() if not tensor.isfinite().all()]
     if not state.sums.isfinite().all():
-        found.insert(0, "the loss")
-    message = f"not finite at step {state.step}: {', '.join(found)}; a lower lr or a smaller weight may do"
-    return [Finding("H7", "error", message)] if found else []
+        broken.insert(0, "the loss")
+    message = f"not finite at step {state.step}: {', '.join(broken)}; try a lower lr or smaller penalty weights"
+    return [Finding("H7", "error", message)] if broken else []
 
 
 def check_finished(recipe: Recipe, state: TrainState, initial: Params) -> list[Finding]:
-    """Of a run that says it is done; `initial` are its parameters before step 0, but for b_dec."""
+    """H6, H7, H8 and H14 of a run after its last step; `initial` holds its parameters before b_dec was set."""
     limits = recipe.config.health
     return [
         *check_steps(state.step, recipe.num_steps),
@@ -31,24 +31,24 @@ def check_finished(recipe: Recipe, state: TrainState, initial: Params) -> list[F
 
 
 def check_steps(done: int, planned: int) -> list[Finding]:
-    """H6: every step that was planned was made, and there was one."""
-    message = f"{done} steps done of {planned} planned; run the same command again"
+    """H6: all planned steps were done, and there was at least one."""
+    message = f"{done} of {planned} planned steps done; run the same command again"
     return [] if done == planned >= 1 else [Finding("H6", "error", message)]
 
 
 def check_moved(before: Params, after: Params, least: float) -> list[Finding]:
     """H8: training changed the encoder and the decoder."""
     moves = {name: relative_move(before[name], after[name]) for name in ("W_enc", "W_dec")}
-    still = [f"{name} by {move:.2g}" for name, move in moves.items() if move < least]
-    message = f"moved by less than {least:.2g} of its norm in training: {', '.join(still)}; raise lr, or train longer"
-    return [Finding("H8", "error", message)] if still else []
+    small = [f"{name} by {move:.2g}" for name, move in moves.items() if move < least]
+    message = f"training moved {' and '.join(small)} times its norm, below {least:.2g}; raise lr or train longer"
+    return [Finding("H8", "error", message)] if small else []
 
 
 def check_unit_rows(W_dec: Tensor, tolerance: float) -> list[Finding]:
     """H14: the decoder's rows (d_sae, d_in) have unit norm along d_in."""
     lengths = torch.linalg.vector_norm(W_dec.detach(), dim=1)
     worst = float((lengths - 1).abs().max())
-    message = f"a row of W_dec is {worst:.2g} away from unit norm along d_in; an axis is taken for another"
+    message = f"a row of W_dec differs by {worst:.2g} from unit norm along d_in; was it normalised along d_sae?"
     return [] if worst <= tolerance else [Finding("H14", "error", message)]
 
 

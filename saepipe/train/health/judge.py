@@ -1,4 +1,4 @@
-"""Every rule that speaks at the end of a run, in one place."""
+"""All rules that are applied to a finished run, and those that need only its config or its manifest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from saepipe.data.cache.cache import Cache
 from saepipe.data.folders.health import Finding, Health, unusable
 from saepipe.train.config import TrainConfig, labels
-from saepipe.train.health.degenerate import behaviour, check_behaviour, sample_rows
+from saepipe.train.health.degenerate import check_behaviour, measure_behaviour, sample_rows
 from saepipe.train.health.finished import check_finished
 from saepipe.train.health.log_lines import Line, audit, check_log
 from saepipe.train.health.twins import Twin, check_twins, evidence
@@ -18,7 +18,7 @@ from saepipe.train.step.state import Recipe, TrainState, initial_params
 
 
 def doubts(config: TrainConfig) -> list[Finding]:
-    """H4: what the settings of the penalties alone give reason to doubt."""
+    """H4: doubts that the penalties raise from their settings alone."""
     return [
         Finding("H4", "warning", f"{label}: {doubt}", label)
         for label, penalty in zip(labels(config.penalties), config.penalties, strict=True)
@@ -27,23 +27,23 @@ def doubts(config: TrainConfig) -> list[Finding]:
 
 
 def check_commits(commits: Sequence[str]) -> list[Finding]:
-    """H13: a run that was begun by one version of the source and gone on with by another."""
-    message = f"trained by more than one commit, {' then '.join(commits)}: train it anew from one"
+    """H13: the run was begun and resumed with the same version of the source."""
+    message = f"trained by more than one commit: {' then '.join(commits)}; retrain it with one"
     return [Finding("H13", "warning", message)] if len(commits) > 1 else []
 
 
 def judge(
     recipe: Recipe, state: TrainState, lines: Sequence[Line], cache: Cache, twin: Twin, others: Iterable[Twin]
 ) -> Health:
-    """The health of a run that has done its last step.
+    """Applies every rule to a run that has done its last step.
 
     Args:
         recipe: of the run.
         state: after the last step.
         lines: of metrics.jsonl.
-        cache: what it was trained on.
-        twin: its name and its config.
-        others: finished runs, to be compared with.
+        cache: that it was trained on.
+        twin: its name and config.
+        others: finished runs to compare it with.
     """
     config, limits = recipe.config, recipe.config.health
     findings = check_finished(recipe, state, initial_params(recipe))
@@ -51,18 +51,17 @@ def judge(
         return Health(tuple(findings))
     sae, params = config.sae.inference({name: value.detach() for name, value in state.all_params.items()})
     rows = (recipe.scaled(rows) for rows in sample_rows(cache, str(config.hook), limits.heldout_tokens))
-    seen = behaviour(sae, params, rows, limits.dense_rate)
+    behaviour = measure_behaviour(sae, params, rows, limits.dense_rate)
     dead = float((state.tokens_since_fired >= recipe.dead_after).double().mean())
-    kept = evidence(config, recipe.num_steps, lines, params["W_dec"])
-    twin = Twin(twin.name, twin.config, kept)
+    twin = Twin(twin.name, twin.config, evidence(config, recipe.num_steps, lines, params["W_dec"]))
     findings += check_log(config, recipe.num_steps, lines, limits, ended=True)
     findings += check_twins(twin, others, limits)
-    findings += check_behaviour(seen, config.sae.d_sae, dead, l0_target(config), limits)
-    return Health(tuple(findings), {"sae": asdict(seen), **audit(config, lines)}, kept)
+    findings += check_behaviour(behaviour, config.sae.d_sae, dead, l0_target(config), limits)
+    return Health(tuple(findings), {"sae": asdict(behaviour), **audit(config, lines)}, twin.evidence)
 
 
 def l0_target(config: TrainConfig) -> float | None:
-    """The L0 that the run is steered to, by a controller or by the `l0` penalty's own target, where it is."""
+    """Returns the L0 that a controller or the `l0` penalty's own target steers the run to, if there is one."""
     targets = [penalty.target for penalty in config.penalties if isinstance(penalty, L0)]
     for _, component in config.components():
         targets += [controller.to for controller in controllers(component).values() if controller.steer == "l0"]

@@ -1,6 +1,6 @@
-"""Rules of the penalties, read from the run's log: H1 inert, H4 thresholds, H5 what a gate selected.
+"""Rules about the penalties, applied to the run's log: H1 inert, H4 thresholds, H5 pairs that a gate selects.
 
-They need nothing but `metrics.jsonl`, so a resumed run is judged like one that was never stopped.
+They read only `metrics.jsonl`, so a resumed run is judged like one that was never stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from saepipe.train.setting import Controller, Schedule
 from saepipe.train.step.loss import RECONSTRUCTION
 
 Line = Mapping[str, Any]
-"""Of metrics.jsonl."""
+"""A line of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Check:
     """A penalty at one line of the log."""
 
     step: int
-    value: float  # before its weight, mean since the last line
-    share: float  # the norm of its weighted gradient over that of the reconstruction
+    value: float  # before its weight, mean since the previous line
+    share: float  # norm of its weighted gradient over the norm of the reconstruction's
 
     def inert(self, limits: HealthConfig) -> bool:
         return self.value == 0 or self.share < limits.inert_share
@@ -38,7 +38,7 @@ class Check:
 def check_log(
     config: TrainConfig, num_steps: int, lines: Sequence[Line], limits: HealthConfig, *, ended: bool
 ) -> list[Finding]:
-    """H1, H4 and H5 of every penalty with a weight. Before the end, only what the last line gives reason for."""
+    """H1, H4 and H5 of every penalty with a weight; before the end, only of those with a suspicious last line."""
     findings: list[Finding] = []
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
         if not (ended or _suspicious(lines[-1], label, limits)):
@@ -50,7 +50,7 @@ def check_log(
 
 
 def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:
-    """The weight in the step-th step (counted from 1), where it is known beforehand; 0 during the warm-up."""
+    """Returns the weight at a step (counted from 1): 0 during the warm-up; a controller's counts as its start."""
     if step <= penalty.warmup * num_steps:
         return 0.0
     weight = penalty.settings()["weight"]
@@ -62,9 +62,10 @@ def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:
 def check_inert(
     label: str, penalty: Penalty, checks: Sequence[Check], num_steps: int, limits: HealthConfig, ended: bool
 ) -> list[Finding]:
-    """H1: the penalty's value is 0, or its gradient is nothing beside the reconstruction's.
+    """H1: the penalty's value is 0, or its gradient is negligible beside the reconstruction's.
 
-    A warning where it was alive in most checks. A penalty of a kind that may rest is told only where it mostly did.
+    A warning if it was inert in no more than half of the checks. A penalty that `may_rest` gets no more than a warning,
+    and only if it was inert in more than half of them.
     """
     inert = [check for check in checks if check.inert(limits)]
     longest = max(_streaks(checks, limits), key=len, default=[])
@@ -82,56 +83,54 @@ def check_inert(
 def _inert_message(label: str, streak: Sequence[Check], num_checks: int) -> str:
     largest = max(check.share for check in streak)
     if all(check.value == 0 for check in streak):
-        seen, advice = "was exactly 0", "look at what it selected (`audit` in health.json) and at its thresholds"
+        observed, advice = "was exactly 0", "check its thresholds, and what it selected (`audit` in health.json)"
     else:
-        seen, advice = f"had a gradient of at most {largest:.1g} of the reconstruction's", "raise its weight"
-    where = f"in {len(streak)} of {num_checks} checks, steps {streak[0].step:,} to {streak[-1].step:,}"
-    return f"{label} {seen} {where}: there the run is what it would be without it; {advice}"
+        observed, advice = f"had a gradient of at most {largest:.1g} times the reconstruction's", "raise its weight"
+    checks = f"in {len(streak)} of {num_checks} checks (steps {streak[0].step:,} to {streak[-1].step:,})"
+    return f"{label} {observed} {checks} and had no effect there; {advice}"
 
 
 def _check_share(label: str, checks: Sequence[Check], limits: HealthConfig) -> list[Finding]:
-    """H1: at its minimum the loss's gradients balance, so shares far from 1 say that one term rules."""
+    """H1: the gradients balance at the minimum of the loss, so a share far from 1 means that one term dominates."""
     share = median(check.share for check in checks)
     if limits.weak_share <= share <= limits.dominating_share:
         return []
     weak = share < limits.weak_share
-    effect, advice = ("hardly steers", "raise") if weak else ("rules the reconstruction", "lower")
+    effect, advice = ("is too weak to matter", "raise") if weak else ("dominates the loss", "lower")
     message = f"the gradient of {label} is {share:.2g} times the reconstruction's (median of {len(checks)} checks)"
-    return [Finding("H1", "warning", f"{message}: it {effect}; {advice} its weight", label)]
+    return [Finding("H1", "warning", f"{message}, so it {effect}; {advice} its weight", label)]
 
 
 def check_selection(
     label: str, penalty: Penalty, statistics: Mapping[str, Sequence[float]], limits: HealthConfig, ended: bool
 ) -> list[Finding]:
-    """H5: a latent paired with itself, or no pair at all. H4: a gate open for none, a threshold rho passed by most."""
+    """H5: a latent paired with itself, or no pair at all. H4: a gate that no pair passes, or a rho that most do."""
     findings = []
-    if (itself := max(statistics.get("self_share", [0.0]))) > 0:
-        message = f"{itself:.2%} of the pairs that {label} selects are a latent with itself: leave the diagonal out"
+    if (self_share := max(statistics.get("self_share", [0.0]))) > 0:
+        message = f"{self_share:.2%} of the pairs that {label} selects pair a latent with itself; exclude the diagonal"
         findings.append(Finding("H5", "error", message, label))
     if ended and max(statistics.get("num_pairs", [1.0])) == 0:
         severity: Severity = "warning" if penalty.may_rest else "error"
         checks = len(statistics["num_pairs"])
-        message = (
-            f"{label} selected no pair of latents in any of {checks} checks; its thresholds cannot be reached here"
-        )
+        message = f"{label} selected no pair of latents in any of {checks} checks; lower its thresholds"
         findings.append(Finding("H5", severity, message, label))
     if ended and (shares := statistics.get("selected_share")):
         share = fmean(shares[len(shares) // 2 :])
         if share == 0:
-            message = f"{label} selects none of its candidate pairs in the second half of the run: lower its threshold"
+            message = f"{label} selects none of its candidate pairs in the second half of the run; lower its threshold"
             findings.append(Finding("H4", "warning", message, label))
         elif share > limits.most_selected and "rho" in penalty.settings():
-            message = f"{label} selects {share:.0%} of its candidate pairs: it tells few apart; raise rho"
+            message = f"{label} selects {share:.0%} of its candidate pairs, so its gate excludes few; raise rho"
             findings.append(Finding("H4", "warning", message, label))
     return findings
 
 
 def audit(config: TrainConfig, lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float]]]:
-    """What each penalty's and transform's statistics were over the run, by label and name."""
-    found = {label: _statistics(lines, label) for label, _ in config.components()}
+    """Summarises each penalty's and transform's statistics over the run, by label and name."""
+    by_label = {label: _statistics(lines, label) for label, _ in config.components()}
     return {
         label: {name: _summary(values) for name, values in statistics.items()}
-        for label, statistics in found.items()
+        for label, statistics in by_label.items()
         if statistics
     }
 
@@ -150,18 +149,18 @@ def _check(line: Line, label: str) -> Check:
 
 
 def _statistics(lines: Sequence[Line], label: str) -> dict[str, list[float]]:
-    """The finite values of a component's statistics, by name, line by line."""
-    found: dict[str, list[float]] = {}
+    """Returns the finite values of a component's statistics, by name, in the order of the lines."""
+    statistics: dict[str, list[float]] = {}
     for line in lines:
         for key, value in line["statistics"].items():
             owner, _, name = key.partition("/")
             if owner == label and math.isfinite(value):
-                found.setdefault(name, []).append(value)
-    return found
+                statistics.setdefault(name, []).append(value)
+    return statistics
 
 
 def _streaks(checks: Sequence[Check], limits: HealthConfig) -> Iterator[list[Check]]:
-    """The checks in a row at which the penalty was inert."""
+    """Yields each uninterrupted series of checks at which the penalty was inert."""
     for inert, group in groupby(checks, key=lambda check: check.inert(limits)):
         if inert:
             yield list(group)

@@ -1,1 +1,1 @@
-"""The products of a sparse step, on the active entries alone: definitions, and what runs them on each device."""
+"""Products of a sparse step on the active entries alone: definitions, and an implementation for each device."""

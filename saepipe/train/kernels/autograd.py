@@ -1,4 +1,4 @@
-"""A sparse step's encoder and decoder, with gradients that touch the same entries."""
+"""Encoder and decoder of a sparse step, with gradients that touch the active entries only."""
 
 from __future__ import annotations
 
@@ -12,71 +12,71 @@ from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.kernels.pick import kernels_for
 
 
-def encode_at(pattern: Pattern, known: Tensor, x: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
-    """The entries of x @ W_enc + bias, with gradients for W_enc and bias.
+def encode_at(pattern: Pattern, values: Tensor, x: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
+    """Returns entries of x @ W_enc + bias, with gradients for W_enc and bias.
 
     Args:
-        pattern: of the entries, in (batch, d_sae).
-        known: (num_entries,) their values: the product is computed whole before it is known which ones count.
-        x: (batch, d_in), of the dtype of the products; no gradient.
+        pattern: positions of the entries in (batch, d_sae).
+        values: (num_entries,) values of the entries. The whole product is needed anyway to choose the entries.
+        x: (batch, d_in), in the dtype of the products; no gradient.
         W_enc: (d_in, d_sae).
         bias: (d_sae,).
 
     Returns:
         (num_entries,)
     """
-    return _EncodeAt.apply(W_enc, bias, x, known, pattern)  # type: ignore[no-untyped-call]
+    return _EncodeAt.apply(W_enc, bias, x, values, pattern)  # type: ignore[no-untyped-call]
 
 
-def encode_all(known: Tensor, x: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
-    """x @ W_enc + bias (batch, d_sae), whose value is `known`, with gradients for W_enc and bias."""
-    return _EncodeAll.apply(W_enc, bias, x, known)  # type: ignore[no-untyped-call]
+def encode_all(values: Tensor, x: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
+    """Returns x @ W_enc + bias (batch, d_sae), given as `values`, with gradients for W_enc and bias."""
+    return _EncodeAll.apply(W_enc, bias, x, values)  # type: ignore[no-untyped-call]
 
 
 def decode(pattern: Pattern, values: Tensor, W_dec: Tensor) -> Tensor:
-    """values (num_entries,) as (batch, d_sae) times W_dec (d_sae, d_in) -> (batch, d_in), with gradients for both."""
+    """Multiplies values (num_entries,) at the pattern by W_dec (d_sae, d_in) -> (batch, d_in); gradients for both."""
     return _Decode.apply(values, W_dec, pattern)  # type: ignore[no-untyped-call]
 
 
 def decode_zeros(near: Tensor, pattern: Pattern | None, carrier: Tensor, W_dec: Tensor) -> Tensor:
-    """(near * carrier) @ W_dec where carrier is 0: zeros (batch, d_in), with a gradient for carrier alone.
+    """Returns (near * carrier) @ W_dec for carrier 0: zeros (batch, d_in), with a gradient for carrier alone.
 
     Args:
         near: (batch, d_sae) bool.
-        pattern: of the same entries, to go through them one by one; None: by one whole product.
+        pattern: pattern of `near`, to compute the gradient entry by entry; None: by one whole product.
         carrier: (d_sae,) zeros.
-        W_dec: (d_sae, d_in). Its own gradient is 0, as carrier is.
+        W_dec: (d_sae, d_in). Its own gradient is 0, because carrier is 0.
     """
     return _DecodeZeros.apply(carrier, near, pattern, W_dec)  # type: ignore[no-untyped-call]
 
 
 def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
-    """values (num_entries,) summed over the batch -> (d_sae,)."""
+    """Sums values (num_entries,) over the batch -> (d_sae,)."""
     return _ColumnSums.apply(values, pattern)  # type: ignore[no-untyped-call]
 
 
 class _EncodeAt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, W_enc: Tensor, bias: Tensor, x: Tensor, known: Tensor, pattern: Pattern) -> Tensor:
+    def forward(ctx: Any, W_enc: Tensor, bias: Tensor, x: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
         ctx.save_for_backward(x)
         ctx.pattern, ctx.dtype = pattern, W_enc.dtype
-        return known.view_as(known)
+        return values.view_as(values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         kernels = kernels_for(x.device, ctx.dtype)
-        of_W_enc = kernels.decode_t(ctx.pattern, gradient, x).T.contiguous()
-        return of_W_enc, kernels.column_sums(ctx.pattern, gradient), None, None, None
+        W_enc_gradient = kernels.decode_t(ctx.pattern, gradient, x).T.contiguous()
+        return W_enc_gradient, kernels.column_sums(ctx.pattern, gradient), None, None, None
 
 
 class _EncodeAll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, W_enc: Tensor, bias: Tensor, x: Tensor, known: Tensor) -> Tensor:
+    def forward(ctx: Any, W_enc: Tensor, bias: Tensor, x: Tensor, values: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         ctx.dtype = W_enc.dtype
-        return known.view_as(known)
+        return values.view_as(values)
 
     @staticmethod
     @once_differentiable
@@ -98,10 +98,10 @@ class _Decode(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         values, W = ctx.saved_tensors
         kernels, gradient = kernels_for(W.device, ctx.dtype), gradient.to(values.dtype)
-        of_values, of_W = ctx.needs_input_grad[:2]
+        values_need_grad, W_needs_grad = ctx.needs_input_grad[:2]
         return (
-            kernels.sampled(ctx.pattern, gradient, W).to(values.dtype) if of_values else None,
-            kernels.decode_t(ctx.pattern, values, gradient) if of_W else None,
+            kernels.sampled(ctx.pattern, gradient, W).to(values.dtype) if values_need_grad else None,
+            kernels.decode_t(ctx.pattern, values, gradient) if W_needs_grad else None,
             None,
         )
 
@@ -119,12 +119,12 @@ class _DecodeZeros(torch.autograd.Function):
         near, W_dec = ctx.saved_tensors
         gradient = gradient.to(ctx.dtype)
         if ctx.pattern is None:
-            of_carrier = (W_dec * (near.to(ctx.dtype).T @ gradient)).sum(1)
+            carrier_gradient = (W_dec * (near.to(ctx.dtype).T @ gradient)).sum(1)
         else:
             kernels = kernels_for(W_dec.device, W_dec.dtype)
             slopes = kernels.sampled(ctx.pattern, gradient, W_dec.to(ctx.dtype))
-            of_carrier = kernels.column_sums(ctx.pattern, slopes)
-        return of_carrier.to(ctx.dtype), None, None, None
+            carrier_gradient = kernels.column_sums(ctx.pattern, slopes)
+        return carrier_gradient.to(ctx.dtype), None, None, None
 
 
 class _ColumnSums(torch.autograd.Function):

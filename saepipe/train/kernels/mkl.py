@@ -1,4 +1,4 @@
-"""The kernels on a CPU: torch's sparse CSR products, which call MKL. Each row's sum is one thread's, so bits repeat."""
+"""Kernels on a CPU: torch's sparse CSR products, which call MKL. One thread sums each row, so bits repeat."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> Tensor:
-    """A float32 matrix of torch's sparse CSR layout; a Pattern's index is valid by construction."""
+    """Returns a float32 matrix in torch's sparse CSR layout, unchecked, as a Pattern's index is always valid."""
     shape = (len(starts) - 1, num_columns)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")

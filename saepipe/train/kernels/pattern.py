@@ -1,4 +1,4 @@
-"""Which entries of a batch's activations are computed with: their positions, by row and by column."""
+"""Positions of the entries of a batch's activations that a sparse step computes with, by row and by column."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ByColumn:
-    """A pattern's entries sorted by column, then row: the transposed index."""
+    """Entries of a pattern sorted by column, then row: the transposed index."""
 
-    starts: Tensor  # int32 (num_columns + 1,): where each column's entries begin
+    starts: Tensor  # int32 (num_columns + 1,): start of each column's entries
     columns: Tensor  # int32 (num_entries,), ascending
     rows: Tensor  # int32 (num_entries,)
-    order: Tensor  # int64 (num_entries,): values[order] are in this order
+    order: Tensor  # int64 (num_entries,): values[order] has this order
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Entries of a (num_rows, num_columns) array, row by row; in a step (batch, d_sae). The values lie beside it.
+    """Entries of a (num_rows, num_columns) array, row by row; in a step (batch, d_sae). Values are kept separately.
 
-    What is asked of it is computed once, so one transposed index serves both gradients of a step.
+    Derived indices are computed once, so one transposed index serves both gradients of a step.
     """
 
     num_columns: int
-    row_starts: Tensor  # int32 (num_rows + 1,): where each row's entries begin
+    row_starts: Tensor  # int32 (num_rows + 1,): start of each row's entries
     columns: Tensor  # int32 (num_entries,), ascending in each row
     positions: Tensor  # int64 (num_entries,): row * num_columns + column
 
     @classmethod
     def of_mask(cls, mask: Tensor) -> Pattern:
-        """The entries at which `mask` (num_rows, num_columns) is true. On CUDA it waits for their number."""
+        """Returns the pattern of the true entries of `mask` (num_rows, num_columns). Waits for their number on CUDA."""
         return cls.of_positions(mask.flatten().nonzero().squeeze(1), *mask.shape)
 
     @classmethod
     def of_positions(cls, positions: Tensor, num_rows: int, num_columns: int) -> Pattern:
-        """The entries at row * num_columns + column, int64 (num_entries,), ascending."""
+        """Returns the pattern of the entries at row * num_columns + column, int64 (num_entries,), ascending."""
         edges = torch.arange(num_rows + 1, device=positions.device) * num_columns
         row_starts = torch.searchsorted(positions, edges, out_int32=True)
         return cls(num_columns, row_starts, (positions % num_columns).int(), positions)
 
     @classmethod
     def of_indices(cls, indices: Tensor, num_columns: int) -> Pattern:
-        """As many entries in each row: (num_rows, k) different columns, in any order."""
+        """Returns a pattern with k entries per row, from distinct columns (num_rows, k) in any order."""
         num_rows, k = indices.shape
         columns = indices.sort(dim=1).values
         row_starts = torch.arange(0, num_rows * k + 1, k, dtype=torch.int32, device=indices.device)
@@ -62,7 +62,7 @@ class Pattern:
 
     @cached_property
     def rows(self) -> Tensor:
-        """int32 (num_entries,)"""
+        """Row of each entry, int32 (num_entries,)."""
         return torch.div(self.positions, self.num_columns, rounding_mode="floor").int()
 
     @cached_property
@@ -72,14 +72,14 @@ class Pattern:
         return ByColumn(torch.searchsorted(columns, edges, out_int32=True), columns, self.rows[order], order)
 
     def ones(self) -> Tensor:
-        """(num_entries,) float32"""
+        """Returns ones, (num_entries,) float32."""
         return torch.ones(self.num_entries, device=self.columns.device)
 
     def values_of(self, array: Tensor) -> Tensor:
-        """(num_entries,) of an array (num_rows, num_columns)."""
+        """Returns the entries' values (num_entries,) in an array (num_rows, num_columns)."""
         return array.flatten()[self.positions]
 
     def dense(self, values: Tensor) -> Tensor:
-        """(num_rows, num_columns) with `values` (num_entries,) at the entries and 0 elsewhere."""
+        """Returns an array (num_rows, num_columns) with `values` (num_entries,) at the entries and 0 elsewhere."""
         flat = values.new_zeros(self.num_rows * self.num_columns)
         return flat.scatter(0, self.positions, values).view(self.num_rows, self.num_columns)

@@ -1,4 +1,4 @@
-"""Which kernels run where. The one place that looks at the device."""
+"""Choice of the kernels for a device, made here only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saepipe.train.kernels.pattern import Pattern
 
 
 class Kernels(Protocol):
-    """One function an operation; `reference` says what each computes."""
+    """One function per operation; `reference` defines what each computes."""
 
     def decode(self, pattern: Pattern, values: Tensor, W: Tensor) -> Tensor: ...
     def decode_t(self, pattern: Pattern, values: Tensor, A: Tensor) -> Tensor: ...
@@ -22,10 +22,10 @@ class Kernels(Protocol):
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """The fastest that compute there. `reference` serves float64, which only tests ask for, and other devices.
+    """Returns the fastest kernels for a device; `reference` for float64, which only tests use, and for other devices.
 
     Raises:
-        MachineError: on CUDA without Triton, where `reference` would be slower than a dense step and nobody would know.
+        MachineError: on CUDA without Triton, where `reference` would silently be slower than a dense step.
     """
     if dtype == torch.float64:
         return reference
@@ -36,7 +36,7 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
 
 def _on_cuda() -> Kernels:
     try:
-        from saepipe.train.kernels import triton_ops  # here, since a CPU does without Triton
+        from saepipe.train.kernels import triton_ops  # not at the top: a CPU does without Triton
     except ModuleNotFoundError as error:
         if error.name != "triton":
             raise

@@ -1,7 +1,7 @@
-"""What each kernel computes, in plain PyTorch. Slow and plain: the fast ones must agree with it.
+"""Definition of each kernel in plain PyTorch: slow and simple, and the fast kernels must agree with it.
 
-An entry e stands at row r and column c, with the value v. `values` (num_entries,) and the dense arrays are float32 or
-bfloat16; sums and results are float32. Of float64, which tests of gradients ask for, they are float64.
+An entry e has row r, column c and value v. `values` (num_entries,) and the dense arrays are float32 or bfloat16; sums
+and results are float32, or float64 for float64 inputs, which the gradient tests use.
 """
 
 from __future__ import annotations

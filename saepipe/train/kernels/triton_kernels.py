@@ -1,7 +1,7 @@
-"""What Triton compiles for `triton_ops`.
+"""Triton kernels of `triton_ops`.
 
-A tile (BLOCK_E, BLOCK_N) holds rows of a dense array, at one block of its n columns. Arrays are contiguous; starts,
-rows and columns are int32. An offset into a dense array is int64: it may pass 2^31.
+A tile (BLOCK_E, BLOCK_N) holds rows of a dense array, in one block of its n columns. Arrays are contiguous; starts,
+rows and columns are int32. Offsets into dense arrays are int64, since they may exceed 2^31.
 """
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 
@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def sum_chunks(starts, rows, columns, values, dense, sums, n, chunk, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The sum of each whole chunk of a long row -> sums[number of the chunk]; nothing is written for other chunks."""
+    """Sums each whole chunk of a long row -> sums[index of the chunk]; writes nothing for other chunks."""
     begin = tl.program_id(0) * chunk
     row = tl.load(rows + begin)
     row_begin, row_end = tl.load(starts + row), tl.load(starts + row + 1)
@@ -25,10 +25,10 @@ def sum_chunks(starts, rows, columns, values, dense, sums, n, chunk, BLOCK_E: tl
 
 @triton.jit
 def sum_rows(starts, columns, values, dense, sums, out, n, chunk, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The sum of a row's entries -> out[row]; in a long row, what is before its whole chunks, they, and the rest."""
+    """Sums a row's entries -> out[row]; a long row adds those before its whole chunks, the chunks, and the rest."""
     row = tl.program_id(0)
     begin, end = tl.load(starts + row), tl.load(starts + row + 1)
-    is_long = end - begin >= 2 * chunk  # so it has a whole chunk
+    is_long = end - begin >= 2 * chunk  # long enough to contain a whole chunk
     first_chunk, end_chunk = tl.cdiv(begin, chunk), end // chunk
     block = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     head_end = tl.where(is_long, first_chunk * chunk, end)
@@ -41,7 +41,7 @@ def sum_rows(starts, columns, values, dense, sums, out, n, chunk, BLOCK_E: tl.co
 
 @triton.jit
 def _sum_entries(columns, values, dense, begin, end, n, block, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The sum of v dense[c] over entries begin..end -> (BLOCK_N,)."""
+    """Sums v dense[c] over entries begin..end -> (BLOCK_N,)."""
     total = tl.zeros([BLOCK_E, BLOCK_N], tl.float32)
     for first in range(begin, end, BLOCK_E):
         entry = first + tl.arange(0, BLOCK_E)
@@ -55,7 +55,7 @@ def _sum_entries(columns, values, dense, begin, end, n, block, BLOCK_E: tl.const
 
 @triton.jit
 def _sum_dense(array, begin, end, n, block, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The sum of rows begin..end -> (BLOCK_N,)."""
+    """Sums rows begin..end -> (BLOCK_N,)."""
     total = tl.zeros([BLOCK_E, BLOCK_N], tl.float32)
     for first in range(begin, end, BLOCK_E):
         row = first + tl.arange(0, BLOCK_E)
@@ -64,9 +64,9 @@ def _sum_dense(array, begin, end, n, block, BLOCK_E: tl.constexpr, BLOCK_N: tl.c
     return tl.sum(total, 0)
 
 
-@triton.jit(do_not_specialize=["num_entries"])  # another at each step
+@triton.jit(do_not_specialize=["num_entries"])  # it differs at every step
 def sample(rows, columns, A, W, out, num_entries, n, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr):
-    """A[r] . W[c] -> out, for BLOCK_E entries. Neighbours in a row read the same A[r], so from the nearest cache."""
+    """A[r] . W[c] -> out, for BLOCK_E entries. Neighbours in a row share A[r], so it comes from the nearest cache."""
     entry = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
     inside = entry < num_entries
     row_of_A = tl.load(rows + entry, mask=inside, other=0).to(tl.int64)[:, None] * n

@@ -1,8 +1,8 @@
-"""The kernels on CUDA, in Triton.
+"""Kernels on CUDA, in Triton.
 
-`decode` and `decode_t` are one product, of sparse rows (a token's latents, or a latent's tokens) and a dense matrix.
-No atomics and no autotuner: block sizes follow from shapes alone, so each sum has one order and bits repeat. An
-autotuner chooses by timing, and its choice is the order. The array of results is written once, empty rows too.
+`decode` and `decode_t` share one product, of sparse rows (a token's latents, or a latent's tokens) and a dense matrix.
+There are no atomics and no autotuner: block sizes follow from shapes alone, so each sum has a fixed order and results
+repeat bit by bit. An autotuner would choose the order by timing. Results are written once, including empty rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from saepipe.train.kernels import triton_kernels
 from saepipe.train.kernels.pattern import Pattern
 
-TILE = 2048  # numbers gathered at once, (entries, n): 16 a thread at 4 warps, each 16 bytes of them one load
+TILE = 2048  # numbers gathered at once, (entries, n): 16 per thread at 4 warps, one load per 16 bytes
 MIN_CHUNK = 128  # entries
 
 
@@ -45,13 +45,13 @@ def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
 
 
 def _product(starts: Tensor, rows: Tensor, columns: Tensor, values: Tensor, dense: Tensor) -> Tensor:
-    """out[r] = sum over entries of row r of v dense[c].
+    """Computes out[r] = sum over entries of row r of v dense[c].
 
-    A latent that fires at every token is a row far longer than the others, and one program would still be busy with it
-    when all others are done. So a long row is summed in two steps: its chunks of entries, then the chunks' sums.
+    A latent that is active at every token has a row far longer than the others, and one program would still be busy
+    with it after all others are done. So a long row is summed in two steps: its chunks of entries, then their sums.
 
     Args:
-        starts: int32 (num_rows + 1,), where each row's entries begin.
+        starts: int32 (num_rows + 1,), start of each row's entries.
         rows: int32 (num_entries,), ascending.
         columns: int32 (num_entries,).
         values: (num_entries,).
@@ -61,12 +61,12 @@ def _product(starts: Tensor, rows: Tensor, columns: Tensor, values: Tensor, dens
         (num_rows, n) float32
     """
     num_rows, n = len(starts) - 1, dense.shape[1]
-    # Chunks are no shorter than the mean row: their sums then take no more memory than the result.
+    # Chunks are no shorter than the mean row, so that their sums take no more memory than the result.
     chunk = max(MIN_CHUNK, triton.next_power_of_2(triton.cdiv(len(columns), num_rows)))
     out = torch.empty(num_rows, n, device=dense.device)
     sums = torch.empty(len(columns) // chunk, n, device=dense.device)
     values, dense, launch = values.contiguous(), dense.contiguous(), _launch(n)
-    # Blocks of n are the grid's slow axis: while one is worked on, its slice of `dense` can stay in the cache.
+    # Blocks of n are the grid's slow axis: while one block is processed, its slice of `dense` can stay in the cache.
     num_blocks = triton.cdiv(n, launch["BLOCK_N"])
     with torch.cuda.device(dense.get_device()):
         if len(sums):
@@ -78,7 +78,7 @@ def _product(starts: Tensor, rows: Tensor, columns: Tensor, values: Tensor, dens
 
 
 def _launch(n: int) -> dict[str, Any]:
-    """The shape of a tile and the warps that hold it. Triton 3.10 no longer fuses multiply and add by default."""
+    """Returns a tile's shape and number of warps. Triton 3.10 no longer fuses multiply and add by default."""
     block_n = min(256, triton.next_power_of_2(n))
     block_e = min(128, TILE // block_n)
     num_warps = max(1, 4 * block_e * block_n // TILE)

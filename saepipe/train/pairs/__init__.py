@@ -1,1 +1,1 @@
-"""Pairs of latents at scale: found, counted and pushed apart without an array of d_sae x d_sae."""
+"""Pairs of latents at scale: searches, statistics and a repelling term, none with an array of d_sae x d_sae."""

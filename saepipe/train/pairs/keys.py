@@ -1,6 +1,6 @@
-"""A set of pairs of latents as numbers: the pair i < j is the key i d_sae + j, and d_sae^2 is no pair.
+"""Sets of pairs of latents as integer keys: the pair i < j has the key i d_sae + j; the key d_sae^2 means no pair.
 
-Sets keep their size from step to step, so that runs can be stacked; places that are not needed hold no pair.
+Sets keep their size from step to step, so that runs can be stacked; unused slots hold the key for no pair.
 """
 
 from __future__ import annotations
@@ -13,53 +13,53 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pairs:
-    """What a vector of keys stands for."""
+    """Pairs of latents, unpacked from a vector of keys."""
 
-    i: Tensor  # (num_pairs,) int64; 0 where there is no pair
-    j: Tensor  # (num_pairs,) int64; 0 where there is no pair
-    real: Tensor  # (num_pairs,) bool
+    i: Tensor  # (num_pairs,) int64; 0 in an unused slot
+    j: Tensor  # (num_pairs,) int64; 0 in an unused slot
+    real: Tensor  # (num_pairs,) bool: the slot holds a pair
 
 
 def no_pair(d_sae: int) -> int:
-    """The key that sorts behind those of all pairs."""
+    """Returns the key for no pair, which sorts after the keys of all pairs."""
     return d_sae * d_sae
 
 
-def no_pairs(num_pairs: int, d_sae: int) -> Tensor:
-    """An empty set with `num_pairs` places."""
+def empty_keys(num_pairs: int, d_sae: int) -> Tensor:
+    """Returns an empty set with `num_pairs` slots."""
     return torch.full((num_pairs,), no_pair(d_sae))
 
 
 def keys_of(i: Tensor, j: Tensor, d_sae: int) -> Tensor:
-    """The key of each pair, in whichever order its ends are given; a latent with itself is no pair."""
+    """Returns the key of each pair, whichever end comes first; a latent with itself gets the key for no pair."""
     keys = torch.minimum(i, j) * d_sae + torch.maximum(i, j)
     return keys.masked_fill(i == j, no_pair(d_sae))
 
 
 def pairs_at(keys: Tensor, d_sae: int) -> Pairs:
-    """The latents that keys (num_pairs,) name."""
+    """Returns the latents of keys (num_pairs,)."""
     real = keys < no_pair(d_sae)
-    named = keys.where(real, 0)
-    return Pairs(named // d_sae, named % d_sae, real)
+    valid = keys.where(real, 0)
+    return Pairs(valid // d_sae, valid % d_sae, real)
 
 
-def each_once(keys: Tensor, d_sae: int) -> Tensor:
-    """Keys (num_pairs,) in ascending order, repeated ones replaced by no pair."""
+def unique_keys(keys: Tensor, d_sae: int) -> Tensor:
+    """Returns keys (num_pairs,) in ascending order, with duplicates replaced by the key for no pair."""
     keys = keys.sort().values
     first = torch.cat([torch.ones_like(keys[:1], dtype=torch.bool), keys[1:] != keys[:-1]])
     return keys.where(first, no_pair(d_sae)).sort().values
 
 
-def find(keys: Tensor, among: Tensor, d_sae: int) -> tuple[Tensor, Tensor]:
-    """Where each of `keys` stands in `among`, which ascends, and whether it is there; no pair is nowhere."""
-    position = torch.searchsorted(among, keys).clamp_max(len(among) - 1)
-    return position, (among[position] == keys) & (keys < no_pair(d_sae))
+def find(keys: Tensor, sorted_keys: Tensor, d_sae: int) -> tuple[Tensor, Tensor]:
+    """Returns each key's position in `sorted_keys` (ascending), and whether it is there; no pair never is."""
+    position = torch.searchsorted(sorted_keys, keys).clamp_max(len(sorted_keys) - 1)
+    return position, (sorted_keys[position] == keys) & (keys < no_pair(d_sae))
 
 
 def overlap(new: Tensor, old: Tensor, d_sae: int) -> tuple[Tensor, Tensor]:
-    """Of two sets in ascending order: their Jaccard index, and the share of the old that is in the new; () each.
+    """Returns the Jaccard index of two ascending sets, and the share of the old set that is in the new; () each.
 
-    Both are 0 where the sets they divide by are empty.
+    Each is 0 if the set that it divides by is empty.
     """
     shared = find(new, old, d_sae)[1].sum()
     num_new, num_old = (new < no_pair(d_sae)).sum(), (old < no_pair(d_sae)).sum()

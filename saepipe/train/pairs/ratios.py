@@ -1,4 +1,4 @@
-"""Statistics of two latents, a parent and a child, and what a threshold of each can be."""
+"""Statistics of a pair of latents, a parent and a child, and the thresholds that each statistic admits."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saepipe.data.folders.health_rules import RULES
 from saepipe.train.pairs.running_means import TINY, Joint, Moments
 
 RatioName = Literal["conditional", "lift", "magnitude", "magnitude_lift", "suppression", "none"]
 
 SHRINKAGE = 5.0
-"""Joint firings added to what was seen and to what was expected, so that rare pairs stay near chance."""
+"""Joint activations added to the observed and to the expected count, so that rare pairs stay near chance."""
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A statistic of a pair: (num_pairs,) from its moments."""
+    """Statistic of a pair."""
 
-    of: Callable[[Moments], Tensor]
-    joint: Joint | None = None  # what it needs to know of both
-    threshold: float | None = None  # one to begin with; None where it is a weight itself
+    formula: Callable[[Moments], Tensor]  # (num_pairs,) from the pairs' moments
+    joint: Joint | None = None  # the joint mean that the formula needs
+    threshold: float | None = None  # a first choice; None if the statistic is a weight itself
 
 
 def conditional(m: Moments) -> Tensor:
-    """P(parent fires | child fires)."""
+    """P(parent active | child active)."""
     return (m.joint / m.rate_child.clamp_min(TINY)).clamp(0, 1)
 
 
 def lift(m: Moments) -> Tensor:
-    """Joint firings to those expected by chance, P(both) / (P(parent) P(child)), shrunk towards 1."""
+    """Joint activations over those expected by chance, P(both) / (P(parent) P(child)), shrunk towards 1."""
     expected = m.num_tokens * m.rate_parent * m.rate_child
     return (m.num_tokens * m.joint + SHRINKAGE) / (expected + SHRINKAGE)
 
 
 def magnitude(m: Moments) -> Tensor:
-    """How strong the parent is where the child fires, to the child: E[f_parent [child fires]] / E[f_child]."""
+    """Parent's activation where the child is active, over the child's: E[f_parent [child active]] / E[f_child]."""
     return m.joint / m.mean_child.clamp_min(TINY)
 
 
@@ -48,14 +49,14 @@ def magnitude_lift(m: Moments) -> Tensor:
 
 
 def suppression(m: Moments) -> Tensor:
-    """How much weaker the parent is where the child fires: relu(1 - E[f_parent | child] / E[f_parent | parent])."""
+    """Loss of the parent's strength where the child is active: relu(1 - E[f_parent | child] / E[f_parent | parent])."""
     with_child = m.joint / m.rate_child.clamp_min(TINY)
     usual = m.mean_parent / m.rate_parent.clamp_min(TINY)
     return (1 - with_child / usual.clamp_min(TINY)).clamp(0, 1)
 
 
 def none(m: Moments) -> Tensor:
-    """1: every candidate counts alike."""
+    """1: all candidates count equally."""
     return torch.ones_like(m.rate_parent)
 
 
@@ -69,23 +70,24 @@ RATIOS: dict[RatioName, Ratio] = {
 }
 
 
-def threshold_mistake(name: RatioName, rho: Sequence[float]) -> str | None:
-    """Why the ratio cannot have a threshold that takes the values `rho`, and what would do; None where it can."""
+def threshold_problem(name: RatioName, rho: Sequence[float]) -> str | None:
+    """Returns why the ratio cannot have a threshold with the values `rho`, and what would do; None if it can."""
     usual = RATIOS[name].threshold
     if usual is None:
         return f"ratio {name!r} is a weight and has no threshold: leave rho out" if rho else None
     if not rho:
-        return f"ratio {name!r} needs a threshold rho; {usual:g} is one to begin with"
+        return f"ratio {name!r} needs a threshold rho; {usual:g} is a good start"
     if min(rho) <= 0:
         return f"rho = {min(rho):g} lets every pair pass: ratio {name!r} is never below 0; try {usual:g}"
     if name == "conditional" and max(rho) >= 1:
         return (
-            f"H4: rho = {max(rho):g} can never be passed: ratio 'conditional' is a probability, at most 1. "
-            f"A rho between 0 and 1 would do, or ratio 'lift' or 'magnitude', where {max(rho):g} means that many times"
+            f"{RULES['H4'].label}: rho = {max(rho):g} can never be exceeded: ratio 'conditional' is a probability, "
+            "at most 1. "
+            f"A rho between 0 and 1 would do, or ratio 'lift' or 'magnitude', where it means {max(rho):g} times as much"
         )
     return None
 
 
 def threshold_weight(ratio: Tensor, rho: float | Tensor) -> Tensor:
-    """0 up to the threshold, then rising to 1 at twice the threshold: min(1, relu(R / rho - 1))."""
+    """Weight of a pair: 0 up to the threshold, rising to 1 at twice the threshold; min(1, relu(R / rho - 1))."""
     return (ratio / rho - 1).clamp(0, 1)

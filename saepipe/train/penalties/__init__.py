@@ -1,1 +1,1 @@
-"""Penalties: one file each."""
+"""Penalties, one file each."""

@@ -1,4 +1,4 @@
-"""AuxK: dead latents learn to explain what the living ones leave over (Gao et al. 2024, arXiv 2406.04093, A.2)."""
+"""AuxK: dead latents learn to explain the error that the live ones leave (Gao et al. 2024, arXiv 2406.04093, A.2)."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from saepipe.train.setting import Setting, SettingsNow, within
 class AuxK(Penalty):
     """E_b |x|^2 * E_b (|e - e_hat|^2 / |e|^2), where e = x - x_hat and e_hat comes from k_aux dead latents.
 
-    The paper divides both the reconstruction and this term by what they explain. Our reconstruction is not divided,
-    so E_b |x|^2 brings this one to its units and weight 1/32 means what it means there. No gradient reaches e:
-    only latents that are dead learn from it. 0 while none is dead.
+    The paper normalises both the reconstruction and this term by what they explain. Our reconstruction is not
+    normalised, so E_b |x|^2 gives this term the same units, and weight 1/32 means the same as in the paper. No gradient
+    reaches e, so only dead latents learn from it. The value is 0 while no latent is dead.
     """
 
     name: Literal["auxk"] = "auxk"
     statistics: ClassVar = {"num_dead": ANY, "unexplained": ANY}
     may_rest: ClassVar = True
     weight: Annotated[Setting, within(0, math.inf)] = 1 / 32
-    k_aux: Annotated[Count, Field(ge=1)] | None = Field(None, description="dead latents a token; null: d_in / 2")
+    k_aux: Annotated[Count, Field(ge=1)] | None = Field(None, description="dead latents per token; null: d_in / 2")
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         num_dead = ctx.dead.sum()
         if not ctx.any_dead:
-            nothing = ctx.x.new_zeros(())
-            return Penalised(nothing, {"num_dead": num_dead, "unexplained": nothing}, state)
+            zero = ctx.x.new_zeros(())
+            return Penalised(zero, {"num_dead": num_dead, "unexplained": zero}, state)
         d_sae, d_in = ctx.W_dec.shape
         k_aux = min(self.k_aux or max(1, d_in // 2), d_sae)
         error = (ctx.x - ctx.x_hat).detach()

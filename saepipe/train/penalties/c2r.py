@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 
 from saepipe.data.config.base import Count
-from saepipe.train.pairs.fellows import fellow_statistics, fellows_at, fresh_fellows
-from saepipe.train.pairs.gates import GATE_RANGES
+from saepipe.train.pairs import selection
 from saepipe.train.pairs.hinge import hinge
+from saepipe.train.pairs.nearest_in_chunk import initial_nearest, nearest_pairs, nearest_statistics
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.setting import SettingsNow
 
@@ -19,27 +19,27 @@ class C2R(Penalty):
     """P^(1 - alpha / 2) / d_sae * sum_i relu(max_j d_i . d_j)^2 (r_i + r_j)^alpha; P = E_b |x|^2, r_i^2 = E_b acts_i^2.
 
     j is the nearest latent in a random chunk, as in `ortsae`. Gradients reach the rows and the activations.
-    The paper takes the norm of a latent's activations over the batch; the mean square does not grow with the batch,
-    and the power of P lets a weight mean the same whatever the scale of x.
+    The paper uses the norm of a latent's activations over the batch. The mean square used here does not grow with the
+    batch, and the power of P makes a weight mean the same at every scale of x.
     """
 
     name: Literal["c2r"] = "c2r"
-    statistics: ClassVar = GATE_RANGES
+    statistics: ClassVar = selection.RANGES
     draws: ClassVar = True
 
     alpha: Annotated[float, Field(gt=0, le=2)] = 1.0
-    chunk: Annotated[Count, Field(ge=4)] = Field(4096, description="latents a chunk, at most")
+    chunk: Annotated[Count, Field(ge=4)] = Field(4096, description="largest number of latents per chunk")
     every: Annotated[Count, Field(ge=1)] = Field(5, description="steps between two searches")
 
     def init_state(self, d_in: int, d_sae: int) -> State:
-        return fresh_fellows(d_sae)
+        return initial_nearest(d_sae)
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         due = ctx.step % self.every == 0
-        state, pairs, cosine = fellows_at(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
+        state, pairs, cosine = nearest_pairs(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
         mean_square = ctx.over_batch(torch.square) / len(ctx.x)
-        rms = mean_square.clamp_min(1e-12).sqrt()  # a silent latent: no gradient, instead of an infinite one
+        rms = mean_square.clamp_min(1e-12).sqrt()  # a silent latent gets no gradient instead of an infinite one
         strength = (rms + rms[pairs.j]) ** self.alpha
         scale = ctx.power ** (1 - self.alpha / 2) / len(cosine)
         value = scale * hinge(ctx.W_dec, pairs, cosine, strength, 0.0)
-        return Penalised(value, fellow_statistics(state, ctx.W_dec, pairs, cosine), state)
+        return Penalised(value, nearest_statistics(state, ctx.W_dec, pairs, cosine), state)

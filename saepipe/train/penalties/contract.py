@@ -1,13 +1,12 @@
-"""What every penalty keeps to: checks that the tests run over each member, and `saepipe validate` over a new one.
+"""Contract of a penalty: checks that the tests run on every member, and `saepipe validate` on a new one.
 
-A check takes a penalty as configured and says in a sentence what is broken; it answers None where all is well.
-Everything is computed in float64 on a made-up step whose d_in, d_sae and batch all differ.
+A check takes a configured penalty and returns a sentence about what is broken, or None if nothing is.
+Everything is computed in float64 on a synthetic step whose d_in, d_sae and batch all differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -15,184 +14,184 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.sae.activations import DenseActivations
 from saepipe.train.sae.entries import encode
 from saepipe.train.sae.relu import ReLU
 from saepipe.train.seeds import generator
 from saepipe.train.setting import controllers, settings_at
 
 D_IN, D_SAE, BATCH = 24, 40, 17
-WARM, NUM_STEPS = 60, 100
-"""Steps that fill the penalty's state before it is looked at, of a run of so many."""
+WARMUP_STEPS, NUM_STEPS = 60, 100
+"""Steps that fill the penalty's state before it is checked, and steps of the run."""
 
-REACHED = ("pre_acts", "acts", "acts_sum", "gate_acts", "x_hat", "W_enc", "b_enc", "W_dec", "b_dec")
+DIFFERENTIABLE = ("pre_acts", "acts", "acts_sum", "gate_acts", "x_hat", "W_enc", "b_enc", "W_dec", "b_dec")
 PER_TOKEN = ("x", "pre_acts", "acts", "gate_acts", "x_hat")
 PER_LATENT = {"pre_acts": 1, "acts": 1, "acts_sum": 0, "gate_acts": 1, "W_enc": 1, "b_enc": 0, "W_dec": 0}
-"""The axis of the latents in each tensor of a step."""
+"""Axis of the latents in each tensor of a step."""
 
 
-def made_up_step(seed: int = 0) -> StepContext:
-    """A step of a ReLU SAE, float64, with correlated latents; every tensor that a gradient may reach is a leaf."""
+def synthetic_step(seed: int = 0) -> StepContext:
+    """Returns a step of a ReLU SAE with correlated latents, float64; all `DIFFERENTIABLE` tensors are leaves."""
     rng = generator(seed, "contract")
 
-    def draw(*shape: int) -> Tensor:
+    def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
-    common = draw(1, D_IN)
-    params = {"W_enc": 0.3 * draw(D_IN, D_SAE), "b_enc": 0.3 * draw(D_SAE), "b_dec": draw(D_IN)}
-    params["W_dec"] = normalize(draw(D_SAE, D_IN) + 0.7 * common, dim=1)
-    x = draw(BATCH, D_IN)
+    common = randn(1, D_IN)
+    params = {"W_enc": 0.3 * randn(D_IN, D_SAE), "b_enc": 0.3 * randn(D_SAE), "b_dec": randn(D_IN)}
+    params["W_dec"] = normalize(randn(D_SAE, D_IN) + 0.7 * common, dim=1)
+    x = randn(BATCH, D_IN)
     pre_acts = (x - params["b_dec"]) @ params["W_enc"] + params["b_enc"]
     acts = pre_acts.relu()
     values = {"pre_acts": pre_acts, "acts": acts, "acts_sum": acts.sum(0), "gate_acts": acts, **params}
     values["x_hat"] = acts @ params["W_dec"] + params["b_dec"]
     leaves: dict[str, Any] = {name: value.detach().clone().requires_grad_() for name, value in values.items()}
+    activations = DenseActivations(**{name: leaves.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts")})
     return StepContext(
         x=x,
+        activations=activations,
         **leaves,
         threshold=None,
         dead=torch.arange(D_SAE) % 3 == 0,
         any_dead=True,
-        step=WARM,
+        step=WARMUP_STEPS,
         num_steps=NUM_STEPS,
         uniform=torch.rand(D_SAE, generator=rng, dtype=torch.float64),
     )
 
 
 def warm_state(penalty: Penalty, ctx: StepContext) -> State:
-    """What the penalty remembers after WARM steps like `ctx`."""
+    """Returns the penalty's state after WARMUP_STEPS steps like `ctx`."""
     state = penalty.init_state(D_IN, D_SAE)
     with torch.no_grad():
-        for step in range(WARM):
-            state = answer(penalty, replace(ctx, step=step), state).state
+        for step in range(WARMUP_STEPS):
+            state = answer(penalty, ctx.changed(step=step), state).state
     return state
 
 
 def answer(penalty: Penalty, ctx: StepContext, state: State) -> Penalised:
-    """Of one step; a setting under a controller stands where it starts."""
-    steered = {name: torch.tensor(one.start).log() for name, one in controllers(penalty).items()}
+    """Calls the penalty on one step; a setting under a controller has its start value."""
+    steered = {name: torch.tensor(steering.start).log() for name, steering in controllers(penalty).items()}
     return penalty(ctx, state, settings_at(penalty, ctx.step, ctx.num_steps, steered))
 
 
 def check_gradient(penalty: Penalty) -> str | None:
-    """Wherever it lets a gradient through, that is the slope (central differences); and somewhere it does."""
-    ctx = made_up_step()
+    """Every gradient equals the slope (central differences), and there is at least one gradient."""
+    ctx = synthetic_step()
     state = warm_state(penalty, ctx)
 
-    def value(at: StepContext) -> Tensor:
-        return answer(penalty, at, state).value
+    def value(step: StepContext) -> Tensor:
+        return answer(penalty, step, state).value
 
-    found = torch.autograd.grad(value(ctx), [getattr(ctx, name) for name in REACHED], allow_unused=True)
-    gradients = {name: g for name, g in zip(REACHED, found, strict=True) if g is not None}
+    leaves = [getattr(ctx, name) for name in DIFFERENTIABLE]
+    optional = torch.autograd.grad(value(ctx), leaves, allow_unused=True)
+    gradients = {name: g for name, g in zip(DIFFERENTIABLE, optional, strict=True) if g is not None}
     if not any(gradient.any() for gradient in gradients.values()):
-        return "no tensor of a step gets a gradient from it"
+        return "it has no gradient for any tensor of a step"
     for name in gradients.keys() - penalty.estimated:
         leaf = getattr(ctx, name).detach()
         direction = torch.randn(leaf.shape, generator=generator(1, name), dtype=leaf.dtype)
         ahead, behind = (
-            float(value(replace(ctx, **{name: leaf + sign * direction})).detach()) for sign in (1e-6, -1e-6)
+            float(value(ctx.changed(**{name: leaf + sign * direction})).detach()) for sign in (1e-6, -1e-6)
         )
         slope, expected = (ahead - behind) / 2e-6, float((gradients[name] * direction).sum())
         if abs(slope - expected) > 1e-5 * abs(expected) + 1e-8:
-            return f"its gradient for {name} gives {expected:.6g} where finite differences give {slope:.6g}"
+            return f"its gradient for {name} gives {expected:.6g}, but finite differences give {slope:.6g}"
     return None
 
 
 def check_batch(penalty: Penalty) -> str | None:
-    """The same tokens twice have the same value: no weight depends on the batch size."""
-    ctx = made_up_step()
+    """Doubling every token leaves the value the same: no weight depends on the batch size."""
+    ctx = synthetic_step()
     doubled: dict[str, Any] = {name: torch.cat([getattr(ctx, name)] * 2) for name in PER_TOKEN}
-    twice = replace(ctx, **doubled, acts_sum=2 * ctx.acts_sum)
+    twice = ctx.changed(**doubled, acts_sum=2 * ctx.acts_sum)
     state = warm_state(penalty, ctx)
-    one, two = (float(answer(penalty, at, state).value.detach()) for at in (ctx, twice))
-    close = abs(one - two) <= 1e-5 * abs(one)
-    return None if close else f"it is {one:.6g}, and {two:.6g} with every token twice: divide by the batch"
+    once_value, twice_value = (float(answer(penalty, step, state).value.detach()) for step in (ctx, twice))
+    if abs(once_value - twice_value) <= 1e-5 * abs(once_value):
+        return None
+    return f"it is {once_value:.6g}, but {twice_value:.6g} with every token twice: divide by the batch size"
 
 
 def check_latent_order(penalty: Penalty) -> str | None:
-    """Latents in another order have the same value: none is special by its place."""
-    ctx = made_up_step()
+    """Reordering the latents leaves the value the same: no latent is special because of its index."""
+    ctx = synthetic_step()
     order = torch.randperm(D_SAE, generator=generator(2))
     permuted: dict[str, Any] = {name: getattr(ctx, name).index_select(axis, order) for name, axis in PER_LATENT.items()}
     assert ctx.uniform is not None
-    other = replace(ctx, **permuted, dead=ctx.dead[order], uniform=ctx.uniform[order])
-    one, two = (float(answer(penalty, at, warm_state(penalty, at)).value.detach()) for at in (ctx, other))
-    return None if abs(one - two) <= 1e-6 * abs(one) else f"it is {one:.6g}, and {two:.6g} with the latents reordered"
+    reordered = ctx.changed(**permuted, dead=ctx.dead[order], uniform=ctx.uniform[order])
+    before, after = (float(answer(penalty, at, warm_state(penalty, at)).value.detach()) for at in (ctx, reordered))
+    close = abs(before - after) <= 1e-6 * abs(before)
+    return None if close else f"it is {before:.6g}, but {after:.6g} with the latents reordered"
 
 
 def check_purity(penalty: Penalty) -> str | None:
-    """Asked twice it answers the same, writes on nothing it was given, and its state keeps its form."""
-    ctx = made_up_step()
-    given = {field.name: getattr(ctx, field.name) for field in fields(ctx)}
-    copies = {name: item.detach().clone() for name, item in given.items() if isinstance(item, Tensor)}
+    """Two calls give the same value, change no argument, and keep the shapes and dtypes of the state."""
+    ctx = synthetic_step()
+    copies = {name: getattr(ctx, name).detach().clone() for name in (*DIFFERENTIABLE, "x", "dead", "uniform")}
     state = warm_state(penalty, ctx)
     first, second = answer(penalty, ctx, state), answer(penalty, ctx, state)
     if not torch.equal(first.value, second.value):
-        return "asked twice about one step, it answers differently"
-    if written := [name for name, copy in copies.items() if not torch.equal(copy, getattr(ctx, name))]:
-        return f"it writes on {', '.join(written)}"
-    forms = [
+        return "two calls on the same step give different values"
+    if changed := [name for name, copy in copies.items() if not torch.equal(copy, getattr(ctx, name))]:
+        return f"it changes its arguments in place: {', '.join(changed)}"
+    initial, after = (
         {name: (t.shape, t.dtype) for name, t in s.items()} for s in (penalty.init_state(D_IN, D_SAE), first.state)
-    ]
-    return None if forms[0] == forms[1] else f"its state changes from {forms[0]} to {forms[1]}"
+    )
+    return None if initial == after else f"its state changes from {initial} to {after}"
 
 
 def check_answer(penalty: Penalty) -> str | None:
-    """Value and statistics are scalars; the statistics are those declared, each in its range."""
-    ctx = made_up_step()
-    found = answer(penalty, ctx, warm_state(penalty, ctx))
-    if found.value.shape != () or not float(found.value.detach()) >= 0:
-        return f"its value is no scalar of at least 0: {found.value.detach()}"
-    if found.statistics.keys() != penalty.statistics.keys():
-        return f"it declares the statistics {sorted(penalty.statistics)} and answers {sorted(found.statistics)}"
+    """Value and statistics are scalars; the statistics are the declared ones, each in its range."""
+    ctx = synthetic_step()
+    result = answer(penalty, ctx, warm_state(penalty, ctx))
+    if result.value.shape != () or not float(result.value.detach()) >= 0:
+        return f"its value is {result.value.detach()}, not a scalar of at least 0"
+    if result.statistics.keys() != penalty.statistics.keys():
+        return f"it declares the statistics {sorted(penalty.statistics)} but returns {sorted(result.statistics)}"
     for name, (low, high) in penalty.statistics.items():
-        tensor = found.statistics[name]
+        tensor = result.statistics[name]
         if tensor.shape != () or tensor.requires_grad or not low <= float(tensor) <= high:
             return f"its statistic {name} is {tensor}, not a scalar without gradient in [{low:g}, {high:g}]"
     return None
 
 
 def check_stacking(penalty: Penalty) -> str | None:
-    """Two runs side by side under torch.func.vmap have the values that each has alone."""
-    runs = [made_up_step(seed) for seed in (0, 1)]
-    names = (*REACHED, "x", "uniform")
+    """Two runs stacked under torch.func.vmap have the same values as each run alone."""
+    runs = [synthetic_step(seed) for seed in (0, 1)]
+    names = (*DIFFERENTIABLE, "x", "uniform")
     stacked = {name: torch.stack([getattr(run, name).detach() for run in runs]) for name in names}
 
-    def twice(tensors: dict[str, Any]) -> Tensor:
-        here = replace(runs[0], **tensors, step=0)
-        state = answer(penalty, here, penalty.init_state(D_IN, D_SAE)).state
-        return answer(penalty, replace(here, step=1), state).value
+    def two_steps(tensors: dict[str, Any]) -> Tensor:
+        first = runs[0].changed(**tensors, step=0)
+        state = answer(penalty, first, penalty.init_state(D_IN, D_SAE)).state
+        return answer(penalty, first.changed(step=1), state).value
 
     try:
-        together = torch.func.vmap(twice)(stacked)
+        together = torch.func.vmap(two_steps)(stacked)
     except RuntimeError as error:
         return f"it cannot be stacked: {str(error).splitlines()[0]}"
-    alone = torch.stack([twice({name: tensor[run] for name, tensor in stacked.items()}) for run in range(2)])
+    alone = torch.stack([two_steps({name: tensor[run] for name, tensor in stacked.items()}) for run in range(2)])
     return None if torch.allclose(together, alone) else f"stacked it is {together.tolist()}, alone {alone.tolist()}"
 
 
 def check_sparse_step(penalty: Penalty) -> str | None:
-    """In a sparse step it has the value of a dense one, and the same gradients for the parameters."""
-    ctx = made_up_step()
+    """A sparse step gives the same value as a dense one, and the same gradients for the parameters."""
+    ctx = synthetic_step()
     sae = ReLU(d_sae=D_SAE)
     params = {name: getattr(ctx, name).detach().requires_grad_() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-    pre_acts = sae.pre_acts(params, ctx.x, ctx.x.dtype)
-    whole: dict[str, Any] = {"pre_acts": pre_acts, "acts": (acts := pre_acts.relu()), "acts_sum": acts.sum(0)}
-    entries = encode(sae, params, ctx.x, ctx.x.dtype)
-    made: dict[str, Any] = {"pre_acts": entries.all_pre_acts(), "acts": (acts := entries.all_acts())}
-    made |= {"acts_sum": entries.acts_sum(), "entries": entries}
-    found = []
-    for step, x_hat in (
-        (whole, sae.decode(params, whole["acts"])),
-        (made, entries.decode(params["W_dec"]) + params["b_dec"]),
-    ):
-        here = replace(ctx, **params, **step, gate_acts=step["acts"], x_hat=x_hat)
-        value = answer(penalty, here, warm_state(penalty, ctx)).value
+    pre_acts, entries = sae.pre_acts(params, ctx.x, ctx.x.dtype), encode(sae, params, ctx.x, ctx.x.dtype)
+    acts = pre_acts.relu()
+    whole = DenseActivations(pre_acts=pre_acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts)
+    results = []
+    for activations, decoded in ((whole, acts @ params["W_dec"]), (entries, entries.decode(params["W_dec"]))):
+        step = ctx.changed(**params, activations=activations, x_hat=decoded + params["b_dec"])
+        value = answer(penalty, step, warm_state(penalty, ctx)).value
         gradients = torch.autograd.grad(value, list(params.values()), allow_unused=True, materialize_grads=True)
-        found.append([value.detach(), *gradients])
-    for name, dense, sparse in zip(("value", *params), *found, strict=True):
+        results.append([value.detach(), *gradients])
+    for name, dense, sparse in zip(("value", *params), *results, strict=True):
         if not torch.allclose(dense, sparse, rtol=1e-6, atol=1e-9):
-            what = name if name == "value" else f"gradient for {name}"
-            return f"its {what} in a sparse step is off by {float((dense - sparse).abs().max()):.3g}: see StepContext"
+            label = name if name == "value" else f"gradient for {name}"
+            return f"its {label} in a sparse step is off by {float((dense - sparse).abs().max()):.3g}: see StepContext"
     return None
 
 

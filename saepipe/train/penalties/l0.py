@@ -1,4 +1,4 @@
-"""Sparsity by the number of active latents itself (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
+"""Sparsity penalty on the number of active latents itself (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from saepipe.train.setting import Setting, SettingsNow, within
 class L0(Penalty):
     """L0 = E_b sum_i 1[pre_acts_i > threshold_i]; with a `target`, E_b |x|^2 (L0 / target - 1)^2.
 
-    A step has no slope, so it is estimated from the pre-activations near it, by the rectangle K(u) = 1[|u| < 1/2]:
+    The step has no slope; it is estimated from the pre-activations near it, with the kernel K(u) = 1[|u| < 1/2]:
 
         d L0 / d threshold_i = -E_b (1 / bandwidth) K((pre_acts_i - threshold_i) / bandwidth)
 
-    That is for a jumprelu, whose thresholds alone learn from it, as in the paper. Elsewhere `threshold` is fixed, and
-    pre_acts gets the opposite: (1 / bandwidth) K(...) / batch.
+    This holds for a jumprelu, of which only the thresholds learn from the penalty, as in the paper. For other
+    architectures `threshold` is fixed, and pre_acts gets the opposite gradient: (1 / bandwidth) K(...) / batch.
     """
 
     name: Literal["l0"] = "l0"
     estimated: ClassVar = frozenset({"pre_acts"})
-    statistics: ClassVar = {"l0": ANY, "near_share": SHARE}  # near_share: of the pre-activations, in the rectangle
+    statistics: ClassVar = {"l0": ANY, "near_share": SHARE}  # near_share: share of pre-activations inside the kernel
     target: Annotated[float, Field(gt=0)] | None = None
-    bandwidth: Annotated[float, Field(gt=0, description="best as wide as the jumprelu's own")] = BANDWIDTH
+    bandwidth: Annotated[float, Field(gt=0, description="kernel width; best the jumprelu's own")] = BANDWIDTH
     threshold: Annotated[Setting, within(0, 1e6)] = 0.0
 
     def refuses(self, sae: Architecture) -> str | None:
-        return None if sae.num_active is None else f"{sae.name} keeps k = {sae.num_active:g} latents whatever is asked"
+        return None if sae.num_active is None else f"{sae.name} always keeps k = {sae.num_active:g} latents"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         threshold = now["threshold"] if ctx.threshold is None else ctx.threshold.detach()
@@ -40,8 +40,8 @@ class L0(Penalty):
             inside = near(ctx.pre_acts, threshold, self.bandwidth)
             num_near, above = inside.sum(), (inside * ctx.pre_acts).sum()
         else:
-            of_each = ctx.num_near(self.bandwidth)
-            num_near, above = of_each.sum(), -(of_each * ctx.threshold).sum()
+            near_counts = ctx.num_near(self.bandwidth)
+            num_near, above = near_counts.sum(), -(near_counts * ctx.threshold).sum()
         carrier = above / (self.bandwidth * len(ctx.x))  # its gradient is the estimate
         statistics = {"l0": l0, "near_share": num_near / (len(ctx.x) * len(ctx.dead))}
         value = l0 + (carrier - carrier.detach())

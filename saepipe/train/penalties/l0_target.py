@@ -1,4 +1,4 @@
-"""A sparsity penalty whose weight finds itself, so that the runs of a study arrive at one L0."""
+"""Sparsity penalty that adjusts its own weight, so that all runs of a study reach a common L0."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from saepipe.train.setting import Controller, Setting, SettingsNow, controllers,
 
 
 class L0Target(Penalty):
-    """Another penalty, its weight steered until `l0` latents a token are active, then held.
+    """Another penalty, its weight steered until `l0` latents per token are active, then held.
 
-    `weight` is where the steering begins, `until` the fraction of the run after which it is held. What `penalty`
-    says of its own weight multiplies it.
+    `weight` is the initial weight, and `until` the fraction of the run after which the weight is held. The weight that
+    `penalty` sets for itself multiplies it.
     """
 
     name: Literal["l0_target"] = "l0_target"
@@ -29,11 +29,11 @@ class L0Target(Penalty):
 
     def refuses(self, sae: Architecture) -> str | None:
         if sae.num_active is not None:
-            return f"{sae.name} has k = {sae.num_active}: set that, there is nothing to steer"
+            return f"{sae.name} has k = {sae.num_active}: set k instead, its L0 needs no steering"
         if self.penalty.draws or controllers(self.penalty):
-            return f"{self.penalty.name} cannot be steered: it draws at random, or is steered already"
+            return f"{self.penalty.name} cannot be steered: it uses random numbers, or is steered already"
         if sae.name == "jumprelu" and self.penalty.name == "l0":
-            return f"thresholds follow their weight too slowly to be steered: {{name: l0, target: {self.l0:g}}} will do"
+            return f"thresholds react too slowly to their weight to be steered; use {{name: l0, target: {self.l0:g}}}"
         return self.penalty.refuses(sae)
 
     def settings(self) -> dict[str, Setting]:

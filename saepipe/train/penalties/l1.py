@@ -1,4 +1,4 @@
-"""Sparsity by the sum of activations (Bricken et al. 2023; weighted by decoder norms: Conerly et al. 2024)."""
+"""Sparsity penalty on the sum of activations (Bricken et al. 2023; weighted by decoder norms: Conerly et al. 2024)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from saepipe.train.setting import SettingsNow
 
 
 class L1(Penalty):
-    """E_b sum_i acts_i |W_dec_i|; in a gated SAE of the gate's activations."""
+    """E_b sum_i acts_i |W_dec_i|; in a gated SAE, the gate's activations take the place of acts."""
 
     name: Literal["l1"] = "l1"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        # The factor |W_dec_i| is left out exactly: rows have unit norm, and its gradient, along the row, is removed.
+        # Leaving out |W_dec_i| is exact: rows have unit norm, and the factor's gradient, along the row, is removed.
         return Penalised(ctx.gate_sum / len(ctx.x), {}, state)

@@ -1,4 +1,4 @@
-"""Sparsity by the sum of logarithms (Candes, Wakin & Boyd 2008, Enhancing Sparsity by Reweighted L1 Minimization)."""
+"""Logarithmic sparsity penalty (Candes, Wakin & Boyd 2008, Enhancing Sparsity by Reweighted L1 Minimization)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from saepipe.train.setting import Setting, SettingsNow, within
 
 
 class Log(Penalty):
-    """E_b sum_i log(1 + acts_i / eps): near L1 / eps for acts well below eps, and hardly growing well above.
+    """E_b sum_i log(1 + acts_i / eps): close to L1 / eps for acts well below eps, and almost flat well above.
 
-    Slope: 1 / (acts_i + eps), so twice the activation is pushed down half as hard.
+    Slope: 1 / (acts_i + eps), so an activation twice as large is pushed down half as hard.
     """
 
     name: Literal["log"] = "log"

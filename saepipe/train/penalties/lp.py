@@ -1,4 +1,4 @@
-"""Sparsity by a power of the activations below 1 (annealed over a run: Karvonen et al. 2024, arXiv 2408.00113)."""
+"""Sparsity penalty on a power p <= 1 of the activations (p annealed: Karvonen et al. 2024, arXiv 2408.00113)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saepipe.train.setting import Setting, SettingsNow, within
 class Lp(Penalty):
     """E_b sum_i acts_i (acts_i + eps)^(p - 1), with 0 < p <= 1: L1 at p = 1, and closer to L0 the smaller p is.
 
-    acts^p has an infinite slope at 0. `eps` bounds it there by eps^(p - 1), and changes little well above eps.
+    acts^p has an infinite slope at 0. `eps` bounds the slope there by eps^(p - 1), and changes little well above eps.
     Slope: (acts_i + eps)^(p - 2) (p acts_i + eps), so a small activation is pushed down harder than a large one.
     """
 

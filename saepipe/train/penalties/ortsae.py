@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 
 from saepipe.data.config.base import Count
-from saepipe.train.pairs.fellows import fellow_statistics, fellows_at, fresh_fellows
-from saepipe.train.pairs.gates import GATE_RANGES
+from saepipe.train.pairs import selection
 from saepipe.train.pairs.hinge import hinge
+from saepipe.train.pairs.nearest_in_chunk import initial_nearest, nearest_pairs, nearest_statistics
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.setting import SettingsNow
 
@@ -18,23 +18,23 @@ from saepipe.train.setting import SettingsNow
 class OrtSAE(Penalty):
     """E_b |x|^2 / d_sae * sum_i relu(max_j d_i . d_j)^2, j among the other latents of a random chunk.
 
-    The paper deals out chunks and adds the term on every fifth step, five times as strong. Here every fifth step
-    deals chunks out and looks for the maxima; the pairs found then hold, and each step has the term.
+    The paper assigns latents to chunks and adds the term on every fifth step, five times as strong. Here every fifth
+    step assigns the chunks and searches for the maxima, and every step has the term, on the pairs of the last search.
     """
 
     name: Literal["ortsae"] = "ortsae"
-    statistics: ClassVar = GATE_RANGES
+    statistics: ClassVar = selection.RANGES
     draws: ClassVar = True
 
-    chunk: Annotated[Count, Field(ge=4)] = Field(4096, description="latents a chunk, at most")
+    chunk: Annotated[Count, Field(ge=4)] = Field(4096, description="largest number of latents per chunk")
     every: Annotated[Count, Field(ge=1)] = Field(5, description="steps between two searches")
 
     def init_state(self, d_in: int, d_sae: int) -> State:
-        return fresh_fellows(d_sae)
+        return initial_nearest(d_sae)
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         due = ctx.step % self.every == 0
-        state, pairs, cosine = fellows_at(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
+        state, pairs, cosine = nearest_pairs(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
         weight = torch.full_like(cosine, 1 / len(cosine))
         value = ctx.power * hinge(ctx.W_dec, pairs, cosine, weight, 0.0)
-        return Penalised(value, fellow_statistics(state, ctx.W_dec, pairs, cosine), state)
+        return Penalised(value, nearest_statistics(state, ctx.W_dec, pairs, cosine), state)

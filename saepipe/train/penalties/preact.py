@@ -1,4 +1,4 @@
-"""Latents kept from dying, by the pre-activations that miss the threshold (Conerly et al. 2025)."""
+"""Penalty that keeps latents from dying, on the pre-activations that miss the threshold (Conerly et al. 2025)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from saepipe.train.setting import Setting, SettingsNow, within
 
 
 class PreAct(Penalty):
-    """E_b sum_i max(threshold_i - pre_acts_i, 0) |W_dec_i|; the threshold is 0 where the architecture has none.
+    """E_b sum_i max(threshold_i - pre_acts_i, 0) |W_dec_i|; the threshold is 0 if the architecture has none.
 
-    A latent that is off at a token gets a slope of the same size however far off it is: it is never out of reach.
-    Pre-activations rise, and a jumprelu's thresholds sink. Summed over all latents, on nearly all of which it acts
-    at every token, it wants a small weight. From Anthropic's Circuits Updates of January 2025, whose weight is 3e-6.
+    An inactive latent gets the same slope at a token however far it is below the threshold, so it is never out of
+    reach. Pre-activations rise, and a jumprelu's thresholds fall. The term sums over nearly all latents at every
+    token, so it needs a small weight. From Anthropic's Circuits Updates of January 2025, which uses 3e-6.
     """
 
     name: Literal["preact"] = "preact"
-    statistics: ClassVar = {"off_share": SHARE}  # of the pre-activations, those that it acts on
+    statistics: ClassVar = {"off_share": SHARE}  # share of the pre-activations that the term acts on
     weight: Annotated[Setting, within(0, 1e6)] = 3e-6
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:

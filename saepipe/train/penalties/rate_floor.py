@@ -1,7 +1,7 @@
-"""Latents that fire too seldom are called back: what study B's "importance variance" was after, mended.
+"""Penalty on latents that are active too rarely: a corrected form of study B's "importance variance".
 
--variance of the mean activations is unbounded below and is served best by a few giant latents. Here the rates at
-which latents fire are held up instead, by a term that has a least value and reaches it.
+Minus the variance of the mean activations is unbounded below, and a few giant latents minimise it best. This term
+holds up the densities of the latents instead, and has a minimum that it reaches.
 """
 
 from __future__ import annotations
@@ -13,39 +13,40 @@ import torch
 from pydantic import Field
 
 from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.sae.activations import is_active
 from saepipe.train.setting import Setting, SettingsNow, within
 
 SOFT = 0.1
-"""What is added to each rate, as a share of p_min: the logarithm of a latent that never fires is finite."""
+"""Added to each density, as a share of p_min, so that the logarithm is finite for a latent that is never active."""
 
 
 class RateFloor(Penalty):
-    """With p_i the rate at which latent i fires, a running mean over steps, plus 0.1 p_min:
+    """With p_i the density of latent i, a running mean over steps, plus 0.1 p_min:
 
         log_floor   1/d_sae sum_i max(log(1.1 p_min) - log p_i, 0)
-        entropy     log d_sae + sum_i q_i log q_i, where q = p / sum p: 0 when all fire equally often
+        entropy     log d_sae + sum_i q_i log q_i, where q = p / sum p: 0 if all latents are equally dense
 
-    Whether a latent fires has no slope. It is estimated by that of sigmoid((pre_acts_i - threshold_i) / bandwidth),
-    which is not 0 far below the threshold, where the dead are; threshold 0 where the architecture has none.
+    A density has no slope. The slope is estimated by that of sigmoid((pre_acts_i - threshold_i) / bandwidth), which is
+    not 0 far below the threshold, where the dead latents are; the threshold is 0 if the architecture has none.
     """
 
     name: Literal["rate_floor"] = "rate_floor"
     estimated: ClassVar = frozenset({"pre_acts"})
     statistics: ClassVar = {"below": SHARE, "entropy": SHARE}  # latents below p_min; entropy of q over log d_sae
-    may_rest: ClassVar[bool] = True  # where every latent fires often enough
+    may_rest: ClassVar[bool] = True  # if every latent is active often enough
     form: Literal["log_floor", "entropy"] = "log_floor"
     p_min: Annotated[Setting, within(1e-9, 1)] = 1e-4
     bandwidth: Annotated[float, Field(gt=0)] = 1.0
-    decay: Annotated[float, Field(ge=0, lt=1, description="of the running mean, a step")] = 0.99
+    decay: Annotated[float, Field(ge=0, lt=1, description="of the running mean, per step")] = 0.99
 
     def init_state(self, d_in: int, d_sae: int) -> State:
         return {"rate": torch.zeros(d_sae), "seen": torch.zeros(())}
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        fired = (ctx.gate_acts > 0).to(ctx.x.dtype).mean(0)
+        density = is_active(ctx.gate_acts).to(ctx.x.dtype).mean(0)
         state = {
             name: state[name].lerp(new.to(state[name].dtype), 1 - self.decay)
-            for name, new in (("rate", fired), ("seen", torch.ones_like(state["seen"])))
+            for name, new in (("rate", density), ("seen", torch.ones_like(state["seen"])))
         }
         margin = ctx.pre_acts.to(ctx.x.dtype) - (0.0 if ctx.threshold is None else ctx.threshold)
         carrier = (margin / self.bandwidth).sigmoid().mean(0)  # its gradient is the estimate

@@ -1,4 +1,4 @@
-"""Sparsity that levels off (Jermyn et al. 2024; with JumpReLU: Conerly et al. 2025, Circuits Updates, January)."""
+"""Saturating sparsity penalty (Jermyn et al. 2024; with JumpReLU: Conerly et al. 2025, Circuits Updates, January)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from saepipe.train.setting import Setting, SettingsNow, within
 
 
 class Tanh(Penalty):
-    """E_b sum_i tanh(c acts_i |W_dec_i|): near c L1 for acts well below 1 / c, and near L0 well above.
+    """E_b sum_i tanh(c acts_i |W_dec_i|): close to c L1 for acts well below 1 / c, and close to L0 well above.
 
-    Slope: c (1 - tanh^2(c acts_i)), so large activations are hardly shrunk. A larger c is closer to L0, and reaches
-    fewer activations. c = 4 is Conerly et al.'s, whose activations are scaled as ours: |x|^2 is d_in on average.
+    Slope: c (1 - tanh^2(c acts_i)), so large activations hardly shrink. A larger c is closer to L0, and acts on fewer
+    activations. Conerly et al. use c = 4, with activations scaled like ours: |x|^2 is d_in on average.
     """
 
     name: Literal["tanh"] = "tanh"

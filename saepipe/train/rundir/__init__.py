@@ -1,1 +1,1 @@
-"""A run's folder: begun, logged to, checkpointed, sealed, opened, imported and exported."""
+"""Run folders: writing, resuming, opening, importing and exporting them."""

@@ -1,4 +1,4 @@
-"""A run's state on disk, so that 10 steps, a kill and 10 more equal 20, bit for bit on a CPU.
+"""A run's state on disk: 10 steps, a kill and 10 more steps equal 20, bit for bit on a CPU.
 
 `checkpoints/<step>/state.safetensors` holds the tensors; `state.json`, renamed into place after it, makes it valid.
 """
@@ -14,42 +14,39 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from saepipe.data.folders.artifact import digest_file, write_file, write_json
-from saepipe.train.step.optim import begin_moments
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 
-KEPT = 2
+NUM_KEPT = 2
 TENSORS, INDEX = "state.safetensors", "state.json"
 
 
 def save_checkpoint(folder: Path, run_id: str, state: TrainState) -> None:
-    """Writes `folder`/<step>/, whole or not at all, and drops all but the last two.
+    """Writes `folder`/<step>/ atomically and deletes all checkpoints but the last two.
 
     Raises:
         OutOfSpaceError: if the disk is full.
     """
-    here = folder / str(state.step)
-    write_file(here / TENSORS, save({name: tensor.contiguous() for name, tensor in _tensors(state).items()}))
+    checkpoint = folder / str(state.step)
+    write_file(checkpoint / TENSORS, save({name: tensor.contiguous() for name, tensor in _tensors(state).items()}))
     index = {"run_id": run_id, "step": state.step, "num_summed": state.num_summed}
-    index |= {"sparse": state.sparse, **digest_file(here / TENSORS)}
-    write_json(here / INDEX, index)
-    for old in sorted(folder.iterdir(), key=lambda path: int(path.name))[:-KEPT]:
+    index |= {"sparse": state.sparse, **digest_file(checkpoint / TENSORS)}
+    write_json(checkpoint / INDEX, index)
+    for old in sorted(folder.iterdir(), key=lambda path: int(path.name))[:-NUM_KEPT]:
         (old / INDEX).unlink(missing_ok=True)
         shutil.rmtree(old)
 
 
 def last_checkpoint(folder: Path, run_id: str) -> Path | None:
-    """The latest whole checkpoint of this very run, if there is one; a damaged one is passed over."""
-    found = [path.parent for path in folder.glob(f"*/{INDEX}") if _is_whole(path.parent, run_id)]
-    return max(found, key=lambda path: int(path.name), default=None)
+    """Returns the latest intact checkpoint with this run id, or None if there is none."""
+    intact = [path.parent for path in folder.glob(f"*/{INDEX}") if _is_intact(path.parent, run_id)]
+    return max(intact, key=lambda path: int(path.name), default=None)
 
 
 def load_checkpoint(path: Path, recipe: Recipe) -> TrainState:
-    """The state as `save_checkpoint` saw it, on the recipe's device."""
+    """Returns the state that `save_checkpoint` was given, on the recipe's device."""
     tensors = load_file(path / TENSORS)
     index = json.loads((path / INDEX).read_text())
     state = fresh_state(recipe, initial_params(recipe))
-    if index["step"]:
-        begin_moments(state.adam)
     with torch.no_grad():
         for name, tensor in _tensors(state).items():
             tensor.copy_(tensors[name])
@@ -60,11 +57,11 @@ def load_checkpoint(path: Path, recipe: Recipe) -> TrainState:
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:
-    """Every tensor of the state by a name of its own; the tensors themselves, not copies."""
+    """Returns every tensor of the state (not a copy) under a unique name."""
     named = {"tokens_since_fired": state.tokens_since_fired, "sums": state.sums}
     for name, parameter in state.params.items():
         named[f"params/{name}"] = parameter.detach()
-        named |= {f"adam/{name}/{key}": value for key, value in state.adam.state[parameter].items()}
+        named |= {f"adam/{name}/{key}": value for key, value in state.moments[name].items()}
     named |= {f"buffers/{name}": tensor for name, tensor in state.buffers.items()}
     named |= {f"steered/{name}": tensor for name, tensor in state.steered.items()}
     for label, tensors in state.states.items():
@@ -72,7 +69,7 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     return named
 
 
-def _is_whole(folder: Path, run_id: str) -> bool:
+def _is_intact(folder: Path, run_id: str) -> bool:
     index = json.loads((folder / INDEX).read_text())
     tensors = folder / TENSORS
     return (

@@ -1,7 +1,7 @@
-"""A run's SAE in the folder of another library: the same activations and reconstructions there as here.
+"""Export of a run's SAE to the format of another library, with the same activations and reconstructions.
 
-Raw activations go in and come out. The one rescaling: an AutoEncoder of dictionary_learning has decoder rows of unit
-norm, and activations in their unit; the rows of an SAE that was trained here are so already.
+Input and output are raw activations. Only dictionary_learning's AutoEncoder needs a rescaling: its decoder rows have
+unit norm and its activations change accordingly. Rows of SAEs that were trained here already have unit norm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.folders.atomic_folder import whole_folder
+from saepipe.data.folders.atomic_folder import atomic_folder
 from saepipe.train.formats.into import dictionary_learning, saelens, sparsify
 from saepipe.train.formats.into.base import Outgoing
 from saepipe.train.rundir.importing import ImportConfig
@@ -31,33 +31,33 @@ assert WRITERS.keys() == set(get_args(Library))
 
 
 def export_sae(run: Run | Path | str, library: Library, out: Path) -> Path:
-    """Writes a run's SAE as a library keeps its own; the same export again changes nothing.
+    """Writes a run's SAE in the format of a library; repeating an export changes nothing.
 
     Args:
         run: finished, trained here or imported.
-        library: that shall read it; it need not be installed.
+        library: that will read it; it need not be installed.
         out: a new folder, or an empty one.
 
     Returns:
         `out`.
 
     Raises:
-        ConfigError: if the library has no form for this SAE, or `out` holds something else.
-        CorruptDataError: if the run is not finished, or damaged.
+        ConfigError: if the library's format cannot represent this SAE, or `out` holds something else.
+        CorruptDataError: if the run is unfinished or damaged.
     """
     opened = run if isinstance(run, Run) else open_run(run)
-    with whole_folder(out) as partial:
+    with atomic_folder(out) as partial:
         WRITERS[library](partial, outgoing(opened))
     return out
 
 
 def outgoing(run: Run) -> Outgoing:
-    """The SAE of a run, and what is known of it."""
+    """Returns the SAE of a run, with its metadata and evaluation."""
     sae, trained = load(run), run.trained
     metadata: dict[str, Any] = dict(sae.metadata)
     if isinstance(run.config, ImportConfig) and run.config.imported == "saelens":
         metadata = {**(run.config.said.get("metadata") or {}), **metadata}
-    density, l0 = _evaluated(run)
+    density, l0 = _density_and_l0(run)
     return Outgoing(
         sae=sae.settings,
         params={name: value.detach() for name, value in sae.named_parameters()},
@@ -76,8 +76,8 @@ def outgoing(run: Run) -> Outgoing:
     )
 
 
-def _evaluated(run: Run) -> tuple[torch.Tensor | None, float | None]:
-    """Density (d_sae,) float64 and l0 by `eval/core.json`, where that is of this very run."""
+def _density_and_l0(run: Run) -> tuple[torch.Tensor | None, float | None]:
+    """Returns density (d_sae,) float64 and L0 from `eval/core.json`, None if it is missing or of another run."""
     path = run.path / "eval" / "core.json"
     if not path.is_file():
         return None, None
@@ -88,5 +88,5 @@ def _evaluated(run: Run) -> tuple[torch.Tensor | None, float | None]:
         density = [row["feature_density"] for row in result["eval_result_details"]]
         l0 = result["eval_result_metrics"]["sparsity"]["l0"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptDataError(f"{path} is no result of ours: {error!r}", hint="evaluate the run again") from None
+        raise CorruptDataError(f"{path} is malformed: {error!r}", hint="evaluate the run again") from None
     return torch.tensor(density, dtype=torch.float64) if density else None, l0

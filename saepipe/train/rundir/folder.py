@@ -1,9 +1,9 @@
-"""A run's folder: begun, refused where another run lies in it, and sealed when the run is done.
+"""A run's folder: begun, refused if it holds another run, and sealed when the run is done.
 
     RUN/  config.yaml  manifest.jsonl  metrics.jsonl  health.json  checkpoints/<step>/  sae/  log/  COMMITTED
 
-The manifest lists config.yaml, health.json and sae/. Metrics and checkpoints carry times or are passing, and stay
-outside every digest.
+The manifest lists config.yaml, health.json and sae/. Metrics contain times and checkpoints are temporary, so neither
+is part of a digest.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from saepipe.train.variants import Variant
 CONFIG, METRICS, HEALTH, CHECKPOINTS, SAE = "config.yaml", "metrics.jsonl", FILE, "checkpoints", "sae"
 
 
-def refuse_another(folder: Path, config: TrainConfig, cache: Cache) -> None:
-    """Raises ConfigError, with the differences, if `folder` holds another run than `config` on `cache`."""
+def refuse_other_run(folder: Path, config: TrainConfig, cache: Cache) -> None:
+    """Raises ConfigError, with the differences, if `folder` holds a run other than that of `config` on `cache`."""
     if not (folder / CONFIG).is_file():
         return
     lines = artifact.read_manifest(folder)
     if lines and "imported" in lines[0]:
         raise ConfigError(f"{folder} holds an imported SAE", hint="choose another --out")
-    found = differences(TrainConfig.load(folder / CONFIG).identity(), config.identity())
+    differing = differences(TrainConfig.load(folder / CONFIG).identity(), config.identity())
     if lines and lines[0]["cache"] != cache.fingerprint:
-        found.append(f"the cache's content: {lines[0]['cache'][:16]} -> {cache.fingerprint[:16]}")
-    if found:
-        listed = "\n".join(f"  {line}" for line in found)
+        differing.append(f"the cache's content: {lines[0]['cache'][:16]} -> {cache.fingerprint[:16]}")
+    if differing:
+        listed = "\n".join(f"  {line}" for line in differing)
         raise ConfigError(
-            f"{folder} holds a run of another config:\n{listed}", hint="choose another --out, or remove that folder"
+            f"{folder} holds a run of another config:\n{listed}", hint="choose another --out or remove this folder"
         )
 
 
 def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:
-    """Writes the config and the manifest's first line, so that the folder says what it is from its first moment."""
+    """Writes the config and the manifest's first line, which identify the run before its first step."""
     artifact.write_file(folder / CONFIG, recipe.config.to_yaml().encode())
     artifact.rewrite_manifest(folder, [header])
 
 
 def header(folder: Path, variant: Variant, recipe: Recipe, cache: Cache) -> dict[str, Any]:
-    """The first line of a run's manifest.
+    """Returns the first line of a run's manifest.
 
-    `commits` are all that have worked on what lies in `folder`; `stacked` is how many runs, at most, made its steps
-    together (1: it was alone, or `exact`), which decides on rounding and nothing else.
+    `commits` lists all commits that have trained the run in `folder`. `stacked` is the largest number of runs that made
+    steps together with it (1: it was alone, or `exact`); it affects only rounding.
     """
     earlier = next(iter(artifact.read_manifest(folder)), {})
     commits = [*earlier.get("commits", []), artifact.provenance()["commit"]]
@@ -73,7 +73,7 @@ def header(folder: Path, variant: Variant, recipe: Recipe, cache: Cache) -> dict
 
 
 def twin(folder: Path) -> Twin:
-    """A run as others are compared with it; its evidence is there when it is finished."""
+    """Reads from a run's folder what others are compared with; an unfinished run has no evidence."""
     config = {key: value for key, value in read_yaml(folder / CONFIG)[0].items() if key not in OUTSIDE_THE_ID}
     cache = artifact.read_manifest(folder)[0]["cache"]
     finished = artifact.is_committed(folder)
@@ -82,7 +82,7 @@ def twin(folder: Path) -> Twin:
 
 
 def finished_beside(folder: Path) -> Iterator[Twin]:
-    """The other finished runs below the same `--out`."""
+    """Yields the other finished runs below the same `--out`."""
     for path in sorted(folder.parent.parent.glob(f"*/seed-*/{artifact.COMMITTED}")):
         if path.parent != folder:
             yield twin(path.parent)
@@ -91,7 +91,7 @@ def finished_beside(folder: Path) -> Iterator[Twin]:
 def finish(
     folder: Path, recipe: Recipe, state: TrainState, first_line: dict[str, Any], metadata: dict[str, Any]
 ) -> None:
-    """Saves the SAE for raw activations and seals the run; health.json is there already."""
+    """Saves the SAE for raw activations and seals the run; health.json must exist already."""
     sae, params = recipe.config.sae.inference({name: value.detach() for name, value in state.all_params.items()})
     params = sae.unscaled(params, recipe.scale)
     names = saelens.write(folder / SAE, sae, params, metadata)
@@ -102,7 +102,7 @@ def finish(
 
 
 def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> dict[str, Any]:
-    """What stands beside the weights: where they apply, and where they come from."""
+    """Returns the metadata saved beside the weights: where they apply and where they come from."""
     attributes = cache.attributes
     return {
         "hook_name": recipe.config.hook,

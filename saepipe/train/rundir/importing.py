@@ -1,7 +1,6 @@
-"""SAEs that other libraries trained, copied into runs of ours, so that they are evaluated beside our own.
+"""Import of SAEs that other libraries trained: they become runs, so that they are evaluated beside our own.
 
-What they compute stays as it is: `encode` and `decode` of the run are those of the library to float32 rounding.
-Nothing is written where they lie.
+`encode` and `decode` of the run equal those of the library up to float32 rounding. The source is only read.
 """
 
 from __future__ import annotations
@@ -36,24 +35,24 @@ assert READERS.keys() == set(get_args(Library))
 
 
 class ImportConfig(Config):
-    """`config.yaml` of an imported run: where it came from, and where it applies."""
+    """`config.yaml` of an imported run: where it comes from and where it applies."""
 
     imported: Library
     path: Path
     files: dict[str, str]
-    """SHA-256 of each file that was read"""
+    """SHA-256 of each source file"""
     name: str
     seed: int | None
-    """of its training; None where nobody says"""
+    """seed of its training; None if unknown"""
     sae: dict[str, Any]
-    """name and d_sae, and k of a topk"""
+    """name and d_sae; also k for topk"""
     cache: Path
     hook: str
     said: dict[str, Any]
     """the source's own config"""
 
     def identity(self) -> dict[str, Any]:
-        """What the run is: its source's content, less where that lay, and its place in the model."""
+        """Returns what makes the run what it is: the content of its source, without its path, and the hook."""
         plain = self.to_dict()
         return {key: plain[key] for key in ("imported", "files", "name", "seed", "sae", "hook")}
 
@@ -72,23 +71,23 @@ def import_sae(
     seed: int | None = None,
     model: str | None = None,
 ) -> Path:
-    """Makes a finished run of an SAE from elsewhere; one that is there already is left as it is.
+    """Makes a finished run from another library's SAE; if `out` already holds that run, it is left as it is.
 
     Args:
-        path: what the library wrote; only read.
-        library: that wrote it.
-        cache: of the model and hook that the SAE was trained at; the run is evaluated on its held-out part.
+        path: file or folder that the library wrote.
+        library: library that wrote it.
+        cache: cache of the model and hook that the SAE was trained on; the run is evaluated on its held-out part.
         out: the run's folder.
-        hook: where the source does not say at which it was trained.
-        name: of the variant; the source's own where not given.
-        seed: of its training, where the source does not say.
-        model: the source's name for the cache's model, where the two names differ.
+        hook: hook that it was trained at, if the source does not say.
+        name: name of the variant; by default the source's own.
+        seed: seed of its training, if the source does not say.
+        model: the source's name for the cache's model, if the two names differ.
 
     Returns:
         `out`.
 
     Raises:
-        ConfigError: if the source is none of the library's, or does not fit what is asked or the cache.
+        ConfigError: if the source is not in the library's format, or contradicts an argument or the cache.
         CorruptDataError: if a file of the source cannot be read, or a parameter is not finite.
     """
     source, opened = READERS[library](path), Cache.open(cache)
@@ -100,16 +99,16 @@ def import_sae(
             "path": path.absolute(),
             "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in source.files},
             "name": re.sub(r"[^\w.=,+-]+", "-", name or source.name),
-            "seed": _one_seed(source, path, seed),
+            "seed": _resolve_seed(source, path, seed),
             "sae": {key: value for key, value in source.sae.to_dict().items() if key in ("name", "d_sae", "k")},
             "cache": cache.absolute(),
-            "hook": _one_hook(source, opened, path, hook),
-            "said": source.said,
+            "hook": _resolve_hook(source, opened, path, hook),
+            "said": source.config,
         },
         source=str(path),
     )
     with artifact.writer_lock(out):
-        _refuse_another(out, config.run_id(opened.fingerprint))
+        _refuse_other_run(out, config.run_id(opened.fingerprint))
         if not artifact.is_committed(out):
             _write(out, source, config, opened)
     return out
@@ -122,45 +121,47 @@ def check_finite(source: Source, path: Path) -> None:
 
 
 def check_model(source: Source, cache: Cache, path: Path, model: str | None) -> None:
-    """The source's model is the cache's, by the last part of its name, and of its width."""
+    """Raises ConfigError unless the source's model has the name (by its last part) and the width of the cache's."""
     ours = str(cache.attributes["model"]["id"])
     if source.model and _short(source.model) not in (_short(ours), _short(model or ours)):
         raise ConfigError(
-            f"{path} was trained on {source.model}, and {cache.path} was made by {ours}",
-            hint=f"a cache of that model, or --model {source.model} if it is the same one by another name",
+            f"{path} was trained on {source.model}, but {cache.path} was made with {ours}",
+            hint=f"use a cache of that model, or --model {source.model} if both names mean the same model",
         )
     if source.d_in != cache.d_in:
-        raise ConfigError(f"{path} has d_in {source.d_in}, and {cache.path} has {cache.d_in}", hint="another cache")
+        raise ConfigError(f"{path} has d_in {source.d_in}, but {cache.path} has {cache.d_in}", hint="use another cache")
 
 
 def _short(model: str) -> str:
     return model.rstrip("/").rpartition("/")[2].lower()
 
 
-def _one_hook(source: Source, cache: Cache, path: Path, asked: str | None) -> str:
-    """What is asked, what the source says, or its layer's output; they must agree, and the cache must have it."""
-    said = source.hook or (f"blocks.{source.layer}.hook_resid_post" if source.layer is not None else None)
-    hook = asked or said
+def _resolve_hook(source: Source, cache: Cache, path: Path, given: str | None) -> str:
+    """Returns the given hook, the source's, or the output of its layer; they must agree and be in the cache."""
+    recorded = source.hook or (f"blocks.{source.layer}.hook_resid_post" if source.layer is not None else None)
+    hook = given or recorded
     if hook is None:
-        raise ConfigError(f"{path} does not say at which hook it was trained", hint="--hook blocks.L.hook_resid_post")
+        raise ConfigError(
+            f"{path} does not say which hook it was trained at", hint="add --hook blocks.L.hook_resid_post"
+        )
     other_layer = source.layer is not None and not hook.startswith(f"blocks.{source.layer}.")
     if hook != (source.hook or hook) or other_layer:
-        raise ConfigError(f"{path} was trained at {said}, not at {hook}", hint="leave --hook out")
+        raise ConfigError(f"{path} was trained at {recorded}, not at {hook}", hint="leave out --hook")
     if hook not in cache.hooks:
-        raise ConfigError(f"{path} was trained at {hook}; {cache.path} has {', '.join(cache.hooks)}")
+        raise ConfigError(f"{path} was trained at {hook}, but {cache.path} has only {', '.join(cache.hooks)}")
     return hook
 
 
-def _one_seed(source: Source, path: Path, asked: int | None) -> int | None:
-    if asked is not None and source.seed not in (None, asked):
-        raise ConfigError(f"{path} was trained with seed {source.seed}, not {asked}", hint="leave --seed out")
-    return source.seed if asked is None else asked
+def _resolve_seed(source: Source, path: Path, given: int | None) -> int | None:
+    if given is not None and source.seed not in (None, given):
+        raise ConfigError(f"{path} was trained with seed {source.seed}, not {given}", hint="leave out --seed")
+    return source.seed if given is None else given
 
 
-def _refuse_another(out: Path, run_id: str) -> None:
+def _refuse_other_run(out: Path, run_id: str) -> None:
     lines = artifact.read_manifest(out)
     if (out / folder.CONFIG).exists() and not (lines and lines[0].get("run_id") == run_id):
-        raise ConfigError(f"{out} holds another run", hint="choose another --out, or remove that folder")
+        raise ConfigError(f"{out} holds another run", hint="choose another --out or remove this folder")
 
 
 def _write(out: Path, source: Source, config: ImportConfig, cache: Cache) -> None:
@@ -183,15 +184,13 @@ def _write(out: Path, source: Source, config: ImportConfig, cache: Cache) -> Non
         "saepipe": {**config.identity(), "run_id": header["run_id"], "cache": cache.fingerprint},
     }
     names = saelens.write(out / folder.SAE, source.sae, source.params, metadata)
-    Health(audit={"imported": config.imported, "decoder_norms": _shortest_and_longest(source)}).write(out)
-    files = artifact.digest_files(
-        out, [folder.CONFIG, folder.HEALTH, *(f"{folder.SAE}/{written}" for written in names)]
-    )
+    Health(audit={"imported": config.imported, "decoder_norms": _norm_range(source)}).write(out)
+    files = artifact.digest_files(out, [folder.CONFIG, folder.HEALTH, *(f"{folder.SAE}/{name}" for name in names)])
     artifact.rewrite_manifest(out, [header, {"files": files}])
     artifact.commit(out)
 
 
-def _shortest_and_longest(source: Source) -> dict[str, float]:
-    """Of the decoder rows; activations are in the unit of their row."""
+def _norm_range(source: Source) -> dict[str, float]:
+    """Returns the smallest and largest norm of a decoder row; activations scale inversely with their row."""
     norms = decoder_norms(source.params)
     return {"min": float(norms.min()), "max": float(norms.max())}

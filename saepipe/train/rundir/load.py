@@ -1,4 +1,4 @@
-"""A finished run opened, trained or imported, and its SAE as a module for notebooks and evaluations."""
+"""Finished runs, trained or imported, and their SAEs as modules for notebooks and evaluations."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from saepipe.train.sae.base import Architecture, Params
 
 @dataclass(frozen=True, repr=False)
 class Run(Displayed):
-    """A finished run; its files are those its manifest lists."""
+    """A finished run, whose files are as its manifest lists them."""
 
     path: Path
     fingerprint: str  # of the artifact: SHA-256 of its manifest
-    run_id: str  # of what was asked for: the config less paths, logging and machine, and the cache
-    config: TrainConfig | ImportConfig  # resolved: one run, nothing left open
+    run_id: str  # hash of the cache and of the config without paths, logging and machine
+    config: TrainConfig | ImportConfig  # resolved: one run, every value set
     cache_fingerprint: str
     hook: str
     variant: str
-    seed: int  # 0 where it is not known
+    seed: int  # 0 if unknown
 
     @property
     def trained(self) -> TrainConfig | None:
-        """How it was trained; None of an imported run, of whose training we only know what its source says."""
+        """Its train config; None for an imported run, whose training is known only from its source."""
         return self.config if isinstance(self.config, TrainConfig) else None
 
     @property
@@ -44,7 +44,7 @@ class Run(Displayed):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it is, as plain data, in the keys of a train config as far as they apply."""
+        """Its settings as plain data, under the keys of a train config as far as they apply."""
         if isinstance(self.config, TrainConfig):
             return self.config.identity()
         source = f"{self.config.imported}: {self.variant}"
@@ -53,20 +53,20 @@ class Run(Displayed):
     def facts(self) -> Mapping[str, Any]:
         findings = Health.read(self.path).findings
         if isinstance(self.config, TrainConfig):
-            made: dict[str, Any] = {
+            origin: dict[str, Any] = {
                 "sae": self.config.sae,
                 "penalties": self.config.penalties,
                 "steps": self.config.steps,
             }
         else:
-            made = {"sae": self.config.sae, "imported from": self.config.imported}
+            origin = {"sae": self.config.sae, "imported from": self.config.imported}
         return {
             "path": self.path,
             "fingerprint": self.fingerprint[:16],
             "variant": self.variant,
             "seed": self.seed,
             "hook": self.hook,
-            **made,
+            **origin,
             "health": "\n".join(map(str, findings)) or ("ok" if self.trained else "not known"),
         }
 
@@ -74,8 +74,8 @@ class Run(Displayed):
 class SAE(nn.Module):
     """A sparse autoencoder on raw activations, in float32.
 
-    W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,), and what else the architecture has:
-    threshold (d_sae,) of a jumprelu; r_mag and b_mag (d_sae,) of a gated.
+    Parameters: W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,), and those of the architecture:
+    threshold (d_sae,) for jumprelu; r_mag and b_mag (d_sae,) for gated.
     """
 
     W_enc: Tensor
@@ -96,7 +96,7 @@ class SAE(nn.Module):
 
     @property
     def hook(self) -> str | None:
-        """`blocks.19.hook_resid_post`; None where a folder from elsewhere does not say."""
+        """`blocks.19.hook_resid_post`; None if a folder from elsewhere does not say."""
         return self.metadata.get("hook_name")
 
     @property
@@ -108,20 +108,20 @@ class SAE(nn.Module):
         return self.W_dec.shape[0]
 
     def encode(self, x: Tensor, latents: Tensor | None = None) -> Tensor:
-        """Raw activations (..., d_in) of any float dtype -> acts (..., d_sae) float32.
+        """Encodes raw activations (..., d_in) of any float dtype: acts (..., d_sae) float32.
 
-        Given the indices of some latents, acts (..., num_latents) of those alone.
+        With the indices of some latents, returns only their acts, (..., num_latents).
         """
         if latents is None:
             return self.settings.encode(self._params(), x.float())
         return self.settings.encode_some(self._params(), x.float(), latents)
 
     def decode(self, acts: Tensor) -> Tensor:
-        """acts (..., d_sae) -> x_hat (..., d_in), in raw units."""
+        """Decodes acts (..., d_sae): x_hat (..., d_in) in raw units."""
         return self.settings.decode(self._params(), acts)
 
     def forward(self, x: Tensor) -> Tensor:
-        """decode(encode(x))."""
+        """Reconstructs x: decode(encode(x))."""
         return self.decode(self.encode(x))
 
     def extra_repr(self) -> str:
@@ -138,16 +138,16 @@ class SAE(nn.Module):
 
 
 def open_run(path: Path | str) -> Run:
-    """A finished run.
+    """Opens a finished run and verifies its files.
 
     Raises:
-        CorruptDataError: if it is not finished, is something else, or its files were changed since.
+        CorruptDataError: if it is unfinished, is not a run, or its files have changed.
     """
     path = Path(path)
     fingerprint, lines = artifact.open_committed(path, "run")
     header = lines[0]
     if header.get("kind") != "run":
-        raise CorruptDataError(f"{path} is a {header.get('kind', 'thing of no kind')}, not a run")
+        raise CorruptDataError(f"{path} is of kind {header.get('kind')!r}, not a run")
     kind = ImportConfig if "imported" in header else TrainConfig
     for problem in artifact.damaged_files(path, lines):
         raise CorruptDataError(problem, hint="train it again" if kind is TrainConfig else "import it again")
@@ -164,10 +164,10 @@ def open_run(path: Path | str) -> Run:
 
 
 def load(run: Run | Path | str, device: str | torch.device = "cpu") -> SAE:
-    """The SAE of a run, or in a bare SAELens folder.
+    """Loads the SAE of a run, or of a plain SAELens folder.
 
     Raises:
-        CorruptDataError: if the run is not finished or damaged.
+        CorruptDataError: if the run is unfinished or damaged.
         ConfigError: if the folder holds no SAE.
     """
     if not isinstance(run, Run) and (Path(run) / artifact.MANIFEST).exists():

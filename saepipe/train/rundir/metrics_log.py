@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a line of `metrics.jsonl` every `log_every` steps."""
+"""Log of a run in training: a line of `metrics.jsonl` every `log_every` steps."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from saepipe.train.step.state import Recipe, TrainState
 
 
 class MetricsLog:
-    """`metrics.jsonl` of one run, appended to. Times in it are of the process, all of its variants together."""
+    """The `metrics.jsonl` of one run. Its `tokens_per_second` includes the time of other runs in the process."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Keeps the lines up to `step` (a checkpoint's) of what may be there; a torn last line is dropped."""
+        """Keeps the existing lines up to a checkpoint's `step` and drops later ones and a torn last line."""
         written = path.read_text().split("\n")[:-1] if path.exists() else []
         self.lines: list[dict[str, Any]] = [line for line in map(json.loads, written) if line["step"] <= step]
         path.write_text("".join(f"{json.dumps(line)}\n" for line in self.lines))
         self._path = path
-        self._since = (time.monotonic(), step)
+        self._last = (time.monotonic(), step)
 
-    def write(self, recipe: Recipe, state: TrainState, names: list[str], measured: Measurement) -> dict[str, Any]:
-        """Appends a line about the step just done, and the terms' means since the last line; resets their sums."""
-        now, (then, step) = time.monotonic(), self._since
+    def write(self, recipe: Recipe, state: TrainState, names: list[str], measurement: Measurement) -> dict[str, Any]:
+        """Appends a line on the step just done, with the terms' means since the last line; resets their sums."""
+        now, (last_time, last_step) = time.monotonic(), self._last
         batch = recipe.config.batch_size
         means = dict(zip(names, (state.sums / state.num_summed).tolist(), strict=True))
-        whole = sum(measured.gradient_norms.values())
+        sum_of_norms = sum(measurement.gradient_norms.values())
         line = {
             "step": state.step,
             "tokens": state.step * batch,
@@ -36,24 +36,24 @@ class MetricsLog:
                 name: {
                     "value": value,
                     "weighted": weighted,
-                    "gradient_norm": measured.gradient_norms[name],
-                    "gradient_share": measured.gradient_norms[name] / whole if whole else 0.0,
+                    "gradient_norm": measurement.gradient_norms[name],
+                    "gradient_share": measurement.gradient_norms[name] / sum_of_norms if sum_of_norms else 0.0,
                 }
                 for name, (value, weighted) in means.items()
             },
-            "gradient_norm": measured.gradient_norm,
-            "statistics": measured.statistics,
-            "l0": measured.l0,
-            "fvu": measured.fvu,
-            "dead": measured.dead,
-            "lr": measured.lr,
-            "sparse": measured.sparse,
-            "tokens_per_second": (state.step - step) * batch / max(now - then, 1e-9),
+            "gradient_norm": measurement.gradient_norm,
+            "statistics": measurement.statistics,
+            "l0": measurement.l0,
+            "fvu": measurement.fvu,
+            "dead": measurement.dead,
+            "lr": measurement.lr,
+            "sparse": measurement.sparse,
+            "tokens_per_second": (state.step - last_step) * batch / max(now - last_time, 1e-9),
         }
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         self.lines.append(line)
         state.sums.zero_()
         state.num_summed = 0
-        self._since = (now, state.step)
+        self._last = (now, state.step)
         return line

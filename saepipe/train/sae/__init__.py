@@ -1,1 +1,1 @@
-"""Architectures: one file each."""
+"""Architectures, one file each."""

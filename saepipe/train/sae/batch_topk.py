@@ -1,4 +1,4 @@
-"""k latents a token on average over a batch (Bussmann et al. 2024, arXiv 2412.06410)."""
+"""BatchTopK: k active latents per token on average over a batch (Bussmann et al. 2024, arXiv 2412.06410)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from saepipe.train.sae.jumprelu import JumpReLU
 
 
 class BatchTopK(Architecture):
-    """In training, acts = max(pre_acts, 0) at the k * batch largest of a batch, 0 elsewhere. k need not be whole.
+    """In training, acts = max(pre_acts, 0) at the k * batch largest of a batch, 0 elsewhere; k may be fractional.
 
-    Afterwards a token stands alone, and acts = pre_acts where they exceed one threshold for all latents, 0 elsewhere:
-    a JumpReLU, as which it is saved. The threshold is a running mean over steps of the smallest activation that the
-    batch kept. It starts at the first batch's (0 means that there was none yet), so it needs no bias correction, and
-    its window of 1 / (1 - threshold_decay) steps is short beside a run.
+    At inference tokens are independent: acts = pre_acts where they exceed one threshold for all latents, 0 elsewhere.
+    This is a JumpReLU, and it is saved as one. The threshold is a running mean over steps of the smallest activation
+    that the batch kept. It starts at the value of the first batch (0 means that there was none yet), so it needs no
+    bias correction, and its window of 1 / (1 - threshold_decay) steps is short compared with a run.
     """
 
     name: Literal["batch_topk"] = "batch_topk"

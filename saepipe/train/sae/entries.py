@@ -1,75 +1,104 @@
-"""The encoder of a sparse step: one whole product, then only the entries that a gradient can reach.
+"""The encoder of a sparse step: one dense product, then only the entries that a gradient can reach.
 
-A latent that is off at a token passes no gradient there. So of the five matrix products of a step only the encoder's
-own has to be whole; decoding, the gradient of the activations and those of W_dec and W_enc need the active entries
-alone, and give the same numbers. What a penalty wants whole is made when it asks for it.
+An inactive latent passes no gradient at its token. So of the five matrix products of a step only the encoder's own
+must be dense; decoding and the gradients of the activations, of W_dec and of W_enc need only the active entries and
+give the same numbers. Dense arrays are computed when a penalty first reads them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.sae.activations import is_active
 from saepipe.train.sae.base import Architecture, Params, product
-from saepipe.train.sae.estimate import Estimate
+from saepipe.train.sae.jumprelu import near
+from saepipe.train.sae.straight_through import StraightThrough
 
 
 @dataclass(frozen=True)
 class Entries:
-    """A batch encoded for a sparse step."""
+    """Activations of a sparse step, kept as entries of (batch, d_sae); see `saepipe.train.sae.activations`.
 
-    pattern: Pattern  # of the entries, in (batch, d_sae)
-    pre_acts: Tensor  # (num_entries,)
-    acts: Tensor  # (num_entries,), none negative; without the estimated slopes
-    known: Tensor  # (batch, d_sae) every pre-activation, without gradient
-    inputs: Tensor  # (batch, d_in) what the encoder multiplies
+    Reading `pre_acts`, `acts` or `gate_acts` costs a pass over a dense array; the gradient of `pre_acts` costs a whole
+    matrix product. Everything else costs what the entries do.
+    """
+
+    pattern: Pattern  # where the entries are, in (batch, d_sae)
+    entry_pre_acts: Tensor  # (num_entries,)
+    entry_acts: Tensor  # (num_entries,), never negative; without the straight-through slopes
+    constant_pre_acts: Tensor  # (batch, d_sae) every pre-activation, without gradient
+    inputs: Tensor  # (batch, d_in) left factor of the encoder's product
     W_enc: Tensor  # (d_in, d_sae)
     bias: Tensor  # (d_sae,)
-    estimate: Estimate | None
+    estimate: StraightThrough | None
 
-    def all_pre_acts(self) -> Tensor:
-        """(batch, d_sae), with gradient."""
-        return autograd.encode_all(self.known, self.inputs, self.W_enc, self.bias)
+    @cached_property
+    def pre_acts(self) -> Tensor:
+        return autograd.encode_all(self.constant_pre_acts, self.inputs, self.W_enc, self.bias)
 
-    def all_acts(self) -> Tensor:
-        """(batch, d_sae), with every gradient that there is."""
-        acts = self.pattern.dense(self.acts)
+    @cached_property
+    def acts(self) -> Tensor:
+        acts = self.pattern.dense(self.entry_acts)
         return acts if self.estimate is None else acts + self.estimate.mask * self.estimate.carrier
 
+    @cached_property
     def acts_sum(self) -> Tensor:
-        """(d_sae,) float32, over the batch."""
-        acts_sum = self.over_batch(self.acts)
+        acts_sum = autograd.column_sums(self.pattern, self.entry_acts)
         return acts_sum if self.estimate is None else acts_sum + self.estimate.count * self.estimate.carrier
 
-    def over_batch(self, values: Tensor) -> Tensor:
-        """values (num_entries,) summed over the batch: (d_sae,) float32."""
-        return autograd.column_sums(self.pattern, values)
+    @property
+    def gate_acts(self) -> Tensor:
+        return self.acts
+
+    @property
+    def gate_values(self) -> Tensor:
+        return self.acts if self.estimate else self.entry_acts
+
+    @property
+    def gate_sum(self) -> Tensor:
+        return self.gate_values.to(self.W_enc.dtype).sum()
+
+    @property
+    def num_active(self) -> Tensor:
+        return is_active(self.entry_acts.detach()).sum()
+
+    def over_batch(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.estimate:
+            return function(self.acts).sum(0, dtype=self.W_enc.dtype)
+        return autograd.column_sums(self.pattern, function(self.entry_acts))
+
+    def num_near(self, threshold: Tensor, bandwidth: float) -> Tensor:
+        if self.estimate is not None and self.estimate.bandwidth == bandwidth:
+            return self.estimate.count
+        return near(self.constant_pre_acts, threshold, bandwidth).sum(0)
 
     def first_acts(self, num_tokens: int) -> Tensor:
-        """(num_tokens, d_sae) of the batch's first tokens, without gradient."""
-        acts, size = self.acts.detach(), num_tokens * self.pattern.num_columns
-        # One place more takes what other tokens have: so nothing waits for the number of entries before them.
+        acts, num_rows = self.entry_acts.detach(), min(num_tokens, self.pattern.num_rows)
+        size = num_rows * self.pattern.num_columns
+        # Entries of later tokens go to one extra element, so nothing waits for the number of entries before them.
         flat = acts.new_zeros(size + 1).scatter(0, self.pattern.positions.clamp_max(size), acts)
-        return flat[:size].view(num_tokens, -1)
+        return flat[:size].view(num_rows, -1)
 
     def decode(self, W_dec: Tensor) -> Tensor:
-        """(batch, d_in), without b_dec."""
-        x_hat = autograd.decode(self.pattern, self.acts, W_dec)
+        """Returns the reconstruction without b_dec, (batch, d_in)."""
+        x_hat = autograd.decode(self.pattern, self.entry_acts, W_dec)
         if self.estimate is None:
             return x_hat
-        here = self.estimate
-        return x_hat + autograd.decode_zeros(here.mask, here.pattern, here.carrier, W_dec)
+        slopes = self.estimate
+        return x_hat + autograd.decode_zeros(slopes.mask, slopes.pattern, slopes.carrier, W_dec)
 
     def decode_largest(self, num_latents: int, among: Tensor, W_dec: Tensor) -> Tensor:
-        """As `StepContext.decode_largest`, through a pattern of its own."""
-        indices = self.known.masked_fill(~among, float("-inf")).topk(num_latents, dim=1, sorted=False).indices
-        pattern = Pattern.of_indices(indices, len(among))
-        known = pattern.values_of(self.known).masked_fill(~among[pattern.columns], float("-inf"))
-        acts = autograd.encode_at(pattern, known, self.inputs, self.W_enc, self.bias).relu()
+        candidates = self.constant_pre_acts.masked_fill(~among, float("-inf"))
+        pattern = Pattern.of_indices(candidates.topk(num_latents, dim=1, sorted=False).indices, len(among))
+        values = pattern.values_of(self.constant_pre_acts).masked_fill(~among[pattern.columns], float("-inf"))
+        acts = autograd.encode_at(pattern, values, self.inputs, self.W_enc, self.bias).relu()
         return autograd.decode(pattern, acts, W_dec)
 
 
@@ -77,8 +106,8 @@ def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype) -> 
     """Encodes x (batch, d_in) by an architecture that has sparse steps; `dtype` is that of the products."""
     W_enc, (inputs, bias) = params["W_enc"], sae.encoder_input(params, x, dtype)
     with torch.no_grad():
-        known = product(inputs, W_enc, bias)
-        pattern = sae.pattern(params, known)
-    pre_acts = autograd.encode_at(pattern, pattern.values_of(known), inputs, W_enc, bias)
+        constant = product(inputs, W_enc, bias)
+        pattern = sae.pattern(params, constant)
+    pre_acts = autograd.encode_at(pattern, pattern.values_of(constant), inputs, W_enc, bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
-    return Entries(pattern, pre_acts, acts, known, inputs, W_enc, bias, sae.estimate(params, known))
+    return Entries(pattern, pre_acts, acts, constant, inputs, W_enc, bias, sae.estimate(params, constant))

@@ -1,4 +1,4 @@
-"""Whether a latent is active, and how much, are decided apart (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
+"""Gated SAE: a gate decides whether a latent is active, not how much (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from saepipe.train.sae.base import Architecture, Params
 
 
 class Gated(Architecture):
-    """acts = 1[gate > 0] max(magnitude, 0), both from the same encoder directions:
+    """acts = 1[gate > 0] max(magnitude, 0), with both from the same encoder directions:
 
         gate = pre_acts = (x - b_dec) W_enc + b_enc
         magnitude = (x - b_dec) W_enc exp(r_mag) + b_mag = (pre_acts - b_enc) exp(r_mag) + b_mag
 
     The step has no slope. The gate learns from the sparsity penalties, which act on max(gate, 0), and from a second
-    reconstruction, by max(gate, 0) through a decoder that it does not train. So the penalties do not shrink acts.
+    reconstruction, of max(gate, 0) through a detached decoder. So the penalties do not shrink acts.
     """
 
     name: Literal["gated"] = "gated"

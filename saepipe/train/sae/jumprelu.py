@@ -1,4 +1,4 @@
-"""A threshold for each latent, learned (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
+"""JumpReLU: a learned threshold for each latent (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saepipe.train.sae.base import Architecture, Params
-from saepipe.train.sae.estimate import Estimate
+from saepipe.train.sae.straight_through import StraightThrough
 
 BANDWIDTH = 1.0
 
@@ -20,15 +20,15 @@ class JumpReLU(Architecture):
     The jump has no slope, so the threshold's gradient is estimated from the pre-activations near it:
 
         d acts_i / d threshold_i = -(threshold_i / bandwidth) K((pre_acts_i - threshold_i) / bandwidth),
-        K(u) = 1 where |u| < 1/2, else 0
+        K(u) = 1 if |u| < 1/2, else 0
 
-    d acts / d pre_acts is that of the active latents alone. What makes it sparse is the penalty `l0`.
-    A threshold is the parameter where that is positive, else 0; the gradient goes on as if it were not cut, so that a
-    latent at 0 (where this is a ReLU) can leave it again.
+    d acts / d pre_acts is nonzero for active latents only. The penalty `l0` makes the SAE sparse.
+    A threshold is the parameter if positive, else 0. Its gradient ignores this cut, so that a latent with threshold 0
+    (a ReLU) can leave it again.
 
-    Units: E|x|^2 = d_in, so x along any direction is of size 1. The paper's 0.001 for both settings, at E|x|^2 = 1 and
-    d_in 3584, would be 0.06 here. A bandwidth of 1 reaches thresholds from everywhere that pre-activations are, and
-    0.5 is two standard deviations of a pre-activation at the default initialisation; docs/training.md compares.
+    Units: E|x|^2 = d_in, so x has size 1 along any direction. The paper's 0.001 for both settings, at E|x|^2 = 1 and
+    d_in 3584, would be 0.06 here. A bandwidth of 1 spans all pre-activations, and 0.5 is two standard deviations of a
+    pre-activation at the default initialisation; docs/training.md compares values.
     """
 
     name: Literal["jumprelu"] = "jumprelu"
@@ -52,11 +52,11 @@ class JumpReLU(Architecture):
         estimate = self.estimate(params, pre_acts)
         return self.activate(params, pre_acts) + estimate.mask * estimate.carrier
 
-    def estimate(self, params: Params, pre_acts: Tensor) -> Estimate:
+    def estimate(self, params: Params, pre_acts: Tensor) -> StraightThrough:
         threshold = self.threshold(params)
         frozen = threshold.detach()
         carrier = -frozen / self.bandwidth * (threshold - frozen)
-        return Estimate(near(pre_acts, frozen, self.bandwidth), carrier.to(pre_acts.dtype), self.bandwidth)
+        return StraightThrough(near(pre_acts, frozen, self.bandwidth), carrier.to(pre_acts.dtype), self.bandwidth)
 
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts > self.threshold(params)
@@ -69,6 +69,6 @@ class JumpReLU(Architecture):
 
 
 def near(pre_acts: Tensor, threshold: Tensor | float, bandwidth: float) -> Tensor:
-    """K((pre_acts - threshold) / bandwidth), the rectangle kernel: bool of the shape of pre_acts (..., d_sae)."""
+    """Computes the rectangle kernel K((pre_acts - threshold) / bandwidth), bool of the shape of pre_acts."""
     pre_acts = pre_acts.detach()
     return (pre_acts > threshold - bandwidth / 2) & (pre_acts < threshold + bandwidth / 2)

@@ -1,4 +1,4 @@
-"""k latents a token, chosen by size (Gao et al. 2024, arXiv 2406.04093)."""
+"""TopK: the k largest latents per token (Gao et al. 2024, arXiv 2406.04093)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of several runs in one: nested dicts of one structure, with a leading axis of runs."""
+"""Tensors of several runs in one: nested dicts of the same structure, with a leading axis of runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 def shared(items: Sequence[Any]) -> Any:
-    """Moves tensors (...), or those of nested dicts, into one (num_runs, ...); each is a slice of it from then on.
+    """Moves tensors (...), or those of nested dicts, into one tensor (num_runs, ...); each becomes a slice of it.
 
-    They remain the same objects, so whoever holds one (an optimiser, a state) holds the slice.
+    They remain the same objects, so whoever holds one (a state, a tracker) holds the slice.
     """
     if isinstance(items[0], Mapping):
         return {key: shared([item[key] for item in items]) for key in items[0]}
@@ -22,7 +22,7 @@ def shared(items: Sequence[Any]) -> Any:
 
 
 def overwrite(old: Any, new: Any) -> None:
-    """Writes tensors, or those of nested dicts, into those of the same names."""
+    """Copies tensors, or those of nested dicts, into the tensors of the same names."""
     if isinstance(new, Mapping):
         for key, value in new.items():
             overwrite(old[key], value)

@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what is freed: a training step asks for the same arrays again and again."""
+"""Configuration of the C library's allocator: training steps allocate the same arrays again and again."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ NEVER, ONE_GIB = -1, 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Arrays of up to 1 GiB come from memory that this process freed before, for as long as it lives.
+    """Makes glibc reuse freed memory for arrays of up to 1 GiB, for the rest of the process.
 
-    glibc gives large arrays back to the kernel when they are freed, and each page of the next one is a fault and is
-    filled with zeros. An addition of arrays of 2048 x 4096 floats then takes several times as long
-    (`python bench/overhead.py`). CUDA memory is torch's own and has nothing to do with it.
+    By default glibc returns large freed arrays to the kernel, and each page of the next array faults and is filled with
+    zeros. An addition of arrays of 2048 x 4096 floats then takes several times as long (`python bench/overhead.py`).
+    CUDA memory is not affected, since torch manages it.
 
     Returns:
-        Whether it was done; not where there is another C library.
+        Whether it succeeded; False with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

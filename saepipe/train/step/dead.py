@@ -1,7 +1,7 @@
-"""Latents that no longer fire: how they are counted, and how they start anew.
+"""Dead latents: how they are counted, and how they are resampled.
 
-Resampling (Bricken et al. 2023): a dead latent takes the direction of a token that is badly reconstructed, its
-encoder column is short, its bias and threshold are as at the start, and its optimiser moments 0.
+Resampling (Bricken et al. 2023): a dead latent takes the direction of a badly reconstructed token, its encoder column
+becomes short, its bias and threshold return to their initial values, and its optimiser moments to 0.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from saepipe.train.seeds import generator
 from saepipe.train.step.state import Recipe, TrainState, initial_params
 
 ENCODER_SHARE = 0.2
-"""Norm of a resampled encoder column, as a share of the living ones' mean (Bricken et al. 2023)."""
+"""Norm of a resampled encoder column, as a share of the mean norm of the living ones (Bricken et al. 2023)."""
 
 
 def count_silence(tokens_since_fired: Tensor, acts_sum: Tensor, batch: int) -> None:
-    """Adds a batch of tokens to each latent's count, in place; 0 where it fired.
+    """Adds a batch of tokens to each latent's count, in place; sets it to 0 if the latent was active.
 
     Args:
         tokens_since_fired: (d_sae,) int64.
-        acts_sum: (d_sae,) activations summed over the batch; none is negative, so a sum of 0 is silence.
-        batch: tokens in it.
+        acts_sum: (d_sae,) activations summed over the batch; they are never negative, so a sum of 0 means silence.
+        batch: number of tokens in the batch.
     """
     tokens_since_fired.add_(batch).masked_fill_(acts_sum > 0, 0)
 
 
-def dead_mask(recipe: Recipe, state: TrainState) -> Tensor:
-    """(d_sae,) bool: silent for at least the run's threshold."""
-    return state.tokens_since_fired >= recipe.dead_after
+def dead_mask(recipe: Recipe, tokens_since_fired: Tensor) -> Tensor:
+    """Returns which latents (..., d_sae) have been silent for at least the run's threshold, bool."""
+    return tokens_since_fired >= recipe.dead_after
 
 
-def any_dead(recipe: Recipe, state: TrainState, dead: Tensor) -> bool:
-    """False only where no latent is dead; looks at `dead` only where that does not wait for a device."""
-    possible = state.step * recipe.config.batch_size >= recipe.dead_after
+def any_dead(recipe: Recipe, step: int, dead: Tensor) -> bool:
+    """False only if no latent is dead; looks at `dead` only if that does not wait for a device."""
+    possible = step * recipe.config.batch_size >= recipe.dead_after
     return possible and (dead.device.type != "cpu" or bool(dead.any()))
 
 
 @torch.no_grad()
 def resample(recipe: Recipe, state: TrainState, x: Tensor) -> int:
-    """Gives each dead latent the direction of a token drawn from x (batch, d_in) by its squared error.
+    """Gives each dead latent the direction of a token sampled from x (batch, d_in) by its squared error.
 
-    A token is taken once, so at most as many latents as there are badly reconstructed tokens start anew.
+    A token is used once, so no more latents are resampled than there are tokens with an error.
 
     Returns:
-        How many did.
+        Number of latents resampled.
     """
     sae, params = recipe.config.sae, state.params
-    dead = dead_mask(recipe, state)
+    dead = dead_mask(recipe, state.tokens_since_fired)
     x_hat = sae.decode(state.all_params, sae.encode(state.all_params, x, recipe.dtype))
     # The draw is made on the CPU, so that a seed means the same on every device.
     chances = (x - x_hat).square().sum(1).double().cpu()
@@ -64,12 +64,13 @@ def resample(recipe: Recipe, state: TrainState, x: Tensor) -> int:
     params["W_dec"][latents] = directions
     params["W_enc"][:, latents] = length * directions.T
     initial = initial_params(recipe)
-    of_each = [name for name, value in params.items() if value.dim() == 1 and name != "b_dec"]
-    for name in of_each:  # biases, and what else an architecture keeps of a latent, such as its threshold
+    per_latent = [name for name, value in params.items() if value.dim() == 1 and name != "b_dec"]
+    for name in per_latent:  # biases, and what else an architecture has per latent, such as its threshold
         params[name][latents] = initial[name].to(x.device)[latents]
-    for name, index in (("W_dec", latents), ("W_enc", (slice(None), latents)), *((name, latents) for name in of_each)):
-        moments = state.adam.state[params[name]]
-        moments["exp_avg"][index] = 0
-        moments["exp_avg_sq"][index] = 0
+    for name in ("W_dec", *per_latent):
+        for moment in ("exp_avg", "exp_avg_sq"):
+            state.moments[name][moment][latents] = 0
+    for moment in ("exp_avg", "exp_avg_sq"):
+        state.moments["W_enc"][moment][:, latents] = 0
     state.tokens_since_fired[latents] = 0
     return num_new

@@ -1,13 +1,12 @@
 """One forward pass and the terms of its loss: the reconstruction, then each penalty by name.
 
-Everything here is a function of tensors. Dense, it works under torch.func.vmap, which is how runs are stacked.
+Everything here is a function of tensors. The dense path works under torch.func.vmap, which is how runs are stacked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.kernels.autograd import column_sums
 from saepipe.train.penalties.base import State, StepContext
+from saepipe.train.sae.activations import Activations, DenseActivations
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.entries import encode
 from saepipe.train.setting import SettingsNow
@@ -25,7 +25,7 @@ RECONSTRUCTION = "reconstruction"
 
 @dataclass(frozen=True)
 class Moment:
-    """What a step's loss depends on besides the parameters and the rows. Dicts are by label (`labels`)."""
+    """Everything that a step's loss depends on besides the parameters and the rows. Dicts are by label (`labels`)."""
 
     step: int  # counted from 0
     num_steps: int
@@ -42,7 +42,7 @@ class Term:
     """One summand of the loss."""
 
     value: Tensor  # () float32, before the weight
-    weight: float | Tensor  # as it stands at this step
+    weight: float | Tensor  # its value at this step
 
     @property
     def weighted(self) -> Tensor:
@@ -51,13 +51,13 @@ class Term:
 
 @dataclass(frozen=True)
 class Loss:
-    """A step's loss, in parts."""
+    """The loss of one step, in parts."""
 
     ctx: StepContext
     terms: dict[str, Term]
     statistics: dict[str, Tensor]  # () each, as `<component>/<statistic>`
     states: dict[str, State]  # of penalties and transforms, after this step
-    fired: Tensor  # (d_sae,): acts summed over the batch, before any transform
+    encoded_sum: Tensor  # (d_sae,): activations before any transform, summed over the batch
     buffers: Mapping[str, Tensor]  # the architecture's, after this step
 
     @property
@@ -66,7 +66,7 @@ class Loss:
 
 
 def reconstruction(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
-    """E_b of |x - x_hat|^2 (`squared`) or |x - x_hat| (`norm`); (batch, d_in) twice -> ()."""
+    """Mean over the batch of |x - x_hat|^2 (`squared`) or |x - x_hat| (`norm`); (batch, d_in) twice -> ()."""
     error = x - x_hat
     return error.square().sum() / len(x) if kind == "squared" else torch.linalg.vector_norm(error, dim=1).mean()
 
@@ -74,18 +74,19 @@ def reconstruction(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
 def compute_loss(
     config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype, *, sparse: bool = False
 ) -> Loss:
-    """The loss of one step and all that comes out of it.
+    """Computes the loss of one step, its statistics and the next states.
 
     Args:
         config: resolved.
-        params: all of the architecture's, buffers too.
+        params: all parameters of the architecture, buffers included.
         x: (batch, d_in) float32, scaled.
-        moment: where the run stands.
-        dtype: of the matrix products.
-        sparse: compute on the active entries alone. The numbers are the same up to rounding.
+        moment: step, settings and states of the run.
+        dtype: dtype of the matrix products.
+        sparse: compute only with the active entries. The numbers are the same up to rounding.
     """
     forward = (_sparse if sparse else _dense)(config, params, x, moment, dtype)
-    ctx, states, statistics = forward.ctx, forward.states, forward.statistics
+    ctx = _context(config.sae, params, x, moment, forward)
+    states, statistics = forward.states, forward.statistics
     error = torch.stack([reconstruction(x, x_hat, config.reconstruction) for x_hat in forward.x_hats]).sum()
     terms = {RECONSTRUCTION: Term(error, 1.0)}
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
@@ -93,62 +94,51 @@ def compute_loss(
         terms[label] = Term(answer.value, moment.now[label]["weight"])
         statistics |= {f"{label}/{name}": value.detach() for name, value in answer.statistics.items()}
         states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
-    return Loss(ctx, terms, statistics, states, forward.fired, config.sae.observe(params, forward.encoded))
+    return Loss(ctx, terms, statistics, states, forward.encoded_sum, config.sae.observe(params, forward.encoded))
 
 
 @dataclass(frozen=True)
 class _Forward:
     """A forward pass."""
 
-    ctx: StepContext
+    activations: Activations
     x_hats: tuple[Tensor, ...]  # (batch, d_in) each
     encoded: Tensor  # the activations before any transform, without gradient, of any shape
-    fired: Tensor  # (d_sae,): them summed over the batch
+    encoded_sum: Tensor  # (d_sae,): `encoded` summed over the batch
     states: dict[str, State]  # of the transforms
     statistics: dict[str, Tensor]
 
 
 def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
-    """All latents at every token: the definition."""
+    """Computes all latents at every token: the definition."""
     sae = config.sae
     pre_acts = sae.pre_acts(params, x, dtype)
     encoded = sae.activate_training(params, pre_acts)
-    fired = encoded.sum(0, dtype=x.dtype)
+    encoded_sum = encoded.sum(0, dtype=x.dtype)
     acts, states, statistics = _transform(config, encoded, pre_acts, params["W_dec"], moment)
-    x_hats = sae.reconstructions(params, pre_acts, acts)
-    ctx = _context(
-        sae, params, x, moment, x_hats[-1],
+    activations = DenseActivations(
         pre_acts=pre_acts,
         acts=acts,
-        acts_sum=fired if acts is encoded else acts.sum(0, dtype=x.dtype),
+        acts_sum=encoded_sum if acts is encoded else acts.sum(0, dtype=x.dtype),
         gate_acts=sae.gate_acts(params, pre_acts, acts),
-    )  # fmt: skip
-    return _Forward(ctx, x_hats, encoded.detach(), fired.detach(), states, statistics)
+    )
+    x_hats = sae.reconstructions(params, pre_acts, acts)
+    return _Forward(activations, x_hats, encoded.detach(), encoded_sum.detach(), states, statistics)
 
 
 def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
-    """The entries that count: `saepipe.train.sae.entries`."""
+    """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
     entries = encode(config.sae, params, x, dtype)
     x_hat = entries.decode(params["W_dec"]) + params["b_dec"]
-    ctx = _context(
-        config.sae, params, x, moment, x_hat,
-        pre_acts=entries.all_pre_acts,
-        acts=entries.all_acts,
-        acts_sum=entries.acts_sum,
-        gate_acts=entries.all_acts,
-        entries=entries,
-    )  # fmt: skip
-    encoded = entries.acts.detach()
-    return _Forward(ctx, (x_hat,), encoded, column_sums(entries.pattern, encoded), {}, {})
+    encoded = entries.entry_acts.detach()
+    return _Forward(entries, (x_hat,), encoded, column_sums(entries.pattern, encoded), {}, {})
 
 
-def _context(
-    sae: Architecture, params: Params, x: Tensor, moment: Moment, x_hat: Tensor, **activations: Any
-) -> StepContext:
+def _context(sae: Architecture, params: Params, x: Tensor, moment: Moment, forward: _Forward) -> StepContext:
     return StepContext(
         x=x,
-        x_hat=x_hat,
-        **activations,
+        activations=forward.activations,
+        x_hat=forward.x_hats[-1],
         W_enc=params["W_enc"],
         b_enc=params["b_enc"],
         W_dec=params["W_dec"],
@@ -165,7 +155,7 @@ def _context(
 def _transform(
     config: TrainConfig, acts: Tensor, pre_acts: Tensor, W_dec: Tensor, moment: Moment
 ) -> tuple[Tensor, dict[str, State], dict[str, Tensor]]:
-    """The activations after every transform, in the config's order; their new states and their statistics."""
+    """Applies every transform in the config's order; returns the activations, the new states and the statistics."""
     states: dict[str, State] = {}
     statistics: dict[str, Tensor] = {}
     for label, transform in zip(labels(config.transforms), config.transforms, strict=True):

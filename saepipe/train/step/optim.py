@@ -6,32 +6,32 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from saepipe.train.config import OptimizerConfig
 from saepipe.train.sae.base import Params
 
+Moments = dict[str, dict[str, Tensor]]
+"""Adam's state by parameter: exp_avg and exp_avg_sq (the parameter's shape), and step (), float32."""
 
-def make_adam(params: Params, config: OptimizerConfig) -> torch.optim.Adam:
-    return torch.optim.Adam(list(params.values()), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
-
-def begin_moments(adam: torch.optim.Adam) -> None:
-    """Makes the moments that torch's Adam makes at its first step, where they are not there yet."""
-    for parameter in adam.param_groups[0]["params"]:
-        if not adam.state[parameter]:
-            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            adam.state[parameter] = {
-                "step": step,
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+def initial_moments(params: Params) -> Moments:
+    """Returns Adam's state before the first step."""
+    return {
+        name: {
+            "step": torch.zeros((), dtype=torch.float32, device=value.device),
+            "exp_avg": torch.zeros_like(value, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(value, requires_grad=False),
+        }
+        for name, value in params.items()
+    }
 
 
 def remove_parallel(gradients: Mapping[str, Tensor], W_dec: Tensor) -> None:
-    """Takes from W_dec's gradient, in place, the part along each row: g_i - (g_i . d_i) d_i.
+    """Removes from W_dec's gradient, in place, the part along each row: g_i - (g_i . d_i) d_i.
 
     Args:
-        gradients: of the parameters by name; only W_dec (..., d_sae, d_in) changes.
+        gradients: by parameter; only W_dec (..., d_sae, d_in) changes.
         W_dec: (..., d_sae, d_in), rows d_i of unit norm along d_in.
     """
     gradient = gradients["W_dec"]
@@ -39,27 +39,53 @@ def remove_parallel(gradients: Mapping[str, Tensor], W_dec: Tensor) -> None:
     gradient.addcmul_(W_dec.detach(), along.unsqueeze(-1), value=-1)
 
 
-def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient, with the parameter's strides.
+@torch.no_grad()
+def to_unit_rows(W_dec: Tensor) -> None:
+    """Scales the rows of W_dec (..., d_sae, d_in), in place, to unit norm along d_in."""
+    W_dec.div_(torch.linalg.vector_norm(W_dec, dim=-1, keepdim=True))
 
-    torch's fused Adam goes through both as they lie in memory; on a CPU it says nothing where they lie differently.
+
+def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Returns the gradient with the parameter's strides.
+
+    torch's fused Adam walks both in memory order; on a CPU it does not notice that their strides differ.
     """
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
 
 
 @torch.no_grad()
-def update(
-    adam: torch.optim.Adam, params: Params, gradients: Mapping[str, Tensor], lr: float, clip: float | None
+def adam_step(
+    params: Params, gradients: Mapping[str, Tensor], moments: Moments, lr: float, config: OptimizerConfig
 ) -> None:
-    """One step: project, clip the whole gradient's norm, Adam, rows back to unit norm."""
+    """Makes one step of torch's fused Adam; changes params and moments in place."""
+    beta1, beta2 = config.betas
+    adam(
+        list(params.values()),
+        [laid_out_like(value, gradients[name]) for name, value in params.items()],
+        [moments[name]["exp_avg"] for name in params],
+        [moments[name]["exp_avg_sq"] for name in params],
+        [],
+        [moments[name]["step"] for name in params],
+        fused=True,
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=lr,
+        weight_decay=0.0,
+        eps=config.eps,
+        maximize=False,
+    )
+
+
+@torch.no_grad()
+def update(
+    params: Params, gradients: Mapping[str, Tensor], moments: Moments, lr: float, config: OptimizerConfig
+) -> None:
+    """Makes one step: projects, clips the norm of the whole gradient, applies Adam, rescales rows to unit norm."""
     remove_parallel(gradients, params["W_dec"])
-    for name, parameter in params.items():
-        parameter.grad = laid_out_like(parameter, gradients[name])
-    if clip is not None:
-        torch.nn.utils.clip_grad_norm_(params.values(), clip)
-    for group in adam.param_groups:
-        group["lr"] = lr
-    adam.step()
-    adam.zero_grad(set_to_none=True)
-    # Adam's momentum is not quite tangent, so the rows drift a little at each step.
-    params["W_dec"].div_(torch.linalg.vector_norm(params["W_dec"], dim=-1, keepdim=True))
+    gradients = {name: laid_out_like(value, gradients[name]) for name, value in params.items()}
+    if config.clip is not None:
+        norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+        torch._foreach_mul_(list(gradients.values()), (config.clip / (norm + 1e-6)).clamp(max=1.0))
+    adam_step(params, gradients, moments, lr, config)
+    to_unit_rows(params["W_dec"])  # Adam's momentum is not quite tangent, so the rows drift a little at each step

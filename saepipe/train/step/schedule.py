@@ -1,4 +1,4 @@
-"""What depends on the step alone: the learning rate, and the steps at which dead latents are resampled."""
+"""Schedules that depend only on the step: the learning rate, and when dead latents are resampled."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from saepipe.train.config import DeadConfig, OptimizerConfig
 
 
 def learning_rate(optimizer: OptimizerConfig, dead: DeadConfig, step: int, num_steps: int) -> float:
-    """At `step`, counted from 0: linear up, flat, linear down, and up again after a resampling; never 0."""
+    """Returns the rate at a step (from 0): linear up, flat, linear down, up again after a resampling; never 0."""
     up = _ramp(step + 1, optimizer.warmup * num_steps)
     down = _ramp(num_steps - step, optimizer.decay * num_steps)
-    again = 1.0
+    rewarm = 1.0
     if dead.resample_steps and (resampled := last_resampling(dead, step, num_steps)):
-        again = _ramp(step - resampled + 1, dead.rewarm * dead.resample_steps)
-    return optimizer.lr * min(up, down) * again
+        rewarm = _ramp(step - resampled + 1, dead.rewarm * dead.resample_steps)
+    return optimizer.lr * min(up, down) * rewarm
 
 
 def last_resampling(dead: DeadConfig, step: int, num_steps: int) -> int | None:
-    """The latest step up to `step` that resamples; None before the first.
+    """Returns the latest step up to `step` that resamples; None before the first.
 
-    Multiples of `resample_steps` do, but the last one only if a whole period is left for what it made to learn.
+    Multiples of `resample_steps` do, if at least one whole period is left in which resampled latents can learn.
     """
     period = dead.resample_steps
     if period is None:

@@ -1,4 +1,4 @@
-"""What stays the same while a run trains, and what changes."""
+"""The fixed recipe of a run, and the state that changes from step to step."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from saepipe.train.penalties.base import State
 from saepipe.train.sae.base import Params
 from saepipe.train.seeds import generator
 from saepipe.train.setting import controllers
-from saepipe.train.step.density import sparse_at_first
-from saepipe.train.step.optim import make_adam
+from saepipe.train.step.density import starts_sparse
+from saepipe.train.step.optim import Moments, initial_moments
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a run's steps depend on besides the batches."""
+    """Everything that a run's steps depend on besides the batches."""
 
-    config: TrainConfig  # resolved: one run, nothing left open
+    config: TrainConfig  # resolved: one run, every value set
     d_in: int
     scale: float  # x is trained on as scale * x
     device: torch.device
@@ -40,39 +40,39 @@ class Recipe:
         return torch.bfloat16 if self.config.compute_dtype == "bfloat16" else torch.float32
 
     def scaled(self, rows: Tensor) -> Tensor:
-        """Raw rows (batch, d_in) of any dtype -> x (batch, d_in) float32 on the run's device."""
+        """Moves raw rows (batch, d_in) of any dtype to the run's device and scales them: x (batch, d_in) float32."""
         return rows.to(self.device, torch.float32) * self.scale
 
 
 @dataclass
 class TrainState:
-    """All that changes from step to step; what a checkpoint holds."""
+    """Everything that changes from step to step; a checkpoint holds exactly this."""
 
     step: int  # steps done
     params: Params  # float32 leaves that require a gradient
-    buffers: Params  # the architecture's parameters that no gradient trains
-    adam: torch.optim.Adam
+    buffers: Params  # parameters of the architecture that no gradient trains
+    moments: Moments  # of Adam
     tokens_since_fired: Tensor  # (d_sae,) int64
     states: dict[str, State]  # of penalties and transforms, by label
-    steered: dict[str, Tensor]  # () logarithms of the settings under a controller, by `<label>.<setting>`
+    steered: dict[str, Tensor]  # () logarithms of controlled settings, by `<label>.<setting>`
     sums: Tensor  # (num_terms, 2) float64: each term's value and weighted value, summed since the last log line
     num_summed: int
-    sparse: bool  # whether the step that comes next is
+    sparse: bool  # whether the next step is sparse
 
     @property
     def all_params(self) -> Params:
-        """With the buffers."""
+        """Parameters and buffers."""
         return {**self.params, **self.buffers}
 
 
 def initial_params(recipe: Recipe) -> Params:
-    """Before b_dec is set; a pure function of the config, on the CPU."""
+    """Returns the parameters before b_dec is set, on the CPU; a pure function of the config."""
     config = recipe.config
     return config.sae.init(recipe.d_in, config.init.encoder_scale, generator(config.seed, "init"))
 
 
 def fresh_state(recipe: Recipe, params: Params) -> TrainState:
-    """Step 0 from given parameters (on any device)."""
+    """Returns the state at step 0 from given parameters (on any device)."""
     config, device = recipe.config, recipe.device
     copies = {name: value.to(device, copy=True) for name, value in params.items()}
     buffers = {name: copies.pop(name) for name in config.sae.buffers}
@@ -91,11 +91,11 @@ def fresh_state(recipe: Recipe, params: Params) -> TrainState:
         step=0,
         params=leaves,
         buffers=buffers,
-        adam=make_adam(leaves, config.optimizer),
+        moments=initial_moments(leaves),
         tokens_since_fired=torch.zeros(d_sae, dtype=torch.int64, device=device),
         states=states,
         steered=steered,
         sums=torch.zeros(1 + len(config.penalties), 2, dtype=torch.float64, device=device),
         num_summed=0,
-        sparse=sparse_at_first(config, recipe.d_in),
+        sparse=starts_sparse(config, recipe.d_in),
     )

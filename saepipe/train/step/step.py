@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from saepipe.data.batches.staging_memory import deliver
+from saepipe.data.batches.staging_memory import to_device
 from saepipe.train.seeds import generator
 from saepipe.train.setting import Controller, SettingsNow, controllers, settings_at
 from saepipe.train.step.dead import any_dead, count_silence, dead_mask, resample
-from saepipe.train.step.density import density, looks_at_density, sparse_next
+from saepipe.train.step.density import density, measures_density, next_is_sparse
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.measure import Measurement, measure
 from saepipe.train.step.optim import update
@@ -23,10 +23,10 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, *, watched: bool
     """Trains on one batch.
 
     Args:
-        recipe: what stays the same.
+        recipe: of the run.
         state: changed in place.
         rows: raw activations (batch, d_in).
-        watched: also measure the step (more backward passes). It changes nothing else: not a bit of the state.
+        watched: also measure the step (more backward passes). This changes no bit of the state.
     """
     config = recipe.config
     x = recipe.scaled(rows)
@@ -36,22 +36,22 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, *, watched: bool
     measurement = measure(recipe, state, loss) if watched else None
     gradients = torch.autograd.grad(loss.total, list(state.params.values()))
     lr = learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps)
-    update(state.adam, state.params, dict(zip(state.params, gradients, strict=True)), lr=lr, clip=config.optimizer.clip)
-    count_silence(state.tokens_since_fired, loss.fired, len(x))
-    _remember(recipe, state, loss)
+    update(state.params, dict(zip(state.params, gradients, strict=True)), state.moments, lr, config.optimizer)
+    count_silence(state.tokens_since_fired, loss.encoded_sum, len(x))
+    _carry_over(recipe, state, loss)
     state.step += 1
     return measurement
 
 
 def step_loss(recipe: Recipe, state: TrainState, x: Tensor) -> Loss:
-    """The loss of the step that comes next, on x (batch, d_in) as `Recipe.scaled` gives it."""
-    dead = dead_mask(recipe, state)
+    """Computes the loss of the next step on x (batch, d_in), scaled by `Recipe.scaled`."""
+    dead = dead_mask(recipe, state.tokens_since_fired)
     moment = Moment(
         step=state.step,
         num_steps=recipe.num_steps,
         seed=recipe.config.seed,
         dead=dead,
-        any_dead=any_dead(recipe, state, dead),
+        any_dead=any_dead(recipe, state.step, dead),
         uniform=uniform(recipe, state.step),
         now=settings_now(recipe, state.step, state.steered),
         states=state.states,
@@ -60,7 +60,7 @@ def step_loss(recipe: Recipe, state: TrainState, x: Tensor) -> Loss:
 
 
 def settings_now(recipe: Recipe, step: int, steered: Mapping[str, Tensor]) -> dict[str, SettingsNow]:
-    """By label, every setting that may move as it stands at a step; `steered` by `<label>.<setting>`."""
+    """Returns every movable setting's value at a step, by label; `steered` is by `<label>.<setting>`."""
     return {
         label: settings_at(
             component, step, recipe.num_steps, {name: steered[f"{label}.{name}"] for name in controllers(component)}
@@ -70,15 +70,15 @@ def settings_now(recipe: Recipe, step: int, steered: Mapping[str, Tensor]) -> di
 
 
 def uniform(recipe: Recipe, step: int) -> Tensor | None:
-    """(d_sae,) random numbers of the run's seed and a step, if one of its penalties draws."""
+    """Draws (d_sae,) random numbers of the run's seed and a step, if one of its penalties uses them."""
     if not any(penalty.draws for penalty in recipe.config.penalties):
         return None
-    drawn = torch.rand(recipe.config.sae.d_sae, generator=generator(recipe.config.seed, "penalties", step))
-    return deliver(drawn, recipe.device)
+    numbers = torch.rand(recipe.config.sae.d_sae, generator=generator(recipe.config.seed, "penalties", step))
+    return to_device(numbers, recipe.device)
 
 
 def steer(recipe: Recipe, step: int, loss: Loss, steered: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The controllers' states after a step, each by the quantity it watches."""
+    """Returns the controllers' states after a step, each moved by the quantity that it watches."""
     moved = {}
     for label, component in recipe.config.components():
         for name, controller in controllers(component).items():
@@ -94,8 +94,8 @@ def _quantity(loss: Loss, label: str, controller: Controller) -> Tensor:
 
 
 @torch.no_grad()
-def _remember(recipe: Recipe, state: TrainState, loss: Loss) -> None:
-    """What the step leaves for the next: states, buffers, steered settings, its terms for the log, and its path."""
+def _carry_over(recipe: Recipe, state: TrainState, loss: Loss) -> None:
+    """Writes to the state what the next step starts from: states, buffers, steered settings, log sums, the path."""
     state.steered = steer(recipe, state.step, loss, state.steered)
     state.states = loss.states
     for name, value in loss.buffers.items():
@@ -103,5 +103,5 @@ def _remember(recipe: Recipe, state: TrainState, loss: Loss) -> None:
     terms = [torch.stack([term.value, term.weighted]) for term in loss.terms.values()]
     state.sums.add_(torch.stack(terms).detach())
     state.num_summed += 1
-    if looks_at_density(recipe.config, recipe.d_in, state.step):
-        state.sparse = sparse_next(state.sparse, density(recipe.config.sae, state.all_params, loss))
+    if measures_density(recipe.config, recipe.d_in, state.step):
+        state.sparse = next_is_sparse(state.sparse, density(recipe.config.sae, state.all_params, loss))

@@ -1,1 +1,1 @@
-"""Trackers follow runs from outside: TensorBoard, Weights & Biases, Trackio. `metrics.jsonl` is the truth."""
+"""Trackers, which mirror runs elsewhere: TensorBoard, Weights & Biases, Trackio. `metrics.jsonl` is authoritative."""

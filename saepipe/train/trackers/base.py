@@ -1,4 +1,4 @@
-"""What a tracker is: it gets each line of `metrics.jsonl` after it has been written there, and what health finds."""
+"""Interface of a tracker, which gets each line of `metrics.jsonl` once it is written, and each health finding."""
 
 from __future__ import annotations
 
@@ -13,71 +13,71 @@ from saepipe.data.folders.artifact import LOG
 from saepipe.data.folders.health import Finding
 
 PROJECT = "saepipe"
-"""Where the runs go in trackers that have projects, unless the environment names another."""
+"""Project of the runs in trackers that have projects, unless the environment names another."""
 
 PACKAGES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "trackio": "trackio"}
-"""What each tracker imports; it is installed by the extra of the tracker's name."""
+"""Module that each tracker imports; the extra of the tracker's name installs it."""
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run at its start."""
+    """Description of a run, given to a tracker at its start."""
 
     folder: Path
     name: str  # <variant>/seed-<n>
-    group: str  # the study: the name of the folder that its runs lie in
-    config: Mapping[str, Any]  # with nothing left open, and what the run's manifest says of itself
-    step: int  # from which it goes on; 0 where it begins
+    group: str  # name of the study, which is the folder of its runs
+    config: Mapping[str, Any]  # resolved, with the header of the run's manifest under `run`
+    step: int  # step from which the run resumes; 0 for a new run
 
     @property
     def log(self) -> Path:
-        """What lies here is outside every digest."""
+        """Folder whose contents are outside every digest."""
         return self.folder / LOG
 
 
 class Tracker(Protocol):
-    """Made by its module's `start`, and used by one thread alone. It may be slow, hang or raise."""
+    """A tracker, created by its module's `start` and used by one thread only. It may be slow, hang or raise."""
 
     last_step: int
-    """The last line that it has already: a run that goes on is told what comes after it."""
+    """Step of the last line that the tracker has already; a resumed run sends only later ones."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """A line of `metrics.jsonl`, flat."""
+        """Takes a line of `metrics.jsonl`, flattened."""
 
-    def tell(self, step: int, finding: Finding) -> None:
-        """Something that the rules of health have to say."""
+    def log_finding(self, step: int, finding: Finding) -> None:
+        """Takes a finding of a health rule."""
 
     def finish(self, ok: bool) -> None:
-        """The run is committed (`ok`), or has failed or was stopped."""
+        """Ends tracking: the run is committed (`ok`), or it failed or was stopped."""
 
 
 def check_installed(names: Sequence[str]) -> None:
     """Raises MachineError if a tracker's package is missing."""
     for name in names:
         try:
-            found = importlib.import_module(PACKAGES[name]).__file__
+            file = importlib.import_module(PACKAGES[name]).__file__
         except ImportError:
-            found = None
-        if found is None:  # a folder `wandb` beside us is an empty package of that name
+            file = None
+        if file is None:  # a folder `wandb` in the working directory imports as an empty package of that name
             raise MachineError(
                 f"the tracker {name} needs a package that is not installed", hint=f"pip install 'saepipe[{name}]'"
             )
 
 
-def flat(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a line: `terms/l1/gradient_share`. Its step is no number of it."""
+def flat_numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yields a line's numbers with names such as `terms/l1/gradient_share`, leaving out its step."""
     for key, value in line.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}/")
+            yield from flat_numbers(value, f"{prefix}{key}/")
         elif prefix or key != "step":
             yield f"{prefix}{key}", float(value)
 
 
-def recalled(run: TrackedRun, tracker: str) -> str | None:
-    """The tracker's own id of this run, of when it was begun."""
+def read_id(run: TrackedRun, tracker: str) -> str | None:
+    """Returns the tracker's own id of this run, stored when the run began; None for a new run."""
     path = run.log / f"{tracker}.id"
     return path.read_text().strip() if path.exists() else None
 
 
-def remember(run: TrackedRun, tracker: str, its_id: str) -> None:
-    (run.log / f"{tracker}.id").write_text(f"{its_id}\n")
+def write_id(run: TrackedRun, tracker: str, tracker_id: str) -> None:
+    (run.log / f"{tracker}.id").write_text(f"{tracker_id}\n")

@@ -1,4 +1,4 @@
-"""TensorBoard's event files in RUN/log/tensorboard: `tensorboard --logdir OUT` shows every run of a study."""
+"""TensorBoard: event files in RUN/log/tensorboard; `tensorboard --logdir OUT` shows every run of a study."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from saepipe.train.trackers.base import TrackedRun
 
 
 class TensorBoard:
-    """Numbers as scalars; the config and the findings as texts."""
+    """Writes numbers as scalars, and the config and the findings as texts."""
 
     def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = run.log / "tensorboard"
-        begun = folder.exists()
-        # Lines that were written after the checkpoint from which the run goes on are made again: hide the first ones.
-        self._writer = SummaryWriter(folder, purge_step=run.step + 1 if begun else None)
-        self.last_step = run.step if begun else 0
-        if not begun:
+        resumed = folder.exists()
+        # A resumed run writes the lines after its checkpoint a second time: hide the first ones.
+        self._writer = SummaryWriter(folder, purge_step=run.step + 1 if resumed else None)
+        self.last_step = run.step if resumed else 0
+        if not resumed:
             text = yaml.safe_dump(dict(run.config), sort_keys=False)
             self._writer.add_text("config", f"```\n{text}```", 0)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for key, value in values.items():
             self._writer.add_scalar(key, value, step)
-        self._writer.flush()  # a killed run has here what it has in metrics.jsonl
+        self._writer.flush()  # a killed run has the same lines here as in metrics.jsonl
 
-    def tell(self, step: int, finding: Finding) -> None:
+    def log_finding(self, step: int, finding: Finding) -> None:
         self._writer.add_text(f"health/{finding.rule}", str(finding), step)
         self._writer.flush()
 

@@ -1,6 +1,6 @@
-"""Each tracker of each run works in a thread of its own: training neither waits for it nor fails with it.
+"""Threads of the trackers, one per tracker and run, so that training neither waits for a tracker nor fails with it.
 
-What waits to be sent are lines that the log keeps in memory anyway, so the queue needs no bound.
+The queued lines are in memory anyway, because the log keeps them, so the queue needs no bound.
 """
 
 from __future__ import annotations
@@ -15,98 +15,98 @@ from typing import Any, Self
 
 from saepipe.data.folders.health import Finding
 from saepipe.data.terminal.progress import Progress
-from saepipe.train.trackers.base import TrackedRun, Tracker, flat
+from saepipe.train.trackers.base import TrackedRun, Tracker, flat_numbers
 
-PATIENCE = 30.0
-"""Seconds for which all trackers together may keep a training from ending."""
+FINISH_TIMEOUT = 30.0
+"""Seconds for which all trackers together may delay the end of training."""
 
 
-class Feed:
-    """One tracker of one run. `trouble` is what ended it too early."""
+class TrackerThread:
+    """Thread of one tracker of one run. `failure` says why it ended early."""
 
     def __init__(self, name: str, run: TrackedRun) -> None:
         self.name = name
-        self.trouble: str | None = None
-        self._todo: SimpleQueue[Callable[[Tracker], None] | None] = SimpleQueue()
+        self.failure: str | None = None
+        self._queue: SimpleQueue[Callable[[Tracker], None] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, args=(run,), name=f"{name} of {run.name}", daemon=True)
         self._thread.start()
 
-    def put(self, act: Callable[[Tracker], None] | None) -> None:
-        """What it is to do next; None: that was all."""
-        self._todo.put(act)
+    def put(self, action: Callable[[Tracker], None] | None) -> None:
+        """Queues an action; None ends the thread."""
+        self._queue.put(action)
 
     def wait(self, seconds: float) -> None:
-        """Until it has done all, or for so long."""
+        """Waits until the queue is done, but no longer than `seconds`."""
         self._thread.join(max(0.0, seconds))
         if self._thread.is_alive():
-            self.trouble = f"it has not finished {PATIENCE:g} s after training"
+            self.failure = f"it had not finished {FINISH_TIMEOUT:g} s after training"
 
     def _work(self, run: TrackedRun) -> None:
         try:
             tracker: Tracker = importlib.import_module(f"saepipe.train.trackers.{self.name}").start(run)
-            while act := self._todo.get():
-                act(tracker)
-        except BaseException as error:  # whatever a library leaves by, it must not leave in silence
-            self.trouble = f"{type(error).__name__}: {error}"
+            while action := self._queue.get():
+                action(tracker)
+        except BaseException as error:  # a library's SystemExit must be reported too
+            self.failure = f"{type(error).__name__}: {error}"
 
 
 class Trackers:
-    """Those of one run; what is wrong with one is said once, and then that one is off."""
+    """Trackers of one run. A tracker that fails is reported once and gets nothing more."""
 
-    def __init__(self, feeds: Sequence[Feed], run_name: str, progress: Progress) -> None:
-        self._feeds = list(feeds)
+    def __init__(self, threads: Sequence[TrackerThread], run_name: str, progress: Progress) -> None:
+        self._threads = list(threads)
         self._run_name = run_name
         self._progress = progress
         self._ended = False
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """A line that stands in `metrics.jsonl`; a tracker that has it already is not told again."""
+        """Sends a line of `metrics.jsonl` to the trackers that do not have it yet."""
 
-        def act(tracker: Tracker) -> None:
+        def action(tracker: Tracker) -> None:
             if line["step"] > tracker.last_step:
-                tracker.log(line["step"], dict(flat(line)))
+                tracker.log(line["step"], dict(flat_numbers(line)))
 
-        self._put(act)
+        self._put(action)
 
-    def tell(self, step: int, finding: Finding) -> None:
-        self._put(lambda tracker: tracker.tell(step, finding))
+    def log_finding(self, step: int, finding: Finding) -> None:
+        self._put(lambda tracker: tracker.log_finding(step, finding))
 
     def end(self, ok: bool) -> None:
-        """No more will come; what follows the first call changes nothing."""
+        """Ends the trackers; only the first call has an effect."""
         if not self._ended:
             self._ended = True
             self._put(lambda tracker: tracker.finish(ok))
             self._put(None)
 
     def wait(self, until: float) -> None:
-        """Until all have done what they were given, or it is `until` (monotonic seconds)."""
-        for feed in self._feeds:
-            feed.wait(until - time.monotonic())
-        self._look()
+        """Waits until all queues are done, but no longer than `until` (monotonic seconds)."""
+        for thread in self._threads:
+            thread.wait(until - time.monotonic())
+        self._drop_failed()
 
-    def _put(self, act: Callable[[Tracker], None] | None) -> None:
-        self._look()
-        for feed in self._feeds:
-            feed.put(act)
+    def _put(self, action: Callable[[Tracker], None] | None) -> None:
+        self._drop_failed()
+        for thread in self._threads:
+            thread.put(action)
 
-    def _look(self) -> None:
-        for feed in [feed for feed in self._feeds if feed.trouble]:
-            self._feeds.remove(feed)
+    def _drop_failed(self) -> None:
+        for thread in [thread for thread in self._threads if thread.failure]:
+            self._threads.remove(thread)
             self._progress.say(
-                f"{self._run_name}: tracker {feed.name} is off: {feed.trouble}. metrics.jsonl has every line"
+                f"{self._run_name}: tracker {thread.name} is off: {thread.failure}. metrics.jsonl has every line"
             )
 
 
 class Tracking:
-    """The trackers of runs that are trained together; leaving it ends them, with patience for the slow."""
+    """Context of the trackers of runs that train together; leaving it ends them and waits `FINISH_TIMEOUT` at most."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._followed: list[Trackers] = []
 
     def follow(self, names: Sequence[str], run: TrackedRun, lines: Sequence[Mapping[str, Any]]) -> Trackers:
-        """Starts a run's trackers, and gives them the `lines` that are written already."""
-        trackers = Trackers([Feed(name, run) for name in names], run.name, self._progress)
+        """Starts a run's trackers and sends them the `lines` already written."""
+        trackers = Trackers([TrackerThread(name, run) for name in names], run.name, self._progress)
         self._followed.append(trackers)
         for line in lines:
             trackers.log(line)
@@ -118,6 +118,6 @@ class Tracking:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for trackers in self._followed:
             trackers.end(ok=False)
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + FINISH_TIMEOUT
         for trackers in self._followed:
             trackers.wait(until)

@@ -1,1 +1,1 @@
-"""Transforms of the activations: one file each."""
+"""Transforms of the activations, one file each."""

@@ -1,4 +1,4 @@
-"""What a transform is: settings, and one pure function of the activations between encoder and decoder."""
+"""The family of transforms: settings, and one pure function of the activations between encoder and decoder."""
 
 from __future__ import annotations
 
@@ -14,62 +14,62 @@ from saepipe.data.config.component import Component
 from saepipe.train.setting import Schedule, Setting, SettingsNow, settings_of
 
 State = dict[str, Tensor]
-"""What a transform remembers between steps."""
+"""State that a transform keeps between steps."""
 
 
 @dataclass(frozen=True)
 class Codes:
-    """One variant's activations as a transform sees them; in scaled units (E|x|^2 = d_in)."""
+    """Activations of one variant, as a transform sees them; in scaled units (E|x|^2 = d_in)."""
 
     pre_acts: Tensor  # (batch, d_sae) in the compute dtype
-    acts: Tensor  # (batch, d_sae) in the compute dtype, none negative; after the transforms before this one
+    acts: Tensor  # (batch, d_sae) in the compute dtype, never negative; after the transforms before this one
     W_dec: Tensor  # (d_sae, d_in) rows of unit norm
-    seed: int  # of the run
+    seed: int  # the run's
     step: int  # counted from 0
 
 
 @dataclass(frozen=True)
 class Transformed:
-    """What a transform answers."""
+    """The answer of a transform."""
 
-    acts: Tensor  # (batch, d_sae), none negative: what the decoder and the penalties see
-    statistics: Mapping[str, Tensor]  # each () : what to log beside it
+    acts: Tensor  # (batch, d_sae), never negative: input of the decoder and the penalties
+    statistics: Mapping[str, Tensor]  # () each, logged
     state: State
 
 
 class Transform(Component):
-    """A change of the activations, made in training only: the SAE that is saved is the plain architecture.
+    """A change of the activations in training only: the saved SAE is the plain architecture.
 
-    So a transform either leaves the activations alone on average, or has ended before the run does.
-    It writes no attribute; what it draws at random is a function of (seed, step). Its state alone resumes it.
+    So a transform must either leave the activations unchanged on average, or end before the run does.
+    It writes no attribute, and its random numbers are a function of (seed, step), so its state alone resumes it.
     """
 
     family: ClassVar[str] = "transform"
     package: ClassVar[str] = "saepipe.train.transforms"
     statistics: ClassVar[Mapping[str, tuple[float, float]]] = {}
-    """Every statistic that it logs, with its range (low, high)."""
+    """All statistics that it logs, with their ranges (low, high)."""
 
     def settings(self) -> dict[str, Setting]:
-        """Those that may move, by name."""
+        """Returns the settings that may change during a run, by name."""
         return settings_of(self)
 
     def init_state(self, d_in: int, d_sae: int) -> State:
-        """State before the first step, on the CPU; shapes and dtypes never change afterwards."""
+        """Returns the state before the first step, on the CPU; shapes and dtypes never change afterwards."""
         return {}
 
     @abstractmethod
     def __call__(self, codes: Codes, state: State, now: SettingsNow) -> Transformed:
-        """The activations that go on; `now` holds the settings that may follow a schedule, as they stand."""
+        """Transforms the activations; `now` holds this step's values of the settings that may follow a schedule."""
 
 
 def ends_at(off: float) -> AfterValidator:
-    """Refuses a Setting that has another value when the run ends than the one at which its transform does nothing."""
+    """Returns a validator that refuses a Setting whose value at the end of the run is not `off`, a no-op."""
 
     def check(setting: Setting) -> Setting:
         end = setting.end if isinstance(setting, Schedule) else setting
         if end != off:
             raise ValueError(
-                f"must be {off:g} when the run ends, since the SAE that is saved has no such step; "
+                f"must be {off:g} when the run ends, since the saved SAE does without the transform; "
                 f"give a schedule: {{start: ..., end: {off:g}, finish: 0.8}}"
             )
         return setting

@@ -1,4 +1,4 @@
-"""Activations that must be among the batch's largest: study B's gating, before the decoder."""
+"""Gate that keeps the batch's largest activations: study B's gating, moved before the decoder."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 
+from saepipe.train.sae.activations import is_active
 from saepipe.train.setting import Schedule, Setting, SettingsNow, within
 from saepipe.train.transforms.base import Codes, State, Transform, Transformed, ends_at
 
 
 class BatchGate(Transform):
-    """acts -> acts at the largest `keep` of a batch's activations (a share of those above 0), 0 elsewhere.
+    """acts -> acts at the largest of a batch's activations (`keep`, a share of those above 0), 0 elsewhere.
 
-    A BatchTopK whose k is a share of what fires, so that latents learn first from the tokens at which they are large.
-    `keep` must reach 1 before the run ends, since the SAE that is saved has no gate.
+    A BatchTopK whose k is a share of the active entries, so that latents learn first from tokens on which they are
+    large. `keep` must reach 1 before the run ends, since the saved SAE has no gate.
     """
 
     name: Literal["batch_gate"] = "batch_gate"
@@ -23,10 +24,10 @@ class BatchGate(Transform):
 
     def __call__(self, codes: Codes, state: State, now: SettingsNow) -> Transformed:
         flat = codes.acts.flatten()
-        num_active = int((flat > 0).sum())
+        num_active = int(is_active(flat).sum())
         values, indices = flat.topk(round(float(now["keep"]) * num_active), sorted=False)
         acts = torch.zeros_like(flat).scatter(0, indices, values)
-        kept, whole = (some.detach().sum(dtype=torch.float32) for some in (values, flat))
-        mass = kept / whole.clamp_min(1e-12)
+        kept, total = (part.detach().sum(dtype=torch.float32) for part in (values, flat))
+        mass = kept / total.clamp_min(1e-12)
         share = mass.new_tensor(len(values) / max(1, num_active))
         return Transformed(acts.view_as(codes.acts), {"kept_share": share, "kept_mass": mass}, state)

@@ -1,4 +1,4 @@
-"""Latents that compete with those they resemble: study B's competition, before the decoder and by similarity."""
+"""Inhibition between similar latents: study B's competition, moved before the decoder and based on similarity."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from saepipe.data.config.base import Count
 from saepipe.train.pairs.search import nearest
+from saepipe.train.sae.activations import is_active
 from saepipe.train.setting import Schedule, Setting, SettingsNow, within
 from saepipe.train.transforms.base import Codes, State, Transform, Transformed, ends_at
 
@@ -16,8 +17,8 @@ from saepipe.train.transforms.base import Codes, State, Transform, Transformed, 
 class Inhibition(Transform):
     """acts_i -> max(acts_i - strength sum_j max(cos_ij, 0) acts_j, 0), over the m latents j most similar to i.
 
-    cos_ij is of decoder rows; no gradient goes through it. The m are looked up anew every `refresh_every` steps.
-    The strength must reach 0 before the run ends, since the SAE that is saved has no inhibition.
+    cos_ij is the cosine of two decoder rows, without gradient. The m neighbours are searched every `refresh_every`
+    steps. The strength must reach 0 before the run ends, since the saved SAE has no inhibition.
     """
 
     name: Literal["inhibition"] = "inhibition"
@@ -39,11 +40,11 @@ class Inhibition(Transform):
         for weight, column in zip(cos.to(codes.acts.dtype), neighbours.T, strict=True):
             rivals = rivals + weight * codes.acts[:, column]
         acts = (codes.acts - now["strength"] * rivals).relu()
-        before, after = (some.detach().sum(dtype=torch.float32) for some in (codes.acts, acts))
-        active = (codes.acts > 0).sum().clamp_min(1)
+        before, after = (array.detach().sum(dtype=torch.float32) for array in (codes.acts, acts))
+        active = is_active(codes.acts).sum().clamp_min(1)
         statistics = {
             "lost_share": 1 - after / before.clamp_min(1e-12),
-            "silenced_share": 1 - (acts > 0).sum() / active,
+            "silenced_share": 1 - is_active(acts).sum() / active,
             "cos": cos.mean(),
         }
         return Transformed(acts, statistics, {"neighbours": neighbours})

@@ -1,4 +1,4 @@
-"""A cache in memory: refused before it is decoded where it does not fit, checked chunk by chunk, let go when closed."""
+"""A cache in memory: refused before decoding if it does not fit, checked chunk by chunk, freed when closed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.late_copies import LateCopies, LateDevice
-from saepipe.data.batches import staging_memory as place
-from saepipe.data.batches.resident import ResidentRows, rows_of
+from helpers.late_copies import LateCopies, LateMemory
+from saepipe.data.batches import staging_memory
+from saepipe.data.batches.resident import ResidentRows, row_numbers
 from saepipe.data.batches.shuffle import Pool
-from saepipe.data.batches.staging_memory import bits_of
+from saepipe.data.batches.staging_memory import to_bits
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.mapped_rows import MappedRows
@@ -25,16 +25,16 @@ NUM_ROWS, CHUNK_ROWS, D_IN = 8200, 256, 24
 DECODED = 33 * CHUNK_ROWS * D_IN * 2  # bytes; the last of 33 chunks holds 8 rows
 
 
-class Told(Silent):
-    """Keeps what a progress bar would show."""
+class RecordedProgress(Silent):
+    """Records what a progress bar would show."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
         self.advanced = 0
 
-    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
-        self.lines.append(f"{what}: {total} {unit}")
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self.lines.append(f"{task}: {total} {unit}")
 
     def advance(self, amount: int, **figures: float) -> None:
         self.advanced += amount
@@ -51,38 +51,38 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MappedRows, "read_chunk", read_chunk)
 
 
-def device(free: float, buffers: int = 3) -> tuple[LateCopies, LateDevice]:
+def device(free: float, buffers: int = 3) -> tuple[LateCopies, LateMemory]:
     copies = LateCopies(free)
-    return copies, LateDevice(copies, CHUNK_ROWS, D_IN, buffers)
+    return copies, LateMemory(copies, CHUNK_ROWS, D_IN, buffers)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0, 1.1])
-def test_what_does_not_fit_is_refused_before_it_is_decoded(
+def test_a_cache_that_does_not_fit_is_refused_before_decoding(
     tiny_cache: Path, no_decoding: None, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    """Nine tenths of what is free may be taken."""
-    monkeypatch.setattr(place, "free_ram", lambda: share * DECODED)
-    with pytest.raises(OutOfSpaceError, match=f"{HOOK} takes 0.000406 GB, and in RAM it may take") as caught:
+    """Nine tenths of the free memory may be used."""
+    monkeypatch.setattr(staging_memory, "free_ram", lambda: share * DECODED)
+    with pytest.raises(OutOfSpaceError, match=f"{HOOK} needs 0.000406 GB, but may use only .* GB in RAM") as caught:
         BatchStream(Cache.open(tiny_cache), HOOK, 300, 0, resident="ram")
     assert caught.value.exit_code == 5
-    with pytest.raises(OutOfSpaceError, match="in cpu it may take"):
+    with pytest.raises(OutOfSpaceError, match="may use only .* GB in cpu"):
         ResidentRows(Cache.open(tiny_cache).rows(HOOK), device(share * DECODED)[1], 2, Silent())
 
 
-def test_what_fits_is_decoded(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "free_ram", lambda: 1.12 * DECODED)
+def test_a_cache_that_fits_is_decoded(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging_memory, "free_ram", lambda: 1.12 * DECODED)
     with BatchStream(Cache.open(tiny_cache), HOOK, 300, 0, resident="ram") as stream:
         assert next(stream.batches()).shape == (300, D_IN)
 
 
-def test_memory_of_a_gpu_is_asked_for_without_one(tiny_cache: Path, no_decoding: None) -> None:
+def test_resident_gpu_without_a_gpu_is_refused(tiny_cache: Path, no_decoding: None) -> None:
     with pytest.raises(ConfigError, match=r"the device is cpu\n  hint: resident: ram"):
         BatchStream(Cache.open(tiny_cache), HOOK, 300, 0, resident="gpu")
 
 
-@pytest.mark.parametrize("way", ["none", "ram", "device"])
-def test_each_chunk_is_checked(tiny_cache: Path, tmp_path: Path, way: str) -> None:
-    """A flipped bit is an error that names the shard, wherever the rows go; no thread is left behind."""
+@pytest.mark.parametrize("memory", ["none", "ram", "device"])
+def test_each_chunk_is_checked(tiny_cache: Path, tmp_path: Path, memory: str) -> None:
+    """A flipped bit is an error that names the shard, in any memory; no thread is left behind."""
     path = shutil.copytree(tiny_cache, tmp_path / "cache")
     shard = path / "acts" / HOOK / "c" / "2" / "0"
     damaged = bytearray(shard.read_bytes())
@@ -90,44 +90,44 @@ def test_each_chunk_is_checked(tiny_cache: Path, tmp_path: Path, way: str) -> No
     shard.write_bytes(damaged)
 
     def read_all() -> None:
-        if way == "device":
+        if memory == "device":
             ResidentRows(Cache.open(path).rows(HOOK), device(1e9, buffers=1)[1], 2, Silent())
-        with BatchStream(Cache.open(path), HOOK, 820, 0, resident=way, pool_chunks=3) as stream:
+        with BatchStream(Cache.open(path), HOOK, 820, 0, resident=memory, pool_chunks=3) as stream:
             list(islice(stream.batches(), 10))
 
     with pytest.raises(CorruptDataError, match=f"{HOOK}/c/2/0 has a damaged chunk"):
         read_all()
 
 
-def test_all_rows_lie_in_stored_order(tiny_cache: Path) -> None:
+def test_all_rows_are_in_stored_order(tiny_cache: Path) -> None:
     rows = Cache.open(tiny_cache).rows(HOOK)
-    for where in (place.Host(), device(1e9)[1]):
-        told = Told()
-        resident = ResidentRows(rows, where, 3, told)
+    for staging in (staging_memory.HostMemory(), device(1e9)[1]):
+        progress = RecordedProgress()
+        resident = ResidentRows(rows, staging, 3, progress)
         assert resident._memory is not None
-        assert (bits_of(resident._memory)[:NUM_ROWS] == rows.read(0, NUM_ROWS)).all()
-        assert told.lines == [f"decode acts/{HOOK} into {where.name}: {NUM_ROWS} rows", "finished"]
-        assert told.advanced == NUM_ROWS
+        assert (to_bits(resident._memory)[:NUM_ROWS] == rows.read(0, NUM_ROWS)).all()
+        assert progress.lines == [f"decode acts/{HOOK} into {staging.name}: {NUM_ROWS} rows", "finished"]
+        assert progress.advanced == NUM_ROWS
 
 
-def test_few_chunks_are_pinned_on_their_way_to_a_device(tiny_cache: Path) -> None:
-    """As many copies are under way as there are buffers: decoding does not wait for each, nor pin the whole cache."""
-    copies, where = device(1e9, buffers=4)
-    ResidentRows(Cache.open(tiny_cache).rows(HOOK), where, 1, Silent())
+def test_few_chunks_are_pinned_while_copied_to_a_device(tiny_cache: Path) -> None:
+    """As many copies are in flight as there are buffers: decoding neither waits for each nor pins the whole cache."""
+    copies, staging = device(1e9, buffers=4)
+    ResidentRows(Cache.open(tiny_cache).rows(HOOK), staging, 1, Silent())
     assert copies.most_pending == 4
 
 
-def test_rows_of_a_pool_are_counted_through_its_chunks() -> None:
+def test_row_numbers_follow_the_chunks_of_a_pool() -> None:
     pool = Pool(seed=0, epoch=0, number=0, chunks=(3, 0, 4), num_rows=9, skip=0)
-    assert rows_of(pool, 4).tolist() == [12, 13, 14, 15, 0, 1, 2, 3, 16]
+    assert row_numbers(pool, 4).tolist() == [12, 13, 14, 15, 0, 1, 2, 3, 16]
 
 
-def test_closing_lets_the_memory_go(tiny_cache: Path) -> None:
+def test_closing_frees_the_memory(tiny_cache: Path) -> None:
     stream = BatchStream(Cache.open(tiny_cache), HOOK, 300, 0, resident="ram")
     batches = stream.batches()
-    kept = next(batches)
-    before = kept.clone()
+    batch = next(batches)
+    before = batch.clone()
     batches.close()
     stream.close()
     assert stream._source._memory is None
-    assert torch.equal(kept, before)
+    assert torch.equal(batch, before)

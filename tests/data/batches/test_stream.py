@@ -1,4 +1,4 @@
-"""The batch stream: each row once an epoch, a pure function of position, equal wherever the rows wait to be drawn."""
+"""The batch stream: each row once per epoch, a pure function of position, equal for every kind of staging memory."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from helpers.late_copies import LateCopies, LateDevice
+from helpers.late_copies import LateCopies, LateMemory
 from helpers.made_caches import structured_rows, write_cache
-from saepipe.data.batches import stream as batches_module
+from saepipe.data.batches import stream as stream_module
 from saepipe.data.batches.memory import Resident
 from saepipe.data.batches.shuffle import permutation
-from saepipe.data.batches.staging_memory import Host
+from saepipe.data.batches.staging_memory import HostMemory
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.mapped_rows import MappedRows
 
 HOOK = "blocks.1.hook_resid_post"
 NUM_ROWS, CHUNK_ROWS, D_IN = 8200, 256, 24
-WAYS = ("streamed", "mapped", "ram", "late device", "late device, resident", "cuda", "cuda, resident", "cuda, ram")
+CASES = ("streamed", "mapped", "ram", "late device", "late device, resident", "cuda", "cuda, resident", "cuda, ram")
 
 
 @pytest.fixture(scope="module")
 def uncompressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rows of `tiny_cache`, not compressed."""
+    """The rows of `tiny_cache`, uncompressed."""
     folder = tmp_path_factory.mktemp("plain") / "cache"
     return write_cache(folder, {HOOK: structured_rows(NUM_ROWS, D_IN)}, profile="none")
 
 
-@pytest.fixture(params=WAYS)
-def way(
+@pytest.fixture(params=CASES)
+def case(
     request: pytest.FixtureRequest, tiny_cache: Path, uncompressed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, dict[str, Any]]:
-    """A cache, and how its stream is asked to deliver."""
+    """A cache, and the settings of its stream."""
     name = request.param
     if name.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     if name.startswith("late"):
         copies = LateCopies()
-        monkeypatch.setattr(batches_module, "place_of", lambda *_: LateDevice(copies, CHUNK_ROWS, D_IN, num_buffers=3))
+        monkeypatch.setattr(stream_module, "staging_memory", lambda *_: LateMemory(copies, CHUNK_ROWS, D_IN, 3))
     settings = {
         "ram": {"resident": "ram"},
         "late device, resident": {"resident": "ram"},
@@ -64,15 +64,15 @@ def take(cache: Path, count: int, *, start: int = 0, batch_size: int = 300, seed
     return torch.cat(batches).cpu()
 
 
-def defined(rows: torch.Tensor, chunk_rows: int, pool_chunks: int, seed: int) -> Iterator[torch.Tensor]:
-    """The rows of the endless stream, one by one, as the module's docstring says."""
+def defined_rows(rows: torch.Tensor, chunk_rows: int, pool_chunks: int, seed: int) -> Iterator[torch.Tensor]:
+    """Yields the rows of the endless stream one by one, as the module's docstring defines it."""
     chunks = rows.split(chunk_rows)
     epoch = 0
     while True:
         order = permutation(len(chunks), seed, epoch).tolist()
         for pool, first in enumerate(range(0, len(order), pool_chunks)):
             numbers = order[first : first + pool_chunks]
-            numbers.sort(key=lambda number: number == len(chunks) - 1)  # stable: only the last of the cache moves
+            numbers.sort(key=lambda number: number == len(chunks) - 1)  # stable: only the cache's last chunk moves
             together = torch.cat([chunks[number] for number in numbers])
             yield from together[permutation(len(together), seed, epoch, pool)]
         epoch += 1
@@ -94,88 +94,88 @@ def sorted_rows(x: torch.Tensor) -> list[tuple[float, ...]]:
     threads=st.integers(1, 3),
     seed=st.integers(0, 5),
 )
-def test_every_way_gives_the_defined_rows(
-    way: tuple[Path, dict[str, Any]], start: int, batch_size: int, pool_chunks: int, threads: int, seed: int
+def test_every_case_gives_the_defined_rows(
+    case: tuple[Path, dict[str, Any]], start: int, batch_size: int, pool_chunks: int, threads: int, seed: int
 ) -> None:
-    cache, settings = way
+    cache, settings = case
     count = max(1, 2000 // batch_size)
-    asked = {"start": start, "batch_size": batch_size, "pool_chunks": pool_chunks, "seed": seed}
-    found = take(cache, count, threads=threads, **asked, **settings)
+    order = {"start": start, "batch_size": batch_size, "pool_chunks": pool_chunks, "seed": seed}
+    taken = take(cache, count, threads=threads, **order, **settings)
     rows = torch.from_numpy(Cache.open(cache).rows(HOOK).read(0, NUM_ROWS).view("int16"))
-    stream = defined(rows, CHUNK_ROWS, min(pool_chunks, 33), seed)
+    stream = defined_rows(rows, CHUNK_ROWS, min(pool_chunks, 33), seed)
     expected = torch.stack(list(islice(stream, start * batch_size, (start + count) * batch_size)))
-    assert torch.equal(bits(found), expected)
+    assert torch.equal(bits(taken), expected)
 
 
-def test_every_way_over_three_epochs(way: tuple[Path, dict[str, Any]], tiny_cache: Path) -> None:
-    cache, settings = way
-    found = take(cache, 60, batch_size=410, pool_chunks=4, **settings)
-    assert torch.equal(bits(found), bits(take(tiny_cache, 60, batch_size=410, pool_chunks=4)))
-    for epoch in found.split(NUM_ROWS):
+def test_every_case_over_three_epochs(case: tuple[Path, dict[str, Any]], tiny_cache: Path) -> None:
+    cache, settings = case
+    taken = take(cache, 60, batch_size=410, pool_chunks=4, **settings)
+    assert torch.equal(bits(taken), bits(take(tiny_cache, 60, batch_size=410, pool_chunks=4)))
+    for epoch in taken.split(NUM_ROWS):
         assert sorted_rows(epoch) == sorted_rows(structured_rows(NUM_ROWS, D_IN))
 
 
-def test_an_int8_cache_too(tmp_path: Path) -> None:
+def test_an_int8_cache_is_streamed_like_any_other(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "cache", {HOOK: structured_rows(1100, D_IN)}, profile="int8")
     streamed, resident = (take(cache, 11, resident=resident) for resident in ("none", "ram"))
     assert torch.equal(streamed, resident)
     stored = torch.from_numpy(Cache.open(cache).rows(HOOK).read(0, 1100).view("int16"))
-    expected = torch.stack(list(islice(defined(stored, CHUNK_ROWS, 5, 1), 3300)))
+    expected = torch.stack(list(islice(defined_rows(stored, CHUNK_ROWS, 5, 1), 3300)))
     assert torch.equal(bits(streamed), expected)
 
 
 @pytest.mark.parametrize("resident", ["none", "ram"])
-def test_batches_come_on_the_device(tiny_cache: Path, resident: Resident) -> None:
-    """Also where rows wait on the CPU; `meta` stands for a device that keeps none."""
+def test_batches_are_on_the_device(tiny_cache: Path, resident: Resident) -> None:
+    """Even if rows wait in host memory; `meta` stands for a device without staging memory."""
     device = torch.device("meta")
     with BatchStream(Cache.open(tiny_cache), HOOK, 300, 1, device=device, resident=resident) as stream:
         assert [batch.device.type for batch in islice(stream.batches(), 3)] == ["meta"] * 3
 
 
-def test_batches_handed_out_stay_what_they_are(way: tuple[Path, dict[str, Any]]) -> None:
-    cache, settings = way
+def test_batches_handed_out_stay_unchanged(case: tuple[Path, dict[str, Any]]) -> None:
+    cache, settings = case
     with BatchStream(Cache.open(cache), HOOK, 300, 1, pool_chunks=2, **settings) as stream:
         batches = list(islice(stream.batches(), 40))
-        then = [batch.clone() for batch in batches]
+        copies = [batch.clone() for batch in batches]
         again = list(islice(stream.batches(), 40))
-    for batch, copied, other in zip(batches, then, again, strict=True):
+    for batch, copied, repeated in zip(batches, copies, again, strict=True):
         assert torch.equal(batch, copied)
-        assert torch.equal(batch, other)
+        assert torch.equal(batch, repeated)
 
 
-def test_two_iterators_of_a_stream_do_not_meet(way: tuple[Path, dict[str, Any]]) -> None:
-    cache, settings = way
+def test_two_iterators_of_a_stream_do_not_interfere(case: tuple[Path, dict[str, Any]]) -> None:
+    cache, settings = case
     with BatchStream(Cache.open(cache), HOOK, 300, 1, pool_chunks=2, **settings) as stream:
         alone = list(islice(stream.batches(), 12))
-        one, other = stream.batches(), stream.batches(3)
-        pairs = [(next(one), next(other)) for _ in range(9)]
+        left, right = stream.batches(), stream.batches(3)
+        pairs = [(next(left), next(right)) for _ in range(9)]
     for number, (first, second) in enumerate(pairs):
         assert torch.equal(first, alone[number])
         assert torch.equal(second, alone[number + 3])
 
 
-def test_an_iterator_that_is_left_decodes_no_more(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So the next one may have its buffers, and starting a run does not decode what nobody reads."""
-    running, begun = [], []
+def test_a_closed_iterator_stops_decoding(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the next iterator can reuse its buffers, and starting a run decodes no chunks that nobody reads."""
+    running, started = [], []
 
-    class Slow(Host):
+    class SlowMemory(HostMemory):
         def fill(self, rows: MappedRows, chunk: int, out: torch.Tensor) -> None:
-            begun.append(chunk)
+            started.append(chunk)
             running.append(chunk)
             time.sleep(0.005)
             super().fill(rows, chunk, out)
             running.remove(chunk)
 
     expected = take(tiny_cache, 1, pool_chunks=11)
-    monkeypatch.setattr(batches_module, "place_of", lambda *_: Slow())
+    monkeypatch.setattr(stream_module, "staging_memory", lambda *_: SlowMemory())
     with BatchStream(Cache.open(tiny_cache), HOOK, 300, 1, pool_chunks=11, threads=2) as stream:
         for _ in range(3):
-            begun.clear()
+            started.clear()
             batches = stream.batches()
             assert torch.equal(next(batches), expected)
             batches.close()
             assert not running
-            assert 11 <= len(begun) <= 15
+            assert 11 <= len(started) <= 15
         assert len(stream._source._spare) == 2
 
 
@@ -186,7 +186,7 @@ def test_order_differs_between_epochs_and_seeds(tiny_cache: Path) -> None:
 
 
 def test_rows_are_mixed_across_the_pool(tiny_cache: Path) -> None:
-    """A batch draws on many chunks, so neighbours in the cache are not neighbours in training."""
+    """A batch takes rows from many chunks, so neighbours in the cache are not neighbours in training."""
     rows = {row: i for i, row in enumerate(map(tuple, Cache.open(tiny_cache).rows(HOOK).read(0, NUM_ROWS).tolist()))}
     batch = take(tiny_cache, 1).view(torch.int16).numpy().view("uint16")
     chunks = {rows[tuple(row)] // CHUNK_ROWS for row in batch.tolist()}

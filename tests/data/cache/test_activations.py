@@ -1,4 +1,4 @@
-"""Cached rows picked as a notebook picks them."""
+"""Cached rows indexed as in a notebook."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOOK = "blocks.1.hook_resid_post"
 
 @pytest.fixture(scope="module")
 def stored(tiny_cache: Path) -> torch.Tensor:
-    """(8200, 24): every row of the cache, read by another way."""
+    """(8200, 24): all rows of the cache, read through another interface."""
     bits = Cache.open(tiny_cache).rows(HOOK).read(0, 8200)
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
 
@@ -27,8 +27,8 @@ def stored(tiny_cache: Path) -> torch.Tensor:
     "index",
     [
         slice(0, 10),
-        slice(250, 260),  # over the end of a chunk
-        slice(2040, 4100),  # over the end of a shard
+        slice(250, 260),  # across the end of a chunk
+        slice(2040, 4100),  # across the end of a shard
         slice(-7, None),
         slice(None, None, 1000),
         slice(20, 5, -3),
@@ -41,12 +41,12 @@ def stored(tiny_cache: Path) -> torch.Tensor:
     ],
     ids=str,
 )
-def test_rows_are_those_that_are_stored(tiny_cache: Path, stored: torch.Tensor, index: slice | list[int]) -> None:
+def test_indexing_returns_the_stored_rows(tiny_cache: Path, stored: torch.Tensor, index: slice | list[int]) -> None:
     numpy = stored.view(torch.int16).numpy()
     expected = numpy[np.asarray(index, dtype=np.int64) if not isinstance(index, slice) else index]
-    found = open_cache(tiny_cache)[index]
-    assert found.dtype == torch.bfloat16
-    assert np.array_equal(found.view(torch.int16).numpy(), expected)
+    rows = open_cache(tiny_cache)[index]
+    assert rows.dtype == torch.bfloat16
+    assert np.array_equal(rows.view(torch.int16).numpy(), expected)
 
 
 def test_one_row_and_a_mask(tiny_cache: Path, stored: torch.Tensor) -> None:
@@ -62,19 +62,19 @@ def test_one_row_and_a_mask(tiny_cache: Path, stored: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("index", [8200, -8201, [0, 9000]])
-def test_a_row_that_is_not_there(tiny_cache: Path, index: int | list[int]) -> None:
+def test_a_row_number_out_of_range_is_refused(tiny_cache: Path, index: int | list[int]) -> None:
     with pytest.raises(ConfigError, match="there is no row"):
         open_cache(tiny_cache)[index]
 
 
-def test_rows_are_not_picked_by_numbers_that_are_not_whole(tiny_cache: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be picked by float64 of shape \(2,\)"):
+def test_an_index_that_is_not_integer_is_refused(tiny_cache: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot index rows with float64 of shape \(2,\)"):
         open_cache(tiny_cache)[np.array([0.5, 1.5])]
-    with pytest.raises(ConfigError, match="cannot be picked by bool"):
+    with pytest.raises(ConfigError, match="cannot index rows with bool"):
         open_cache(tiny_cache)[np.array([True, False])]
 
 
-def test_of_several_hooks_one_is_named(toy_cache: Path) -> None:
+def test_a_cache_with_several_hooks_needs_a_hook(toy_cache: Path) -> None:
     cache = open_cache(toy_cache)
     with pytest.raises(ConfigError, match="2 hooks"):
         cache[:3]
@@ -83,10 +83,10 @@ def test_of_several_hooks_one_is_named(toy_cache: Path) -> None:
         cache.acts("blocks.9")
 
 
-def test_rows_of_int8_come_back_as_bfloat16(tmp_path: Path) -> None:
+def test_int8_rows_are_returned_as_bfloat16(tmp_path: Path) -> None:
     rows = structured_rows(600, 24)
     cache = open_cache(write_cache(tmp_path / "cache", {HOOK: rows}, profile="int8", snr_floor=0.0))
     order = permutation(600, 0, 0)
-    found = cache[[0, 500]]
-    assert found.dtype == torch.bfloat16
-    assert torch.allclose(found.float(), rows[order[[0, 500]]].float(), atol=0.1)
+    x_hat = cache[[0, 500]]
+    assert x_hat.dtype == torch.bfloat16
+    assert torch.allclose(x_hat.float(), rows[order[[0, 500]]].float(), atol=0.1)

@@ -11,7 +11,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.channel_moments import Moments
 
 
-def test_cache_statistics_are_those_of_all_rows(tiny_cache: Path) -> None:
+def test_cache_statistics_cover_all_rows(tiny_cache: Path) -> None:
     x = structured_rows(8200, 24).double().numpy()
     stats = Cache.open(tiny_cache).stats("blocks.1.hook_resid_post")
     np.testing.assert_allclose(stats.mean, x.mean(0), rtol=1e-5, atol=1e-6)
@@ -20,7 +20,7 @@ def test_cache_statistics_are_those_of_all_rows(tiny_cache: Path) -> None:
     np.testing.assert_allclose(stats.mean_square_norm, (x**2).sum(1).mean(), rtol=1e-6)
 
 
-def test_a_large_mean_does_not_drown_the_deviation() -> None:
+def test_a_large_mean_does_not_spoil_the_deviation() -> None:
     x = (structured_rows(10_000, 8).float() * 0.01 + 100).bfloat16()
     moments = Moments.of(x.view(__import__("torch").int16).numpy().view(np.uint16))
     np.testing.assert_allclose(moments.std, x.double().numpy().std(0), rtol=1e-4)

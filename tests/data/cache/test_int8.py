@@ -1,4 +1,4 @@
-"""The int8 profile's arithmetic, against float64 and brute force."""
+"""Arithmetic of the int8 profile, against float64 and brute force."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from saepipe.data.cache.int8 import NUM_EXACT, Channels, QuantisedRows, Snr, qua
 from saepipe.data.errors import CorruptDataError
 
 
-def bits_of(x: torch.Tensor) -> np.ndarray:
+def to_bits(x: torch.Tensor) -> np.ndarray:
     return x.bfloat16().view(torch.int16).numpy().view(np.uint16)
 
 
 def wide(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 bits as float64."""
+    """Converts bfloat16 bits to float64."""
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).double().numpy()
 
 
@@ -29,7 +29,7 @@ def gaussian(num_rows: int = 500, d_in: int = 100) -> torch.Tensor:
 
 
 def massive() -> torch.Tensor:
-    """Three of 300 channels are 1,000 times as large as the others."""
+    """300 channels, of which three are 1,000 times as large as the others."""
     x = gaussian(500, 300)
     x[:, [7, 100, 251]] *= 1000
     return x
@@ -51,8 +51,8 @@ def round_trip(bits: np.ndarray) -> tuple[QuantisedRows, Channels, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_element_is_further_off_than_half_a_level(kind: Callable[[], torch.Tensor]) -> None:
-    bits = bits_of(kind())
+def test_no_error_exceeds_half_a_level(kind: Callable[[], torch.Tensor]) -> None:
+    bits = to_bits(kind())
     x = wide(bits)
     stored, _, out = round_trip(bits)
     z = np.abs((x - x.mean(0)) / x.std(0))
@@ -65,8 +65,8 @@ def test_no_element_is_further_off_than_half_a_level(kind: Callable[[], torch.Te
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_largest_entries_are_exact_bit_by_bit(kind: Callable[[], torch.Tensor]) -> None:
-    bits = bits_of(kind())
+def test_the_largest_entries_are_bit_identical(kind: Callable[[], torch.Tensor]) -> None:
+    bits = to_bits(kind())
     stored, channels, out = round_trip(bits)
     z = np.abs((wide(bits).astype(np.float32) - channels.mean) / channels.std)
     for row, index in enumerate(stored.outlier_index):
@@ -76,16 +76,16 @@ def test_the_largest_entries_are_exact_bit_by_bit(kind: Callable[[], torch.Tenso
         np.testing.assert_array_equal(out[row, index], bits[row, index])
 
 
-def test_ties_are_settled_by_the_channels_number() -> None:
+def test_ties_are_broken_by_channel_number() -> None:
     x = torch.ones(2, 40)
     x[1] = -1
-    stored, _ = quantise(bits_of(x), Channels(np.zeros(40, np.float32), np.ones(40, np.float32)))
+    stored, _ = quantise(to_bits(x), Channels(np.zeros(40, np.float32), np.ones(40, np.float32)))
     np.testing.assert_array_equal(stored.outlier_index, np.tile(np.arange(40 - NUM_EXACT, 40), (2, 1)))
 
 
-def test_massive_channels_leave_the_ordinary_ones_their_bits() -> None:
-    """The figure that counts, beside int8 scaled by the token's largest entry alone, which ruins them."""
-    bits = bits_of(massive())
+def test_massive_channels_do_not_ruin_the_ordinary_ones() -> None:
+    """Int8 with only a scale per token ruins them, which the SNR of the ordinary channels reveals."""
+    bits = to_bits(massive())
     x = wide(bits)
     moments = Moments.of(bits)
     _, noise = quantise(bits, Channels.of(moments))
@@ -98,28 +98,28 @@ def test_massive_channels_leave_the_ordinary_ones_their_bits() -> None:
     assert naive.ordinary is not None
     assert ours.ordinary > 40
     assert ours.reaches(30)
-    assert naive.total > 30  # it would pass by the total
+    assert naive.total > 30  # the total alone would pass
     assert naive.ordinary < 5
     assert not naive.reaches(30)
 
 
-def test_snr_is_its_formula() -> None:
-    bits = bits_of(massive())
+def test_snr_matches_its_formula() -> None:
+    bits = to_bits(massive())
     x, (_, channels, out) = wide(bits), round_trip(bits)
     _, noise = quantise(bits, channels)
     lost = (x - wide(out)) ** 2
     np.testing.assert_allclose(noise, lost.sum(0), rtol=1e-6)
-    found = Snr.of(Moments.of(bits), noise)
+    snr = Snr.of(Moments.of(bits), noise)
     ordinary = np.delete(np.arange(300), [7, 100, 251])
-    for value, channel in ((found.total, np.arange(300)), (found.ordinary, ordinary)):
+    for value, channel in ((snr.total, np.arange(300)), (snr.ordinary, ordinary)):
         signal = (x - x.mean(0))[:, channel] ** 2
         assert value == pytest.approx(10 * np.log10(signal.sum() / lost[:, channel].sum()), abs=2e-3)
 
 
-def test_a_channel_that_stood_still_in_the_first_shard_may_move_later() -> None:
+def test_a_channel_that_is_constant_in_the_first_shard_may_vary_later() -> None:
     x = gaussian(600, 60)
     x[:300, 3], x[:300, 4], x[300:, 3] = 0, 100, 0.5
-    bits = bits_of(x)
+    bits = to_bits(x)
     channels = Channels.of(Moments.of(bits[:300]))
     others = np.delete(wide(bits[:300]).std(0), [3, 4])
     np.testing.assert_allclose(channels.std[[3, 4]], np.median(others), rtol=1e-5)
@@ -132,19 +132,19 @@ def test_a_channel_that_stood_still_in_the_first_shard_may_move_later() -> None:
 
 
 def test_equal_rows_lose_nothing() -> None:
-    bits = bits_of(gaussian(1, 50)).repeat(70, axis=0)
+    bits = to_bits(gaussian(1, 50)).repeat(70, axis=0)
     _, channels, out = round_trip(bits)
     np.testing.assert_array_equal(out, bits)
     moments = Moments.of(bits)
-    found = Snr.of(moments, quantise(bits, channels)[1])
-    assert found.total is None
-    assert found.reaches(1000)
-    assert "lossless" in str(found)
+    snr = Snr.of(moments, quantise(bits, channels)[1])
+    assert snr.total is None
+    assert snr.reaches(1000)
+    assert "lossless" in str(snr)
 
 
 @pytest.mark.parametrize(("d_in", "dtype"), [(17, np.uint16), (1 << 16, np.uint16), (70_001, np.uint32)])
-def test_awkward_widths(d_in: int, dtype: type) -> None:
-    bits = bits_of(gaussian(5, d_in))
+def test_unusual_widths(d_in: int, dtype: type) -> None:
+    bits = to_bits(gaussian(5, d_in))
     channels = Channels(np.zeros(d_in, np.float32), np.full(d_in, 3, np.float32))
     stored, _ = quantise(bits, channels)
     out = np.empty_like(bits)
@@ -157,9 +157,9 @@ def test_awkward_widths(d_in: int, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_refused(value: float) -> None:
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
     x = gaussian()
-    channels = Channels.of(Moments.of(bits_of(x)))
+    channels = Channels.of(Moments.of(to_bits(x)))
     x[77, 5] = value
     with pytest.raises(CorruptDataError, match="NaN or Inf"):
-        quantise(bits_of(x), channels)
+        quantise(to_bits(x), channels)

@@ -1,4 +1,4 @@
-"""An int8 cache on disk: read like any other, by zarr-python too; each damaged file is named; bad ones are refused."""
+"""An int8 cache on disk: read like any other cache, even by zarr-python; damaged files are named and refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import zarr
 from helpers.made_caches import structured_rows, write_cache
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache import cache
-from saepipe.data.cache.cache import Cache, Layout
+from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.channel_moments import Moments
+from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import ConfigError, CorruptDataError, HealthError
 from saepipe.data.folders import artifact
@@ -64,7 +65,7 @@ def test_plain_zarr_and_the_formula_give_the_same_bits(folder: Path) -> None:
     np.testing.assert_array_equal(bits, read_all(folder))
 
 
-def test_any_part_of_the_rows_and_nothing_behind_the_last(folder: Path) -> None:
+def test_any_range_of_rows_and_zeros_after_the_last(folder: Path) -> None:
     whole, rows = read_all(folder), Cache.open(folder).rows(HOOK)
     for start, stop in [(0, 0), (0, 1), (255, 257), (1000, 2500), (2999, 3000)]:
         np.testing.assert_array_equal(rows.read(start, stop), whole[start:stop])
@@ -75,7 +76,7 @@ def test_any_part_of_the_rows_and_nothing_behind_the_last(folder: Path) -> None:
     assert not rows.zero_copy
 
 
-def test_statistics_and_norms_are_of_the_rows_as_they_were(folder: Path, exact: Path) -> None:
+def test_statistics_and_norms_are_those_of_the_original_rows(folder: Path, exact: Path) -> None:
     ours, theirs = Cache.open(folder), Cache.open(exact)
     for name in ("mean", "std", "absmax"):
         np.testing.assert_array_equal(getattr(ours.stats(HOOK), name), getattr(theirs.stats(HOOK), name))
@@ -90,17 +91,17 @@ def test_channels_are_frozen_from_the_first_shard(folder: Path, exact: Path) -> 
     np.testing.assert_array_equal(group["std"][...], first.std.astype(np.float32))
 
 
-def test_the_snr_is_that_of_what_is_read(folder: Path, exact: Path) -> None:
+def test_the_snr_matches_the_rows_that_are_read(folder: Path, exact: Path) -> None:
     x, x_hat = (
         torch.from_numpy(read_all(path).view(np.int16)).view(torch.bfloat16).double() for path in (exact, folder)
     )
-    found = Cache.open(folder).attributes["int8_snr_db"][HOOK]
-    assert found["num_massive"] == 1
+    snr = Cache.open(folder).attributes["int8_snr_db"][HOOK]
+    assert snr["num_massive"] == 1
     signal, noise = ((x - x.mean(0)) ** 2).sum(0), ((x - x_hat) ** 2).sum(0)
     ordinary = torch.arange(D_IN) != 5
-    assert found["total"] == pytest.approx(10 * torch.log10(signal.sum() / noise.sum()).item(), abs=2e-3)
+    assert snr["total"] == pytest.approx(10 * torch.log10(signal.sum() / noise.sum()).item(), abs=2e-3)
     expected = 10 * torch.log10(signal[ordinary].sum() / noise[ordinary].sum()).item()
-    assert found["ordinary"] == pytest.approx(expected, abs=2e-3)
+    assert snr["ordinary"] == pytest.approx(expected, abs=2e-3)
 
 
 def batches_of(folder: Path) -> np.ndarray:
@@ -109,29 +110,29 @@ def batches_of(folder: Path) -> np.ndarray:
     return x.view(torch.int16).numpy().view(np.uint16)
 
 
-def test_batches_are_those_of_the_exact_cache_with_each_row_reconstructed(folder: Path, exact: Path) -> None:
-    number = {row.tobytes(): place for place, row in enumerate(read_all(exact))}
+def test_batches_match_those_of_the_exact_cache_row_by_row(folder: Path, exact: Path) -> None:
+    number = {row.tobytes(): index for index, row in enumerate(read_all(exact))}
     assert len(number) == NUM_ROWS
-    places = [number[row.tobytes()] for row in batches_of(exact)]
-    np.testing.assert_array_equal(batches_of(folder), read_all(folder)[places])
+    order = [number[row.tobytes()] for row in batches_of(exact)]
+    np.testing.assert_array_equal(batches_of(folder), read_all(folder)[order])
 
 
 def sharded(folder: Path) -> list[str]:
-    """The files that hold something of the activations."""
+    """Names of the files that encode activations."""
     files = Cache.open(folder).files
     return [name for name in files if name.startswith((f"acts/{HOOK}/c/", f"int8/{HOOK}/")) and "/c/" in name]
 
 
-def test_every_file_of_a_row_range_stands_in_its_line(folder: Path) -> None:
+def test_each_shard_line_lists_all_files_of_its_rows(folder: Path) -> None:
     names = ("scale", "outlier_index", "outlier_value", "noise")
     for line in (line for line in Cache.open(folder).lines if line["kind"] == "shard"):
-        found = {name.split("/")[2] for name in line["files"] if name.startswith(f"int8/{HOOK}/")}
-        assert found == {*names, *(("mean", "std") if line["shard"] == 0 else ())}
+        listed = {name.split("/")[2] for name in line["files"] if name.startswith(f"int8/{HOOK}/")}
+        assert listed == {*names, *(("mean", "std") if line["shard"] == 0 else ())}
     assert len(sharded(folder)) == 3 * 5 + 2
 
 
-def harm(path: Path, how: str) -> bytes:
-    """Spoils one file; what it was."""
+def damage(path: Path, how: str) -> bytes:
+    """Damages one file; returns its original contents."""
     data = path.read_bytes()
     if how == "missing":
         path.unlink()
@@ -152,24 +153,22 @@ def read_all_and_noise(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["missing", "short", "flipped", "swapped"])
-def test_each_harmed_file_is_named(folder: Path, tmp_path: Path, how: str) -> None:
+def test_each_damaged_file_is_named(folder: Path, tmp_path: Path, how: str) -> None:
     copy = shutil.copytree(folder, tmp_path / "cache")
     single = () if how != "swapped" else (f"int8/{HOOK}/mean", f"int8/{HOOK}/std")
     for path in (copy / name for name in sharded(copy) if not name.startswith(single)):
-        data = harm(path, how)
+        data = damage(path, how)
         with pytest.raises(CorruptDataError) as caught:
             read_all_and_noise(copy)
         assert str(path) in str(caught.value)
-        damage = list(artifact.damaged_files(copy, artifact.read_manifest(copy)))
-        assert len(damage) == 1
-        assert str(path) in damage[0]
+        sentences = list(artifact.damaged_files(copy, artifact.read_manifest(copy)))
+        assert len(sentences) == 1
+        assert str(path) in sentences[0]
         path.write_bytes(data)
     read_all_and_noise(copy)
 
 
-def test_a_reader_that_does_not_know_int8_refuses_it(
-    folder: Path, exact: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_that_predates_int8_refuses_it(folder: Path, exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "FORMAT_VERSION", 1)
     assert Cache.open(exact).attributes["format_version"] == 1
     with pytest.raises(ConfigError, match="format version 2"):
@@ -177,7 +176,7 @@ def test_a_reader_that_does_not_know_int8_refuses_it(
 
 
 @pytest.mark.parametrize("pool_shards", [1, 3])
-def test_below_the_floor_nothing_is_sealed(rows: torch.Tensor, tmp_path: Path, pool_shards: int) -> None:
+def test_a_cache_below_the_floor_is_not_sealed(rows: torch.Tensor, tmp_path: Path, pool_shards: int) -> None:
     out, sizes = tmp_path / "cache", {"shard_rows": 1024, "chunk_rows": 256, "pool_shards": pool_shards}
     with pytest.raises(HealthError, match=r"loses too much at blocks\.1.*the floor is 90 dB") as caught:
         write_cache(out, {HOOK: rows}, profile="int8", snr_floor=90, **sizes)
@@ -190,6 +189,6 @@ def test_below_the_floor_nothing_is_sealed(rows: torch.Tensor, tmp_path: Path, p
 
 
 def test_a_row_too_short_for_its_outliers_is_refused() -> None:
-    with pytest.raises(ConfigError, match="keeps 16 entries of each row exact, and a row has only 16"):
+    with pytest.raises(ConfigError, match="keeps 16 entries of each row exact, but a row has only 16"):
         Layout((HOOK,), 16, 128, 1024, 256, "int8")
     assert Layout((HOOK,), 16, 128, 1024, 256, "lossless").format_version == 1

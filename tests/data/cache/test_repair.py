@@ -1,4 +1,4 @@
-"""A cache that was damaged, repaired and harvested again is the first one, to the byte; kills in between do no harm."""
+"""A damaged, repaired and reharvested cache is byte-identical to the original, even with kills in between."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACTS, UPPER = "acts/blocks.1.hook_resid_post", "acts/blocks.2.hook_resid_post"
 
 
 def flip(path: Path) -> None:
-    """One bit in the middle of a file."""
+    """Flips one bit in the middle of a file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 16
     path.write_bytes(data)
@@ -34,33 +34,33 @@ def truncate(path: Path) -> None:
 
 @pytest.fixture
 def cache(toy_cache: Path, tmp_path: Path) -> Path:
-    """Three pools of two shards in training, 4096 rows each but the last; two pools of a shard held out."""
+    """Three training pools of two shards, 4096 rows each but the last; two held-out pools of one shard."""
     return Path(shutil.copytree(toy_cache, tmp_path / "cache"))
 
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Contexts of each forward pass of a harvest."""
-    run, seen = RowSource._run, []
+    """The number of contexts in each forward pass of a harvest."""
+    run, counts = RowSource._run, []
 
     def counted(self: RowSource, batch: Any) -> Any:
-        seen.append(len(batch.ids))
+        counts.append(len(batch.ids))
         return run(self, batch)
 
     monkeypatch.setattr(RowSource, "_run", counted)
-    return seen
+    return counts
 
 
-# What is harmed and how, the pools that go, and the forward passes that make them again.
+# The files to damage and how, the pools that are dropped, and the number of forward passes that make them again.
 DAMAGE: dict[str, tuple[dict[str, Callable[[Path], None]], set[tuple[str, int]], int]] = {
-    "a bit in the middle": ({f"{UPPER}/c/3/0": flip}, {("train", 1)}, 3),
-    "a bit in the first and norms of the same pool": (
+    "a bit in the middle pool": ({f"{UPPER}/c/3/0": flip}, {("train", 1)}, 3),
+    "a bit in the first pool, and its norms": (
         {f"{ACTS}/c/0/0": flip, "norm/blocks.1.hook_resid_post/c/1": Path.unlink},
         {("train", 0)},
         3,
     ),
-    "a bit in the last": ({f"{ACTS}/c/5/0": flip}, {("train", 2), ("heldout", 1)}, 4),
-    "a bit of the held-out part": ({"heldout/acts/blocks.1.hook_resid_post/c/0/0": flip}, {("heldout", 0)}, 1),
+    "a bit in the last pool": ({f"{ACTS}/c/5/0": flip}, {("train", 2), ("heldout", 1)}, 4),
+    "a bit in the held-out part": ({"heldout/acts/blocks.1.hook_resid_post/c/0/0": flip}, {("heldout", 0)}, 1),
     "two gaps": (
         {
             f"{ACTS}/c/1/0": truncate,
@@ -70,7 +70,7 @@ DAMAGE: dict[str, tuple[dict[str, Callable[[Path], None]], set[tuple[str, int]],
         {("train", 0), ("train", 2), ("heldout", 1)},
         7,
     ),
-    "what costs no pass": (
+    "files that need no pass": (
         {
             "contexts/c/0/0": flip,
             "heldout/keep/c/0/0": Path.unlink,
@@ -84,12 +84,12 @@ DAMAGE: dict[str, tuple[dict[str, Callable[[Path], None]], set[tuple[str, int]],
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_only_the_damaged_pools_are_made_again_and_all_is_as_before(
+def test_only_damaged_pools_are_made_again_and_the_cache_is_restored(
     cache: Path, toy_cache: Path, passes: list[int], kind: str
 ) -> None:
     damage, pools, num_passes = DAMAGE[kind]
-    for name, harm in damage.items():
-        harm(cache / name)
+    for name, spoil in damage.items():
+        spoil(cache / name)
     report = repair(cache)
     assert len(report["damaged"]) == len(damage)
     assert all(any(name in sentence for sentence in report["damaged"]) for name in damage)
@@ -104,10 +104,10 @@ def test_only_the_damaged_pools_are_made_again_and_all_is_as_before(
     assert again.fingerprint == report["fingerprint"] == Cache.open(toy_cache).fingerprint
     assert contents(cache) == contents(toy_cache)
     assert again.damage() == []
-    assert len(passes) == num_passes  # of 6 and 2
+    assert len(passes) == num_passes  # of 6 training and 2 held-out passes
 
 
-def test_an_undamaged_cache_is_left_alone(cache: Path, toy_cache: Path) -> None:
+def test_an_undamaged_cache_is_left_unchanged(cache: Path, toy_cache: Path) -> None:
     report = repair(cache)
     assert (report["damaged"], report["pools"], report["tokens"], report["next"]) == ([], [], 0, None)
     assert contents(cache) == contents(toy_cache)
@@ -115,21 +115,21 @@ def test_an_undamaged_cache_is_left_alone(cache: Path, toy_cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [("zarr.json", "how the cache was made"), ("manifest.jsonl", "cannot be repaired"), ("COMMITTED", "was changed")],
+    ("name", "message"),
+    [("zarr.json", "holds the cache's config"), ("manifest.jsonl", "cannot be repaired"), ("COMMITTED", "was changed")],
 )
-def test_what_cannot_be_repaired_is_said_and_nothing_changed(cache: Path, name: str, said: str) -> None:
+def test_damage_beyond_repair_is_reported_and_nothing_is_changed(cache: Path, name: str, message: str) -> None:
     flip(cache / f"{ACTS}/c/2/0")
     flip(cache / name)
     before = contents(cache)
-    with pytest.raises(CorruptDataError, match=said) as raised:
+    with pytest.raises(CorruptDataError, match=message) as raised:
         repair(cache)
     assert "another folder" in str(raised.value)
     assert contents(cache) == before
 
 
 def test_there_must_be_a_cache_and_no_other_writer(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no cache"):
+    with pytest.raises(ConfigError, match="there is no cache"):
         repair(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     with artifact.writer_lock(cache), pytest.raises(LockedError):
@@ -162,7 +162,7 @@ def test_a_kill_between_the_steps_is_safe(
     monkeypatch: pytest.MonkeyPatch,
     crash: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
-    """Whatever comes next, a repair or a harvest, no damaged cache is sealed."""
+    """Neither a repair nor a harvest seals a damaged cache afterwards."""
     flip(cache / f"{ACTS}/c/2/0")
     with monkeypatch.context() as patched:
         crash(patched)
@@ -184,10 +184,10 @@ def test_a_kill_between_the_steps_is_safe(
     assert contents(cache) == contents(toy_cache)
 
 
-def test_a_repair_that_is_interrupted_goes_on(
+def test_an_interrupted_repair_can_be_resumed(
     cache: Path, toy_cache: Path, toy_config: HarvestConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two gaps, a crash after each one's first pass, and a new fault in what was made again."""
+    """Two gaps, a crash after the first pass of each, and new damage in a pool that was made again."""
     flip(cache / f"{ACTS}/c/0/0")
     flip(cache / f"{ACTS}/c/4/0")
     repair(cache)
@@ -196,20 +196,20 @@ def test_a_repair_that_is_interrupted_goes_on(
             crash_after(patched, batches)
             with pytest.raises(Crash):
                 harvest(toy_config, cache)
-    half = {(line["split"], line["pool"]) for line in artifact.read_manifest(cache) if line["kind"] == "pool"}
-    assert {("train", 0), ("train", 1)} <= half
-    assert ("train", 2) not in half
+    complete = {(line["split"], line["pool"]) for line in artifact.read_manifest(cache) if line["kind"] == "pool"}
+    assert {("train", 0), ("train", 1)} <= complete
+    assert ("train", 2) not in complete
     flip(cache / f"{UPPER}/c/1/0")
     assert {pool["pool"] for pool in repair(cache)["pools"] if pool["split"] == "train"} == {0}
     again = repair(cache)
     assert (again["damaged"], again["pools"], again["fingerprint"]) == ([], [], None)
-    assert again["next"]  # there is nothing more to repair, but it is not finished
+    assert again["next"]  # nothing is left to repair, but the cache is not finished
     harvest(toy_config, cache)
     assert contents(cache) == contents(toy_cache)
 
 
-def test_int8_keeps_the_channels_it_was_made_with(tmp_path: Path, toy_config: HarvestConfig) -> None:
-    """Mean and std are frozen in the first shard; rows dropped for their norm are counted once."""
+def test_int8_keeps_its_channel_statistics(tmp_path: Path, toy_config: HarvestConfig) -> None:
+    """Mean and std stay those of the first shard; rows dropped for their norm are counted once."""
     settings: dict[str, Any] = {"codec": "int8", "int8_snr_floor": 10.0, "num_tokens": 6000, "drop_norm_above": 1.05}
     config = changed(toy_config, **settings, hooks=["blocks.1.hook_resid_post"], shard_rows=1024, heldout_tokens=1000)
     cache = harvest(config, tmp_path / "cache").path

@@ -1,4 +1,4 @@
-"""Shard files: read alike by us, by zarr-python and by tensorstore; damage of any byte is found and named."""
+"""Shard files: saepipe, zarr-python and tensorstore read the same values; damage to any byte is reported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_every_reader_gets_the_same_values(cache: Path) -> None:
     np.testing.assert_array_equal(ours, by_tensorstore)
 
 
-def test_rows_are_those_written_in_the_stored_order(cache: Path) -> None:
+def test_rows_are_read_back_in_stored_order(cache: Path) -> None:
     opened = Cache.open(cache)
     contexts = MappedRows(cache, "context_id", opened.files).read(0, 3000)
     positions = MappedRows(cache, "position", opened.files).read(0, 3000)
@@ -60,14 +60,14 @@ def test_uncompressed_chunks_are_views_of_the_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(view, rows.read(256, 512))
 
 
-def test_any_part_of_the_rows(cache: Path) -> None:
+def test_any_range_of_rows(cache: Path) -> None:
     whole, rows = read_all(cache), Cache.open(cache).rows(HOOK)
     for start, stop in [(0, 0), (0, 1), (255, 257), (1000, 2500), (2999, 3000)]:
         np.testing.assert_array_equal(rows.read(start, stop), whole[start:stop])
 
 
 def test_each_flipped_bit_is_an_error_that_names_the_shard(cache: Path, tmp_path: Path) -> None:
-    """60 random bits over the shard files of the activations; 200 in bench/corruption.py."""
+    """60 random bits in the activations' shard files; bench/corruption.py flips 200."""
     generator = np.random.default_rng(0)
     shards = sorted((cache / "acts" / HOOK / "c").rglob("0"))
     names = [path.relative_to(cache) for path in shards if path.is_file()]
@@ -85,19 +85,19 @@ def test_each_flipped_bit_is_an_error_that_names_the_shard(cache: Path, tmp_path
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("harm", ["missing", "empty", "short", "swapped", "long"])
-def test_harmed_shards_are_named(cache: Path, tmp_path: Path, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["missing", "empty", "short", "swapped", "long"])
+def test_damaged_shards_are_named(cache: Path, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "cache"
     shutil.copytree(cache, folder)
     shard, other = (folder / "acts" / HOOK / "c" / number / "0" for number in "01")
     data = shard.read_bytes()
-    if harm == "missing":
+    if damage == "missing":
         shard.unlink()
-    elif harm == "swapped":
+    elif damage == "swapped":
         shard.write_bytes(other.read_bytes())
         other.write_bytes(data)
     else:
-        shard.write_bytes({"empty": b"", "short": data[:-1], "long": data + b"x"}[harm])
+        shard.write_bytes({"empty": b"", "short": data[:-1], "long": data + b"x"}[damage])
     with pytest.raises(CorruptDataError) as caught:
         read_all(folder)
     assert str(shard) in str(caught.value)
@@ -105,7 +105,7 @@ def test_harmed_shards_are_named(cache: Path, tmp_path: Path, harm: str) -> None
 
 
 @pytest.mark.parametrize("name", [f"stats/{HOOK}/mean/c/0", f"acts/{HOOK}/zarr.json", "zarr.json"])
-def test_changed_metadata_is_found_when_a_cache_is_opened(cache: Path, tmp_path: Path, name: str) -> None:
+def test_changed_metadata_is_noticed_when_a_cache_is_opened(cache: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "cache"
     shutil.copytree(cache, folder)
     data = bytearray((folder / name).read_bytes())

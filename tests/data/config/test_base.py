@@ -1,4 +1,4 @@
-"""Configs: every mistake at once, with its line and the nearest right name; overrides; counts."""
+"""Configs: all mistakes at once, with line numbers and the nearest valid names; overrides; counts."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_all_mistakes_in_one_error_with_lines_and_names(tmp_path: Path) -> None:
     assert "c.yaml:7: parts.1.names = 5" in message
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"c\.yaml:3: key 'inner\.threshold' stands twice, first on line 2"):
+def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml:3: duplicate key 'inner\.threshold', first on line 2"):
         load(tmp_path, "inner:\n  threshold: 0.1\n  threshold: 0.2\n")
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(b"num_tokens: \xff\xfe")
     with pytest.raises(ConfigError, match="cannot read"):
@@ -60,7 +60,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just words", "a: [1, 2"])
-def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml"):
         load(tmp_path, text)
 
@@ -80,12 +80,12 @@ def test_overrides_that_lead_nowhere_are_refused(tmp_path: Path, override: str) 
         load(tmp_path, "parts: [{threshold: 0.1}]\n", override)
 
 
-def test_a_config_written_out_reads_back_equal(tmp_path: Path) -> None:
+def test_a_config_survives_a_round_trip_through_yaml(tmp_path: Path) -> None:
     config = load(tmp_path, "num_tokens: 5k\nparts: [{threshold: 0.25, names: [x]}]\n")
     assert load(tmp_path, config.to_yaml()) == config
     assert fingerprint(load(tmp_path, config.to_yaml()).to_dict()) == fingerprint(config.to_dict())
 
 
-def test_differences_name_the_leaves() -> None:
+def test_differences_list_the_leaves() -> None:
     old, new = {"a": {"b": 1, "c": [1, 2]}}, {"a": {"b": 1, "c": [1, 3]}, "d": None}
     assert differences(old, new) == ["a.c.1: 2 -> 3", "d: '(absent)' -> None"]

@@ -1,4 +1,4 @@
-"""Families: members by name, nearest names, plugins from outside, settings that survive a round trip."""
+"""Component families: members by name, nearest names, plugins, and settings that survive a round trip."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Holder(Config):
     penalties: tuple[Penalty, ...] = ()
 
 
-def test_a_member_is_chosen_by_name_and_dumped_whole() -> None:
+def test_a_member_is_chosen_by_name_and_dumped_in_full() -> None:
     holder = Holder.parse({"penalties": [{"name": "l1", "weight": 0.25}]})
     assert type(holder.penalties[0]).__name__ == "L1"
     dumped = holder.to_dict()["penalties"][0]
@@ -30,7 +30,7 @@ def test_a_member_is_chosen_by_name_and_dumped_whole() -> None:
     assert Holder.parse(holder.to_dict()) == holder
 
 
-def test_unknown_member_and_unknown_setting_name_the_nearest() -> None:
+def test_unknown_members_and_settings_suggest_the_nearest_name() -> None:
     with pytest.raises(ConfigError) as caught:
         Holder.parse({"penalties": [{"name": "l11"}, {"name": "l1", "wieght": 2}, {"weight": 1}]})
     message = str(caught.value)
@@ -64,7 +64,7 @@ def test_a_plugin_that_is_missing_or_broken_is_named(tmp_path: Path, text: str |
 
 
 def test_an_installed_package_joins_by_its_entry_point(tmp_path: Path) -> None:
-    """In a process of its own: what is installed is asked for once."""
+    """In a separate process, because entry points are read only once."""
     source = (EXAMPLES / "hoyer.py").read_text()
     (tmp_path / "third_party.py").write_text(source)
     metadata = tmp_path / "third_party-1.0.dist-info"

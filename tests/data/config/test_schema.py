@@ -1,4 +1,4 @@
-"""The schemas that editors read: what Config.parse accepts they accept, and what is wrong in one place they refuse."""
+"""JSON schemas for editors: they accept all that Config.parse accepts, and reject mistakes in single values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def validators() -> dict[str, Draft202012Validator]:
     return {stage: Draft202012Validator(json.loads(json.dumps(schema))) for stage, schema in schemas.items()}
 
 
-def test_every_config_in_the_repository_is_looked_at() -> None:
+def test_every_config_in_the_repository_is_tested() -> None:
     folders = ("configs", "examples", "saepipe/data/toy/configs")
     assert {path for folder in folders for path in (ROOT / folder).glob("*.yaml")} == {
         path for paths in FILES.values() for path in paths
@@ -55,7 +55,7 @@ def test_every_config_in_the_repository_is_looked_at() -> None:
     ("stage", "path"),
     [pytest.param(stage, path, id=path.stem) for stage, paths in FILES.items() for path in sorted(paths)],
 )
-def test_every_config_in_the_repository_fits(
+def test_every_config_in_the_repository_is_valid(
     validators: dict[str, Draft202012Validator], stage: str, path: Path
 ) -> None:
     assert [error.message for error in validators[stage].iter_errors(yaml.safe_load(path.read_text()))] == []
@@ -90,7 +90,7 @@ def test_every_config_in_the_repository_fits(
         ("validate", "{baselines: {relu: {sweep: [1, 2, 3, 4], l0: 4}}, num_seeds: 2}"),
     ],
 )
-def test_what_is_read_fits(validators: dict[str, Draft202012Validator], stage: str, text: str) -> None:
+def test_configs_that_parse_are_valid(validators: dict[str, Draft202012Validator], stage: str, text: str) -> None:
     raw = yaml.safe_load(text)
     STAGES[stage].parse(raw)
     assert [error.message for error in validators[stage].iter_errors(raw)] == []
@@ -126,35 +126,38 @@ def test_what_is_read_fits(validators: dict[str, Draft202012Validator], stage: s
         ("validate", "{num_seeds: 1}"),
     ],
 )
-def test_what_is_refused_does_not_fit(validators: dict[str, Draft202012Validator], stage: str, text: str) -> None:
+def test_configs_that_do_not_parse_are_invalid(
+    validators: dict[str, Draft202012Validator], stage: str, text: str
+) -> None:
     raw = yaml.safe_load(text)
     with pytest.raises(ConfigError):
         STAGES[stage].parse(raw)
     assert not validators[stage].is_valid(raw)
 
 
-def test_what_an_editor_shows(validators: dict[str, Draft202012Validator]) -> None:
+def test_descriptions_for_editors(validators: dict[str, Draft202012Validator]) -> None:
     schema: dict[str, Any] = dict(validators["train"].schema)  # type: ignore[arg-type]
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert (schema["$id"], schema["title"]) == ("urn:saepipe:train", "saepipe train")
     assert schema["properties"]["batch_size"]["default"] == 2048
     assert schema["properties"]["batch_size"]["minimum"] == 1
-    assert schema["properties"]["data_seed"]["description"] == "of the order of the data"
-    names = {one["$ref"].rsplit("/", 1)[-1] for one in schema["$defs"]["Penalty"]["oneOf"]}
+    assert schema["properties"]["data_seed"]["description"] == "seed of the order of the data"
+    names = {member["$ref"].rsplit("/", 1)[-1] for member in schema["$defs"]["Penalty"]["oneOf"]}
     assert {schema["$defs"][name]["properties"]["name"]["const"] for name in names} == set(Penalty.members)
     assert "acts_i |W_dec_i|" in schema["$defs"]["L1"]["description"]
-    metrics = validators["evaluate"].schema["$defs"]["LabelledConfig"]["properties"]  # type: ignore[index]
+    metrics = validators["evaluate"].schema["$defs"]["LabelledDatasetConfig"]["properties"]  # type: ignore[index]
     assert metrics["join"].keys() == {"type", "default"}
-    assert metrics["name"]["description"] == "As results name it."  # the docstring below the field
+    assert metrics["name"]["description"] == "Name in results."  # the docstring below the field
 
 
 def test_no_title_repeats_a_key(validators: dict[str, Draft202012Validator]) -> None:
     for validator in validators.values():
         definitions = [validator.schema, *validator.schema["$defs"].values()]  # type: ignore[index]
-        assert not [key for one in definitions for key, item in one.get("properties", {}).items() if "title" in item]
+        properties = [item for definition in definitions for item in definition.get("properties", {}).items()]
+        assert not [key for key, item in properties if "title" in item]
 
 
-def test_a_plugin_is_offered_once_it_is_imported() -> None:
+def test_an_imported_plugin_is_in_the_schema() -> None:
     import_plugins([ROOT / "examples" / "hoyer.py"])
     names = json.dumps(json_schema(TrainConfig)["$defs"]["Penalty"])
     assert '"#/$defs/Hoyer"' in names

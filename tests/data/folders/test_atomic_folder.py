@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""A folder that appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import pytest
 
 from helpers.interrupted_harvests import contents
 from saepipe.data.errors import ConfigError
-from saepipe.data.folders.atomic_folder import whole_folder
+from saepipe.data.folders.atomic_folder import atomic_folder
 
 
 def write(out: Path, files: dict[str, str]) -> None:
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         for name, text in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
 
 
-def test_it_appears_whole_and_may_be_written_again(tmp_path: Path) -> None:
+def test_it_appears_complete_and_may_be_written_again(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     for _ in range(2):
         write(out, {"a/b": "1", "c": "2"})
@@ -27,7 +27,7 @@ def test_it_appears_whole_and_may_be_written_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [{"a/b": "1"}, {"a/b": "1", "c": "3"}, {"a/b": "1", "c": "2", "d": ""}])
-def test_something_else_is_refused_and_kept(tmp_path: Path, other: dict[str, str]) -> None:
+def test_a_folder_with_other_contents_is_refused_and_kept(tmp_path: Path, other: dict[str, str]) -> None:
     out = tmp_path / "out"
     write(out, other)
     before = contents(out)
@@ -37,20 +37,20 @@ def test_something_else_is_refused_and_kept(tmp_path: Path, other: dict[str, str
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_empty_folder_is_taken_and_a_file_or_link_is_not(tmp_path: Path) -> None:
+def test_an_empty_folder_is_accepted_but_a_file_or_link_is_not(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty", {"a": "1"})
     assert contents(tmp_path / "empty") == {"a": b"1"}
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     for name in ("file", "link"):
-        with pytest.raises(ConfigError, match="is no folder"):
+        with pytest.raises(ConfigError, match="is not a folder"):
             write(tmp_path / name, {"a": "1"})
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     def fail() -> None:
-        with whole_folder(tmp_path / "out") as folder:
+        with atomic_folder(tmp_path / "out") as folder:
             (folder / "a").write_text("1")
             raise KeyboardInterrupt
 

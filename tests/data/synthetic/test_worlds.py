@@ -1,4 +1,4 @@
-"""Worlds: what they promise of directions, frequencies, exclusion and streams, against counts on drawn tokens."""
+"""Synthetic worlds: their directions, frequencies, exclusions and streams, against counts on sampled tokens."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def counted(truth: Truth, num_tokens: int = NUM_TOKENS) -> Tensor:
     return draw(truth, seed=1, number=0, num_tokens=num_tokens).magnitudes > 0
 
 
-def largest_other(directions: Tensor) -> Tensor:
-    """(num_features,): the largest |cosine| with another feature."""
+def largest_cosines(directions: Tensor) -> Tensor:
+    """(num_features,) largest |cosine| with another feature."""
     return (directions @ directions.T).abs().fill_diagonal_(0).amax(1)
 
 
-def test_the_reference_world_is_the_one_of_the_reference() -> None:
+def test_the_default_is_the_reference_world() -> None:
     truth = World().truth(0)
     assert truth.directions.shape == (64, 40)
     torch.testing.assert_close(truth.directions.norm(dim=1), torch.ones(64))
-    assert largest_other(truth.directions).max() <= 0.131
+    assert largest_cosines(truth.directions).max() <= 0.131
     # 12 parents, log-spaced, each with one of three children in 0.6 of its tokens; 16 flat features.
     parents = [0.24 * 0.25 ** (i / 11) for i in range(12)]
     expected = sum(parents) * 1.6 + sum(0.12 * k**-0.6 for k in range(1, 17))
@@ -45,7 +45,7 @@ def test_the_reference_world_is_the_one_of_the_reference() -> None:
         World(num_children=0),
     ],
 )
-def test_features_are_on_as_often_as_the_truth_says(world: World) -> None:
+def test_features_are_on_as_often_as_their_frequencies_say(world: World) -> None:
     truth = world.truth(0)
     on = counted(truth)
     error = (truth.frequencies * (1 - truth.frequencies) / NUM_TOKENS).sqrt()
@@ -64,19 +64,19 @@ def test_children_imply_their_parent_and_exclude_each_other() -> None:
         assert not children[on[:, parent]].any(1).all()  # some of the parent's tokens have no child
 
 
-def test_a_rare_child_is_as_rare_below_every_parent() -> None:
+def test_a_rare_child_is_equally_rare_under_every_parent() -> None:
     truth = World(num_rare_children=1).truth(0)
     rare = torch.stack([truth.children(int(parent))[-1] for parent in truth.parents])
     torch.testing.assert_close(truth.frequencies[rare], torch.full((12,), 1e-3, dtype=torch.float64))
 
 
-def test_magnitudes_and_activations_are_made_as_described() -> None:
+def test_magnitudes_and_activations_match_the_description() -> None:
     truth = World(noise=0.0).truth(0)
     tokens = draw(truth, seed=0, number=0, num_tokens=NUM_TOKENS)
-    shown = tokens.magnitudes[tokens.magnitudes > 0]
-    assert shown.min() >= 0.2
-    assert shown.mean() == pytest.approx(1.0, abs=0.01)
-    assert shown.std() == pytest.approx(0.25, abs=0.01)
+    magnitudes = tokens.magnitudes[tokens.magnitudes > 0]
+    assert magnitudes.min() >= 0.2
+    assert magnitudes.mean() == pytest.approx(1.0, abs=0.01)
+    assert magnitudes.std() == pytest.approx(0.25, abs=0.01)
     torch.testing.assert_close(tokens.x, tokens.magnitudes @ truth.directions)
     noisy = draw(World(noise=0.3).truth(0), seed=0, number=0, num_tokens=NUM_TOKENS)
     assert (noisy.x - noisy.magnitudes @ truth.directions).std() == pytest.approx(0.3, rel=0.01)
@@ -90,7 +90,7 @@ def test_children_share_their_parents_direction(cosine: float) -> None:
     torch.testing.assert_close(shared, torch.full((36,), cosine))
 
 
-def test_siblings_are_alike_in_direction_and_never_on_together() -> None:
+def test_siblings_are_similar_in_direction_and_never_on_together() -> None:
     world = World(num_parents=2, num_sibling_sets=3, num_siblings=4, sibling_cosine=0.6)
     truth, on = world.truth(0), counted(world.truth(0))
     for number in range(3):
@@ -102,7 +102,7 @@ def test_siblings_are_alike_in_direction_and_never_on_together() -> None:
         assert on[:, siblings].sum(1).max() == 1
 
 
-def test_correlated_features_fire_together() -> None:
+def test_correlated_features_are_on_together() -> None:
     truth = World(num_parents=0, num_correlated=4, flat_exponent=0.0).truth(0)
     on = counted(truth).double()
     together = (on.T @ on) / len(on)
@@ -121,7 +121,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_number() -> None:
     assert not torch.equal(truth.directions, World().truth(4).directions)
 
 
-def test_a_truth_moves_whole_to_a_device() -> None:
+def test_all_tensors_of_a_truth_move_to_a_device() -> None:
     moved = World().truth(0).to(torch.device("meta"))
     assert all(value.is_meta for value in vars(moved).values() if isinstance(value, Tensor))
 
@@ -141,31 +141,30 @@ def test_an_impossible_world_is_refused(settings: dict[str, float], message: str
 
 
 def test_directions_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ConfigError, match="do not come below"):
+    with pytest.raises(ConfigError, match="do not reach"):
         World(d_in=8).truth(0)
 
 
-def test_a_tight_frame_has_the_least_squared_cosines() -> None:
+def test_a_tight_frame_minimises_the_squared_cosines() -> None:
     rows = torch.nn.functional.normalize(torch.randn(300, 20, generator=torch.Generator().manual_seed(0)), dim=1)
     before, after = ((frame @ frame.T).square().sum() for frame in (rows, tight_frame(rows)))
     assert after < before
     assert after == pytest.approx(300**2 / 20, rel=1e-3)  # the frame bound N^2 / d
 
 
-def test_the_large_world_is_like_the_papers() -> None:
+def test_the_large_world_resembles_the_papers() -> None:
     truth = SynthBench().truth(0)
     assert truth.directions.shape == (16_384, 768)
     assert [len(level) for level in truth.levels] == [128 + 16_384 - 128 * 85, 512, 2048, 8192]
     assert truth.l0 == pytest.approx(34, abs=1.5)  # the paper: about 34, and about 25 of the 4,096 most frequent
     assert truth.frequencies.sort(descending=True).values[:4096].sum() == pytest.approx(25, abs=1)
     assert truth.frequencies.max() == pytest.approx(0.4)
-    most = torch.bincount(truth.group, truth.rates).max()
-    assert most <= 1 + 1e-9
+    assert torch.bincount(truth.group, truth.rates).max() <= 1 + 1e-9
     sample = truth.directions[::37] @ truth.directions.T
     assert sample.abs().topk(2, dim=1).values[:, 1].mean() == pytest.approx(0.15, abs=0.01)
 
 
-def test_any_batch_of_the_large_world_can_be_drawn_alone() -> None:
+def test_any_batch_of_the_large_world_can_be_sampled_alone() -> None:
     truth = SynthBench(num_features=4000, d_in=64).truth(0)
     tokens = draw(truth, seed=0, number=1_000_000, num_tokens=256)
     on = tokens.magnitudes > 0
@@ -176,7 +175,7 @@ def test_any_batch_of_the_large_world_can_be_drawn_alone() -> None:
     assert sibling_counts.max() == 1
 
 
-def test_children_are_as_strong_as_their_parents_where_asked() -> None:
+def test_childrens_magnitudes_can_scale_with_their_parents() -> None:
     world = SynthBench(num_features=2000, d_in=64, std_magnitudes=(0.5, 0.0), rank=0)
     truth = world.truth(0)
     tokens = draw(truth, seed=0, number=0, num_tokens=20_000)

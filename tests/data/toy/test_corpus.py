@@ -1,3 +1,5 @@
+"""Generated documents: pure functions of their arguments, whose texts agree with their labels."""
+
 from __future__ import annotations
 
 import re
@@ -47,12 +49,12 @@ def test_kinds_are_mixed_evenly_and_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"kinds": ("poem",)}, {"kinds": ()}, {"correlation": 1.5}])
-def test_what_is_asked_for_must_exist(wrong) -> None:
+def test_invalid_settings_are_refused(wrong) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         documents(0, 1, **wrong)
 
 
-def test_no_document_comes_twice() -> None:
+def test_no_document_occurs_twice() -> None:
     texts = [d.text for d in documents(0, 20_000)]
     assert len(set(texts)) == len(texts)
 
@@ -73,23 +75,23 @@ def test_labels_are_independent_unless_correlated(kind, first, second, firsts, s
     free, half, tied = table(0.0), table(0.5), table(1.0)
     assert chi2_contingency(free).pvalue > 1e-4
     assert free.min() > 0.7 * 4000 / free.size
-    assert ((tied > 0).sum(axis=1) == 1).all(), "at correlation 1 the first label decides the second"
-    on_the_tie = half[tied > 0].sum() / half.sum()
-    assert abs(on_the_tie - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 4000)
+    assert ((tied > 0).sum(axis=1) == 1).all(), "at correlation 1 the first label determines the second"
+    share_tied = half[tied > 0].sum() / half.sum()
+    assert abs(share_tied - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 4000)
 
 
-def test_biographies_say_what_their_labels_say() -> None:
+def test_biographies_agree_with_their_labels() -> None:
     other = {"female": r"\b(he|him|his|He|His)\b", "male": r"\b(she|her|She|Her)\b"}
-    late = 0
+    num_stated = 0
     for d in documents(0, 1000, ("biography",)):
         assert not re.search(other[d.labels["gender"]], d.text)
         named = [p for p in PROFESSIONS if re.search(rf"\b{p}\b", d.text)]
         assert named in ([], [d.labels["profession"]])
-        late += bool(named)
-    assert 0.1 < late / 1000 < 0.4, "the profession must mostly be inferred"
+        num_stated += bool(named)
+    assert 0.1 < num_stated / 1000 < 0.4, "the profession must mostly be inferred"
 
 
-def test_cities_are_stated_with_their_own_country() -> None:
+def test_cities_occur_only_with_their_own_country() -> None:
     countries = {city.name: city.country for city in CITIES}
     stated = 0
     for d in documents(0, 1000, ("biography",)):
@@ -99,7 +101,7 @@ def test_cities_are_stated_with_their_own_country() -> None:
     assert stated > 200
 
 
-def test_spelling_documents_spell_right() -> None:
+def test_spelling_documents_spell_correctly() -> None:
     patterns = {
         "first_letter": r" (\w+) has the first letter: ([A-Z])",
         "starts_with": r" The word (\w+) starts with the letter ([A-Z])\.",
@@ -120,10 +122,10 @@ def test_spelling_documents_spell_right() -> None:
 
 
 def test_every_word_occurs_in_ordinary_text_too() -> None:
-    seen = set()
+    words = set()
     for d in documents(0, 8000, ("narrative",)):
-        seen.update(re.findall(r"[a-z]+", d.text))
-    assert set(WORDS) <= seen
+        words.update(re.findall(r"[a-z]+", d.text))
+    assert set(WORDS) <= words
 
 
 def test_the_words_cover_the_alphabet() -> None:
@@ -135,7 +137,7 @@ def test_the_words_cover_the_alphabet() -> None:
     assert min(initials[letter] for letter in ascii_lowercase) >= 7
 
 
-def test_narratives_keep_to_their_people() -> None:
+def test_narratives_have_valid_labels_and_no_open_slots() -> None:
     for d in documents(0, 200, ("narrative",)):
         assert d.labels["gender"] in GENDERS
         assert d.labels["home"] in WORDS

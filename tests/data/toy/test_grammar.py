@@ -1,3 +1,5 @@
+"""Expansion of grammars into texts."""
+
 from __future__ import annotations
 
 from random import Random
@@ -22,7 +24,7 @@ def test_slots_are_filled_with_every_alternative() -> None:
     assert {expand(grammar, "line", draw) for _ in range(200)} == {f" {a} and {b}" for a in "xy" for b in "xy"}
 
 
-def test_the_draws_alone_decide_the_text() -> None:
+def test_the_text_depends_only_on_the_random_numbers() -> None:
     grammar = parse_grammar(TEXT)
     draws = iter([0.0, 0.99, 0.0])
     assert expand(grammar, "line", lambda: next(draws)) == " y and x"
@@ -39,7 +41,7 @@ def test_the_draws_alone_decide_the_text() -> None:
         ("house", "a house"),
     ],
 )
-def test_the_article_agrees_with_the_word_that_was_drawn(noun: str, expected: str) -> None:
+def test_the_article_agrees_with_the_sampled_word(noun: str, expected: str) -> None:
     grammar = {"phrase": alternatives("a {noun}"), "noun": alternatives(noun)}
     assert expand(grammar, "phrase", Random(0).random) == expected
 

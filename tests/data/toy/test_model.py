@@ -1,3 +1,5 @@
+"""The embedded model and its tokenizer, and the code that builds and measures them."""
+
 from __future__ import annotations
 
 from itertools import islice, pairwise
@@ -29,7 +31,7 @@ def one_token(text: str) -> int:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda s: not any(t in s for t in SPECIAL_TOKENS)))
-def test_any_text_comes_back_as_it_went_in(text: str) -> None:
+def test_any_text_is_decoded_exactly(text: str) -> None:
     ids = TOKENIZER.encode(text)
     assert ids[0] == TOKENIZER.bos_token_id
     assert TOKENIZER.decode(ids, skip_special_tokens=True) == text
@@ -37,11 +39,11 @@ def test_any_text_comes_back_as_it_went_in(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", [" ", "\n\n", "  a", "a ' s . , ?", "▁x ▁", "\u00a0é ", "日本語 🙂", "\x00\x7f\r\n\t"])
-def test_awkward_text_comes_back_too(text: str) -> None:
+def test_unusual_text_is_decoded_exactly(text: str) -> None:
     assert TOKENIZER.decode(TOKENIZER.encode(text, add_special_tokens=False)) == text
 
 
-def test_special_tokens_stand_in_gemmas_order() -> None:
+def test_special_tokens_are_in_gemmas_order() -> None:
     assert TOKENIZER.convert_ids_to_tokens([0, 1, 2, 3]) == ["<pad>", "<eos>", "<bos>", "<unk>"]
     assert (TOKENIZER.pad_token_id, TOKENIZER.eos_token_id, TOKENIZER.bos_token_id) == (0, 1, 2)
 
@@ -53,14 +55,14 @@ def test_every_word_and_letter_is_one_leading_space_token() -> None:
     assert len({one_token(f" {word[0].upper()}") for word in WORDS}) == 26
 
 
-def test_the_word_stands_sixth_from_the_end_of_its_prompt() -> None:
+def test_the_word_is_sixth_from_the_end_of_its_prompt() -> None:
     words = ASKED_WORDS[:50]
     ids = [TOKENIZER.encode(prompt) for prompt in letter_prompts(words)]
     assert len({len(row) for row in ids}) == 1
     assert [row[-6] for row in ids] == [one_token(f" {word}") for word in words]
 
 
-def test_the_tokenizer_is_what_the_build_makes() -> None:
+def test_the_stored_tokenizer_is_reproducible() -> None:
     assert train_tokenizer(seed=0).get_vocab() == TOKENIZER.get_vocab()
 
 
@@ -103,7 +105,7 @@ def test_loss_on_held_out_text_is_far_below_any_unigram_model(model: Gemma2ForCa
     targets = ids[:, 1:]
     nats = torch.nn.functional.cross_entropy(model(ids).logits[:, :-1].mT, targets, reduction="none")
     ordinary = targets != TOKENIZER.bos_token_id
-    # The entropy of the sample's own counts is a bound that no model without a context can reach.
+    # The entropy of the sample's own counts is a bound that no model without context can beat.
     _, counts = np.unique(targets[ordinary].numpy(), return_counts=True)
     shares = counts / counts.sum()
     entropy = -(shares * np.log(shares)).sum()
@@ -111,7 +113,7 @@ def test_loss_on_held_out_text_is_far_below_any_unigram_model(model: Gemma2ForCa
     assert model(ids[:4]).logits.abs().max() <= 30.0
 
 
-def test_unigram_figure_is_a_distribution() -> None:
+def test_unigram_probabilities_sum_to_one() -> None:
     nats = unigram_nats(TOKENIZER, num_texts=200)
     assert np.exp(-nats).sum() == pytest.approx(1.0)
     assert nats.argmin() == one_token(" the") or TOKENIZER.decode([nats.argmin()]) == "."

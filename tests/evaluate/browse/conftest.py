@@ -1,4 +1,4 @@
-"""The runs that most tests of the browser look at."""
+"""Runs for most tests of the browser."""
 
 from __future__ import annotations
 

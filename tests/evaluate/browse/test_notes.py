@@ -1,4 +1,4 @@
-"""Notes: kept, kept apart from the run's digest, and never lost to somebody who writes at the same moment."""
+"""Notes: stored outside the run's digest, and safe with concurrent writers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from saepipe.data.folders import artifact
 from saepipe.evaluate.browse.notes import FILE, Notes
 
 
-def test_a_note_is_kept_changed_and_removed(tmp_path: Path) -> None:
+def test_a_note_is_stored_changed_and_removed(tmp_path: Path) -> None:
     notes = Notes(tmp_path, "f" * 64)
     assert notes.read() == {}
     notes.write(12, " capital letters\n")
-    notes.write(3, "naïve “quotes” \ud800")  # half a pair, as a script can send it
+    notes.write(3, "naïve “quotes” \ud800")  # half of a surrogate pair, which a script can send
     assert notes.read() == {"3": "naïve “quotes” \ud800", "12": "capital letters"}
     assert list(json.loads((tmp_path / FILE).read_text())["notes"]) == ["3", "12"]
     notes.write(12, "  ")
     assert list(notes.read()) == ["3"]
 
 
-def test_writers_at_the_same_moment_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
     notes = Notes(tmp_path, "f" * 64)
     code = (
         "import sys; from pathlib import Path; from saepipe.evaluate.browse.notes import Notes\n"
@@ -41,7 +41,7 @@ def test_writers_at_the_same_moment_lose_nothing(tmp_path: Path) -> None:
     assert notes.read() == written | {str(latent): "other" for latent in range(100, 140)}
 
 
-def test_notes_lie_outside_the_digest_of_the_run(tmp_path: Path) -> None:
+def test_notes_are_outside_the_digest_of_the_run(tmp_path: Path) -> None:
     run = write_store(tmp_path / "topk" / "seed-0")
     before = artifact.open_committed(run, "run")
     Notes(run, before[0]).write(0, "a note")
@@ -49,19 +49,19 @@ def test_notes_lie_outside_the_digest_of_the_run(tmp_path: Path) -> None:
     assert not list(artifact.damaged_files(run, before[1]))
 
 
-def test_notes_of_another_run_are_not_shown_as_of_this_one(tmp_path: Path) -> None:
+def test_notes_of_another_run_are_refused(tmp_path: Path) -> None:
     Notes(tmp_path, "a" * 64).write(1, "of the first")
-    with pytest.raises(ConfigError, match="of a run that lay here before"):
+    with pytest.raises(ConfigError, match="of an earlier run in this folder"):
         Notes(tmp_path, "b" * 64).read()
 
 
 @pytest.mark.parametrize(
-    "held", ["", "[]", '{"run": "f"}', '{"run": "f", "notes": {"x": "y"}}', '{"run": "f", "notes": {"1": 2}}']
+    "content", ["", "[]", '{"run": "f"}', '{"run": "f", "notes": {"x": "y"}}', '{"run": "f", "notes": {"1": 2}}']
 )
-def test_what_is_no_file_of_notes_is_said_to_be_none(tmp_path: Path, held: str) -> None:
-    (tmp_path / FILE).write_text(held)
-    with pytest.raises(CorruptDataError, match="holds no notes"):
+def test_an_invalid_file_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(CorruptDataError, match="does not contain notes"):
         Notes(tmp_path, "f").read()
     with pytest.raises(CorruptDataError):
-        Notes(tmp_path, "f").write(1, "it stays as it is")
-    assert (tmp_path / FILE).read_text() == held
+        Notes(tmp_path, "f").write(1, "not written")
+    assert (tmp_path / FILE).read_text() == content

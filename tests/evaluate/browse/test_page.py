@@ -30,7 +30,7 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Site:
-    """Where the browser is, and how pages of it are opened; what they complain of is kept."""
+    """Address of the browser; opens its pages and collects their messages and errors."""
 
     url: str
     runs: list[Path]
@@ -54,7 +54,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """With hostile tokens, and with roles."""
+    """Runs with hostile tokens and with roles."""
     folders = write_runs(tmp_path_factory.mktemp("page"))
     rewritten(folders[0], dict.fromkeys(range(100, 130), EVIL))
     write_roles(folders[0])
@@ -78,12 +78,12 @@ def site(
 
 @pytest.fixture
 def served(chromium: Browser, runs: list[Path], addresses: dict[str, str]) -> Iterator[Site]:
-    """For what does not depend on where the data come from."""
+    """The server, for tests that do not depend on the source of the data."""
     yield from quiet(Site(addresses["server"], runs, "server", chromium.new_context))
 
 
 def quiet(site: Site) -> Iterator[Site]:
-    """No message on the console is allowed."""
+    """Fails the test on any message on the console."""
     yield site
     assert site.complaints == []
 
@@ -93,7 +93,7 @@ def column(page: Page, name: str) -> list[str]:
 
 
 def heading(page: Page, text: str) -> None:
-    """Waits for a view: its heading has the focus, so that a screen reader begins there."""
+    """Waits for a view by its heading."""
     page.wait_for_function("text => document.querySelector('h1')?.textContent === text", arg=text)
 
 
@@ -108,7 +108,7 @@ def test_search_and_sort(site: Site, tmp_path: Path) -> None:
     assert page.inner_text("[role=status].unseen") == f"1 of {D_SAE} latents"
     page.get_by_label("Search").fill('"k" absorption')
     assert column(page, "latent") == ["5", "6"]
-    page.get_by_label("Search").fill("latent for words that begin")  # of a role's sentence only what it is about counts
+    page.get_by_label("Search").fill("latent for words that begin")  # a role is searched by its subjects alone
     assert page.inner_text(".count").startswith("0 of")
     page.get_by_label("Search").fill("149")
     assert "149" in column(page, "latent")
@@ -129,10 +129,10 @@ def test_search_and_sort(site: Site, tmp_path: Path) -> None:
     assert sorted(column(page, "latent")) == ["5", "6"]
 
 
-def test_a_search_by_whole_token_finds_what_the_store_has(served: Site) -> None:
+def test_a_search_for_a_whole_token_agrees_with_the_store(served: Site) -> None:
     store = FeatureStore.open(served.runs[0])
-    word = next(one.strip() for one in store.top_tokens(3) if one.startswith(" word"))
-    expected = [n for n in range(D_SAE) if any(one.strip() == word for one in store.top_tokens(n))]
+    word = next(token.strip() for token in store.top_tokens(3) if token.startswith(" word"))
+    expected = [n for n in range(D_SAE) if any(token.strip() == word for token in store.top_tokens(n))]
     page = served.open()
     page.get_by_label("Search").fill(f'"{word}"')
     page.wait_for_function("n => document.querySelector('.count').textContent.startsWith(`${n} of`)", arg=len(expected))
@@ -162,7 +162,7 @@ def test_one_latent(site: Site, tmp_path: Path) -> None:
     heading(page, "Latent 5")
 
 
-def test_a_dead_latent_says_so(served: Site) -> None:
+def test_a_dead_latent(served: Site) -> None:
     page = served.open("#run=topk/seed-0&latent=9")
     heading(page, "Latent 9")
     assert "Dead: active on none of 12,600 tokens." in page.inner_text("main")
@@ -173,8 +173,8 @@ def test_side_by_side(site: Site, tmp_path: Path) -> None:
     heading(page, "Latent 5")
     page.get_by_role("link", name="topk_orthogonal/seed-0").click()
     heading(page, "Latent 5, side by side")
-    told = page.inner_text(".told")
-    assert told == "The counterpart in topk_orthogonal/seed-0 is latent 5: the cosine of their decoder rows is 1.00."
+    text = page.inner_text(".told")
+    assert text == "The counterpart in topk_orthogonal/seed-0 is latent 5: the cosine of their decoder rows is 1.00."
     assert page.locator(".changes tbody tr").count() == 3
     assert (
         page.locator(".changes tr", has_text="Max act.").inner_text().endswith(" 1.33")
@@ -183,11 +183,11 @@ def test_side_by_side(site: Site, tmp_path: Path) -> None:
     screenshot(page, f"browse-compare-{site.kind}", tmp_path, full_page=False)
     page.get_by_role("navigation", name="Other runs").get_by_role("link", name="jumprelu/seed-0").click()
     page.wait_for_selector(".warn")
-    assert "There is no real counterpart in jumprelu/seed-0: the nearest is latent" in page.inner_text(".warn")
+    assert "jumprelu/seed-0 has no real counterpart: the nearest is latent" in page.inner_text(".warn")
     assert page.locator(".pair section").count() > 2
 
 
-def test_a_note_is_found_again(site: Site) -> None:
+def test_a_note_is_stored_and_searched(site: Site) -> None:
     page = site.open("#run=topk/seed-0&latent=12")
     heading(page, "Latent 12")
     page.get_by_label("Note on latent 12").fill("capital letters " + EVIL)
@@ -218,7 +218,7 @@ def test_a_note_is_found_again(site: Site) -> None:
     assert page.get_by_label("Note on latent 12").input_value() == ""
 
 
-def test_by_keyboard_alone(site: Site) -> None:
+def test_the_keyboard_is_enough(site: Site) -> None:
     page = site.open()
     page.wait_for_selector(ROWS)
     press = page.keyboard.press
@@ -239,7 +239,7 @@ def test_by_keyboard_alone(site: Site) -> None:
     press("j")
     heading(page, f"Latent {second}")
     press("n")
-    page.keyboard.type("jvc/")  # letters, and no commands, while one writes
+    page.keyboard.type("jvc/")  # text, not commands, inside the note
     assert page.get_by_label(f"Note on latent {second}").input_value() == "jvc/"
     press("Escape")
     press("c")
@@ -256,10 +256,10 @@ def test_by_keyboard_alone(site: Site) -> None:
     for _ in range(30):
         press("j")
     assert page.evaluate("document.activeElement.textContent") == str(int(page.evaluate("list.found[list.place]")))
-    assert page.locator(ROWS).count() < D_SAE  # the rows out of sight are not there
+    assert page.locator(ROWS).count() < D_SAE  # rows out of view are not in the document
 
 
-def test_tokens_are_text_whatever_they_say(served: Site) -> None:
+def test_tokens_are_only_text(served: Site) -> None:
     page = served.open()
     page.get_by_label("Search").fill("onerror")
     assert page.locator(ROWS).count() > 0
@@ -270,7 +270,7 @@ def test_tokens_are_text_whatever_they_say(served: Site) -> None:
     assert page.title().startswith("Latent ")
 
 
-def test_names_of_runs_are_text_too(chromium: Browser, tmp_path: Path) -> None:
+def test_names_of_runs_are_only_text(chromium: Browser, tmp_path: Path) -> None:
     run, other = write_runs(tmp_path / "runs")[:2]
     name = "<img src=x onerror=document.title=1>&latent=3"
     rewritten(run, variant=name)
@@ -289,7 +289,7 @@ def test_names_of_runs_are_text_too(chromium: Browser, tmp_path: Path) -> None:
     assert site.complaints == []
 
 
-def test_what_is_not_there_is_said_in_words(served: Site) -> None:
+def test_missing_views_are_reported(served: Site) -> None:
     page = served.open("#run=topk/seed-0&latent=99999")
     assert page.inner_text("[role=alert]") == "topk/seed-0 has no latent 99999."
     served.go(page, "#run=gone/seed-1")
@@ -298,7 +298,7 @@ def test_what_is_not_there_is_said_in_words(served: Site) -> None:
     heading(page, "Latents of topk/seed-0")
 
 
-def test_the_token_does_not_stay_in_the_address(served: Site) -> None:
+def test_the_token_is_removed_from_the_address(served: Site) -> None:
     page = served.open()
     page.wait_for_selector(ROWS)
     assert "token" not in page.url
@@ -307,7 +307,7 @@ def test_the_token_does_not_stay_in_the_address(served: Site) -> None:
     page.wait_for_selector(ROWS)
 
 
-def test_a_server_that_has_ended_is_missed_in_words(chromium: Browser, runs: list[Path]) -> None:
+def test_a_stopped_server_is_reported(chromium: Browser, runs: list[Path]) -> None:
     with serving(runs) as (url, process):
         page = Site(url, runs, "server", chromium.new_context).open()
         page.wait_for_selector(ROWS)
@@ -321,16 +321,16 @@ def test_a_server_that_has_ended_is_missed_in_words(chromium: Browser, runs: lis
 def test_dark_and_on_a_phone(served: Site, scheme: str, width: int, tmp_path: Path) -> None:
     page = served.open(color_scheme=scheme, viewport={"width": width, "height": 800})
     page.wait_for_selector(ROWS)
-    wheres = {
+    addresses = {
         "list": "",
         "latent": "#run=topk/seed-0&latent=5",
         "compare": "#run=topk/seed-0&latent=5&with=jumprelu/seed-0",
     }
-    for view, where in wheres.items():
+    for view, where in addresses.items():
         if where:
             page.evaluate("where => { location.hash = where; }", where)
             page.wait_for_selector(".examples" if view == "latent" else ".pair .examples")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view  # nothing sticks out
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), view  # nothing overflows
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert paper == ("rgb(22, 24, 27)" if scheme == "dark" else "rgb(253, 252, 250)")
         screenshot(page, f"browse-{view}-{scheme}-{width}", tmp_path, full_page=False)

@@ -1,4 +1,4 @@
-"""Resources against the store that they are read from, and the names that are none."""
+"""Resources compared with their store, and names that do not exist."""
 
 from __future__ import annotations
 
@@ -17,69 +17,69 @@ from saepipe.evaluate.browse.run import open_runs
 from saepipe.evaluate.features.store import RUN_PATH
 
 
-def got(resources: Resources, name: str) -> Any:
+def load(resources: Resources, name: str) -> Any:
     data = resources.get(name)
     assert data is not None, name
     return json.loads(data)
 
 
-def test_runs_say_what_they_are(resources: Resources) -> None:
-    about = got(resources, "runs")["runs"]
+def test_runs(resources: Resources) -> None:
+    about = load(resources, "runs")["runs"]
     assert [run["label"] for run in about] == ["topk/seed-0", "topk_orthogonal/seed-0", "jumprelu/seed-0"]
     assert all(run["d_sae"] == D_SAE and run["hook"] == "blocks.1.hook_resid_post" for run in about)
 
 
-def test_columns_are_the_stores(resources: Resources) -> None:
-    columns = got(resources, "1/columns")
+def test_columns(resources: Resources) -> None:
+    columns = load(resources, "1/columns")
     expected = resources.runs[1].store.columns
     assert columns.keys() == expected.keys()
     for key, packed in columns.items():
-        found = np.frombuffer(base64.b64decode(packed), "<f4")
-        np.testing.assert_array_equal(found, expected[key].astype(np.float32))
+        column = np.frombuffer(base64.b64decode(packed), "<f4")
+        np.testing.assert_array_equal(column, expected[key].astype(np.float32))
 
 
 def test_tokens_of_all_latents(resources: Resources) -> None:
     store = resources.runs[2].store
-    assert got(resources, "2/tokens/0") == [store.top_tokens(latent) for latent in range(D_SAE)]
+    assert load(resources, "2/tokens/0") == [store.top_tokens(latent) for latent in range(D_SAE)]
 
 
 def test_one_latent(resources: Resources) -> None:
-    found, latent = got(resources, "0/latent/7"), resources.runs[0].store.latent(7)
+    plain, latent = load(resources, "0/latent/7"), resources.runs[0].store.latent(7)
     for key in ("num_active", "density", "mean_act", "max_act"):
-        assert found[key] == getattr(latent, key)
-    assert [example["tokens"] for example in found["examples"]] == [example.tokens for example in latent.examples]
-    for shown, example in zip(found["examples"], latent.examples, strict=True):
+        assert plain[key] == getattr(latent, key)
+    assert [example["tokens"] for example in plain["examples"]] == [example.tokens for example in latent.examples]
+    for shown, example in zip(plain["examples"], latent.examples, strict=True):
         assert [act is None for act in shown["acts"]] == [act is None for act in example.acts]
-        known = [(act, its) for act, its in zip(shown["acts"], example.acts, strict=True) if its is not None]
-        np.testing.assert_allclose(*zip(*known, strict=True), rtol=1e-3)
+        pairs = [(act, its) for act, its in zip(shown["acts"], example.acts, strict=True) if its is not None]
+        np.testing.assert_allclose(*zip(*pairs, strict=True), rtol=1e-3)
         assert (shown["group"], shown["start"], shown["peak"]) == (example.group, example.start, example.peak)
-    assert [latent for latent, _ in found["neighbours"]] == [index for index, _ in latent.neighbours]
-    assert [token for token, _ in found["positive_logits"]] == [token for token, _ in latent.positive_logits or []]
+    assert [latent for latent, _ in plain["neighbours"]] == [index for index, _ in latent.neighbours]
+    assert [token for token, _ in plain["positive_logits"]] == [token for token, _ in latent.positive_logits or []]
 
 
-def test_a_dead_latent_has_no_numbers_that_it_cannot_have(resources: Resources) -> None:
-    found = got(resources, "0/latent/9")
-    assert (found["density"], found["num_active"], found["examples"]) == (0, 0, [])
-    assert found["mean_act"] is None
-    assert found["max_act"] is None
+def test_a_dead_latent_has_no_mean_or_largest_activation(resources: Resources) -> None:
+    dead = load(resources, "0/latent/9")
+    assert (dead["density"], dead["num_active"], dead["examples"]) == (0, 0, [])
+    assert dead["mean_act"] is None
+    assert dead["max_act"] is None
 
 
 def test_roles_by_latent(resources: Resources) -> None:
-    assert got(resources, "0/roles") == {
+    assert load(resources, "0/roles") == {
         "5": [{"text": 'the latent for words that begin with "k" (F1 0.90)', "about": ["absorption", "split", "k"]}],
         "6": [{"text": 'absorbs "k" on 2 words', "about": ["absorption", "absorbs", "k"]}],
     }
-    assert got(resources, "1/roles") == {}
+    assert load(resources, "1/roles") == {}
 
 
 def test_counterparts_by_brute_force(resources: Resources) -> None:
     ours, theirs = (np.array(run.store.decoder, np.float64) for run in (resources.runs[0], resources.runs[2]))
     cosine = ours @ theirs.T
     for latent in range(0, D_SAE, 7):
-        assert got(resources, f"0/match/1/{latent}") == {"latent": latent, "cosine": 1.0}
-        found = got(resources, f"0/match/2/{latent}")
-        assert found["latent"] == cosine[latent].argmax()
-        assert found["cosine"] == pytest.approx(cosine[latent].max(), abs=1e-4)
+        assert load(resources, f"0/match/1/{latent}") == {"latent": latent, "cosine": 1.0}
+        match = load(resources, f"0/match/2/{latent}")
+        assert match["latent"] == cosine[latent].argmax()
+        assert match["cosine"] == pytest.approx(cosine[latent].max(), abs=1e-4)
 
 
 def test_runs_of_other_hooks_or_models_have_no_counterparts(tmp_path: Path) -> None:
@@ -87,28 +87,28 @@ def test_runs_of_other_hooks_or_models_have_no_counterparts(tmp_path: Path) -> N
     rewritten(second, hook="blocks.2.hook_resid_post")
     rewritten(third, model={"id": "gpt2"})
     resources = open_runs([first, second, third])
-    assert got(resources, "0/match/1/0") == {
+    assert load(resources, "0/match/1/0") == {
         "latent": None,
-        "reason": "it is of another hook, blocks.2.hook_resid_post",
+        "reason": "it belongs to another hook, blocks.2.hook_resid_post",
     }
-    assert got(resources, "0/match/2/0") == {"latent": None, "reason": "it is of another model, gpt2"}
-    assert {json.loads(one)["reason"] for one in resources.matches(*resources.runs[:2])} == {
-        "it is of another hook, blocks.2.hook_resid_post"
+    assert load(resources, "0/match/2/0") == {"latent": None, "reason": "it belongs to another model, gpt2"}
+    assert {json.loads(data)["reason"] for data in resources.matches(*resources.runs[:2])} == {
+        "it belongs to another hook, blocks.2.hook_resid_post"
     }
 
 
-def test_a_run_that_was_moved_from_its_store_has_no_counterparts_and_all_else(tmp_path: Path) -> None:
+def test_a_store_without_its_run_has_everything_but_counterparts(tmp_path: Path) -> None:
     first, second = write_runs(tmp_path)[:2]
     (second / "features").rename(tmp_path / "features")
     artifact.write_file(tmp_path / "features" / RUN_PATH, str(tmp_path / "gone").encode())
     resources = open_runs([first, tmp_path / "features"])
     resources.warm()
-    assert "is not at" in got(resources, "0/match/1/0")["reason"]
+    assert "is not at" in load(resources, "0/match/1/0")["reason"]
     assert set(resources.matches(*resources.runs)) == {resources.get("0/match/1/0")}
-    assert got(resources, "1/latent/0")["num_active"] > 0
+    assert load(resources, "1/latent/0")["num_active"] > 0
 
 
-NONE = (
+INVALID = (
     "", "0", "run", "runs/", "/runs", "3/columns", "0/columns/", "0/columns/0", "0/secrets", "0/tokens", "0/tokens/1",
     "0/latent", f"0/latent/{D_SAE}", "0/latent/-1", "0/latent/1/2", "0/latent/1.5", "0/latent/ 1", "0/latent/1\n",
     "0/latent/" + 5000 * "9", "\u0660/columns", "0/match/3/0", f"0/match/1/{D_SAE}", "0/match/1", "../runs",
@@ -116,7 +116,7 @@ NONE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NONE)
-def test_other_names_are_none(resources: Resources, name: str) -> None:
+@pytest.mark.parametrize("name", INVALID)
+def test_other_names_do_not_exist(resources: Resources, name: str) -> None:
     assert resources.get(name) is None
     assert name == "0/notes/0" or resources.note_of(name) is None

@@ -1,4 +1,4 @@
-"""The command's function: from its start to its end, and what it refuses."""
+"""The function behind the command: start, end, and refusals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_it_serves_until_a_signal_and_loads_nothing_heavy(runs: list[Path], end:
         answer.read()
         cookie = {"Cookie": answer.headers["Set-Cookie"].split(";")[0]}
         for path, status in (("/data/0/match/1/3", 200), ("/../../config.yaml", 404), ("/data/%2e%2e/x", 404)):
-            connection.request("GET", path, headers=cookie)  # as it stands, without tidying of the path
+            connection.request("GET", path, headers=cookie)  # sent without normalising the path
             answer = connection.getresponse()
             answer.read()
             assert answer.status == status, path
@@ -52,16 +52,16 @@ def test_only_this_machine_can_connect(runs: list[Path]) -> None:
         assert "--port" in str(caught.value.hint)
 
 
-def test_each_start_has_a_token_of_its_own(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
+def test_each_start_has_a_new_token(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[str] = []
     monkeypatch.setattr(server, "serve", lambda app, listening: listening.close())
     for _ in range(2):
-        browse(runs, tell=told.append)
-    assert len({url.partition("token=")[2] for url in told}) == 2
-    assert all(len(url.partition("token=")[2]) >= 32 for url in told)
+        browse(runs, announce=announced.append)
+    assert len({url.partition("token=")[2] for url in announced}) == 2
+    assert all(len(url.partition("token=")[2]) >= 32 for url in announced)
 
 
-def test_a_run_without_a_store_says_what_makes_one(tmp_path: Path) -> None:
+def test_a_run_without_a_store_is_refused_with_the_remedy(tmp_path: Path) -> None:
     run = write_run(tmp_path / "topk" / "seed-0")
     with pytest.raises(ConfigError, match="no feature store") as caught:
         browse([run])
@@ -75,7 +75,7 @@ def test_no_run_and_the_same_run_twice_are_refused(runs: list[Path]) -> None:
         open_runs([runs[0], runs[0]])
 
 
-def test_runs_of_two_studies_are_told_apart_by_their_folders(runs: list[Path], tmp_path: Path) -> None:
+def test_runs_of_two_studies_are_labelled_by_folder(runs: list[Path], tmp_path: Path) -> None:
     other = write_runs(tmp_path)[0]
     assert [run.label for run in open_runs([runs[0], other, runs[1]]).runs] == [
         str(runs[0]),
@@ -85,7 +85,7 @@ def test_runs_of_two_studies_are_told_apart_by_their_folders(runs: list[Path], t
 
 
 @pytest.mark.parametrize("missing", ["uvicorn", "starlette"])
-def test_without_the_extra_it_says_how_to_install_it(
+def test_a_missing_extra_is_reported_with_its_installation(
     runs: list[Path], missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for part in ("server", "guard"):
@@ -94,24 +94,24 @@ def test_without_the_extra_it_says_how_to_install_it(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MachineError, match=f"needs {missing}") as caught:
-        browse(runs, tell=lambda url: pytest.fail("the address was told before it could be served"))
+        browse(runs, announce=lambda url: pytest.fail("the address was announced before it could be served"))
     assert caught.value.hint == "pip install 'saepipe[browse]'"
 
 
-def test_files_need_neither(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_need_no_extra(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.setitem(sys.modules, "starlette", None)
     assert browse(runs, static=tmp_path / "site") == tmp_path / "site" / "index.html"
 
 
-def test_the_page_is_opened_where_that_is_asked_for(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_opened_on_request(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    told: list[str] = []
+    announced: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr(server, "serve", lambda app, listening: listening.close())
-    browse(runs, open_page=True, tell=told.append)
-    assert opened == told
-    browse(runs, tell=told.append)
+    browse(runs, open_page=True, announce=announced.append)
+    assert opened == announced
+    browse(runs, announce=announced.append)
     assert len(opened) == 1
 
 

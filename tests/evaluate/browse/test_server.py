@@ -1,4 +1,4 @@
-"""Who is answered and who is not; notes over HTTP."""
+"""Access control of the server, and notes over HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from helpers.runs_to_browse import D_SAE
-from saepipe.evaluate.browse.guard import HEADERS, LONGEST_BODY
+from saepipe.evaluate.browse.guard import HEADERS, MAX_BODY
 from saepipe.evaluate.browse.notes import FILE
 from saepipe.evaluate.browse.resources import Resources
 from saepipe.evaluate.browse.server import application
@@ -33,7 +33,7 @@ def stranger(app: Any) -> TestClient:
 
 @pytest.fixture
 def client(stranger: TestClient) -> Iterator[TestClient]:
-    """One that came with the token."""
+    """A client that has the token."""
     assert stranger.get("/", params={"token": TOKEN}).status_code == 200
     return stranger
 
@@ -41,7 +41,7 @@ def client(stranger: TestClient) -> Iterator[TestClient]:
 @pytest.mark.parametrize(
     "path", ["/", "/browse.js", "/data/runs", "/data/0/latent/1", "/nothing", "/?token=", "/?token=x"]
 )
-def test_without_the_token_nothing_is_told(stranger: TestClient, path: str) -> None:
+def test_without_the_token_everything_is_refused(stranger: TestClient, path: str) -> None:
     answer = stranger.get(path)
     assert answer.status_code == 403
     assert "saepipe" in answer.text
@@ -56,7 +56,7 @@ def test_the_token_becomes_a_cookie_that_no_script_and_no_other_site_can_use(str
     assert stranger.get("/data/runs").json()["runs"][0]["d_sae"] == D_SAE
 
 
-def test_a_wrong_cookie_beside_odd_ones_is_refused_and_the_right_one_taken(stranger: TestClient) -> None:
+def test_among_odd_cookies_a_wrong_one_is_refused_and_the_right_one_accepted(stranger: TestClient) -> None:
     odd = 'a="b; {json: [1, 2]}; =; '
     assert stranger.get("/data/runs", headers={"cookie": f"{odd}saepipe-{PORT}=wrong"}).status_code == 403
     assert stranger.get("/data/runs", headers={"cookie": f"{odd}saepipe-{PORT}={TOKEN}"}).status_code == 200
@@ -93,11 +93,11 @@ def test_a_url_is_never_a_path(client: TestClient, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/data/3/columns", f"/data/0/latent/{D_SAE}", "/data/0/latent/-1", "/data/0/latent/" + "9" * 5000]
 )
-def test_what_is_not_there_is_not_found(client: TestClient, path: str) -> None:
+def test_missing_resources_are_not_found(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 404
 
 
-def test_every_answer_says_what_the_browser_must_not_do(client: TestClient, stranger: TestClient) -> None:
+def test_every_answer_has_the_security_headers(client: TestClient, stranger: TestClient) -> None:
     paths = ["/", "/browse.css", "/browse.js", "/source.js", "/icon.svg", "/data/runs", "/data/0/latent/0", "/nothing"]
     for answer in [client.get(path) for path in paths] + [stranger.get("/", headers={"host": "evil"})]:
         assert {name: answer.headers[name] for name in HEADERS} == HEADERS
@@ -106,7 +106,7 @@ def test_every_answer_says_what_the_browser_must_not_do(client: TestClient, stra
     assert "unsafe" not in HEADERS["Content-Security-Policy"]
 
 
-def test_types_are_told(client: TestClient) -> None:
+def test_content_types(client: TestClient) -> None:
     types = {
         "/": "text/html",
         "/browse.css": "text/css",
@@ -117,7 +117,7 @@ def test_types_are_told(client: TestClient) -> None:
         assert client.get(path).headers["content-type"].split(";")[0] == kind
 
 
-def test_a_note_is_written_where_it_can_be_read(client: TestClient, runs: list[Path]) -> None:
+def test_a_note_can_be_written_and_read(client: TestClient, runs: list[Path]) -> None:
     text = "capital letters 😀\n<script>alert(1)</script>"
     assert client.put("/data/1/notes/7", json={"text": text}, headers=WRITES).status_code == 204
     assert client.get("/data/1/notes").json() == {"7": text}
@@ -126,7 +126,7 @@ def test_a_note_is_written_where_it_can_be_read(client: TestClient, runs: list[P
     assert client.get("/data/1/notes").json() == {}
 
 
-def test_notes_at_the_same_moment(client: TestClient) -> None:
+def test_concurrent_notes(client: TestClient) -> None:
     def write(latent: int) -> int:
         return client.put(f"/data/2/notes/{latent}", json={"text": f"n{latent}"}, headers=WRITES).status_code
 
@@ -138,10 +138,10 @@ def test_notes_at_the_same_moment(client: TestClient) -> None:
 REFUSED: tuple[tuple[dict[str, str], bytes, int], ...] = (
     ({"origin": "http://evil.example"}, b'{"text": "x"}', 403),
     ({"origin": "null"}, b'{"text": "x"}', 403),
-    ({"origin": f"http://localhost:{PORT}"}, b'{"text": "x"}', 403),  # ours, but not the page that asks
+    ({"origin": f"http://localhost:{PORT}"}, b'{"text": "x"}', 403),  # this server, but not the host of the request
     ({"origin": ""}, b'{"text": "x"}', 403),
-    ({"content-type": "text/plain"}, b'{"text": "x"}', 415),  # what a form of another site could send
-    ({}, b" " * (LONGEST_BODY + 1), 413),
+    ({"content-type": "text/plain"}, b'{"text": "x"}', 415),  # a type that a form of another site can send
+    ({}, b" " * (MAX_BODY + 1), 413),
     ({}, b"", 400),
     ({}, b"[1]", 400),
     ({}, b'{"text": 1}', 400),
@@ -151,7 +151,7 @@ REFUSED: tuple[tuple[dict[str, str], bytes, int], ...] = (
 
 
 @pytest.mark.parametrize(("headers", "body", "status"), REFUSED)
-def test_other_writes_are_refused(client: TestClient, headers: dict[str, str], body: bytes, status: int) -> None:
+def test_invalid_writes_are_refused(client: TestClient, headers: dict[str, str], body: bytes, status: int) -> None:
     assert client.put("/data/0/notes/3", content=body, headers={**WRITES, **headers}).status_code == status
     assert client.get("/data/0/notes").json() == {}
 
@@ -170,5 +170,5 @@ def test_only_notes_of_latents_can_be_written(client: TestClient, path: str) -> 
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PATCH"])
-def test_other_methods_do_nothing(client: TestClient, method: str) -> None:
+def test_other_methods_are_refused(client: TestClient, method: str) -> None:
     assert client.request(method, "/data/0/notes/1", json={"text": "x"}, headers=WRITES).status_code == 405

@@ -1,4 +1,4 @@
-"""Sweeps read at one L0: known curves give their known difference, and too few runs give the reason."""
+"""Sweeps read at a common L0: known curves give their known difference, and too few runs give the reason."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 
 from helpers.made_results import write_result, write_run
-from saepipe.evaluate.compare.sweeps import method
+from saepipe.evaluate.compare.sweeps import method_key
 from saepipe.evaluate.compare.table import compare
-from saepipe.evaluate.results.run_results import row_of
+from saepipe.evaluate.results.run_results import read_row
 from saepipe.train.rundir.load import open_run
 
 EFFECTS = (0.02, -0.01, 0.03, 0.0)
-"""What each seed adds to both sides: it cancels in the pair."""
+"""Effect of each seed on both sides; it cancels in the pair."""
 
 
 def write_sweep(
     folder: Path, name: str, l0s: dict[float, float], better_by: tuple[float, ...], more: tuple[Any, ...] = ()
 ) -> list[Path]:
-    """By L1 weight the L0 that it leads to; explained variance is 0.5 + 0.1 ln L0 + its seed's effect + `better_by`."""
+    """`l0s`: L0 by L1 weight. Explained variance is 0.5 + 0.1 ln L0 + the seed's effect + `better_by`."""
     runs = []
     for weight, l0 in l0s.items():
         for seed, gain in enumerate(better_by):
@@ -37,15 +37,17 @@ ORTSAE = ({"name": "ortsae", "weight": 1.0},)
 GAIN = (0.031, 0.029, 0.030, 0.032)
 
 
-def test_sweeps_are_compared_where_both_have_been(tmp_path: Path) -> None:
-    """The variants never meet at one L0; read at the baseline's own, 20, the curves lie 0.0305 apart."""
+def test_sweeps_are_compared_at_a_common_l0(tmp_path: Path) -> None:
+    """No two variants have the same L0; at the baseline's own, 20, the curves are 0.0305 apart."""
     base = write_sweep(tmp_path, "base", {1.0: 20.0, 2.0: 12.0, 0.5: 40.0}, (0.0,) * 4)
     new = write_sweep(tmp_path, "new", {1.0: 16.0, 2.0: 9.0, 0.5: 31.0}, GAIN, ORTSAE)
     verdicts = compare([*base, *new], baseline=base[0]).verdicts
-    assert [found.forbidden_by[0].rule for found in verdicts[:-1]] == ["H18"] * 5
+    assert [verdict.forbidden_by[0].rule for verdict in verdicts[:-1]] == ["H18"] * 5
     sweep = verdicts[-1]
     assert sweep.l0 == pytest.approx(20 * 1.015)  # the mean over the seeds of the baseline
-    assert str(sweep).startswith("sweep of new-1 (3 variants) against sweep of base-1 (3 variants) at L0 20.3: no rule")
+    assert str(sweep).startswith(
+        "sweep of new-1 (3 variants) against sweep of base-1 (3 variants) at L0 20.3: no health"
+    )
     change = next(change for change in sweep.changes if change.key == "explained_variance")
     assert change.paired.differences == pytest.approx(GAIN, abs=1e-9)
     assert (change.word, change.primary) == ("better", True)
@@ -53,7 +55,7 @@ def test_sweeps_are_compared_where_both_have_been(tmp_path: Path) -> None:
     assert "l0" not in {change.key for change in sweep.changes}  # it is the same by construction
 
 
-def test_where_the_baselines_own_l0_is_not_reached_the_middle_is_taken(tmp_path: Path) -> None:
+def test_the_middle_is_read_if_the_baselines_own_l0_is_not_reached(tmp_path: Path) -> None:
     base = write_sweep(tmp_path, "base", {0.5: 40.0, 1.0: 20.0, 2.0: 12.0}, (0.0,) * 3)
     new = write_sweep(tmp_path, "new", {0.5: 30.0, 1.0: 16.0, 2.0: 9.0}, GAIN[:3], ORTSAE)
     sweep = compare([*base, *new], baseline=base[0]).verdicts[-1]
@@ -64,34 +66,31 @@ def test_where_the_baselines_own_l0_is_not_reached_the_middle_is_taken(tmp_path:
 
 def notes(base: list[Path], new: list[Path]) -> str:
     table = compare([*base, *new], baseline=base[0])
-    assert all(found.l0 is None for found in table.verdicts)
-    return "\n".join(table.notes)
+    assert all(verdict.l0 is None for verdict in table.verdicts)
+    return "\n".join(map(str, table.notes))
 
 
 def test_two_l0s_are_too_few(tmp_path: Path) -> None:
     base = write_sweep(tmp_path, "base", {1.0: 20.0, 2.0: 12.0, 0.5: 40.0}, (0.0,))
     new = write_sweep(tmp_path, "new", {1.0: 16.0, 2.0: 9.0}, GAIN[:1], ORTSAE)
-    said = notes(base, new)
-    assert (
-        "new-1 is not read at the L0 of base-1: no seed has 3 different L0s in both sweeps (of 2 and 3 variants)"
-        in said
-    )
+    reason = "no seed has 3 different L0s in both sweeps (of 2 and 3 variants)"
+    assert f"new-1 and base-1 cannot be compared at a common L0: {reason}" in notes(base, new)
 
 
-def test_sweeps_that_do_not_meet(tmp_path: Path) -> None:
+def test_sweeps_without_a_common_l0(tmp_path: Path) -> None:
     base = write_sweep(tmp_path, "base", {1.0: 20.0, 2.0: 15.0, 0.5: 40.0}, (0.0,))
     new = write_sweep(tmp_path, "new", {1.0: 3.0, 2.0: 2.0, 0.5: 5.0}, GAIN[:1], ORTSAE)
-    assert "the sweeps share no L0: one begins at 15, one ends at 5" in notes(base, new)
+    assert "the sweeps share no L0: one starts at 15, another ends at 5" in notes(base, new)
 
 
 def test_at_matched_l0_nothing_is_interpolated(tmp_path: Path) -> None:
     base = write_sweep(tmp_path, "base", {1.0: 20.0}, (0.0,) * 3)
     new = write_sweep(tmp_path, "new", {1.0: 20.2}, GAIN[:3], ORTSAE)
-    (found,) = compare([*base, *new], baseline=base[0]).verdicts
-    assert (found.l0, found.forbidden_by) == (None, ())
+    (verdict,) = compare([*base, *new], baseline=base[0]).verdicts
+    assert (verdict.l0, verdict.forbidden_by) == (None, ())
 
 
-def test_a_rule_forbids_a_sweep_as_it_does_a_variant(tmp_path: Path) -> None:
+def test_a_rule_forbids_a_verdict_on_a_sweep_too(tmp_path: Path) -> None:
     base = write_sweep(tmp_path, "base", {1.0: 20.0, 2.0: 12.0, 0.5: 40.0}, (0.0,) * 3)
     new = write_sweep(tmp_path, "new", {1.0: 16.0, 2.0: 9.0, 0.5: 31.0}, GAIN[:3], ORTSAE)
     write_result(new[0], {"l0": 16.0, "explained_variance": 0.8}, tokens=7)
@@ -101,7 +100,7 @@ def test_a_rule_forbids_a_sweep_as_it_does_a_variant(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("first", "second", "same"),
     [
         ({"penalties": [{"name": "l1", "weight": 1}]}, {"penalties": [{"name": "l1", "weight": 9}]}, True),
         (
@@ -119,12 +118,12 @@ def test_a_rule_forbids_a_sweep_as_it_does_a_variant(tmp_path: Path) -> None:
     ],
     ids=["weight", "schedule", "target", "k", "seeds", "penalty", "another weight", "batch size", "width"],
 )
-def test_a_sweep_varies_nothing_but_sparsity(
-    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], same: bool
+def test_a_sweep_varies_sparsity_alone(
+    tmp_path: Path, first: dict[str, Any], second: dict[str, Any], same: bool
 ) -> None:
-    folders = [tmp_path / name / f"seed-{keys.get('seed', 0)}" for name, keys in (("a", one), ("b", other))]
+    folders = [tmp_path / name / f"seed-{keys.get('seed', 0)}" for name, keys in (("a", first), ("b", second))]
     rows = [
-        row_of(open_run(write_run(folder, **{"penalties": [], **keys})))
-        for folder, keys in zip(folders, (one, other), strict=True)
+        read_row(open_run(write_run(folder, **{"penalties": [], **keys})))
+        for folder, keys in zip(folders, (first, second), strict=True)
     ]
-    assert (method(rows[:1]) == method(rows[1:])) is same
+    assert (method_key(rows[:1]) == method_key(rows[1:])) is same

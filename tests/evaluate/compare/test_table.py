@@ -1,4 +1,4 @@
-"""The table: which config keys it shows, and what it says of each run."""
+"""The table: the config keys it shows, its figures, and its notes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ import pytest
 from helpers.made_results import write_core
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
-from saepipe.evaluate.compare.table import compare
+from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.results.run_results import Cell
 
 
-def cells(table, row: int) -> dict[str, Any]:
+def cells(table: Table, row: int) -> dict[str, Any]:
     return dict(zip(table.columns, table.rows[row], strict=True))
+
+
+def texts(table: Table) -> list[str]:
+    return [note.text for note in table.notes]
 
 
 def test_only_differing_keys_are_columns(make_run) -> None:
     table = compare([write_core(make_run("weak", weight=1.0)), write_core(make_run("strong", weight=4.0))])
+    assert table.settings == ("penalties.0.weight",)
     assert table.columns[:4] == ("run", "penalties.0.weight", "health", "L0")
     assert [cells(table, row)["penalties.0.weight"] for row in (0, 1)] == ["1.0", "4.0"]
     assert cells(table, 0)["explained variance"] == Cell(0.9, 0.89, 0.91)
@@ -33,39 +38,39 @@ def test_differences_are_from_the_baseline(make_run) -> None:
     assert cells(table, 0)["explained variance"].difference is None
     assert cells(table, 1)["explained variance"].difference == pytest.approx(0.1)
     assert str(cells(table, 1)["explained variance"]).endswith("(+0.1)")
-    assert any("difference from base of the same seed" in note for note in table.notes)
+    assert any("difference from the base run of the same seed" in note for note in texts(table))
 
 
-def test_differences_are_of_one_seed(make_run) -> None:
+def test_differences_are_between_equal_seeds(make_run) -> None:
     base = [write_core(make_run("base", seed), ev=0.8 + 0.05 * seed) for seed in (0, 1)]
     new = [write_core(make_run("new", seed, weight=2.0), ev=0.7 + 0.05 * seed) for seed in (0, 1, 2)]
     table = compare([*base, *new], baseline=base[0])
-    found = {row[0]: cells(table, place)["explained variance"].difference for place, row in enumerate(table.rows)}
-    assert found["base/seed-0"] is None
-    assert found["base/seed-1"] is None
-    assert found["new/seed-1"] == pytest.approx(-0.1)
-    assert found["new/seed-2"] == pytest.approx(0.0)  # from the baseline's first: it has no third
-    assert found["new (mean, n=3)"] == pytest.approx(0.75 - 0.825)
-    assert found["base (mean, n=2)"] is None
+    differences = {row[0]: cells(table, n)["explained variance"].difference for n, row in enumerate(table.rows)}
+    assert differences["base/seed-0"] is None
+    assert differences["base/seed-1"] is None
+    assert differences["new/seed-1"] == pytest.approx(-0.1)
+    assert differences["new/seed-2"] == pytest.approx(0.0)  # from the baseline's first run: it has no third
+    assert differences["new (mean, n=3)"] == pytest.approx(0.75 - 0.825)
+    assert differences["base (mean, n=2)"] is None
 
 
-def test_what_was_not_measured_says_so(make_run) -> None:
+def test_cells_say_why_they_have_no_value(make_run) -> None:
     table = compare([make_run("bare"), write_core(make_run("measured", weight=2.0), ev=None)])
     assert str(cells(table, 0)["L0"]) == "not measured"
     assert str(cells(table, 1)["explained variance"]) == "undefined"
-    assert "explained variance is undefined: nothing varies" in table.notes
+    assert "explained variance is undefined: nothing varies" in texts(table)
 
 
-def test_warnings_are_repeated_once(make_run) -> None:
-    runs = [write_core(make_run(name), warnings=("nothing can be seen",)) for name in ("a", "b")]
-    assert compare(runs).notes.count("nothing can be seen") == 1
+def test_equal_warnings_are_shown_once(make_run) -> None:
+    runs = [write_core(make_run(name), warnings=("all texts were empty",)) for name in ("a", "b")]
+    assert texts(compare(runs)).count("all texts were empty") == 1
 
 
 def test_a_warning_of_some_runs_names_them(make_run) -> None:
     for name in ("a", "b", "c"):
         write_core(make_run(name), warnings=() if name == "b" else ("few letters",))
     notes = compare([make_run(name) for name in ("a", "b", "c")]).notes
-    assert "a/seed-0, c/seed-0: few letters" in notes
+    assert [note.runs for note in notes if note.text == "a/seed-0, c/seed-0: few letters"] == [("a/seed-0", "c/seed-0")]
 
 
 def test_means_over_seeds(make_run) -> None:
@@ -77,42 +82,45 @@ def test_means_over_seeds(make_run) -> None:
     assert "MSE" not in table.columns  # no run has it
 
 
-def test_a_mean_is_of_all_seeds_or_none(make_run) -> None:
+def test_a_mean_needs_all_seeds(make_run) -> None:
     table = compare([write_core(make_run("a", seed), ev=0.8 if seed else None) for seed in (0, 1)])
-    assert cells(table, 2)["explained variance"] == Cell(why="1 of 2 seeds have it")
+    assert cells(table, 2)["explained variance"] == Cell(why="1 of 2 seeds have a value")
     assert str(cells(table, 2)["explained variance"]) == "undefined"
 
 
-def test_one_variant_of_two_studies_is_told_apart(make_run) -> None:
+def test_equal_variants_of_two_studies_are_labelled_by_folder(make_run) -> None:
     old, new = make_run("a", study="old"), make_run("a", study="new", weight=2.0)
     assert [row[0] for row in compare([old, new]).rows] == [str(old), str(new)]
 
 
 def test_unequal_sparsity_is_noted(make_run) -> None:
     near = [write_core(make_run("a"), l0=10.0), write_core(make_run("b", weight=2.0), l0=10.4)]
-    assert not any("matched sparsity" in note for note in compare(near).notes)
+    assert not any("sparsity is not matched" in note for note in texts(compare(near)))
     far = write_core(make_run("c", weight=3.0), l0=10.6)
-    assert any("10 to 10.6: not a comparison at matched sparsity" in note for note in compare([*near, far]).notes)
+    assert any("L0 is 10 against 10.6: sparsity is not matched" in note for note in texts(compare([*near, far])))
 
 
 def test_no_verdict_below_three_seeds(make_run) -> None:
     runs = [write_core(make_run("a", seed)) for seed in range(3)]
-    assert any("no verdict" in note for note in compare(runs[:2]).notes)
-    assert not any("no verdict" in note for note in compare(runs).notes)
+    assert any("no verdict" in note for note in texts(compare(runs[:2])))
+    assert not any("no verdict" in note for note in texts(compare(runs)))
 
 
 def test_other_heldout_tokens_are_noted(make_run) -> None:
     runs = [write_core(make_run("a"), tokens=100), write_core(make_run("b", weight=2.0), tokens=50)]
-    assert any("different held-out tokens" in note for note in compare(runs).notes)
+    assert any("different held-out tokens" in note for note in texts(compare(runs)))
 
 
-def test_a_result_of_a_run_that_lay_there_before_does_not_count(make_run) -> None:
+def test_a_result_of_an_earlier_run_is_left_out(make_run) -> None:
     folder = write_core(make_run("a", weight=1.0))
     make_run("a", weight=9.0)
     table = compare([folder])
     assert str(cells(table, 0)["explained variance"]) == "not measured"
     assert cells(table, 0)["health"] == "H11"
-    assert any("H11 error" in note and "is of a run that lay here before" in note for note in table.notes)
+    (note,) = (note for note in table.notes if note.finding)
+    assert (note.finding.rule, note.runs) == ("H11", ("a/seed-0",))
+    assert "H11 error" in note.text
+    assert "core.json is of an earlier run in this folder" in note.text
 
 
 def test_an_evaluation_of_another_shape_is_left_out(make_run) -> None:
@@ -124,14 +132,14 @@ def test_an_evaluation_of_another_shape_is_left_out(make_run) -> None:
     artifact.write_json(path, result)
     table = compare([folder])
     assert str(cells(table, 0)["explained variance"]) == "not measured"
-    (note,) = (note for note in table.notes if "H12" in note)
+    (note,) = (note for note in texts(table) if "H12" in note)
     assert "hook blocks.9.hook_resid_post, not blocks.1.hook_resid_post; d_sae 4, not 8" in note
 
 
 def test_a_foreign_result_is_refused(make_run) -> None:
     folder = make_run("a")
     artifact.write_json(folder / "eval" / "core.json", {"eval_type_id": "core"})
-    with pytest.raises(CorruptDataError, match=r"core\.json is no evaluation"):
+    with pytest.raises(CorruptDataError, match=r"core\.json is not a result of saepipe"):
         compare([folder])
 
 

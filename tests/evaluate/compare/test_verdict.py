@@ -1,4 +1,4 @@
-"""What may be said of a difference: what forbids a result, and the word that seeds carry."""
+"""Verdicts: the rules that forbid one, and the words that the seeds support."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from helpers import made_results
 from helpers.made_results import write_core
 from saepipe.cli import main
 from saepipe.data.folders.health import Finding, Health
-from saepipe.evaluate.compare.table import compare
+from saepipe.evaluate.compare.difference import Word
+from saepipe.evaluate.compare.table import Table, compare
 from saepipe.train.rundir.load import open_run
 
 INERT = Finding("H1", "error", "absorption was exactly 0")
@@ -33,7 +34,7 @@ OTHER = {"reconstruction": {}, "final_reconstruction": 199.0, "W_dec": "another"
 
 
 def judged(make_run, variant: dict[str, Any], baseline: dict[str, Any], **measured: Any) -> tuple[list[str], str]:
-    """The rules that forbid, and the words, of three seeds against three."""
+    """The rules that forbid a verdict on three seeds against three, and the verdict's text."""
     base = [write_core(make_run("base", seed, **baseline)) for seed in range(3)]
     runs = [write_core(make_run("new", seed, **{"weight": 2.0, **variant}), **measured) for seed in range(3)]
     (verdict,) = compare([*base, *runs], baseline=base[0]).verdicts
@@ -42,17 +43,17 @@ def judged(make_run, variant: dict[str, Any], baseline: dict[str, Any], **measur
 
 
 def test_sound_runs_may_be_compared(make_run) -> None:
-    rules, words = judged(make_run, {"health": changed(**OTHER)}, {"health": changed()})
+    rules, text = judged(make_run, {"health": changed(**OTHER)}, {"health": changed()})
     assert rules == []
-    assert words == "new against base: no rule forbids to read the differences (3 seeds)"
+    assert text == "new against base: no health rule prevents comparing these runs (3 seeds)"
 
 
 @pytest.mark.parametrize("side", ["variant", "baseline"])
 def test_an_error_on_either_side_forbids_a_result(make_run, side: str) -> None:
     sides = {"variant": {}, "baseline": {}, side: {"health": Health((INERT,))}}
-    rules, words = judged(make_run, sides["variant"], sides["baseline"])
+    rules, text = judged(make_run, sides["variant"], sides["baseline"])
     assert rules == ["H1"]
-    assert words == "new against base: NO RESULT, whatever the figures say: H1 inert penalty"
+    assert text == "new against base: NO RESULT, whatever the figures show: H1 inert penalty"
 
 
 def test_a_warning_does_not_forbid(make_run) -> None:
@@ -72,27 +73,27 @@ def test_a_warning_does_not_forbid(make_run) -> None:
     ],
     ids=["equal", "loss", "weights", "series", "final", "other"],
 )
-def test_twins_are_seen_again(make_run, changes: dict[str, Any], rules: list[str]) -> None:
-    found, words = judged(make_run, {"health": changed(**changes)}, {"health": changed()})
-    assert found == rules
-    assert not rules or "penalties.0.weight: 1.0 -> 2.0" in words
+def test_twins_are_checked_again(make_run, changes: dict[str, Any], rules: list[str]) -> None:
+    forbidding, text = judged(make_run, {"health": changed(**changes)}, {"health": changed()})
+    assert forbidding == rules
+    assert not rules or "penalties.0.weight: 1.0 -> 2.0" in text
 
 
 def test_unmatched_l0_forbids_a_result(make_run) -> None:
-    rules, words = judged(make_run, {}, {}, l0=10.6)
+    rules, text = judged(make_run, {}, {}, l0=10.6)
     assert rules == ["H18"]
-    assert "L0 is 10.6 against 10: not at matched sparsity" in words
+    assert "L0 is 10.6 against 10: sparsity is not matched" in text
 
 
 def test_other_heldout_tokens_forbid_a_result(make_run) -> None:
     assert judged(make_run, {}, {}, tokens=50)[0] == ["H16"]
 
 
-def test_one_config_of_two_sources_is_told(make_run) -> None:
+def test_one_config_at_two_commits_is_noted(make_run) -> None:
     runs = [make_run("a", study="old"), make_run("a", study="new", commit="two")]
-    assert any("H13 warning" in note and "one and two" in note for note in compare(runs).notes)
+    assert any("H13 warning" in note.text and "one and two" in note.text for note in compare(runs).notes)
     again = [make_run("a", study="old"), make_run("a", study="new")]
-    assert not any("H13" in note for note in compare(again).notes)
+    assert not any("H13" in note.text for note in compare(again).notes)
 
 
 def test_few_seeds_are_no_result(make_run) -> None:
@@ -103,14 +104,14 @@ def test_few_seeds_are_no_result(make_run) -> None:
 
 
 def test_one_seed_in_two_folders_counts_once(make_run) -> None:
-    """Three runs a side, and two seeds: a run made again is no further seed."""
+    """Three runs per side but two seeds: a run that is made again does not add a seed."""
     base = [write_core(make_run("base", seed)) for seed in range(3)]
     new = [write_core(make_run("new", seed, weight=2.0)) for seed in range(2)]
     again = write_core(make_run("new", 0, weight=2.0, study="again"))
     (verdict,) = compare([*base, *new, again], baseline=base[0]).verdicts
     assert verdict.num_seeds == 2
     assert {change.word for change in verdict.changes if change.paired} == {"too few seeds"}
-    assert "in no pair of equal seeds" in str(verdict.findings)
+    assert "left out, because the other side has no run with the same seed" in str(verdict.findings)
 
 
 def test_only_equal_seeds_are_pairs(make_run) -> None:
@@ -121,21 +122,21 @@ def test_only_equal_seeds_are_pairs(make_run) -> None:
     assert verdict.num_seeds == 3
     (change,) = (change for change in verdict.changes if change.key == "explained_variance")
     assert change.paired.differences == pytest.approx((-0.1, -0.1, -0.1))
-    assert any(
-        "new against base: H17 warning" in note and "new/seed-9, base/seed-0: in no pair" in note
-        for note in table.notes
-    )
+    (note,) = (note for note in table.notes if "left out" in note.text)
+    assert note.text.startswith("new against base: H17 warning")
+    assert "new/seed-9, base/seed-0: left out" in note.text
+    assert note.finding in verdict.findings
 
 
-def test_seeds_that_nobody_shares(make_run) -> None:
+def test_without_a_common_seed_there_is_no_verdict(make_run) -> None:
     base = [write_core(make_run("base", seed)) for seed in (0, 1, 2)]
     new = [write_core(make_run("new", seed, weight=2.0)) for seed in (3, 4, 5)]
     (verdict,) = compare([*base, *new], baseline=base[0]).verdicts
-    assert "no seed is common to both" in str(verdict)
+    assert "they have no seed in common" in str(verdict)
     assert {change.word for change in verdict.changes} == {"not measured"}
 
 
-def words(table) -> dict[str, str]:
+def words(table: Table) -> dict[str, Word]:
     (verdict,) = table.verdicts
     return {change.key: change.word for change in verdict.changes}
 
@@ -150,7 +151,7 @@ def moved(make_run, steps: tuple[float, ...], **keys: Any) -> list[Path]:
     return [*base, *new]
 
 
-def test_a_change_that_the_seeds_carry_has_its_word(make_run) -> None:
+def test_a_significant_change_has_a_direction(make_run) -> None:
     runs = moved(make_run, (0.050, 0.052, 0.049, 0.051))
     table = compare(runs, baseline=runs[0])
     assert words(table)["explained_variance"] == "better"
@@ -165,8 +166,8 @@ def test_a_change_that_the_seeds_carry_has_its_word(make_run) -> None:
     assert change["detectable"] < 0.01
 
 
-def test_what_a_config_declares_is_primary(make_run) -> None:
-    """It is written down with the run, and is no part of what the run is."""
+def test_declared_metrics_are_primary(make_run) -> None:
+    """The declaration is stored with the run but is not part of its id."""
     declared = {"l0": 1.0, "explained_varience": 0.1}
     runs = moved(make_run, (0.050, 0.052, 0.049), primary_metrics=declared)
     assert open_run(runs[0]).run_id == open_run(make_run("same", 0)).run_id
@@ -174,27 +175,27 @@ def test_what_a_config_declares_is_primary(make_run) -> None:
     (verdict,) = table.verdicts
     assert {change.key: change.interesting for change in verdict.changes if change.primary} == declared
     assert table.columns[-1] == "explained_varience"
-    assert any("H17" in note and "did you mean explained_variance?" in note for note in table.notes)
+    assert any("H17" in note.text and "did you mean explained_variance?" in note.text for note in table.notes)
 
 
-def test_other_declarations_add_up(make_run) -> None:
+def test_different_declarations_are_united(make_run) -> None:
     base = write_core(make_run("base", primary_metrics={"l0": 1.0, "mse": 0.5}))
     new = write_core(make_run("new", weight=2.0, primary_metrics={"l0": 0.1}))
     table = compare([new], baseline=base)
     (verdict,) = table.verdicts
     assert {change.key: change.interesting for change in verdict.changes if change.primary} == {"l0": 0.1, "mse": 0.5}
-    assert any("different primary metrics (l0: 1, mse: 0.5 against l0: 0.1)" in note for note in table.notes)
+    assert any("different primary metrics (l0: 1, mse: 0.5 against l0: 0.1)" in note.text for note in table.notes)
 
 
 def test_an_error_of_an_evaluation_forbids_a_result(make_run) -> None:
     chance = Finding("H10", "error", "all probes guess")
-    rules, words = judged(make_run, {}, {}, findings=(chance,))
+    rules, text = judged(make_run, {}, {}, findings=(chance,))
     assert rules == ["H10"]
-    assert "NO RESULT, whatever the figures say: H10 chance-level probes" in words
+    assert "NO RESULT, whatever the figures show: H10 chance-level probes" in text
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "difference"),
     [
         ({"mode": "reference"}, "mode: 'fixed' -> 'reference'"),
         ({"dtype": "bfloat16"}, "config.dtype: 'float32' -> 'bfloat16'"),
@@ -203,11 +204,11 @@ def test_an_error_of_an_evaluation_forbids_a_result(make_run) -> None:
     ],
     ids=["mode", "dtype", "settings", "texts"],
 )
-def test_evaluations_made_otherwise_forbid_a_result(make_run, keys: dict[str, Any], told: str) -> None:
-    rules, words = judged(make_run, {}, {}, **keys)
+def test_different_evaluation_settings_forbid_a_result(make_run, keys: dict[str, Any], difference: str) -> None:
+    rules, text = judged(make_run, {}, {}, **keys)
     assert rules == ["H16"]
-    assert "core of new/seed-0 was not measured as that of base/seed-0" in words
-    assert told in words
+    assert "core was measured differently for base/seed-0 and new/seed-0" in text
+    assert difference in text
 
 
 ABSORBED = "mean_full_absorption_score"
@@ -218,14 +219,14 @@ def absorbed(run: Path, **letters: float) -> Path:
     return made_results.write_result(run, figures, parts={ABSORBED: letters})
 
 
-def test_means_over_other_letters_are_compared_over_those_that_both_have(make_run) -> None:
-    """The variant alone has a, of which it absorbs much; of b and c it absorbs 0.1 less than the baseline."""
+def test_means_over_different_letters_are_compared_over_the_common_ones(make_run) -> None:
+    """Only the variant has the letter a, and absorbs much of it; of b and c it absorbs 0.1 less than the baseline."""
     base = [absorbed(make_run("base", seed), b=0.4 + 0.01 * seed, c=0.6) for seed in range(3)]
     new = [absorbed(make_run("new", seed, weight=2.0), a=1.0, b=0.3, c=0.5 - 0.01 * seed) for seed in range(3)]
     table = compare([*base, *new], baseline=base[0])
-    [told] = [note for note in table.notes if note.startswith("H16 warning")]
-    assert "2 (b c) of base/seed-0" in told
-    assert "3 (a b c) of new/seed-0" in told
+    [note] = [note.text for note in table.notes if note.text.startswith("H16 warning")]
+    assert "2 (b c) for base/seed-0" in note
+    assert "3 (a b c) for new/seed-0" in note
     (verdict,) = table.verdicts
     assert verdict.forbidden_by == ()
     [change] = [change for change in verdict.changes if change.key == ABSORBED]
@@ -242,13 +243,13 @@ def test_without_a_common_letter_there_is_no_difference(make_run) -> None:
     assert words(compare([*base, *new], baseline=base[0]))[ABSORBED] == "not measured"
 
 
-def test_equal_letters_say_nothing(make_run) -> None:
+def test_equal_letters_need_no_note(make_run) -> None:
     runs = [absorbed(make_run("base"), a=0.2, b=0.4), absorbed(make_run("new", weight=2.0), a=0.3, b=0.4)]
-    assert not any("H16" in note for note in compare(runs, baseline=runs[0]).notes)
+    assert not any("H16" in note.text for note in compare(runs, baseline=runs[0]).notes)
 
 
 @pytest.mark.parametrize(("off", "rules"), [(1e-7, []), (1e-5, ["H16"])])
-def test_what_the_model_does_alone_is_the_same_for_all(make_run, off: float, rules: list[str]) -> None:
+def test_figures_of_the_model_must_be_equal(make_run, off: float, rules: list[str]) -> None:
     base = [make_run("base", seed) for seed in range(3)]
     new = [make_run("new", seed, weight=2.0) for seed in range(3)]
     for run in (*base, *new):
@@ -257,22 +258,22 @@ def test_what_the_model_does_alone_is_the_same_for_all(make_run, off: float, rul
     table = compare([*base, *new], baseline=base[0])
     (verdict,) = table.verdicts
     assert [finding.rule for finding in verdict.forbidden_by] == rules
-    assert not rules or "different eval set: clean CE (nats) (ce_loss_without_sae)" in str(verdict)
-    assert "ce_loss_without_sae" not in words(table)  # nothing is claimed of what no SAE can change
+    assert not rules or "different evaluation data: clean CE (nats) (ce_loss_without_sae)" in str(verdict)
+    assert "ce_loss_without_sae" not in words(table)  # no verdict on a figure that no SAE can change
 
 
 def test_noisy_figures_are_marked(make_run) -> None:
     run = make_run("a")
     made_results.write_result(run, {"tpp_threshold_10_total_metric": 0.2})
     table = compare([run])
-    (place,) = (place for place, key in enumerate(table.figures) if key.startswith("tpp_"))
-    label = table.columns[place - len(table.figures)]
+    (index,) = (index for index, key in enumerate(table.figures) if key.startswith("tpp_"))
+    label = table.columns[index - len(table.figures)]
     assert label.endswith("(noisy)")
-    assert any(note.startswith(label) and "2605.18229" in note for note in table.notes)
-    assert table.figures[place] not in table.short
+    assert any(note.text.startswith(label) and "2605.18229" in note.text for note in table.notes)
+    assert table.figures[index] not in table.short
 
 
-def test_people_see_the_words(make_run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_shows_the_words(make_run, capsys: pytest.CaptureFixture[str]) -> None:
     runs = moved(make_run, (0.050, 0.052, 0.049, 0.051))
     assert main(["compare", *map(str, runs), "--baseline", str(runs[0])]) == 0
     shown = capsys.readouterr().out

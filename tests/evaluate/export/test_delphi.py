@@ -1,4 +1,4 @@
-"""delphi's latent cache: every activation in its place, by brute force and by delphi's own reader."""
+"""delphi's latent cache: every activation at its position, by brute force and by delphi's own reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers.interrupted_harvests import contents
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.evaluate.export.delphi import _splits, export_delphi, module_name
+from saepipe.evaluate.export.delphi import _split_files, export_delphi, module_name
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
@@ -27,14 +27,14 @@ SPLITS = ["0_15", "16_32", "33_49"]
 
 @pytest.fixture(scope="module")
 def run(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a TopK that was hardly trained: some latents are dead."""
+    """Returns a run of a TopK that was trained briefly: some latents are dead."""
     settings = {"cache": str(toy_cache), "hook": HOOK, "device": "cpu", "steps": 20, "batch_size": 256}
     sae = {"sae": {"name": "topk", "d_sae": D_SAE, "k": 3}, "penalties": []}
     return train(TrainConfig.parse(settings | sae), tmp_path_factory.mktemp("runs"))[0]
 
 
 def all_acts(run: Path, cache: Cache, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens (num_contexts, context_size), and acts (num_contexts, context_size, d_sae): 0 where no row is stored."""
+    """Returns tokens (num_contexts, context_size) and acts (num_contexts, context_size, d_sae), 0 without a row."""
     sae = load(run)
     if split == "heldout":
         heldout = cache.heldout
@@ -50,20 +50,20 @@ def all_acts(run: Path, cache: Cache, split: str) -> tuple[np.ndarray, np.ndarra
 
 
 def read_back(module: Path, num_contexts: int, context_size: int) -> np.ndarray:
-    """(num_contexts, context_size, d_sae) float16 from the files, as their layout says."""
+    """Returns the acts of the files by their layout, (num_contexts, context_size, d_sae) float16."""
     acts = np.zeros((num_contexts, context_size, D_SAE), np.float16)
     for path in module.glob("*.safetensors"):
         first, last = map(int, path.stem.split("_"))
-        found = load_file(path)
-        places = found["locations"].astype(np.int64)
-        assert ((places[:, 2] >= 0) & (places[:, 2] <= last - first)).all()
-        assert not acts[places[:, 0], places[:, 1], first + places[:, 2]].any()
-        acts[places[:, 0], places[:, 1], first + places[:, 2]] = found["activations"]
+        arrays = load_file(path)
+        locations = arrays["locations"].astype(np.int64)
+        assert ((locations[:, 2] >= 0) & (locations[:, 2] <= last - first)).all()
+        assert not acts[locations[:, 0], locations[:, 1], first + locations[:, 2]].any()
+        acts[locations[:, 0], locations[:, 1], first + locations[:, 2]] = arrays["activations"]
     return acts
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
-def test_every_activation_is_where_it_was(run: Path, toy_cache: Path, tmp_path: Path, split: Any) -> None:
+def test_every_activation_is_at_its_position(run: Path, toy_cache: Path, tmp_path: Path, split: Any) -> None:
     out = export_delphi(run, tmp_path / "latents", split=split, num_splits=3, device="cpu")
     tokens, acts = all_acts(run, Cache.open(toy_cache), split)
     module = out / "layers.1"
@@ -76,14 +76,14 @@ def test_every_activation_is_where_it_was(run: Path, toy_cache: Path, tmp_path: 
     assert (expected > 0).sum() > 1000
     assert np.array_equal(read_back(module, *tokens.shape), expected)
     for name in SPLITS:
-        found = load_file(module / f"{name}.safetensors")
-        assert (found["locations"].dtype, found["activations"].dtype) == (np.uint16, np.float16)
-        assert np.array_equal(found["tokens"], tokens)
-        flat = found["locations"].astype(np.int64) @ [tokens.shape[1] * D_SAE, D_SAE, 1]
+        arrays = load_file(module / f"{name}.safetensors")
+        assert (arrays["locations"].dtype, arrays["activations"].dtype) == (np.uint16, np.float16)
+        assert np.array_equal(arrays["tokens"], tokens)
+        flat = arrays["locations"].astype(np.int64) @ [tokens.shape[1] * D_SAE, D_SAE, 1]
         assert (np.diff(flat) > 0).all()  # context, then position, then latent
 
 
-def test_the_config_says_where_all_is_from(run: Path, toy_cache: Path, tmp_path: Path) -> None:
+def test_the_config_records_the_provenance(run: Path, toy_cache: Path, tmp_path: Path) -> None:
     out = export_delphi(run, tmp_path / "latents", num_contexts=7, device="cpu")
     config = json.loads((out / "layers.1" / "config.json").read_text())
     cache = Cache.open(toy_cache)
@@ -95,7 +95,7 @@ def test_the_config_says_where_all_is_from(run: Path, toy_cache: Path, tmp_path:
     assert load_file(out / "layers.1" / "0_9.safetensors")["tokens"].shape == (7, size)
 
 
-def test_the_same_again_changes_nothing_and_something_else_is_refused(run: Path, tmp_path: Path) -> None:
+def test_an_export_can_be_repeated_but_not_replaced(run: Path, tmp_path: Path) -> None:
     out = export_delphi(run, tmp_path / "latents", num_contexts=5, device="cpu")
     before = contents(out)
     export_delphi(run, out, num_contexts=5, device="cpu")
@@ -106,7 +106,7 @@ def test_the_same_again_changes_nothing_and_something_else_is_refused(run: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["latents"]
 
 
-def test_what_cannot_be_exported_leaves_nothing(
+def test_a_failed_export_leaves_nothing(
     run: Path, tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "latents"
@@ -115,7 +115,7 @@ def test_what_cannot_be_exported_leaves_nothing(
         export_delphi(run, out, split=wrong)
     with pytest.raises(ConfigError, match="was trained from cache"):
         export_delphi(run, out, cache=str(tiny_cache))
-    with pytest.raises(ConfigError, match="9,999 contexts, of"):
+    with pytest.raises(ConfigError, match="does not have 9,999 contexts"):
         export_delphi(run, out, num_contexts=9_999)
     with pytest.raises(ConfigError, match="51 files for 50 latents"):
         export_delphi(run, out, num_splits=51)
@@ -127,16 +127,16 @@ def test_what_cannot_be_exported_leaves_nothing(
 
 
 @pytest.mark.parametrize(("shape", "d_sae", "dtype"), [((2**16, 2), 4, np.uint16), ((2**16 + 1, 2), 4, np.uint32)])
-def test_many_contexts_take_wider_numbers(tmp_path: Path, shape: tuple[int, int], d_sae: int, dtype: type) -> None:
+def test_many_contexts_need_wider_integers(tmp_path: Path, shape: tuple[int, int], d_sae: int, dtype: type) -> None:
     tokens, last = np.zeros(shape, np.int32), np.array([shape[0] - 1])
-    for split in _splits(tmp_path, tokens, d_sae, 2):
-        split.add(last, np.array([1]), np.array([3]), np.array([2.5], np.float16))
-        split.write(tokens)
+    for file in _split_files(tmp_path, tokens, d_sae, 2):
+        file.add(last, np.array([1]), np.array([3]), np.array([2.5], np.float16))
+        file.write(tokens)
     assert load_file(tmp_path / "0_1.safetensors")["locations"].shape == (0, 3)
-    found = load_file(tmp_path / "2_3.safetensors")
-    assert found["locations"].dtype == dtype
-    assert found["locations"].tolist() == [[shape[0] - 1, 1, 1]]
-    assert found["activations"].tolist() == [2.5]
+    arrays = load_file(tmp_path / "2_3.safetensors")
+    assert arrays["locations"].dtype == dtype
+    assert arrays["locations"].tolist() == [[shape[0] - 1, 1, 1]]
+    assert arrays["activations"].tolist() == [2.5]
 
 
 def test_a_module_is_named_by_its_output() -> None:
@@ -146,32 +146,32 @@ def test_a_module_is_named_by_its_output() -> None:
 
 @pytest.mark.interop
 @pytest.mark.parametrize(("num_contexts", "num_splits"), [(80, 3), (1, D_SAE)])
-def test_delphis_own_reader_finds_the_same(
+def test_delphis_own_reader_reads_the_same(
     run: Path, toy_cache: Path, tmp_path: Path, num_contexts: int, num_splits: int
 ) -> None:
-    """Every latent's activations, and records with examples. Of one context, most latents are dead: empty files.
+    """Compares every latent's activations, and records with examples. One context leaves most files empty.
 
-    vllm, which delphi declares, pins a torch of its own. Its reader does without:
+    vllm, which delphi requires, pins another torch. delphi's reader works without it:
     pip install asyncer blobfile faiss-cpu sentence-transformers && pip install --no-deps eai-delphi
     """
     loader = pytest.importorskip("delphi.latents.loader", reason="delphi is not installed")
     config = pytest.importorskip("delphi.config")
-    asked: dict[str, Any] = {"num_contexts": num_contexts, "num_splits": num_splits}
-    out = export_delphi(run, tmp_path / "latents", device="cpu", **asked)
+    settings: dict[str, Any] = {"num_contexts": num_contexts, "num_splits": num_splits}
+    out = export_delphi(run, tmp_path / "latents", device="cpu", **settings)
     tokens, acts = (array[:num_contexts] for array in all_acts(run, Cache.open(toy_cache), "train"))
     stored = torch.from_numpy(np.where(np.abs(acts) > 1e-5, acts, 0).astype(np.float16))
     alive = torch.unique(stored.nonzero()[:, 2]).tolist()
     assert num_contexts > 1 or len(alive) < D_SAE
 
-    found = {}
+    activations = {}
     for start, end in loader.LatentDataset._edges(None, out, "layers.1"):
-        for one in loader.TensorBuffer(f"{out}/layers.1/{start}_{end}.safetensors", "layers.1"):
-            found[one.latent.latent_index] = one.activation_data
-    assert sorted(found) == alive
-    for latent, data in found.items():
-        where = stored[:, :, latent].nonzero()
-        assert torch.equal(data.locations[:, :2], where)
-        assert torch.equal(data.activations, stored[where[:, 0], where[:, 1], latent])
+        for record in loader.TensorBuffer(f"{out}/layers.1/{start}_{end}.safetensors", "layers.1"):
+            activations[record.latent.latent_index] = record.activation_data
+    assert sorted(activations) == alive
+    for latent, data in activations.items():
+        index = stored[:, :, latent].nonzero()
+        assert torch.equal(data.locations[:, :2], index)
+        assert torch.equal(data.activations, stored[index[:, 0], index[:, 1], latent])
 
     some = torch.tensor(alive[::3])
     dataset = loader.LatentDataset(
@@ -192,7 +192,7 @@ def test_delphis_own_reader_finds_the_same(
 
 
 class _Tokenizer:
-    """All that delphi asks of one."""
+    """The interface that delphi needs."""
 
     def batch_decode(self, tokens: torch.Tensor) -> list[str]:
         return [f"[{token}]" for token in tokens.tolist()]

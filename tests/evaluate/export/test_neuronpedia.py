@@ -1,4 +1,4 @@
-"""Neuronpedia's export tree, read as its importer reads it, field by field against the store."""
+"""Neuronpedia's export tree, read as by its importer, field by field against the store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     | {"id": str, "tokens": [str], "values": [float], "maxValue": float, "minValue": float, "maxValueTokenIndex": int}
     | {"binMin": float, "binMax": float, "binContains": float, "qualifyingTokenIndex": int},
 }
-"""Of the tables Neuron and Activation, in schema.prisma, with their types; the rest has a default or may be null."""
+"""Columns of the tables Neuron and Activation in schema.prisma, with types; others have defaults or are nullable."""
 PRISMA = {
     "release": {"name", "description", "creatorName", "creatorId", "urls", "visibility"},
     "model": {"id", "creatorId", "layers", "neuronsPerLayer", "owner", "displayName", "displayNameShort", "instruct"}
@@ -39,11 +39,11 @@ PRISMA = {
     "source": {"id", "modelId", "setName", "creatorId", "visibility", "hasDashboards", "dataset", "notes"}
     | {"num_prompts", "num_tokens_in_prompt"},
 }
-"""Fields that are created as they stand: one that the schema does not know is an error, and so is a missing one."""
+"""Fields that are created unchecked: an unknown field is an error, and so is a missing one."""
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """As the importer: it fails without a first line, and takes the columns from it."""
+    """Reads like the importer, which fails without a first line, and takes the columns from it."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     lines = [json.loads(line) for line in data.decode().replace("\\u0000", " ").strip().split("\n")]
     assert all(list(line) == list(lines[0]) for line in lines)
@@ -72,7 +72,7 @@ def folder(run: Path, tmp_path: Path) -> Path:
     return export_neuronpedia(run, tmp_path / "exports")
 
 
-def test_the_tree_is_the_importers(run: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_tree_is_what_the_importer_expects(run: Path, folder: Path, tmp_path: Path) -> None:
     assert folder == tmp_path / "exports" / "toy" / SOURCE
     rows = {kind: read_lines(folder / f"{kind}.jsonl") for kind in PRISMA}
     assert {kind: (len(lines), lines[0].keys()) for kind, lines in rows.items()} == {
@@ -87,10 +87,10 @@ def test_the_tree_is_the_importers(run: Path, folder: Path, tmp_path: Path) -> N
     assert info.run in source["notes"]
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     batches = {f"{kind}/batch-0.jsonl.gz" for kind in COLUMNS}
-    assert names == {*(f"{kind}.jsonl" for kind in PRISMA), *batches}  # no explanations: we have none
+    assert names == {*(f"{kind}.jsonl" for kind in PRISMA), *batches}  # without explanations, which we do not have
 
 
-def test_each_latent_is_a_feature_as_the_store_has_it(run: Path, folder: Path) -> None:
+def test_each_latent_is_a_feature_with_the_stores_values(run: Path, folder: Path) -> None:
     store, rows = FeatureStore.open(run), read_table(folder, "features")
     assert [row["index"] for row in rows] == [str(index) for index in range(33)]
     for row in rows:
@@ -106,7 +106,7 @@ def test_each_latent_is_a_feature_as_the_store_has_it(run: Path, folder: Path) -
         assert row["topkCosSimValues"] == pytest.approx([1, *(cosine for _, cosine in latent.neighbours)], rel=1e-3)
 
 
-def test_the_histogram_has_even_bars_and_all_tokens(run: Path, folder: Path) -> None:
+def test_the_histogram_has_equal_bars_and_all_tokens(run: Path, folder: Path) -> None:
     store = FeatureStore.open(run)
     for row in read_table(folder, "features"):
         latent, heights = store.latent(int(row["index"])), row["freq_hist_data_bar_heights"]
@@ -116,8 +116,8 @@ def test_the_histogram_has_even_bars_and_all_tokens(run: Path, folder: Path) -> 
         assert values == pytest.approx([(2 * bar + 1) * values[0] for bar in range(len(values))], rel=1e-3)
 
 
-def test_a_bin_gives_each_bar_its_part_of_the_width(run: Path) -> None:
-    """2 tokens between 1 and 2, 8 between 2 and 4, of which none above 3: 50 bars of 0.06 from 0 to 3."""
+def test_a_bin_is_spread_over_its_bars_by_width(run: Path) -> None:
+    """2 tokens are between 1 and 2, and 8 between 2 and 4 but none above 3: 50 bars of 0.06 from 0 to 3."""
     latent = replace(FeatureStore.open(run).latent(0), histogram=([1.0, 2.0, 4.0], [2, 8]), max_act=3.0)
     bars = neuronpedia_rows.bars(latent)
     assert [value for _, value in bars] == pytest.approx([0.03 + 0.06 * bar for bar in range(50)])
@@ -127,7 +127,7 @@ def test_a_bin_gives_each_bar_its_part_of_the_width(run: Path) -> None:
     assert sum(height for height, _ in bars) == pytest.approx(10)
 
 
-def test_each_example_is_an_activation_as_the_store_has_it(run: Path, folder: Path) -> None:
+def test_each_example_is_an_activation_with_the_stores_values(run: Path, folder: Path) -> None:
     store, rows = FeatureStore.open(run), read_table(folder, "activations")
     expected = [
         (latent, example) for index in range(33) for latent in [store.latent(index)] for example in latent.examples
@@ -147,7 +147,7 @@ def test_each_example_is_an_activation_as_the_store_has_it(run: Path, folder: Pa
     assert unknown > 10
 
 
-def test_groups_lie_between_bounds_that_meet(run: Path, folder: Path) -> None:
+def test_groups_have_adjacent_bounds(run: Path, folder: Path) -> None:
     store, rows = FeatureStore.open(run), read_table(folder, "activations")
     groups: dict[tuple[int, str], set[tuple[float, float, float]]] = {}
     for row, example in zip(rows, [e for i in range(33) for e in store.latent(i).examples], strict=True):
@@ -189,7 +189,7 @@ def test_awkward_widths(
 
 
 def test_a_batch_of_dead_latents_has_no_file_of_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty one would be an error to the importer."""
+    """The importer would fail on an empty file."""
     monkeypatch.setattr(neuronpedia, "_BATCH", 9)
     folder = export_neuronpedia(write_store(tmp_path / "base" / "seed-0", 10), tmp_path / "exports")
     assert [path.name for path in (folder / "activations").iterdir()] == ["batch-0.jsonl.gz"]
@@ -197,31 +197,31 @@ def test_a_batch_of_dead_latents_has_no_file_of_activations(tmp_path: Path, monk
 
 
 def test_without_logits_their_columns_are_left_out(tmp_path: Path) -> None:
-    run = write_store(tmp_path / "base" / "seed-0", 4, no_logits="no model at hand")
+    run = write_store(tmp_path / "base" / "seed-0", 4, no_logits="no model")
     rows = read_lines(export_neuronpedia(run, tmp_path / "exports") / "features" / "batch-0.jsonl.gz")
     assert rows[0].keys() == COLUMNS["features"].keys() - {"pos_str", "pos_values", "neg_str", "neg_values"}
 
 
-def test_tokens_come_through_as_they_are(run: Path, folder: Path) -> None:
-    """Quotes, markup, line ends, accents: a line stays one line."""
+def test_tokens_are_exported_unchanged(run: Path, folder: Path) -> None:
+    """Quotes, markup, line ends and accents do not break a line."""
     tokens = {token for row in read_table(folder, "activations") for token in row["tokens"]}
     assert {"\n", " café", " <b>", '"quoted"', "<bos>"} <= tokens
     path = folder / "activations" / "batch-0.jsonl.gz"
     assert len(gzip.decompress(path.read_bytes()).splitlines()) == 30 * 32
 
 
-def test_names_can_be_given_and_must_be_names(run: Path, tmp_path: Path) -> None:
+def test_names_can_be_given_and_must_be_valid(run: Path, tmp_path: Path) -> None:
     names = {"model": "gemma-2-2b", "source_set": "mine-res-16k", "release": "mine", "creator": "Me", "creator_id": "u"}
     folder = export_neuronpedia(run, tmp_path / "exports", **names)
     assert folder.relative_to(tmp_path) == Path("exports/gemma-2-2b/1-mine-res-16k")
     assert {row["creatorId"] for row in read_table(folder, "features")} == {"u"}
     assert read_lines(folder / "release.jsonl")[0]["creatorName"] == "Me"
     for wrong in ("", "../up", "a/b", ".hidden"):
-        with pytest.raises(ConfigError, match=r"source set|no model"):
+        with pytest.raises(ConfigError, match=r"is not a valid source set"):
             export_neuronpedia(run, tmp_path / "exports", model="m", source_set=wrong or "a b")
 
 
-def test_the_same_again_is_the_same_and_something_else_is_refused(run: Path, folder: Path, tmp_path: Path) -> None:
+def test_an_export_can_be_repeated_but_not_replaced(run: Path, folder: Path, tmp_path: Path) -> None:
     before = contents(folder)
     assert export_neuronpedia(run, tmp_path / "exports") == folder
     assert contents(folder) == before
@@ -231,7 +231,7 @@ def test_the_same_again_is_the_same_and_something_else_is_refused(run: Path, fol
     assert [path.name for path in folder.parent.iterdir()] == [SOURCE]
 
 
-def test_without_a_store_it_says_what_makes_one(tmp_path: Path) -> None:
+def test_a_missing_store_is_reported_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="saepipe evaluate RUN"):
         export_neuronpedia(tmp_path, tmp_path / "exports")
     assert not (tmp_path / "exports").exists()

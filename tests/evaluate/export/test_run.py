@@ -1,4 +1,4 @@
-"""One function for all that a run can become."""
+"""The one function that exports a run to every target."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import pytest
 
 import saepipe as sp
 from helpers.made_stores import write_store
-from helpers.random_runs import drawn_run
+from helpers.random_runs import random_run
 from saepipe.cli import main
 from saepipe.data.errors import ConfigError
 
 
-def test_an_sae_goes_to_a_library(tiny_cache: Path, tmp_path: Path) -> None:
-    run = drawn_run(tmp_path / "run", "topk", tiny_cache)
+def test_an_sae_is_exported_to_a_library(tiny_cache: Path, tmp_path: Path) -> None:
+    run = random_run(tmp_path / "run", "topk", tiny_cache)
     assert sp.export(run, "sparsify", str(tmp_path / "out")) == tmp_path / "out"
     assert (tmp_path / "out" / "config.json").is_file()
 
 
-def test_features_go_to_neuronpedia_with_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_features_are_exported_to_neuronpedia_with_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_store(store := tmp_path / "topk" / "seed-0", 8)
     arguments = ["export", str(store), "--to", "neuronpedia", "--out", str(tmp_path / "out"), "--format", "json"]
     assert main([*arguments, "--set", "model=some-model", "--set", "creator=me"]) == 0
@@ -34,11 +34,11 @@ def test_features_go_to_neuronpedia_with_settings(tmp_path: Path, capsys: pytest
     [
         ("neuronpedia", "modell", "did you mean 'model'"),
         ("neuronpedia", "run", "no setting 'run'"),
-        ("saelens", "library", "known: none"),
-        ("llamascope", "x", "known: saelens"),
+        ("saelens", "library", "it has none"),
+        ("llamascope", "x", "choose saelens"),
     ],
 )
-def test_what_cannot_be_asked_is_said(tmp_path: Path, target: str, setting: str, message: str) -> None:
+def test_wrong_targets_and_settings_are_refused(tmp_path: Path, target: str, setting: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         sp.export(tmp_path, target, tmp_path / "out", **{setting: 1})
     assert message in str(raised.value)

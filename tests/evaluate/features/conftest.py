@@ -1,6 +1,6 @@
-"""Small caches of made-up contexts, SAEs of random weights, and their feature stores.
+"""Small caches of synthetic contexts, SAEs with random weights, and their feature stores.
 
-Numbers are chosen so that float32 sums of them are exact: what the stream gives must equal brute force bit by bit.
+Numbers are chosen so that float32 sums of them are exact: streaming must equal brute force bit by bit.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from saepipe.data.batches.shuffle import permutation
-from saepipe.data.cache.cache import Cache, Layout
+from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.codecs import Profile
+from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.errors import MachineError
 from saepipe.data.folders import artifact
@@ -26,7 +27,7 @@ from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.gather_stores import build_stores
 from saepipe.evaluate.features.store import FeatureStore
 from saepipe.evaluate.features.store_job import StoreJob
-from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
@@ -40,16 +41,16 @@ SETTINGS: dict[str, Any] = {"num_top": 3, "num_quantiles": 2, "per_quantile": 2,
 
 @dataclass(frozen=True)
 class World:
-    """A cache, and beside it all that went into it in plain order."""
+    """A cache, and its content in stream order."""
 
     cache: Cache
     x: np.ndarray
-    """(num_contexts, context_size, d_in) float32, as the cache gives it back; NaN where no row is stored"""
+    """(num_contexts, context_size, d_in) float32, as read from the cache; NaN where no row is stored"""
     contexts: np.ndarray
     documents: np.ndarray
 
     def first(self, num_tokens: int | None) -> np.ndarray:
-        """x with NaN behind the first so many tokens."""
+        """Returns x, with NaN after the first `num_tokens` tokens."""
         x = self.x.copy()
         kept = np.flatnonzero(~np.isnan(x[..., 0]).ravel())
         x.reshape(-1, D_IN)[kept[num_tokens:] if num_tokens else []] = np.nan
@@ -57,7 +58,7 @@ class World:
 
 
 def make_world(folder: Path, profile: Profile = "lossless") -> World:
-    """Contexts whose first token, and some others, have no row; pools of 256 rows cut them anywhere."""
+    """Writes contexts whose first token, and some others, have no row; pools of 256 rows cut contexts anywhere."""
     rng = np.random.default_rng(0)
     shape = (NUM_CONTEXTS, SIZE)
     x = (rng.integers(-16, 17, (*shape, D_IN)) * (rng.random((*shape, 1)) < 0.8) / 8).astype(np.float32)
@@ -71,21 +72,21 @@ def make_world(folder: Path, profile: Profile = "lossless") -> World:
     attributes = {"format_version": layout.format_version, "hooks": [HOOK], "d_in": D_IN, "context_size": SIZE}
     attributes |= {"model": {"id": "made up", "revision": None}, "num_heldout_contexts": NUM_CONTEXTS}
     attributes |= {"config": {"model": {"model": str(folder / "no model")}}, "special_ids": [0]}
-    everything = {"contexts": contexts, "documents": documents, "keep": present}
+    arrays_by_name = {"contexts": contexts, "documents": documents, "keep": present}
     with (
         artifact.writer_lock(folder),
         closing(CacheWriter(folder, layout, {"train": 256, "heldout": 128}, snr_floor=0)) as writer,
     ):
         writer.start(attributes)
-        writer.put_contexts("train", 0, everything)
-        writer.put_contexts("heldout", 0, {f"heldout/{name}": array for name, array in everything.items()})
+        writer.put_contexts("train", 0, arrays_by_name)
+        writer.put_contexts("heldout", 0, {f"heldout/{name}": array for name, array in arrays_by_name.items()})
         for number, start in enumerate(range(0, len(rows), 256)):
-            here = slice(start, start + 256)
+            span = slice(start, start + 256)
             arrays = {
-                f"acts/{HOOK}": _bits(rows[here]),
-                f"norm/{HOOK}": rows[here].float().norm(dim=1).numpy(),
-                "context_id": context_id[here],
-                "position": position[here].astype(np.int32),
+                f"acts/{HOOK}": _bits(rows[span]),
+                f"norm/{HOOK}": rows[span].float().norm(dim=1).numpy(),
+                "context_id": context_id[span],
+                "position": position[span].astype(np.int32),
             }
             order = permutation(len(arrays["position"]), 0, number).numpy()
             writer.put(RowPool("train", number, arrays, order, {"batches": 0, "used": 0, "dropped": 0}))
@@ -96,21 +97,20 @@ def make_world(folder: Path, profile: Profile = "lossless") -> World:
             writer.put(RowPool("heldout", number, part, order, {"batches": 0, "used": 0, "dropped": 0}))
         writer.finish(attributes)
     cache = Cache.open(folder)
-    return World(cache, _given_back(cache, shape), contexts, documents)
+    return World(cache, _stored_rows(cache, shape), contexts, documents)
 
 
 def _bits(x: torch.Tensor) -> np.ndarray:
     return x.view(torch.int16).numpy().view(np.uint16)
 
 
-def _given_back(cache: Cache, shape: tuple[int, int]) -> np.ndarray:
-    """Every stored row, put at its context and position one by one; an int8 cache does not give what it was given."""
+def _stored_rows(cache: Cache, shape: tuple[int, int]) -> np.ndarray:
+    """Puts every stored row at its context and position; an int8 cache does not return exactly what was stored."""
     bits = cache.rows(HOOK).read(0, cache.num_tokens)
     values = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).float().numpy()
     x = np.full((*shape, D_IN), np.nan, np.float32)
-    for value, context, position in zip(
-        values, cache._read_all("context_id"), cache._read_all("position"), strict=True
-    ):
+    contexts, positions = (cache.array(name).read(0, cache.num_tokens) for name in ("context_id", "position"))
+    for value, context, position in zip(values, contexts, positions, strict=True):
         x[context, position] = value
     return x
 
@@ -127,7 +127,7 @@ def world_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Profile], Wo
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Run]:
-    """A run of small whole weights: 12 latents, the last dead, the one before without a decoder row."""
+    """Returns a writer of runs with small integer weights: 12 latents, the last dead, a zero decoder row before it."""
 
     def make(seed: int, *, d_sae: int = 12, cache: str = "c", damage: float = 0.0, d_in: int = D_IN) -> Run:
         rng = torch.Generator().manual_seed(seed)
@@ -150,7 +150,7 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture
 def build(world: World, tmp_path: Path) -> Callable[..., list[FeatureStore]]:
-    """Stores of some runs, built together."""
+    """Returns a builder of the stores of some runs, all in one pass."""
 
     def make(
         runs: Sequence[Run], world: World = world, progress: Progress | None = None, out: str = "", **settings: Any
@@ -158,11 +158,11 @@ def build(world: World, tmp_path: Path) -> Callable[..., list[FeatureStore]]:
         def no_model() -> Any:
             raise MachineError("there is no model")
 
-        artifacts = Artifacts(tmp_path / "artifacts", {})
-        testbed = Testbed(world.cache, HOOK, no_model, artifacts, 4, torch.device("cpu"))
-        asked = Features.parse(SETTINGS | settings)
+        kept_work = KeptWork(tmp_path / "artifacts", {})
+        testbed = Testbed(world.cache, HOOK, no_model, kept_work, 4, torch.device("cpu"))
+        features = Features.parse(SETTINGS | settings)
         folders = [tmp_path / out / run.variant / "features" if out else run.path / "features" for run in runs]
-        jobs = [StoreJob(run, testbed, asked, folder) for run, folder in zip(runs, folders, strict=True)]
+        jobs = [StoreJob(run, testbed, features, folder) for run, folder in zip(runs, folders, strict=True)]
         build_stores(jobs, progress or Silent())
         assert all(job.done for job in jobs)
         return [FeatureStore.open(folder) for folder in folders]
@@ -172,13 +172,13 @@ def build(world: World, tmp_path: Path) -> Callable[..., list[FeatureStore]]:
 
 @pytest.fixture
 def acts_of() -> Callable[[Run, np.ndarray], np.ndarray]:
-    """(num_contexts, context_size, d_sae) of a run on x, NaN where x is."""
+    """Returns a function that encodes x: acts (num_contexts, context_size, d_sae), NaN where x is NaN."""
 
     def encode(run: Run, x: np.ndarray) -> np.ndarray:
-        here = ~np.isnan(x[..., 0])
+        present = ~np.isnan(x[..., 0])
         sae = load(run)
         acts = np.full((*x.shape[:2], sae.d_sae), np.nan, np.float32)
-        acts[here] = sae.encode(torch.from_numpy(x[here])).numpy()
+        acts[present] = sae.encode(torch.from_numpy(x[present])).numpy()
         return acts
 
     return encode

@@ -1,4 +1,4 @@
-"""Every quantity of a feature store against brute force over all activations at once."""
+"""Every quantity of a feature store against brute force over all activations."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from saepipe.train.rundir.load import Run, load
 Build = Callable[..., list[FeatureStore]]
 
 
-def brute(store: FeatureStore, run: Run, world: Any, acts_of: Any) -> np.ndarray:
-    """(num_contexts, context_size, d_sae); NaN where no token was read."""
+def all_activations(store: FeatureStore, run: Run, world: Any, acts_of: Any) -> np.ndarray:
+    """Returns all activations, (num_contexts, context_size, d_sae); NaN where no token was read."""
     x = world.first(store.info.settings["num_tokens"])
     acts = acts_of(run, x)
     assert store.info.num_tokens == (~np.isnan(acts[..., 0])).sum()
@@ -29,22 +29,22 @@ def brute(store: FeatureStore, run: Run, world: Any, acts_of: Any) -> np.ndarray
     return acts
 
 
-def check_figures(store: FeatureStore, acts: np.ndarray) -> None:
+def check_statistics(store: FeatureStore, acts: np.ndarray) -> None:
     active = acts > 0
     num = active.sum(axis=(0, 1))
     np.testing.assert_array_equal(store.columns["num_active"], num)
     np.testing.assert_array_equal(store.columns["density"], num / store.info.num_tokens)
     for latent in range(acts.shape[2]):
-        found, values = store.latent(latent), acts[..., latent][active[..., latent]]
-        assert found.num_active == len(values)
+        stored, values = store.latent(latent), acts[..., latent][active[..., latent]]
+        assert stored.num_active == len(values)
         if len(values) == 0:
-            assert found.dead
-            assert (found.mean_act, found.max_act, found.histogram) == (None, None, ([], []))
-            assert found.examples == found.coactive == []
+            assert stored.dead
+            assert (stored.mean_act, stored.max_act, stored.histogram) == (None, None, ([], []))
+            assert stored.examples == stored.coactive == []
             continue
-        assert found.max_act == values.max()
-        assert found.mean_act == pytest.approx(values.mean(dtype=np.float64))
-        edges, counts = found.histogram
+        assert stored.max_act == values.max()
+        assert stored.mean_act == pytest.approx(values.mean(dtype=np.float64))
+        edges, counts = stored.histogram
         assert sum(counts) == len(values)
         np.testing.assert_array_equal(counts, np.histogram(values.clip(EDGES[0]), np.array(edges))[0])
         assert set(edges) <= set(EDGES.tolist())
@@ -52,37 +52,39 @@ def check_figures(store: FeatureStore, acts: np.ndarray) -> None:
 
 
 def check_examples(store: FeatureStore, acts: np.ndarray, world: Any) -> None:
-    """The top by activation, the sample by random numbers; windows token by token."""
+    """Checks the top by activation, the sample by random numbers, and windows token by token."""
     num_top, num_sample = 3, 4
     size = acts.shape[1]
     numbers = uniform(np.arange(acts[..., 0].size), store.info.settings["seed"]).reshape(acts.shape[:2])
     for latent in range(acts.shape[2]):
-        mine, examples = acts[..., latent], store.latent(latent).examples
-        top = [one for one in examples if one.group == "top"]
-        best = np.nan_to_num(mine).max(axis=1)
-        expected = np.lexsort((np.arange(len(best)), -best))[:num_top]
-        assert [one.context for one in top] == [c for c in expected if best[c] > 0]
-        assert all(one.position == np.nanargmax(mine[one.context]) for one in top)
+        of_latent, examples = acts[..., latent], store.latent(latent).examples
+        top = [example for example in examples if example.group == "top"]
+        best = np.nan_to_num(of_latent).max(axis=1)
+        strongest = np.lexsort((np.arange(len(best)), -best))[:num_top]
+        assert [example.context for example in top] == [c for c in strongest if best[c] > 0]
+        assert all(example.position == np.nanargmax(of_latent[example.context]) for example in top)
 
-        sample = [one for one in examples if one.group != "top"]
-        where = np.argwhere(np.nan_to_num(mine) > 0)
-        drawn = where[np.argsort(-numbers[tuple(where.T)])][:num_sample]
-        assert {(one.context, one.position) for one in sample} == {tuple(place) for place in drawn.tolist()}
-        strengths = [mine[one.context, one.position] for one in sample]
+        sample = [example for example in examples if example.group != "top"]
+        active = np.argwhere(np.nan_to_num(of_latent) > 0)
+        sampled = active[np.argsort(-numbers[tuple(active.T)])][:num_sample]
+        assert {(example.context, example.position) for example in sample} == {
+            tuple(token) for token in sampled.tolist()
+        }
+        strengths = [of_latent[example.context, example.position] for example in sample]
         assert strengths == sorted(strengths)
         if len(sample) == num_sample:
-            assert [one.group for one in sample] == ["q1", "q1", "q2", "q2"]
+            assert [example.group for example in sample] == ["q1", "q1", "q2", "q2"]
 
-        for one in examples:
-            start = window_start(one.position, 6, size)
-            assert (one.start, one.peak) == (start, one.position - start)
-            wanted = mine[one.context, start : start + 6]
-            found = np.array([np.nan if act is None else act for act in one.acts], np.float32)
-            np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
-            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6 * best.max())  # float16 of the largest
-            assert found[one.peak] > 0
-            assert one.document == world.documents[one.context, one.position]
-            assert one.tokens == [f"[{token}]" for token in world.contexts[one.context, start : start + 6]]
+        for example in examples:
+            start = window_start(example.position, 6, size)
+            assert (example.start, example.peak) == (start, example.position - start)
+            expected = of_latent[example.context, start : start + 6]
+            stored = np.array([np.nan if act is None else act for act in example.acts], np.float32)
+            np.testing.assert_array_equal(np.isnan(stored), np.isnan(expected))
+            np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-6 * best.max())  # float16 of the largest
+            assert stored[example.peak] > 0
+            assert example.document == world.documents[example.context, example.position]
+            assert example.tokens == [f"[{token}]" for token in world.contexts[example.context, start : start + 6]]
 
 
 def check_coactive(store: FeatureStore, acts: np.ndarray, num: int = 3) -> None:
@@ -92,45 +94,41 @@ def check_coactive(store: FeatureStore, acts: np.ndarray, num: int = 3) -> None:
         either = (active | active[:, [latent]]).sum(axis=0)
         jaccard = np.where(both > 0, both / np.maximum(either, 1), 0)
         jaccard[latent] = 0
-        found = store.latent(latent).coactive
+        coactive = store.latent(latent).coactive
         best = np.sort(jaccard)[::-1][:num]
-        np.testing.assert_allclose([score for _, score in found], best[best > 0], rtol=1e-6)
-        for other, score in found:
+        np.testing.assert_allclose([score for _, score in coactive], best[best > 0], rtol=1e-6)
+        for other, score in coactive:
             assert jaccard[other] == pytest.approx(score)
 
 
 def check_all(store: FeatureStore, run: Run, world: Any, acts_of: Any) -> None:
-    acts = brute(store, run, world, acts_of)
-    check_figures(store, acts)
+    acts = all_activations(store, run, world, acts_of)
+    check_statistics(store, acts)
     check_examples(store, acts, world)
     check_coactive(store, acts)
 
 
 @pytest.mark.parametrize("profile", ["lossless", "none", "int8"])
-def test_all_that_is_said_of_a_latent_is_so(
-    profile: Any, world_of: Any, build: Build, make_run: Any, acts_of: Any
-) -> None:
+def test_a_store_matches_brute_force(profile: Any, world_of: Any, build: Build, make_run: Any, acts_of: Any) -> None:
     world, run = world_of(profile), make_run(1)
     (store,) = build([run], world)
     check_all(store, run, world, acts_of)
     assert store.latent(11).dead
     assert store.info.num_dead >= 1
-    nans = [act is None for latent in range(12) for one in store.latent(latent).examples for act in one.acts]
-    assert 0.02 < np.mean(nans) < 0.5, "some windows reach over tokens that have no row"
+    nans = [act is None for latent in range(12) for example in store.latent(latent).examples for act in example.acts]
+    assert 0.02 < np.mean(nans) < 0.5, "some windows contain tokens that have no row"
 
 
 @pytest.mark.parametrize("num_tokens", [1, 7, 250, 256, 300, 700])
-def test_the_first_tokens_may_be_asked_for(
-    num_tokens: int, world: Any, build: Build, make_run: Any, acts_of: Any
-) -> None:
-    """In the middle of a context, of a pool, and at its end."""
+def test_a_limited_number_of_tokens(num_tokens: int, world: Any, build: Build, make_run: Any, acts_of: Any) -> None:
+    """Ends in the middle of a context, in the middle of a pool, and at its end."""
     run = make_run(2)
     (store,) = build([run], num_tokens=num_tokens)
     assert store.info.num_tokens == num_tokens
     check_all(store, run, world, acts_of)
 
 
-def test_contexts_are_whole_whatever_is_read_at_a_time(
+def test_contexts_are_whole_whatever_the_chunk_size(
     build: Build, make_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pools cut contexts; chunks of one context, of some and of a whole pool give the same bytes."""
@@ -144,14 +142,14 @@ def test_contexts_are_whole_whatever_is_read_at_a_time(
 
 
 def test_heldout_contexts(world: Any, build: Build, make_run: Any, acts_of: Any) -> None:
-    """They hold the same text here: equal where the special positions are left out."""
+    """The held-out contexts have the same text here, so the same checks hold."""
     run = make_run(4)
     (store,) = build([run], split="heldout")
     check_all(store, run, world, acts_of)
     assert store.info.split == "heldout"
 
 
-def test_stores_built_together_are_those_built_alone(build: Build, make_run: Any) -> None:
+def test_stores_built_together_equal_those_built_alone(build: Build, make_run: Any) -> None:
     runs = [make_run(5), make_run(6, d_sae=40)]
     together = build(runs, out="together")
     for run, store in zip(runs, together, strict=True):
@@ -160,30 +158,29 @@ def test_stores_built_together_are_those_built_alone(build: Build, make_run: Any
             assert (alone.folder / name).read_bytes() == (store.folder / name).read_bytes(), name
 
 
-def test_another_seed_draws_another_sample_and_the_same_top(build: Build, make_run: Any) -> None:
+def test_another_seed_gives_another_sample_and_the_same_top(build: Build, make_run: Any) -> None:
     run = make_run(7)
-    (one,), (other,) = build([run], out="one"), build([run], out="other", seed=1)
-    row, peak = "example_context", "peak_ids"
-    np.testing.assert_array_equal(one.peak_ids, other.peak_ids)
-    assert (one.arrays[row][:, 3:] != other.arrays[row][:, 3:]).any(), peak
+    (first,), (other,) = build([run], out="one"), build([run], out="other", seed=1)
+    np.testing.assert_array_equal(first.peak_ids, other.peak_ids)
+    assert (first.arrays["example_context"][:, 3:] != other.arrays["example_context"][:, 3:]).any()
 
 
 def test_the_sample_is_uniform(build: Build, make_run: Any, acts_of: Any, world: Any) -> None:
-    """Over many seeds, a latent's sampled activations have the mean of all of its activations."""
+    """Over many seeds, the mean of a latent's sampled activations is that of all its activations."""
     run = make_run(8)
     acts = acts_of(run, world.x)
     latent = int(np.argmax((acts > 0).sum(axis=(0, 1))))
     values = acts[..., latent][acts[..., latent] > 0]
-    drawn: list[float] = []
+    sampled: list[float] = []
     for seed in range(12):
         (store,) = build([run], seed=seed)
-        picked = [one for one in store.latent(latent).examples if one.group != "top"]
-        drawn += [acts[one.context, one.position, latent] for one in picked]
-    error = values.std() / np.sqrt(len(drawn))
-    assert abs(np.mean(drawn) - values.mean()) < 4 * error
+        sample = [example for example in store.latent(latent).examples if example.group != "top"]
+        sampled += [acts[example.context, example.position, latent] for example in sample]
+    error = values.std() / np.sqrt(len(sampled))
+    assert abs(np.mean(sampled) - values.mean()) < 4 * error
 
 
-def test_pairs_are_counted_on_fewer_tokens_where_there_are_too_many(
+def test_pairs_are_counted_on_fewer_tokens_if_there_are_too_many(
     build: Build, make_run: Any, acts_of: Any, world: Any
 ) -> None:
     run = make_run(9)
@@ -198,7 +195,7 @@ def test_pairs_are_counted_on_fewer_tokens_where_there_are_too_many(
     assert whole.info.coactive_tokens == whole.info.num_tokens
 
 
-def test_neighbours_are_those_of_all_cosines(build: Build, make_run: Any) -> None:
+def test_neighbours_match_the_full_matrix_of_cosines(build: Build, make_run: Any) -> None:
     run = make_run(10)
     (store,) = build([run])
     W_dec = load(run).W_dec.numpy().astype(np.float64)
@@ -207,12 +204,14 @@ def test_neighbours_are_those_of_all_cosines(build: Build, make_run: Any) -> Non
     np.testing.assert_allclose(store.decoder, unit, atol=1e-6)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)
-    cosines[:, 10] = -np.inf  # it has no direction
+    cosines[:, 10] = -np.inf  # a zero row has no direction
     for latent in range(12):
-        found = store.latent(latent).neighbours
+        neighbours = store.latent(latent).neighbours
         expected = np.argsort(-cosines[latent])[:3] if latent != 10 else []
-        assert [index for index, _ in found] == list(expected)
-        np.testing.assert_allclose([c for _, c in found], cosines[latent][expected] if latent != 10 else [], atol=1e-6)
+        assert [index for index, _ in neighbours] == list(expected)
+        np.testing.assert_allclose(
+            [c for _, c in neighbours], cosines[latent][expected] if latent != 10 else [], atol=1e-6
+        )
     assert np.isnan(store.columns["top_neighbour_cosine"][10])
 
 
@@ -222,14 +221,14 @@ def test_fewer_latents_than_neighbours(build: Build, make_run: Any) -> None:
     assert all(len(store.latent(latent).coactive) < 3 for latent in range(3))
 
 
-def test_nan_is_refused(build: Build, make_run: Any) -> None:
+def test_nan_activations_are_refused(build: Build, make_run: Any) -> None:
     run = make_run(12, damage=float("nan"))
     with pytest.raises(CorruptDataError, match="v12/seed-0 gives NaN"):
         build([run])
     assert not (run.path / "features" / "COMMITTED").exists()
 
 
-def test_what_is_missing_is_said(build: Build, make_run: Any) -> None:
+def test_missing_logits_and_texts_are_reported(build: Build, make_run: Any) -> None:
     progress = Silent()
     (store,) = build([make_run(13)], progress=progress)
     assert store.latent(0).positive_logits is None
@@ -237,17 +236,17 @@ def test_what_is_missing_is_said(build: Build, make_run: Any) -> None:
     assert store.info.no_texts is not None
     assert "cannot be loaded" in store.info.no_texts
     assert [said.split(": ")[0] for said in progress.said] == ["features of v13/seed-0"] * 2
-    (unasked,) = build([make_run(13)], num_logits=0)
-    assert unasked.info.no_logits == "num_logits is 0"
+    (without,) = build([make_run(13)], num_logits=0)
+    assert without.info.no_logits == "num_logits is 0"
 
 
 def test_a_window_is_no_longer_than_a_context(build: Build, make_run: Any) -> None:
     (store,) = build([make_run(14)], window=100)
     assert store.info.window == 16
-    assert {one.start for one in store.latent(0).examples} == {0}
+    assert {example.start for example in store.latent(0).examples} == {0}
 
 
-def test_an_sae_without_a_live_latent_has_a_store(build: Build, make_run: Any) -> None:
+def test_an_sae_whose_latents_are_all_dead_has_a_store(build: Build, make_run: Any) -> None:
     run = make_run(15)
     path = run.path / "sae" / "sae_weights.safetensors"
     weights = load_file(path)
@@ -255,20 +254,20 @@ def test_an_sae_without_a_live_latent_has_a_store(build: Build, make_run: Any) -
     (store,) = build([run])
     assert store.info.num_dead == 12
     assert all(store.latent(latent).dead and not store.latent(latent).examples for latent in range(12))
-    assert store.latent(0).neighbours, "decoder rows need no activation"
+    assert store.latent(0).neighbours, "neighbours do not depend on activations"
     assert store.search("[").size == 0
 
 
-def test_no_pair_is_counted_beyond_what_is_asked_for(build: Build, make_run: Any, acts_of: Any, world: Any) -> None:
+def test_no_more_pairs_are_counted_than_requested(build: Build, make_run: Any, acts_of: Any, world: Any) -> None:
     run = make_run(16)
     (store,) = build([run], coactive_pairs=1)
     numbers = uniform(np.arange(world.x[..., 0].size), 0).reshape(world.x.shape[:2])
     num_active = np.where(np.isnan(world.x[..., 0]), np.nan, (acts_of(run, world.x) > 0).sum(axis=2))
     shares = 0.5 ** np.arange(12)
-    found = next(
+    counted = next(
         num_active[(numbers < share) & ~np.isnan(num_active)] for share in shares if fits(share, numbers, num_active)
     )
-    assert store.info.coactive_tokens == len(found) < 100
+    assert store.info.coactive_tokens == len(counted) < 100
 
 
 def fits(share: float, numbers: np.ndarray, num_active: np.ndarray) -> bool:

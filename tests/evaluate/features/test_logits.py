@@ -1,4 +1,4 @@
-"""Tokens that a latent promotes, against the model's own modules; and how tokens read."""
+"""Tokens that a latent promotes, against the model's own modules; and the readable text of tokens."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def neox() -> PreTrainedModel:
 
 
 def explicit(model: PreTrainedModel, W_dec: torch.Tensor) -> torch.Tensor:
-    """(d_sae, vocab): each family's norm written out, its length left out."""
+    """Returns logits (d_sae, vocab) with each family's norm written out, without its division by length."""
     body: Any = model.base_model
     if isinstance(model, Gemma2ForCausalLM):
         through = W_dec * (1 + body.norm.weight)
@@ -67,53 +67,53 @@ def explicit(model: PreTrainedModel, W_dec: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("make", [gemma, llama, gpt2, neox])
 @torch.no_grad()
-def test_logits_are_those_of_the_model(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_match_the_models_own_modules(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = make()
-    for parameter in model.parameters():  # a new norm has weights of 1 (or 0), and hides what is done with them
+    for parameter in model.parameters():  # a new norm has weights of 1 (or 0), which would hide errors
         parameter.add_(torch.randn_like(parameter) / 3)
     W_dec = torch.randn(9, D_IN)
     monkeypatch.setattr(stage, "rows_at_a_time", lambda width: 4)
-    found, expected = logits(model, W_dec, 5), explicit(model, W_dec)
+    arrays, expected = logits(model, W_dec, 5), explicit(model, W_dec)
     for sign, largest in (("positive", True), ("negative", False)):
         best = expected.topk(5, dim=1, largest=largest)
-        np.testing.assert_allclose(found[f"{sign}_values"], best.values, rtol=1e-5, atol=1e-5)
-        np.testing.assert_array_equal(found[f"{sign}_ids"], best.indices)
+        np.testing.assert_allclose(arrays[f"{sign}_values"], best.values, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(arrays[f"{sign}_ids"], best.indices)
     assert logits(model, W_dec, 100)["positive_ids"].shape == (9, VOCAB)
 
 
 @torch.no_grad()
-def test_what_is_left_out_is_the_length_alone() -> None:
-    """Through the model's own norm and unembedding a latent's direction has the same logits, times one number."""
+def test_only_the_division_by_length_is_left_out() -> None:
+    """The model's own norm and unembedding give the same logits for a direction, up to one factor."""
     torch.manual_seed(0)
     model = gemma()
     model.base_model.norm.weight.add_(torch.randn(D_IN))
     row = torch.randn(1, D_IN)
     through = model.get_output_embeddings()(model.base_model.norm(row))
-    found = logits(model, row, VOCAB)
+    arrays = logits(model, row, VOCAB)
     scaled = through[0] * row.square().mean().sqrt()
-    np.testing.assert_allclose(found["positive_values"][0], scaled[found["positive_ids"][0].tolist()], atol=1e-4)
+    np.testing.assert_allclose(arrays["positive_values"][0], scaled[arrays["positive_ids"][0].tolist()], atol=1e-4)
 
 
-def test_a_model_of_another_make_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_an_unknown_final_norm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_NORMS", ("elsewhere",))
-    with pytest.raises(MachineError, match="keeps its final norm in none of: elsewhere"):
+    with pytest.raises(MachineError, match="has a final norm in none of these places: elsewhere"):
         logits(gemma(), torch.randn(2, D_IN), 3)
 
 
-def test_tokens_read_as_they_stand_in_a_text() -> None:
+def test_tokens_read_as_in_running_text() -> None:
     tokenizer = load_model(ModelConfig(model=str(MODEL_DIR), device="cpu")).tokenizer
     text = " The nurse, who sat on the mat; \u00e9t\u00e9.\n"
     ids = tokenizer.encode(text, add_special_tokens=False)
-    found = texts(tokenizer, ids)
-    assert "".join(found[token] for token in ids) == text.replace("\u00e9", r"\xc3\xa9")  # the toy knows bytes alone
-    assert any(piece.startswith(" ") for piece in found.values())
+    by_id = texts(tokenizer, ids)
+    assert "".join(by_id[token] for token in ids) == text.replace("\u00e9", r"\xc3\xa9")  # the toy only has the bytes
+    assert any(piece.startswith(" ") for piece in by_id.values())
     special = tokenizer.bos_token_id
     assert texts(tokenizer, [special]) == {special: tokenizer.bos_token}
 
 
 class Bytes:
-    """A tokenizer of two tokens that are half a character each, whose decoder strips the first space."""
+    """A tokenizer with two tokens of half a character each, whose decoder strips the first space."""
 
     pieces: tuple[str, ...] = ("a", "\u2581the", "<0xC3>", "<0xA9>")
 

@@ -1,4 +1,4 @@
-"""What results say of single latents."""
+"""Roles of single latents, read from results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def letter(name: str, own: list[int], absorbers: list[list[int]] | None, **words
         "split_latents": own,
         "f1_split": 0.914,
         "top_absorbers": absorbers,
-        "absorbed_words": None if absorbers is None else {key.removeprefix("_"): found for key, found in words.items()},
+        "absorbed_words": None if absorbers is None else {key[1:]: listed for key, listed in words.items()},
     }
 
 
@@ -41,44 +41,44 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_each_latent_has_its_roles(results: Path) -> None:
-    found = roles(results)
-    assert found.keys() == {1, 4, 5, 6, 7, 8, 9}
-    assert found[4] == [
+    by_latent = roles(results)
+    assert by_latent.keys() == {1, 4, 5, 6, 7, 8, 9}
+    assert by_latent[4] == [
         Role("absorption", "split", 'one of the 2 latents for words that begin with "s" (F1 0.91)', ("s",), 0.914),
         Role(
             "sparse_probing",
             "probe",
-            'the latent that tells most of "nurse" in bios (accuracy 0.610)',
+            'the latent most indicative of "nurse" in bios (accuracy 0.610)',
             ("nurse", "bios"),
             0.61,
         ),
     ]
-    assert [role.text for role in found[5]] == ['the latent for words that begin with "q" (F1 0.91)']
-    assert [role.text for role in found[6]] == [
-        'among the 2 latents that tell most of "nurse" in bios (accuracy 0.620)',
-        'effect number 1 on the probe of "nurse" in bios_tpp',
-        "effect number 1 on the probe of the concept in bios_scr_a_b",
+    assert [role.text for role in by_latent[5]] == ['the latent for words that begin with "q" (F1 0.91)']
+    assert [role.text for role in by_latent[6]] == [
+        'one of the 2 latents most indicative of "nurse" in bios (accuracy 0.620)',
+        'rank 1 by effect on the probe of "nurse" in bios_tpp',
+        "rank 1 by effect on the probe of the concept in bios_scr_a_b",
     ]
-    assert [(role.text, role.value) for role in found[7]] == [
+    assert [(role.text, role.value) for role in by_latent[7]] == [
         ('absorbs "s" on 3 words: snake, sun, ...', 3.0),
-        ('among the 10 latents that tell most of "nurse" in bios (accuracy 0.700)', 0.7),
+        ('one of the 10 latents most indicative of "nurse" in bios (accuracy 0.700)', 0.7),
     ]
-    assert [role.text for role in found[8]] == ['absorbs "s" on 1 word: sea']
+    assert [role.text for role in by_latent[8]] == ['absorbs "s" on 1 word: sea']
 
 
-def test_results_may_lie_in_a_folder_of_their_own_or_nowhere(results: Path, tmp_path: Path) -> None:
+def test_results_may_be_in_a_folder_of_their_own_or_missing(results: Path, tmp_path: Path) -> None:
     assert roles(results / "eval") == roles(results)
     assert roles(tmp_path / "nothing") == {}
 
 
-def test_a_result_without_words_is_read_too(results: Path) -> None:
+def test_a_result_without_absorbed_words_can_be_read(results: Path) -> None:
     older = letter("s", [], [[7, 3]])
     del older["absorbed_words"]
     artifact.write_json(results / "eval" / "absorption.json", {"saepipe": {"letters": [older]}})
     assert roles(results)[7][0].text == 'absorbs "s" on 3 words'
 
 
-def test_what_is_no_result_is_refused(results: Path) -> None:
+def test_a_file_that_is_not_a_result_is_refused(results: Path) -> None:
     (results / "eval" / "tpp.json").write_text("{}")
-    with pytest.raises(CorruptDataError, match=r"tpp\.json is no evaluation"):
+    with pytest.raises(CorruptDataError, match=r"tpp\.json is not a saepipe evaluation"):
         roles(results)

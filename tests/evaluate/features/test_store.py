@@ -1,4 +1,4 @@
-"""A made-up store: what is written comes back, damage is refused, and reading needs no torch and no time."""
+"""A synthetic store: what is written is read back, damage is refused, and reading does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from helpers.made_stores import write_store
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
-from saepipe.evaluate.features.mapped_tensors import mapped
+from saepipe.evaluate.features.mapped_tensors import map_safetensors
 from saepipe.evaluate.features.store import FOLDER, FeatureStore, window_start
 from saepipe.train.rundir.load import open_run
 
@@ -23,22 +23,23 @@ def run(tmp_path: Path) -> Path:
     return write_store(tmp_path / "l1" / "seed-3")
 
 
-def test_what_is_written_comes_back(run: Path) -> None:
+def test_a_store_reads_back_what_was_written(run: Path) -> None:
     store = FeatureStore.open(run)
-    arrays = mapped(run / FOLDER / "features.safetensors")
+    arrays = map_safetensors(run / FOLDER / "features.safetensors")
     assert (store.info.variant, store.info.seed, store.info.run) == ("l1", 3, open_run(run).fingerprint)
     latent = store.latent(5)
     assert (latent.num_active, latent.density) == (arrays["num_active"][5], store.columns["density"][5])
     assert len(latent.examples) == 32
-    assert [one.group for one in latent.examples] == ["top"] * 16 + [f"q{n}" for n in (1, 2, 3, 4) for _ in range(4)]
-    for slot, one in enumerate(latent.examples):
+    quantiles = [f"q{n}" for n in (1, 2, 3, 4) for _ in range(4)]
+    assert [example.group for example in latent.examples] == ["top"] * 16 + quantiles
+    for slot, example in enumerate(latent.examples):
         row = arrays["example_context"][5, slot]
-        assert (one.context, one.document) == (5 * row, row // 3)
+        assert (example.context, example.document) == (5 * row, row // 3)
         heat = arrays["heat"][5, slot].astype(np.float32) * arrays["max_act"][5]
-        assert [0 if act is None else act for act in one.acts] == np.nan_to_num(heat).tolist()
-        assert one.position == one.start + one.peak
-        ids = arrays["contexts"][row, one.start : one.start + 32].tolist()
-        assert one.tokens == [store.text(token) for token in ids]
+        assert [0 if act is None else act for act in example.acts] == np.nan_to_num(heat).tolist()
+        assert example.position == example.start + example.peak
+        ids = arrays["contexts"][row, example.start : example.start + 32].tolist()
+        assert example.tokens == [store.text(token) for token in ids]
     assert latent.neighbours == list(
         zip(*(arrays[n][5].tolist() for n in ("neighbours", "neighbour_cosine")), strict=True)
     )
@@ -52,7 +53,7 @@ def test_what_is_written_comes_back(run: Path) -> None:
     assert sum(counts) == latent.num_active
 
 
-def test_a_dead_latent_says_so(run: Path) -> None:
+def test_a_dead_latent(run: Path) -> None:
     store = FeatureStore.open(run)
     dead = store.latent(9)
     assert dead.dead
@@ -70,12 +71,12 @@ def test_search_finds_latents_by_their_strongest_tokens(run: Path) -> None:
     assert store.search("word").size > 20
 
 
-def test_the_decoder_is_that_of_the_run(run: Path, tmp_path: Path) -> None:
-    W_dec = mapped(run / "sae" / "sae_weights.safetensors")["W_dec"]
+def test_the_decoder_is_the_runs_own(run: Path, tmp_path: Path) -> None:
+    W_dec = map_safetensors(run / "sae" / "sae_weights.safetensors")["W_dec"]
     np.testing.assert_array_equal(FeatureStore.open(run).decoder, W_dec)
     (run / FOLDER).rename(tmp_path / "alone")
-    with pytest.raises(ConfigError, match="the run that .* is of is not at"):
-        FeatureStore.open(tmp_path / "alone").decoder  # noqa: B018 - it is read
+    with pytest.raises(ConfigError, match="the run of .* is not at"):
+        FeatureStore.open(tmp_path / "alone").decoder  # noqa: B018 - a property that reads
     artifact.write_file(tmp_path / "alone" / "log" / "run", f"{run}\n".encode())
     np.testing.assert_array_equal(FeatureStore.open(tmp_path / "alone").decoder, W_dec)
 
@@ -87,10 +88,10 @@ def test_without_logits_and_texts(tmp_path: Path) -> None:
     assert store.text(12345) == "[12345]"
 
 
-def test_there_is_no_store(tmp_path: Path, run: Path) -> None:
+def test_a_missing_store_or_latent_is_refused(tmp_path: Path, run: Path) -> None:
     with pytest.raises(ConfigError, match="no feature store.*\n.*saepipe evaluate RUN"):
         FeatureStore.open(tmp_path)
-    with pytest.raises(ConfigError, match="latent 32 of 32"):
+    with pytest.raises(ConfigError, match="there is no latent 32.*\n.*0 to 31"):
         FeatureStore.open(run).latent(32)
 
 
@@ -111,10 +112,10 @@ def test_damage_is_refused(run: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"123", b"\xff" * 64, (20).to_bytes(8, "little") + b'{"a": {"dtype": 1}} ' * 3])
-def test_what_is_no_safetensors_file_is_refused(data: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_safetensors_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(data)
-    with pytest.raises(CorruptDataError, match="no whole safetensors file"):
-        mapped(tmp_path / "x")
+    with pytest.raises(CorruptDataError, match="not a complete safetensors file"):
+        map_safetensors(tmp_path / "x")
 
 
 def test_another_format_is_refused(run: Path) -> None:
@@ -129,7 +130,7 @@ def test_another_format_is_refused(run: Path) -> None:
         FeatureStore.open(run)
 
 
-def test_windows_stay_inside_their_context() -> None:
+def test_windows_stay_within_their_context() -> None:
     starts = [window_start(position, 6, 16) for position in range(16)]
     assert starts == [0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10]
 
@@ -143,5 +144,5 @@ store = FeatureStore.open({str(run)!r})
 store.latent(1), store.columns, store.decoder, store.search("cat"), roles({str(run)!r})
 print([name for name in ("torch", "transformers", "zarr", "pydantic") if name in sys.modules])
 """
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

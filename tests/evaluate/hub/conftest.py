@@ -22,7 +22,7 @@ CORE = EvaluateConfig.parse({"device": "cpu", "metrics": [{"name": "core", "num_
 
 @pytest.fixture(scope="session")
 def trained(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """`one` and `two`, five steps each, evaluated; their configs name the cache by a relative path."""
+    """Runs `one` and `two`, five steps each, evaluated; their configs have a relative path to the cache."""
     folder = tmp_path_factory.mktemp("pushed")
     raw = {"hook": "blocks.1.hook_resid_post", "device": "cpu", "sae": {"name": "relu", "d_sae": 24}, "steps": 5}
     raw |= {"penalties": [{"name": "l1", "weight": 1.0}], "batch_size": 64, "optimizer": {"lr": 3e-3}}
@@ -35,18 +35,18 @@ def trained(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
 
 @pytest.fixture
 def runs(trained: list[Path], tmp_path: Path) -> list[Path]:
-    """Copies that a test may change, with the things in them that stay here."""
+    """Copies of the runs that a test may change, with files that must not be sent."""
     copies = [Path(shutil.copytree(run, tmp_path / "runs" / run.parent.name / run.name)) for run in trained]
     for run in copies:
         (run / "checkpoints" / "5").mkdir(parents=True)
         for name in ("checkpoints/5/state.safetensors", "notes.json", ".token", "eval/.core.json.partial"):
-            (run / name).write_text("stays here")
+            (run / name).write_text("not sent")
     return copies
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # else large files go to a server of another protocol
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # keeps large files on this server
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between attempts
     with serve(Hub({})) as served:
         yield served

@@ -1,4 +1,4 @@
-"""The model card: every value in it is one of the run's, its cache's or its results'."""
+"""Model card: every value in it is from the run, its cache or its results."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.card import card
-from saepipe.evaluate.hub.facts import Facts, explained
+from saepipe.evaluate.hub.facts import Facts, description_and_formula
 from saepipe.evaluate.hub.push import push
-from saepipe.evaluate.results.run_results import row_of
+from saepipe.evaluate.results.run_results import read_row
 from saepipe.train.config import TrainConfig
+from saepipe.train.penalties import l1
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.run import train
 from saepipe.train.rundir.importing import import_sae
@@ -33,7 +34,7 @@ MODEL, DATASET = "a" * 40, "b" * 40
 
 @pytest.fixture(scope="module")
 def from_hub(trained: list[Path], toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run, and its cache as it would be if model and dataset had come from a hub."""
+    """A run and its cache, edited as if model and dataset were from a hub."""
     folder = tmp_path_factory.mktemp("from-hub")
     cache = Path(shutil.copytree(toy_cache, folder / "cache"))
     group = json.loads((cache / "zarr.json").read_text())
@@ -50,8 +51,8 @@ def from_hub(trained: list[Path], toy_cache: Path, tmp_path_factory: pytest.Temp
     (run,) = train(TrainConfig.parse(raw), folder)
     result = json.loads((trained[0] / "eval" / "core.json").read_text())
     opened = open_run(run)
-    found = {"run": opened.fingerprint, "cache": opened.cache_fingerprint, "model": attributes["model"]}
-    result["saepipe"]["fingerprints"] |= found
+    fingerprints = {"run": opened.fingerprint, "cache": opened.cache_fingerprint, "model": attributes["model"]}
+    result["saepipe"]["fingerprints"] |= fingerprints
     artifact.write_json(run / "eval" / "core.json", result)
     return run, cache
 
@@ -61,9 +62,9 @@ def page(run: Path, to: str = TO, cache: Path | None = None) -> str:
 
 
 def line(text: str, start: str) -> str:
-    """The one line that starts so."""
-    (found,) = [line for line in text.splitlines() if line.startswith(start)]
-    return found
+    """The only line with this start."""
+    (match,) = [line for line in text.splitlines() if line.startswith(start)]
+    return match
 
 
 def test_front_matter(from_hub: tuple[Path, Path]) -> None:
@@ -77,53 +78,50 @@ def test_front_matter(from_hub: tuple[Path, Path]) -> None:
         "datasets": ["org/texts"],
         "license": "mit",
     }
-    cells = row_of(open_run(from_hub[0])).cells
+    cells = read_row(open_run(from_hub[0])).cells
     ((model,), (result,)) = index, index[0]["results"]
     assert model["name"] == "one/seed-0"
     assert result["dataset"] == {"name": "held-out part of org/texts", "type": "org/texts", "revision": DATASET}
-    found = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
     keys = ("l0", "explained_variance", "delta_ce", "ce_loss_score", "frac_alive")
-    assert found == {key: cells[key].value for key in keys}
+    assert values == {key: cells[key].value for key in keys}
 
 
-def test_what_it_says_of_a_run(from_hub: tuple[Path, Path]) -> None:
+def test_the_section_of_a_run(from_hub: tuple[Path, Path]) -> None:
     path, cache = from_hub
     text, run = page(path), open_run(path)
-    assert line(text, "# ") == "# A sparse autoencoder of google/gemma-2-2b at blocks.1.hook_resid_post"
+    assert line(text, "# ") == "# Sparse autoencoder for google/gemma-2-2b at blocks.1.hook_resid_post"
     assert line(text, "| base model") == f"| base model | `google/gemma-2-2b`, at `{MODEL}` |"
     assert line(text, "| dataset") == f"| dataset | `org/texts`, at `{DATASET}` |"
     assert line(text, "| hook") == "| hook | `blocks.1.hook_resid_post` |"
     assert line(text, "| training") == "| training | 320 tokens |"  # 5 steps of 64
     assert line(text, "| d_in") == "| d_in, d_sae | 128, 24 |"
-    assert line(text, "- penalty") == (
-        "- penalty `l1`: Sparsity by the sum of activations (Bricken et al. 2023; weighted by decoder norms: Conerly "
-        "et al. 2024). `` E_b sum_i acts_i |W_dec_i|; in a gated SAE of the gate's activations. `` weight 1.0, "
-        "warmup 0.0"
-    )
+    formula = l1.L1.__doc__
+    assert line(text, "- penalty") == f"- penalty `l1`: {l1.__doc__} `` {formula} `` weight 1.0, warmup 0.0"
     assert "`relu`: The plain sparse autoencoder" in line(text, "- `relu`")
-    ev = row_of(run).cells["explained_variance"]
+    ev = read_row(run).cells["explained_variance"]
     assert line(text, "| explained variance") == (
         f"| explained variance | {ev.value:.4g} | {ev.low:.4g} to {ev.high:.4g} |"
     )
     tokens = json.loads((path / "eval" / "core.json").read_text())["saepipe"]["counts"]["tokens"]
-    assert f"nothing of how another training seed would come out. On {tokens} held-out tokens" in text
+    assert f"the variation between training seeds. On {tokens} held-out tokens" in text
     assert "- `core`: metric_version 2, mode fixed, activations stored, config.name core, config.num_contexts 4" in text
     assert f"- run `{run.fingerprint}` (config `{run.run_id}`), by saepipe at commit tests; " in text
-    assert f"- from cache `{run.cache_fingerprint}`, harvested at commit tests" in text
+    assert f"- cache `{run.cache_fingerprint}`, harvested at commit tests" in text
     weights = Cache.open(cache).attributes["model"]["weights"]
-    assert f"- of the model `google/gemma-2-2b`, at `{MODEL}`; weights xxh3 `{weights}`" in text
+    assert f"- model `google/gemma-2-2b`, at `{MODEL}`; weights xxh3 `{weights}`" in text
     assert 'SAE.from_pretrained(release="org/name", sae_id="one/seed-0/sae")' in text
     assert "saepipe pull hf://org/name/one/seed-0 --out one/seed-0" in text
     licence = text.split("## Licence", 1)[1]
-    assert "Its author has not said under which licence" in licence
+    assert "The author has not stated a licence" in licence
     assert "[google/gemma-2-2b](https://huggingface.co/google/gemma-2-2b)" in licence
     assert "[org/texts](https://huggingface.co/datasets/org/texts)" in licence
 
 
-def test_what_is_unknown_is_called_so(runs: list[Path], toy_cache: Path, tmp_path: Path) -> None:
-    """Without the cache, the model is known by the results; another cache in its place says nothing."""
+def test_unknown_facts_are_called_unknown(runs: list[Path], toy_cache: Path, tmp_path: Path) -> None:
+    """Without its cache, the model is known from the results; another cache in its place is not used."""
     text = page(runs[0])
-    assert line(text, "| base model") == "| base model | `toy`, the one embedded in saepipe |"
+    assert line(text, "| base model") == "| base model | `toy`, embedded in saepipe |"
     assert "harvested at commit unknown" in text
     bare = write_run(tmp_path / "bare" / "seed-0", cache=str(toy_cache))
     text = page(bare)
@@ -135,7 +133,7 @@ def test_what_is_unknown_is_called_so(runs: list[Path], toy_cache: Path, tmp_pat
     assert front == {"library_name": "saelens", "tags": ["saepipe", "sparse-autoencoder"]}
 
 
-def test_local_models_and_data_are_called_by_their_last_name(runs: list[Path], tmp_path: Path) -> None:
+def test_local_models_and_datasets_are_named_by_the_last_part_of_their_path(runs: list[Path], tmp_path: Path) -> None:
     run = write_run(tmp_path / "local" / "seed-0")
     cfg = json.loads((run / "sae" / "cfg.json").read_text())
     metadata = {"model_name": "/home/somebody/models/mine", "dataset_path": "./texts/all.jsonl"}
@@ -147,7 +145,7 @@ def test_local_models_and_data_are_called_by_their_last_name(runs: list[Path], t
     assert "somebody" not in text
 
 
-def test_several_runs_are_one_table(tmp_path: Path) -> None:
+def test_several_runs_share_a_table(tmp_path: Path) -> None:
     weak, strong = ([{"name": "l1", "weight": weight}] for weight in (1.0, 2.0))
     runs = [
         write_run(tmp_path / "study" / "weak" / "seed-0", penalties=weak),
@@ -160,8 +158,8 @@ def test_several_runs_are_one_table(tmp_path: Path) -> None:
     assert line(text, "| run ").startswith("| run | penalties.0.weight | health | L0 | explained variance |")
     assert line(text, "| weak/seed-0").startswith("| weak/seed-0 | 1.0 | ok | 10 ±1 | 0.9 ±0.01 | 0.5 |")
     assert line(text, "| strong/seed-0").startswith("| strong/seed-0 | 2.0 | ok | 5 ±1 | undefined | 0.5 |")
-    assert "- H18: L0 goes from 5 to 10" in text
-    assert line(text, "| explained variance | none") == "| explained variance | none: nothing varies | - |"
+    assert "- H18: L0 is 5 against 10: sparsity is not matched" in text
+    assert line(text, "| explained variance | undef") == "| explained variance | undefined: nothing varies | - |"
     assert answer["findings"] == ["weak/seed-0: half of the texts were empty"]
     assert text.index("half of the texts") < text.index("## All runs")
     assert [part for part in text.splitlines() if part.startswith("## ")] == [
@@ -170,8 +168,8 @@ def test_several_runs_are_one_table(tmp_path: Path) -> None:
     assert "model-index" not in ModelCard(text).data.to_dict()
 
 
-def test_components_that_are_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plugin has what words its author gave it; that it is not in the repository is said."""
+def test_components_of_a_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin is described by its docstrings if it has any; the card says that its code is not included."""
     monkeypatch.setattr(Penalty, "members", dict(Penalty.members))
     plugin = tmp_path / "mine.py"
     plugin.write_text(
@@ -190,7 +188,7 @@ def test_components_that_are_ones_own(tmp_path: Path, monkeypatch: pytest.Monkey
     run = write_run(tmp_path / "own" / "seed-0", **config)
     answer = push(run, TO, dry_run=True)
     assert line(answer["card"], "- penalty") == "- penalty `mine` weight 2.0, warmup 0.0"
-    assert "- its author's own code, which is not here: `mine.py` (SHA-256 0123456789abcdef...)" in answer["card"]
+    assert "- code of the author, not included here: `mine.py` (SHA-256 0123456789abcdef...)" in answer["card"]
     assert answer["local_paths"] == [f"own/seed-0/config.yaml: plugins.0: {plugin}"]
 
 
@@ -198,30 +196,30 @@ def test_an_imported_run(runs: list[Path], toy_cache: Path, tmp_path: Path) -> N
     out = import_sae(runs[0] / "sae", "saelens", toy_cache, tmp_path / "theirs", name="theirs")
     answer = push(out, TO, dry_run=True)
     text = answer["card"]
-    assert "no rule of health has seen their training: theirs/seed-0" in text
-    assert "Trained by others, whose licence holds: saelens: theirs." in text
+    assert "no health rule checked their training: theirs/seed-0" in text
+    assert "Trained by others, under their licence: saelens: theirs." in text
     assert line(text, "| training") == "| training | unknown number of tokens |"
     assert line(text, "| seeds") == "| seeds | unknown |"
-    assert "- how it was trained is not known here" in text
-    assert [told.split(": ")[1] for told in answer["local_paths"]] == ["path", "cache"]
+    assert "- training settings unknown" in text
+    assert [entry.split(": ")[1] for entry in answer["local_paths"]] == ["path", "cache"]
 
 
-def test_a_branch_is_loaded_by_a_snapshot(runs: list[Path]) -> None:
+def test_an_sae_on_a_branch_is_loaded_from_a_snapshot(runs: list[Path]) -> None:
     text = page(runs[0], f"{TO}@later/study")
     assert "SAE.from_pretrained" not in text
     assert 'snapshot_download("org/name", revision="later", allow_patterns="study/one/seed-0/sae/*")' in text
     assert "saepipe pull hf://org/name@later/study/one/seed-0 --out one/seed-0" in text
 
 
-def test_the_cache_must_be_that_of_the_run(runs: list[Path], tiny_cache: Path) -> None:
+def test_another_cache_is_refused(runs: list[Path], tiny_cache: Path) -> None:
     with pytest.raises(ConfigError, match="one/seed-0 was made from"):
         page(runs[0], cache=tiny_cache)
 
 
 @pytest.mark.parametrize("family", [Penalty, Architecture, Transform])
-def test_every_component_has_words_of_its_own(family: type[Component]) -> None:
+def test_every_component_has_a_description_and_a_formula(family: type[Component]) -> None:
     import_members(family.package)
     for name, member in family.members.items():
-        what, formula = explained(member.model_construct())
-        assert min(len(what), len(formula)) > 15, name
-        assert not (what + formula).endswith(":"), name
+        description, formula = description_and_formula(member.model_construct())
+        assert min(len(description), len(formula)) > 15, name
+        assert not (description + formula).endswith(":"), name

@@ -1,4 +1,4 @@
-"""A run fetched from a hub is the run that was sent, or nothing is there."""
+"""Pulling a run: it equals the run that was pushed, or nothing is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.hub.pull import pull
 from saepipe.evaluate.hub.push import push
 from saepipe.evaluate.plan import plan
-from saepipe.evaluate.results.run_results import row_of
+from saepipe.evaluate.results.run_results import read_row
 from saepipe.evaluate.run import evaluate
 from saepipe.train.rundir.load import load, open_run
 
@@ -26,7 +26,7 @@ ONE = "one/seed-0"
 
 @pytest.fixture
 def pushed(hub: Hub, api: HfApi, runs: list[Path]) -> dict[str, bytes]:
-    """Both runs; the files of the last commit, which a test may change."""
+    """Pushes both runs and returns the files of the last commit, which a test may change."""
     push(runs, TO, api=api)
     files = dict(hub.repo("models/org/name").files())
     hub.repo("models/org/name").commits.append(files)
@@ -37,7 +37,7 @@ def content(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-def test_the_same_run_comes_back(
+def test_a_pulled_run_equals_the_pushed_one(
     pushed: dict[str, bytes], api: HfApi, runs: list[Path], toy_cache: Path, tmp_path: Path
 ) -> None:
     out = pull(f"{TO}/{ONE}", tmp_path / "got" / "it", toy_cache, api=api)
@@ -48,11 +48,11 @@ def test_the_same_run_comes_back(
     assert {name: content(runs[0])[name] for name in sent} == sent
     x = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
     assert torch.equal(load(out)(x), load(runs[0])(x))
-    assert row_of(theirs).cells == row_of(ours).cells
+    assert read_row(theirs).cells == read_row(ours).cells
     assert [path.name for path in out.parent.iterdir()] == ["it"]
 
 
-def test_its_results_hold_and_it_is_evaluated_anew(
+def test_a_pulled_run_has_valid_results_and_can_be_evaluated_again(
     pushed: dict[str, bytes], api: HfApi, toy_cache: Path, tmp_path: Path
 ) -> None:
     out = pull(f"{TO}/{ONE}", tmp_path / "got", api=api)
@@ -64,7 +64,7 @@ def test_its_results_hold_and_it_is_evaluated_anew(
     assert json.loads(result.read_text())["eval_result_metrics"] == before
 
 
-def test_what_is_there_stays_and_another_is_refused(
+def test_an_existing_run_is_kept_and_another_is_refused(
     hub: Hub, pushed: dict[str, bytes], api: HfApi, tmp_path: Path
 ) -> None:
     out = pull(f"{TO}/{ONE}", tmp_path / "got", api=api)
@@ -72,7 +72,7 @@ def test_what_is_there_stays_and_another_is_refused(
     assert pull(f"{TO}/{ONE}", out, api=api) == out
     assert hub.fetched("resolve") == {"COMMITTED"}
     before = content(out)
-    with pytest.raises(ConfigError, match="holds something else than hf://org/name/two/seed-0"):
+    with pytest.raises(ConfigError, match="holds something other than hf://org/name/two/seed-0"):
         pull(f"{TO}/two", out, api=api)
     assert content(out) == before
     (out / "health.json").write_text("{}")
@@ -92,7 +92,7 @@ def test_revisions(hub: Hub, api: HfApi, runs: list[Path], tmp_path: Path) -> No
         pull(f"{TO}@v9", tmp_path / "v9", api=api)
 
 
-def test_one_run_is_found_and_several_are_named(pushed: dict[str, bytes], api: HfApi, tmp_path: Path) -> None:
+def test_a_single_run_is_found_and_several_are_listed(pushed: dict[str, bytes], api: HfApi, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"holds 2 runs:\n  {TO}/one/seed-0\n  {TO}/two/seed-0"):
         pull(TO, tmp_path / "got", api=api)
     assert open_run(pull(f"{TO}/two", tmp_path / "got", api=api)).variant == "two"
@@ -110,27 +110,27 @@ def test_a_run_at_the_root(hub: Hub, pushed: dict[str, bytes], api: HfApi, tmp_p
     assert content(out).keys() == root.keys() - {".gitattributes"}
 
 
-def test_a_folder_is_no_pattern(api: HfApi, runs: list[Path], tmp_path: Path) -> None:
+def test_a_folder_is_not_a_pattern(api: HfApi, runs: list[Path], tmp_path: Path) -> None:
     push(runs[0], f"{TO}/a[1]*", api=api)
     push(runs[1], f"{TO}/a1x", api=api)
     assert open_run(pull(f"{TO}/a[1]*", tmp_path / "got", api=api)).variant == "one"
 
 
-def test_a_folder_of_saelens_is_told_from_a_run(hub: Hub, api: HfApi, runs: list[Path], tmp_path: Path) -> None:
+def test_a_saelens_folder_is_recognised(hub: Hub, api: HfApi, runs: list[Path], tmp_path: Path) -> None:
     sae = {f"layer_1/{path.name}": path.read_bytes() for path in (runs[0] / "sae").iterdir()}
     hub.repos["models/org/saes"] = Repo([sae])
-    with pytest.raises(ConfigError, match="is a folder of SAELens, not a run") as caught:
+    with pytest.raises(ConfigError, match="is a SAELens folder, not a run") as caught:
         pull("hf://org/saes", tmp_path / "got", api=api)
     assert "saepipe import FOLDER --from saelens" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", ["penalty.py", "state.pkl", "sae/ae.pt", "eval/run.sh", "no-suffix"])
-def test_other_kinds_of_file_are_refused_unfetched(
+def test_other_kinds_of_file_are_refused_before_the_download(
     hub: Hub, pushed: dict[str, bytes], api: HfApi, tmp_path: Path, name: str
 ) -> None:
     pushed[f"{ONE}/{name}"] = b"x"
     hub.requests.clear()
-    with pytest.raises(CorruptDataError, match=f"{TO}/{ONE} holds files of other kinds: {ONE}/{name}"):
+    with pytest.raises(CorruptDataError, match=f"{TO}/{ONE} has files of other kinds: {ONE}/{name}"):
         pull(f"{TO}/{ONE}", tmp_path / "got", api=api)
     assert not hub.fetched("resolve")
     assert pull(f"{TO}/two", tmp_path / "got", api=api)
@@ -145,7 +145,7 @@ def test_other_kinds_of_file_are_refused_unfetched(
         ("COMMITTED", b"0" * 64, "was changed after pulled run"),
     ],
 )
-def test_what_was_changed_there_is_refused(
+def test_a_changed_run_is_refused(
     pushed: dict[str, bytes], api: HfApi, tmp_path: Path, name: str, data: bytes | None, says: str
 ) -> None:
     pushed.pop(f"{ONE}/{name}")
@@ -158,7 +158,7 @@ def test_what_was_changed_there_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_code_that_a_config_names_is_not_run(api: HfApi, hub: Hub, runs: list[Path], tmp_path: Path) -> None:
+def test_python_files_in_a_config_are_not_run(api: HfApi, hub: Hub, runs: list[Path], tmp_path: Path) -> None:
     """A stranger's config may name any Python file of this machine."""
     plugin = tmp_path / "plugin.py"
     plugin.write_text(f"open({str(tmp_path / 'it-ran')!r}, 'w')\n")
@@ -169,7 +169,9 @@ def test_code_that_a_config_names_is_not_run(api: HfApi, hub: Hub, runs: list[Pa
     artifact.commit(runs[0])
     names = {f"{ONE}/{name}": data for name, data in content(runs[0]).items() if "sae/" in name or "/" not in name}
     hub.repos["models/org/stranger"] = Repo([{k: v for k, v in names.items() if not k.endswith(".token")}])
-    with pytest.raises(ConfigError, match="its config names code, which would run when it is opened: .*plugin.py"):
+    with pytest.raises(
+        ConfigError, match="config names Python files, which would run when the run is opened: .*plugin"
+    ):
         pull("hf://org/stranger", tmp_path / "got", api=api)
     assert not (tmp_path / "it-ran").exists()
     assert not (tmp_path / "got").exists()
@@ -177,10 +179,8 @@ def test_code_that_a_config_names_is_not_run(api: HfApi, hub: Hub, runs: list[Pa
     assert (tmp_path / "it-ran").exists()
 
 
-def test_a_seal_that_does_not_cover_the_config_is_none(
-    pushed: dict[str, bytes], api: HfApi, runs: list[Path], tmp_path: Path
-) -> None:
-    """Else a config could be put into a run that others trust."""
+def test_a_seal_must_cover_the_config(pushed: dict[str, bytes], api: HfApi, runs: list[Path], tmp_path: Path) -> None:
+    """Otherwise a config could be put into a run that others trust."""
     header, files = artifact.read_manifest(runs[0])
     del files["files"]["config.yaml"]
     artifact.rewrite_manifest(runs[0], [header, files])
@@ -200,7 +200,7 @@ def test_refusals_of_the_hub(hub: Hub, pushed: dict[str, bytes], api: HfApi, tmp
     gated, private = Repo([pushed], gated=True), Repo([pushed], private=True)
     hub.repos |= {"models/org/gated": gated, "models/org/private": private}
     stranger = HfApi(endpoint=hub.url, token=False)
-    for name, says in (("gated", "it is gated"), ("private", "none of that name"), ("none", "none of that name")):
+    for name, says in (("gated", "it is gated"), ("private", "does not exist"), ("none", "does not exist")):
         with pytest.raises(RemoteError, match=f"cannot get the model repository 'org/{name}' from the hub: .*{says}"):
             pull(f"hf://org/{name}/{ONE}", tmp_path / "got", api=stranger)
     assert pull(f"hf://org/private/{ONE}", tmp_path / "got", api=api)

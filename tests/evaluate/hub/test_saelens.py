@@ -1,4 +1,4 @@
-"""SAELens itself loads a pushed SAE, by the line that the card gives for it."""
+"""SAELens itself loads a pushed SAE with the code in the card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from helpers.local_hub import Hub
 from saepipe.evaluate.hub.push import push
 from saepipe.train.rundir.load import load
 
-# Another process, since HF_ENDPOINT and HF_HOME are read once; one for both, since SAELens starts slowly.
+# In a new process, since HF_ENDPOINT and HF_HOME are read once; one for both SAEs, since SAELens starts slowly.
 START = """
 import sys
 from safetensors.torch import load_file, save_file
@@ -31,23 +31,23 @@ save_file({{"acts": acts.contiguous(), "x_hat": sae.decode(acts).contiguous()}},
 
 
 @pytest.mark.interop
-def test_saelens_loads_it_by_the_card(hub: Hub, api: HfApi, runs: list[Path], tmp_path: Path) -> None:
-    """From `main` by its own from_pretrained; from a branch, of which that knows nothing, by a snapshot."""
+def test_saelens_loads_it_with_the_code_in_the_card(hub: Hub, api: HfApi, runs: list[Path], tmp_path: Path) -> None:
+    """Loads it from `main` with from_pretrained; from a branch, which that does not support, with a snapshot."""
     pytest.importorskip("sae_lens", reason="SAELens is not installed: make interop")
     cards = [
         push(run, to, api=api)["card"] for run, to in zip(runs, ("hf://org/a", "hf://org/b@later/study"), strict=True)
     ]
     loads = [
-        found[1] for card in cards if (found := re.search(r"In SAELens:\n\n```python\n(.*?)\n```", card, re.DOTALL))
+        match[1] for card in cards if (match := re.search(r"In SAELens:\n\n```python\n(.*?)\n```", card, re.DOTALL))
     ]
     assert ["from_pretrained" in load for load in loads] == [True, False]
     x = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
     files = [str(tmp_path / f"{name}.safetensors") for name in ("x", "one", "two")]
     save_file({"x": x}, files[0])
-    places = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     code = START + "".join(ENCODE.format(load=load, number=number) for number, load in enumerate(loads, 2))
-    done = subprocess.run([sys.executable, "-c", code, *files], env=clean | places, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, *files], env=clean | settings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for run, file in zip(runs, files[1:], strict=True):
         theirs, sae = load_file(file), load(run)

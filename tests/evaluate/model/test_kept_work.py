@@ -1,4 +1,4 @@
-"""Work that depends on the model alone: made once, the same bytes ever after, and never trusted unchecked."""
+"""Work that depends on the model alone: done once, then read back unchanged, and checked every time."""
 
 from __future__ import annotations
 
@@ -9,92 +9,92 @@ import pytest
 import torch
 
 from saepipe.data.errors import CorruptDataError, LockedError
-from saepipe.evaluate.model.kept_work import Artifacts, Content, Work
+from saepipe.evaluate.model.kept_work import Content, KeptWork, Work
 
 MODEL = {"weights": "w", "hook": "blocks.1.hook_resid_post"}
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path) -> Artifacts:
-    return Artifacts(tmp_path, MODEL)
+def kept_work(tmp_path: Path) -> KeptWork:
+    return KeptWork(tmp_path, MODEL)
 
 
 class Maker:
-    """Counts how often the work is done; every time it gives other numbers."""
+    """Counts how often the work is done, and returns different numbers each time."""
 
     def __init__(self) -> None:
-        self.times = 0
+        self.calls = 0
 
     def __call__(self) -> Content:
-        self.times += 1
-        return Content({"x": torch.full((3, 2), self.times, dtype=torch.bfloat16)}, {"words": ["a", "b"]})
+        self.calls += 1
+        return Content({"x": torch.full((3, 2), self.calls, dtype=torch.bfloat16)}, {"words": ["a", "b"]})
 
 
-def test_made_once_for_this_call_and_for_later_ones(artifacts: Artifacts, tmp_path: Path) -> None:
+def test_work_is_done_once_for_this_and_later_calls(kept_work: KeptWork, tmp_path: Path) -> None:
     make = Maker()
-    first = artifacts.get("probe", {"seed": 1}, make)
-    again = artifacts.get("probe", {"seed": 1}, make)
-    later = Artifacts(tmp_path, MODEL).get("probe", {"seed": 1}, make)
-    assert make.times == 1
+    first = kept_work.get("probe", {"seed": 1}, make)
+    again = kept_work.get("probe", {"seed": 1}, make)
+    later = KeptWork(tmp_path, MODEL).get("probe", {"seed": 1}, make)
+    assert make.calls == 1
     assert first is again
     assert torch.equal(later.tensors["x"], torch.ones(3, 2, dtype=torch.bfloat16))
     assert later.info == {"words": ["a", "b"]}
 
 
 @pytest.mark.parametrize(
-    ("kind", "key", "of"),
+    ("kind", "key", "model"),
     [("probe", {"seed": 2}, MODEL), ("texts", {"seed": 1}, MODEL), ("probe", {"seed": 1}, {**MODEL, "weights": "v"})],
 )
-def test_other_work_is_done_anew(artifacts: Artifacts, tmp_path: Path, kind: str, key: dict, of: dict) -> None:
+def test_other_work_is_done_separately(kept_work: KeptWork, tmp_path: Path, kind: str, key: dict, model: dict) -> None:
     make = Maker()
-    artifacts.get("probe", {"seed": 1}, make)
-    other = Artifacts(tmp_path, of)
+    kept_work.get("probe", {"seed": 1}, make)
+    other = KeptWork(tmp_path, model)
     assert not other.has(kind, key)
     other.get(kind, key, make)
-    assert make.times == 2
+    assert make.calls == 2
     assert other.has(kind, key)
 
 
-def test_a_maker_that_fails_leaves_nothing_behind_that_counts(artifacts: Artifacts) -> None:
+def test_failed_work_is_not_stored(kept_work: KeptWork) -> None:
     def fail() -> Content:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        artifacts.get("probe", {}, fail)
-    assert not artifacts.has("probe", {})
+        kept_work.get("probe", {}, fail)
+    assert not kept_work.has("probe", {})
     make = Maker()
-    artifacts.get("probe", {}, make)
-    assert make.times == 1
+    kept_work.get("probe", {}, make)
+    assert make.calls == 1
 
 
-def test_a_flipped_bit_is_found(artifacts: Artifacts, tmp_path: Path) -> None:
-    artifacts.get("probe", {}, Maker())
-    path = artifacts.folder(Work("probe", {})) / "tensors.safetensors"
+def test_a_flipped_bit_is_detected(kept_work: KeptWork, tmp_path: Path) -> None:
+    kept_work.get("probe", {}, Maker())
+    path = kept_work.folder(Work("probe", {})) / "tensors.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptDataError, match="other content"):
-        Artifacts(tmp_path, MODEL).get("probe", {}, Maker())
+        KeptWork(tmp_path, MODEL).get("probe", {}, Maker())
 
 
-def test_a_folder_that_was_renamed_is_found(artifacts: Artifacts, tmp_path: Path) -> None:
-    artifacts.get("probe", {"seed": 1}, Maker())
-    artifacts.folder(Work("probe", {"seed": 1})).rename(artifacts.folder(Work("probe", {"seed": 2})))
+def test_a_renamed_folder_is_detected(kept_work: KeptWork, tmp_path: Path) -> None:
+    kept_work.get("probe", {"seed": 1}, Maker())
+    kept_work.folder(Work("probe", {"seed": 1})).rename(kept_work.folder(Work("probe", {"seed": 2})))
     with pytest.raises(CorruptDataError, match="other work"):
-        Artifacts(tmp_path, MODEL).get("probe", {"seed": 2}, Maker())
+        KeptWork(tmp_path, MODEL).get("probe", {"seed": 2}, Maker())
 
 
-def test_two_writers_do_not_meet(artifacts: Artifacts, tmp_path: Path) -> None:
-    def meanwhile() -> Content:
+def test_two_writers_exclude_each_other(kept_work: KeptWork, tmp_path: Path) -> None:
+    def make() -> Content:
         with pytest.raises(LockedError):
-            Artifacts(tmp_path, MODEL).get("probe", {}, Maker())
+            KeptWork(tmp_path, MODEL).get("probe", {}, Maker())
         return Maker()()
 
-    assert artifacts.get("probe", {}, meanwhile).tensors["x"][0, 0] == 1
+    assert kept_work.get("probe", {}, make).tensors["x"][0, 0] == 1
 
 
-def test_what_is_stored_says_what_it_is(artifacts: Artifacts) -> None:
-    artifacts.get("probe", {"seed": 1}, Maker())
-    header = json.loads((artifacts.folder(Work("probe", {"seed": 1})) / "manifest.jsonl").read_text())
+def test_the_manifest_records_key_and_provenance(kept_work: KeptWork) -> None:
+    kept_work.get("probe", {"seed": 1}, Maker())
+    header = json.loads((kept_work.folder(Work("probe", {"seed": 1})) / "manifest.jsonl").read_text())
     assert header["key"] == {**MODEL, "seed": 1}
     assert header["provenance"]["torch"]

@@ -1,4 +1,4 @@
-"""The model resumed at a hook is the model: same logits as its own full forward, whatever the layer below."""
+"""The upper layers fed with the activations at a hook give the same logits as the full forward, at every hook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from saepipe.data.errors import ConfigError
-from saepipe.evaluate.model.upper_layers import resumed
+from saepipe.evaluate.model.upper_layers import upper_layers
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint, decoder_layers
 
@@ -23,7 +23,7 @@ WINDOW, SEQ, VOCAB, LAYERS = 8, 24, 64, 5
 
 
 def gemma2() -> Gemma2ForCausalLM:
-    """Random weights, wide enough that attention matters; windows three times the sliding one."""
+    """Random weights, large enough for attention to matter; contexts three times as long as the sliding window."""
     torch.manual_seed(0)
     config = Gemma2Config(
         vocab_size=VOCAB,
@@ -67,17 +67,17 @@ HOOKS = [f"blocks.{layer}.hook_resid_{kind}" for layer in range(LAYERS) for kind
 @pytest.mark.parametrize("build", [gemma2, llama, gpt2])
 @pytest.mark.parametrize("name", HOOKS)
 @torch.no_grad()
-def test_resumed_logits_equal_the_full_forward(build, name: str) -> None:
+def test_logits_of_the_upper_layers_equal_the_full_forward(build, name: str) -> None:
     model, hook = build(), HookPoint.parse(name)
     x = capture(model, ids(), [hook])[name]
     full = model(input_ids=ids()).logits
-    with resumed(model, hook) as resume:
-        assert torch.equal(resume(ids(), x), full)
+    with upper_layers(model, hook) as run_upper:
+        assert torch.equal(run_upper(ids(), x), full)
 
 
 @torch.no_grad()
-def test_the_pattern_of_sliding_layers_matters_here() -> None:
-    """Otherwise the test above could not see a shifted pattern: cutting the list short changes these logits."""
+def test_the_pattern_of_sliding_layers_matters() -> None:
+    """Shortening the list changes these logits, so the test above would notice a shifted pattern."""
     model, hook = gemma2(), HookPoint.parse("blocks.0.hook_resid_post")
     x = capture(model, ids(), [hook])[str(hook)]
     full = model(input_ids=ids()).logits
@@ -94,32 +94,32 @@ def test_layers_below_do_not_run() -> None:
     calls: list[int] = []
     for index, layer in enumerate(decoder_layers(model)):
         layer.register_forward_hook(lambda *_, index=index: calls.append(index))
-    with resumed(model, hook) as resume:
-        resume(ids(), torch.zeros(3, SEQ, 32))
+    with upper_layers(model, hook) as run_upper:
+        run_upper(ids(), torch.zeros(3, SEQ, 32))
     assert calls == [3, 4]
 
 
-def test_the_model_is_whole_again_after_an_error() -> None:
+def test_the_model_is_restored_after_an_error() -> None:
     model, hook = gemma2(), HookPoint.parse("blocks.2.hook_resid_post")
     before = list(decoder_layers(model))
-    with pytest.raises(RuntimeError), resumed(model, hook) as resume:
-        resume(ids(), torch.zeros(3, SEQ, 7))
+    with pytest.raises(RuntimeError), upper_layers(model, hook) as run_upper:
+        run_upper(ids(), torch.zeros(3, SEQ, 7))
     assert all(a is b for a, b in zip(decoder_layers(model), before, strict=True))
     assert not any(layer._forward_pre_hooks for layer in before)
 
 
-def test_a_hook_that_the_model_lacks_is_refused() -> None:
+def test_a_hook_that_the_model_does_not_have_is_refused() -> None:
     model: PreTrainedModel = gemma2()
-    with pytest.raises(ConfigError, match="5 layers"), resumed(model, HookPoint.parse("blocks.5.hook_resid_pre")):
+    with pytest.raises(ConfigError, match="5 layers"), upper_layers(model, HookPoint.parse("blocks.5.hook_resid_pre")):
         pass
 
 
 @torch.no_grad()
 def test_bfloat16_storage_costs_little() -> None:
-    """Stored activations are bfloat16: the logits differ by its rounding, not by more."""
+    """Stored activations are bfloat16: the logits differ by rounding only."""
     model, hook = gemma2(), HookPoint.parse("blocks.2.hook_resid_post")
     x = capture(model, ids(), [hook])[str(hook)]
     full = model(input_ids=ids()).logits
-    with resumed(model, hook) as resume:
-        stored = resume(ids(), x.bfloat16())
+    with upper_layers(model, hook) as run_upper:
+        stored = run_upper(ids(), x.bfloat16())
     assert 0 < (stored - full).norm() / full.norm() < 0.02

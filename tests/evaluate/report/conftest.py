@@ -1,4 +1,4 @@
-"""Pages of made-up runs and charts."""
+"""Report pages of made-up runs and charts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Maker = Callable[..., Page]
 
 
 def pareto(labels: list[str]) -> Chart:
-    """L0 against explained variance; a point leads to its run."""
-    rows = tuple((label, 10.0 * 1.4**place, 1 - 0.5 / (place + 2)) for place, label in enumerate(labels))
+    """L0 against explained variance; each point links to its run."""
+    rows = tuple((label, 10.0 * 1.4**index, 1 - 0.5 / (index + 2)) for index, label in enumerate(labels))
     values = [{"run": run, "l0": l0, "ev": ev, "url": f"#{anchor(run)}"} for run, l0, ev in rows]
     encoding = {
         "x": {"field": "l0", "type": "quantitative", "scale": {"type": "log"}, "title": "L0"},
@@ -37,10 +37,10 @@ def pareto(labels: list[str]) -> Chart:
 
 
 def curves(labels: list[str], name: str, num_steps: int) -> Chart:
-    """A figure over steps, a line a run."""
+    """A figure over steps, one line per run."""
     rows = tuple(
-        (label, step * 100, math.exp(-step / (5 + place)) + 0.05 * math.sin(step + place))
-        for place, label in enumerate(labels)
+        (label, step * 100, math.exp(-step / (5 + index)) + 0.05 * math.sin(step + index))
+        for index, label in enumerate(labels)
         for step in range(num_steps)
     )
     values = [{"run": run, "step": step, "value": value} for run, step, value in rows]
@@ -55,14 +55,14 @@ def curves(labels: list[str], name: str, num_steps: int) -> Chart:
 
 @pytest.fixture(scope="module")
 def make_page(tmp_path_factory: pytest.TempPathFactory) -> Maker:
-    """Runs `<name>=0`, `<name>=1`, ...; every other one has these findings."""
+    """Pages of runs `<name>=0`, `<name>=1`, ...; every second run has the findings."""
 
     def make(name: str = "l1", findings: tuple[Finding, ...] = (), num_runs: int = 4, title: str = "Penalties") -> Page:
         folder, runs = tmp_path_factory.mktemp("runs"), []
-        for place in range(num_runs):
-            path, health = folder / f"{name}={place}" / "seed-0", Health(findings if place % 2 else ())
-            write_run(path, health=health, penalties=[{"name": "l1", "weight": place + 1.0}])
-            runs.append(write_core(path, l0=10.0 + 5 * place, ev=0.8 + 0.1 * place / num_runs))
+        for index in range(num_runs):
+            path, health = folder / f"{name}={index}" / "seed-0", Health(findings if index % 2 else ())
+            write_run(path, health=health, penalties=[{"name": "l1", "weight": index + 1.0}])
+            runs.append(write_core(path, l0=10.0 + 5 * index, ev=0.8 + 0.1 * index / num_runs))
         return page_on(runs, title)
 
     return make
@@ -72,28 +72,28 @@ def page_on(runs: list[Path], title: str) -> Page:
     story = Story.read(runs)
     labels = [row.label for row in story.rows]
     charts = tuple(curves(labels, name, 40) for name in ("L0", "FVU", "loss", "dead"))
-    drawn = (
+    sections = (
         Section("pareto", "Sparsity against quality", "Each point is a run.", (pareto(labels),)),
         Section("training", "Training", "What was logged.", charts, ("No absorption: it was not evaluated.",)),
     )
-    return Page(title, "Some runs of one cache.", story, drawn, "Written by saepipe 0.1.0 (commit tests).")
+    return Page(title, "Some runs of one cache.", story, sections, "Written by saepipe 0.1.0 (commit tests).")
 
 
 @pytest.fixture(scope="module")
 def make_study(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], list[Path]]:
-    """Finished runs with logs of so many lines and every evaluation that has charts."""
+    """Finished runs with logs of `num_lines` lines and every evaluation that has charts."""
 
     def make(num_runs: int, num_lines: int) -> list[Path]:
         folder, runs = tmp_path_factory.mktemp("study"), []
-        for place in range(num_runs):
-            run = write_run(folder / f"l1={place}" / "seed-0", penalties=[{"name": "l1", "weight": place + 1.0}])
-            rng = random.Random(place)
+        for index in range(num_runs):
+            run = write_run(folder / f"l1={index}" / "seed-0", penalties=[{"name": "l1", "weight": index + 1.0}])
+            rng = random.Random(index)
             terms = [[(rng.uniform(1, 9), rng.random()) for _ in range(num_lines)] for _ in range(2)]
             write_log(run, dict(zip(("reconstruction", "l1"), terms, strict=True)), every=100)
-            write_core(run, l0=10.0 + 5 * place, ev=0.8 + 0.1 * place / num_runs)
-            write_geometry(run, {place: 3, 5: 5}, {2: 5, 7: 3})
-            write_absorption(run, dict.fromkeys("abcdefghijklmnopqrst", (place % 4, 20)) | {"x": "too few"})
-            runs.append(write_probing(run, 0.8 + place / 100))
+            write_core(run, l0=10.0 + 5 * index, ev=0.8 + 0.1 * index / num_runs)
+            write_geometry(run, {index: 3, 5: 5}, {2: 5, 7: 3})
+            write_absorption(run, dict.fromkeys("abcdefghijklmnopqrst", (index % 4, 20)) | {"x": "too few"})
+            runs.append(write_probing(run, 0.8 + index / 100))
         return runs
 
     return make

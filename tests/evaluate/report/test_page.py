@@ -1,4 +1,4 @@
-"""The page as text: in order, in one file, made of nothing but its inputs; names do nothing in it."""
+"""The page as text: its order, one file that depends on its inputs alone, names that cannot act."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from saepipe.data.errors import ConfigError, CorruptDataError, MachineError
-from saepipe.data.folders.health import RULES, Finding
+from saepipe.data.folders.health import Finding
+from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.page import Page, counted, javascript, number, render
 from saepipe.evaluate.report.run import report
 
-RUN = [f"{anchor(f'l1={place}/seed-0')}" for place in range(4)]
+RUN = [anchor(f"l1={index}/seed-0") for index in range(4)]
 ERROR = Finding("H9", "error", "all latents are dead: a smaller weight would do")
 WARNING = Finding("H1", "warning", "l1 never had a gradient: give it a weight", "l1")
 ATTACK = "<script>alert(1)<!--</script><img src=x onerror=alert(2)>\"'</style>"
@@ -25,8 +26,8 @@ LOADING = {"src", "srcset", "poster", "data", "action", "background"}
 Maker = Callable[..., Page]
 
 
-class Seen(html.parser.HTMLParser):
-    """What a browser would make of it: its elements, its words, and the data in it."""
+class Parsed(html.parser.HTMLParser):
+    """The page as a browser parses it: elements, words, and chart specs."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -51,7 +52,7 @@ class Seen(html.parser.HTMLParser):
             self.words += data
 
 
-def test_findings_come_first_then_the_table_then_charts_then_what_lies_behind(make_page: Maker) -> None:
+def test_findings_come_first_then_the_table_charts_runs_and_provenance(make_page: Maker) -> None:
     text = render(make_page(findings=(WARNING, ERROR)))
     marks = ["<h1>Penalties", "Some runs of one cache.", ERROR.message, WARNING.message, 'id="comparison"', "±1"]
     marks += ['id="pareto"', 'id="pareto-ev"', 'id="training"', "No absorption: it was not evaluated."]
@@ -62,11 +63,11 @@ def test_findings_come_first_then_the_table_then_charts_then_what_lies_behind(ma
         'id="provenance"',
         "Written by saepipe",
     ]
-    places = [text.index(mark) for mark in marks]
-    assert places == sorted(places)
+    positions = [text.index(mark) for mark in marks]
+    assert positions == sorted(positions)
 
 
-def test_a_finding_of_several_runs_is_told_once_and_leads_to_them(make_page: Maker) -> None:
+def test_a_finding_of_several_runs_is_shown_once_with_links_to_them(make_page: Maker) -> None:
     text = render(make_page(findings=(WARNING,)))
     health = text[text.index('id="health"') : text.index('id="comparison"')]
     assert health.count(WARNING.message) == 1
@@ -77,30 +78,30 @@ def test_a_finding_of_several_runs_is_told_once_and_leads_to_them(make_page: Mak
     assert WARNING.message not in comparison
 
 
-def test_where_nothing_was_found_it_says_so_and_which_rules_looked(make_page: Maker) -> None:
-    words = Seen(render(make_page())).words
-    assert "Nothing was found." in words
-    assert all(f"{rule} {what}" in words for rule, what in RULES.items())
-    assert "Nothing was found." not in Seen(render(make_page(findings=(WARNING,)))).words
+def test_without_findings_the_page_says_so_and_lists_the_rules(make_page: Maker) -> None:
+    words = Parsed(render(make_page())).words
+    assert "No findings." in words
+    assert all(f"{rule.id} {rule.title}" in words for rule in RULES.values())
+    assert "No findings." not in Parsed(render(make_page(findings=(WARNING,)))).words
 
 
-def test_names_of_users_are_text_and_nothing_else(make_page: Maker) -> None:
+def test_names_chosen_by_users_are_only_text(make_page: Maker) -> None:
     finding = Finding("H1", "error", f"message {ATTACK}", "l1")
     name = ATTACK.replace("/", "")  # a variant is a folder
-    honest = Seen(render(make_page(findings=(WARNING,), title="title")))
-    seen = Seen(render(make_page(name, (finding,), title=f"title {ATTACK}")))
-    assert [tag for tag, _ in seen.elements] == [tag for tag, _ in honest.elements]
-    assert not [attribute for _, attributes in seen.elements for attribute in attributes if attribute.startswith("on")]
-    assert f"message {ATTACK}" in seen.words
-    assert f"title {ATTACK}" in seen.words
-    assert f"{name}=0/seed-0" in seen.words
-    runs = {value["run"] for value in json.loads(seen.specs[0])["data"]["values"]}
-    assert runs == {f"{name}={place}/seed-0" for place in range(4)}
+    honest = Parsed(render(make_page(findings=(WARNING,), title="title")))
+    attacked = Parsed(render(make_page(name, (finding,), title=f"title {ATTACK}")))
+    assert [tag for tag, _ in attacked.elements] == [tag for tag, _ in honest.elements]
+    assert not [key for _, attributes in attacked.elements for key in attributes if key.startswith("on")]
+    assert f"message {ATTACK}" in attacked.words
+    assert f"title {ATTACK}" in attacked.words
+    assert f"{name}=0/seed-0" in attacked.words
+    labels = {value["run"] for value in json.loads(attacked.specs[0])["data"]["values"]}
+    assert labels == {f"{name}={index}/seed-0" for index in range(4)}
 
 
 def test_nothing_is_loaded_from_anywhere(make_page: Maker) -> None:
     text = render(make_page(findings=(WARNING,)))
-    elements = Seen(text).elements
+    elements = Parsed(text).elements
     assert not [element for element in elements if LOADING & element[1].keys()]
     assert {attributes["href"] for tag, attributes in elements if tag == "link"} == {"data:,"}
     links = [attributes["href"] or "" for tag, attributes in elements if tag == "a"]
@@ -109,34 +110,34 @@ def test_nothing_is_loaded_from_anywhere(make_page: Maker) -> None:
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
-    (policy,) = (found["content"] for tag, found in elements if found.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (meta["content"] for _, meta in elements if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "http" not in policy
 
 
-def test_every_link_leads_to_something_and_every_name_is_there(make_page: Maker) -> None:
-    elements = Seen(render(make_page(findings=(WARNING,)))).elements
+def test_every_link_and_reference_has_a_target(make_page: Maker) -> None:
+    elements = Parsed(render(make_page(findings=(WARNING,)))).elements
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
-    named = [attributes["href"][1:] for tag, attributes in elements if tag == "a"]
+    targets = [attributes["href"][1:] for tag, attributes in elements if tag == "a"]
     for key in ("aria-labelledby", "aria-describedby"):
-        named += [attributes[key] for _, attributes in elements if key in attributes]
-    assert set(named) <= set(ids)
+        targets += [attributes[key] for _, attributes in elements if key in attributes]
+    assert set(targets) <= set(ids)
 
 
-def test_the_table_behind_a_chart_is_the_chart(make_page: Maker) -> None:
+def test_the_table_behind_a_chart_has_its_numbers(make_page: Maker) -> None:
     page = make_page()
     chart = page.sections[0].charts[0]
     text = render(page)
     figure = text[text.index('id="pareto-ev"') :]
-    table = Seen(figure[figure.index("<thead>") : figure.index("</tbody>")])
+    table = Parsed(figure[figure.index("<thead>") : figure.index("</tbody>")])
     texts = [word.strip() for word in table.words.split("\n") if word.strip()]
     assert texts[0] == "".join(chart.columns)
     assert texts[1:] == ["".join(number(value) for value in row) for row in chart.rows]
 
 
-def test_numbers_have_six_digits_and_whole_ones_all_of_theirs() -> None:
+def test_numbers_have_six_digits_and_integers_all_digits() -> None:
     assert [number(value) for value in (None, 12_345_678, 0.123456789, 1e-12, "a")] == [
         "",
         "12345678",
@@ -150,7 +151,7 @@ def test_numbers_have_six_digits_and_whole_ones_all_of_theirs() -> None:
 
 @pytest.fixture(scope="module")
 def ten_runs(make_study: Callable[[int, int], list[Path]]) -> list[Path]:
-    """Each with 1,000 lines of log: 100,000 steps."""
+    """Ten runs, each with 1,000 lines of log: 100,000 steps."""
     return make_study(10, 1000)
 
 
@@ -158,10 +159,10 @@ def test_the_report_is_one_file_of_a_few_megabytes(ten_runs: list[Path], tmp_pat
     out = report(ten_runs, tmp_path / "new" / "report.html", title="Ten", baseline=ten_runs[0])
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
     assert out.stat().st_size < 5_000_000
-    words = Seen(out.read_text()).words
+    words = Parsed(out.read_text()).words
     assert "10 runs of 10 variants at blocks.1.hook_resid_post" in words
     assert "compared with l1=0/seed-0" in words
-    assert words.count("Config, resolved") == 10
+    assert words.count("Resolved config") == 10
 
 
 def test_equal_runs_give_equal_bytes(make_study: Callable[[int, int], list[Path]], tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_equal_runs_give_equal_bytes(make_study: Callable[[int, int], list[Path]
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_without_the_extra_it_says_what_to_install(make_page: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_with_its_installation(make_page: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     page = make_page()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.setitem(sys.modules, "vl_convert", None)
@@ -180,7 +181,7 @@ def test_without_the_extra_it_says_what_to_install(make_page: Maker, monkeypatch
         javascript.__wrapped__()
 
 
-def test_what_cannot_be_a_report_is_said(ten_runs: list[Path], tmp_path: Path) -> None:
+def test_invalid_arguments_are_reported(ten_runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one run"):
         report([], tmp_path / "report.html")
     with pytest.raises(ConfigError, match="is a folder"):

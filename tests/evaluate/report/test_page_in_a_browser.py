@@ -1,4 +1,4 @@
-"""The page in a real browser: opened from a file, without a network, by mouse, by keyboard, on a phone, in the dark."""
+"""The page in a real browser: from a file, without a network, by mouse and keyboard, on a phone, in both themes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from playwright.sync_api import Browser, Page
 
 WARNING = Finding("H1", "warning", "l1 never had a gradient: give it a weight", "l1")
 ERROR = Finding("H9", "error", "all latents are dead: a smaller weight would do")
-DRAW_ALL = "Promise.all([...document.querySelectorAll('.chart')].map(once)).then(() => null)"
+RENDER_ALL = "Promise.all([...document.querySelectorAll('.chart')].map(once)).then(() => null)"
 CONTRAST = """(selector) => {
   const levels = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((x) => x / 255)
     .map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
@@ -56,7 +56,7 @@ def path(make_page: Callable[..., ReportPage], tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def opened(browser: Browser, path: Path) -> Iterator[Callable[..., Page]]:
-    """Opens the page in a context of its own, offline; anything it complains of fails the test."""
+    """Opens the page in a new offline context; any message, error or request fails the test."""
     contexts, complaints = [], []
 
     def open_page(
@@ -78,16 +78,16 @@ def opened(browser: Browser, path: Path) -> Iterator[Callable[..., Page]]:
     assert complaints == []
 
 
-def test_it_opens_from_a_file_without_a_network_and_draws_every_chart(opened, tmp_path: Path) -> None:
+def test_it_opens_from_a_file_without_a_network_and_renders_every_chart(opened, tmp_path: Path) -> None:
     page = opened()
-    assert page.locator("svg").count() < 5  # those far below wait until they are near
-    page.evaluate(DRAW_ALL)
+    assert page.locator("svg").count() < 5  # charts far below are not rendered yet
+    page.evaluate(RENDER_ALL)
     assert page.locator(".plot svg").count() == page.locator(".chart").count() == 5
     assert page.locator("#pareto-ev .plot .mark-symbol.role-mark path").count() == 4
     screenshot(page, "report-light", tmp_path)
 
 
-def test_charts_are_drawn_as_they_come_into_view(opened) -> None:
+def test_charts_are_rendered_as_they_come_into_view(opened) -> None:
     page = opened(height=300)
     last = page.locator(".chart").last
     assert last.locator("svg").count() == 0
@@ -95,16 +95,16 @@ def test_charts_are_drawn_as_they_come_into_view(opened) -> None:
     last.locator("svg").wait_for()
 
 
-def test_the_dark_theme_is_the_systems_or_the_buttons_and_is_remembered(opened, tmp_path: Path) -> None:
+def test_the_theme_follows_the_system_or_the_button_and_is_remembered(opened, tmp_path: Path) -> None:
     page = opened(color_scheme="dark")
-    page.evaluate(DRAW_ALL)
+    page.evaluate(RENDER_ALL)
     background = "getComputedStyle(document.body).backgroundColor"
     label = "getComputedStyle(document.querySelector('#pareto-ev .role-axis-label text')).fill"
     dark = page.evaluate(background), page.evaluate(label)
     screenshot(page, "report-dark", tmp_path)
     assert page.get_by_role("button", name="Dark").get_attribute("aria-pressed") == "true"
     page.get_by_role("button", name="Dark").click()
-    page.evaluate(DRAW_ALL)
+    page.evaluate(RENDER_ALL)
     light = page.evaluate(background), page.evaluate(label)
     assert dark[0] == "rgb(19, 22, 25)"
     assert light[0] == "rgb(250, 250, 248)"
@@ -115,16 +115,16 @@ def test_the_dark_theme_is_the_systems_or_the_buttons_and_is_remembered(opened, 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_what_is_behind_them(opened, scheme: str) -> None:
+def test_text_has_enough_contrast(opened, scheme: str) -> None:
     page = opened(color_scheme=scheme)
     ratios = page.evaluate(CONTRAST, "p, li, a, th, td, dt, dd, h1, h2, h3, h4, small, button, summary, .severity")
     assert len(ratios) > 100
     assert min(ratios) >= 4.5  # WCAG 2.2, 1.4.3
 
 
-def test_a_phone_scrolls_down_and_not_sideways(opened, tmp_path: Path) -> None:
+def test_a_phone_does_not_scroll_sideways(opened, tmp_path: Path) -> None:
     page = opened(360, 740, has_touch=True, is_mobile=True)
-    page.evaluate(DRAW_ALL)
+    page.evaluate(RENDER_ALL)
     for details in page.locator("details").all():
         details.evaluate("(element) => { element.open = true; }")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -144,7 +144,7 @@ def saved(page: Page, name: str) -> tuple[str, bytes]:
     return download.value.suggested_filename, download.value.path().read_bytes()
 
 
-def test_buttons_save_the_chart_as_four_kinds_of_file(opened) -> None:
+def test_buttons_save_the_chart_in_four_formats(opened) -> None:
     page = opened()
     name, svg = saved(page, "SVG")
     assert name == "pareto-ev.svg"
@@ -153,7 +153,7 @@ def test_buttons_save_the_chart_as_four_kinds_of_file(opened) -> None:
     name, png = saved(page, "PNG")
     assert name == "pareto-ev.png"
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    assert int.from_bytes(png[16:20]) > 1000  # pixels across: twice what is shown
+    assert int.from_bytes(png[16:20]) > 1000  # width in pixels: twice that on the screen
     name, table = saved(page, "CSV")
     lines = list(csv.reader(io.StringIO(table.decode())))
     assert name == "pareto-ev.csv"
@@ -165,11 +165,11 @@ def test_buttons_save_the_chart_as_four_kinds_of_file(opened) -> None:
     assert json.loads(spec)["encoding"]["x"]["field"] == "l0"
 
 
-def test_it_can_be_used_by_keyboard_alone(opened) -> None:
+def test_the_keyboard_is_enough(opened) -> None:
     page = opened()
     focused = "document.activeElement.textContent.trim()"
     page.keyboard.press("Tab")
-    assert page.evaluate(focused) == "Skip to the content"
+    assert page.evaluate(focused) == "Skip to content"
     assert page.locator(".skip").bounding_box()["y"] >= 0
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "content"
@@ -185,10 +185,10 @@ def test_it_can_be_used_by_keyboard_alone(opened) -> None:
     assert download.value.suggested_filename == "pareto-ev.vl.json"
 
 
-def test_a_click_on_a_point_opens_its_run_as_often_as_one_likes(opened) -> None:
+def test_every_click_on_a_point_opens_its_run(opened) -> None:
     page = opened()
     point = page.locator("#pareto-ev .mark-symbol.role-mark path").nth(2)
-    block = f"{anchor('l1=2/seed-0')}"
+    block = anchor("l1=2/seed-0")
     run = page.locator(f"#{block}")
     for _ in range(2):
         point.click()
@@ -203,7 +203,7 @@ def test_a_click_on_a_point_opens_its_run_as_often_as_one_likes(opened) -> None:
 
 def test_everything_has_a_name_and_headings_do_not_skip(opened) -> None:
     page = opened()
-    page.evaluate(DRAW_ALL)
+    page.evaluate(RENDER_ALL)
     levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((heading) => +heading.tagName[1])")
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -211,24 +211,24 @@ def test_everything_has_a_name_and_headings_do_not_skip(opened) -> None:
     for role in ("banner", "navigation", "main", "contentinfo"):
         assert page.get_by_role(role).count() == 1, role
     for role in ("figure", "img", "button", "link", "region"):
-        found = page.get_by_role(role)
-        assert found.count() > 0, role
-        assert page.get_by_role(role, name=re.compile(r"\w")).count() == found.count(), role
+        elements = page.get_by_role(role)
+        assert elements.count() > 0, role
+        assert page.get_by_role(role, name=re.compile(r"\w")).count() == elements.count(), role
     assert page.evaluate("[...document.querySelectorAll('th')].every((cell) => cell.scope)")
     assert page.evaluate("document.documentElement.lang") == "en"
 
 
 def colours(pdf: bytes) -> set[str]:
-    """Those that its pages are filled with, as `red green blue` from 0 to 1."""
-    found: set[bytes] = set()
+    """Fill colours of its pages, as `red green blue` from 0 to 1."""
+    fills: set[bytes] = set()
     for stream in re.finditer(rb"stream\r?\n", pdf):
-        with suppress(zlib.error):  # not every stream is deflated
+        with suppress(zlib.error):  # not every stream is compressed
             text = zlib.decompressobj().decompress(pdf[stream.end() :])
-            found.update(re.findall(rb"([\d.]+ [\d.]+ [\d.]+) rg", text))
-    return {colour.decode() for colour in found}
+            fills.update(re.findall(rb"([\d.]+ [\d.]+ [\d.]+) rg", text))
+    return {colour.decode() for colour in fills}
 
 
-def test_print_has_every_chart_in_light_colours(opened) -> None:
+def test_print_shows_every_chart_in_light_colours(opened) -> None:
     page = opened(color_scheme="dark")
     filled = colours(page.pdf(print_background=True))
     assert page.locator(".plot svg").count() == 5
@@ -238,20 +238,20 @@ def test_print_has_every_chart_in_light_colours(opened) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(19, 22, 25)"
 
 
-def test_without_javascript_the_tables_are_there(opened) -> None:
+def test_without_javascript_the_tables_are_shown(opened) -> None:
     page = opened(java_script_enabled=False)
-    assert page.get_by_text("The charts are drawn by JavaScript, which is off").is_visible()
+    assert page.get_by_text("The charts need JavaScript, which is off").is_visible()
     assert not page.get_by_role("button").first.is_visible()
     page.locator("#pareto-ev summary").click()
     assert page.locator("#pareto-ev table").is_visible()
 
 
-def test_names_of_users_do_nothing(opened, make_page: Callable[..., ReportPage], tmp_path: Path) -> None:
+def test_names_chosen_by_users_cannot_act(opened, make_page: Callable[..., ReportPage], tmp_path: Path) -> None:
     attack = "<img src=x onerror='window.attacked=1'><script>window.attacked=1<script>"
     file = tmp_path / "attacked.html"
     file.write_text(render(make_page(attack, (Finding("H1", "error", attack),), title=attack)))
     page = opened(file=file)
-    page.evaluate(DRAW_ALL)
+    page.evaluate(RENDER_ALL)
     page.locator("#pareto-ev .mark-symbol.role-mark path").first.hover()
     page.locator("#vg-tooltip-element.visible").wait_for()
     assert attack in page.locator("#vg-tooltip-element").inner_text()
@@ -260,12 +260,12 @@ def test_names_of_users_do_nothing(opened, make_page: Callable[..., ReportPage],
     assert page.locator("img").count() == 0
 
 
-def test_a_report_of_runs_opens_without_a_network_and_draws_all_it_has(
+def test_a_report_of_runs_opens_without_a_network_and_renders_every_chart(
     opened, make_study: Callable[[int, int], list[Path]], tmp_path: Path
 ) -> None:
     runs = make_study(3, 50)
     page = opened(file=report(runs, tmp_path / "report.html", baseline=runs[0]), errors_only=True)
-    page.evaluate(DRAW_ALL)
+    page.evaluate(RENDER_ALL)
     charts = page.locator(".chart").count()
     assert charts >= 12
     screenshot(page, "report-of-runs", tmp_path)

@@ -1,4 +1,4 @@
-"""All parts of the page together: a large study with everything, and a bare one with nothing."""
+"""All sections together: of a large study with every evaluation, and of a bare run."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from saepipe.evaluate.report.story import Story
 HOOK = "blocks.1.hook_resid_post"
 NUM_LINES = 1000
 THEMED = {"config", "background", "labelColor", "titleColor", "gridColor", "domainColor", "tickColor", "font"}
-"""What the page's theme says, and no chart."""
+"""Keys that only the page's theme sets."""
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Ten runs of five variants with long logs, a cache, and all evaluations but of the last, which was imported."""
+    """Nine runs of five variants with long logs, a cache and every evaluation, and an imported run with core alone."""
     folder = tmp_path_factory.mktemp("study")
     cache = write_cache(folder / "cache", {HOOK: structured_rows(3000, 24)})
     line = {"host": "h", "pid": 1, "split": "train", "rows": 100}
     log = "".join(json.dumps(line | {"time": time}) + "\n" for time in (0.0, 4.0, 5.0))
     (cache / "log" / "harvest.jsonl").write_text(log)
     rng = np.random.default_rng(0)
-    made = []
-    for place in range(9):
-        penalties = [{"name": "l1", "weight": 1.0 + place // 2}, {"name": "ortsae", "weight": 0.1}]
-        run = folder / f"ortsae={place // 2}" / f"seed-{place % 2}"
+    study = []
+    for index in range(9):
+        penalties = [{"name": "l1", "weight": 1.0 + index // 2}, {"name": "ortsae", "weight": 0.1}]
+        run = folder / f"ortsae={index // 2}" / f"seed-{index % 2}"
         write_run_on(run, cache, penalties=penalties)
         shares = {name: [(float(rng.random()), float(rng.random())) for _ in range(NUM_LINES)] for name in ("l1", "x")}
         write_log(run, shares | {"ortsae": [(0.0, 0.0)] * NUM_LINES})
-        write_core(run, l0=10.0 + 20 * place, ev=0.8 + 0.01 * place)
-        write_geometry(run, {18 + place: 3, 19: 1}, {20: 5, 21 + place: 5})
-        write_absorption(run, dict.fromkeys("abcdefghijklmnopqrstuvwxyz", (place % 3, 20)))
-        made.append(write_probing(run, 0.7 + 0.01 * place))
-    return [*made, write_core(write_imported(folder / "scope" / "seed-0"))]
+        write_core(run, l0=10.0 + 20 * index, ev=0.8 + 0.01 * index)
+        write_geometry(run, {18 + index: 3, 19: 1}, {20: 5, 21 + index: 5})
+        write_absorption(run, dict.fromkeys("abcdefghijklmnopqrstuvwxyz", (index % 3, 20)))
+        study.append(write_probing(run, 0.7 + 0.01 * index))
+    return [*study, write_core(write_imported(folder / "scope" / "seed-0"))]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def keys(spec: Any) -> set[str]:
 
 
 def test_every_section_has_its_charts(runs: list[Path]) -> None:
-    found = {section.id: [chart.id for chart in section.charts] for section in sections(Story.read(runs))}
-    assert found == {
+    ids = {section.id: [chart.id for chart in section.charts] for section in sections(Story.read(runs))}
+    assert ids == {
         "pareto": [
             "pareto-explained-variance",
             "pareto-full-absorption",
@@ -92,7 +92,7 @@ def test_every_section_has_its_charts(runs: list[Path]) -> None:
     }
 
 
-def test_charts_are_named_for_urls_and_say_what_they_show(charts: list[Chart]) -> None:
+def test_charts_have_ids_for_urls_and_descriptions(charts: list[Chart]) -> None:
     assert len({chart.id for chart in charts}) == len(charts)
     for chart in charts:
         assert re.fullmatch(r"[a-z][a-z0-9-]*", chart.id)
@@ -104,12 +104,12 @@ def test_charts_are_named_for_urls_and_say_what_they_show(charts: list[Chart]) -
         assert {len(row) for row in chart.rows} == {len(chart.columns)}
 
 
-def test_the_theme_is_left_to_the_page(charts: list[Chart]) -> None:
+def test_charts_leave_the_theme_to_the_page(charts: list[Chart]) -> None:
     for chart in charts:
         assert not keys(chart.spec) & THEMED, chart.id
 
 
-def test_every_chart_can_be_drawn(charts: list[Chart]) -> None:
+def test_every_chart_can_be_rendered(charts: list[Chart]) -> None:
     vl_convert = pytest.importorskip("vl_convert", reason="the extra [report] is not installed")
     for chart in charts:
         svg = vl_convert.vegalite_to_svg({**chart.spec, "width": 360})
@@ -118,22 +118,22 @@ def test_every_chart_can_be_drawn(charts: list[Chart]) -> None:
         assert "NaN" not in svg, chart.id
 
 
-def test_ten_runs_stay_small(charts: list[Chart]) -> None:
+def test_charts_of_ten_runs_are_small(charts: list[Chart]) -> None:
     specs = sum(len(json.dumps(chart.spec, separators=(",", ":"), allow_nan=False)) for chart in charts)
     tables = sum(len(json.dumps(chart.rows, allow_nan=False)) for chart in charts)
     assert specs < 1_500_000
     assert tables < 500_000
 
 
-def test_two_readings_draw_the_same(runs: list[Path], charts: list[Chart]) -> None:
+def test_equal_runs_give_equal_charts(runs: list[Path], charts: list[Chart]) -> None:
     again = [chart for section in sections(Story.read(runs)) for chart in section.charts]
     assert [json.dumps(chart.spec) for chart in again] == [json.dumps(chart.spec) for chart in charts]
 
 
-def test_a_bare_run_gives_words(tmp_path: Path) -> None:
-    found = sections(Story.read([write_run(tmp_path / "a" / "seed-0")]))
-    assert [section.id for section in found] == ["pareto", "training", "latents", "absorption", "probing", "harvest"]
-    for section in found:
+def test_a_bare_run_gives_reasons_instead_of_charts(tmp_path: Path) -> None:
+    bare = sections(Story.read([write_run(tmp_path / "a" / "seed-0")]))
+    assert [section.id for section in bare] == ["pareto", "training", "latents", "absorption", "probing", "harvest"]
+    for section in bare:
         assert section.charts == ()
         assert section.text == ""
         assert section.absent

@@ -1,4 +1,4 @@
-"""What the page tells: figures of variants, findings in order, configs, provenance, and what a cache still says."""
+"""Data of the page: figures of variants, ordered findings, configs, provenance, and facts about the cache."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def run(folder: Path, name: str, seed: int = 0, **changes) -> Path:
 
 
 def test_an_interval_over_three_seeds_is_students() -> None:
-    found = mean([Cell(value, value - 9, value + 9) for value in (1.0, 2.0, 6.0)])
+    average = mean([Cell(value, value - 9, value + 9) for value in (1.0, 2.0, 6.0)])
     half = T_2 * math.sqrt((4 + 1 + 9) / 2) / math.sqrt(3)
-    assert found.value == pytest.approx(3.0)
-    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
-    assert found.over == "seeds"
+    assert average.value == pytest.approx(3.0)
+    assert (average.low, average.high) == pytest.approx((3 - half, 3 + half))
+    assert average.over == "seeds"
 
 
 def test_fewer_seeds_have_an_interval_of_evaluation_noise() -> None:
@@ -46,12 +46,12 @@ def test_fewer_seeds_have_an_interval_of_evaluation_noise() -> None:
     assert mean([Cell(2.0, 1.0, 4.0), Cell(4.0)]) == Mean(3.0)
 
 
-def test_a_mean_is_of_all_seeds_or_none() -> None:
-    assert mean([Cell(1.0), Cell(why="nothing varies")]) == Mean(None, why="1 of 2 seeds have it: nothing varies")
+def test_a_mean_needs_all_seeds() -> None:
+    assert mean([Cell(1.0), Cell(why="nothing varies")]) == Mean(None, why="1 of 2 seeds have a value: nothing varies")
     assert mean([Cell()]) == Mean(None, why="not measured")
 
 
-def test_variants_are_told_apart_by_their_penalties(tmp_path: Path) -> None:
+def test_variants_are_named_by_their_penalties(tmp_path: Path) -> None:
     write_run(tmp_path / "plain" / "seed-0", penalties=[])
     runs = [
         *(run(tmp_path, "l1", seed, penalties=[L1]) for seed in (0, 1)),
@@ -60,20 +60,19 @@ def test_variants_are_told_apart_by_their_penalties(tmp_path: Path) -> None:
         tmp_path / "plain" / "seed-0",
         write_imported(tmp_path / "scope" / "seed-0"),
     ]
-    found = {variant.name: variant for variant in Story.read(runs).variants}
-    names = {name: variant.penalty for name, variant in found.items()}
-    assert names == {
+    variants = {variant.name: variant for variant in Story.read(runs).variants}
+    assert {name: variant.penalty for name, variant in variants.items()} == {
         "l1": "l1",
         "both": "l1 + ortsae",
         "off": "l1",
         "plain": "no penalty",
         "scope": "imported from gemma-scope",
     }
-    assert [row.label for row in found["l1"].rows] == ["l1/seed-0", "l1/seed-1"]
-    assert [name for name, variant in found.items() if variant.imported] == ["scope"]
+    assert [row.label for row in variants["l1"].rows] == ["l1/seed-0", "l1/seed-1"]
+    assert [name for name, variant in variants.items() if variant.imported] == ["scope"]
 
 
-def test_the_architecture_is_named_where_it_differs(tmp_path: Path) -> None:
+def test_the_architecture_is_named_if_it_differs(tmp_path: Path) -> None:
     topk = run(tmp_path, "topk", sae={"name": "topk", "d_sae": 8, "k": 2}, penalties=[])
     story = Story.read([run(tmp_path, "l1"), topk, write_imported(tmp_path / "scope" / "seed-0")])
     assert [variant.penalty for variant in story.variants] == [
@@ -83,7 +82,7 @@ def test_the_architecture_is_named_where_it_differs(tmp_path: Path) -> None:
     ]
 
 
-def test_two_variants_of_one_name_keep_apart(tmp_path: Path) -> None:
+def test_two_variants_with_equal_names_stay_separate(tmp_path: Path) -> None:
     story = Story.read([run(tmp_path / "old", "a"), run(tmp_path / "new", "a", 1, penalties=[ORTSAE])])
     assert [variant.name for variant in story.variants] == ["a/seed-0", "a/seed-1"]
 
@@ -91,32 +90,32 @@ def test_two_variants_of_one_name_keep_apart(tmp_path: Path) -> None:
 # --- findings, configs, logs, results
 
 
-def test_errors_are_told_before_warnings_and_once(tmp_path: Path) -> None:
+def test_errors_come_before_warnings_and_equal_findings_once(tmp_path: Path) -> None:
     weak, inert = Finding("H1", "warning", "it hardly steers"), Finding("H1", "error", "it was exactly 0", "l1")
     write_core(run(tmp_path, "a", health=Health((weak,))))
     write_core(run(tmp_path, "b", health=Health((weak, inert)), penalties=[ORTSAE]), tokens=50)
     write_result(tmp_path / "a" / "seed-0", {"l0": 3.0}, findings=(Finding("H10", "error", "labels fail"),))
-    told = Story.read([tmp_path / name / "seed-0" for name in ("a", "b")]).findings
-    assert [(one.finding.rule, one.finding.severity, one.labels) for one in told] == [
+    findings = Story.read([tmp_path / name / "seed-0" for name in ("a", "b")]).findings
+    assert [(reported.finding.rule, reported.finding.severity, reported.labels) for reported in findings] == [
         ("H10", "error", ("a/seed-0",)),
         ("H1", "error", ("b/seed-0",)),
         ("H16", "error", ()),
         ("H1", "warning", ("a/seed-0", "b/seed-0")),
     ]
-    assert str(told[1]) == "b/seed-0: inert penalty (H1, error): it was exactly 0"
-    assert str(told[2]).startswith("the comparison: not the same data (H16, error): ")
+    assert str(findings[1]) == "b/seed-0: inert penalty (H1, error): it was exactly 0"
+    assert str(findings[2]).startswith("the comparison: not the same data (H16, error): ")
 
 
-def test_what_a_verdict_finds_is_told(tmp_path: Path) -> None:
+def test_findings_of_a_verdict_are_included(tmp_path: Path) -> None:
     base, other = write_core(run(tmp_path, "a")), write_core(run(tmp_path, "b", penalties=[ORTSAE]), l0=20.0)
     story = Story.read([other, base], baseline=base)
     assert story.baseline == story.rows[0].label == "a/seed-0"
-    assert any(one.finding.rule == "H18" and "b against a" in one.finding.message for one in story.findings)
+    assert any(item.finding.rule == "H18" and "b against a" in item.finding.message for item in story.findings)
 
 
-def test_configs_are_whole_and_their_differences_apart(tmp_path: Path) -> None:
+def test_configs_are_complete_and_their_differences_listed(tmp_path: Path) -> None:
     story = Story.read([run(tmp_path, "a"), run(tmp_path, "b", 1, penalties=[L1 | {"weight": 4.0}])])
-    assert story.differing == ("penalties.0.weight",)
+    assert story.table.settings == ("penalties.0.weight",)
     assert [story.differences(row) for row in story.rows] == [
         {"penalties.0.weight": "1.0"},
         {"penalties.0.weight": "4.0"},
@@ -137,13 +136,13 @@ def test_entries_of_latents_become_histograms(tmp_path: Path) -> None:
     latents = [{"feature_density": density, "max_decoder_cosine_sim": 0.5} for density in (0.0, 0.1, 0.1, 1e-5)]
     write_evaluation(a, "core", {"l0": 3.0}, [*latents, {"feature_density": 0.02, "max_decoder_cosine_sim": None}])
     write_geometry(a, {20: 4}, {21: 4})
-    found = Story.read([a]).results["a/seed-0"]
-    assert found["core"]["eval_result_details"] == []
-    histogram = found["core"]["saepipe"]["histograms"]["log10_density"]
+    results = Story.read([a]).results["a/seed-0"]
+    assert results["core"]["eval_result_details"] == []
+    histogram = results["core"]["saepipe"]["histograms"]["log10_density"]
     filled = {edge: count for edge, count in zip(histogram["edges"], histogram["counts"], strict=False) if count}
-    assert filled == {-5.0: 1, -1.75: 1, -1.0: 2}  # the one that never fires is in none
-    assert sum(found["core"]["saepipe"]["histograms"]["max_decoder_cosine"]["counts"]) == 4
-    assert found["geometry"]["saepipe"]["histograms"]["log10_density"]["counts"][20] == 4
+    assert filled == {-5.0: 1, -1.75: 1, -1.0: 2}  # the dead latent is in no bin
+    assert sum(results["core"]["saepipe"]["histograms"]["max_decoder_cosine"]["counts"]) == 4
+    assert results["geometry"]["saepipe"]["histograms"]["log10_density"]["counts"][20] == 4
 
 
 def test_a_result_of_another_run_is_left_out(tmp_path: Path) -> None:
@@ -153,10 +152,10 @@ def test_a_result_of_another_run_is_left_out(tmp_path: Path) -> None:
     (a / "eval" / "core.json").write_text(json.dumps(result))
     story = Story.read([a])
     assert story.results["a/seed-0"] == {}
-    assert [one.finding.rule for one in story.findings] == ["H11"]
+    assert [reported.finding.rule for reported in story.findings] == ["H11"]
 
 
-# --- the cache, and where all comes from
+# --- the cache and provenance
 
 
 @pytest.fixture
@@ -169,7 +168,7 @@ def make_cache(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_norms_by_position_are_those_of_the_rows(tmp_path: Path, make_cache) -> None:
+def test_norms_by_position_match_the_rows(tmp_path: Path, make_cache) -> None:
     cache = make_cache()
     facts = Story.read([write_run_on(tmp_path / "a" / "seed-0", cache)]).caches.popitem()[1]
     assert isinstance(facts, CacheFacts)
@@ -186,16 +185,16 @@ def test_norms_by_position_are_those_of_the_rows(tmp_path: Path, make_cache) -> 
 def test_the_pace_is_between_lines_of_one_process(tmp_path: Path, make_cache) -> None:
     cache = make_cache()
     lines = [(0.0, 1, "train", 100), (4.0, 1, "train", 100), (99.0, 2, "train", 50), (104.0, 2, "heldout", 10)]
-    lines += [(200.0, 3, "train", 0), (203.0, 3, "train", 60), (204.0, 3, "heldout", 0)]  # 0: it begins
-    told = [{"time": t, "host": "h", "pid": pid, "split": split, "rows": rows} for t, pid, split, rows in lines]
-    (cache / "log" / "harvest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in told))
+    lines += [(200.0, 3, "train", 0), (203.0, 3, "train", 60), (204.0, 3, "heldout", 0)]  # 0 rows: start of a process
+    log = [{"time": t, "host": "h", "pid": pid, "split": split, "rows": rows} for t, pid, split, rows in lines]
+    (cache / "log" / "harvest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in log))
     facts = Story.read([write_run_on(tmp_path / "a" / "seed-0", cache)]).caches.popitem()[1]
     assert isinstance(facts, CacheFacts)
-    seen = [(pace.split, pace.total, pace.seconds, pace.tokens_per_second) for pace in facts.paces]
-    assert seen == [("train", 200, 4.0, 25.0), ("heldout", 260, 5.0, 2.0), ("train", 320, 3.0, 20.0)]
+    paces = [(pace.split, pace.total, pace.seconds, pace.tokens_per_second) for pace in facts.paces]
+    assert paces == [("train", 200, 4.0, 25.0), ("heldout", 260, 5.0, 2.0), ("train", 320, 3.0, 20.0)]
 
 
-def test_the_chain_goes_down_to_the_data(tmp_path: Path, make_cache) -> None:
+def test_provenance_goes_from_the_run_to_the_data(tmp_path: Path, make_cache) -> None:
     cache = make_cache()
     story = Story.read([write_run_on(tmp_path / "a" / "seed-0", cache)])
     chain = story.provenance["a/seed-0"]
@@ -210,34 +209,34 @@ def test_the_chain_goes_down_to_the_data(tmp_path: Path, make_cache) -> None:
     assert chain[2].name == "made up"
 
 
-def test_an_imported_run_names_its_source(tmp_path: Path) -> None:
+def test_provenance_of_an_imported_run_has_its_source(tmp_path: Path) -> None:
     chain = Story.read([write_imported(tmp_path / "scope" / "seed-0")]).provenance["scope/seed-0"]
     assert [link.kind for link in chain] == ["run", "source", "cache"]
     assert chain[0].facts["versions"] == "torch 2.13"
     assert chain[1].facts == {"SHA-256 of params.npz": "ab" * 32}
 
 
-def test_a_cache_that_is_gone_is_told_of(tmp_path: Path) -> None:
+def test_a_missing_cache_is_reported(tmp_path: Path) -> None:
     story = Story.read([run(tmp_path, "a")])
     assert story.caches == {"c": "the cache is no longer at nowhere"}
     assert story.provenance["a/seed-0"][1].facts["now"] == "the cache is no longer at nowhere"
 
 
-def test_another_cache_in_its_place_is_not_taken_for_it(tmp_path: Path, make_cache) -> None:
+def test_another_cache_in_its_place_is_not_used(tmp_path: Path, make_cache) -> None:
     cache = make_cache()
     story = Story.read([run(tmp_path, "a", cache=str(cache))])
-    assert "another cache lies at" in story.caches["c"]
+    assert "another cache is now at" in story.caches["c"]
 
 
-def test_a_damaged_cache_is_told_of(tmp_path: Path, make_cache) -> None:
+def test_a_damaged_cache_is_reported(tmp_path: Path, make_cache) -> None:
     cache = make_cache()
     a = write_run_on(tmp_path / "a" / "seed-0", cache)
     (cache / "zarr.json").write_text((cache / "zarr.json").read_text() + " ")
-    told = Story.read([a]).caches.popitem()[1]
-    assert isinstance(told, str)
-    assert "zarr.json" in told
+    reason = Story.read([a]).caches.popitem()[1]
+    assert isinstance(reason, str)
+    assert "zarr.json" in reason
 
 
-def test_a_figure_without_a_value_keeps_its_reason(tmp_path: Path) -> None:
+def test_an_undefined_figure_keeps_its_reason(tmp_path: Path) -> None:
     a = write_result(run(tmp_path, "a"), {"l0": 3.0, "explained_variance": Estimate(None, reason="nothing varies")})
     assert Story.read([a]).variants[0].mean("explained_variance") == Mean(None, why="nothing varies")

@@ -1,4 +1,4 @@
-"""The JSON of a result: SAEBench's keys in SAEBench's order, and no NaN."""
+"""Result files: SAEBench's keys in SAEBench's order, and no NaN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.metrics.core.metric import Core
-from saepipe.evaluate.results.result_file import Request, envelope, existing
+from saepipe.evaluate.results.result_file import Request, envelope, is_current
 
 PAGES = DOCS / "metrics"
 
@@ -42,7 +42,7 @@ def request_of(**changes: Any) -> Request:
 
 @pytest.fixture
 def result_of(testbed, subject_of):
-    """An SAE measured and written as an evaluation does."""
+    """Measures an SAE and returns its result as an evaluation writes it."""
 
     def make(sae: Any, request: Request) -> dict[str, Any]:
         subject = subject_of(sae)
@@ -60,7 +60,7 @@ def test_keys_and_types(result_of, random_sae) -> None:
     assert result["eval_config"]["context_size"] == 20
 
 
-def test_where_it_came_from(result_of, random_sae) -> None:
+def test_provenance(result_of, random_sae) -> None:
     ours = result_of(random_sae, request_of())["saepipe"]
     model = {"id": "tiny", "weights": "w"}
     assert ours["fingerprints"] == {"run": "r", "cache": "c", "model": model, "baseline": None}
@@ -70,7 +70,7 @@ def test_where_it_came_from(result_of, random_sae) -> None:
     assert low < high
 
 
-def test_null_has_a_reason(result_of, make_sae) -> None:
+def test_null_figures_have_a_reason(result_of, make_sae) -> None:
     result = result_of(make_sae(torch.zeros(16, 2), torch.zeros(2, 16)), request_of())
     json.dumps(result, allow_nan=False)
     assert result["eval_result_metrics"]["shrinkage"]["relative_reconstruction_bias"] is None
@@ -79,11 +79,11 @@ def test_null_has_a_reason(result_of, make_sae) -> None:
     assert -1 not in result["eval_result_metrics"]["shrinkage"].values()
 
 
-def test_a_result_is_known_by_what_it_answers(result_of, random_sae, tmp_path: Path) -> None:
+def test_a_result_is_current_for_an_equal_request_only(result_of, random_sae, tmp_path: Path) -> None:
     path = tmp_path / "core.json"
-    assert not existing(path, request_of())
+    assert not is_current(path, request_of())
     artifact.write_json(path, result_of(random_sae, request_of()))
-    assert existing(path, request_of())
+    assert is_current(path, request_of())
     for change in (
         {"run": "s"},
         {"cache": "d"},
@@ -92,17 +92,17 @@ def test_a_result_is_known_by_what_it_answers(result_of, random_sae, tmp_path: P
         {"metric_version": 2},
         {"works": "v"},
     ):
-        assert not existing(path, request_of(**change)), change
-    assert not existing(path, request_of(metric=Core(num_contexts=3).to_dict()))
+        assert not is_current(path, request_of(**change)), change
+    assert not is_current(path, request_of(metric=Core(num_contexts=3).to_dict()))
 
 
 def test_a_damaged_result_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "core.json").write_text('{"saepipe": ')
-    with pytest.raises(CorruptDataError, match="no evaluation"):
-        existing(tmp_path / "core.json", request_of())
+    with pytest.raises(CorruptDataError, match="is not a result of saepipe"):
+        is_current(tmp_path / "core.json", request_of())
 
 
-def test_every_key_of_core_is_explained(result_of, random_sae) -> None:
+def test_every_key_of_core_is_documented(result_of, random_sae) -> None:
     page = (PAGES / "core.md").read_text()
     result = result_of(random_sae, request_of())
     groups = (*result["eval_result_metrics"].values(), result["saepipe"]["metrics"], result["eval_result_details"][0])
@@ -110,7 +110,7 @@ def test_every_key_of_core_is_explained(result_of, random_sae) -> None:
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
 
 
-def test_every_figure_of_a_table_is_explained() -> None:
+def test_every_figure_of_a_table_is_documented() -> None:
     import_members(Metric.package)
     pages = {page.stem: page.read_text() for page in PAGES.glob("*.md")}
     for name, metric in Metric.members.items():

@@ -1,50 +1,49 @@
-"""Figures of latents against plain loops."""
+"""Statistics of single latents against plain loops."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from saepipe.evaluate.sae import firing as latents
-from saepipe.evaluate.sae import reconstruction
-from saepipe.evaluate.sae.firing import Firing, max_cosine, weight_figures
+from saepipe.evaluate.sae import firing, reconstruction
+from saepipe.evaluate.sae.firing import ActiveCounts, max_cosine, weight_figures
 from saepipe.evaluate.sae.reconstruction import reconstruct
 
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
-def test_max_cosine_is_over_the_others(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latents, "_BLOCK", block)
+def test_max_cosine_is_over_other_rows(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(firing, "_BLOCK", block)
     rows = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
     rows[3] = 0.0
-    found = max_cosine(rows)
+    largest = max_cosine(rows)
     for i in range(7):
         others = [torch.cosine_similarity(rows[i], rows[j], dim=0) for j in range(7) if j not in (i, 3)]
-        assert (found[i].isnan() if i == 3 else torch.isclose(found[i], max(others))).item()
+        assert (largest[i].isnan() if i == 3 else torch.isclose(largest[i], max(others))).item()
 
 
-def test_two_equal_rows_and_a_lone_one() -> None:
+def test_two_equal_rows_and_a_single_one() -> None:
     assert max_cosine(torch.tensor([[0.0, 2.0], [0.0, 3.0]])).tolist() == [1.0, 1.0]
     assert max_cosine(torch.tensor([[0.0, 2.0]])).isnan().all()
 
 
 def test_weight_figures(random_sae) -> None:
-    found = weight_figures(random_sae)
+    figures = weight_figures(random_sae)
     encoder, decoder = random_sae.W_enc.T, random_sae.W_dec
-    torch.testing.assert_close(found["encoder_norm"], encoder.square().sum(1).sqrt())
+    torch.testing.assert_close(figures["encoder_norm"], encoder.square().sum(1).sqrt())
     torch.testing.assert_close(
-        found["encoder_decoder_cosine_sim"][:-1], torch.cosine_similarity(encoder, decoder, dim=1)[:-1]
+        figures["encoder_decoder_cosine_sim"][:-1], torch.cosine_similarity(encoder, decoder, dim=1)[:-1]
     )
-    assert found["encoder_decoder_cosine_sim"][-1].isnan()
-    assert found["max_decoder_cosine_sim"][-1].isnan()
-    assert torch.equal(found["encoder_bias"], random_sae.b_enc)
+    assert figures["encoder_decoder_cosine_sim"][-1].isnan()
+    assert figures["max_decoder_cosine_sim"][-1].isnan()
+    assert torch.equal(figures["encoder_bias"], random_sae.b_enc)
 
 
-def test_the_bias_of_a_gated_sae_is_that_of_its_magnitudes(random_sae) -> None:
+def test_the_bias_of_a_gated_sae_is_its_magnitude_bias(random_sae) -> None:
     random_sae.b_mag = torch.arange(24.0)
     assert torch.equal(weight_figures(random_sae)["encoder_bias"], torch.arange(24.0))
 
 
-def test_with_zeros_a_vector_of_zeros_is_at_right_angles_to_all() -> None:
+def test_with_zeros_a_zero_row_has_cosine_0_with_every_row() -> None:
     rows = torch.tensor([[0.0, 0.0], [0.0, 3.0], [0.0, -1.0]])
     assert max_cosine(rows, with_zeros=True).tolist() == [0.0, 0.0, 0.0]
     assert max_cosine(rows)[1:].tolist() == [-1.0, -1.0]
@@ -52,17 +51,17 @@ def test_with_zeros_a_vector_of_zeros_is_at_right_angles_to_all() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 200, 2**26])
 def test_chunks_do_not_change_a_reconstruction(chunk: int, random_sae, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "HELD", chunk)
+    monkeypatch.setattr(reconstruction, "MAX_HELD", chunk)
     rng = torch.Generator().manual_seed(1)
     x, contexts = torch.randn(40, 16, generator=rng), torch.randint(3, (40,), generator=rng)
-    found, acts = reconstruct(random_sae, x, contexts, 4), random_sae.encode(x)
-    torch.testing.assert_close(found.x_hat, random_sae.decode(acts))
-    torch.testing.assert_close(found.l1, acts.sum(1))
-    assert torch.equal(found.l0, (acts > 0).sum(1).float())
+    reconstructed, acts = reconstruct(random_sae, x, contexts, 4), random_sae.encode(x)
+    torch.testing.assert_close(reconstructed.x_hat, random_sae.decode(acts))
+    torch.testing.assert_close(reconstructed.l1, acts.sum(1))
+    assert torch.equal(reconstructed.l0, (acts > 0).sum(1).float())
     for context in range(4):
-        assert torch.equal(found.firing[context], (acts[contexts == context] > 0).sum(0).float())
+        assert torch.equal(reconstructed.num_active[context], (acts[contexts == context] > 0).sum(0).float())
 
 
-def test_firing_counts_tokens_and_contexts() -> None:
-    firing = Firing.none(2).add(torch.tensor([[3.0, 0.0], [1.0, 0.0]])).add(torch.tensor([[0.0, 2.0]]))
-    assert (firing.tokens.tolist(), firing.contexts.tolist(), firing.num_contexts) == ([4, 2], [2, 1], 3)
+def test_tokens_and_contexts_are_counted() -> None:
+    counts = ActiveCounts.zeros(2).add(torch.tensor([[3.0, 0.0], [1.0, 0.0]])).add(torch.tensor([[0.0, 2.0]]))
+    assert (counts.tokens.tolist(), counts.contexts.tolist(), counts.num_contexts) == ([4, 2], [2, 1], 3)

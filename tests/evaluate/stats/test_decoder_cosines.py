@@ -1,4 +1,4 @@
-"""All cosines of an SAE, against a plain matrix of them."""
+"""Decoder cosines of an SAE against the full matrix of cosines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from saepipe.evaluate.stats import decoder_cosines as module
+from saepipe.evaluate.stats import decoder_cosines
 from saepipe.evaluate.stats.decoder_cosines import similarity
 from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, histogram
 
@@ -14,45 +14,45 @@ from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, histogram
 @pytest.mark.parametrize("side", [1, 3, 5, 2048])
 @pytest.mark.parametrize("num_pairs", [1, 7, 1000])
 def test_against_a_matrix_of_cosines(side: int, num_pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SIDE", side)
+    monkeypatch.setattr(decoder_cosines, "_SIDE", side)
     rows = torch.randn(11, 4, generator=torch.Generator().manual_seed(0)) * torch.arange(11).unsqueeze(
         1
     )  # row 0: zeros
-    found = similarity(rows, num_pairs)
+    result = similarity(rows, num_pairs)
     plain = rows[1:].double().numpy()
     plain /= np.linalg.norm(plain, axis=1, keepdims=True)
     cosines = plain @ plain.T
     np.fill_diagonal(cosines, -2)
-    np.testing.assert_allclose(found.max_cosine[1:].numpy(), cosines.max(1), atol=1e-6)
-    assert found.max_cosine[0].isnan()
-    assert found.nearest.tolist() == [0, *(cosines.argmax(1) + 1)]
+    np.testing.assert_allclose(result.max_cosine[1:].numpy(), cosines.max(1), atol=1e-6)
+    assert result.max_cosine[0].isnan()
+    assert result.nearest.tolist() == [0, *(cosines.argmax(1) + 1)]
     upper = np.triu_indices(10, 1)
-    assert found.counts.tolist() == np.histogram(cosines[upper], COSINE)[0].tolist()
+    assert result.counts.tolist() == np.histogram(cosines[upper], COSINE)[0].tolist()
     order = np.argsort(-cosines[upper])[:num_pairs]
-    np.testing.assert_allclose(found.pairs.cosine.numpy(), cosines[upper][order], atol=1e-6)
-    assert found.pairs.i.tolist() == (upper[0][order] + 1).tolist()
-    assert found.pairs.j.tolist() == (upper[1][order] + 1).tolist()
+    np.testing.assert_allclose(result.pairs.cosine.numpy(), cosines[upper][order], atol=1e-6)
+    assert result.pairs.i.tolist() == (upper[0][order] + 1).tolist()
+    assert result.pairs.j.tolist() == (upper[1][order] + 1).tolist()
 
 
 def test_orthogonal_rows_and_a_duplicate() -> None:
     rows = torch.cat([torch.eye(4), 3 * torch.eye(4)[1:2]])
-    found = similarity(rows, 3)
-    assert found.max_cosine.tolist() == [0, 1, 0, 0, 1]
-    assert (found.nearest[1], found.nearest[4]) == (4, 1)
-    assert (found.pairs.i[0], found.pairs.j[0], found.pairs.cosine.tolist()) == (1, 4, [1, 0, 0])
-    assert found.counts[-1] == 1  # a cosine of 1 is in the last bin
-    assert found.counts.sum() == 10
+    result = similarity(rows, 3)
+    assert result.max_cosine.tolist() == [0, 1, 0, 0, 1]
+    assert (result.nearest[1], result.nearest[4]) == (4, 1)
+    assert (result.pairs.i[0], result.pairs.j[0], result.pairs.cosine.tolist()) == (1, 4, [1, 0, 0])
+    assert result.counts[-1] == 1  # a cosine of 1 is in the last bin
+    assert result.counts.sum() == 10
 
 
 @pytest.mark.parametrize("rows", [torch.zeros(3, 4), torch.eye(4)[:1]])
 def test_too_few_rows_to_compare(rows: torch.Tensor) -> None:
-    found = similarity(rows, 5)
-    assert found.max_cosine.isnan().all()
-    assert found.nearest.tolist() == list(range(len(rows)))
-    assert (found.counts.sum(), len(found.pairs.i)) == (0, 0)
+    result = similarity(rows, 5)
+    assert result.max_cosine.isnan().all()
+    assert result.nearest.tolist() == list(range(len(rows)))
+    assert (result.counts.sum(), len(result.pairs.i)) == (0, 0)
 
 
-def test_histograms_leave_out_what_is_no_number_and_keep_what_is_beyond() -> None:
-    found = histogram(np.array([-9.0, -6.9, 0.0, np.nan]), LOG10_DENSITY)
-    assert (found.counts[0], found.counts[-1], sum(found.counts)) == (2, 1, 3)
-    assert len(found.edges) == len(found.counts) + 1
+def test_histograms_skip_nan_and_clip_to_the_edges() -> None:
+    result = histogram(np.array([-9.0, -6.9, 0.0, np.nan]), LOG10_DENSITY)
+    assert (result.counts[0], result.counts[-1], sum(result.counts)) == (2, 1, 3)
+    assert len(result.edges) == len(result.counts) + 1

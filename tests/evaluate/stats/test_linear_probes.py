@@ -1,4 +1,4 @@
-"""Probes against what is known: separable labels, random labels, the layer that torch itself would train."""
+"""Probes against known answers: separable labels, random labels, and a torch layer trained the same way."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def x(generator: torch.Generator) -> torch.Tensor:
 
 
 def trained(kind: str, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator) -> Probe:
-    """On the first N rows, with a validation split of the last fifth of them."""
+    """Returns a probe trained on the first N rows, the last fifth of which is the validation split."""
     rows, cut = slice(N), N * 4 // 5
     match kind:
         case "fit":
@@ -48,7 +48,7 @@ KINDS = pytest.mark.parametrize("kind", ["fit", "validated", "trained"])
 
 
 @KINDS
-def test_separable_labels_are_told_apart(kind: str, x: torch.Tensor, generator: torch.Generator) -> None:
+def test_separable_labels_are_separated(kind: str, x: torch.Tensor, generator: torch.Generator) -> None:
     direction = torch.randn(D, generator=generator)
     y = x @ direction > 0
     apart = x + 3 * (y.float() * 2 - 1)[:, None] * direction  # a gap of 6 |direction|^2 between the classes
@@ -63,7 +63,7 @@ def test_random_labels_are_at_chance(kind: str, x: torch.Tensor, generator: torc
     assert abs(accuracy - 0.5) < 3.3 * math.sqrt(0.25 / N)  # 99.9 % of a binomial
 
 
-def test_scaling_gives_mean_0_and_variance_1_of_the_rows_it_is_made_of(x: torch.Tensor) -> None:
+def test_scaling_gives_mean_0_and_variance_1_on_its_own_rows(x: torch.Tensor) -> None:
     x[:, 3] = 0.1
     x[:, 4] = x[:, 5] * 1000 + 7
     scaling = Scaling.of(x[:N])
@@ -72,7 +72,7 @@ def test_scaling_gives_mean_0_and_variance_1_of_the_rows_it_is_made_of(x: torch.
     assert z.mean(0).abs().max() < 1e-12
     torch.testing.assert_close(z.square().mean(0)[kept], torch.ones(D - 1, dtype=torch.float64))
     torch.testing.assert_close(z[:, 4], z[:, 5], atol=1e-4, rtol=0)
-    x[N:, 3] = 5.0  # what does not vary in training says nothing, whatever it does later
+    x[N:, 3] = 5.0  # a column that is constant in training carries no information later either
     assert (scaling(x[N:])[:, 3] == 0).all()
 
 
@@ -84,18 +84,18 @@ def test_latents_are_ranked_by_the_difference_of_means() -> None:
 
 
 def test_logistic_regression_is_at_its_optimum(x: torch.Tensor, generator: torch.Generator) -> None:
-    """The gradient of C sum log(1 + exp(-s logit)) + |w|^2 / 2 is zero, and that of the bias."""
+    """The gradients of C sum log(1 + exp(-s logit)) + |w|^2 / 2 by weight and by bias are zero."""
     y = x @ torch.randn(D, generator=generator) + torch.randn(2 * N, generator=generator) > 0
     wide, C = x.double(), 0.03
     probe = fit(wide, y, C)
     error = torch.sigmoid(probe.logits(wide)) - y.double()
-    # scikit-learn stops at a gradient of 1e-4 of the mean loss, and float32 inputs would not get so far
+    # scikit-learn stops at a gradient of 1e-4 of the mean loss, which float32 inputs would not reach
     assert (C * wide.T @ error + probe.weight).abs().max() < C * 2 * N * 2e-4
     assert error.sum().abs() < 2 * N * 2e-4
 
 
 def test_validation_chooses_the_penalty(generator: torch.Generator) -> None:
-    """Where there is nothing to learn the strongest, and where the classes lie apart the weakest."""
+    """Chooses the strongest if there is nothing to learn, and the weakest if the classes are well separated."""
     x = torch.randn(1000, 100, generator=generator, dtype=torch.float64)
     noise = torch.rand(1000, generator=generator) < 0.5
     torch.testing.assert_close(fit_validated(x, noise, 300).weight, fit(x, noise, 1e-3).weight)
@@ -103,40 +103,40 @@ def test_validation_chooses_the_penalty(generator: torch.Generator) -> None:
     torch.testing.assert_close(fit_validated(apart, noise, 300).weight, fit(apart, noise, 1e-1).weight)
 
 
-def test_training_is_what_torchs_own_layer_would_do(x: torch.Tensor) -> None:
-    """The reference's loop, written out: nn.Linear, AdamW, shuffled batches, the best epoch on the check rows."""
+def test_training_matches_a_torch_layer(x: torch.Tensor) -> None:
+    """Runs the reference's loop: nn.Linear, AdamW, shuffled batches, the best epoch on the check rows."""
     y = x[:, 0] + x[:, 1].square() > 0.7
-    how = Training(lr=3e-3, batch_size=100, epochs=7, l1=1e-3)
+    settings = Training(lr=3e-3, batch_size=100, epochs=7, l1=1e-3)
     torch.manual_seed(5)
     layer = nn.Linear(D, 1)
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=how.lr)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=settings.lr)
     best, best_accuracy = (layer.weight, layer.bias), 0.0
-    for _ in range(how.epochs):
+    for _ in range(settings.epochs):
         order = torch.randperm(N)
-        for start in range(0, N, how.batch_size):
-            rows = order[start : start + how.batch_size]
+        for start in range(0, N, settings.batch_size):
+            rows = order[start : start + settings.batch_size]
             loss = nn.BCEWithLogitsLoss()(layer(x[rows])[:, 0], y[rows].float())
-            loss = loss + how.l1 * layer.weight.abs().sum()
+            loss = loss + settings.l1 * layer.weight.abs().sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         accuracy = float(((layer(x[N:])[:, 0] > 0) == y[N:]).double().mean())
         if accuracy > best_accuracy:
             best, best_accuracy = (layer.weight.detach().clone(), layer.bias.detach().clone()), accuracy
-    probe = train(x[:N], y[:N], x[N:], y[N:], how, torch.Generator().manual_seed(5))
+    probe = train(x[:N], y[:N], x[N:], y[N:], settings, torch.Generator().manual_seed(5))
     torch.testing.assert_close(probe.weight, best[0][0].double(), atol=1e-6, rtol=1e-4)
     assert probe.bias == pytest.approx(float(best[1]), abs=1e-6)
     assert float(probe.correct(x[N:], y[N:]).double().mean()) == best_accuracy
 
 
 def test_patience_ends_training(x: torch.Tensor, generator: torch.Generator) -> None:
-    """An accuracy of 1 cannot be bettered: of many epochs only the first ones are run."""
+    """An accuracy of 1 cannot be improved, so only the first of many epochs run."""
     y = x[:, 0] > 0
     apart = x + 5 * (y.float() * 2 - 1)[:, None]
-    drawn = generator.get_state()
+    before = generator.get_state()
     train(apart[:N], y[:N], apart[N:], y[N:], Training(epochs=1000, patience=2, lr=0.1), generator)
     after = generator.get_state()
-    generator.set_state(drawn)
+    generator.set_state(before)
     torch.empty(D + 1).uniform_(generator=generator)
     for _ in range(20):
         if torch.equal(generator.get_state(), after):

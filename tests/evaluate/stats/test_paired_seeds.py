@@ -1,4 +1,4 @@
-"""What seeds carry: intervals that cover, tests that keep their level, and a power that is what it says."""
+"""Statistics over seeds: intervals with correct coverage, tests that keep their level, and the stated power."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from saepipe.evaluate.stats.paired_seeds import Paired, detectable, holm, paired
 
 def test_the_textbook_example() -> None:
     """Differences 1, 2, 3: mean 2, s = 1, t = 2 sqrt(3) = 3.4641; t_(.975, 2) = 4.302653; p = 0.07418."""
-    found = paired([11.0, 7.0, 13.0], [10.0, 5.0, 10.0])
+    result = paired([11.0, 7.0, 13.0], [10.0, 5.0, 10.0])
     half = 4.302652730 / np.sqrt(3)
-    assert found.differences == (1.0, 2.0, 3.0)
-    assert (found.mean.value, found.mean.low, found.mean.high) == pytest.approx((2.0, 2 - half, 2 + half))
-    assert found.p == pytest.approx(1 - 2 * np.sqrt(3) / np.sqrt(12 + 2), rel=1e-6)  # closed form for 2 degrees
+    assert result.differences == (1.0, 2.0, 3.0)
+    assert (result.mean.value, result.mean.low, result.mean.high) == pytest.approx((2.0, 2 - half, 2 + half))
+    assert result.p == pytest.approx(1 - 2 * np.sqrt(3) / np.sqrt(12 + 2), rel=1e-6)  # closed form for 2 degrees
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5])
 def test_the_interval_covers_the_truth_and_p_keeps_its_level(num_seeds: int) -> None:
-    """What seeds do to both sides cancels: seeds spread ten times as widely as the differences."""
+    """Seed effects common to both sides cancel, even ten times as large as the differences."""
     rng = np.random.default_rng(num_seeds)
     covered, false = 0, 0
     repeats = 2000
     for _ in range(repeats):
         shared = 10 * rng.normal(size=num_seeds)
-        found = paired(shared + 0.7 * rng.normal(size=num_seeds), shared + 0.7 * rng.normal(size=num_seeds))
-        covered += found.mean.low <= 0.0 <= found.mean.high
-        false += found.p < 0.05
+        result = paired(shared + 0.7 * rng.normal(size=num_seeds), shared + 0.7 * rng.normal(size=num_seeds))
+        covered += result.mean.low <= 0.0 <= result.mean.high
+        false += result.p < 0.05
     assert 0.94 < covered / repeats < 0.96
     assert covered + false == repeats
 
 
 @pytest.mark.parametrize("num_seeds", [2, 3, 5, 10])
-def test_the_detectable_difference_is_found_four_times_in_five(num_seeds: int) -> None:
-    """The t test by hand on made-up differences whose true mean is the detectable one."""
+def test_the_detectable_difference_is_found_with_80_percent_power(num_seeds: int) -> None:
+    """Runs the t test by hand on synthetic differences whose true mean is the detectable one."""
     critical = {2: 12.7062047, 3: 4.30265273, 5: 2.77644511, 10: 2.26215716}[num_seeds]
     rng = np.random.default_rng(6)
     d = detectable(0.3, num_seeds) + 0.3 * rng.normal(size=(20_000, num_seeds))
-    found = np.abs(d.mean(1)) * np.sqrt(num_seeds) / d.std(1, ddof=1) > critical
-    assert found.mean() == pytest.approx(0.8, abs=0.01)
+    significant = np.abs(d.mean(1)) * np.sqrt(num_seeds) / d.std(1, ddof=1) > critical
+    assert significant.mean() == pytest.approx(0.8, abs=0.01)
 
 
 def test_the_detectable_difference_scales_with_the_spread() -> None:
@@ -56,12 +56,12 @@ def test_the_detectable_difference_scales_with_the_spread() -> None:
         ([1.5, 2.5, 3.5], [1.0, 2.0, 3.0], 0.5),
         ([0.1 + 0.2, 0.4, 0.7], [0.2, 0.3, 0.6], 0.1),
     ],
-    ids=["all zero", "shifted", "but for rounding"],
+    ids=["all zero", "shifted", "equal but for rounding"],
 )
-def test_no_spread_is_not_certainty(variant: list[float], baseline: list[float], difference: float) -> None:
-    found = paired(variant, baseline)
-    assert found.mean.value == pytest.approx(difference)
-    assert (found.mean.low, found.mean.high, found.p, found.detectable) == (None, None, None, None)
+def test_no_interval_without_a_spread(variant: list[float], baseline: list[float], difference: float) -> None:
+    result = paired(variant, baseline)
+    assert result.mean.value == pytest.approx(difference)
+    assert (result.mean.low, result.mean.high, result.p, result.detectable) == (None, None, None, None)
 
 
 def test_a_single_seed_has_no_interval() -> None:
@@ -73,14 +73,14 @@ def test_holm_by_hand() -> None:
     assert holm([0.02, 0.13, 0.005, 0.04, 0.011]) == pytest.approx([0.06, 0.13, 0.025, 0.08, 0.044])
 
 
-def test_holm_never_falls_and_never_passes_one() -> None:
-    """.01 * 3 = .03; then .011 * 2 = .022 is raised to .03; .9 stays; ties share their largest."""
+def test_holm_is_monotone_and_at_most_one() -> None:
+    """.01 * 3 = .03; then .011 * 2 = .022 is raised to .03; .9 stays; ties share the largest value."""
     assert holm([0.01, 0.011, 0.9]) == pytest.approx([0.03, 0.03, 0.9])
     assert holm([0.6, 0.6]) == [1.0, 1.0]
     assert holm([]) == []
 
 
-def test_holm_keeps_the_chance_of_any_false_claim() -> None:
+def test_holm_controls_the_chance_of_any_false_claim() -> None:
     rng = np.random.default_rng(7)
     p = rng.random((4000, 3))
     p[:, 0] = 1e-6  # a true effect among them

@@ -1,4 +1,4 @@
-"""Texts through the model once, and what is averaged over their tokens."""
+"""Activations of texts, computed once, and their means over tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.model.kept_work import Artifacts, Work
+from saepipe.evaluate.model.kept_work import KeptWork, Work
 from saepipe.evaluate.model.language_model import load_model_of
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae import reconstruction
@@ -32,50 +32,50 @@ def toy(toy_cache: Path) -> LanguageModel:
 
 @pytest.fixture
 def toy_testbed(toy: LanguageModel, toy_cache: Path, tmp_path: Path) -> Testbed:
-    artifacts = Artifacts(tmp_path, {"model": "toy"})
+    artifacts = KeptWork(tmp_path, {"model": "toy"})
     return Testbed(Cache.open(toy_cache), HOOK, lambda: toy, artifacts, 2, torch.device("cpu"))
 
 
-def test_each_text_is_as_if_it_had_gone_through_alone(toy_testbed: Testbed, toy: LanguageModel) -> None:
-    """Padding on the right changes nothing before it, in layers of sliding and of full attention."""
+def test_batched_activations_equal_those_of_each_text_alone(toy_testbed: Testbed, toy: LanguageModel) -> None:
+    """Padding on the right changes nothing before it, in layers with sliding and with full attention."""
     work = activations_work(Work("by hand", {}), 40)
-    found = text_activations(toy_testbed, TEXTS, work, "three", Silent())
+    activations = text_activations(toy_testbed, TEXTS, work, "three", Silent())
     for index, text in enumerate(TEXTS):
         body = toy.tokenizer(text, add_special_tokens=False)["input_ids"][:39]
         ids = torch.tensor([[toy.bos_id, *body]])
         alone = capture(toy.model, ids, [HookPoint.parse(HOOK)])[HOOK][0, 1:]
-        ours = found.x[found.offsets[index] : found.offsets[index + 1]]
-        torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
-        assert found.num_special[index] == 40 - len(body)
-        torch.testing.assert_close(found.pooled()[index], alone.mean(0), atol=1e-5, rtol=1e-5)
+        batched = activations.x[activations.offsets[index] : activations.offsets[index + 1]]
+        torch.testing.assert_close(batched, alone, atol=1e-5, rtol=1e-5)
+        assert activations.num_special[index] == 40 - len(body)
+        torch.testing.assert_close(activations.pooled()[index], alone.mean(0), atol=1e-5, rtol=1e-5)
     assert toy_testbed.passes.lower == 3
     text_activations(toy_testbed, TEXTS, work, "three", Silent())
     assert toy_testbed.passes.lower == 3
 
 
-def test_a_text_without_a_token_is_refused(toy_testbed: Testbed) -> None:
+def test_a_text_without_an_ordinary_token_is_an_error(toy_testbed: Testbed) -> None:
     with pytest.raises(ConfigError, match="text 1 of two has no ordinary token: ''"):
         text_activations(toy_testbed, ["yes", ""], activations_work(Work("by hand", {}), 40), "two", Silent())
 
 
 @pytest.mark.parametrize("chunk", [1, 7 * 6, 2**26])
 def test_pooling_does_not_depend_on_chunks(make_sae, subject_of, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "HELD", chunk)
+    monkeypatch.setattr(reconstruction, "MAX_HELD", chunk)
     rng = torch.Generator().manual_seed(0)
     lengths = torch.tensor([3, 1, 9, 2, 2])
     x = torch.randn(int(lengths.sum()), 4, generator=rng)
-    texts = TextActivations(x, torch.cat([torch.zeros(1), lengths.cumsum(0)]).long(), torch.ones(5).long())
+    activations = TextActivations(x, torch.cat([torch.zeros(1), lengths.cumsum(0)]).long(), torch.ones(5).long())
     subject = subject_of(make_sae(torch.randn(4, 6, generator=rng), torch.randn(6, 4, generator=rng)))
     parts = x.split(lengths.tolist())
-    torch.testing.assert_close(texts.pooled(), torch.stack([part.mean(0) for part in parts]))
+    torch.testing.assert_close(activations.pooled(), torch.stack([part.mean(0) for part in parts]))
     expected = torch.stack([subject.sae.encode(part).mean(0) for part in parts])
-    torch.testing.assert_close(pooled_latents(subject, texts), expected)
+    torch.testing.assert_close(pooled_latents(subject, activations), expected)
     some = torch.tensor([4, 1])
-    torch.testing.assert_close(pooled_latents(subject, texts, some), expected[:, some])
+    torch.testing.assert_close(pooled_latents(subject, activations, some), expected[:, some])
 
 
 @pytest.mark.parametrize("name", ["relu", "jumprelu", "gated", "topk"])
-def test_some_latents_are_what_they_are_among_all(name: str) -> None:
+def test_encoding_some_latents_equals_encoding_all(name: str) -> None:
     settings = {"name": name, "d_sae": 12} | ({"k": 3} if name == "topk" else {})
     sae = Architecture.member(name).model_validate(settings)
     assert isinstance(sae, Architecture)

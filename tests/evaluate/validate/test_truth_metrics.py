@@ -1,4 +1,4 @@
-"""The metrics against dictionaries written down by hand, on worlds whose answer is known."""
+"""The metrics of dictionaries constructed by hand, on worlds for which the right values are known."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def world(request: pytest.FixtureRequest) -> tuple[Truth, Tokens]:
     return truth, draw(truth, seed=0, number=0, num_tokens=NUM_TOKENS)
 
 
-def judged(truth: Truth, tokens: Tokens, acts: Tensor, W_dec: Tensor) -> TruthMetrics:
+def metrics_of(truth: Truth, tokens: Tokens, acts: Tensor, W_dec: Tensor) -> TruthMetrics:
     return measure(truth, tokens, acts, W_dec, acts @ W_dec)
 
 
 def merged(truth: Truth, tokens: Tokens, share: float) -> tuple[Tensor, Tensor]:
-    """A dictionary whose child latents carry `share` of the parent: child k says u_c + share u_p, the parent the rest.
+    """Returns a dictionary whose child latents carry `share` of the parent: u_c + share u_p; the parent has the rest.
 
     The reconstruction stays exact where parent and child are equally strong.
     """
@@ -41,70 +41,70 @@ def merged(truth: Truth, tokens: Tokens, share: float) -> tuple[Tensor, Tensor]:
 
 
 def equal_strength(truth: Truth, tokens: Tokens) -> Tokens:
-    """The same tokens with every magnitude 1, so that merging is exact."""
+    """Returns the same tokens with every magnitude 1, so that merging is exact."""
     magnitudes = (tokens.magnitudes > 0).float()
     return Tokens(magnitudes @ truth.directions, magnitudes)
 
 
 def test_the_true_dictionary_is_perfect(world: tuple[Truth, Tokens]) -> None:
     truth, tokens = world
-    found = judged(truth, tokens, tokens.magnitudes, truth.directions)
-    assert found.mcc == pytest.approx(1)
-    assert found.f1 == pytest.approx(1)
-    assert found.f1_parents == pytest.approx(1)
-    assert found.l0 == pytest.approx(float((tokens.magnitudes > 0).sum(1).float().mean()))
-    assert found.absorbed == 0
-    assert found.absorbed_half == 0
-    for value in (found.fvu, found.absorbed_fraction, found.leak, found.hedging, found.dead):
+    metrics = metrics_of(truth, tokens, tokens.magnitudes, truth.directions)
+    assert metrics.mcc == pytest.approx(1)
+    assert metrics.f1 == pytest.approx(1)
+    assert metrics.f1_parents == pytest.approx(1)
+    assert metrics.l0 == pytest.approx(float((tokens.magnitudes > 0).sum(1).float().mean()))
+    assert metrics.absorbed == 0
+    assert metrics.absorbed_half == 0
+    for value in (metrics.fvu, metrics.absorbed_fraction, metrics.leak, metrics.hedging, metrics.dead):
         assert value == pytest.approx(0, abs=1e-4)
-    assert found.splitting == 1
+    assert metrics.splitting == 1
 
 
-def test_more_latents_than_features_change_nothing_but_the_dead(world: tuple[Truth, Tokens]) -> None:
+def test_surplus_latents_change_only_the_dead_share(world: tuple[Truth, Tokens]) -> None:
     truth, tokens = world
     rng = torch.Generator().manual_seed(0)
     spare = normalize(torch.randn(16, truth.d_in, generator=rng), dim=1)
     order = torch.randperm(80, generator=rng)
     acts = torch.cat([tokens.magnitudes, torch.zeros(NUM_TOKENS, 16)], dim=1)[:, order]
-    found = judged(truth, tokens, acts, torch.cat([truth.directions, spare])[order])
-    assert found.mcc == pytest.approx(1)
-    assert found.absorbed == 0
-    assert found.dead == pytest.approx(16 / 80)
+    metrics = metrics_of(truth, tokens, acts, torch.cat([truth.directions, spare])[order])
+    assert metrics.mcc == pytest.approx(1)
+    assert metrics.absorbed == 0
+    assert metrics.dead == pytest.approx(16 / 80)
 
 
-def test_full_absorption_is_full(world: tuple[Truth, Tokens]) -> None:
+def test_full_absorption_is_measured_as_1(world: tuple[Truth, Tokens]) -> None:
     truth, tokens = world
     tokens = equal_strength(truth, tokens)
-    found = judged(truth, tokens, *merged(truth, tokens, 1.0))
-    assert found.fvu == pytest.approx(0, abs=1e-6)  # nothing in the reconstruction gives it away
-    assert found.absorbed == pytest.approx(1)
-    assert found.absorbed_half == pytest.approx(1)
-    assert found.absorbed_fraction == pytest.approx(1)
+    metrics = metrics_of(truth, tokens, *merged(truth, tokens, 1.0))
+    assert metrics.fvu == pytest.approx(0, abs=1e-6)  # the reconstruction does not reveal it
+    assert metrics.absorbed == pytest.approx(1)
+    assert metrics.absorbed_half == pytest.approx(1)
+    assert metrics.absorbed_fraction == pytest.approx(1)
     child = truth.parent >= 0
     mixed = truth.directions[child] + truth.directions[truth.parent[child]]
-    assert found.leak == pytest.approx(float((1 / mixed.norm(dim=1)).mean()), rel=1e-4)
-    assert found.mcc < 0.96
+    assert metrics.leak == pytest.approx(float((1 / mixed.norm(dim=1)).mean()), rel=1e-4)
+    assert metrics.mcc < 0.96
 
 
 @pytest.mark.parametrize(("share", "half"), [(0.3, 0.0), (0.45, 0.0), (0.7, 1.0)])
-def test_partial_absorption_is_partial(world: tuple[Truth, Tokens], share: float, half: float) -> None:
+def test_partial_absorption_is_measured_as_its_share(world: tuple[Truth, Tokens], share: float, half: float) -> None:
     truth, tokens = world
     tokens = equal_strength(truth, tokens)
-    found = judged(truth, tokens, *merged(truth, tokens, share))
-    assert found.absorbed == 0  # the parent's latent still fires
-    assert found.absorbed_half == pytest.approx(half)
-    assert found.absorbed_fraction == pytest.approx(share, abs=1e-4)
+    metrics = metrics_of(truth, tokens, *merged(truth, tokens, share))
+    assert metrics.absorbed == 0  # the parent's latent is still active
+    assert metrics.absorbed_half == pytest.approx(half)
+    assert metrics.absorbed_fraction == pytest.approx(share, abs=1e-4)
 
 
-def test_a_silent_parent_that_nobody_stands_in_for_is_not_absorbed(world: tuple[Truth, Tokens]) -> None:
+def test_a_silent_parent_that_no_latent_carries_is_not_absorbed(world: tuple[Truth, Tokens]) -> None:
     truth, tokens = world
     acts, parent = tokens.magnitudes.clone(), 0
     acts[(tokens.magnitudes[:, truth.children(parent)] > 0).any(1), parent] = 0
-    found = judged(truth, tokens, acts, truth.directions)
-    assert found.absorbed == 0
-    assert found.absorbed_fraction < 0.01
-    assert found.f1_parents < 0.99
-    assert found.fvu > 0.01
+    metrics = metrics_of(truth, tokens, acts, truth.directions)
+    assert metrics.absorbed == 0
+    assert metrics.absorbed_fraction < 0.01
+    assert metrics.f1_parents < 0.99
+    assert metrics.fvu > 0.01
 
 
 def test_only_absorbed_families_count() -> None:
@@ -114,10 +114,10 @@ def test_only_absorbed_families_count() -> None:
     kept = torch.isin(truth.parent, truth.parents[:6])
     acts[:, kept], W_dec[kept] = tokens.magnitudes[:, kept], truth.directions[kept]
     acts[:, truth.parents[:6]] = tokens.magnitudes[:, truth.parents[:6]]
-    assert judged(truth, tokens, acts, W_dec).absorbed == pytest.approx(0.5)
+    assert metrics_of(truth, tokens, acts, W_dec).absorbed == pytest.approx(0.5)
 
 
-def test_hedging_is_the_child_in_the_parents_latent() -> None:
+def test_hedging_is_the_child_direction_in_the_parents_latent() -> None:
     truth = World(noise=0.0).truth(0)
     tokens = draw(truth, seed=0, number=0, num_tokens=NUM_TOKENS)
     W_dec = truth.directions.clone()
@@ -125,8 +125,8 @@ def test_hedging_is_the_child_in_the_parents_latent() -> None:
     parents = truth.parents
     mixed = truth.directions[parents] + 0.2 * summed[parents]
     W_dec[parents] = normalize(mixed, dim=1)
-    found = judged(truth, tokens, tokens.magnitudes, W_dec)
-    assert found.hedging == pytest.approx(float((0.2 / mixed.norm(dim=1)).mean()), rel=1e-4)
+    metrics = metrics_of(truth, tokens, tokens.magnitudes, W_dec)
+    assert metrics.hedging == pytest.approx(float((0.2 / mixed.norm(dim=1)).mean()), rel=1e-4)
 
 
 def test_a_split_parent_counts_twice() -> None:
@@ -136,17 +136,17 @@ def test_a_split_parent_counts_twice() -> None:
     twins = tokens.magnitudes[:, truth.parents]
     acts = torch.cat([tokens.magnitudes, twins * even], dim=1)
     acts[:, truth.parents] = twins * ~even
-    found = judged(truth, tokens, acts, torch.cat([truth.directions, truth.directions[truth.parents]]))
-    assert found.splitting == 2
-    assert found.mcc == pytest.approx(1)
+    metrics = metrics_of(truth, tokens, acts, torch.cat([truth.directions, truth.directions[truth.parents]]))
+    assert metrics.splitting == 2
+    assert metrics.mcc == pytest.approx(1)
 
 
 def test_a_world_without_families_absorbs_nothing() -> None:
     truth = World(num_parents=0, noise=0.0).truth(0)
     tokens = draw(truth, seed=0, number=0, num_tokens=NUM_TOKENS)
-    found = judged(truth, tokens, tokens.magnitudes, truth.directions)
-    assert found.absorbed == found.leak == found.f1_parents == 0
-    assert found.mcc == pytest.approx(1)
+    metrics = metrics_of(truth, tokens, tokens.magnitudes, truth.directions)
+    assert metrics.absorbed == metrics.leak == metrics.f1_parents == 0
+    assert metrics.mcc == pytest.approx(1)
 
 
 def test_recovery_pairs_each_latent_once() -> None:
@@ -156,29 +156,29 @@ def test_recovery_pairs_each_latent_once() -> None:
 
 
 def test_f1_is_the_harmonic_mean_of_precision_and_recall() -> None:
-    fires = torch.tensor([[1.0], [1.0], [1.0], [0.0]])
+    active = torch.tensor([[1.0], [1.0], [1.0], [0.0]])
     on = torch.tensor([[1.0], [1.0], [0.0], [1.0]])
     precision, recall = 2 / 3, 2 / 3
-    assert f1_scores(fires, on).item() == pytest.approx(2 * precision * recall / (precision + recall))
+    assert f1_scores(active, on).item() == pytest.approx(2 * precision * recall / (precision + recall))
 
 
-def test_hedging_degree_is_zero_for_latents_that_stay() -> None:
+def test_hedging_degree_is_zero_for_unchanged_latents() -> None:
     rows = normalize(torch.randn(30, 20, generator=torch.Generator().manual_seed(0)), dim=1)
     assert hedging_degree(rows[:20], rows) == 0
 
 
-def test_hedging_degree_grows_with_what_moves_to_the_added_latents() -> None:
+def test_hedging_degree_grows_with_the_movement_to_the_added_latents() -> None:
     rng = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(40, 40, generator=rng)).Q
     clean, added = basis[:20], basis[20:22]
     degrees = []
     for amount in (0.0, 0.2, 0.5):
-        mixed = clean + amount * added[0]  # what a narrow SAE had mixed in
+        mixed = clean + amount * added[0]  # as a narrow SAE mixes it in
         degrees.append(hedging_degree(mixed, torch.cat([clean, added])))
     assert degrees[0] == 0
     assert degrees[1] < degrees[2]
-    # By hand: every row loses 0.5 along an added direction, rows have length sqrt(1.25); two random directions of
-    # 40 hold about sqrt(2 / 40) * sqrt(pi / 4)... of it, so h_0 is small beside h.
+    # By hand: every row loses 0.5 along an added direction and has length sqrt(1.25); two random directions of 40
+    # contain about sqrt(2 / 40) * sqrt(pi / 4)... of that, so h_0 is small compared with h.
     h = 0.5 / 1.25**0.5
     assert degrees[2] == pytest.approx(h, abs=0.08)
     assert degrees[2] < h

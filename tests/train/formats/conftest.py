@@ -1,14 +1,14 @@
-"""Rows that every format is tried on."""
+"""Rows on which every format is tested."""
 
 from __future__ import annotations
 
 import pytest
 from torch import Tensor
 
-from helpers.other_libraries import D_IN, drawn
+from helpers.other_libraries import D_IN, randn
 
 
 @pytest.fixture
 def rows() -> Tensor:
-    """(300, 24)"""
-    return drawn(300, D_IN, seed=9, scale=2.0)
+    """(300, 24) float32."""
+    return randn(300, D_IN, seed=9, scale=2.0)

@@ -1,4 +1,4 @@
-"""dictionary_learning's folders: the same function as there, and a clear refusal of what we do not know."""
+"""dictionary_learning's folders: the same function as in the library, and clear refusals of unsupported ones."""
 
 from __future__ import annotations
 
@@ -10,34 +10,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.other_libraries import (
-    D_SAE,
-    K,
-    check_function,
-    decode,
-    encode,
-    tensors,
-    write,
-)
+from helpers.other_libraries import D_SAE, K, check_function, decode, encode, tensors, write_trainer
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import dictionary_learning
 
 
 @pytest.mark.parametrize("kind", dictionary_learning.KEYS)
-def test_a_dictionary_means_to_us_what_it_means_to_its_library(tmp_path: Path, rows: Tensor, kind: str) -> None:
-    source = dictionary_learning.source(write(tmp_path / "trainer_4", kind))
+def test_a_dictionary_has_the_same_function_as_in_its_library(tmp_path: Path, rows: Tensor, kind: str) -> None:
+    source = dictionary_learning.source(write_trainer(tmp_path / "trainer_4", kind))
     acts = encode(kind, tensors(kind), rows)
     check_function(source, rows, acts, decode(kind, tensors(kind), acts))
     assert (source.name, source.seed, source.layer, source.model) == ("trainer_4", 3, 1, "EleutherAI/Toy")
     assert source.hook == "blocks.1.hook_resid_post"
-    assert source.said["buffer"]["ctx_len"] == 128
+    assert source.config["buffer"]["ctx_len"] == 128
 
 
 def test_autoencoder_decoder_rows_become_unit_and_the_function_stays(tmp_path: Path, rows: Tensor) -> None:
-    """from_pretrained's folding; a latent without a decoder row is left alone, where the library would divide by 0."""
+    """As in from_pretrained; a latent with a zero decoder row stays unchanged, though the library would divide by 0."""
     changed = tensors("AutoEncoder")["decoder.weight"].clone()
     changed[:, 5] = 0
-    source = dictionary_learning.source(write(tmp_path, "AutoEncoder", {"decoder.weight": changed}))
+    source = dictionary_learning.source(write_trainer(tmp_path, "AutoEncoder", {"decoder.weight": changed}))
     norms = source.params["W_dec"].norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(D_SAE).index_fill(0, torch.tensor([5]), 0.0))
     w = tensors("AutoEncoder")
@@ -46,15 +38,17 @@ def test_autoencoder_decoder_rows_become_unit_and_the_function_stays(tmp_path: P
     torch.testing.assert_close(x_hat, p @ changed.T + w["bias"], rtol=1e-5, atol=1e-4)
 
 
-def test_an_older_topk_has_no_threshold(tmp_path: Path) -> None:
-    assert dictionary_learning.source(write(tmp_path, "AutoEncoderTopK", {"threshold": None})).sae.num_active == K
+def test_an_older_topk_without_a_threshold_is_read(tmp_path: Path) -> None:
+    assert (
+        dictionary_learning.source(write_trainer(tmp_path, "AutoEncoderTopK", {"threshold": None})).sae.num_active == K
+    )
 
 
 @pytest.mark.parametrize("kind", ["BatchTopKSAE", "MatryoshkaBatchTopKSAE"])
 @pytest.mark.parametrize("threshold", [-1.0, float("nan")])
 def test_a_batch_topk_without_a_threshold_is_refused(tmp_path: Path, kind: str, threshold: float) -> None:
     with pytest.raises(ConfigError, match="none was set"):
-        dictionary_learning.source(write(tmp_path, kind, {"threshold": torch.tensor(threshold)}))
+        dictionary_learning.source(write_trainer(tmp_path, kind, {"threshold": torch.tensor(threshold)}))
 
 
 @pytest.mark.parametrize(
@@ -67,8 +61,8 @@ def test_a_batch_topk_without_a_threshold_is_refused(tmp_path: Path, kind: str, 
         ("residual", "out", None),
     ],
 )
-def test_where_a_dictionary_was_trained(tmp_path: Path, submodule: str | None, io: str, hook: str | None) -> None:
-    folder = write(tmp_path, "AutoEncoder", submodule_name=submodule)
+def test_the_hook_of_a_dictionary(tmp_path: Path, submodule: str | None, io: str, hook: str | None) -> None:
+    folder = write_trainer(tmp_path, "AutoEncoder", submodule_name=submodule)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"buffer": {"io": io}}))
     assert dictionary_learning.source(folder).hook == hook
@@ -77,26 +71,26 @@ def test_where_a_dictionary_was_trained(tmp_path: Path, submodule: str | None, i
 @pytest.mark.parametrize(
     ("changed", "trainer", "words"),
     [
-        ({}, {"dict_class": "CrossCoder"}, "'CrossCoder'\n  hint: known: AutoEncoder, AutoEncoderTopK"),
-        ({}, {"k": 7}, "says k = 6, config.json says k = 7"),
-        ({}, {"dict_size": 80}, "dict_size 40; config.json says 24, 80"),
-        ({"b_dec": None}, {}, "it has no b_dec"),
-        ({"log_threshold": torch.zeros(())}, {}, "log_threshold besides"),
-        ({"b_dec": torch.zeros(23)}, {}, r"b_dec of a AutoEncoderTopK has shape \(23,\), not \(24,\)"),
+        ({}, {"dict_class": "CrossCoder"}, "'CrossCoder'\n  hint: supported: AutoEncoder, AutoEncoderTopK"),
+        ({}, {"k": 7}, "says k = 6, but config.json says k = 7"),
+        ({}, {"dict_size": 80}, r"dict_size\) = \(24, 40\), but config.json says \(24, 80\)"),
+        ({"b_dec": None}, {}, "is not a dictionary of class AutoEncoderTopK: it lacks b_dec"),
+        ({"log_threshold": torch.zeros(())}, {}, "it has unexpected tensors log_threshold"),
+        ({"b_dec": torch.zeros(23)}, {}, r"b_dec of a .* class AutoEncoderTopK has shape \(23,\), not \(24,\)"),
         ({"decoder.weight": torch.zeros(40, 24)}, {}, r"shape \(40, 24\), not \(24, 40\)"),
-        ({"encoder.weight": None}, {}, "encoder.weight is not in it as a matrix, but "),
+        ({"encoder.weight": None}, {}, "no matrix encoder.weight, as AutoEncoderTopK needs, among the tensors "),
         ({"k": torch.tensor(41)}, {"k": 41}, "k = 41 is more than d_sae = 40"),
     ],
 )
-def test_dictionaries_that_we_do_not_know_are_refused(
+def test_unsupported_and_inconsistent_dictionaries_are_refused(
     tmp_path: Path, changed: dict[str, Tensor | None], trainer: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        dictionary_learning.source(write(tmp_path, "AutoEncoderTopK", changed, **trainer))
+        dictionary_learning.source(write_trainer(tmp_path, "AutoEncoderTopK", changed, **trainer))
 
 
 class Harmful:
-    """A pickle that would make a file where it is loaded."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -106,7 +100,7 @@ class Harmful:
 
 
 def test_pickles_and_torn_files_are_not_loaded(tmp_path: Path) -> None:
-    folder = write(tmp_path / "ae", "AutoEncoder")
+    folder = write_trainer(tmp_path / "ae", "AutoEncoder")
     torch.save({"bias": Harmful(tmp_path / "harm")}, folder / "ae.pt")
     with pytest.raises(CorruptDataError, match="plain tensors"):
         dictionary_learning.source(folder)

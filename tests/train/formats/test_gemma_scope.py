@@ -1,4 +1,4 @@
-"""Gemma Scope's archives and the paths that are their configs."""
+"""Gemma Scope's archives, and the paths that serve as their configs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,16 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from helpers.other_libraries import (
-    check_function,
-    scope,
-    tensors,
-)
+from helpers.other_libraries import check_function, tensors, write_gemma_scope
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import gemma_scope
 
 
 @pytest.mark.parametrize("change", [str, str.lower])
-def test_gemma_scope_means_to_us_what_its_authors_say(
+def test_gemma_scope_has_the_function_that_its_authors_give(
     tmp_path: Path, rows: Tensor, change: Callable[[str], str]
 ) -> None:
-    source = gemma_scope.source(scope(tmp_path / "layer_3" / "average_l0_7" / "params.npz", change).parent)
+    source = gemma_scope.source(write_gemma_scope(tmp_path / "layer_3" / "average_l0_7" / "params.npz", change).parent)
     w = tensors("JumpReluAutoEncoder")
     p = rows @ w["W_enc"] + w["b_enc"]
     acts = (p > w["threshold"]) * p.relu()
@@ -56,10 +52,10 @@ def test_gemma_scope_means_to_us_what_its_authors_say(
         ("mine", "mine", None, None),
     ],
 )
-def test_the_path_of_gemma_scope_is_its_config(
+def test_the_path_gives_name_hook_and_model(
     tmp_path: Path, path: str, name: str, hook: str | None, model: str | None
 ) -> None:
-    source = gemma_scope.source(scope(tmp_path / path / "params.npz"))
+    source = gemma_scope.source(write_gemma_scope(tmp_path / path / "params.npz"))
     assert (source.name, source.hook, source.model) == (name, hook, model)
 
 
@@ -73,15 +69,17 @@ def test_the_width_in_a_path(width: str, num_latents: int | None) -> None:
 
 def test_other_archives_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has 40 latents, but its path says width_16k \(16,384\)"):
-        gemma_scope.source(scope(tmp_path / "width_16k" / "params.npz"))
-    with pytest.raises(ConfigError, match="affine_skip_connection besides"):
-        gemma_scope.source(scope(tmp_path / "skip" / "params.npz", affine_skip_connection=np.zeros((24, 24))))
+        gemma_scope.source(write_gemma_scope(tmp_path / "width_16k" / "params.npz"))
+    with pytest.raises(ConfigError, match="unexpected tensors affine_skip_connection"):
+        gemma_scope.source(
+            write_gemma_scope(tmp_path / "skip" / "params.npz", affine_skip_connection=np.zeros((24, 24)))
+        )
     with pytest.raises(ConfigError, match=r"threshold of a Gemma Scope SAE has shape \(39,\), not \(40,\)"):
-        gemma_scope.source(scope(tmp_path / "short" / "params.npz", threshold=np.zeros(39)))
-    with pytest.raises(ConfigError, match="W_enc is not in it as a matrix"):
-        gemma_scope.source(scope(tmp_path / "none" / "params.npz", W_enc=np.zeros(3)))
+        gemma_scope.source(write_gemma_scope(tmp_path / "short" / "params.npz", threshold=np.zeros(39)))
+    with pytest.raises(ConfigError, match="no matrix W_enc among its arrays"):
+        gemma_scope.source(write_gemma_scope(tmp_path / "none" / "params.npz", W_enc=np.zeros(3)))
     with pytest.raises(CorruptDataError, match="allow_pickle"):
-        gemma_scope.source(scope(tmp_path / "pickle" / "params.npz", W_enc=np.array([{}])))
+        gemma_scope.source(write_gemma_scope(tmp_path / "pickle" / "params.npz", W_enc=np.array([{}])))
     with pytest.raises(ConfigError, match=r"params\.npz is missing"):
         gemma_scope.source(tmp_path)
     (tmp_path / "params.npz").write_bytes(b"PK\3\4torn")

@@ -1,4 +1,4 @@
-"""Gemma Scope 2's folders, and what lies beside its SAEs."""
+"""Gemma Scope 2's folders: its SAEs are read, its transcoders refused."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.other_libraries import (
-    check_function,
-    scope_2,
-    tensors,
-)
+from helpers.other_libraries import check_function, tensors, write_gemma_scope_2
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import gemma_scope
 
 
-def test_gemma_scope_2_means_to_us_what_its_authors_say(tmp_path: Path, rows: Tensor) -> None:
-    """b_dec is not taken from x; the folder and the file in it are the same SAE."""
-    folder = scope_2(tmp_path / "resid_post" / "layer_9_width_16k_l0_small")
+def test_gemma_scope_2_has_the_function_that_its_authors_give(tmp_path: Path, rows: Tensor) -> None:
+    """b_dec is not subtracted from x; the folder and the file in it give the same SAE."""
+    folder = write_gemma_scope_2(tmp_path / "resid_post" / "layer_9_width_16k_l0_small")
     w = tensors("JumpReluAutoEncoder")
     p = rows @ w["W_enc"] + w["b_enc"]
     acts = (p > w["threshold"]) * p.relu()
@@ -29,7 +25,7 @@ def test_gemma_scope_2_means_to_us_what_its_authors_say(tmp_path: Path, rows: Te
         check_function(source, rows, acts, acts @ w["W_dec"] + w["b_dec"])
         assert (source.name, source.layer) == ("layer_9_width_16k_l0_small", 9)
         assert (source.hook, source.model) == ("blocks.9.hook_resid_post", "google/gemma-3-1b-pt")
-        assert source.said["l0"] == 7
+        assert source.config["l0"] == 7
 
 
 @pytest.mark.parametrize(
@@ -42,13 +38,13 @@ def test_gemma_scope_2_means_to_us_what_its_authors_say(tmp_path: Path, rows: Te
         (None, None),
     ],
 )
-def test_where_a_gemma_scope_2_sae_was_trained(tmp_path: Path, point: str | None, hook: str | None) -> None:
-    folder = scope_2(tmp_path / "some", hf_hook_point_in=point, hf_hook_point_out=point)
+def test_the_hook_of_a_gemma_scope_2_sae(tmp_path: Path, point: str | None, hook: str | None) -> None:
+    folder = write_gemma_scope_2(tmp_path / "some", hf_hook_point_in=point, hf_hook_point_out=point)
     assert gemma_scope.source(folder).hook == hook
 
 
 @pytest.mark.parametrize(
-    ("said", "model"),
+    ("name", "model"),
     [
         ("gemma-v3-1b-it", "google/gemma-3-1b-it"),
         ("google/gemma-3-270m-pt", "google/gemma-3-270m"),
@@ -56,11 +52,13 @@ def test_where_a_gemma_scope_2_sae_was_trained(tmp_path: Path, point: str | None
         (None, None),
     ],
 )
-def test_what_gemma_scope_2_calls_its_models(tmp_path: Path, said: str | None, model: str | None) -> None:
-    assert gemma_scope.source(scope_2(tmp_path / "some", model_name=said)).model == model
+def test_model_names_of_gemma_scope_2_become_those_of_the_hub(
+    tmp_path: Path, name: str | None, model: str | None
+) -> None:
+    assert gemma_scope.source(write_gemma_scope_2(tmp_path / "some", model_name=name)).model == model
 
 
-def test_transcoders_and_others_of_gemma_scope_2_are_refused(tmp_path: Path) -> None:
+def test_transcoders_and_unsupported_saes_of_gemma_scope_2_are_refused(tmp_path: Path) -> None:
     out = {"hf_hook_point_out": "model.layers.9.post_feedforward_layernorm.output"}
     transcoders: list[tuple[dict[str, Any], str]] = [
         ({"more": {"affine_skip_connection": torch.zeros(24, 24)}}, "affine_skip_connection in params.safetensors"),
@@ -69,18 +67,18 @@ def test_transcoders_and_others_of_gemma_scope_2_are_refused(tmp_path: Path) -> 
         (out, "hf_hook_point_out model.layers.9.post_feedforward_layernorm.output"),
     ]
     for number, (change, words) in enumerate(transcoders):
-        with pytest.raises(ConfigError, match=f"holds a transcoder or crosscoder, and no SAE .*{words}"):
-            gemma_scope.source(scope_2(tmp_path / f"transcoder {number}", **change))
+        with pytest.raises(ConfigError, match=f"holds a transcoder or crosscoder, not an SAE .*{words}"):
+            gemma_scope.source(write_gemma_scope_2(tmp_path / f"transcoder {number}", **change))
     others: list[tuple[dict[str, Any], str]] = [
-        ({"architecture": "topk"}, "architecture is 'topk'\n  hint: known: jump_relu"),
-        ({"width": 48}, "has 40 latents; config.json says width 48"),
-        ({"more": {"w_enc": torch.zeros(3)}}, "w_enc is not in it as a matrix"),
-        ({"more": {"extra": torch.zeros(3)}}, "extra besides"),
+        ({"architecture": "topk"}, "architecture is 'topk'\n  hint: supported: jump_relu"),
+        ({"width": 48}, "has 40 latents, but config.json says width 48"),
+        ({"more": {"w_enc": torch.zeros(3)}}, "no matrix w_enc among its tensors"),
+        ({"more": {"extra": torch.zeros(3)}}, "unexpected tensors extra"),
     ]
     for number, (change, words) in enumerate(others):
         with pytest.raises(ConfigError, match=words):
-            gemma_scope.source(scope_2(tmp_path / f"other {number}", **change))
-    torn = scope_2(tmp_path / "torn")
+            gemma_scope.source(write_gemma_scope_2(tmp_path / f"other {number}", **change))
+    torn = write_gemma_scope_2(tmp_path / "torn")
     (torn / "params.safetensors").write_bytes(b"torn")
     with pytest.raises(CorruptDataError):
         gemma_scope.source(torn)

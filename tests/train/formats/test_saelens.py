@@ -26,7 +26,7 @@ def change(folder: Path, **keys: object) -> None:
 
 
 def saelens_forward(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
-    """acts and x_hat by SAELens' formulas (6.54.12: Standard, TopK, JumpReLU and GatedSAE), from its files alone."""
+    """Computes acts and x_hat by SAELens' formulas (6.54.12: Standard, TopK, JumpReLU and GatedSAE), from its files."""
     config = json.loads((folder / saelens.CONFIG).read_text())
     w = load_file(folder / saelens.WEIGHTS)
     x = x - w["b_dec"] * config["apply_b_dec_to_input"]
@@ -49,11 +49,9 @@ def saelens_forward(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def own_parameters(sae: Architecture) -> Params:
-    """What the architecture has besides the four that all have, none at zero."""
-    drawn = generator(4)
-    return {
-        name: 0.1 + 0.4 * torch.rand(value.shape, generator=drawn) for name, value in sae.init(24, 1, drawn).items()
-    }
+    """Returns random parameters of the architecture, none of them zero."""
+    rng = generator(4)
+    return {name: 0.1 + 0.4 * torch.rand(value.shape, generator=rng) for name, value in sae.init(24, 1, rng).items()}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +69,7 @@ def own_parameters(sae: Architecture) -> Params:
         (MatryoshkaBatchTopK(d_sae=40, k=6), {}),
     ],
 )
-def test_a_folder_means_to_us_what_it_means_to_saelens(
+def test_a_folder_has_the_same_function_as_in_saelens(
     tmp_path: Path, params: Params, x: Tensor, sae: Architecture, keys: dict[str, bool]
 ) -> None:
     params = {**own_parameters(sae), **params, "W_dec": params["W_dec"] * 1.7}
@@ -106,7 +104,7 @@ def test_cfg_holds_the_keys_that_saelens_reads(tmp_path: Path, params: Params) -
     }
 
 
-def test_what_we_cannot_read_is_refused(tmp_path: Path, params: Params) -> None:
+def test_unsupported_folders_are_refused(tmp_path: Path, params: Params) -> None:
     with pytest.raises(ConfigError, match="holds no SAE"):
         load(tmp_path)
     saelens.write(tmp_path, ReLU(d_sae=40), params, {})
@@ -118,11 +116,11 @@ def test_what_we_cannot_read_is_refused(tmp_path: Path, params: Params) -> None:
         load(tmp_path)
     saelens.write(tmp_path, JumpReLU(d_sae=40), {**own_parameters(JumpReLU(d_sae=40)), **params}, {})
     change(tmp_path, architecture="standard")
-    with pytest.raises(ConfigError, match="holds what a relu has not: threshold"):
+    with pytest.raises(ConfigError, match="holds tensors that a relu does not have: threshold"):
         load(tmp_path)
 
 
-def test_files_that_do_not_fit_together_are_corrupt(tmp_path: Path, params: Params) -> None:
+def test_inconsistent_files_are_corrupt(tmp_path: Path, params: Params) -> None:
     saelens.write(tmp_path, ReLU(d_sae=40), params, {})
     weights = load_file(tmp_path / saelens.WEIGHTS)
     save_file({**weights, "W_dec": weights["W_dec"].T.contiguous()}, tmp_path / saelens.WEIGHTS)

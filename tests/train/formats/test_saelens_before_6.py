@@ -1,4 +1,4 @@
-"""Folders of SAELens 3 to 5."""
+"""Folders written by SAELens 3 to 5."""
 
 from __future__ import annotations
 
@@ -11,28 +11,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from helpers.other_libraries import (
-    D_IN,
-    D_SAE,
-    K,
-    check_function,
-    tensors,
-)
+from helpers.other_libraries import D_IN, D_SAE, K, check_function, tensors
 from saepipe.data.errors import ConfigError
 from saepipe.train.formats import saelens
 
 
 def older(folder: Path, weights: dict[str, Tensor], **config: Any) -> Path:
-    """A folder of SAELens 3 to 5: one flat mapping."""
+    """Writes a folder of SAELens 3 to 5, whose config is one flat mapping."""
     folder.mkdir()
     save_file(weights, folder / "sae_weights.safetensors")
-    said = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "model_name": "gpt2-small", "hook_layer": 1}
-    said |= {"hook_name": "blocks.1.hook_resid_pre", "sae_lens_training_version": None, "normalize_activations": False}
-    (folder / "cfg.json").write_text(json.dumps(said | config))
+    keys = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "model_name": "gpt2-small", "hook_layer": 1}
+    keys |= {"hook_name": "blocks.1.hook_resid_pre", "sae_lens_training_version": None, "normalize_activations": False}
+    (folder / "cfg.json").write_text(json.dumps(keys | config))
     return folder
 
 
-def test_saelens_folders_from_before_its_version_6(tmp_path: Path, rows: Tensor) -> None:
+def test_saelens_folders_from_before_version_6_are_read(tmp_path: Path, rows: Tensor) -> None:
     theirs = tensors("MatryoshkaBatchTopKSAE")
     w = {name: theirs[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     plain = saelens.source(older(tmp_path / "plain", {**w, "scaling_factor": torch.ones(D_SAE)}))
@@ -45,7 +39,7 @@ def test_saelens_folders_from_before_its_version_6(tmp_path: Path, rows: Tensor)
     check_function(saelens.source(older(tmp_path / "topk", w, **topk)), rows, acts, acts @ w["W_dec"] + w["b_dec"])
 
 
-def test_older_folders_whose_activations_go_through_more_are_refused(tmp_path: Path) -> None:
+def test_older_folders_with_unsupported_settings_are_refused(tmp_path: Path) -> None:
     theirs = tensors("MatryoshkaBatchTopKSAE")
     w = {name: theirs[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     with pytest.raises(ConfigError, match="activation_fn is 'tanh-relu'"):
@@ -56,7 +50,7 @@ def test_older_folders_whose_activations_go_through_more_are_refused(tmp_path: P
         saelens.source(older(tmp_path / "normalised", w, normalize_activations=True))
     with pytest.raises(ConfigError, match="hook_z"):
         saelens.source(older(tmp_path / "heads", w, hook_name="blocks.1.attn.hook_z"))
-    with pytest.raises(ConfigError, match="architecture is 'batchtopk'\n  hint: known: standard, topk"):
+    with pytest.raises(ConfigError, match="architecture is 'batchtopk'\n  hint: supported: standard, topk"):
         saelens.source(older(tmp_path / "checkpoint", w, architecture="batchtopk"))
     folder = older(tmp_path / "bare", w)
     (folder / "cfg.json").write_text('{"d_sae": 40, "sae_lens_version": "6.1.0"}')

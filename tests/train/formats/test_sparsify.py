@@ -1,4 +1,4 @@
-"""sparsify's folders, one seed or several."""
+"""sparsify's folders, with one seed or several."""
 
 from __future__ import annotations
 
@@ -10,23 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from helpers.other_libraries import (
-    D_IN,
-    D_SAE,
-    K,
-    check_function,
-    sparsify_folder,
-)
+from helpers.other_libraries import D_IN, D_SAE, K, check_function, write_sparsify
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import sparsify
 
 
 @pytest.fixture
 def sparse(tmp_path: Path) -> Path:
-    return sparsify_folder(tmp_path / "my run" / "layers.1")
+    return write_sparsify(tmp_path / "my run" / "layers.1")
 
 
-def test_sparsify_means_to_us_what_it_means_to_its_library(sparse: Path, rows: Tensor) -> None:
+def test_a_sparsify_sae_has_the_same_function_as_in_its_library(sparse: Path, rows: Tensor) -> None:
     w = load_file(sparse / "sae.safetensors")
     kept = ((rows - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"]).relu().topk(K, dim=-1)
     acts = torch.zeros(len(rows), D_SAE).scatter(-1, kept.indices, kept.values)
@@ -35,9 +29,9 @@ def test_sparsify_means_to_us_what_it_means_to_its_library(sparse: Path, rows: T
     assert (source.name, source.hook, source.model, source.seed) == ("my run", "blocks.1.hook_resid_post", None, None)
 
 
-def test_sparsify_s_sizes_and_dtypes(tmp_path: Path) -> None:
-    """`num_latents` 0 means `expansion_factor` times d_in; settings of training alone do not matter."""
-    folder = sparsify_folder(
+def test_sizes_and_dtypes_of_sparsify(tmp_path: Path) -> None:
+    """`num_latents` 0 means `expansion_factor` times d_in; pure training settings are ignored."""
+    folder = write_sparsify(
         tmp_path / "layers.1", d_sae=2 * D_IN, dtype=torch.bfloat16, num_latents=0, expansion_factor=2, multi_topk=True
     )
     source = sparsify.source(folder)
@@ -46,7 +40,7 @@ def test_sparsify_s_sizes_and_dtypes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "hook", "seed"),
+    ("path", "hook", "seed"),
     [
         ("run/layers.3", "blocks.3.hook_resid_post", 5),
         ("run/layers.3/seed7", "blocks.3.hook_resid_post", 7),
@@ -56,17 +50,17 @@ def test_sparsify_s_sizes_and_dtypes(tmp_path: Path) -> None:
         ("run/embed_tokens", None, 5),
     ],
 )
-def test_where_a_sparsify_sae_was_trained(tmp_path: Path, place: str, hook: str | None, seed: int) -> None:
-    folder = sparsify_folder(tmp_path / place)
+def test_the_hook_and_seed_of_a_sparsify_sae(tmp_path: Path, path: str, hook: str | None, seed: int) -> None:
+    folder = write_sparsify(tmp_path / path)
     (tmp_path / "run" / "config.json").write_text('{"model": "org/toy", "init_seeds": [5]}')
     source = sparsify.source(folder)
     assert (source.name, source.hook, source.seed, source.model) == ("run", hook, seed, "org/toy")
 
 
-def test_several_sparsify_saes_are_told_apart(tmp_path: Path) -> None:
-    for place in ("layers.3/seed0", "layers.3/seed1", "layers.9/seed0"):
-        sparsify_folder(tmp_path / place)
-    listed = "holds 3 SAEs: layers.3/seed0, layers.3/seed1, layers.9/seed0\n  hint: one at a time: .*layers.3/seed0"
+def test_a_folder_with_several_sparsify_saes_is_refused(tmp_path: Path) -> None:
+    for path in ("layers.3/seed0", "layers.3/seed1", "layers.9/seed0"):
+        write_sparsify(tmp_path / path)
+    listed = "holds 3 SAEs: layers.3/seed0, layers.3/seed1, layers.9/seed0\n  hint: give one of them: .*layers.3/seed0"
     with pytest.raises(ConfigError, match=listed):
         sparsify.source(tmp_path)
     with pytest.raises(ConfigError, match="holds 2 SAEs: seed0, seed1"):
@@ -78,24 +72,24 @@ def test_several_sparsify_saes_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"activation": "groupmax"}, "activation is 'groupmax': the largest of each of k groups"),
+        ({"activation": "groupmax"}, "activation is 'groupmax': it keeps the largest of each of k groups"),
         ({"transcode": True}, "transcode is True: it is a transcoder"),
         ({"skip_connection": True}, "skip_connection is True: it adds a linear map"),
-        ({"signed": True}, "signed is True: it takes the largest by absolute value"),
+        ({"signed": True}, "signed is True: it keeps the largest by absolute value"),
         ({"k": None}, "does not say k"),
         ({"k": 41}, "k = 41 is more than d_sae = 40"),
         ({"num_latents": 48}, r"has shape \(40, 24\), not \(48, 24\)"),
     ],
 )
-def test_sparsify_saes_that_we_do_not_have_are_refused(tmp_path: Path, config: dict[str, Any], words: str) -> None:
+def test_unsupported_sparsify_saes_are_refused(tmp_path: Path, config: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        sparsify.source(sparsify_folder(tmp_path / "layers.1", **config))
+        sparsify.source(write_sparsify(tmp_path / "layers.1", **config))
 
 
-def test_other_tensors_and_torn_files_are_refused(sparse: Path) -> None:
+def test_unexpected_tensors_and_torn_files_are_refused(sparse: Path) -> None:
     weights = load_file(sparse / "sae.safetensors")
     save_file(weights | {"W_skip": torch.zeros(D_IN, D_IN)}, sparse / "sae.safetensors")
-    with pytest.raises(ConfigError, match="W_skip besides"):
+    with pytest.raises(ConfigError, match="unexpected tensors W_skip"):
         sparsify.source(sparse)
     (sparse / "sae.safetensors").write_bytes(b"torn")
     with pytest.raises(CorruptDataError):

@@ -1,4 +1,4 @@
-"""The dry step finds no fault in what has none: every architecture, penalty and transform of the package."""
+"""The dry step finds no fault in any architecture, penalty or transform of the package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEEDED: dict[str, dict[str, Any]] = {"topk": {"k": 4}, "batch_topk": {"k": 4}, "
 NEEDED |= {"l0_target": {"l0": 4.0}, "auxk": {}}
 
 
-def found(config: TrainConfig, folder: Path) -> list[str]:
+def findings(config: TrainConfig, folder: Path) -> list[str]:
     (run,) = plan_runs(config, folder)
     state = fresh_state(run.recipe, initial_params(run.recipe))
     rows = torch.randn(34, 24, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -34,19 +34,19 @@ def found(config: TrainConfig, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(Architecture.members))
-@pytest.mark.parametrize("d_sae", [17, 24, 40])  # also where it is d_in or the batch of the made-up rows
+@pytest.mark.parametrize("d_sae", [17, 24, 40])  # also equal to d_in or to the batch of the random rows
 def test_every_architecture_passes(config: Make, tmp_path: Path, name: str, d_sae: int) -> None:
     sae = {"name": name, "d_sae": d_sae, **NEEDED.get(name, {})}
-    assert found(config(sae=sae, penalties=[]), tmp_path) == []
+    assert findings(config(sae=sae, penalties=[]), tmp_path) == []
 
 
 @pytest.mark.parametrize("name", sorted(Penalty.members))
 def test_every_penalty_passes(config: Make, tmp_path: Path, name: str) -> None:
     sae = {"name": "topk", "d_sae": 40, "k": 4} if name == "auxk" else {"name": "relu", "d_sae": 40}
     penalty = {"name": name, "weight": 0.5, **NEEDED.get(name, {})}
-    assert found(config(sae=sae, penalties=[penalty]), tmp_path) == []
+    assert findings(config(sae=sae, penalties=[penalty]), tmp_path) == []
 
 
 @pytest.mark.parametrize("name", sorted(Transform.members))
 def test_every_transform_passes(config: Make, tmp_path: Path, name: str) -> None:
-    assert found(config(transforms=[{"name": name}]), tmp_path) == []
+    assert findings(config(transforms=[{"name": name}]), tmp_path) == []

@@ -1,4 +1,4 @@
-"""Each rule finds the fault that it is for, in the words that it promises; and a sound run has no finding."""
+"""Each rule reports its fault in the expected words, and a sound run has no finding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from helpers.mutations import MUTATIONS, Mutation, World
 from helpers.repository import DOCS
-from saepipe.data.folders.health import RULES
+from saepipe.data.folders.health_rules import RULES
 from saepipe.train.health_config import HealthConfig
 
 PAGE = DOCS / "health.md"
@@ -24,7 +24,7 @@ def test_a_sound_run_has_no_finding(world: World) -> None:
 
 
 def test_sound_variants_have_no_finding(world: World) -> None:
-    """Other weights, another seed, and a weight of 0, which trains like no penalty at all."""
+    """Includes other weights, another seed, and a weight of 0, which trains like no penalty at all."""
     off = [{"name": "l1", "weight": 1.0, "warmup": 0.1}, {"name": "topk_orthogonality", "weight": 0.0}]
     variants = [{"name": "plain"}, {"name": "off", "penalties": off}, {"name": "more", "penalties.0.weight": 1.1}]
     assert world.train(variants=variants, seeds=[0, 1]) == []
@@ -32,18 +32,19 @@ def test_sound_variants_have_no_finding(world: World) -> None:
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.rule}: {mutation.fault}")
 def test_a_fault_is_found(mutation: Mutation, world: World) -> None:
-    said = mutation.inject(world)
-    found = [sentence for sentence in said if mutation.words in sentence]
-    assert found, said
-    assert mutation.rule in found[0] or "config error" in found[0]
+    reports = mutation.inject(world)
+    matching = [report for report in reports if mutation.words in report]
+    assert matching, reports
+    assert mutation.rule in matching[0] or "config error" in matching[0]
 
 
 def test_every_rule_has_a_fault() -> None:
     assert {mutation.rule for mutation in MUTATIONS} == RULES.keys()
 
 
-def test_the_docs_have_every_rule_threshold_and_fault() -> None:
+def test_the_docs_list_every_rule_threshold_and_fault() -> None:
     text = PAGE.read_text()
     assert [name for name in HealthConfig.model_fields if f"`{name}`" not in text] == []
-    assert [rule for rule, words in RULES.items() if f"| {rule} {words} |" not in text] == []
+    assert [rule.id for rule in RULES.values() if f"| {rule.id} {rule.title} |" not in text] == []
+    assert [rule.id for rule in RULES.values() if f"| {rule.id} | {rule.title} | {rule.text} |" not in text] == []
     assert [mutation.fault for mutation in MUTATIONS if f"| {mutation.rule} | {mutation.fault} |" not in text] == []

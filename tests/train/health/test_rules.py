@@ -1,11 +1,11 @@
-"""The rules as functions: their thresholds, their exceptions, and their formulas against others."""
+"""The rules as functions: thresholds, exceptions, and formulas compared with plain ones."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,8 +15,8 @@ from saepipe.data.errors import CorruptDataError, HealthError
 from saepipe.data.folders.health import Finding, Health, errors, unusable
 from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
-from saepipe.train.health.degenerate import behaviour, check_behaviour, check_l0, sample_rows
-from saepipe.train.health.dry_step import dry_step, parts
+from saepipe.train.health.degenerate import Behaviour, check_behaviour, check_l0, measure_behaviour, sample_rows
+from saepipe.train.health.dry_step import dry_step, separate_parts
 from saepipe.train.health.log_lines import audit, check_log, weight_at
 from saepipe.train.health.twins import Twin, check_twins
 from saepipe.train.health_config import HealthConfig
@@ -31,7 +31,7 @@ PENALTY = {"name": "topk_orthogonality", "weight": 1.0}
 
 
 def lines(shares: list[float], statistics: dict[str, list[float]] | None = None, every: int = 10) -> list[dict]:
-    """A log in which one penalty's gradient has these shares of the reconstruction's; 0 is a value of 0."""
+    """Returns a log in which a penalty's gradient has these shares of the reconstruction's; 0 means a value of 0."""
     return [
         {
             "step": (number + 1) * every,
@@ -55,7 +55,7 @@ def judged(config: TrainConfig, log: list[dict], *, ended: bool = True, num_step
         ([0.1] * 20, []),
         ([0.0] * 20, [("H1", "error")]),
         ([1e-7] * 20, [("H1", "error")]),
-        ([0.0] * 2, [("H1", "error")]),  # all that there are
+        ([0.0] * 2, [("H1", "error")]),  # all checks of the run
         ([0.1] * 15 + [0.0] * 5, [("H1", "warning")]),
         ([0.1] * 5 + [0.0] * 15, [("H1", "error")]),
         ([0.1, 0.1, 0.0, 0.0] * 5, []),  # never four in a row
@@ -64,19 +64,19 @@ def judged(config: TrainConfig, log: list[dict], *, ended: bool = True, num_step
         ([11.0] * 20, [("H1", "warning")]),
     ],
 )
-def test_h1_by_what_was_seen(config: Make, shares: list[float], expected: list[tuple[str, str]]) -> None:
+def test_h1_thresholds(config: Make, shares: list[float], expected: list[tuple[str, str]]) -> None:
     assert judged(config(penalties=[PENALTY]), lines(shares)) == expected
 
 
-def test_h1_is_told_as_soon_as_it_is_known(config: Make) -> None:
-    made = config(penalties=[PENALTY])
-    assert judged(made, lines([0.0] * 3), ended=False) == []
-    assert judged(made, lines([0.0] * 4), ended=False) == [("H1", "error")]
-    assert judged(made, lines([0.0] * 4), ended=False, num_steps=2000) == []  # not yet a twentieth of the run
-    assert judged(made, lines([0.1] * 4), ended=False) == []
+def test_h1_is_reported_before_the_end_of_the_run(config: Make) -> None:
+    trained = config(penalties=[PENALTY])
+    assert judged(trained, lines([0.0] * 3), ended=False) == []
+    assert judged(trained, lines([0.0] * 4), ended=False) == [("H1", "error")]
+    assert judged(trained, lines([0.0] * 4), ended=False, num_steps=2000) == []  # not yet a twentieth of the run
+    assert judged(trained, lines([0.1] * 4), ended=False) == []
 
 
-def test_h1_spares_a_weight_of_0_a_warmup_and_what_may_rest(config: Make) -> None:
+def test_h1_ignores_a_weight_of_0_and_the_warmup(config: Make) -> None:
     inert = lines([0.0] * 20)
     assert judged(config(penalties=[{**PENALTY, "weight": 0.0}]), inert) == []
     warm = lines([0.0] * 10 + [0.1] * 10)
@@ -85,18 +85,18 @@ def test_h1_spares_a_weight_of_0_a_warmup_and_what_may_rest(config: Make) -> Non
     assert judged(config(penalties=[later]), warm) == []
 
 
-def test_h1_only_warns_of_a_penalty_that_may_rest(config: Make) -> None:
+def test_h1_is_only_a_warning_for_a_penalty_that_may_rest(config: Make) -> None:
     def log(shares: list[float]) -> list[dict]:
         return [
             {**line, "terms": {**line["terms"], "auxk": line["terms"]["topk_orthogonality"]}} for line in lines(shares)
         ]
 
-    made = config(sae={"name": "topk", "d_sae": 40, "k": 4}, penalties=[{"name": "auxk"}])
-    assert judged(made, log([0.0] * 20)) == [("H1", "warning")]
-    assert judged(made, log([0.0] * 5 + [0.1] * 15)) == []
+    trained = config(sae={"name": "topk", "d_sae": 40, "k": 4}, penalties=[{"name": "auxk"}])
+    assert judged(trained, log([0.0] * 20)) == [("H1", "warning")]
+    assert judged(trained, log([0.0] * 5 + [0.1] * 15)) == []
 
 
-def test_the_weight_of_a_step(config: Make) -> None:
+def test_weight_at_a_step(config: Make) -> None:
     (moving,) = config(penalties=[{**PENALTY, "warmup": 0.1, "weight": {"start": 2.0, "end": 1.0}}]).penalties
     assert weight_at(moving, 10, 100) == 0.0
     assert weight_at(moving, 11, 100) == pytest.approx(2.0 - 10 / 99)
@@ -112,33 +112,36 @@ def test_the_weight_of_a_step(config: Make) -> None:
         ({"num_pairs": 5.0, "self_share": 0.01}, [("H5", "error")]),
         ({"num_pairs": 0.0}, [("H5", "error")]),
         ({"selected_share": 0.0}, [("H4", "warning")]),
-        ({"selected_share": 0.9}, []),  # a choice of most is no threshold passed by most
+        ({"selected_share": 0.9}, []),  # it has no rho that most pairs could pass
     ],
 )
-def test_h4_and_h5_by_the_gate(config: Make, statistics: dict[str, float], expected: list[tuple[str, str]]) -> None:
+def test_h4_and_h5_by_gate_statistics(
+    config: Make, statistics: dict[str, float], expected: list[tuple[str, str]]
+) -> None:
     log = lines([0.1] * 8, {name: [value] * 8 for name, value in statistics.items()})
     assert judged(config(penalties=[PENALTY]), log) == expected
 
 
-def test_the_audit_sums_up_a_gate(config: Make) -> None:
+def test_the_audit_summarises_a_gate(config: Make) -> None:
     log = lines([0.1] * 3, {"cos_in": [0.5, 0.1, 0.3]})
-    found = audit(config(penalties=[PENALTY]), log)
-    assert found == {"topk_orthogonality": {"cos_in": {"least": 0.1, "median": 0.3, "most": 0.5, "last": 0.3}}}
+    assert audit(config(penalties=[PENALTY]), log) == {
+        "topk_orthogonality": {"cos_in": {"least": 0.1, "median": 0.3, "most": 0.5, "last": 0.3}}
+    }
 
 
 def test_h2_and_h3_name_the_first_twin_and_count_the_others() -> None:
-    kept = {"reconstruction": {}, "final_reconstruction": 1.5, "W_dec": "d", "W_dec_entries": [1.0]}
+    evidence = {"reconstruction": {}, "final_reconstruction": 1.5, "W_dec": "d", "W_dec_entries": [1.0]}
     twins = [
-        Twin(f"r/{rho}", {"penalties": [{"name": "absorption", "rho": rho, "weight": 1}]}, kept) for rho in range(4)
+        Twin(f"r/{rho}", {"penalties": [{"name": "absorption", "rho": rho, "weight": 1}]}, evidence) for rho in range(4)
     ]
     h2, h3 = check_twins(twins[0], twins[1:], LIMITS)
     assert (h2.rule, h3.rule) == ("H2", "H3")
-    assert "those of r/1, though they differ in penalties.0.rho: 1 -> 0" in h2.message
-    assert h2.message.endswith("(and so with 2 more)")
-    without = Twin("r/none", {"penalties": []}, kept)
+    assert "bit-identical to r/1's, although the configs differ in penalties.0.rho: 1 -> 0" in h2.message
+    assert h2.message.endswith("(the same holds for 2 more)")
+    without = Twin("r/none", {"penalties": []}, evidence)
     (message, _) = (finding.message for finding in check_twins(twins[0], [without], LIMITS))
-    assert "differ in penalties: [] -> '(absent)'; penalties.0.name: '(absent)' -> 'absorption': what" in message
-    off = Twin("r/off", {"penalties": [{"name": "absorption", "weight": 0}]}, kept)
+    assert "differ in penalties: [] -> '(absent)'; penalties.0.name: '(absent)' -> 'absorption'; the diff" in message
+    off = Twin("r/off", {"penalties": [{"name": "absorption", "weight": 0}]}, evidence)
     assert check_twins(off, [without], LIMITS) == []
 
 
@@ -148,14 +151,14 @@ def test_behaviour_against_plain_formulas() -> None:
     x = torch.randn(300, 24, generator=rng) + 1
     acts = ((x - params["b_dec"]) @ params["W_enc"] + params["b_enc"]).relu()
     x_hat = acts @ params["W_dec"] + params["b_dec"]
-    seen = behaviour(ReLU(d_sae=40), params, x.split(70), dense_rate=0.5)
-    assert seen.num_tokens == 300
-    assert seen.l0 == pytest.approx((acts > 0).sum(1).double().mean().item())
-    assert seen.alive == pytest.approx((acts > 0).any(0).double().mean().item())
-    assert seen.dense == pytest.approx(((acts > 0).double().mean(0) > 0.5).double().mean().item())
+    measured = measure_behaviour(ReLU(d_sae=40), params, x.split(70), dense_rate=0.5)
+    assert measured.num_tokens == 300
+    assert measured.l0 == pytest.approx((acts > 0).sum(1).double().mean().item())
+    assert measured.alive == pytest.approx((acts > 0).any(0).double().mean().item())
+    assert measured.dense == pytest.approx(((acts > 0).double().mean(0) > 0.5).double().mean().item())
     error, variation = (x - x_hat).square().sum(), (x - x.mean(0)).square().sum()
-    assert seen.explained_variance == pytest.approx(1 - (error / variation).item(), rel=1e-5)
-    assert seen.l2_ratio == pytest.approx((x_hat.norm(dim=1) / x.norm(dim=1)).mean().item(), rel=1e-5)
+    assert measured.explained_variance == pytest.approx(1 - (error / variation).item(), rel=1e-5)
+    assert measured.l2_ratio == pytest.approx((x_hat.norm(dim=1) / x.norm(dim=1)).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -172,23 +175,21 @@ def test_behaviour_against_plain_formulas() -> None:
         ({"l2_ratio": 1.11}, "warning"),
     ],
 )
-def test_h9_by_its_thresholds(change: dict[str, float], severity: str | None) -> None:
-    rng = torch.Generator().manual_seed(0)
-    seen = behaviour(ReLU(d_sae=40), ReLU(d_sae=40).init(24, 1.0, rng), [torch.randn(9, 24)], 0.5)
-    sound = {"l0": 10.0, "alive": 0.9, "dense": 0.0, "explained_variance": 0.8, "l2_ratio": 1.0}
-    judged = type(seen)(num_tokens=9, **{**sound, **change})
-    found = check_behaviour(judged, d_sae=100, dead=0.2, l0_target=None, limits=LIMITS)
-    assert [finding.severity for finding in found] == ([severity] if severity else [])
-    assert [f.severity for f in check_behaviour(judged, 100, 0.31, None, LIMITS)][-1] == "warning"
+def test_h9_thresholds(change: dict[str, float], severity: str | None) -> None:
+    behaviour = Behaviour(9, l0=10.0, alive=0.9, dense=0.0, explained_variance=0.8, l2_ratio=1.0)
+    behaviour = replace(behaviour, **change)
+    findings = check_behaviour(behaviour, d_sae=100, dead=0.2, l0_target=None, limits=LIMITS)
+    assert [finding.severity for finding in findings] == ([severity] if severity else [])
+    assert [f.severity for f in check_behaviour(behaviour, 100, 0.31, None, LIMITS)][-1] == "warning"
 
 
-def test_h9_of_a_steered_l0() -> None:
+def test_h9_for_a_steered_l0() -> None:
     assert check_l0(10.4, 10, LIMITS) == []
     assert [finding.severity for finding in check_l0(9.3, 10, LIMITS)] == ["warning"]
     assert [finding.severity for finding in check_l0(13.0, 10, LIMITS)] == ["error"]
 
 
-def test_h9_is_judged_on_heldout_tokens_where_there_are_some(toy_cache: Path, tiny_cache: Path) -> None:
+def test_h9_uses_heldout_tokens_if_there_are_any(toy_cache: Path, tiny_cache: Path) -> None:
     cache, hook = Cache.open(toy_cache), "blocks.1.hook_resid_post"
     rows = torch.cat(list(sample_rows(cache, hook, 10**9)))
     assert len(rows) == cache.heldout.keep.sum()
@@ -199,8 +200,8 @@ def test_h9_is_judged_on_heldout_tokens_where_there_are_some(toy_cache: Path, ti
 
 
 def test_the_dry_step_changes_nothing(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
-    asked = config(penalties=[{"name": "l1", "weight": 0.3}, PENALTY], transforms=[{"name": "latent_dropout"}])
-    (run,) = plan_runs(asked, tmp_path)
+    both = config(penalties=[{"name": "l1", "weight": 0.3}, PENALTY], transforms=[{"name": "latent_dropout"}])
+    (run,) = plan_runs(both, tmp_path)
     state = fresh_state(run.recipe, initial_params(run.recipe))
     before = {name: value.clone() for name, value in state.params.items()}
     generator = torch.get_rng_state()
@@ -210,16 +211,16 @@ def test_the_dry_step_changes_nothing(config: Make, tmp_path: Path, tiny_cache: 
     assert (state.step, state.num_summed) == (0, 0)
     assert torch.equal(generator, torch.get_rng_state())
     names = ["architecture relu", "penalty l1", "penalty topk_orthogonality", "transform latent_dropout"]
-    assert [name for name, _ in parts(run.recipe.config)] == names
+    assert [name for name, _ in separate_parts(run.recipe.config)] == names
 
 
-def test_strict_ends_a_run_as_soon_as_an_error_is_known(config: Make, tmp_path: Path) -> None:
+def test_strict_stops_a_run_at_its_first_error(config: Make, tmp_path: Path) -> None:
     variants = [{"name": "sound", "penalties": []}, {"name": "inert", "penalties": [{**PENALTY, "tau": 0.999}]}]
-    asked = config(variants=variants, steps=200, log_every=5, health={"most_l0": 1.0, "least_variance": -1e9})
+    study = config(variants=variants, steps=200, log_every=5, health={"most_l0": 1.0, "least_variance": -1e9})
     progress = Silent()
     with pytest.raises(HealthError, match=r"1 of 2 runs failed:\n.*inert/seed-0: H1 error"):
-        train(asked, tmp_path / "strict", strict=True, progress=progress)
-    assert sum("H1 error" in said for said in progress.said) == 1
+        train(study, tmp_path / "strict", strict=True, progress=progress)
+    assert sum("H1 error" in line for line in progress.said) == 1
     inert = tmp_path / "strict" / "inert" / "seed-0"
     assert not (inert / "COMMITTED").exists()
     assert json.loads((inert / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 15
@@ -227,13 +228,13 @@ def test_strict_ends_a_run_as_soon_as_an_error_is_known(config: Make, tmp_path: 
     assert (tmp_path / "strict" / "sound" / "seed-0" / "COMMITTED").exists()
 
     progress = Silent()
-    runs = train(asked, tmp_path / "free", progress=progress)
+    runs = train(study, tmp_path / "free", progress=progress)
     assert {"H1", "H2", "H3"} <= {finding.rule for finding in errors(Health.read(runs[1]).findings)}
     assert progress.said[-1].startswith("1 OF 2 RUNS CANNOT SHOW WHAT THEY WERE MADE TO SHOW:")
-    assert sum("H1 error" in said for said in progress.said[:-1]) == 1
+    assert sum("H1 error" in line for line in progress.said[:-1]) == 1
 
 
-def test_thresholds_do_not_make_another_run(config: Make) -> None:
+def test_thresholds_do_not_change_the_run_id(config: Make) -> None:
     strict = config(health={"inert_checks": 2})
     assert strict.run_id("c") == config().run_id("c")
     assert strict.health.inert_checks == 2
@@ -247,15 +248,5 @@ def test_health_on_disk(tmp_path: Path) -> None:
     assert str(finding) == "H7 error (not finite): the loss is not finite"
     assert unusable(health.findings) == errors(health.findings) == [finding]
     (tmp_path / "health.json").write_text("[]")
-    with pytest.raises(CorruptDataError, match="is no health of a run"):
+    with pytest.raises(CorruptDataError, match="is missing or malformed"):
         Health.read(tmp_path)
-
-
-def test_a_plugin_is_part_of_what_a_run_is(config: Make, tmp_path: Path) -> None:
-    def run_id(text: str) -> Any:
-        plugin = tmp_path / "nothing.py"
-        plugin.write_text(text)
-        (run,) = plan_runs(config(plugins=[str(plugin)]), tmp_path)
-        return run.run_id
-
-    assert run_id("A = 1\n") == run_id("A = 1\n") != run_id("A = 2\n")

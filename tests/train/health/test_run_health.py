@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def trained(config: Callable[..., TrainConfig]) -> tuple[Recipe, TrainState]:
-    """A run that says it has done its 20 steps, and whose weights have moved."""
+    """A run whose state says that its 20 steps are done, with weights that have moved."""
     recipe = Recipe(config().resolved(hook="h", num_rows=1000, device=CPU), 24, 1.0, CPU)
     state = fresh_state(recipe, initial_params(recipe))
     state.step = 20
@@ -49,7 +49,7 @@ def test_h7_finite(trained: tuple[Recipe, TrainState], value: float) -> None:
     with torch.no_grad():
         state.params["b_enc"][3] = value
     assert [finding.message for finding in check_finite(state)] == [
-        "not finite at step 20: b_enc; a lower lr or a smaller weight may do"
+        "not finite at step 20: b_enc; try a lower lr or smaller penalty weights"
     ]
 
 
@@ -67,8 +67,8 @@ def test_h14_unit_rows(trained: tuple[Recipe, TrainState]) -> None:
     assert rules(recipe, state) == ["H14"]
 
 
-def test_h14_sees_the_wrong_axis(trained: tuple[Recipe, TrainState]) -> None:
-    """What the study did: each input coordinate of unit norm over the latents."""
+def test_h14_finds_normalisation_along_the_wrong_axis(trained: tuple[Recipe, TrainState]) -> None:
+    """Each input coordinate has unit norm over the latents, as in study A."""
     recipe, state = trained
     with torch.no_grad():
         state.params["W_dec"].div_(state.params["W_dec"].norm(dim=0, keepdim=True))

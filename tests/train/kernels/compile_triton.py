@@ -1,6 +1,6 @@
-"""Compiles the Triton kernels for a GPU, which takes none.
+"""Compiles the Triton kernels for a GPU, without needing one.
 
-Prints a line for each: kernel, dtype of the dense arrays, number of 16-byte loads, uses of local memory.
+Prints one line per kernel: name, dtype of the dense arrays, number of 16-byte loads, uses of local memory.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ HOPPER = GPUTarget("cuda", 90, 32)
 
 
 def compiled(kernel: triton.JITFunction, dtype: str) -> str:
-    """The assembly (PTX) for arrays aligned to 16 bytes, as torch allocates them."""
+    """Returns the assembly (PTX) for arrays aligned to 16 bytes, as torch allocates them."""
     launch = triton_ops._launch(N)
     block = {name: launch.pop(name) for name in ("BLOCK_E", "BLOCK_N")}
     pointers = dict.fromkeys(("starts", "rows", "columns"), "*i32")
     pointers |= dict.fromkeys(("values", "dense", "A", "W"), f"*{dtype}") | {"sums": "*fp32", "out": "*fp32"}
     types = {name: "constexpr" if name in block else pointers.get(name, "i32") for name in kernel.arg_names}
     aligned = [name for name in types if name in pointers or name in ("n", "chunk")]
-    place = {name: (kernel.arg_names.index(name),) for name in types}
+    index = {name: (kernel.arg_names.index(name),) for name in types}
     source = ASTSource(
         fn=kernel,
         signature=types,
-        constexprs={place[name]: size for name, size in block.items()},
-        attrs={place[name]: [["tt.divisibility", 16]] for name in aligned},
+        constexprs={index[name]: size for name, size in block.items()},
+        attrs={index[name]: [["tt.divisibility", 16]] for name in aligned},
     )
     return triton.compile(source, target=HOPPER, options=launch).asm["ptx"]
 

@@ -1,4 +1,4 @@
-"""Gradients of the sparse encoder and decoder against autograd's of the whole products in float64."""
+"""Gradients of the sparse encoder and decoder, against autograd of the whole products in float64."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ SHAPES = [
 
 @pytest.fixture(params=NAMES)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The device of some kernels, which run there whatever is picked by default."""
+    """The device of the given kernels, which are used instead of the default ones."""
     kernels, device = kernels_on(request.param)
     monkeypatch.setattr(autograd, "kernels_for", lambda device, dtype: kernels)
     return device
 
 
-def draw(*shape: int, seed: int = 1) -> Tensor:
+def randn(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Relative to the whole array's norm."""
-    return bool(torch.linalg.vector_norm(got.double() - expected) <= tolerance * torch.linalg.vector_norm(expected))
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Returns whether two arrays agree, relative to the norm of the whole array."""
+    return bool(torch.linalg.vector_norm(actual.double() - expected) <= tolerance * torch.linalg.vector_norm(expected))
 
 
 def parameters(d_in: int, d_sae: int) -> list[Tensor]:
-    """W_enc, b_enc and W_dec, float64."""
-    return [draw(d_in, d_sae, seed=2) / d_in**0.5, draw(d_sae, seed=3), draw(d_sae, d_in, seed=4)]
+    """Returns W_enc, b_enc and W_dec, float64."""
+    return [randn(d_in, d_sae, seed=2) / d_in**0.5, randn(d_sae, seed=3), randn(d_sae, d_in, seed=4)]
 
 
 def sparse_loss(params: list[Tensor], x: Tensor, pattern: Pattern, dtype: torch.dtype) -> Tensor:
-    """A reconstruction's error and sums over the batch, as a sparse step has them; products in `dtype`."""
+    """Computes a reconstruction's error and sums over the batch as a sparse step does; products in `dtype`."""
     W_enc, bias, W_dec = params
     inputs = x.to(dtype)
     with torch.no_grad():
-        known = inputs @ W_enc.to(dtype) + bias.to(dtype)
-    acts = autograd.encode_at(pattern, pattern.values_of(known), inputs, W_enc, bias).relu()
+        values = inputs @ W_enc.to(dtype) + bias.to(dtype)
+    acts = autograd.encode_at(pattern, pattern.values_of(values), inputs, W_enc, bias).relu()
     error = autograd.decode(pattern, acts, W_dec) - x
-    whole = autograd.encode_all(known, inputs, W_enc, bias)
-    return error.square().sum() + autograd.column_sums(pattern, acts).square().sum() + whole.sigmoid().sum()
+    pre_acts = autograd.encode_all(values, inputs, W_enc, bias)
+    return error.square().sum() + autograd.column_sums(pattern, acts).square().sum() + pre_acts.sigmoid().sum()
 
 
 def dense_loss(params: list[Tensor], x: Tensor, mask: Tensor) -> Tensor:
-    """The same, in whole products."""
+    """Computes the same loss with whole products."""
     W_enc, bias, W_dec = params
     pre_acts = x @ W_enc + bias
     acts = torch.where(mask, pre_acts, 0.0).relu()
@@ -67,14 +67,14 @@ def dense_loss(params: list[Tensor], x: Tensor, mask: Tensor) -> Tensor:
 def test_gradients_are_those_of_the_whole_products(
     device: str, batch: int, d_in: int, d_sae: int, density: float, dtype: torch.dtype, tolerance: float
 ) -> None:
-    x, mask = draw(batch, d_in), random_mask(batch, d_sae, density)
+    x, mask = randn(batch, d_in), random_mask(batch, d_sae, density)
     exact = [param.requires_grad_() for param in parameters(d_in, d_sae)]
     params = [param.detach().to(device, torch.float32).requires_grad_() for param in exact]
     expected = dense_loss(exact, x, mask)
-    got = sparse_loss(params, x.to(device, torch.float32), Pattern.of_mask(mask.to(device)), dtype)
-    assert close(got.cpu(), expected, tolerance)
+    actual = sparse_loss(params, x.to(device, torch.float32), Pattern.of_mask(mask.to(device)), dtype)
+    assert close(actual.cpu(), expected, tolerance)
     for param, gradient, truth in zip(
-        params, torch.autograd.grad(got, params), torch.autograd.grad(expected, exact), strict=True
+        params, torch.autograd.grad(actual, params), torch.autograd.grad(expected, exact), strict=True
     ):
         assert gradient.dtype == param.dtype
         assert gradient.is_contiguous()
@@ -82,54 +82,54 @@ def test_gradients_are_those_of_the_whole_products(
 
 
 @pytest.mark.parametrize(("batch", "d_in", "d_sae", "density"), [(1, 1, 1, 1.0), (4, 3, 7, 0.5), (4, 3, 7, 0.0)])
-def test_gradients_are_differences_of_values(batch: int, d_in: int, d_sae: int, density: float) -> None:
-    """In float64, by gradcheck; what is picked for float64 is the definitions."""
-    x, pattern = draw(batch, d_in), Pattern.of_mask(random_mask(batch, d_sae, density))
+def test_gradients_are_finite_differences(batch: int, d_in: int, d_sae: int, density: float) -> None:
+    """By gradcheck in float64, for which the reference kernels are used."""
+    x, pattern = randn(batch, d_in), Pattern.of_mask(random_mask(batch, d_sae, density))
     W_enc, bias, W_dec = (param.requires_grad_() for param in parameters(d_in, d_sae))
-    values = draw(pattern.num_entries, seed=5).requires_grad_()
+    values = randn(pattern.num_entries, seed=5).requires_grad_()
 
     def encode_at(W_enc: Tensor, bias: Tensor) -> Tensor:
-        known = pattern.values_of((x @ W_enc + bias).detach())
-        return autograd.encode_at(pattern, known, x, W_enc, bias)
+        values = pattern.values_of((x @ W_enc + bias).detach())
+        return autograd.encode_at(pattern, values, x, W_enc, bias)
 
     def encode_all(W_enc: Tensor, bias: Tensor) -> Tensor:
         return autograd.encode_all((x @ W_enc + bias).detach(), x, W_enc, bias)
 
     assert torch.autograd.gradcheck(encode_all, (W_enc, bias))
-    if pattern.num_entries:  # gradcheck wants outputs that depend on something
+    if pattern.num_entries:  # gradcheck needs outputs that depend on something
         assert torch.autograd.gradcheck(encode_at, (W_enc, bias))
     assert torch.autograd.gradcheck(lambda values, W_dec: autograd.decode(pattern, values, W_dec), (values, W_dec))
     assert torch.autograd.gradcheck(lambda values: autograd.column_sums(pattern, values), (values,))
 
 
-def test_a_gradient_that_nobody_asks_for_is_not_computed(device: str) -> None:
-    """Of a frozen decoder, and of activations that are constants; the other one stays right."""
+def test_an_unneeded_gradient_is_not_computed(device: str) -> None:
+    """With a frozen decoder, and with constant activations; the other gradient stays correct."""
     mask = random_mask(3, 7, 0.5).to(device)
-    pattern, W_dec = Pattern.of_mask(mask), draw(7, 5).to(device, torch.float32)
-    values = draw(pattern.num_entries, seed=5).to(device, torch.float32)
+    pattern, W_dec = Pattern.of_mask(mask), randn(7, 5).to(device, torch.float32)
+    values = randn(pattern.num_entries, seed=5).to(device, torch.float32)
     ones = torch.ones(3, 5, device=device)
-    (of_values,) = torch.autograd.grad(autograd.decode(pattern, values.requires_grad_(), W_dec).sum(), values)
-    (of_W,) = torch.autograd.grad(autograd.decode(pattern, values.detach(), W_dec.requires_grad_()).sum(), W_dec)
-    torch.testing.assert_close(of_values, pattern.values_of(ones @ W_dec.detach().T))
-    torch.testing.assert_close(of_W, pattern.dense(values.detach()).T @ ones)
+    (to_values,) = torch.autograd.grad(autograd.decode(pattern, values.requires_grad_(), W_dec).sum(), values)
+    (to_W,) = torch.autograd.grad(autograd.decode(pattern, values.detach(), W_dec.requires_grad_()).sum(), W_dec)
+    torch.testing.assert_close(to_values, pattern.values_of(ones @ W_dec.detach().T))
+    torch.testing.assert_close(to_W, pattern.dense(values.detach()).T @ ones)
 
 
-def test_the_encoders_gradient_lies_in_memory_as_the_encoder_does(device: str) -> None:
-    """Else a fused or foreach optimizer takes its slow way."""
+def test_the_encoders_gradient_has_the_encoders_memory_layout(device: str) -> None:
+    """Otherwise a fused or foreach optimizer takes its slow path."""
     W_enc, bias, _ = (param.to(device, torch.float32).requires_grad_() for param in parameters(3, 7))
-    x, pattern = draw(4, 3).to(device, torch.float32), Pattern.of_mask(random_mask(4, 7, 0.5).to(device))
+    x, pattern = randn(4, 3).to(device, torch.float32), Pattern.of_mask(random_mask(4, 7, 0.5).to(device))
     pre_acts = autograd.encode_at(pattern, pattern.values_of((x @ W_enc + bias).detach()), x, W_enc, bias)
     (gradient,) = torch.autograd.grad(pre_acts.sum(), W_enc)
     assert gradient.stride() == W_enc.stride()
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
-def test_decoded_zeros_pass_a_gradient_to_what_carries_them(one_by_one: bool) -> None:
-    mask, W_dec, carrier = random_mask(40, 7, 0.3), draw(7, 3), torch.zeros(7, dtype=torch.float64)
+def test_decoded_zeros_pass_a_gradient_to_their_carrier(one_by_one: bool) -> None:
+    mask, W_dec, carrier = random_mask(40, 7, 0.3), randn(7, 3), torch.zeros(7, dtype=torch.float64)
     pattern = Pattern.of_mask(mask) if one_by_one else None
-    got = autograd.decode_zeros(mask, pattern, carrier.requires_grad_(), W_dec)
+    actual = autograd.decode_zeros(mask, pattern, carrier.requires_grad_(), W_dec)
     expected = (mask.double() * carrier) @ W_dec
-    upstream = draw(40, 3, seed=6)
-    assert torch.equal(got, expected)
-    (gradient,), (truth,) = (torch.autograd.grad(x_hat, carrier, upstream) for x_hat in (got, expected))
+    upstream = randn(40, 3, seed=6)
+    assert torch.equal(actual, expected)
+    (gradient,), (truth,) = (torch.autograd.grad(x_hat, carrier, upstream) for x_hat in (actual, expected))
     torch.testing.assert_close(gradient, truth)

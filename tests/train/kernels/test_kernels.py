@@ -1,4 +1,4 @@
-"""Every implementation of the kernels against float64 products of whole matrices."""
+"""Every implementation of the kernels, against float64 products of whole matrices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from saepipe.train.kernels.pick import Kernels, kernels_for
 NAMES = ["reference", "mkl", "triton"]
 # (num_rows, num_columns, n, density)
 SHAPES = list(product([1, 3, 17, 33], [1, 7, 100, 257], [1, 5, 64, 130], [0.0, 0.01, 0.5, 1.0]))
-# Fewer: a row or column is a program, which takes milliseconds where it is interpreted. The last has three blocks of n.
+# Fewer, since each row or column is a program that takes milliseconds if interpreted. The last has three blocks of n.
 FEW = [(1, 1, 1, 1.0), (3, 7, 5, 0.0), (3, 7, 130, 0.5), (33, 7, 5, 1.0), (2, 3, 600, 0.5)]
 TRITON_SHAPES = {torch.float32: [(17, 100, 64, 0.01), (1, 257, 1, 0.5), *FEW], torch.bfloat16: FEW}
 
@@ -35,26 +35,27 @@ OPERATIONS: dict[str, Callable[[Kernels, Case], Tensor]] = {
 
 
 def definition(operation: str, values: Tensor, A: Tensor, W: Tensor, pattern: Pattern) -> Tensor:
-    """In whole matrices, of whatever dtype."""
-    whole = pattern.dense(values)
+    """Computes an operation with whole matrices, in their dtype."""
+    dense = pattern.dense(values)
     if operation == "decode":
-        return whole @ W
+        return dense @ W
     if operation == "decode_t":
-        return whole.T @ A
-    return pattern.values_of(A @ W.T) if operation == "sampled" else whole.sum(0)
+        return dense.T @ A
+    return pattern.values_of(A @ W.T) if operation == "sampled" else dense.sum(0)
 
 
 def check(name: str, operation: str, case: Case) -> None:
-    """Within 1e-5 of the sum of the terms' sizes, which is what rounding is relative to."""
+    """Asserts agreement within 1e-5 of the sum of the terms' magnitudes, to which rounding errors are relative."""
     kernels, device = kernels_on(name)
-    got = OPERATIONS[operation](kernels, case)
-    numbers = [array.double() for array in (case.values, case.A, case.W)]
-    expected = definition(operation, *numbers, case.pattern)
-    sizes = definition(operation, *[array.abs() for array in numbers], case.pattern)
-    assert got.dtype == torch.float32
-    assert got.device.type == device
-    assert got.shape == expected.shape
-    assert ((got - expected).abs() <= 1e-5 * sizes).all(), (case.pattern.num_rows, case.pattern.num_columns, got.shape)
+    actual = OPERATIONS[operation](kernels, case)
+    arrays = [array.double() for array in (case.values, case.A, case.W)]
+    expected = definition(operation, *arrays, case.pattern)
+    sizes = definition(operation, *[array.abs() for array in arrays], case.pattern)
+    assert actual.dtype == torch.float32
+    assert actual.device.type == device
+    assert actual.shape == expected.shape
+    shapes = (case.pattern.num_rows, case.pattern.num_columns, actual.shape)
+    assert ((actual - expected).abs() <= 1e-5 * sizes).all(), shapes
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -77,15 +78,15 @@ def test_dtypes_may_differ(name: str, operation: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_arrays_may_be_views(name: str, operation: str) -> None:
     case = Case.of(random_mask(5, 7, 0.5), 6, device=kernels_on(name)[1])
-    other_strides = case.values.repeat_interleave(2)[::2], case.A.T.contiguous().T, case.W.T.contiguous().T
-    part_of_more = case.values.repeat(2)[len(case.values) :], case.A.repeat(1, 2)[:, 6:], case.W.repeat(1, 2)[:, 6:]
-    one_number = case.values[:1].expand(len(case.values)), case.A[:1, :1].expand(5, 6), case.W[:1, :1].expand(7, 6)
-    for values, A, W in (other_strides, part_of_more, one_number):
+    strided = case.values.repeat_interleave(2)[::2], case.A.T.contiguous().T, case.W.T.contiguous().T
+    slices = case.values.repeat(2)[len(case.values) :], case.A.repeat(1, 2)[:, 6:], case.W.repeat(1, 2)[:, 6:]
+    expanded = case.values[:1].expand(len(case.values)), case.A[:1, :1].expand(5, 6), case.W[:1, :1].expand(7, 6)
+    for values, A, W in (strided, slices, expanded):
         check(name, operation, Case(case.pattern, values, A, W))
 
 
 def uneven_case(device: str, *, by_column: bool = False) -> Case:
-    """Of four rows (columns), the second has 600 of 717 entries; chunks are of 256, the first whole one its second."""
+    """The second of four rows (columns) has 600 of 717 entries; chunks hold 256, and its first whole one is chunk 1."""
     mask = torch.zeros(4, 600, dtype=torch.bool)
     mask[0, :50] = mask[1] = mask[3, ::9] = True
     return Case.of(mask.T if by_column else mask, 5, device=device)
@@ -93,12 +94,12 @@ def uneven_case(device: str, *, by_column: bool = False) -> Case:
 
 @pytest.mark.parametrize("operation", ["decode", "decode_t", "column_sums"])
 @pytest.mark.parametrize("name", NAMES)
-def test_one_row_or_column_may_have_nearly_all_entries(name: str, operation: str) -> None:
+def test_one_row_or_column_may_hold_nearly_all_entries(name: str, operation: str) -> None:
     check(name, operation, uneven_case(kernels_on(name)[1], by_column=operation != "decode"))
 
 
 def test_triton_sums_a_long_row_in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the chunks' sums are spoiled, that row is spoiled and no other."""
+    """Replacing the chunks' sums with NaN turns that row into NaN, and no other."""
     kernels, device = kernels_on("triton")
     case = uneven_case(device)
     spoil = lambda *arrays, **_: arrays[5].fill_(torch.nan)  # noqa: E731
@@ -109,15 +110,15 @@ def test_triton_sums_a_long_row_in_two_steps(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", ["mkl", "triton"])
-def test_bits_repeat(name: str, operation: str) -> None:
+def test_results_repeat_bit_by_bit(name: str, operation: str) -> None:
     kernels, device = kernels_on(name)
     for case in (Case.of(random_mask(9, 13, 0.5), 70, device=device), uneven_case(device, by_column=True)):
-        if (name, operation) != ("triton", "decode") or case.pattern.num_rows < 600:  # a program a row, interpreted
+        if (name, operation) != ("triton", "decode") or case.pattern.num_rows < 600:  # else slow: one program per row
             assert torch.equal(OPERATIONS[operation](kernels, case), OPERATIONS[operation](kernels, case))
 
 
-def test_offsets_of_triton_may_pass_2_to_the_31() -> None:
-    """W has more than 2^31 numbers; on a CPU only the two rows that are read are ever in memory."""
+def test_triton_offsets_may_exceed_2_to_the_31() -> None:
+    """W has more than 2^31 numbers; on a CPU only the two rows that are read occupy memory."""
     kernels, device = kernels_on("triton")
     num_columns, n = 2**23 + 2, 256
     W = torch.empty(num_columns, n, dtype=torch.bfloat16, device=device)
@@ -129,8 +130,8 @@ def test_offsets_of_triton_may_pass_2_to_the_31() -> None:
     assert products.tolist() == [256.0, 768.0]
 
 
-def test_triton_compiles_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
-    """As a program of its own: in this one Triton may be interpreted, and it is one or the other from its import on."""
+def test_triton_compiles_without_a_gpu(tmp_path: Path) -> None:
+    """In a separate process, because Triton decides on import whether to interpret, and may do so in this one."""
     pytest.importorskip("triton", reason="Triton has wheels for Linux only")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     program = Path(__file__).with_name("compile_triton.py")
@@ -140,16 +141,16 @@ def test_triton_compiles_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     assert len(lines) == 6  # 3 kernels, 2 dtypes
     for kernel, dtype, loads_of_16_bytes, local in lines:
         assert int(loads_of_16_bytes) > 0, (kernel, dtype)
-        assert local == "0", f"{kernel} of {dtype} needs more than registers hold"
+        assert local == "0", f"{kernel} of {dtype} spills registers to local memory"
 
 
-def test_a_device_has_its_kernels() -> None:
+def test_each_device_gets_its_kernels() -> None:
     for name, device in [("mkl", "cpu"), ("reference", "mps"), ("triton", "cuda")]:
         assert kernels_for(torch.device(device), torch.float32) is kernels_on(name)[0]
         assert kernels_for(torch.device(device), torch.float64) is kernels_on("reference")[0]
 
 
-def test_cuda_without_triton_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_triton_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from saepipe.train import kernels
 
     for module in ("triton_ops", "triton_kernels"):

@@ -16,13 +16,13 @@ def mask(request: pytest.FixtureRequest) -> Tensor:
 
 
 def entries(mask: Tensor) -> list[tuple[int, int]]:
-    """(row, column) of each, row by row."""
+    """Returns (row, column) of each true entry, row by row."""
     num_rows, num_columns = mask.shape
     return [(r, c) for r in range(num_rows) for c in range(num_columns) if mask[r, c]]
 
 
 def check(pattern: Pattern, mask: Tensor) -> None:
-    """All that a pattern says is what `mask` says."""
+    """Asserts that all of a pattern's indices match `mask`."""
     num_rows, num_columns = mask.shape
     expected = entries(mask)
     assert (pattern.num_rows, pattern.num_columns, pattern.num_entries) == (num_rows, num_columns, len(expected))
@@ -72,7 +72,7 @@ def test_values_of_an_array_and_back(mask: Tensor) -> None:
     assert torch.equal(pattern.dense(values), torch.where(mask, array, 0.0))
 
 
-def test_values_of_a_view_are_the_views() -> None:
+def test_values_of_a_transposed_view() -> None:
     mask, array = random_mask(5, 8, 0.5), torch.randn(8, 5, generator=torch.Generator().manual_seed(5))
     assert torch.equal(Pattern.of_mask(mask).values_of(array.T), array.T[mask])
     assert torch.equal(Pattern.of_mask(mask.T).values_of(array), array[mask.T])

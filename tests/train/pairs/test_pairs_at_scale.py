@@ -1,4 +1,4 @@
-"""No pair penalty holds an array of d_sae x d_sae: each steps at 32,768 latents in little memory."""
+"""No pair penalty holds an array of d_sae x d_sae: each takes a step at 32,768 latents in little memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 D_SAE = 32_768
 ALL_PAIRS = D_SAE**2 * 4  # bytes of one array of all pairs in float32: 4.3 GB
-ALLOWED = 2**30  # address space beside what a process has before its first step
+ALLOWED = 2**30  # address space in addition to that of the process before its first step
 
 PENALTIES = [
     {"name": "absorption", "min_firings": 0, "min_expected_joint": 0},
     {"name": "topk_orthogonality", "select": "both"},
-    {"name": "orthogonality"},  # its hinge is that of absorption, on the same neighbours
+    {"name": "orthogonality"},  # its hinge is the one of absorption, on the same neighbours
     {"name": "ortsae"},
     {"name": "c2r"},
     {"name": "random_pairs"},
@@ -24,6 +24,7 @@ PENALTIES = [
 STEPS = """
 import json, resource, sys, torch
 from saepipe.train.penalties.base import Penalty, StepContext
+from saepipe.train.sae.activations import DenseActivations
 from saepipe.train.setting import settings_at
 
 d_sae, allowed, penalties = json.loads(sys.argv[1])
@@ -34,26 +35,27 @@ x = torch.randn(batch, d_in)
 active = torch.rand(batch, d_sae).topk(num_active).indices
 acts = torch.zeros(batch, d_sae).scatter(1, active, torch.rand(batch, num_active)).requires_grad_()
 W_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=1).requires_grad_()
-x @ x.T  # whatever the libraries keep, they have now
+x @ x.T  # so that libraries allocate whatever they keep
 in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (in_use + allowed, in_use + allowed))
 if not penalties:
     W_dec @ W_dec.T
 for settings in penalties:
     penalty = Penalty.parse({"weight": 1.0, **settings})
-    # Of those that search only for a statistic, a step without a search; the others search in the same way.
+    # Penalties that search only for a statistic take a step without a search; the others search in the same way.
     step = int(penalty.name == "random_pairs" or getattr(penalty, "form", None) == "all_pairs")
     ctx = StepContext(
-        x=x, pre_acts=acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts, x_hat=x, W_enc=W_dec.T, b_enc=acts[0],
+        x=x, activations=DenseActivations(pre_acts=acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts), x_hat=x,
+        W_enc=W_dec.T, b_enc=acts[0],
         W_dec=W_dec, b_dec=x[0], threshold=None, dead=acts[0] > 2, any_dead=False, step=step, num_steps=2,
         uniform=torch.rand(d_sae),
     )
-    found = penalty(ctx, penalty.init_state(d_in, d_sae), settings_at(penalty, step, 2))
-    (gradient,) = torch.autograd.grad(found.value, [W_dec])
-    print(json.dumps([float(found.statistics["num_pairs"]), float(gradient.norm())]))
+    result = penalty(ctx, penalty.init_state(d_in, d_sae), settings_at(penalty, step, 2))
+    (gradient,) = torch.autograd.grad(result.value, [W_dec])
+    print(json.dumps([float(result.statistics["num_pairs"]), float(gradient.norm())]))
 """
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cap is set as Linux sets it")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory cap works on Linux only")
 
 
 def run(penalties: list[dict[str, object]]) -> subprocess.CompletedProcess[str]:
@@ -61,13 +63,13 @@ def run(penalties: list[dict[str, object]]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_every_pair_penalty_steps_at_32768_latents_under_the_cap() -> None:
+def test_every_pair_penalty_takes_a_step_at_32768_latents_under_the_cap() -> None:
     assert ALLOWED <= ALL_PAIRS / 4
     process = run(PENALTIES)
     assert process.returncode == 0, process.stderr[-2000:]
-    found = [json.loads(line) for line in process.stdout.splitlines()]
-    assert len(found) == len(PENALTIES)
-    assert all(num_pairs > 0 and gradient > 0 for num_pairs, gradient in found)
+    results = [json.loads(line) for line in process.stdout.splitlines()]
+    assert len(results) == len(PENALTIES)
+    assert all(num_pairs > 0 and gradient > 0 for num_pairs, gradient in results)
 
 
 def test_an_array_of_all_pairs_does_not_fit_under_the_cap() -> None:

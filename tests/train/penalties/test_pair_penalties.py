@@ -1,4 +1,4 @@
-"""Penalties on pairs of latents: each formula against loops, and what all of them keep to."""
+"""Penalties on pairs of latents: each formula against loops, and properties that all of them share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FORMS = {
 }
 
 
-def made(**settings: Any) -> Penalty:
+def make(**settings: Any) -> Penalty:
     return Penalty.parse({"weight": 1.0, **settings})
 
 
@@ -48,7 +48,7 @@ def answer(penalty: Penalty, ctx: StepContext, state: State | None = None) -> Pe
 
 @pytest.fixture(params=FORMS)
 def penalty(request: pytest.FixtureRequest) -> Penalty:
-    return made(**FORMS[request.param])
+    return make(**FORMS[request.param])
 
 
 def test_gradients_are_finite_differences(penalty: Penalty, ctx: StepContext) -> None:
@@ -58,58 +58,58 @@ def test_gradients_are_finite_differences(penalty: Penalty, ctx: StepContext) ->
         assert gradient.any()
         rng = torch.Generator().manual_seed(0)
         step = 1e-6 * torch.randn(leaf.shape, generator=rng, dtype=leaf.dtype)
-        ahead, behind = (answer(penalty, replace(ctx, **{name: leaf + by})).value.item() for by in (step, -step))
+        ahead, behind = (answer(penalty, ctx.changed(**{name: leaf + move})).value.item() for move in (step, -step))
         assert (ahead - behind) / 2 == pytest.approx(float((gradient * step).sum()), rel=1e-5), name
 
 
 def test_a_weight_means_the_same_at_any_scale_of_x(penalty: Penalty, ctx: StepContext) -> None:
     scaled = {name: 7 * getattr(ctx, name) for name in ("x", "acts", "acts_sum", "pre_acts", "x_hat")}
-    bigger = answer(penalty, replace(ctx, **scaled)).value
+    bigger = answer(penalty, ctx.changed(**scaled)).value
     torch.testing.assert_close(bigger, 49 * answer(penalty, ctx).value, rtol=1e-5, atol=0)
 
 
 def test_the_order_of_the_latents_does_not_matter(penalty: Penalty, ctx: StepContext) -> None:
     order = torch.randperm(D_SAE, generator=torch.Generator().manual_seed(5))
     moved = {name: getattr(ctx, name)[..., order] for name in ("pre_acts", "acts", "acts_sum", "uniform")}
-    shuffled = answer(penalty, replace(ctx, **moved, W_dec=ctx.W_dec[order]))
-    here = answer(penalty, ctx)
-    torch.testing.assert_close(shuffled.value, here.value)
+    shuffled = answer(penalty, ctx.changed(**moved, W_dec=ctx.W_dec[order]))
+    unchanged = answer(penalty, ctx)
+    torch.testing.assert_close(shuffled.value, unchanged.value)
     for name in penalty.statistics:
-        torch.testing.assert_close(shuffled.statistics[name], here.statistics[name], msg=name)
+        torch.testing.assert_close(shuffled.statistics[name], unchanged.statistics[name], msg=name)
 
 
-def test_statistics_are_declared_and_sound(penalty: Penalty, ctx: StepContext) -> None:
-    found = answer(penalty, ctx).statistics
-    assert found.keys() == penalty.statistics.keys()
-    assert all(low <= float(found[name]) <= high for name, (low, high) in penalty.statistics.items())
-    assert found["self_share"] == 0
-    assert found["num_pairs"] > 0
+def test_statistics_are_declared_and_in_range(penalty: Penalty, ctx: StepContext) -> None:
+    result = answer(penalty, ctx).statistics
+    assert result.keys() == penalty.statistics.keys()
+    assert all(low <= float(result[name]) <= high for name, (low, high) in penalty.statistics.items())
+    assert result["self_share"] == 0
+    assert result["num_pairs"] > 0
     cosine = cosine_of(ctx).masked_fill(torch.eye(D_SAE, dtype=torch.bool), -1)
     if getattr(penalty, "chunk", D_SAE) >= D_SAE:
-        assert float(found["max_cos_mean"]) == pytest.approx(float(cosine.amax(1).mean()))
+        assert float(result["max_cos_mean"]) == pytest.approx(float(cosine.amax(1).mean()))
 
 
-def test_stacked_runs_train_as_they_would_alone(penalty: Penalty, ctx: StepContext) -> None:
-    """Values, gradients and states of two runs under vmap, over a refresh."""
+def test_stacked_runs_train_like_single_runs(penalty: Penalty, ctx: StepContext) -> None:
+    """Compares values, gradients and states of two runs under vmap, across a refresh."""
     alone = {name: getattr(ctx, name).detach() for name in ("x", "acts", "W_dec", "uniform")}
     tensors = {name: torch.stack([tensor, tensor.flip(0).roll(3, 0)]) for name, tensor in alone.items()}
     states = {name: torch.stack([tensor] * 2) for name, tensor in penalty.init_state(D_IN, D_SAE).items()}
 
     def value(W_dec: Tensor, rest: dict[str, Tensor], state: State) -> tuple[Tensor, State]:
         for step in (0, 1, 40):
-            found = answer(penalty, replace(ctx, **rest, W_dec=W_dec, step=step, num_steps=50), state)
-            state = found.state
-        return found.value, state
+            result = answer(penalty, ctx.changed(**rest, W_dec=W_dec, step=step, num_steps=50), state)
+            state = result.state
+        return result.value, state
 
     run = torch.func.grad_and_value(value, has_aux=True)
     W_dec = tensors.pop("W_dec")
     gradients, (values, after) = torch.func.vmap(run)(W_dec, tensors, states)
     for number in range(2):
-        of_this = lambda tree, number=number: {name: tensor[number] for name, tensor in tree.items()}  # noqa: E731
-        gradient, (found, state) = run(W_dec[number], of_this(tensors), of_this(states))
+        of_run = lambda tree, number=number: {name: tensor[number] for name, tensor in tree.items()}  # noqa: E731
+        gradient, (result, state) = run(W_dec[number], of_run(tensors), of_run(states))
         torch.testing.assert_close(gradients[number], gradient)
-        torch.testing.assert_close(values[number], found)
-        torch.testing.assert_close(of_this(after), state)
+        torch.testing.assert_close(values[number], result)
+        torch.testing.assert_close(of_run(after), state)
 
 
 def cosine_of(ctx: StepContext) -> Tensor:
@@ -120,7 +120,7 @@ def power_of(ctx: StepContext) -> float:
     return float(ctx.x.pow(2).sum()) / BATCH
 
 
-def together(ctx: StepContext) -> Callable[[tuple[int, int]], float]:
+def coactivation(ctx: StepContext) -> Callable[[tuple[int, int]], float]:
     acts = ctx.acts.detach()
     return lambda pair: float(acts[:, pair[0]] @ acts[:, pair[1]])
 
@@ -136,38 +136,38 @@ def squares(ctx: StepContext, pairs: set[tuple[int, int]], margin: float = 0.0) 
 
 def test_topk_orthogonality_pair_by_pair(ctx: StepContext) -> None:
     cosine = cosine_of(ctx)
-    active, near = largest(together(ctx), 40), largest(lambda pair: float(cosine[pair]), 40)
-    half_active, half_near = largest(together(ctx), 39), largest(lambda pair: float(cosine[pair]), 39)
-    assert half_active & half_near, "some pairs are of both choices, and must count once"
+    active, near = largest(coactivation(ctx), 40), largest(lambda pair: float(cosine[pair]), 40)
+    half_active, half_near = largest(coactivation(ctx), 39), largest(lambda pair: float(cosine[pair]), 39)
+    assert half_active & half_near, "some pairs must be in both lists, since they count once"
     expected = {
         "coactivation": squares(ctx, active),
         "cosine": squares(ctx, near, 0.2),
         "both": squares(ctx, half_active | half_near),
     }
     for select, value in expected.items():
-        assert answer(made(**FORMS[select]), ctx).value.item() == pytest.approx(value)
+        assert answer(make(**FORMS[select]), ctx).value.item() == pytest.approx(value)
 
 
 def test_the_number_of_pairs_follows_its_schedule(ctx: StepContext) -> None:
-    """Study B: from 5 % to 0.1 % of the pairs over the run."""
+    """As in study B: from 5 % to 0.1 % of the pairs over the run."""
     schedule = {"start": 0.05, "end": 0.001}
-    penalty = made(name="topk_orthogonality", fraction=schedule)
+    penalty = make(name="topk_orthogonality", fraction=schedule)
     cosine = cosine_of(ctx)
     state = penalty.init_state(D_IN, D_SAE)
     for step, num in ((0, 39), (9, 1)):
-        found = answer(penalty, replace(ctx, step=step), state)
-        state = found.state
-        assert float(found.statistics["num_pairs"]) == num
+        result = answer(penalty, ctx.changed(step=step), state)
+        state = result.state
+        assert float(result.statistics["num_pairs"]) == num
         expected = squares(ctx, largest(lambda pair: float(cosine[pair]), num))
-        assert found.value.item() == pytest.approx(expected)
+        assert result.value.item() == pytest.approx(expected)
 
 
 def test_all_pairs_and_hinge_pair_by_pair(ctx: StepContext) -> None:
     cosine = cosine_of(ctx)
     everything = power_of(ctx) / D_SAE * sum(float(cosine[pair]) ** 2 for pair in combinations(range(D_SAE), 2))
-    assert answer(made(name="orthogonality"), ctx).value.item() == pytest.approx(everything)
+    assert answer(make(name="orthogonality"), ctx).value.item() == pytest.approx(everything)
     near = {tuple(sorted((i, int(j)))) for i in range(D_SAE) for j in cosine[i].argsort(descending=True)[1:5]}
-    assert answer(made(**FORMS["hinge"]), ctx).value.item() == pytest.approx(squares(ctx, near, 0.1))
+    assert answer(make(**FORMS["hinge"]), ctx).value.item() == pytest.approx(squares(ctx, near, 0.1))
 
 
 @pytest.mark.parametrize("alpha", [None, 0.5, 1.0, 2.0])
@@ -181,53 +181,53 @@ def test_ortsae_and_c2r_latent_by_latent(alpha: float | None, ctx: StepContext) 
             j = max((j for j in members.tolist() if j != i), key=lambda j: float(cosine[i, j]))
             factor = power if alpha is None else power ** (1 - alpha / 2) * (rms[i] + rms[j]) ** alpha
             expected += factor / D_SAE * max(0.0, float(cosine[i, j])) ** 2
-    penalty = made(name="ortsae", chunk=16) if alpha is None else made(name="c2r", chunk=16, alpha=alpha)
+    penalty = make(name="ortsae", chunk=16) if alpha is None else make(name="c2r", chunk=16, alpha=alpha)
     assert answer(penalty, ctx).value.item() == pytest.approx(expected)
 
 
-def test_fellows_hold_between_searches(ctx: StepContext) -> None:
-    """The steps between use the pairs found last; the next search deals the chunks out anew."""
-    penalty = made(name="ortsae", chunk=16, every=5)
+def test_neighbours_are_kept_between_searches(ctx: StepContext) -> None:
+    """Steps in between use the pairs of the last search; the next search assigns new chunks."""
+    penalty = make(name="ortsae", chunk=16, every=5)
     state = answer(penalty, ctx).state
-    again = {step: answer(penalty, replace(ctx, step=step, uniform=1 - ctx.uniform.roll(7)), state) for step in (4, 5)}
+    again = {step: answer(penalty, ctx.changed(step=step, uniform=1 - ctx.uniform.roll(7)), state) for step in (4, 5)}
     assert torch.equal(again[4].state["fellow"], state["fellow"])
     assert not torch.equal(again[5].state["fellow"], state["fellow"])
     assert again[4].value > 0
 
 
-def test_the_placebo_draws_each_pair_once_and_alike_often(ctx: StepContext) -> None:
-    penalty = made(name="random_pairs", pairs_per_latent=3)
+def test_the_placebo_samples_pairs_uniformly_and_each_once_per_step(ctx: StepContext) -> None:
+    penalty = make(name="random_pairs", pairs_per_latent=3)
     rng = torch.Generator().manual_seed(6)
-    drawn = torch.zeros(D_SAE * D_SAE)
+    counts = torch.zeros(D_SAE * D_SAE)
     for _ in range(400):
-        keys = answer(penalty, replace(ctx, uniform=torch.rand(D_SAE, generator=rng))).state["chosen"]
+        keys = answer(penalty, ctx.changed(uniform=torch.rand(D_SAE, generator=rng))).state["chosen"]
         assert len(keys.unique()) == 3 * D_SAE
-        drawn[keys] += 1
-    counts = drawn.view(D_SAE, D_SAE)[tuple(torch.triu_indices(D_SAE, D_SAE, 1))]
-    expected = 400 * 3 * D_SAE / len(counts)
-    assert drawn.view(D_SAE, D_SAE).tril().sum() == 0
-    # (observed - expected)^2 / expected has mean 1 if every pair is drawn alike; its sd over 780 pairs is 0.05.
-    assert float(((counts - expected) ** 2 / expected).mean()) == pytest.approx(1 - expected / 400, abs=0.25)
+        counts[keys] += 1
+    per_pair = counts.view(D_SAE, D_SAE)[tuple(torch.triu_indices(D_SAE, D_SAE, 1))]
+    expected = 400 * 3 * D_SAE / len(per_pair)
+    assert counts.view(D_SAE, D_SAE).tril().sum() == 0
+    # (observed - expected)^2 / expected has mean 1 if all pairs are equally likely; its sd over 780 pairs is 0.05.
+    assert float(((per_pair - expected) ** 2 / expected).mean()) == pytest.approx(1 - expected / 400, abs=0.25)
 
 
 def planted(ctx: StepContext, firing: Tensor) -> StepContext:
-    """Latents 0 and 1 have cosine 0.6 and the given activations; no other pair comes near, or fires."""
+    """Returns a step whose latents 0 and 1 have cosine 0.6 and the given activations; all others are far and silent."""
     W_dec = torch.eye(D_SAE, D_IN, dtype=ctx.x.dtype)
     W_dec[D_IN:] = -torch.eye(D_SAE - D_IN, D_IN, dtype=ctx.x.dtype)
     W_dec[1, :2] = torch.tensor([0.6, 0.8])
     acts = torch.zeros(len(firing), D_SAE, dtype=ctx.x.dtype)
     acts[:, :2] = firing
     x = torch.ones(len(firing), D_IN, dtype=ctx.x.dtype)
-    return replace(ctx, acts=acts, acts_sum=acts.sum(0), W_dec=W_dec.requires_grad_(), x=x)
+    return ctx.changed(acts=acts, acts_sum=acts.sum(0), W_dec=W_dec.requires_grad_(), x=x)
 
 
-# 100 tokens: the parent fires on 40, the child on 20; on 10 of them both do.
+# 100 tokens: the parent is active on 40, the child on 20, both on 10.
 FIRING = torch.zeros(100, 2)
 FIRING[:30, 0], FIRING[30:40, 0], FIRING[30:50, 1] = 2.0, 1.0, 3.0
 BY_HAND = {
     "conditional": 10 / 20,
     "lift": (10 + 5) / (100 * 0.4 * 0.2 + 5),
-    "magnitude": 0.1 / 0.6,  # E[f_parent where the child fires] = 10 * 1 / 100; E[f_child] = 20 * 3 / 100
+    "magnitude": 0.1 / 0.6,  # E[f_parent where the child is active] = 10 * 1 / 100; E[f_child] = 20 * 3 / 100
     "magnitude_lift": 0.3 / (0.7 * 0.6),  # E[f_parent f_child] = 10 * 1 * 3 / 100
     "suppression": 1 - (10 * 1.0 / 20) / (70.0 / 40),
     "none": 1.0,
@@ -236,132 +236,134 @@ BY_HAND = {
 
 @pytest.mark.parametrize("ratio", BY_HAND)
 def test_each_ratio_by_hand(ratio: str, ctx: StepContext) -> None:
-    """And the weight: the ratio itself, or how far it is above its threshold, 1 at twice the threshold."""
-    here = planted(ctx, FIRING)
+    """Also the weight: the ratio itself, or its excess over the threshold, 1 at twice the threshold."""
+    step = planted(ctx, FIRING)
     expected = BY_HAND[ratio]
     threshold = {} if ratio in ("suppression", "none") else {"rho": 0.8 * expected}
     weight = 0.25 if threshold else expected
-    penalty = made(name="absorption", ratio=ratio, min_firings=20, min_expected_joint=7.9, margin=0.1, **threshold)
-    found = answer(penalty, here)
-    assert float(found.statistics["ratio_in"]) == pytest.approx(expected, rel=1e-5)
-    assert float(found.statistics["num_pairs"]) == 1
-    assert found.value.item() == pytest.approx(D_IN / D_SAE * weight * 0.5**2, rel=1e-4)
+    penalty = make(name="absorption", ratio=ratio, min_firings=20, min_expected_joint=7.9, margin=0.1, **threshold)
+    result = answer(penalty, step)
+    assert float(result.statistics["ratio_in"]) == pytest.approx(expected, rel=1e-5)
+    assert float(result.statistics["num_pairs"]) == 1
+    assert result.value.item() == pytest.approx(D_IN / D_SAE * weight * 0.5**2, rel=1e-4)
     if threshold:
-        twice = made(name="absorption", ratio=ratio, min_firings=20, min_expected_joint=7.9, rho=0.4 * expected)
-        assert answer(twice, here).value.item() == pytest.approx(D_IN / D_SAE * 0.6**2, rel=1e-4)
+        twice = make(name="absorption", ratio=ratio, min_firings=20, min_expected_joint=7.9, rho=0.4 * expected)
+        assert answer(twice, step).value.item() == pytest.approx(D_IN / D_SAE * 0.6**2, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("changes", "share"),
     [({}, 2), ({"min_firings": 21}, 1), ({"min_firings": 41}, 0), ({"min_firings": 0, "min_rate": 0.3}, 1)],
 )
-def test_latents_that_fired_too_seldom_are_not_active(changes: dict[str, float], share: int, ctx: StepContext) -> None:
-    penalty = made(name="absorption", **{"min_firings": 20, "min_expected_joint": 7.9, **changes})
-    found = answer(penalty, planted(ctx, FIRING))
-    assert float(found.statistics["active_share"]) == pytest.approx(share / D_SAE)
-    assert (found.value > 0) == (share == 2)
+def test_latents_that_are_active_too_rarely_are_left_out(
+    changes: dict[str, float], share: int, ctx: StepContext
+) -> None:
+    penalty = make(name="absorption", **{"min_firings": 20, "min_expected_joint": 7.9, **changes})
+    result = answer(penalty, planted(ctx, FIRING))
+    assert float(result.statistics["active_share"]) == pytest.approx(share / D_SAE)
+    assert (result.value > 0) == (share == 2)
 
 
-def test_a_pair_wholly_absorbed_is_eligible_though_never_seen_together(ctx: StepContext) -> None:
-    """8 joint firings are expected by chance: that is what counts; there is none, and the weight is 1."""
+def test_a_fully_absorbed_pair_is_eligible_though_never_active_together(ctx: StepContext) -> None:
+    """The 8 joint activations expected by chance decide; none is observed, and the weight is 1."""
     exclusive = FIRING.clone()
     exclusive[30:40, 0], exclusive[50:60, 0] = 0.0, 1.0
-    here = planted(ctx, exclusive)
-    found = answer(made(name="absorption", min_firings=20, min_expected_joint=7.9), here)
-    assert float(found.statistics["ratio_in"]) == 1
-    assert found.value.item() == pytest.approx(D_IN / D_SAE * 0.6**2)
-    assert answer(made(name="absorption", min_firings=20, min_expected_joint=8.1), here).value == 0
-    assert answer(made(name="absorption", min_firings=20, min_expected_joint=7.9, tau=0.61), here).value == 0
+    step = planted(ctx, exclusive)
+    result = answer(make(name="absorption", min_firings=20, min_expected_joint=7.9), step)
+    assert float(result.statistics["ratio_in"]) == 1
+    assert result.value.item() == pytest.approx(D_IN / D_SAE * 0.6**2)
+    assert answer(make(name="absorption", min_firings=20, min_expected_joint=8.1), step).value == 0
+    assert answer(make(name="absorption", min_firings=20, min_expected_joint=7.9, tau=0.61), step).value == 0
 
 
 def test_a_clean_hierarchy_is_left_alone(ctx: StepContext) -> None:
-    """The parent fires wherever the child does, and as strongly."""
+    """The parent is active wherever the child is, and as strongly as elsewhere."""
     clean = FIRING.clone()
     clean[30:50, 0] = 2.0
-    assert answer(made(name="absorption", min_firings=20, min_expected_joint=7.9), planted(ctx, clean)).value == 0
+    assert answer(make(name="absorption", min_firings=20, min_expected_joint=7.9), planted(ctx, clean)).value == 0
 
 
 def test_a_window_fills_and_forgets(ctx: StepContext) -> None:
-    """100 tokens a batch, 400 remembered: 50 firings of the child, 20 a batch, are there after the third."""
-    penalty = made(name="absorption", window=400, min_expected_joint=0)
-    here, state = planted(ctx, FIRING), penalty.init_state(D_IN, D_SAE)
+    """With 100 tokens per batch and a window of 400, the child, active on 20 per batch, has 50 after 4 batches."""
+    penalty = make(name="absorption", window=400, min_expected_joint=0)
+    first, state = planted(ctx, FIRING), penalty.init_state(D_IN, D_SAE)
     active = []
     for step in range(8):
-        found = answer(penalty, replace(here, step=step, num_steps=20), state)
-        state = found.state
-        active.append(round(float(found.statistics["active_share"]) * D_SAE))
+        result = answer(penalty, replace(first, step=step, num_steps=20), state)
+        state = result.state
+        active.append(round(float(result.statistics["active_share"]) * D_SAE))
     firings = [400 * 0.2 * (1 - 0.75 ** (step + 1)) for step in range(8)]
-    assert active == [1 + (seen >= 50) if 2 * seen >= 50 else 0 for seen in firings]
+    assert active == [1 + (count >= 50) if 2 * count >= 50 else 0 for count in firings]
     assert {1, 2} <= set(active)
 
 
-def test_pairs_that_join_at_a_refresh_wait_for_evidence(ctx: StepContext) -> None:
-    penalty = made(name="absorption", window=10_000, min_firings=20, min_expected_joint=15, refresh_every=2)
-    here = planted(ctx, FIRING)
-    elsewhere = replace(here, W_dec=here.W_dec.detach().roll(1, 0))
-    state = answer(penalty, replace(elsewhere, step=0)).state
+def test_pairs_that_are_new_at_a_refresh_wait_for_evidence(ctx: StepContext) -> None:
+    penalty = make(name="absorption", window=10_000, min_firings=20, min_expected_joint=15, refresh_every=2)
+    near = planted(ctx, FIRING)
+    far = replace(near, W_dec=near.W_dec.detach().roll(1, 0))
+    state = answer(penalty, replace(far, step=0)).state
     for step, expected in ((1, False), (2, False), (3, True)):
-        found = answer(penalty, replace(here if step > 1 else elsewhere, step=step), state)
-        state = found.state
-        assert bool(found.value > 0) == expected, step
+        result = answer(penalty, replace(near if step > 1 else far, step=step), state)
+        state = result.state
+        assert bool(result.value > 0) == expected, step
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "message"),
     [
         ({"ratio": "conditional", "rho": 5}, "is a probability, at most 1. A rho between 0 and 1 would do, or ratio"),
-        ({"ratio": "conditional", "rho": {"start": 0.5, "end": 10}}, "rho = 10 can never be passed"),
-        ({"ratio": "conditional"}, "needs a threshold rho; 0.5 is one to begin with"),
+        ({"ratio": "conditional", "rho": {"start": 0.5, "end": 10}}, "rho = 10 can never be exceeded"),
+        ({"ratio": "conditional"}, "needs a threshold rho; 0.5 is a good start"),
         ({"ratio": "lift", "rho": 0}, "lets every pair pass"),
         ({"rho": 0.5}, "'suppression' is a weight and has no threshold: leave rho out"),
-        ({"tau": 1.5}, "must lie within"),
+        ({"tau": 1.5}, "must be within"),
     ],
 )
-def test_absorption_refuses_thresholds_out_of_reach(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
-        made(name="absorption", **settings)
+def test_absorption_refuses_unreachable_thresholds(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(name="absorption", **settings)
 
 
 def test_absorption_doubts_a_tau_above_that_of_a_fully_absorbed_child() -> None:
     parent, child = torch.eye(2)
     absorbed = torch.nn.functional.normalize(parent + child, dim=0)
-    assert not made(name="absorption", tau=float(absorbed @ parent) - 1e-3).doubts()
-    (doubt,) = made(name="absorption", tau=0.8).doubts()
+    assert not make(name="absorption", tau=float(absorbed @ parent) - 1e-3).doubts()
+    (doubt,) = make(name="absorption", tau=0.8).doubts()
     assert "0.707" in doubt
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "message"),
     [
         ({"fraction": 0.1, "pairs_per_latent": 2}, "leave one out"),
         ({"pairs_per_latent": {"steer": "l0", "to": 5, "start": 1}}, "not a controller"),
-        ({"fraction": 1.5}, "must lie within"),
+        ({"fraction": 1.5}, "must be within"),
     ],
 )
-def test_topk_orthogonality_refuses_sizes_it_cannot_have(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
-        made(name="topk_orthogonality", **settings)
+def test_topk_orthogonality_refuses_impossible_sizes(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(name="topk_orthogonality", **settings)
 
 
-def test_a_config_says_the_size_that_was_left_out() -> None:
-    written = made(name="topk_orthogonality").to_dict()
+def test_a_config_records_the_default_size() -> None:
+    written = make(name="topk_orthogonality").to_dict()
     assert (written["pairs_per_latent"], written["fraction"]) == (1.0, None)
-    assert made(**written) == made(name="topk_orthogonality")
-    assert made(name="topk_orthogonality", fraction=0.01).pairs_per_latent is None
+    assert make(**written) == make(name="topk_orthogonality")
+    assert make(name="topk_orthogonality", fraction=0.01).pairs_per_latent is None
 
 
-def test_stability_of_the_choice_is_that_between_two_refreshes(ctx: StepContext) -> None:
-    penalty = made(name="topk_orthogonality", refresh_every=2)
+def test_jaccard_and_survival_compare_two_refreshes(ctx: StepContext) -> None:
+    penalty = make(name="topk_orthogonality", refresh_every=2)
     first = answer(penalty, ctx)
     assert float(first.statistics["jaccard"]) == 0, "nothing was chosen before"
-    between = answer(penalty, replace(ctx, step=1), first.state)
-    same = answer(penalty, replace(ctx, step=2), between.state)
+    between = answer(penalty, ctx.changed(step=1), first.state)
+    same = answer(penalty, ctx.changed(step=2), between.state)
     assert float(same.statistics["jaccard"]) == float(same.statistics["survival"]) == 1
-    other = replace(ctx, step=4, W_dec=ctx.W_dec.detach().roll(1, 0))
+    other = ctx.changed(step=4, W_dec=ctx.W_dec.detach().roll(1, 0))
     shared = len(set(chosen(ctx)) & set(chosen(other)))
-    found = answer(penalty, other, same.state)
-    assert float(found.statistics["jaccard"]) == pytest.approx(shared / (80 - shared))
-    assert float(found.statistics["survival"]) == pytest.approx(shared / 40)
+    result = answer(penalty, other, same.state)
+    assert float(result.statistics["jaccard"]) == pytest.approx(shared / (80 - shared))
+    assert float(result.statistics["survival"]) == pytest.approx(shared / 40)
 
 
 def chosen(ctx: StepContext) -> list[int]:

@@ -1,8 +1,7 @@
-"""What every penalty keeps to, member by member; and the formulas of the first two."""
+"""Contract checks on every penalty, and the formulas of L1 and AuxK."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from saepipe.train.setting import SettingsNow, settings_at
 import_members(Penalty.package)
 
 REQUIRED: dict[str, dict[str, Any]] = {"l0_target": {"l0": 5.0}}
-"""Settings without a default, by penalty."""
+"""Values for settings without a default, by penalty."""
 
 
 @pytest.mark.parametrize("name", sorted(Penalty.members))
@@ -31,7 +30,7 @@ def test_contract(name: str, check: str) -> None:
 
 
 class Faulty(Penalty):
-    """L1 with one fault; `fault` names the check that must find it."""
+    """L1 with one fault, named after the check that must find it."""
 
     fault: str
 
@@ -63,9 +62,9 @@ def test_each_check_finds_its_fault(check: str) -> None:
     assert CHECKS[check](Faulty(name="faulty", weight=0.5, fault=check)) is not None
 
 
-def test_a_penalty_that_reaches_nothing_is_found() -> None:
-    reached = CHECKS["gradient"](Faulty(name="faulty", weight=0.5, fault="constant"))
-    assert reached == "no tensor of a step gets a gradient from it"
+def test_a_penalty_without_any_gradient_is_found() -> None:
+    problem = CHECKS["gradient"](Faulty(name="faulty", weight=0.5, fault="constant"))
+    assert problem == "it has no gradient for any tensor of a step"
 
 
 def value(penalty: Penalty, ctx: StepContext) -> Tensor:
@@ -78,7 +77,7 @@ def test_l1_is_the_mean_sum_of_activations(ctx: StepContext) -> None:
 
 
 def test_auxk_token_by_token(ctx: StepContext) -> None:
-    """The paper's definition in loops: the k_aux largest of the dead latents rebuild the residual."""
+    """Computes the paper's definition in loops: the k_aux largest dead latents reconstruct the error."""
     dead = ctx.dead.nonzero().flatten().tolist()
     unexplained = []
     for pre, error in zip(ctx.pre_acts.detach(), (ctx.x - ctx.x_hat).detach(), strict=True):
@@ -100,9 +99,9 @@ def test_auxk_teaches_dead_latents_only(ctx: StepContext) -> None:
 
 
 def test_auxk_is_zero_while_no_latent_is_dead(ctx: StepContext) -> None:
-    nobody = torch.zeros_like(ctx.dead)
-    assert value(AuxK(), replace(ctx, dead=nobody, any_dead=False)).item() == 0
-    unknown = value(AuxK(), replace(ctx, dead=nobody, any_dead=True))  # as on a device that is not asked
+    none_dead = torch.zeros_like(ctx.dead)
+    assert value(AuxK(), ctx.changed(dead=none_dead, any_dead=False)).item() == 0
+    unknown = value(AuxK(), ctx.changed(dead=none_dead, any_dead=True))  # as without waiting for the device
     assert unknown.item() == 0
     (gradient,) = torch.autograd.grad(unknown, [ctx.W_dec])
     assert not gradient.any()

@@ -1,4 +1,4 @@
-"""From a run to another library's folder: what each format means by its formulas, and what it cannot say."""
+"""Exports to the formats of other libraries, checked with their formulas; and what each format cannot represent."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 from helpers import other_libraries
 from helpers.made_caches import structured_rows, write_cache
 from helpers.other_libraries import D_IN, D_SAE, K
-from helpers.random_runs import ARCHITECTURES, CLASSES, drawn_run, rows, write_evaluation
+from helpers.random_runs import ARCHITECTURES, CLASSES, random_run, rows, write_evaluation
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders.artifact import COMMITTED
-from saepipe.data.folders.atomic_folder import written
+from saepipe.data.folders.atomic_folder import file_sizes
 from saepipe.train.formats import saelens
 from saepipe.train.formats.dictionary_learning import KEYS
 from saepipe.train.rundir.exporting import WRITERS, Library, export_sae
@@ -28,10 +28,10 @@ from saepipe.train.rundir.load import load, open_run
 HOOK = "blocks.1.hook_resid_post"
 
 
-def made(folder: Path, name: str, cache: Path, **settings: Any) -> Path:
+def make_run(folder: Path, name: str, cache: Path, **settings: Any) -> Path:
     if "k" in ARCHITECTURES[name]:
         settings = {"k": K} | settings
-    return drawn_run(folder / "run", name, cache, **settings)
+    return random_run(folder / "run", name, cache, **settings)
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -40,10 +40,10 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_dictionary_learning_s_formulas_give_the_run_s_function(tiny_cache: Path, tmp_path: Path, name: str) -> None:
-    """Those of each class, on the tensors of ae.pt and with what config.json says; activations far from 0 too."""
+def test_dictionary_learning_s_formulas_reproduce_the_run(tiny_cache: Path, tmp_path: Path, name: str) -> None:
+    """Uses the formulas of each class with ae.pt and config.json, on activations around 0 and far from it."""
     for mean in (0.0, 20.0):
-        run = made(tmp_path / f"{mean:g}", name, tiny_cache, mean=mean)
+        run = make_run(tmp_path / f"{mean:g}", name, tiny_cache, mean=mean)
         out = export_sae(run, "dictionary_learning", tmp_path / f"{mean:g}" / "out")
         config = json.loads((out / "config.json").read_text())
         kind = config["trainer"]["dict_class"]
@@ -58,8 +58,8 @@ def test_dictionary_learning_s_formulas_give_the_run_s_function(tiny_cache: Path
         assert 0.01 < (acts > 0).float().mean() < 0.9
 
 
-def test_what_config_json_says(tiny_cache: Path, tmp_path: Path) -> None:
-    run = made(tmp_path, "matryoshka_batch_topk", tiny_cache, seed=4)
+def test_the_content_of_config_json(tiny_cache: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "matryoshka_batch_topk", tiny_cache, seed=4)
     out = export_sae(run, "dictionary_learning", tmp_path / "out")
     config, w = json.loads((out / "config.json").read_text()), torch.load(out / "ae.pt", weights_only=True)
     trained = open_run(run).trained
@@ -87,26 +87,24 @@ def test_what_config_json_says(tiny_cache: Path, tmp_path: Path) -> None:
     assert (w["k"].dtype, w["group_sizes"].dtype) == (torch.int32, torch.int64)
 
 
-def test_a_k_that_is_not_whole_leaves_as_a_jumprelu(tiny_cache: Path, tmp_path: Path) -> None:
-    out = export_sae(made(tmp_path, "batch_topk", tiny_cache, k=5.5), "dictionary_learning", tmp_path / "out")
+def test_a_fractional_k_is_exported_as_a_jumprelu(tiny_cache: Path, tmp_path: Path) -> None:
+    out = export_sae(make_run(tmp_path, "batch_topk", tiny_cache, k=5.5), "dictionary_learning", tmp_path / "out")
     trainer = json.loads((out / "config.json").read_text())["trainer"]
     assert (trainer["dict_class"], "k" in trainer) == ("JumpReluAutoEncoder", False)
 
 
 def imported(folder: Path, cache: Path, norms: Tensor) -> Path:
-    """A run of a ReLU SAE of SAELens' with decoder rows of these norms."""
-    ours = load(made(folder, "relu", cache))
+    """Imports a ReLU SAE in SAELens format whose decoder rows have these norms."""
+    ours = load(make_run(folder, "relu", cache))
     params = dict(ours.named_parameters())
     params["W_dec"] = params["W_dec"] * norms.unsqueeze(1)
-    place = {"hook_name": HOOK, "model_name": "made up", "prepend_bos": False, "neuronpedia_id": "made-up/1"}
-    saelens.write(folder / "theirs", ours.settings, params, place)
+    metadata = {"hook_name": HOOK, "model_name": "made up", "prepend_bos": False, "neuronpedia_id": "made-up/1"}
+    saelens.write(folder / "theirs", ours.settings, params, metadata)
     return import_sae(folder / "theirs", "saelens", cache, folder / "imported")
 
 
-def test_an_autoencoder_leaves_with_unit_rows_and_its_activations_in_their_unit(
-    tiny_cache: Path, tmp_path: Path
-) -> None:
-    """The rescaling of `from_pretrained`, done beforehand: it finds nothing to do, and x_hat is the same."""
+def test_an_autoencoder_is_exported_with_unit_rows_and_rescaled_activations(tiny_cache: Path, tmp_path: Path) -> None:
+    """The export already applies the rescaling of `from_pretrained`, which leaves x_hat as it is."""
     norms = 0.5 + torch.rand(D_SAE, generator=torch.Generator().manual_seed(3))
     run = imported(tmp_path, tiny_cache, norms)
     w = torch.load(export_sae(run, "dictionary_learning", tmp_path / "out") / "ae.pt", weights_only=True)
@@ -117,17 +115,17 @@ def test_an_autoencoder_leaves_with_unit_rows_and_its_activations_in_their_unit(
     torch.testing.assert_close(acts @ w["decoder.weight"].T + w["bias"], ours(x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_latent_without_a_decoder_row_has_no_form_there(tiny_cache: Path, tmp_path: Path) -> None:
+def test_a_latent_with_a_zero_decoder_row_cannot_be_exported_there(tiny_cache: Path, tmp_path: Path) -> None:
     run = imported(tmp_path, tiny_cache, torch.ones(D_SAE).index_fill(0, torch.tensor([5, 7]), 0.0))
-    with pytest.raises(ConfigError, match=r"rows of latents \[5, 7\] are zero.*\n  hint: --to saelens"):
+    with pytest.raises(ConfigError, match=r"rows of latents \[5, 7\] are zero.*\n  hint: use --to saelens"):
         export_sae(run, "dictionary_learning", tmp_path / "out")
     assert load(export_sae(run, "saelens", tmp_path / "out")).d_sae == D_SAE
 
 
-def test_sparsify_s_formula_gives_the_run_s_function(tiny_cache: Path, tmp_path: Path) -> None:
-    run = made(tmp_path, "topk", tiny_cache, mean=20.0)
+def test_sparsify_s_formula_reproduces_the_run(tiny_cache: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "topk", tiny_cache, mean=20.0)
     out = export_sae(run, "sparsify", tmp_path / "out")
-    assert sorted(written(out)) == ["config.json", "layers.1/cfg.json", "layers.1/sae.safetensors"]
+    assert sorted(file_sizes(out)) == ["config.json", "layers.1/cfg.json", "layers.1/sae.safetensors"]
     w, ours, x = load_file(out / "layers.1" / "sae.safetensors"), load(run), rows(100, D_IN, 2, 20.0)
     assert w["W_dec"].shape == w["encoder.weight"].shape == (D_SAE, D_IN)
     kept = ((x - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"]).relu().topk(K, dim=-1)
@@ -145,8 +143,8 @@ def test_sparsify_s_formula_gives_the_run_s_function(tiny_cache: Path, tmp_path:
         "transcode": False,
         "d_in": D_IN,
     }
-    said = json.loads((out / "config.json").read_text())
-    assert (said["model"], said["ctx_len"], said["init_seeds"], said["hookpoints"]) == (
+    config = json.loads((out / "config.json").read_text())
+    assert (config["model"], config["ctx_len"], config["init_seeds"], config["hookpoints"]) == (
         "made up",
         16,
         [0],
@@ -155,7 +153,7 @@ def test_sparsify_s_formula_gives_the_run_s_function(tiny_cache: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "described"),
     [
         ("relu", "a relu"),
         ("jumprelu", "a jumprelu"),
@@ -164,15 +162,17 @@ def test_sparsify_s_formula_gives_the_run_s_function(tiny_cache: Path, tmp_path:
         ("matryoshka_batch_topk", r"a jumprelu \(trained as a matryoshka_batch_topk\)"),
     ],
 )
-def test_sparsify_knows_only_topk(tiny_cache: Path, tmp_path: Path, name: str, what: str) -> None:
-    with pytest.raises(ConfigError, match=f"knows only topk, and this SAE is {what}\n  hint: --to saelens or dict"):
-        export_sae(made(tmp_path, name, tiny_cache), "sparsify", tmp_path / "out")
+def test_sparsify_supports_only_topk(tiny_cache: Path, tmp_path: Path, name: str, described: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"supports only topk, but this SAE is {described}\n  hint: use --to saelens or dict"
+    ):
+        export_sae(make_run(tmp_path, name, tiny_cache), "sparsify", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_saelens_gets_the_run_s_own_weights_and_all_keys(tiny_cache: Path, tmp_path: Path, name: str) -> None:
-    run = made(tmp_path, name, tiny_cache)
+def test_the_saelens_export_has_the_run_s_weights_and_all_keys(tiny_cache: Path, tmp_path: Path, name: str) -> None:
+    run = make_run(tmp_path, name, tiny_cache)
     out = export_sae(run, "saelens", tmp_path / "out")
     assert (out / saelens.WEIGHTS).read_bytes() == (run / "sae" / saelens.WEIGHTS).read_bytes()
     config = json.loads((out / saelens.CONFIG).read_text())
@@ -184,77 +184,80 @@ def test_saelens_gets_the_run_s_own_weights_and_all_keys(tiny_cache: Path, tmp_p
     expected |= {"model_class_name": "HookedTransformer", "model_from_pretrained_kwargs": {}, "neuronpedia_id": None}
     expected |= {"seqpos_slice": [None], "exclude_special_tokens": True, "dataset_path": None, "l0": None}
     assert {key: config["metadata"][key] for key in expected} == expected
-    assert (config["metadata"]["training_architecture"], sorted(written(out))) == (name, sorted(written(run / "sae")))
+    assert (config["metadata"]["training_architecture"], sorted(file_sizes(out))) == (
+        name,
+        sorted(file_sizes(run / "sae")),
+    )
 
 
-def test_an_evaluated_run_leaves_with_its_density(tiny_cache: Path, tmp_path: Path) -> None:
-    run = made(tmp_path, "relu", tiny_cache)
+def test_an_evaluated_run_is_exported_with_its_density(tiny_cache: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "relu", tiny_cache)
     density = torch.linspace(0, 1, D_SAE, dtype=torch.float64)
     write_evaluation(run, density.tolist())
     out = export_sae(run, "saelens", tmp_path / "out")
-    found = load_file(out / "sparsity.safetensors")["sparsity"]
-    torch.testing.assert_close(found.double(), (density + 1e-10).log10(), rtol=1e-6, atol=1e-6)
-    assert found[0] == -10
+    sparsity = load_file(out / "sparsity.safetensors")["sparsity"]
+    torch.testing.assert_close(sparsity.double(), (density + 1e-10).log10(), rtol=1e-6, atol=1e-6)
+    assert sparsity[0] == -10
     assert json.loads((out / "cfg.json").read_text())["metadata"]["l0"] == 4.5
 
 
-def test_an_evaluation_of_another_run_says_nothing_and_a_broken_one_is_told(tiny_cache: Path, tmp_path: Path) -> None:
-    run = made(tmp_path, "relu", tiny_cache)
+def test_an_evaluation_of_another_run_is_ignored_and_a_malformed_one_reported(tiny_cache: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "relu", tiny_cache)
     write_evaluation(run, [0.5] * D_SAE)
     path = run / "eval" / "core.json"
     path.write_text(path.read_text().replace(open_run(run).fingerprint, "of another"))
-    assert "sparsity.safetensors" not in written(export_sae(run, "saelens", tmp_path / "out"))
+    assert "sparsity.safetensors" not in file_sizes(export_sae(run, "saelens", tmp_path / "out"))
     path.write_text("{}")
     with pytest.raises(CorruptDataError, match="evaluate the run again"):
         export_sae(run, "saelens", tmp_path / "another")
 
 
-def test_what_saelens_said_of_an_imported_sae_goes_out_again(tiny_cache: Path, tmp_path: Path) -> None:
+def test_saelens_metadata_of_an_imported_sae_is_exported_again(tiny_cache: Path, tmp_path: Path) -> None:
     out = export_sae(imported(tmp_path, tiny_cache, torch.ones(D_SAE)), "saelens", tmp_path / "out")
     metadata = json.loads((out / "cfg.json").read_text())["metadata"]
     assert (metadata["prepend_bos"], metadata["neuronpedia_id"]) == (False, "made-up/1")
 
 
-def test_the_place_is_the_layer_whose_output_it_reads(tmp_path: Path) -> None:
-    """`blocks.3.hook_resid_pre` is what layer 2 puts out; nothing puts out `blocks.0.hook_resid_pre`."""
+def test_the_exported_layer_is_the_one_whose_output_the_sae_reads(tmp_path: Path) -> None:
+    """`blocks.3.hook_resid_pre` is the output of layer 2; `blocks.0.hook_resid_pre` is not the output of a layer."""
     pre, first, mlp = "blocks.3.hook_resid_pre", "blocks.0.hook_resid_pre", "blocks.1.hook_mlp_out"
     for hook in (pre, first, mlp):
         cache = write_cache(tmp_path / hook / "cache", {hook: structured_rows(600, D_IN)})
-        made(tmp_path / hook, "topk", cache)
+        make_run(tmp_path / hook, "topk", cache)
     out = export_sae(tmp_path / pre / "run", "dictionary_learning", tmp_path / "dl")
     assert json.loads((out / "config.json").read_text())["trainer"]["submodule_name"] == "resid_post_layer_2"
     assert (export_sae(tmp_path / pre / "run", "sparsify", tmp_path / "sparsify") / "layers.2").is_dir()
     libraries: list[Library] = ["dictionary_learning", "sparsify"]
     for hook in (first, mlp):
         for library in libraries:
-            with pytest.raises(ConfigError, match=f"{library} says where .* {hook} is none's"):
+            with pytest.raises(ConfigError, match=f"{library} places an SAE by .* {hook} is not a layer's output"):
                 export_sae(tmp_path / hook / "run", library, tmp_path / "none")
         assert load(export_sae(tmp_path / hook / "run", "saelens", tmp_path / f"{hook}-out")).hook == hook
 
 
 @pytest.mark.parametrize("library", WRITERS)
-def test_the_same_export_changes_nothing_and_another_is_refused(
+def test_repeating_an_export_changes_nothing_and_another_is_refused(
     tiny_cache: Path, tmp_path: Path, library: Library
 ) -> None:
-    run, other = (made(tmp_path / name, "topk", tiny_cache, seed=seed) for seed, name in enumerate(("a", "b")))
+    run, other = (make_run(tmp_path / name, "topk", tiny_cache, seed=seed) for seed, name in enumerate(("a", "b")))
     (tmp_path / "out").mkdir()
     out = export_sae(run, library, tmp_path / "out")
     before = content(out)
     assert export_sae(open_run(run), library, out) == out
     assert content(out) == before
-    assert written(out) == {name: len(data) for name, (data, _) in before.items()}
+    assert file_sizes(out) == {name: len(data) for name, (data, _) in before.items()}
     with pytest.raises(ConfigError, match="out holds something else"):
         export_sae(other, library, out)
     assert content(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
 
 
-def test_only_a_finished_run_leaves_and_only_into_a_folder(tiny_cache: Path, tmp_path: Path) -> None:
-    run = made(tmp_path, "relu", tiny_cache)
+def test_only_finished_runs_are_exported_and_only_into_folders(tiny_cache: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, "relu", tiny_cache)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for out in ("file", "link"):
-        with pytest.raises(ConfigError, match=f"{out} is no folder"):
+        with pytest.raises(ConfigError, match=f"{out} is not a folder"):
             export_sae(run, "saelens", tmp_path / out)
     with pytest.raises(ConfigError, match="holds something else"):
         export_sae(run, "saelens", run)

@@ -1,4 +1,4 @@
-"""From a folder of another library to a run: what is checked, what is kept, and what stays untouched."""
+"""Imports from the folders of other libraries: the checks, the resulting run, and an untouched source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from helpers.other_libraries import D_IN, D_SAE, drawn, encode, scope, scope_2, sparsify_folder, tensors, write
+from helpers.other_libraries import (
+    D_IN,
+    D_SAE,
+    encode,
+    randn,
+    tensors,
+    write_gemma_scope,
+    write_gemma_scope_2,
+    write_sparsify,
+    write_trainer,
+)
 from saepipe.cli import Theirs, main
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError
@@ -24,12 +34,12 @@ from saepipe.train.rundir.load import load, open_run
 from saepipe.train.sae.topk import TopK
 
 HOOK = "blocks.1.hook_resid_post"
-HERE = {"lm_name": "someone/Made Up"}  # as the tiny cache says, by its last part
+MODEL = {"lm_name": "someone/Made Up"}  # the last part is the model name in the tiny cache
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write(tmp_path / "sweep" / "trainer_2", "BatchTopKSAE", **HERE)
+    return write_trainer(tmp_path / "sweep" / "trainer_2", "BatchTopKSAE", **MODEL)
 
 
 def content(folder: Path) -> dict[str, tuple[str, int]]:
@@ -40,7 +50,7 @@ def content(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def test_an_imported_run_is_a_run(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
+def test_an_imported_sae_is_a_finished_run(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
     before = content(source.parent)
     path = import_sae(source, "dictionary_learning", tiny_cache, tmp_path / "run")
     assert content(source.parent) == before
@@ -64,12 +74,12 @@ def test_an_imported_run_is_a_run(source: Path, tiny_cache: Path, tmp_path: Path
     }
     health = Health.read(path)
     assert (health.findings, health.evidence, health.audit["imported"]) == ((), {}, "dictionary_learning")
-    sae, x = load(path), drawn(200, D_IN, seed=8)
+    sae, x = load(path), randn(200, D_IN, seed=8)
     assert sae.hook == HOOK
     torch.testing.assert_close(sae.encode(x), encode("BatchTopKSAE", tensors("BatchTopKSAE"), x))
 
 
-def test_what_is_there_stays_and_another_is_refused(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
+def test_a_finished_import_is_kept_and_another_is_refused(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
     out = import_sae(source, "dictionary_learning", tiny_cache, tmp_path / "run")
     before = content(out)
     import_sae(source, "dictionary_learning", tiny_cache, out)
@@ -85,8 +95,8 @@ def test_what_is_there_stays_and_another_is_refused(source: Path, tiny_cache: Pa
         open_run(out)
 
 
-def test_training_is_not_begun_in_an_imported_run(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
-    """Neither there, nor is it compared with it: nothing is known of how the neighbour was trained."""
+def test_an_imported_run_is_neither_trained_nor_a_twin(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
+    """Training is refused in its folder, and runs beside it are not compared with it: its training is unknown."""
     import_sae(source, "dictionary_learning", tiny_cache, tmp_path / "elsewhere" / "seed-0")
     raw = {"cache": str(tiny_cache), "sae": {"name": "relu", "d_sae": 40}, "steps": 3, "device": "cpu"}
     raw |= {"batch_size": 64, "penalties": [{"name": "l1", "weight": 0.3}]}
@@ -97,39 +107,39 @@ def test_training_is_not_begun_in_an_imported_run(source: Path, tiny_cache: Path
 
 
 @pytest.mark.parametrize(
-    ("said", "asked", "words"),
+    ("recorded", "given", "words"),
     [
-        ({"lm_name": "google/gemma-2-2b"}, {}, "trained on google/gemma-2-2b, and .* was made by made up"),
+        ({"lm_name": "google/gemma-2-2b"}, {}, "trained on google/gemma-2-2b, but .* was made with made up"),
         ({}, {"hook": "blocks.2.hook_resid_post"}, f"was trained at {HOOK}, not at blocks.2.hook_resid_post"),
         ({"submodule_name": None}, {"hook": "blocks.2.hook_resid_pre"}, f"trained at {HOOK}, not at blocks.2"),
-        ({"submodule_name": None}, {"hook": "blocks.1.hook_resid_pre"}, f"blocks.1.hook_resid_pre; .* has {HOOK}"),
-        ({"layer": 12, "submodule_name": None}, {}, f"was trained at blocks.12.hook_resid_post; .* has {HOOK}"),
-        ({"submodule_name": "mlp_layer_1"}, {}, f"was trained at blocks.1.mlp_layer_1; .* has {HOOK}"),
-        ({"layer": None}, {}, "does not say at which hook"),
+        ({"submodule_name": None}, {"hook": "blocks.1.hook_resid_pre"}, f"hook_resid_pre, but .* has only {HOOK}"),
+        ({"layer": 12, "submodule_name": None}, {}, f"at blocks.12.hook_resid_post, but .* has only {HOOK}"),
+        ({"submodule_name": "mlp_layer_1"}, {}, f"was trained at blocks.1.mlp_layer_1, but .* has only {HOOK}"),
+        ({"layer": None}, {}, "does not say which hook it was trained at"),
         ({}, {"seed": 4}, "was trained with seed 3, not 4"),
     ],
 )
 def test_contradictions_are_refused(
-    tmp_path: Path, tiny_cache: Path, said: dict[str, Any], asked: dict[str, Any], words: str
+    tmp_path: Path, tiny_cache: Path, recorded: dict[str, Any], given: dict[str, Any], words: str
 ) -> None:
-    folder = write(tmp_path / "ae", "AutoEncoder", **(HERE | said))
+    folder = write_trainer(tmp_path / "ae", "AutoEncoder", **(MODEL | recorded))
     with pytest.raises(ConfigError, match=words):
-        import_sae(folder, "dictionary_learning", tiny_cache, tmp_path / "run", **asked)
+        import_sae(folder, "dictionary_learning", tiny_cache, tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
 
 
 def test_another_width_and_nan_are_refused(tmp_path: Path, toy_cache: Path, tiny_cache: Path) -> None:
-    folder = write(tmp_path / "ae", "AutoEncoder", lm_name=None)
-    with pytest.raises(ConfigError, match=f"has d_in {D_IN}, and .* has {Cache.open(toy_cache).d_in}"):
+    folder = write_trainer(tmp_path / "ae", "AutoEncoder", lm_name=None)
+    with pytest.raises(ConfigError, match=f"has d_in {D_IN}, but .* has {Cache.open(toy_cache).d_in}"):
         import_sae(folder, "dictionary_learning", toy_cache, tmp_path / "run")
-    folder = write(tmp_path / "nan", "AutoEncoder", {"bias": torch.full((D_IN,), torch.nan)}, **HERE)
+    folder = write_trainer(tmp_path / "nan", "AutoEncoder", {"bias": torch.full((D_IN,), torch.nan)}, **MODEL)
     with pytest.raises(CorruptDataError, match="b_dec holds NaN or Inf"):
         import_sae(folder, "dictionary_learning", tiny_cache, tmp_path / "run")
 
 
-def test_what_the_source_does_not_say_is_asked(tmp_path: Path, tiny_cache: Path) -> None:
-    file = scope(tmp_path / "some SAEs" / "params.npz")
-    with pytest.raises(ConfigError, match="does not say at which hook"):
+def test_settings_missing_from_the_source_must_be_given(tmp_path: Path, tiny_cache: Path) -> None:
+    file = write_gemma_scope(tmp_path / "some SAEs" / "params.npz")
+    with pytest.raises(ConfigError, match="does not say which hook it was trained at"):
         import_sae(file, "gemma-scope", tiny_cache, tmp_path / "run")
     run = open_run(import_sae(file.parent, "gemma-scope", tiny_cache, tmp_path / "run", hook=HOOK))
     assert (run.variant, run.seed, run.settings["seed"]) == ("some-SAEs", 0, None)
@@ -138,7 +148,7 @@ def test_what_the_source_does_not_say_is_asked(tmp_path: Path, tiny_cache: Path)
 
 
 def test_a_model_may_have_two_names(tmp_path: Path, tiny_cache: Path) -> None:
-    file = scope(tmp_path / "gemma-scope-2b-pt-res" / "layer_1" / "average_l0_9" / "params.npz")
+    file = write_gemma_scope(tmp_path / "gemma-scope-2b-pt-res" / "layer_1" / "average_l0_9" / "params.npz")
     run = import_sae(file.parent, "gemma-scope", tiny_cache, tmp_path / "run", model="gemma-2-2b")
     assert open_run(run).variant == "layer_1-average_l0_9"
     with pytest.raises(ConfigError, match="trained on google/gemma-2-2b"):
@@ -154,16 +164,18 @@ def test_a_saelens_folder(tmp_path: Path, tiny_cache: Path, params: dict[str, to
     assert (load(run).hook, load(run).metadata["saepipe"]["name"]) == (HOOK, "mine")
 
 
-def test_seeds_of_a_sparsify_run_are_seeds_of_one_variant(tmp_path: Path, tiny_cache: Path) -> None:
+def test_seeds_of_a_sparsify_run_become_seeds_of_one_variant(tmp_path: Path, tiny_cache: Path) -> None:
     for seed in (0, 3):
-        folder = sparsify_folder(tmp_path / "my-run" / "layers.1" / f"seed{seed}")
+        folder = write_sparsify(tmp_path / "my-run" / "layers.1" / f"seed{seed}")
         run = open_run(import_sae(folder, "sparsify", tiny_cache, tmp_path / f"imported-{seed}"))
         assert (run.variant, run.seed, run.hook) == ("my-run", seed, HOOK)
         assert run.settings["sae"] == {"name": "topk", "d_sae": D_SAE, "k": 6}
 
 
-def test_gemma_scope_2_is_told_from_gemma_scope_by_its_files(tmp_path: Path, tiny_cache: Path) -> None:
-    folder = scope_2(tmp_path / "layer_1_width_16k", hf_hook_point_in="model.layers.1.output", hf_hook_point_out=None)
+def test_gemma_scope_2_is_recognised_by_its_files(tmp_path: Path, tiny_cache: Path) -> None:
+    folder = write_gemma_scope_2(
+        tmp_path / "layer_1_width_16k", hf_hook_point_in="model.layers.1.output", hf_hook_point_out=None
+    )
     with pytest.raises(ConfigError, match="trained on google/gemma-3-1b-pt"):
         import_sae(folder, "gemma-scope", tiny_cache, tmp_path / "run")
     run = import_sae(folder, "gemma-scope", tiny_cache, tmp_path / "run", model="gemma-3-1b-pt")

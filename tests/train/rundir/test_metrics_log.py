@@ -23,36 +23,36 @@ def begin(config: TrainConfig) -> tuple[Recipe, TrainState, torch.Tensor]:
     return recipe, fresh_state(recipe, initial_params(recipe)), x
 
 
-def test_a_measurement_against_plain_autograd(config: Make) -> None:
+def test_a_measurement_equals_plain_autograd(config: Make) -> None:
     recipe, state, x = begin(config(penalties=[{"name": "l1", "weight": 3.0}]))
-    measured = measure(recipe, state, step_loss(recipe, state, x))
+    measurement = measure(recipe, state, step_loss(recipe, state, x))
     leaves = {name: value.detach().clone().requires_grad_() for name, value in state.params.items()}
     acts = torch.relu((x - leaves["b_dec"]) @ leaves["W_enc"] + leaves["b_enc"])
     squared = (x - acts @ leaves["W_dec"] - leaves["b_dec"]).pow(2).sum(1)
     terms = {"reconstruction": squared.mean(), "l1": 3 * (acts * leaves["W_dec"].norm(dim=1)).sum(1).mean()}
-    whole = torch.zeros(0)
+    total = torch.zeros(0)
     for name, term in terms.items():
-        found = torch.autograd.grad(term, list(leaves.values()), retain_graph=True, allow_unused=True)
-        named = {key: torch.zeros_like(leaves[key]) if g is None else g for key, g in zip(leaves, found, strict=True)}
+        partial = torch.autograd.grad(term, list(leaves.values()), retain_graph=True, allow_unused=True)
+        named = {key: torch.zeros_like(leaves[key]) if g is None else g for key, g in zip(leaves, partial, strict=True)}
         W_dec = leaves["W_dec"].detach()
         named["W_dec"] = named["W_dec"] - (named["W_dec"] * W_dec).sum(1, keepdim=True) * W_dec
         flat = torch.cat([value.flatten() for value in named.values()])
-        assert measured.gradient_norms[name] == pytest.approx(flat.norm().item(), rel=1e-4)
-        whole = flat + whole if len(whole) else flat
-    assert measured.gradient_norm == pytest.approx(whole.norm().item(), rel=1e-4)
-    assert measured.l0 == pytest.approx(sum(value > 0 for row in acts.tolist() for value in row) / 17)
-    assert measured.fvu == pytest.approx((squared.sum() / ((x - x.mean(0)) ** 2).sum()).item(), rel=1e-5)
+        assert measurement.gradient_norms[name] == pytest.approx(flat.norm().item(), rel=1e-4)
+        total = flat + total if len(total) else flat
+    assert measurement.gradient_norm == pytest.approx(total.norm().item(), rel=1e-4)
+    assert measurement.l0 == pytest.approx(sum(value > 0 for row in acts.tolist() for value in row) / 17)
+    assert measurement.fvu == pytest.approx((squared.sum() / ((x - x.mean(0)) ** 2).sum()).item(), rel=1e-5)
 
 
-def test_a_term_that_is_constant_has_no_gradient(config: Make) -> None:
+def test_a_constant_term_has_no_gradient(config: Make) -> None:
     recipe, state, x = begin(config(sae={"name": "topk", "d_sae": 40, "k": 4}, penalties=[{"name": "auxk"}]))
-    measured = measure(recipe, state, step_loss(recipe, state, x))
-    assert measured.gradient_norms["auxk"] == 0
-    assert measured.gradient_norm == pytest.approx(measured.gradient_norms["reconstruction"])
-    assert measured.statistics == {"auxk/num_dead": 0, "auxk/unexplained": 0}
+    measurement = measure(recipe, state, step_loss(recipe, state, x))
+    assert measurement.gradient_norms["auxk"] == 0
+    assert measurement.gradient_norm == pytest.approx(measurement.gradient_norms["reconstruction"])
+    assert measurement.statistics == {"auxk/num_dead": 0, "auxk/unexplained": 0}
 
 
-def test_lines_after_the_checkpoint_and_a_torn_one_are_dropped(tmp_path: Path) -> None:
+def test_lines_after_the_checkpoint_and_a_torn_line_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 5, 10)) + '{"step": 1')
     MetricsLog(path, step=5)

@@ -1,4 +1,4 @@
-"""What every architecture keeps to, member by member."""
+"""Properties that every architecture must have, and the formula of each."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ SETTINGS: dict[str, dict[str, object]] = {
 
 
 def make(name: str, **settings: object) -> Architecture:
-    made = Architecture.parse({"name": name, "d_sae": D_SAE, **SETTINGS.get(name, {}), **settings})
-    assert isinstance(made, Architecture)
-    return made
+    sae = Architecture.parse({"name": name, "d_sae": D_SAE, **SETTINGS.get(name, {}), **settings})
+    assert isinstance(sae, Architecture)
+    return sae
 
 
 @pytest.fixture(params=sorted(Architecture.members))
@@ -46,15 +46,15 @@ def sae(request: pytest.FixtureRequest) -> Architecture:
 
 @pytest.fixture
 def params(sae: Architecture, params: Params) -> Params:
-    """The member's own parameters too, none at zero."""
+    """The common parameters and the architecture's own, with no zeros."""
     rng = generator(4)
     for name, value in sae.init(D_IN, 1.0, rng).items():
-        drawn = 0.1 + 0.4 * torch.rand(value.shape, generator=rng, dtype=torch.float64)
-        params.setdefault(name, drawn.requires_grad_(name not in sae.buffers))
+        sample = 0.1 + 0.4 * torch.rand(value.shape, generator=rng, dtype=torch.float64)
+        params.setdefault(name, sample.requires_grad_(name not in sae.buffers))
     return params
 
 
-def test_init_has_unit_rows_a_tied_encoder_and_no_bias(sae: Architecture) -> None:
+def test_init_has_unit_rows_a_tied_encoder_and_zero_biases(sae: Architecture) -> None:
     params = sae.init(D_IN, 0.5, generator(0, "init"))
     common = {"W_enc": (D_IN, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
     assert common.items() <= {name: tuple(value.shape) for name, value in params.items()}.items()
@@ -65,7 +65,7 @@ def test_init_has_unit_rows_a_tied_encoder_and_no_bias(sae: Architecture) -> Non
     assert not params["b_dec"].any()
 
 
-def test_init_is_a_function_of_its_seed_alone(sae: Architecture) -> None:
+def test_init_depends_on_its_seed_only(sae: Architecture) -> None:
     torch.manual_seed(1)
     first = sae.init(24, 1.0, generator(3, "init"))["W_dec"]
     torch.manual_seed(2)
@@ -74,24 +74,24 @@ def test_init_is_a_function_of_its_seed_alone(sae: Architecture) -> None:
     assert not torch.equal(first, sae.init(24, 1.0, generator(3, "resample"))["W_dec"])
 
 
-def test_pre_acts_and_their_gradients_are_the_textbooks(sae: Architecture, params: Params, x: Tensor) -> None:
-    ours = sae.pre_acts(params, x, torch.float64)
-    theirs = (x - params["b_dec"]) @ params["W_enc"] + params["b_enc"]
-    torch.testing.assert_close(ours, theirs)
-    pull = torch.randn(theirs.shape, generator=generator(0), dtype=torch.float64)
+def test_pre_acts_and_their_gradients_match_the_plain_formula(sae: Architecture, params: Params, x: Tensor) -> None:
+    actual = sae.pre_acts(params, x, torch.float64)
+    expected = (x - params["b_dec"]) @ params["W_enc"] + params["b_enc"]
+    torch.testing.assert_close(actual, expected)
+    upstream = torch.randn(expected.shape, generator=generator(0), dtype=torch.float64)
     names = ("W_enc", "b_enc", "b_dec")
-    wanted = torch.autograd.grad((theirs * pull).sum(), [params[name] for name in names])
-    found = torch.autograd.grad((ours * pull).sum(), [params[name] for name in names])
-    for name, mine, reference in zip(names, found, wanted, strict=True):
-        torch.testing.assert_close(mine, reference, msg=name)
+    references = torch.autograd.grad((expected * upstream).sum(), [params[name] for name in names])
+    gradients = torch.autograd.grad((actual * upstream).sum(), [params[name] for name in names])
+    for name, gradient, reference in zip(names, gradients, references, strict=True):
+        torch.testing.assert_close(gradient, reference, msg=name)
 
 
-def test_acts_are_never_negative_and_any_leading_shape_will_do(sae: Architecture, params: Params, x: Tensor) -> None:
+def test_acts_are_never_negative_and_take_any_leading_shape(sae: Architecture, params: Params, x: Tensor) -> None:
     acts = sae.encode(params, x[:16], torch.float64)
-    for some in (acts, sae.activate_training(params, sae.pre_acts(params, x[:16], torch.float64))):
-        assert some.shape == (16, D_SAE)
-        assert some.min() == 0
-        assert some.max() > 0
+    for values in (acts, sae.activate_training(params, sae.pre_acts(params, x[:16], torch.float64))):
+        assert values.shape == (16, D_SAE)
+        assert values.min() == 0
+        assert values.max() > 0
     torch.testing.assert_close(sae.encode(params, x[:16].view(2, 8, 24), torch.float64), acts.view(2, 8, 40))
     x_hat = sae.decode(params, acts)
     torch.testing.assert_close(x_hat, acts @ params["W_dec"] + params["b_dec"])
@@ -101,13 +101,13 @@ def test_bfloat16_activations_stay_so(sae: Architecture, params: Params, x: Tens
     single = {name: value.detach().float() for name, value in params.items()}
     pre_acts = sae.pre_acts(single, x.float(), torch.bfloat16)
     acts = sae.activate_training(single, pre_acts)
-    found = [acts, sae.activate(single, pre_acts), sae.gate_acts(single, pre_acts, acts)]
-    assert {tensor.dtype for tensor in found} == {torch.bfloat16}
-    x_hats = [*sae.reconstructions(single, pre_acts, acts), *sae.observe(single, acts).values()]
-    assert {tensor.dtype for tensor in x_hats} == {torch.float32}
+    activations = [acts, sae.activate(single, pre_acts), sae.gate_acts(single, pre_acts, acts)]
+    assert {tensor.dtype for tensor in activations} == {torch.bfloat16}
+    outputs = [*sae.reconstructions(single, pre_acts, acts), *sae.observe(single, acts).values()]
+    assert {tensor.dtype for tensor in outputs} == {torch.float32}
 
 
-def test_the_scale_folds_into_the_biases(sae: Architecture, params: Params, x: Tensor) -> None:
+def test_the_scale_is_folded_into_the_biases(sae: Architecture, params: Params, x: Tensor) -> None:
     scale = 0.037
     raw = x / scale
     folded = sae.unscaled(params, scale)
@@ -118,7 +118,7 @@ def test_the_scale_folds_into_the_biases(sae: Architecture, params: Params, x: T
     assert folded["W_enc"] is params["W_enc"]
 
 
-def test_it_comes_back_from_a_saelens_folder(sae: Architecture, params: Params, tmp_path: Path) -> None:
+def test_a_saelens_folder_gives_back_the_same_sae(sae: Architecture, params: Params, tmp_path: Path) -> None:
     saelens.write(tmp_path, sae, params, {"hook_name": "blocks.1.hook_resid_post"})
     again, loaded, metadata = saelens.read(tmp_path)
     saved, expected = sae.inference(params)
@@ -129,9 +129,7 @@ def test_it_comes_back_from_a_saelens_folder(sae: Architecture, params: Params, 
         assert torch.equal(loaded[name], value.detach().float()), name
 
 
-def test_what_is_saved_does_what_the_trained_one_does_in_inference(
-    sae: Architecture, params: Params, x: Tensor
-) -> None:
+def test_the_saved_sae_equals_the_trained_one_in_inference(sae: Architecture, params: Params, x: Tensor) -> None:
     saved, values = sae.inference(params)
     acts, again = sae.encode(params, x, torch.float64), saved.encode(values, x, torch.float64)
     assert torch.equal(acts, again)
@@ -140,13 +138,13 @@ def test_what_is_saved_does_what_the_trained_one_does_in_inference(
         assert torch.equal(acts > 0, sae.pre_acts(params, x, torch.float64) > threshold)
 
 
-def test_the_last_reconstruction_is_the_decoded_activations(sae: Architecture, params: Params, x: Tensor) -> None:
+def test_the_last_reconstruction_decodes_the_activations(sae: Architecture, params: Params, x: Tensor) -> None:
     pre_acts = sae.pre_acts(params, x, torch.float64)
     acts = sae.activate_training(params, pre_acts)
     torch.testing.assert_close(sae.reconstructions(params, pre_acts, acts)[-1], sae.decode(params, acts))
 
 
-def test_the_buffers_of_a_step_keep_their_shapes_and_no_gradient(sae: Architecture, params: Params, x: Tensor) -> None:
+def test_new_buffers_keep_their_shapes_and_have_no_gradient(sae: Architecture, params: Params, x: Tensor) -> None:
     acts = sae.activate_training(params, sae.pre_acts(params, x, torch.float64)).detach()
     after = sae.observe(params, acts)
     assert after.keys() == sae.buffers
@@ -156,7 +154,7 @@ def test_the_buffers_of_a_step_keep_their_shapes_and_no_gradient(sae: Architectu
 
 
 def loss(sae: Architecture, params: Params, x: Tensor) -> Tensor:
-    """What training minimises: all reconstructions and a pull on the gate."""
+    """Computes a training loss: the errors of all reconstructions, and a penalty on the gate."""
     pre_acts = sae.pre_acts(params, x, torch.float64)
     acts = sae.activate_training(params, pre_acts)
     errors = [(x - x_hat).square().sum(1).mean() for x_hat in sae.reconstructions(params, pre_acts, acts)]
@@ -164,13 +162,13 @@ def loss(sae: Architecture, params: Params, x: Tensor) -> Tensor:
 
 
 def test_gradients_are_finite_differences(sae: Architecture, params: Params, x: Tensor) -> None:
-    """But where a gradient is an estimate (threshold) or held back on purpose (a gated SAE's second decoder)."""
+    """Except where a gradient is an estimate (threshold) or detached on purpose (a gated SAE's second decoder)."""
     names = [name for name in params if name not in sae.buffers]
-    found = torch.autograd.grad(loss(sae, params, x), [params[name] for name in names])
-    held = {"jumprelu": {"threshold"}, "gated": {"W_dec", "b_dec"}}.get(sae.name, set())
-    for name, gradient in zip(names, found, strict=True):
+    gradients = torch.autograd.grad(loss(sae, params, x), [params[name] for name in names])
+    exempt = {"jumprelu": {"threshold"}, "gated": {"W_dec", "b_dec"}}.get(sae.name, set())
+    for name, gradient in zip(names, gradients, strict=True):
         assert gradient.any(), name
-        if name in held:
+        if name in exempt:
             continue
         direction = torch.randn(gradient.shape, generator=generator(0, name), dtype=torch.float64)
         step = 1e-6 * direction
@@ -178,7 +176,7 @@ def test_gradients_are_finite_differences(sae: Architecture, params: Params, x: 
         assert (ahead - behind) / 2e-6 == pytest.approx(float((gradient * direction).sum()), rel=1e-5, abs=1e-7), name
 
 
-def test_stacked_runs_get_what_each_gets_alone(sae: Architecture, params: Params, x: Tensor) -> None:
+def test_stacked_runs_give_the_same_as_single_runs(sae: Architecture, params: Params, x: Tensor) -> None:
     runs = [{name: value.detach() * factor for name, value in params.items()} for factor in (1.0, 0.8, 1.3)]
     stacked = {name: torch.stack([run[name] for run in runs]) for name in params}
     xs = torch.stack([x, 0.5 * x, 2 * x])
@@ -212,8 +210,8 @@ def test_relu_is_relu(x: Tensor) -> None:
     assert torch.equal(sae.activate({}, x), torch.where(x > 0, x, 0.0))
 
 
-def by_hand(pre_acts: Tensor, num_kept: int) -> list[list[float]]:
-    """BatchTopK with a loop: the largest of the whole batch, and only positive ones."""
+def batch_topk_by_a_loop(pre_acts: Tensor, num_kept: int) -> list[list[float]]:
+    """Keeps the largest positive entries of the whole batch."""
     kept = sorted(value for row in pre_acts.tolist() for value in row)[-num_kept:]
     return [[value if value in kept and value > 0 else 0.0 for value in row] for row in pre_acts.tolist()]
 
@@ -221,26 +219,26 @@ def by_hand(pre_acts: Tensor, num_kept: int) -> list[list[float]]:
 @pytest.mark.parametrize("k", [0.5, 3, 7.25])
 def test_batch_topk_keeps_the_largest_of_the_batch(x: Tensor, k: float) -> None:
     acts = make("batch_topk", k=k, d_sae=D_IN).activate_training({}, x)
-    assert acts.tolist() == by_hand(x, round(k * BATCH))
+    assert acts.tolist() == batch_topk_by_a_loop(x, round(k * BATCH))
 
 
-def test_batch_topk_keeps_nothing_that_is_not_positive(x: Tensor) -> None:
+def test_batch_topk_keeps_positive_entries_only(x: Tensor) -> None:
     acts = make("batch_topk", k=D_IN, d_sae=D_IN).activate_training({}, x)
     assert torch.equal(acts, x.relu())
 
 
-def test_the_threshold_is_a_mean_of_smallest_kept_activations() -> None:
+def test_the_threshold_is_a_running_mean_of_the_smallest_kept_activations() -> None:
     sae = make("batch_topk", threshold_decay=0.75)
     batches = [[[0.0, 3.0], [0.0, 0.0]], [[5.0, 1.0], [2.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 4.0], [9.0, 0.0]]]
-    params, seen = {"threshold": torch.zeros(())}, []
+    params, thresholds = {"threshold": torch.zeros(())}, []
     for batch in batches:
         params = dict(sae.observe(params, torch.tensor(batch)))
-        seen.append(params["threshold"].item())
-    assert seen == [3.0, 3 * 0.75 + 1 * 0.25, 2.5, 2.5 * 0.75 + 4 * 0.25]  # an empty batch changes nothing
+        thresholds.append(params["threshold"].item())
+    assert thresholds == [3.0, 3 * 0.75 + 1 * 0.25, 2.5, 2.5 * 0.75 + 4 * 0.25]  # an empty batch changes nothing
 
 
 @pytest.mark.parametrize("name", ["batch_topk", "matryoshka_batch_topk"])
-def test_in_inference_as_many_latents_are_active_as_in_training(name: str) -> None:
+def test_inference_has_the_same_l0_as_training(name: str) -> None:
     sae, rng = make(name, k=4), generator(7)
     params = sae.init(D_IN, 1.0, rng)
     for _ in range(300):
@@ -257,24 +255,24 @@ def test_jumprelu_by_the_papers_formulas() -> None:
     pre_acts = torch.randn(200, 4, generator=generator(1), dtype=torch.float64).requires_grad_()
     threshold = torch.tensor([0.1, 0.3, 1.0, 0.0], dtype=torch.float64, requires_grad=True)
     acts = sae.activate_training({"threshold": threshold}, pre_acts)
-    pull = torch.randn(acts.shape, generator=generator(2), dtype=torch.float64)
-    to_pre, to_threshold = torch.autograd.grad((acts * pull).sum(), [pre_acts, threshold])
+    upstream = torch.randn(acts.shape, generator=generator(2), dtype=torch.float64)
+    to_pre, to_threshold = torch.autograd.grad((acts * upstream).sum(), [pre_acts, threshold])
     expected = [0.0] * 4
-    for row, (values, pulls) in enumerate(zip(pre_acts.tolist(), pull.tolist(), strict=True)):
-        for i, (z, t, g) in enumerate(zip(values, threshold.tolist(), pulls, strict=True)):
+    for row, (values, gradients) in enumerate(zip(pre_acts.tolist(), upstream.tolist(), strict=True)):
+        for i, (z, t, g) in enumerate(zip(values, threshold.tolist(), gradients, strict=True)):
             assert acts[row, i].item() == (z if z > t else 0.0)
             assert to_pre[row, i].item() == (g if z > t else 0.0)
             expected[i] -= g * t / bandwidth * (abs(z - t) < bandwidth / 2)
     assert to_threshold.tolist() == pytest.approx(expected)
 
 
-def test_a_jumprelu_threshold_below_zero_counts_as_zero_and_may_come_back() -> None:
+def test_a_negative_jumprelu_threshold_counts_as_zero_and_may_recover() -> None:
     sae = make("jumprelu", d_sae=2)
     threshold = torch.tensor([-0.4, 0.2], requires_grad=True)
-    used = sae.threshold({"threshold": threshold})
-    assert used is not None
-    assert used.tolist() == pytest.approx([0.0, 0.2])
-    assert torch.autograd.grad(used.sum(), threshold)[0].tolist() == [1.0, 1.0]
+    effective = sae.threshold({"threshold": threshold})
+    assert effective is not None
+    assert effective.tolist() == pytest.approx([0.0, 0.2])
+    assert torch.autograd.grad(effective.sum(), threshold)[0].tolist() == [1.0, 1.0]
     pre_acts = torch.tensor([[-0.1, 0.1], [0.1, 0.3]])
     assert sae.activate({"threshold": threshold}, pre_acts).tolist() == [
         [0.0, 0.0],
@@ -299,7 +297,7 @@ def test_gated_by_the_papers_formulas(sae: Architecture, params: Params, x: Tens
     to_dec, to_enc, to_bias, to_mag = torch.autograd.grad(
         (x - by_gate).square().sum(), [params[name] for name in names], allow_unused=True, retain_graph=True
     )
-    assert to_dec is None  # that reconstruction teaches the gate alone
+    assert to_dec is None  # this reconstruction trains the gate only
     assert to_mag is None
     assert to_enc.any()
     assert to_bias.any()
@@ -311,9 +309,9 @@ def test_matryoshka_reconstructs_from_every_prefix() -> None:
     sae = make("matryoshka_batch_topk", groups=[0.1, 0.5, 30])
     params = sae.init(D_IN, 1.0, generator(0))
     acts = torch.rand(BATCH, D_SAE, generator=generator(1))
-    found = sae.reconstructions(params, acts, acts)
-    assert [tuple(x_hat.shape) for x_hat in found] == [(BATCH, D_IN)] * 4
-    for size, x_hat in zip((4, 20, 30, 40), found, strict=True):
+    x_hats = sae.reconstructions(params, acts, acts)
+    assert [tuple(x_hat.shape) for x_hat in x_hats] == [(BATCH, D_IN)] * 4
+    for size, x_hat in zip((4, 20, 30, 40), x_hats, strict=True):
         torch.testing.assert_close(x_hat, acts[:, :size] @ params["W_dec"][:size] + params["b_dec"])
 
 
@@ -324,22 +322,20 @@ def test_groups_that_are_not_nested_are_refused(groups: list[float]) -> None:
 
 
 @pytest.mark.parametrize("name", ["topk", "batch_topk", "matryoshka_batch_topk"])
-def test_the_number_of_active_latents_is_known_where_no_penalty_decides_it(name: str) -> None:
+def test_num_active_is_k_and_k_is_at_most_d_sae(name: str) -> None:
     assert make(name, k=3).num_active == 3
     with pytest.raises(ConfigError, match="more than d_sae"):
         make(name, k=41)
 
 
-def test_it_trains_and_the_saved_one_explains_raw_rows(
-    sae: Architecture, config: Callable[..., TrainConfig], tmp_path: Path
-) -> None:
+def test_a_trained_sae_explains_raw_rows(sae: Architecture, config: Callable[..., TrainConfig], tmp_path: Path) -> None:
     l1, l0 = [{"name": "l1", "weight": 0.5}], [{"name": "l0", "weight": 0.1}]
     penalties = {"jumprelu": l0, "relu": l1, "gated": l1}.get(sae.name, [])
-    asked = config(sae=sae.to_dict(), penalties=penalties, steps=300, log_every=100, checkpoint_every=1000)
-    (folder,) = train(asked, tmp_path)
+    train_config = config(sae=sae.to_dict(), penalties=penalties, steps=300, log_every=100, checkpoint_every=1000)
+    (folder,) = train(train_config, tmp_path)
     loaded = load(folder)
     assert loaded.architecture == sae.inference(sae.init(D_IN, 1.0, generator(0)))[0].name
-    with BatchStream(Cache.open(asked.cache), open_run(folder).hook, 1000, 9) as stream:
+    with BatchStream(Cache.open(train_config.cache), open_run(folder).hook, 1000, 9) as stream:
         rows = next(iter(stream.batches())).float()
     acts = loaded.encode(rows)
     fvu = (rows - loaded.decode(acts)).square().sum() / (rows - rows.mean(0)).square().sum()

@@ -1,4 +1,4 @@
-"""A sparse step has the numbers of a dense one: values, gradients, statistics, states and what comes of them."""
+"""A sparse step gives the same numbers as a dense one: values, gradients, statistics, states and training curves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from saepipe.data.config.component import import_members
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalty
-from saepipe.train.sae import estimate as estimates
+from saepipe.train.sae import straight_through
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.entries import Entries
 from saepipe.train.setting import settings_at
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
@@ -35,71 +36,71 @@ SAES: dict[str, dict[str, Any]] = {
 REQUIRED: dict[str, dict[str, Any]] = {"l0_target": {"l0": 5.0}}
 
 
-def test_every_architecture_that_has_sparse_steps_is_tried_here() -> None:
-    named = {name for name, member in Architecture.members.items() if getattr(member, "sparse", False)}
-    assert named == set(SAES)
+def test_every_architecture_with_sparse_steps_is_tested_here() -> None:
+    names = {name for name, member in Architecture.members.items() if getattr(member, "sparse", False)}
+    assert names == set(SAES)
 
 
-def loss_of(asked: TrainConfig, params: Params, x: Tensor, dtype: torch.dtype, *, sparse: bool) -> Loss:
-    """Of step 3 of a run, in which every third latent is dead."""
-    recipe = Recipe(asked, D_IN, 1.0, CPU)
+def loss_of(train_config: TrainConfig, params: Params, x: Tensor, dtype: torch.dtype, *, sparse: bool) -> Loss:
+    """Computes the loss of step 3 of a run in which every third latent is dead."""
+    recipe = Recipe(train_config, D_IN, 1.0, CPU)
     steered = fresh_state(recipe, initial_params(recipe)).steered
-    states = {label: component.init_state(D_IN, D_SAE) for label, component in asked.components()}
+    states = {label: component.init_state(D_IN, D_SAE) for label, component in train_config.components()}
     uniform = torch.rand(D_SAE, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
     dead = torch.arange(D_SAE) % 3 == 0
     moment = Moment(3, 20, 0, dead, True, uniform, settings_now(recipe, 3, steered), states)
-    return compute_loss(asked, params, x, moment, dtype, sparse=sparse)
+    return compute_loss(train_config, params, x, moment, dtype, sparse=sparse)
 
 
-def leaves(asked: TrainConfig, params: Params, dtype: torch.dtype = torch.float64) -> Params:
-    """The fixture's parameters with what the architecture adds, of one dtype."""
-    own = asked.sae.init(D_IN, 0.25, torch.Generator().manual_seed(0))
-    return {name: params.get(name, value).detach().to(dtype).requires_grad_() for name, value in own.items()}
+def leaves(train_config: TrainConfig, params: Params, dtype: torch.dtype = torch.float64) -> Params:
+    """Returns the fixture's parameters and those that the architecture adds, in one dtype."""
+    initial = train_config.sae.init(D_IN, 0.25, torch.Generator().manual_seed(0))
+    return {name: params.get(name, value).detach().to(dtype).requires_grad_() for name, value in initial.items()}
 
 
 def gradients(loss: Loss, params: Params) -> dict[str, Tensor]:
-    found = torch.autograd.grad(loss.total, list(params.values()), allow_unused=True)
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), found, strict=True)}
+    values = torch.autograd.grad(loss.total, list(params.values()), allow_unused=True)
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), values, strict=True)}
 
 
 @pytest.mark.parametrize("sae", SAES)
 @pytest.mark.parametrize("penalty", ["none", *sorted(Penalty.members)])
-def test_a_sparse_step_is_the_dense_one(config: Make, params: Params, x: Tensor, sae: str, penalty: str) -> None:
+def test_a_sparse_step_equals_the_dense_one(config: Make, params: Params, x: Tensor, sae: str, penalty: str) -> None:
     settings = [{"name": penalty, "weight": 0.5, **REQUIRED.get(penalty, {})}] if penalty != "none" else []
     architecture = Architecture.parse({"name": sae, "d_sae": D_SAE, **SAES[sae]})
     assert isinstance(architecture, Architecture)
     if settings and (why := Penalty.members[penalty].parse(settings[0]).refuses(architecture)):  # type: ignore[attr-defined]
         assert sae in why or "k =" in why
         return
-    asked = config(sae=architecture.to_dict(), penalties=settings)
-    here = leaves(asked, params)
-    dense, sparse = (loss_of(asked, here, x, torch.float64, sparse=path) for path in (False, True))
+    train_config = config(sae=architecture.to_dict(), penalties=settings)
+    parameters = leaves(train_config, params)
+    dense, sparse = (loss_of(train_config, parameters, x, torch.float64, sparse=path) for path in (False, True))
     torch.testing.assert_close(sparse.total, dense.total)
-    torch.testing.assert_close(sparse.fired, dense.fired)
+    torch.testing.assert_close(sparse.encoded_sum, dense.encoded_sum)
     torch.testing.assert_close(sparse.statistics, dense.statistics)
     torch.testing.assert_close(sparse.states, dense.states)
     torch.testing.assert_close(dict(sparse.buffers), dict(dense.buffers))
-    torch.testing.assert_close(gradients(sparse, here), gradients(dense, here))
+    torch.testing.assert_close(gradients(sparse, parameters), gradients(dense, parameters))
     assert sparse.ctx.l0 == dense.ctx.l0
     for name in ("acts", "acts_sum", "pre_acts", "gate_acts"):
         torch.testing.assert_close(getattr(sparse.ctx, name), getattr(dense.ctx, name), msg=name)
 
 
-@pytest.mark.parametrize("many", [0.0, 1.0])
-def test_estimated_slopes_one_by_one_are_those_of_one_product(
-    config: Make, params: Params, x: Tensor, many: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_estimated_slopes_entry_by_entry_equal_those_of_one_product(
+    config: Make, params: Params, x: Tensor, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the bandwidth of the other tests it is one product; with `many` at 1 it is entry by entry."""
-    monkeypatch.setattr(estimates, "MANY", many)
-    asked = config(
+    """The bandwidth of the other tests leads to one product; with a `share` of 1 it is always entry by entry."""
+    monkeypatch.setattr(straight_through, "DENSE_ABOVE", share)
+    train_config = config(
         sae={"name": "jumprelu", "d_sae": D_SAE, **SAES["jumprelu"]}, penalties=[{"name": "l0", "weight": 2}]
     )
-    here = leaves(asked, params)
-    dense, sparse = (loss_of(asked, here, x, torch.float64, sparse=path) for path in (False, True))
-    assert sparse.ctx.entries is not None
-    assert sparse.ctx.entries.estimate is not None
-    assert (sparse.ctx.entries.estimate.pattern is None) == (many == 0)
-    torch.testing.assert_close(gradients(sparse, here), gradients(dense, here))
+    parameters = leaves(train_config, params)
+    dense, sparse = (loss_of(train_config, parameters, x, torch.float64, sparse=path) for path in (False, True))
+    assert isinstance(sparse.ctx.activations, Entries)
+    assert sparse.ctx.activations.estimate is not None
+    assert (sparse.ctx.activations.estimate.pattern is None) == (share == 0)
+    torch.testing.assert_close(gradients(sparse, parameters), gradients(dense, parameters))
 
 
 @pytest.mark.parametrize("sae", SAES)
@@ -108,38 +109,39 @@ def test_estimated_slopes_one_by_one_are_those_of_one_product(
 def test_gradients_agree_with_float64(
     config: Make, params: Params, sae: str, dtype: torch.dtype, tolerance: float, sparse: bool
 ) -> None:
-    """Relative to each gradient's norm."""
+    """The tolerance is relative to each gradient's norm."""
     penalties = [{"name": "auxk"}] if "topk" in sae else [{"name": "l0" if sae == "jumprelu" else "l1", "weight": 0.3}]
-    asked = config(sae={"name": sae, "d_sae": D_SAE, **SAES[sae]}, penalties=penalties)
-    low = {name: p.detach().to(dtype).float().requires_grad_() for name, p in leaves(asked, params).items()}
+    train_config = config(sae={"name": sae, "d_sae": D_SAE, **SAES[sae]}, penalties=penalties)
+    low = {name: p.detach().to(dtype).float().requires_grad_() for name, p in leaves(train_config, params).items()}
     high = {name: p.detach().double().requires_grad_() for name, p in low.items()}
-    rows = rows_that_fire_alike(asked, low, high, dtype)
-    expected = gradients(loss_of(asked, high, rows.double(), torch.float64, sparse=False), high)
-    for name, gradient in gradients(loss_of(asked, low, rows, dtype, sparse=sparse), low).items():
+    rows = rows_with_equal_choices(train_config, low, high, dtype)
+    expected = gradients(loss_of(train_config, high, rows.double(), torch.float64, sparse=False), high)
+    for name, gradient in gradients(loss_of(train_config, low, rows, dtype, sparse=sparse), low).items():
         error = (gradient.double() - expected[name]).norm() / expected[name].norm().clamp_min(1e-12)
         assert error < tolerance, f"{name}: {error:.2g}"
 
 
-def rows_that_fire_alike(asked: TrainConfig, low: Params, high: Params, dtype: torch.dtype) -> Tensor:
-    """x (batch, d_in) float32 at which rounding changes no choice: not which latents fire, nor which are near."""
+def rows_with_equal_choices(train_config: TrainConfig, low: Params, high: Params, dtype: torch.dtype) -> Tensor:
+    """Returns x (batch, d_in) float32 for which rounding changes no choice of active, dead or near entries."""
     for seed in range(1000):
         x = torch.randn(BATCH, D_IN, generator=torch.Generator().manual_seed(seed))
         chosen = []
         for params, rows, products in ((low, x, dtype), (high, x.double(), torch.float64)):
-            ctx = loss_of(asked, params, rows, products, sparse=False).ctx
-            pre_acts = asked.sae.pre_acts(params, rows, products)
-            estimate = asked.sae.estimate(params, pre_acts)
+            ctx = loss_of(train_config, params, rows, products, sparse=False).ctx
+            pre_acts = train_config.sae.pre_acts(params, rows, products)
+            estimate = train_config.sae.estimate(params, pre_acts)
             dead = pre_acts.masked_fill(~ctx.dead, -torch.inf).topk(D_IN // 2).indices.sort().values
             chosen.append([ctx.acts > 0, dead, estimate.mask if estimate else torch.zeros(())])
         if all(map(torch.equal, *chosen)):
             return x
-    raise AssertionError("no such rows among a thousand draws")
+    raise AssertionError("no such rows in a thousand samples")
 
 
 def run(config: Make, data: Tensor, **changes: Any) -> tuple[Recipe, TrainState, list[float]]:
-    """Trains over the batches of `data` (num_steps, batch, d_in); returns the FVU of every step too."""
-    asked = config(steps=len(data), batch_size=data.shape[1], **changes)
-    recipe = Recipe(asked.resolved(hook="blocks.0.hook_resid_post", num_rows=1000, device=CPU), data.shape[2], 1.0, CPU)
+    """Trains on the batches of `data` (num_steps, batch, d_in); also returns the FVU of every step."""
+    train_config = config(steps=len(data), batch_size=data.shape[1], **changes)
+    resolved = train_config.resolved(hook="blocks.0.hook_resid_post", num_rows=1000, device=CPU)
+    recipe = Recipe(resolved, data.shape[2], 1.0, CPU)
     state = fresh_state(recipe, initial_params(recipe))
     fvus = []
     for rows in data:
@@ -149,8 +151,8 @@ def run(config: Make, data: Tensor, **changes: Any) -> tuple[Recipe, TrainState,
     return recipe, state, fvus
 
 
-def made_up_rows(num_steps: int, batch: int, d_in: int) -> Tensor:
-    """Sparse combinations of twice as many directions as dimensions."""
+def synthetic_rows(num_steps: int, batch: int, d_in: int) -> Tensor:
+    """Returns sparse combinations of twice as many directions as dimensions."""
     rng = torch.Generator().manual_seed(5)
     directions = torch.nn.functional.normalize(torch.randn(2 * d_in, d_in, generator=rng), dim=1)
     codes = torch.rand(num_steps, batch, 2 * d_in, generator=rng)
@@ -167,23 +169,23 @@ def made_up_rows(num_steps: int, batch: int, d_in: int) -> Tensor:
     ids=lambda part: part["name"] if isinstance(part, dict) else "",
 )
 def test_training_curves_agree_over_500_steps(config: Make, sae: dict[str, Any], penalties: list[Any]) -> None:
-    data = made_up_rows(500, 64, D_IN)
+    data = synthetic_rows(500, 64, D_IN)
     settings = {"sae": {**sae, "d_sae": D_SAE}, "penalties": penalties, "optimizer": {"lr": 1e-3}}
     curves = [run(config, data, **settings, sparse_steps=path)[2] for path in ("never", "always")]
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-4
     assert curves[1][-1] < 0.6 * curves[1][0]  # they learned
 
 
-def test_what_has_no_sparse_steps_says_so(config: Make) -> None:
+def test_sparse_steps_are_refused_if_unsupported(config: Make) -> None:
     for changes in (
         {"sae": {"name": "gated", "d_sae": D_SAE}},
         {"transforms": [{"name": "latent_dropout", "rate": 0.1}]},
     ):
-        with pytest.raises(Exception, match="sparse_steps: always, but"):
+        with pytest.raises(Exception, match="sparse_steps: always is impossible"):
             config(sparse_steps="always", **changes)
         config(sparse_steps="never", **changes)
 
 
-def test_settings_now_is_that_of_the_contract(config: Make) -> None:
-    asked = config()
-    assert settings_now(Recipe(asked, D_IN, 1.0, CPU), 3, {}) == {"l1": settings_at(asked.penalties[0], 3, 20)}
+def test_settings_now_equals_settings_at(config: Make) -> None:
+    recipe = Recipe(config(), D_IN, 1.0, CPU)
+    assert settings_now(recipe, 3, {}) == {"l1": settings_at(recipe.config.penalties[0], 3, 20)}

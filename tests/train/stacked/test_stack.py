@@ -1,4 +1,4 @@
-"""Runs trained side by side end where each ends alone, and their states remain theirs."""
+"""Stacked runs end where each ends alone, and every state can be used by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from saepipe.train.stacked.stack import Stack
 from saepipe.train.step.measure import measure
-from saepipe.train.step.optim import begin_moments
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss, train_step
 
@@ -39,31 +38,31 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
         {"sae": {"name": "jumprelu", "d_sae": 40}, "penalties": [{"name": "l0", "weight": STEERED}]} for _ in WEIGHTS
     ],
     "batch_topk, a buffer": [{"sae": {"name": "batch_topk", "d_sae": 40, "k": 4}, "penalties": []} for _ in WEIGHTS],
-    "two penalties with states, one that draws": [
+    "two penalties with states, one that samples": [
         {"penalties": [L1, {"name": "c2r", "weight": weight}, {"name": "random_pairs", "weight": weight}]}
         for weight in WEIGHTS
     ],
 }
 
 
-def recipe(config: TrainConfig) -> Recipe:
+def recipe_of(config: TrainConfig) -> Recipe:
     return Recipe(config.resolved(hook="h", num_rows=1000, device=CPU), 24, 1.0, CPU)
 
 
-def fresh(one: Recipe) -> TrainState:
-    return fresh_state(one, initial_params(one))
+def fresh(recipe: Recipe) -> TrainState:
+    return fresh_state(recipe, initial_params(recipe))
 
 
 def batches(*shape: int) -> Tensor:
-    """(steps, *shape, batch, d_in)"""
+    """Returns random rows, (steps, *shape, batch, d_in)."""
     return torch.randn(STEPS, *shape, 17, 24, generator=torch.Generator().manual_seed(0))
 
 
 def tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
     for name, value in state.all_params.items():
         yield name, value.detach()
-    for name, parameter in state.params.items():
-        yield from ((f"{name}/{key}", value) for key, value in state.adam.state[parameter].items())
+    for name, own in state.moments.items():
+        yield from ((f"{name}/{key}", value) for key, value in own.items())
     for label, own in state.states.items():
         yield from ((f"{label}/{key}", value) for key, value in own.items())
     yield from state.steered.items()
@@ -71,27 +70,27 @@ def tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
     yield "sums", state.sums
 
 
-def assert_same(one: TrainState, other: TrainState, *, rtol: float = 1e-3, atol: float = 1e-5) -> None:
-    assert (one.step, one.num_summed) == (other.step, other.num_summed)
-    for (name, value), (twin, expected) in zip(tensors(one), tensors(other), strict=True):
-        assert name == twin
+def assert_same(state: TrainState, other: TrainState, *, rtol: float = 1e-3, atol: float = 1e-5) -> None:
+    assert (state.step, state.num_summed) == (other.step, other.num_summed)
+    for (name, value), (other_name, expected) in zip(tensors(state), tensors(other), strict=True):
+        assert name == other_name
         torch.testing.assert_close(value, expected, rtol=rtol, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_stacked_is_alone(config: Make, name: str) -> None:
-    """On one batch for all, or (half of the grids) each on its own."""
+def test_stacked_runs_equal_runs_alone(config: Make, name: str) -> None:
+    """With one batch for all, or (half of the grids) one per run."""
     grid, own = GRIDS[name], list(GRIDS).index(name) % 2 == 0
-    recipes = [recipe(config(steps=STEPS, seed=seed, **changes)) for seed, changes in enumerate(grid)]
-    runs = [(one, fresh(one)) for one in recipes]
+    recipes = [recipe_of(config(steps=STEPS, seed=seed, **changes)) for seed, changes in enumerate(grid)]
+    runs = [(recipe, fresh(recipe)) for recipe in recipes]
     together = Stack(runs)
     data = batches(len(grid)) if own else batches()
     for x in data:
         together.step(x)
-    for number, (one, state) in enumerate(runs):
-        alone = fresh(one)
+    for number, (recipe, state) in enumerate(runs):
+        alone = fresh(recipe)
         for x in data:
-            train_step(one, alone, x[number] if own else x)
+            train_step(recipe, alone, x[number] if own else x)
         assert_same(state, alone)
         assert state.step == STEPS
     distinct = {float(state.params["W_dec"].detach().sum()) for _, state in runs}
@@ -99,43 +98,41 @@ def test_stacked_is_alone(config: Make, name: str) -> None:
 
 
 def test_a_state_is_a_slice_of_the_stack(config: Make, tmp_path: Path) -> None:
-    """It is measured and saved as if it were alone; from what was saved it goes on alone, or in another stack."""
-    recipes = [recipe(config(**TOPK, seed=seed)) for seed in range(2)]
-    runs = [(one, fresh(one)) for one in recipes]
-    adams = [state.adam for _, state in runs]
+    """It is measured and saved as if it were alone; its checkpoint is resumed alone or in another stack."""
+    recipes = [recipe_of(config(**TOPK, seed=seed)) for seed in range(2)]
+    runs = [(recipe, fresh(recipe)) for recipe in recipes]
     together, data = Stack(runs), batches()
     for x in data[:10]:
         together.step(x)
-    assert [state.adam for _, state in runs] == adams
     loaded = []
-    for number, (one, state) in enumerate(runs):
+    for number, (recipe, state) in enumerate(runs):
         assert torch.equal(state.params["W_enc"], together.params["W_enc"][number])
         save_checkpoint(tmp_path / str(number), "id", state)
         path = last_checkpoint(tmp_path / str(number), "id")
         assert path is not None
-        loaded.append(load_checkpoint(path, one))
+        loaded.append(load_checkpoint(path, recipe))
         assert_same(loaded[-1], state, rtol=0, atol=0)
-        found, expected = (measure(one, item, step_loss(one, item, data[10])) for item in (state, loaded[-1]))
-        assert found == expected
-    again = Stack(list(zip(recipes, loaded, strict=True)))
+        figures, expected = (measure(recipe, each, step_loss(recipe, each, data[10])) for each in (state, loaded[-1]))
+        assert figures == expected
+    restacked = Stack(list(zip(recipes, loaded, strict=True)))
     for x in data[10:20]:
         together.step(x)
-        again.step(x)
-    for (one, state), resumed in zip(runs, loaded, strict=True):
+        restacked.step(x)
+    for (recipe, state), resumed in zip(runs, loaded, strict=True):
         assert_same(resumed, state, rtol=0, atol=0)
-        path = last_checkpoint(tmp_path / str(one.config.seed), "id")
+        path = last_checkpoint(tmp_path / str(recipe.config.seed), "id")
         assert path is not None
-        alone = load_checkpoint(path, one)
+        alone = load_checkpoint(path, recipe)
         for x in data[10:20]:
-            train_step(one, alone, x)
+            train_step(recipe, alone, x)
         assert_same(state, alone)
 
 
-def test_a_run_that_breaks_does_not_touch_the_others(config: Make) -> None:
+def test_a_run_that_breaks_does_not_affect_the_others(config: Make) -> None:
     def trained(lr: float) -> TrainState:
         wild = {"optimizer": {"lr": lr, "clip": None, "warmup": 0}}
-        recipes = [recipe(config(optimizer={"clip": None, "warmup": 0})), recipe(config(**wild, seed=1))]
-        runs = [(one, fresh(one)) for one in recipes]
+        recipes = [recipe_of(config(optimizer={"clip": None, "warmup": 0})), recipe_of(config(**wild, seed=1))]
+        runs = [(recipe, fresh(recipe)) for recipe in recipes]
         together = Stack(runs)
         for x in batches()[:10]:
             together.step(x)
@@ -147,30 +144,29 @@ def test_a_run_that_breaks_does_not_touch_the_others(config: Make) -> None:
 
 def test_each_run_has_its_own_weight_and_share(config: Make) -> None:
     x = batches(len(WEIGHTS))[0]
-    recipes = [recipe(config(penalties=[{"name": "l1", "weight": weight}])) for weight in WEIGHTS]
-    runs = [(one, fresh(one)) for one in recipes]
+    recipes = [recipe_of(config(penalties=[{"name": "l1", "weight": weight}])) for weight in WEIGHTS]
+    runs = [(recipe, fresh(recipe)) for recipe in recipes]
     shares = Stack(runs).measure(x)
-    for number, one in enumerate(recipes):
-        state = fresh(one)
-        alone = measure(one, state, step_loss(one, state, x[number]))
+    for number, recipe in enumerate(recipes):
+        state = fresh(recipe)
+        alone = measure(recipe, state, step_loss(recipe, state, x[number]))
         for name, norm in alone.gradient_norms.items():
             assert shares.gradient_norms[name][number].item() == pytest.approx(norm, rel=1e-4)
     override = {"l1.weight": torch.tensor([1.0, 1.0, 1.0])}
     equal = Stack(runs).measure(x, override).gradient_norms["l1"] / shares.gradient_norms["l1"]
     torch.testing.assert_close(equal, 1 / torch.tensor(WEIGHTS), rtol=1e-4, atol=0)
     untouched = fresh(recipes[0])
-    begin_moments(untouched.adam)
     assert_same(runs[0][1], untouched, rtol=0, atol=0)
 
 
-def test_runs_of_other_structure_are_refused(config: Make) -> None:
+def test_runs_of_different_structures_are_refused(config: Make) -> None:
     def stack(*configs: TrainConfig) -> None:
-        Stack([(one, fresh(one)) for one in map(recipe, configs)])
+        Stack([(recipe, fresh(recipe)) for recipe in map(recipe_of, configs)])
 
     with pytest.raises(ConfigError, match="2 structures"):
         stack(config(), config(sae={"name": "relu", "d_sae": 48}))
     pairs = [{"name": "topk_orthogonality", "weight": 1.0, "pairs_per_latent": number} for number in (1, 2)]
-    with pytest.raises(ConfigError, match="2 structures"):  # states of two sizes
+    with pytest.raises(ConfigError, match="2 structures"):  # states of different sizes
         stack(*(config(penalties=[penalty]) for penalty in pairs))
     targets = [{"name": "l1", "weight": {**STEERED, "to": to}} for to in (5.0, 8.0)]
     with pytest.raises(ConfigError, match="2 structures"):  # one controller steers the whole stack

@@ -1,4 +1,4 @@
-"""Which runs are stacked."""
+"""The rule that decides which runs are stacked."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalised
 from saepipe.train.penalties.l1 import L1
-from saepipe.train.stacked.teams import MOST_WORK, may_be_stacked, teams
-from saepipe.train.step.density import LEAST_WORK
+from saepipe.train.stacked.teams import MAX_STACKED_WORK, may_be_stacked, teams
+from saepipe.train.step.density import MIN_SPARSE_WORK
 from saepipe.train.step.state import Recipe
 
 Make = Callable[..., TrainConfig]
 
 
-def recipe(config: TrainConfig, device: str = "cpu") -> Recipe:
-    at = torch.device(device)
-    return Recipe(config.resolved(hook="h", num_rows=10**6, device=at), 24, 1.0, at)
+def recipe(config: TrainConfig, device_name: str = "cpu") -> Recipe:
+    device = torch.device(device_name)
+    return Recipe(config.resolved(hook="h", num_rows=10**6, device=device), 24, 1.0, device)
 
 
 def split(*configs: TrainConfig) -> list[list[int]]:
-    recipes = [recipe(one) for one in configs]
-    return teams(range(len(recipes)), lambda place: recipes[place])
+    recipes = [recipe(config) for config in configs]
+    return teams(range(len(recipes)), lambda index: recipes[index])
 
 
 def test_runs_of_one_structure_are_one_team(config: Make) -> None:
@@ -39,7 +39,7 @@ def test_runs_of_one_structure_are_one_team(config: Make) -> None:
     assert split(config(exact=True), config(exact=True, seed=1), loose(), loose(seed=1)) == [[0], [1], [2, 3]]
 
 
-def test_exact_is_the_default_on_a_cpu_alone(config: Make) -> None:
+def test_exact_is_the_default_only_on_a_cpu(config: Make) -> None:
     assert not may_be_stacked(recipe(config()))
     assert may_be_stacked(recipe(config(), "cuda"))
     assert not may_be_stacked(recipe(config(exact=True), "cuda"))
@@ -53,25 +53,25 @@ def test_exact_is_the_default_on_a_cpu_alone(config: Make) -> None:
         {"sparse_steps": "always"},
     ],
 )
-def test_what_a_stack_does_not_know_is_trained_alone(config: Make, changes: dict[str, Any]) -> None:
+def test_runs_that_a_stack_cannot_reproduce_are_trained_alone(config: Make, changes: dict[str, Any]) -> None:
     assert not may_be_stacked(recipe(config(exact=False, **changes)))
 
 
-def test_the_rule_is_one_of_shape(config: Make) -> None:
-    assert MOST_WORK < LEAST_WORK  # a stack's steps are dense
-    largest = MOST_WORK // (24 * 40)
+def test_the_rule_depends_on_shape(config: Make) -> None:
+    assert MAX_STACKED_WORK < MIN_SPARSE_WORK  # a stack's steps are dense
+    largest = MAX_STACKED_WORK // (24 * 40)
     assert may_be_stacked(recipe(config(exact=False, batch_size=largest)))
     assert not may_be_stacked(recipe(config(exact=False, batch_size=largest + 1)))
 
 
-def test_a_penalty_that_looks_at_its_values_is_trained_alone(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_penalty_that_reads_its_values_is_trained_alone(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = L1.__call__
 
-    def looks(self: L1, ctx: Any, state: Any, now: Any) -> Penalised:
+    def reading(self: L1, ctx: Any, state: Any, now: Any) -> Penalised:
         answer = plain(self, ctx, state, now)
         assert float(answer.value.detach()) >= 0
         return answer
 
     assert may_be_stacked(recipe(config(exact=False)))
-    monkeypatch.setattr(L1, "__call__", looks)
+    monkeypatch.setattr(L1, "__call__", reading)
     assert not may_be_stacked(recipe(config(exact=False)))

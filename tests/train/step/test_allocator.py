@@ -1,4 +1,4 @@
-"""Freed memory is kept: the same array again costs no new pages."""
+"""Freed memory is reused: allocating the same array again costs no new pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if {keep}:
     assert keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(8):  # until the heap has a hole that fits
+for _ in range(8):  # until the heap has a large enough hole
     torch.zeros(3000, 4096).add_(1)
 before = faults()
 for _ in range(3):
@@ -33,4 +33,4 @@ def test_an_array_of_the_same_size_costs_no_new_pages() -> None:
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert faults(keep=True) < 100
-    assert faults(keep=False) > 1000  # 48 MB three times, in pages of 4 kB: else the test shows nothing
+    assert faults(keep=False) > 1000  # 48 MB three times, in pages of 4 kB; otherwise the test shows nothing

@@ -15,19 +15,19 @@ def test_the_geometric_median_has_the_least_sum_of_distances() -> None:
     assert geometric_median(rows).numpy() == pytest.approx(best.x, abs=1e-4)
 
 
-def test_a_few_outliers_do_not_move_it() -> None:
+def test_a_few_outliers_do_not_move_the_geometric_median() -> None:
     rows = torch.randn(1000, 24, generator=torch.Generator().manual_seed(0))
     rows[:10] = 1e4
     assert geometric_median(rows).norm() < 1
     assert rows.mean(0).norm() > 100
 
 
-def test_it_holds_when_it_falls_on_a_row() -> None:
+def test_the_geometric_median_may_be_one_of_the_rows() -> None:
     rows = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     assert geometric_median(rows).tolist() == pytest.approx([0, 0], abs=1e-4)
 
 
-def test_the_other_centers() -> None:
+def test_the_mean_and_zeros() -> None:
     rows = torch.arange(6.0).view(3, 2)
     assert center(rows, "mean").tolist() == [2, 3]
     assert center(rows, "zeros").tolist() == [0, 0]

@@ -16,18 +16,18 @@ Make = Callable[..., TrainConfig]
 
 
 def loss_at(config: TrainConfig, params: Params, x: Tensor, step: int, dtype: torch.dtype = torch.float64) -> Loss:
-    """Of a run of 20 steps in which no latent is dead."""
+    """Returns the loss at a step of a run of 20 steps in which no latent is dead."""
     now = {label: settings_at(component, step, 20) for label, component in config.components()}
     states = {label: component.init_state(24, 40) for label, component in config.components()}
-    nobody = torch.zeros(40, dtype=torch.bool)
-    moment = Moment(step, 20, seed=0, dead=nobody, any_dead=False, uniform=None, now=now, states=states)
+    none_dead = torch.zeros(40, dtype=torch.bool)
+    moment = Moment(step, 20, seed=0, dead=none_dead, any_dead=False, uniform=None, now=now, states=states)
     return compute_loss(config, params, x, moment, dtype)
 
 
 def gradients(loss: Tensor, params: Params) -> dict[str, Tensor]:
-    """Of all parameters, with the part of W_dec's along its rows removed."""
-    found = torch.autograd.grad(loss, list(params.values()), retain_graph=True)
-    named = dict(zip(params, found, strict=True))
+    """Returns the gradients of all parameters, without the part of W_dec's that is parallel to its rows."""
+    partials = torch.autograd.grad(loss, list(params.values()), retain_graph=True)
+    named = dict(zip(params, partials, strict=True))
     remove_parallel(named, params["W_dec"])
     return named
 
@@ -37,7 +37,7 @@ def ours(config: TrainConfig, params: Params, x: Tensor) -> Tensor:
 
 
 def textbook(config: TrainConfig, params: Params, x: Tensor) -> Tensor:
-    """The formula of the docs, with the decoder norm that the program leaves out."""
+    """Computes the formula of the docs, with the decoder norm that the program omits because it is 1."""
     acts = torch.relu((x - params["b_dec"]) @ params["W_enc"] + params["b_enc"])
     squared = (x - acts @ params["W_dec"] - params["b_dec"]).pow(2).sum(1)
     fidelity = squared.mean() if config.reconstruction == "squared" else squared.sqrt().mean()
@@ -45,18 +45,18 @@ def textbook(config: TrainConfig, params: Params, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("reconstruction", ["squared", "norm"])
-def test_value_and_projected_gradients_are_those_of_the_formula(
+def test_value_and_projected_gradients_equal_the_formulas(
     config: Make, params: Params, x: Tensor, reconstruction: str
 ) -> None:
-    asked = config(reconstruction=reconstruction)
-    mine, theirs = ours(asked, params, x), textbook(asked, params, x)
-    torch.testing.assert_close(mine, theirs)
-    for name, gradient in gradients(theirs, params).items():
-        torch.testing.assert_close(gradients(mine, params)[name], gradient, msg=name)
+    changed = config(reconstruction=reconstruction)
+    loss, expected = ours(changed, params, x), textbook(changed, params, x)
+    torch.testing.assert_close(loss, expected)
+    for name, gradient in gradients(expected, params).items():
+        torch.testing.assert_close(gradients(loss, params)[name], gradient, msg=name)
 
 
 def test_gradients_in_closed_form(config: Make, params: Params, x: Tensor) -> None:
-    """Squared reconstruction and L1, by hand: the chain rule written out, no autograd."""
+    """Compares squared reconstruction and L1 with the chain rule written out by hand, without autograd."""
     with torch.no_grad():
         W_enc, W_dec = params["W_enc"], params["W_dec"]
         acts = torch.relu((x - params["b_dec"]) @ W_enc + params["b_enc"])
@@ -73,9 +73,9 @@ def test_gradients_in_closed_form(config: Make, params: Params, x: Tensor) -> No
         torch.testing.assert_close(gradient, expected[name], msg=name)
 
 
-def test_terms_carry_their_weight_of_the_moment(config: Make, params: Params, x: Tensor) -> None:
-    asked = config(penalties=[{"name": "l1", "weight": 2.0, "warmup": 0.5}, {"name": "l1", "weight": 1.0}])
-    loss = loss_at(asked, params, x, step=0)
+def test_terms_have_the_weight_of_their_step(config: Make, params: Params, x: Tensor) -> None:
+    twice = config(penalties=[{"name": "l1", "weight": 2.0, "warmup": 0.5}, {"name": "l1", "weight": 1.0}])
+    loss = loss_at(twice, params, x, step=0)
     assert [(name, term.weight) for name, term in loss.terms.items()] == [
         ("reconstruction", 1.0),
         ("l1", 0.2),

@@ -10,7 +10,7 @@ from saepipe.train.step.schedule import last_resampling, learning_rate
 NEVER = DeadConfig()
 
 
-def test_the_rate_rises_stays_and_falls() -> None:
+def test_the_rate_rises_stays_flat_and_falls() -> None:
     optimizer = OptimizerConfig(lr=2.0, warmup=0.2, decay=0.4)
     rates = [learning_rate(optimizer, NEVER, step, 10) for step in range(10)]
     assert rates == pytest.approx([1, 2, 2, 2, 2, 2, 2, 1.5, 1, 0.5])
@@ -35,7 +35,7 @@ def test_resampling_leaves_a_period_to_learn_and_warms_up_again() -> None:
     assert [learning_rate(optimizer, dead, step, 45) for step in (9, 10, 11, 12, 30, 40)] == [1, 0.5, 1, 1, 0.5, 1]
 
 
-def test_a_penalty_warms_up_over_its_share_of_the_run() -> None:
+def test_a_penalty_warms_up_over_a_share_of_the_run() -> None:
     weights = [settings_at(L1(weight=4.0, warmup=0.4), step, 10)["weight"] for step in range(6)]
     assert weights == [1, 2, 3, 4, 4, 4]
     assert settings_at(L1(weight=4.0), 0, 10)["weight"] == 4

@@ -1,4 +1,4 @@
-"""The page itself: plain HTML, CSS and scripts, and the one script that differs between server and files."""
+"""Files of the page: plain HTML, CSS and scripts, one of which differs between server and files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SCRIPTS = ("dom.js", "table.js", "list.js", "examples.js", "latent.js", "compare
 
 
 def page_files(source: Literal["server", "static"]) -> dict[str, bytes]:
-    """By name. `source.js` is where the page gets its data and leaves its notes."""
+    """Returns the files by name. `source.js` loads the page's data and stores its notes."""
     folder = files(__name__)
     names = ("index.html", "browse.css", "icon.svg", *SCRIPTS)
     return {name: (folder / name).read_bytes() for name in names} | {

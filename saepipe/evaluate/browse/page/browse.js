@@ -1,5 +1,5 @@
 "use strict";
-// What the address asks for is shown: a run's list, a latent, or two latents side by side.
+// Shows the view in the address: a run's list, a latent, or two latents side by side.
 
 let runs, blocks;
 let view = { keys: {}, help: {} };
@@ -22,7 +22,7 @@ async function show() {
   } catch (error) {
     if (mine === turn) view = failed(error);
   }
-  if (mine !== turn) return; // somebody went on meanwhile
+  if (mine !== turn) return; // the address has changed meanwhile
   document.title = `${view.title} · saepipe browse`;
   document.getElementById("main").replaceChildren(...view.content.flat().filter(Boolean));
   document.getElementById("keys").replaceChildren(...Object.entries(view.help).map(([keys, what]) =>
@@ -57,9 +57,9 @@ function failed(error) {
   return {
     title: "Not found",
     content: [
-      h("h1", { tabindex: -1 }, "That cannot be shown"),
+      h("h1", { tabindex: -1 }, "This page cannot be shown"),
       h("p", { role: "alert" }, error.message),
-      h("p", {}, h("a", { href: "#" }, "To the list")),
+      h("p", {}, h("a", { href: "#" }, "Back to the list")),
     ],
     keys: { Escape: () => (location.hash = "#") },
     help: { Esc: "list" },
@@ -82,7 +82,7 @@ function searchTheList() {
   location.hash = address({ run: Number(document.getElementById("run").value) });
 }
 
-// As RUN/notes.json, so that what was written in files can be laid into the run.
+// In the format of RUN/notes.json, so that notes written in the files can be copied into the run.
 async function exportNotes() {
   const { run, label } = runs[document.getElementById("run").value];
   const { notes } = await Table.open(document.getElementById("run").value);
@@ -94,7 +94,7 @@ async function exportNotes() {
 }
 
 async function start() {
-  history.replaceState(null, "", location.pathname + location.hash); // the token has done its work
+  history.replaceState(null, "", location.pathname + location.hash); // remove the token, which the cookie has replaced
   try {
     ({ runs, blocks } = await source.get("runs"));
   } catch (error) {

@@ -1,7 +1,7 @@
 "use strict";
-// A latent beside its counterpart in another run, and what changed.
+// A latent next to its counterpart in another run, and the changes.
 
-const REAL = 0.5; // below this cosine there is no counterpart to speak of
+const REAL = 0.5; // below this cosine the nearest latent is not called a counterpart
 
 async function compareView(table, latent, other) {
   const [match, ours, its] = await Promise.all([
@@ -16,7 +16,7 @@ async function compareView(table, latent, other) {
   const next = rest[(rest.indexOf(other) + 1) % rest.length];
   const go = (asked) => () => (location.hash = address(asked));
   return {
-    title: `Latent ${latent} beside ${its.about.label}`,
+    title: `Latent ${latent} compared with ${its.about.label}`,
     content: [
       h("div", { class: "head" },
         h("p", { class: "crumb" }, h("a", { href: address({ run: table.run, latent }) }, nameOf([table, ours]))),
@@ -45,13 +45,13 @@ function choice(table, latent, run, isCurrent) {
 }
 
 function counterpart({ latent, cosine, reason }, label) {
-  if (latent === null) return h("p", { class: "told warn" }, `There is no counterpart in ${label}: ${reason}.`);
+  if (latent === null) return h("p", { class: "told warn" }, `${label} has no counterpart: ${reason}.`);
   const shown = cosine.toFixed(2);
   if (cosine >= REAL) {
     return h("p", { class: "told" },
       `The counterpart in ${label} is latent ${latent}: the cosine of their decoder rows is ${shown}.`);
   }
-  return h("p", { class: "told warn" }, `There is no real counterpart in ${label}: the nearest is latent ${latent}, ` +
+  return h("p", { class: "told warn" }, `${label} has no real counterpart: the nearest is latent ${latent}, ` +
     `and the cosine of their decoder rows is only ${shown}.`);
 }
 

@@ -1,5 +1,5 @@
 "use strict";
-// Elements and numbers. Tokens and names come from data sets and configs: they are only ever text.
+// Elements and numbers. Tokens and names come from datasets and configs, so they are inserted as text only.
 
 function h(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
@@ -37,7 +37,7 @@ function percent(value) {
   return value < 0.0001 ? "< 0.01 %" : `${plain.format(value * 100)} %`;
 }
 
-// A token as one reads it: signs, dimmed, for what would not be seen.
+// A token as readable text, with dimmed signs for invisible characters.
 const SIGNS = { "\n": "↵", "\r": "␍", "\t": "⇥", " ": "·" };
 
 function token(text) {

@@ -1,10 +1,10 @@
 "use strict";
-// Where a latent fires: its examples, token by token, and how strong its activations are.
+// Examples of a latent, token by token, and the histogram of its activations.
 
-// The strongest first; then a random sample of all active tokens, from strong to weak.
+// The strongest examples, then a random sample of all active tokens, from strong to weak.
 function examples(one, about) {
   const names = groupsOf(one);
-  if (!names.length) return part("Examples", h("p", {}, "None: it was never active."));
+  if (!names.length) return part("Examples", h("p", {}, "None: this latent was never active."));
   return names.map((name) => part(groupName(name, about), group(one, name)));
 }
 
@@ -17,8 +17,8 @@ function groupsOf(...latents) {
 function groupName(name, about) {
   if (name === "top") return "Strongest";
   const place = Number(name.slice(1)), last = about.num_quantiles;
-  const which = place === last ? ": the stronger" : place === 1 ? ": the weaker" : "";
-  return `Drawn at random, group ${place} of ${last}${which}`;
+  const which = place === last ? " (strongest)" : place === 1 ? " (weakest)" : "";
+  return `Random sample, group ${place} of ${last}${which}`;
 }
 
 function group(one, name) {
@@ -36,7 +36,7 @@ function exampleOf(example, max) {
     h("p", { class: "text" }, start > 0 && h("i", {}, "… "), words));
 }
 
-// Heat is told thrice: by colour, by the line below, and as a number (on hover, or with v).
+// Activation is shown in three ways: by colour, by the line below, and as a number (on hover, or with v).
 function tokenOf(text, act, max, isPeak, position) {
   const [, gap, word] = text.match(/^( *)(.*)$/s);
   const told = heated(inText(word || gap), act, max, isPeak ? "strong" : "span", position);
@@ -57,7 +57,7 @@ function inText(text) {
   return parts.map((part) => (part !== " " && part in SIGNS ? h("i", {}, SIGNS[part]) : part));
 }
 
-// Bins of equal ratio stand equally wide.
+// Bins have equal ratios, so they are shown equally wide.
 function histogram({ histogram: { edges, counts } }) {
   const most = Math.max(...counts), width = 300 / counts.length;
   const bin = (i) => `${number(edges[i])} to ${number(edges[i + 1])}`;

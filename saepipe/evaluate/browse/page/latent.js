@@ -1,5 +1,5 @@
 "use strict";
-// One latent: where it fires, what it writes, what is near it, what people say of it.
+// One latent: its examples, logits, neighbours, counterparts, roles and note.
 
 async function latentView(table, latent) {
   const one = await source.get(`${table.run}/latent/${latent}`);
@@ -13,7 +13,7 @@ async function latentView(table, latent) {
       h("div", { class: "head" },
         h("p", { class: "crumb" }, h("a", { href: address({ run: table.run }) }, table.about.label)),
         h("h1", { tabindex: -1 }, `Latent ${latent}`),
-        h("nav", { class: "beside", "aria-label": "Latents beside" },
+        h("nav", { class: "beside", "aria-label": "Neighbouring latents" },
           placeInList(table, latent), link(table, before, "←", "previous"), link(table, after, "→", "next"))),
       facts(one, table),
       h("div", { class: "two" },
@@ -43,7 +43,7 @@ function sides(one, table, others, note) {
     part("Promotes", logits(one.positive_logits, table.about)),
     part("Suppresses", logits(one.negative_logits, table.about)),
     part("Nearest by decoder cosine", ranked(one.neighbours, table)),
-    part("Fires together with", ranked(one.coactive, table)),
+    part("Active together with", ranked(one.coactive, table)),
   ];
 }
 
@@ -51,7 +51,7 @@ function isLatent(table, latent) {
   return latent >= 0 && latent < table.about.d_sae;
 }
 
-// The next in the list that one came from; by number where there was none.
+// The next latent in the list that was open before; by number if there was none.
 function besideIt(table, latent, by) {
   const place = list.run === table.run ? list.found.indexOf(latent) : -1;
   return place < 0 ? latent + by : list.found[place + by];

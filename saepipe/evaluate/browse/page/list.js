@@ -1,13 +1,13 @@
 "use strict";
-// All latents of a run as a list: searched, sorted, filtered; only the rows in sight are there.
+// List of all latents of a run: search, sort, filter. Only the rows in view are in the document.
 
 const ROW = 44; // pixels, as in browse.css
-const SPARE = 8; // rows above and below those in sight
+const SPARE = 8; // extra rows above and below those in view
 const list = { run: null, q: "", only: "", sort: "", found: [], place: 0 };
 const FILTERS = {
   "": "All", alive: "Alive", dead: "Dead", dense: "Dense (over 10 %)", role: "With a role", note: "With a note",
 };
-const EXTRA = ["num_active", "decoder_norm", "top_coactive_score"]; // shown where there is room, or sorted by
+const EXTRA = ["num_active", "decoder_norm", "top_coactive_score"]; // shown on wide screens, or if sorted by
 
 function columnsOf(table) {
   const first = Object.keys(LABELS).filter((key) => key in table.columns);
@@ -29,8 +29,8 @@ function listView(table) {
   const body = h("tbody");
   const head = h("tr", { "aria-rowindex": 1 });
   const caption = h("caption", { class: "unseen" }, `Latents of ${table.about.label}`);
-  const drawn = h("table", {}, caption, h("thead", {}, head), body);
-  const rows = h("div", { class: "rows", onscroll: () => requestAnimationFrame(() => draw()) }, drawn);
+  const grid = h("table", {}, caption, h("thead", {}, head), body);
+  const rows = h("div", { class: "rows", onscroll: () => requestAnimationFrame(() => render()) }, grid);
   const search = h("input", {
     type: "search", id: "search", placeholder: "token, “whole token”, role, note, number",
     oninput: () => change({ q: search.value }),
@@ -38,7 +38,7 @@ function listView(table) {
   const only = h("select", { onchange: () => change({ only: only.value }) },
     Object.entries(FILTERS).map(([value, label]) => h("option", { value }, label)));
   const sort = h("select", { onchange: () => change({ sort: sort.value }) }, columns.flatMap((key) => sorts(key)));
-  let range = "", drawing = false;
+  let range = "", pending = false;
 
   function change(asked) {
     Object.assign(list, asked, { place: 0 });
@@ -51,14 +51,14 @@ function listView(table) {
     list.found = table.latents(list);
     const found = list.found.length;
     count.textContent = list.q || list.only ? `${whole.format(found)} of ${total} latents` : `${total} latents`;
-    if (list.q && !table.whole) count.textContent += ", searching on …";
+    if (list.q && !table.whole) count.textContent += ", still searching …";
     say(count.textContent);
     search.value = list.q;
     only.value = list.only;
     sort.value = list.sort || "latent";
     head.replaceChildren(...columns.map(heading));
-    drawn.setAttribute("aria-rowcount", found + 1);
-    draw(true);
+    grid.setAttribute("aria-rowcount", found + 1);
+    render(true);
   }
 
   function heading(key) {
@@ -69,10 +69,10 @@ function listView(table) {
         h("span", { "aria-hidden": true }, down ? " ↓" : up ? " ↑" : "")));
   }
 
-  function draw(anew = false) {
+  function render(force = false) {
     const first = Math.max(0, Math.floor(rows.scrollTop / ROW) - SPARE);
     const last = Math.min(list.found.length, first + Math.ceil(rows.clientHeight / ROW) + 2 * SPARE);
-    if (!anew && range === `${first} ${last}`) return;
+    if (!force && range === `${first} ${last}`) return;
     range = `${first} ${last}`;
     const within = body.contains(document.activeElement);
     const spacer = (count) => h("tr", { class: "spacer", "aria-hidden": true, "--rows": count });
@@ -97,7 +97,7 @@ function listView(table) {
       columns.map((key) => h("td", { class: classOf(key) }, cells[key]?.() ?? number(table.columns[key][latent]))));
   }
 
-  // What was searched for comes first.
+  // Tokens that match the search come first.
   function tokensFound(tokens) {
     const words = wordsOf(list.q);
     const hit = (one) => words.some((word) => `\n${one.trim().toLowerCase()}\n`.includes(word));
@@ -109,10 +109,10 @@ function listView(table) {
     return "…";
   }
 
-  // Once, for all rows that waited for one block.
+  // Renders once for all rows that waited for one block.
   function soon() {
-    if (!drawing) requestAnimationFrame(() => ((drawing = false), draw(true)));
-    drawing = true;
+    if (!pending) requestAnimationFrame(() => ((pending = false), render(true)));
+    pending = true;
   }
 
   function follow(event, place, href) {
@@ -130,12 +130,12 @@ function listView(table) {
     const to = within ? Number(document.activeElement.dataset.place) + by : list.place;
     list.place = Math.max(0, Math.min(list.found.length - 1, to));
     reveal();
-    draw();
+    render();
     focusRow();
   }
 
   function reveal() {
-    const top = list.place * ROW, seen = rows.clientHeight - 2 * ROW; // less the heading
+    const top = list.place * ROW, seen = rows.clientHeight - 2 * ROW; // without the heading
     if (top < rows.scrollTop) rows.scrollTop = top;
     if (top > rows.scrollTop + seen) rows.scrollTop = top - seen;
   }
@@ -169,7 +169,7 @@ function listView(table) {
       list.run = table.run;
       update();
       reveal();
-      draw();
+      render();
       if (list.asked) search.select();
       else if (list.place) focusRow();
       list.asked = false;

@@ -1,5 +1,5 @@
 "use strict";
-// Where the page gets its data and leaves its notes: the server that it came from.
+// Loads the page's data from, and stores its notes on, the server that the page came from.
 
 const source = {
   notes: "kept in the run's folder",

@@ -1,5 +1,5 @@
 "use strict";
-// Where the page gets its data and leaves its notes: scripts beside it, and this browser's own storage.
+// Loads the page's data from scripts next to it, and stores its notes in this browser.
 
 const held = {}; // by name
 const scripts = new Map(); // by file: a promise
@@ -13,7 +13,7 @@ const source = {
 
   async get(name) {
     if (!(name in held)) await script(fileOf(name));
-    if (!(name in held)) throw new Error(`There is no ${name} in these files.`);
+    if (!(name in held)) throw new Error(`These files do not contain ${name}.`);
     return name.endsWith("/notes") ? { ...held[name], ...written(name.split("/")[0]) } : held[name];
   },
 
@@ -22,7 +22,7 @@ const source = {
   },
 };
 
-// 0/latent/123 lies with its neighbours in 0/latent/1.
+// 0/latent/123 is in the file 0/latent/1, with the other latents of its block.
 function fileOf(name) {
   const [run, kind, ...numbers] = name.split("/");
   const size = kind === "latent" || kind === "match" ? held.runs.blocks[kind] : 1;
@@ -44,7 +44,7 @@ function script(file) {
   return scripts.get(file);
 }
 
-// The notes that were written here, "" where one was removed; of this run and no other that lies at this address.
+// Notes written in this browser, "" for a removed one; kept by the run's fingerprint, not by the address of the files.
 function written(run) {
   return JSON.parse(localStorage.getItem(shelf(run)) ?? "{}");
 }

@@ -1,5 +1,5 @@
 "use strict";
-// All latents of one run: their columns, roles and notes at once, their tokens block by block.
+// All latents of one run: columns, roles and notes are loaded at once, tokens in blocks.
 
 const LABELS = {
   density: "Density", mean_act: "Mean act.", max_act: "Max act.", top_neighbour_cosine: "Nearest cosine",
@@ -25,7 +25,7 @@ class Table {
     return Object.assign(this, { roles: texts, roles_about: about, notes });
   }
 
-  // The top tokens of a latent, once its block is here.
+  // The top tokens of a latent, when its block is loaded.
   async tokensOf(latent) {
     await this.block(Math.floor(latent / this.size));
     return this.tokens[latent];
@@ -37,7 +37,7 @@ class Table {
     }));
   }
 
-  // Calls back after each block; the blocks that are here already cost nothing.
+  // Loads all blocks and calls back after each; loaded blocks cost nothing.
   async allTokens(heard = () => {}) {
     for (let block = 0; block * this.size < this.about.d_sae; block++) {
       await this.block(block);
@@ -52,7 +52,7 @@ class Table {
     delete this.texts[latent];
   }
 
-  // What a search looks through: a token, what a role is about, or a note, each a line.
+  // The text that a search looks through: tokens, subjects of roles, and the note, one per line.
   text(latent) {
     const known = this.texts[latent];
     if (known !== undefined) return known;
@@ -64,7 +64,7 @@ class Table {
     return text;
   }
 
-  // The latents to show, in order. `sort` is a column, with a "-" in front for the largest first.
+  // The latents to show, in order. `sort` is a column; a "-" before it sorts the largest first.
   latents({ q = "", only = "", sort = "" }) {
     const words = wordsOf(q);
     const wanted = this.filters()[only] ?? (() => true);
@@ -88,7 +88,7 @@ class Table {
     };
   }
 
-  // Those without a value come last, whatever the direction.
+  // Latents without a value come last in both directions.
   order(sort) {
     const key = sort.replace(/^-/, ""), sign = sort.startsWith("-") ? -1 : 1;
     const lacks = (value) => value === undefined || value === "" || Number.isNaN(value);
@@ -111,7 +111,7 @@ class Table {
 }
 Table.opened = {};
 
-// What a latent's text must hold, all of it: a part of a line, or, between quotation marks, a whole one.
+// The words that a latent's text must all contain: parts of a line, or whole lines in quotation marks.
 function wordsOf(q) {
   const words = q.toLowerCase().replace(/[“”„]/g, '"').match(/"[^"]+"|[^\s"]+/g) ?? [];
   return words.map((word) => word.replaceAll('"', "\n"));

@@ -1,1 +1,1 @@
-"""First-letter absorption: does a latent for a letter stay silent where a more specific latent fires?"""
+"""First-letter absorption: does a letter's latent stay inactive where a more specific latent is active?"""

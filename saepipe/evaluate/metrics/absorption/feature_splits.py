@@ -1,7 +1,7 @@
-"""Stage B: how many latents a letter is split into, and which.
+"""Stage B: the latents that a letter is split into, called the letter's own latents.
 
-A k-sparse probe is a logistic regression on the k latents that speak most for the letter. Latents are added while
-each raises the probe's F1 by more than a threshold; those are the letter's own.
+A k-sparse probe is a logistic regression on the k latents that rank highest for the letter. Latents are added as long
+as each raises the probe's F1 by more than a threshold; these are the letter's own.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits
 
-from saepipe.evaluate.metrics.absorption.ranking import pursued, weighed
+from saepipe.evaluate.metrics.absorption.ranking import rank_by_probe_weight, rank_by_pursuit
 
 _NUM_FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Split:
-    """The latents of one letter."""
+class FeatureSplit:
+    """The own latents of one letter."""
 
     latents: list[int]
     f1_by_k: list[float]
-    """of the probes on 1, 2, ... latents; the last one may have added too little"""
+    """F1 of the probes on 1, 2, ... latents; the last latent may have added too little"""
     f1_test: float
-    """of the probe on all of `latents`, on test words"""
+    """F1 of the probe on all of `latents`, on test words"""
 
     @property
     def f1(self) -> float:
-        """Of the probe on all of `latents`, on the words that decided how many there are."""
+        """F1 of the probe on all of `latents`, on the words that decided their number."""
         return self.f1_by_k[len(self.latents) - 1] if self.latents else 0.0
 
 
 @dataclass(frozen=True)
-class Words:
-    """Words as one SAE sees them."""
+class WordActs:
+    """Latent activations of one SAE on words, and the words' letters."""
 
     acts: csr_array
     """(num_words, d_sae) float32"""
@@ -47,108 +47,108 @@ class Words:
     """(num_words, num_letters) bool"""
 
 
-def own_latents(f1_by_k: Iterable[float], jump: float) -> tuple[int, list[float]]:
-    """How many latents belong to a letter, and the F1 looked at: the first always, more while F1 rises by over jump."""
-    seen: list[float] = []
+def num_own_latents(f1_by_k: Iterable[float], jump: float) -> tuple[int, list[float]]:
+    """Returns how many latents belong to a letter (one, then more while F1 rises by over jump), and the F1 computed."""
+    computed: list[float] = []
     for f1 in f1_by_k:
-        seen.append(f1)
-        if len(seen) > 1 and not f1 > seen[-2] + jump:
-            return len(seen) - 1, seen
-    return len(seen), seen
+        computed.append(f1)
+        if len(computed) > 1 and not f1 > computed[-2] + jump:
+            return len(computed) - 1, computed
+    return len(computed), computed
 
 
-def splits(train: Words, stems: Sequence[str], test: Words, jump: float) -> list[Split]:
-    """Each letter's own latents.
+def find_splits(train: WordActs, stems: Sequence[str], test: WordActs, jump: float) -> list[FeatureSplit]:
+    """Returns each letter's own latents.
 
-    How many, train words decide: each is judged by latents and a probe that were chosen without it and its other
-    forms, in five folds. So a latent of one word is none of the letter's, and test words have no say.
+    Train words decide their number, in five folds: each word is judged by latents and a probe chosen without the word
+    and its other forms. So a latent of a single word is not one of the letter's, and test words have no influence.
 
     Args:
         train: words to choose on.
-        stems: (num_words,) theirs.
+        stems: (num_words,) stems of the train words.
         test: words to report on.
         jump: by how much F1 must rise.
     """
-    # The products are too small for several threads: on a busy machine those wait for each other most of the time.
+    # The products are too small for several threads, which on a busy machine mostly wait for each other.
     with threadpool_limits(1):
-        return _splits(train, stems, test, jump)
+        return _find_splits(train, stems, test, jump)
 
 
-def _splits(train: Words, stems: Sequence[str], test: Words, jump: float) -> list[Split]:
-    fold = dealt(train.labels.argmax(axis=1), stems)
+def _find_splits(train: WordActs, stems: Sequence[str], test: WordActs, jump: float) -> list[FeatureSplit]:
+    fold = assign_folds(train.labels.argmax(axis=1), stems)
     folds = [
-        tuple(Words(train.acts[part], train.labels[part]) for part in (fold != one, fold == one))
-        for one in np.unique(fold)
+        tuple(WordActs(train.acts[part], train.labels[part]) for part in (fold != index, fold == index))
+        for index in np.unique(fold)
     ]
-    chosen = [pursued(fit.acts, fit.labels) for fit, _ in folds]
+    rankings = [rank_by_pursuit(fold_train.acts, fold_train.labels) for fold_train, _ in folds]
 
-    def curve(letter: int, num_latents: int) -> Iterator[float]:
-        truth = np.concatenate([judged.labels[:, letter] for _, judged in folds])
+    def f1_by_k(letter: int, num_latents: int) -> Iterator[float]:
+        truth = np.concatenate([fold_test.labels[:, letter] for _, fold_test in folds])
         for k in range(1, num_latents + 1):
-            said = [
-                predicted(fit, judged, letter, order[letter][:k])
-                for (fit, judged), order in zip(folds, chosen, strict=True)
+            predictions = [
+                predict(fold_train, fold_test, letter, ranking[letter][:k])
+                for (fold_train, fold_test), ranking in zip(folds, rankings, strict=True)
             ]
-            yield float(f1_score(truth, np.concatenate(said), zero_division=0))
+            yield float(f1_score(truth, np.concatenate(predictions), zero_division=0))
 
     return [
-        _split(train, test, letter, latents, own_latents(curve(letter, len(latents)), jump))
-        for letter, latents in enumerate(pursued(train.acts, train.labels))
+        _split(train, test, letter, latents, num_own_latents(f1_by_k(letter, len(latents)), jump), scaled=True)
+        for letter, latents in enumerate(rank_by_pursuit(train.acts, train.labels))
     ]
 
 
-def dealt(letters: np.ndarray, stems: Sequence[str]) -> np.ndarray:
-    """(num_words,) fold of each word: the stems of a letter, in random order, go to one fold after the other.
+def assign_folds(letters: np.ndarray, stems: Sequence[str]) -> np.ndarray:
+    """Returns the fold of each word, (num_words,): shuffled stems of a letter are dealt to the folds in turn.
 
     (Scikit-learn's folds of this kind refuse letters with fewer words than folds.)
     """
-    a_word = {stem: index for index, stem in enumerate(stems)}
-    shuffled = Random(0).sample(sorted(a_word), len(a_word))
-    in_turn = sorted(shuffled, key=lambda stem: letters[a_word[stem]])
-    place = {stem: index % _NUM_FOLDS for index, stem in enumerate(in_turn)}
-    return np.array([place[stem] for stem in stems])
+    word_of_stem = {stem: index for index, stem in enumerate(stems)}
+    shuffled = Random(0).sample(sorted(word_of_stem), len(word_of_stem))
+    by_letter = sorted(shuffled, key=lambda stem: letters[word_of_stem[stem]])
+    fold_of_stem = {stem: index % _NUM_FOLDS for index, stem in enumerate(by_letter)}
+    return np.array([fold_of_stem[stem] for stem in stems])
 
 
-def splits_as_reference(train: Words, test: Words, jump: float, l1_decay: float, seed: int) -> list[Split]:
-    """SAEBench's: latents by one L1-penalised probe, their number by F1 on test words, activations as they are."""
+def reference_splits(train: WordActs, test: WordActs, jump: float, l1_decay: float, seed: int) -> list[FeatureSplit]:
+    """Returns SAEBench's splits: one L1-penalised probe ranks, F1 on test words decides, activations are unscaled."""
 
-    def curve(letter: int, latents: Sequence[int]) -> Iterator[float]:
+    def f1_by_k(letter: int, latents: Sequence[int]) -> Iterator[float]:
         for k in range(1, len(latents) + 1):
-            said = predicted(train, test, letter, latents[:k], scaled=False)
-            yield float(f1_score(test.labels[:, letter], said, zero_division=0))
+            predictions = predict(train, test, letter, latents[:k], scaled=False)
+            yield float(f1_score(test.labels[:, letter], predictions, zero_division=0))
 
     return [
-        _split(train, test, letter, latents, own_latents(curve(letter, latents), jump), scaled=False)
-        for letter, latents in enumerate(weighed(train.acts, train.labels, l1_decay, seed))
+        _split(train, test, letter, latents, num_own_latents(f1_by_k(letter, latents), jump), scaled=False)
+        for letter, latents in enumerate(rank_by_probe_weight(train.acts, train.labels, l1_decay, seed))
     ]
 
 
-def predicted(train: Words, test: Words, letter: int, latents: Sequence[int], *, scaled: bool = True) -> np.ndarray:
-    """(num_test,) bool: what a balanced logistic regression on some latents says of test words.
+def predict(train: WordActs, test: WordActs, letter: int, latents: Sequence[int], *, scaled: bool = True) -> np.ndarray:
+    """Returns predictions for test words by a balanced logistic regression on some latents, (num_test,) bool.
 
     Args:
         train: words to fit on.
-        test: words to judge.
-        letter: which label.
-        latents: at least one, else no word is of the letter.
-        scaled: each latent divided by its standard deviation; else a small one is penalised more than a large one.
+        test: words to predict.
+        letter: index of the label.
+        latents: latents to use; without any, no word is predicted to have the letter.
+        scaled: whether to divide each latent by its standard deviation; if not, small latents are penalised more.
     """
     labels = train.labels[:, letter]
     if not latents or labels.all() or not labels.any():
         return np.full(len(test.labels), bool(latents) and bool(labels.all()))
-    columns, judged = (words.acts[:, latents].toarray() for words in (train, test))
+    x_train, x_test = (words.acts[:, latents].toarray() for words in (train, test))
     if scaled:
-        deviation = columns.std(axis=0)
-        columns, judged = (part / np.where(deviation > 0, deviation, 1) for part in (columns, judged))
-    model = LogisticRegression(max_iter=500, class_weight="balanced").fit(columns, labels)
-    found: np.ndarray = model.predict(judged)
-    return found
+        deviation = x_train.std(axis=0)
+        x_train, x_test = (x / np.where(deviation > 0, deviation, 1) for x in (x_train, x_test))
+    model = LogisticRegression(max_iter=500, class_weight="balanced").fit(x_train, labels)
+    predictions: np.ndarray = model.predict(x_test)
+    return predictions
 
 
 def _split(
-    train: Words, test: Words, letter: int, ranked: Sequence[int], own: tuple[int, list[float]], *, scaled: bool = True
-) -> Split:
+    train: WordActs, test: WordActs, letter: int, ranking: Sequence[int], own: tuple[int, list[float]], *, scaled: bool
+) -> FeatureSplit:
     num_latents, f1_by_k = own
-    latents = list(ranked[:num_latents])
-    said = predicted(train, test, letter, latents, scaled=scaled)
-    return Split(latents, f1_by_k, float(f1_score(test.labels[:, letter], said, zero_division=0)))
+    latents = list(ranking[:num_latents])
+    predictions = predict(train, test, letter, latents, scaled=scaled)
+    return FeatureSplit(latents, f1_by_k, float(f1_score(test.labels[:, letter], predictions, zero_division=0)))

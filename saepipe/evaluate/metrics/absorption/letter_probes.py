@@ -1,4 +1,4 @@
-"""Stage A: a linear probe for each first letter, on activations of the model. Its direction is the letter's."""
+"""Stage A: a linear probe per first letter on the model's activations; its direction is the letter's direction."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 DECAYS = (1e-1, 1e-2, 1e-3, 1e-4)
-"""Weights of the squared norm that are tried, from the strongest on."""
+"""Weights of the squared norm to try, the strongest first."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A logit a letter: x @ weight.T + bias. A letter without words to fit on has zeros."""
+    """Probe with one logit per letter, x @ weight.T + bias. A letter without words to fit on has zeros."""
 
     weight: Tensor
     """(26, d_in) float32"""
@@ -31,21 +31,21 @@ class Probe:
 
 
 def letter_labels(letters: Iterable[str], order: Sequence[str]) -> Tensor:
-    """(num_words, num_letters) bool."""
-    return torch.tensor([[letter == one for one in order] for letter in letters])
+    """Returns one-hot labels, (num_words, num_letters) bool."""
+    return torch.tensor([[letter == column for column in order] for letter in letters])
 
 
 def letter_f1(logits: Tensor, labels: Tensor) -> np.ndarray:
-    """(num_letters,) F1 of logit > 0, from (num_words, num_letters) each; 0 where nothing was found."""
+    """Returns the F1 of logit > 0, (num_letters,), from (num_words, num_letters) each; 0 without a true positive."""
     return np.asarray(f1_score(labels.numpy(), (logits > 0).numpy(), average=None, zero_division=0))
 
 
 def fit(x: Tensor, labels: Tensor, validation_x: Tensor, validation_labels: Tensor) -> tuple[Probe, float]:
-    """Logistic regressions, their decay chosen by the mean F1 on words of their own, then fitted on all words.
+    """Fits logistic regressions: chooses their decay by the mean F1 on validation words, then refits on all words.
 
-    The loss of each letter is half the mean over its words and half that over all others (SAEBench's pos_weight),
+    The loss of each letter is half the mean over its words plus half the mean over all others (SAEBench's pos_weight),
     plus decay / 2 times the squared weights. x is centred and divided by one number, its root mean square, so the
-    result turns with x.
+    result rotates with x.
 
     Args:
         x: (num_words, d_in).
@@ -62,42 +62,42 @@ def fit(x: Tensor, labels: Tensor, validation_x: Tensor, validation_labels: Tens
         probe, weights = _solve(x, labels, decay, weights)
         scores.append(float(letter_f1(probe.logits(validation_x), validation_labels).mean()))
     decay = DECAYS[int(np.argmax(scores))]
-    everything = torch.cat([x, validation_x]), torch.cat([labels, validation_labels])
-    return _solve(*everything, decay, np.zeros_like(weights))[0], decay
+    all_words = torch.cat([x, validation_x]), torch.cat([labels, validation_labels])
+    return _solve(*all_words, decay, np.zeros_like(weights))[0], decay
 
 
 def _solve(x: Tensor, labels: Tensor, decay: float, start: np.ndarray) -> tuple[Probe, np.ndarray]:
-    """All letters at once by L-BFGS: the loss is convex and a sum over letters. start (26, d_in + 1), biases last."""
+    """Fits all letters at once by L-BFGS: the loss is a convex sum over letters. start (26, d_in + 1), biases last."""
     mean = x.float().mean(0)
     rms = (x.float() - mean).square().mean().sqrt()
     scaled = (x.float() - mean) / rms
     num_words = labels.sum(0)
-    known = (num_words > 0) & (num_words < len(labels))
-    share = torch.where(labels, 0.5 / num_words, 0.5 / (len(labels) - num_words)) * known
+    has_both = (num_words > 0) & (num_words < len(labels))
+    share = torch.where(labels, 0.5 / num_words, 0.5 / (len(labels) - num_words)) * has_both
 
     def loss_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        both = torch.from_numpy(flat.reshape(start.shape))
-        weight, bias = both[:, :-1], both[:, -1]
+        params = torch.from_numpy(flat.reshape(start.shape))
+        weight, bias = params[:, :-1], params[:, -1]
         logits = scaled @ weight.float().T + bias.float()
         loss = binary_cross_entropy_with_logits(logits, labels.float(), share, reduction="sum")
         slope = share * (logits.sigmoid() - labels.float())
         gradient = torch.cat([(slope.T @ scaled).double() + decay * weight, slope.sum(0)[:, None].double()], 1)
         return float(loss) + decay / 2 * float(weight.square().sum()), gradient.numpy().reshape(-1)
 
-    found = minimize(
+    result = minimize(
         loss_and_gradient, start.reshape(-1), jac=True, method="L-BFGS-B", options={"maxiter": 500, "gtol": 1e-6}
     )
-    both = torch.from_numpy(found.x.reshape(start.shape))
-    weight = both[:, :-1].float() / rms
-    return Probe(weight, both[:, -1].float() - weight @ mean), both.numpy()
+    params = torch.from_numpy(result.x.reshape(start.shape))
+    weight = params[:, :-1].float() / rms
+    return Probe(weight, params[:, -1].float() - weight @ mean), params.numpy()
 
 
 def fit_as_reference(x: Tensor, labels: Tensor, seed: int) -> Probe:
-    """SAEBench's own: Adam on batches of 64 for 50 epochs, with weight decay; see `train`."""
-    return train(lambda index: x[index].float(), x.shape[1], labels, seed, batch_size=64, weight_decay=1e-4)
+    """Fits SAEBench's probe: Adam on batches of 64 for 50 epochs, with weight decay; see `train_saebench`."""
+    return train_saebench(lambda index: x[index].float(), x.shape[1], labels, seed, batch_size=64, weight_decay=1e-4)
 
 
-def train(
+def train_saebench(
     rows: Callable[[Tensor], Tensor],
     width: int,
     labels: Tensor,
@@ -107,23 +107,23 @@ def train(
     weight_decay: float,
     l1_decay: float = 0.0,
 ) -> Probe:
-    """The trainer of both of SAEBench's probes (0.6.0).
+    """Trains either of SAEBench's probes (0.6.0).
 
-    Binary cross-entropy with pos_weight = others / own, plus l1_decay times the mean over letters of the absolute
-    weights' sum; Adam at 0.01, which falls by a factor an epoch to 1e-5; 50 epochs.
+    The loss is binary cross-entropy with pos_weight = negatives / positives, plus l1_decay times the mean over letters
+    of the sum of absolute weights. Adam runs for 50 epochs; its rate decays exponentially by epoch, from 0.01 to 1e-5.
 
     Args:
-        rows: (batch,) int64 indices -> (batch, width) float32.
+        rows: returns the inputs for (batch,) int64 indices, (batch, width) float32.
         width: number of inputs.
         labels: (num_words, 26) bool.
-        seed: of the first weights and of the order. (SAEBench has none.)
-        batch_size: words a step.
-        weight_decay: Adam's.
-        l1_decay: of the extra loss.
+        seed: seed of the initial weights and of the order. (SAEBench has none.)
+        batch_size: words per step.
+        weight_decay: weight decay of Adam.
+        l1_decay: weight of the L1 loss.
     """
     num_epochs, first_lr, last_lr = 50, 1e-2, 1e-5
     rng = torch.Generator().manual_seed(seed)
-    bound = width**-0.5  # as torch.nn.Linear begins
+    bound = width**-0.5  # the initialisation of torch.nn.Linear
     weight = ((2 * torch.rand(labels.shape[1], width, generator=rng) - 1) * bound).requires_grad_()
     bias = ((2 * torch.rand(labels.shape[1], generator=rng) - 1) * bound).requires_grad_()
     num_words = labels.sum(0).clamp(min=1)

@@ -1,4 +1,4 @@
-"""What absorption found at each letter of one SAE, and what of it may be averaged."""
+"""Absorption at each letter of one SAE, which letters are measurable, and averages over letters."""
 
 from __future__ import annotations
 
@@ -11,83 +11,83 @@ from typing import Any
 import numpy as np
 import torch
 
-from saepipe.evaluate.metrics.absorption.feature_splits import Split
+from saepipe.evaluate.metrics.absorption.feature_splits import FeatureSplit
 from saepipe.evaluate.metrics.absorption.material import Material
 from saepipe.evaluate.metrics.absorption.vocabulary import LETTERS
-from saepipe.evaluate.metrics.absorption.word_scores import joined, word_scores
+from saepipe.evaluate.metrics.absorption.word_scores import concatenate, word_scores
 from saepipe.evaluate.metrics.base import Figure
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import Estimate, two_stage
 
-_TOP = 3
-_NAMED_WORDS = 10
+_NUM_TOP_ABSORBERS = 3
+_MAX_ABSORBED_WORDS = 10
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What a letter must show before a figure of it means anything."""
+    """Thresholds that a letter must pass to be measurable."""
 
     min_probe_f1: float
-    """The probe's, on test words: below it the model does not tell the letter at the hook."""
+    """F1 of the probe on test words: below it the model does not represent the letter at the hook."""
     min_split_f1: float
-    """The letter's own latents': below it the SAE has no latents for the letter, and none that could be absorbed."""
+    """F1 of the letter's own latents: below it the SAE has none for the letter, and so none that could be absorbed."""
     min_true_positives: int
-    """Test words that the probe finds, for a rate."""
+    """Test words that the probe detects, the sample size of a rate."""
 
-    def of_model(self, f1_probe: float, num_words: int) -> str | None:
-        """Why the model does not show the letter well enough; None where it does."""
+    def model_failure(self, f1_probe: float, num_words: int) -> str | None:
+        """Returns why the model does not represent the letter well enough, or None if it does."""
         if not f1_probe > self.min_probe_f1:
             return f"the probe's F1 is not above {self.min_probe_f1:g}: {f1_probe:.2f}"
         if num_words < self.min_true_positives:
             return f"fewer than {self.min_true_positives} true positives: {num_words}"
         return None
 
-    def of_sae(self, split: Split) -> str | None:
-        """Why the SAE does not."""
+    def sae_failure(self, split: FeatureSplit) -> str | None:
+        """Returns why the SAE does not represent the letter well enough, or None if it does."""
         if not split.f1 > self.min_split_f1:
             return f"the F1 of its latents is not above {self.min_split_f1:g}: {split.f1:.2f}"
         return None
 
 
 @dataclass(frozen=True)
-class Letter:
-    """One letter of one SAE."""
+class LetterResult:
+    """Absorption at one letter of one SAE."""
 
     letter: str
     f1_probe: float
-    split: Split
+    split: FeatureSplit
     fraction: np.ndarray
-    """(num_true_positives,) float32"""
+    """(num_true_positives,) float32: absorption fraction of each word"""
     full: np.ndarray
-    """(num_true_positives,) bool"""
+    """(num_true_positives,) bool: full absorption of each word"""
     absorbers: np.ndarray
-    """(num_absorbed,) int64: the top latent of each word that is absorbed in part or in full"""
+    """(num_absorbed,) int64: top latent of each word that is absorbed in part or in full"""
     words: Sequence[str]
-    """(num_absorbed,): those words"""
+    """(num_absorbed,): the absorbed words"""
     in_model: bool
-    """Whether the model shows it well enough, whatever the SAE does."""
+    """True if the model represents the letter well enough, regardless of the SAE."""
     reason: str | None
-    """Why it is not measurable."""
+    """Why the letter is not measurable; None if it is."""
 
     @property
     def detail(self) -> dict[str, Any]:
-        """SAEBench's keys; null where the letter is not measurable."""
-        shown = self.reason is None
+        """Values under SAEBench's keys; null if the letter is not measurable."""
+        measurable = self.reason is None
         return {
             "first_letter": self.letter,
-            "mean_absorption_fraction": float(self.fraction.mean()) if shown else None,
-            "full_absorption_rate": float(self.full.mean()) if shown else None,
-            "num_full_absorption": int(self.full.sum()) if shown else None,
+            "mean_absorption_fraction": float(self.fraction.mean()) if measurable else None,
+            "full_absorption_rate": float(self.full.mean()) if measurable else None,
+            "num_full_absorption": int(self.full.sum()) if measurable else None,
             "num_probe_true_positives": len(self.full),
-            "num_split_features": len(self.split.latents) if shown else None,
+            "num_split_features": len(self.split.latents) if measurable else None,
         }
 
     @property
     def more(self) -> dict[str, Any]:
-        """What SAEBench has no key for."""
-        absorbers = Counter(self.absorbers.tolist()).most_common(_TOP)
+        """Values for which SAEBench has no key."""
+        absorbers = Counter(self.absorbers.tolist()).most_common(_NUM_TOP_ABSORBERS)
         return {
             "first_letter": self.letter,
             "not_measurable": self.reason,
@@ -99,74 +99,76 @@ class Letter:
             "num_probe_true_positives": len(self.full),
             "num_absorbed": None if self.reason else len(self.absorbers),
             "top_absorbers": None if self.reason else [list(pair) for pair in absorbers],
-            "absorbed_words": None if self.reason else {str(latent): self._words(latent) for latent, _ in absorbers},
+            "absorbed_words": None if self.reason else {str(latent): self._words_of(latent) for latent, _ in absorbers},
         }
 
-    def _words(self, absorber: int) -> list[str]:
-        """Some of those that a latent absorbs."""
-        found = [word for word, one in zip(self.words, self.absorbers, strict=True) if one == absorber]
-        return found[:_NAMED_WORDS]
+    def _words_of(self, latent: int) -> list[str]:
+        """Returns some of the words that a latent absorbs."""
+        words = [word for word, absorber in zip(self.words, self.absorbers, strict=True) if absorber == latent]
+        return words[:_MAX_ABSORBED_WORDS]
 
 
-def score(subject: Subject, material: Material, splits: Sequence[Split], gate: Gate, mode: Mode) -> list[Letter]:
-    """Stage C: every letter's words that the probe finds, through the SAE."""
+def score_letters(
+    subject: Subject, material: Material, splits: Sequence[FeatureSplit], gate: Gate, mode: Mode
+) -> list[LetterResult]:
+    """Runs stage C: scores the SAE on each letter's words that the probe detects."""
     W_dec = subject.sae.W_dec
-    none = torch.zeros(1, subject.sae.d_sae, device=W_dec.device)
-    # What is there without any latent is not the latents' to make up, so its projection is no one's to carry.
-    offset = torch.zeros_like(W_dec[0]) if mode == "reference" else subject.sae.decode(none)[0]
-    words_at_once = rows_at_a_time(2 * subject.sae.d_sae)  # activations, and their parts of the direction
-    found = []
+    no_acts = torch.zeros(1, subject.sae.d_sae, device=W_dec.device)
+    # The latents do not have to explain the part of x that is there without any latent (b_dec), so it is subtracted.
+    offset = torch.zeros_like(W_dec[0]) if mode == "reference" else subject.sae.decode(no_acts)[0]
+    num_rows = rows_at_a_time(2 * subject.sae.d_sae)  # activations, and their parts of the direction
+    results = []
     for index, split in enumerate(splits):
-        detected = material.detected[:, index]
+        detected = material.true_positives[:, index]
         x = material.x_scored[detected].to(W_dec.device, torch.float32)
         direction = material.probe.weight[index].to(W_dec.device)
-        scores = joined(
+        scores = concatenate(
             word_scores(part - offset, subject.encode(part), W_dec, direction, split.latents, mode=mode)
-            for part in torch.split(x, words_at_once)
+            for part in torch.split(x, num_rows)
         )
         absorbed = (scores.fraction > 0) | scores.full
         f1_probe = float(material.f1[index])
-        missing = gate.of_model(f1_probe, len(x))
-        found.append(
-            Letter(
+        model_failure = gate.model_failure(f1_probe, len(x))
+        results.append(
+            LetterResult(
                 letter=LETTERS[index],
                 f1_probe=f1_probe,
                 split=split,
                 fraction=scores.fraction.cpu().numpy(),
                 full=scores.full.cpu().numpy(),
                 absorbers=scores.top[absorbed].cpu().numpy(),
-                words=[material.test[number].text for number in detected.nonzero().flatten()[absorbed.cpu()].tolist()],
-                in_model=missing is None,
-                reason=missing or gate.of_sae(split),
+                words=[material.test[word].text for word in detected.nonzero().flatten()[absorbed.cpu()].tolist()],
+                in_model=model_failure is None,
+                reason=model_failure or gate.sae_failure(split),
             )
         )
-    return found
+    return results
 
 
-def figures(letters: Sequence[Letter], seed: int, why_none: str) -> dict[str, Figure]:
-    """SAEBench's mean and spread over letters; intervals over letters, then words.
+def figures(letters: Sequence[LetterResult], seed: int, undefined: str) -> dict[str, Figure]:
+    """Returns SAEBench's means and standard deviations over letters; intervals are over letters, then words.
 
     Args:
-        letters: the measurable ones.
-        seed: of the intervals.
-        why_none: the reason to give where there are none.
+        letters: results of the measurable letters.
+        seed: seed of the intervals' bootstrap.
+        undefined: the reason to give if there are no letters.
     """
-    values = _values(letters)
-    means = {f"mean_{name}": two_stage(groups, seed, undefined=why_none) for name, groups in values.items()}
-    spreads = {f"std_dev_{name}": _spread(groups, why_none) for name, groups in values.items()}
+    values = _word_values(letters)
+    means = {f"mean_{name}": two_stage(groups, seed, undefined=undefined) for name, groups in values.items()}
+    spreads = {f"std_dev_{name}": _spread(groups, undefined) for name, groups in values.items()}
     return {**means, **spreads}
 
 
-def by_letter(letters: Sequence[Letter]) -> dict[str, dict[str, float]]:
-    """Of each figure that is a mean over letters, what it is the mean of."""
+def means_by_letter(letters: Sequence[LetterResult]) -> dict[str, dict[str, float]]:
+    """Returns the mean of each letter, per figure that is a mean over letters."""
     return {
         f"mean_{name}": {letter.letter: float(group.mean()) for letter, group in zip(letters, groups, strict=True)}
-        for name, groups in _values(letters).items()
+        for name, groups in _word_values(letters).items()
     }
 
 
-def _values(letters: Sequence[Letter]) -> dict[str, list[np.ndarray]]:
-    """A group of words each letter, by figure."""
+def _word_values(letters: Sequence[LetterResult]) -> dict[str, list[np.ndarray]]:
+    """Returns one group of word values per letter, by figure."""
     return {
         "absorption_fraction_score": [letter.fraction for letter in letters],
         "full_absorption_score": [letter.full for letter in letters],
@@ -174,8 +176,8 @@ def _values(letters: Sequence[Letter]) -> dict[str, list[np.ndarray]]:
     }
 
 
-def _spread(groups: Sequence[np.ndarray], why_none: str) -> Estimate:
-    """The sample standard deviation of the groups' means."""
+def _spread(groups: Sequence[np.ndarray], undefined: str) -> Estimate:
+    """Returns the sample standard deviation of the groups' means."""
     if len(groups) < 2:
-        return Estimate(None, reason="one letter has no spread" if groups else why_none)
+        return Estimate(None, reason="one letter has no spread" if groups else undefined)
     return Estimate(statistics.stdev(float(group.mean()) for group in groups))

@@ -1,6 +1,6 @@
-"""What absorption needs of the model alone: words, the activation at each in its prompt, and a probe for each letter.
+"""Model-only inputs of absorption: words, the activation at each word in its prompt, and a probe per letter.
 
-Made once, stored, and shared by every SAE. Where it is stored, the model is not loaded.
+They are made once, stored, and shared by all SAEs. Once they are stored, the model is not loaded.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from saepipe.data.terminal.progress import Progress
 from saepipe.data.toy import WORDS
 from saepipe.evaluate.metrics.absorption import letter_probes as probes
 from saepipe.evaluate.metrics.absorption.letter_probes import Probe
-from saepipe.evaluate.metrics.absorption.prompts import draw_examples, single_tokens, word_activations
-from saepipe.evaluate.metrics.absorption.vocabulary import LETTERS, Word, drawn, listed, parted, vocabulary
+from saepipe.evaluate.metrics.absorption.prompts import sample_examples, single_tokens, word_activations
+from saepipe.evaluate.metrics.absorption.vocabulary import LETTERS, Word, lookup, sample_words, split_words, vocabulary
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
 
 _VALIDATION_SHARE = 0.2
-"""Of the train words; they choose the probes' decay."""
+"""Share of the train words that choose the probes' decay."""
 _VERSION = 1
-"""Of what is stored."""
+"""Version of the stored content."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """Words and what the model makes of them."""
+    """Words with the model's activations at them, and the letter probes."""
 
     train: list[Word]
     test: list[Word]
@@ -42,25 +42,25 @@ class Material:
     x_test: Tensor
     """(num_test, d_in)"""
     x_scored: Tensor
-    """(num_test, d_in): where absorption is looked for. x_test, or of SAEBench's second prompts for these words."""
+    """(num_test, d_in): activations scored for absorption: x_test, or those at SAEBench's second prompts"""
     probe: Probe
     f1: np.ndarray
-    """(26,) float64: of the probe on test words"""
+    """(26,) float64: F1 of the probe on test words"""
 
     @property
     def present(self) -> np.ndarray:
-        """(26,) bool: letters that some train word and some test word begin with."""
+        """(26,) bool: whether both a train word and a test word begin with the letter."""
         return np.asarray((labels(self.train).any(0) & labels(self.test).any(0)).numpy())
 
     @property
-    def detected(self) -> Tensor:
+    def true_positives(self) -> Tensor:
         """(num_test, 26) bool: true positives of the probe."""
         return (self.probe.logits(self.x_test) > 0) & labels(self.test)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Settings that decide the material."""
+class MaterialSettings:
+    """Settings that determine the material."""
 
     words: Path | None
     max_words: int | None
@@ -68,10 +68,10 @@ class Recipe:
     test_share: float
     seed: int
 
-    def listed(self, testbed: Testbed) -> Sequence[str] | None:
-        """The words that are asked for, where not the whole vocabulary is.
+    def word_list(self, testbed: Testbed) -> Sequence[str] | None:
+        """Returns the words to ask for, or None for the whole vocabulary.
 
-        The embedded model has learned the spelling of one list of words, and of no other token.
+        The embedded model has learned the spelling of one list of words, and of no other tokens.
         """
         if self.words is None:
             return WORDS if testbed.cache.attributes["model"]["id"] == "toy" else None
@@ -79,12 +79,12 @@ class Recipe:
             return self.words.read_text("utf-8").split()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"absorption.words: cannot read {self.words}", hint="a file with a word a line"
+                f"absorption.words: cannot read {self.words}", hint="give a text file with one word per line"
             ) from error
 
     def works(self, testbed: Testbed) -> tuple[Work, Work]:
-        """Words with activations, and the probe."""
-        texts = self.listed(testbed)
+        """Returns the work for the words with their activations, and the work for the probe."""
+        texts = self.word_list(testbed)
         key = {
             "words": None if texts is None else fingerprint({"words": list(texts)}),
             "max_words": self.max_words,
@@ -98,86 +98,85 @@ class Recipe:
 
 
 def labels(words: Sequence[Word]) -> Tensor:
-    """(num_words, 26) bool: which letter each begins with."""
+    """Returns the first letter of each word, one-hot (num_words, 26) bool."""
     return probes.letter_labels([word.letter for word in words], LETTERS)
 
 
-def material(testbed: Testbed, recipe: Recipe, progress: Progress) -> Material:
-    """The stored material, made where it is not there yet.
+def load_material(testbed: Testbed, settings: MaterialSettings, progress: Progress) -> Material:
+    """Returns the stored material; makes and stores it first if necessary.
 
     Raises:
-        ConfigError: if the tokenizer has too few of the words.
+        ConfigError: if too few words are single tokens.
     """
-    words_work, probe_work = recipe.works(testbed)
-    found = testbed.artifacts.get(words_work.kind, words_work.key, lambda: _run_model(testbed, recipe, progress))
+    words_work, probe_work = settings.works(testbed)
+    stored = testbed.kept_work.get(words_work.kind, words_work.key, lambda: _run_model(testbed, settings, progress))
     train, test = (
-        [
-            Word(text, token)
-            for text, token in zip(found.info[part], found.tensors[f"tokens_{part}"].tolist(), strict=True)
-        ]
+        [Word(*pair) for pair in zip(stored.info[part], stored.tensors[f"tokens_{part}"].tolist(), strict=True)]
         for part in ("train", "test")
     )
-    x_train, x_test = found.tensors["x_train"], found.tensors["x_test"]
+    x_train, x_test = stored.tensors["x_train"], stored.tensors["x_test"]
 
     def fit() -> Content:
         if testbed.mode == "reference":
-            probe, info = probes.fit_as_reference(x_train, labels(train), recipe.seed), {}
+            probe, info = probes.fit_as_reference(x_train, labels(train), settings.seed), {}
         else:
-            known, unseen = _validation(train, recipe.seed)
-            probe, decay = probes.fit(x_train[known], labels(train)[known], x_train[unseen], labels(train)[unseen])
+            fitted, validation = _validation_split(train, settings.seed)
+            y_train = labels(train)
+            probe, decay = probes.fit(x_train[fitted], y_train[fitted], x_train[validation], y_train[validation])
             info = {"decay": decay}
         f1 = probes.letter_f1(probe.logits(x_test), labels(test))
         return Content({"weight": probe.weight, "bias": probe.bias, "f1": torch.from_numpy(f1)}, info)
 
-    fitted = testbed.artifacts.get(probe_work.kind, probe_work.key, fit).tensors
+    probe_tensors = testbed.kept_work.get(probe_work.kind, probe_work.key, fit).tensors
     return Material(
         train=train,
         test=test,
         x_train=x_train,
         x_test=x_test,
-        x_scored=found.tensors.get("x_scored", x_test),
-        probe=Probe(fitted["weight"], fitted["bias"]),
-        f1=fitted["f1"].numpy(),
+        x_scored=stored.tensors.get("x_scored", x_test),
+        probe=Probe(probe_tensors["weight"], probe_tensors["bias"]),
+        f1=probe_tensors["f1"].numpy(),
     )
 
 
-def _validation(train: Sequence[Word], seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the train words to fit on, and of those that choose the decay."""
-    _, unseen = parted(train, _VALIDATION_SHARE, seed, by_stem=True)
-    tokens = {word.token for word in unseen}
+def _validation_split(train: Sequence[Word], seed: int) -> tuple[list[int], list[int]]:
+    """Returns the indices of the train words to fit on, and of those that choose the decay."""
+    _, validation = split_words(train, _VALIDATION_SHARE, seed, by_stem=True)
+    tokens = {word.token for word in validation}
     index = range(len(train))
     return [i for i in index if train[i].token not in tokens], [i for i in index if train[i].token in tokens]
 
 
-def _run_model(testbed: Testbed, recipe: Recipe, progress: Progress) -> Content:
-    """The words, parted, with the activations at them.
+def _run_model(testbed: Testbed, settings: MaterialSettings, progress: Progress) -> Content:
+    """Returns train and test words with the activations at them.
 
-    SAEBench asks for each test word a second time, with examples from all words, and looks for absorption there: at
-    another activation than the one whose letter the probe has found. We look where it was found.
+    SAEBench asks for each test word a second time, with examples from all words, and scores absorption there, at other
+    activations than those where the probe detected the letter. Mode fixed scores where the letter was detected.
     """
     reference = testbed.mode == "reference"
-    train, test = _words(testbed, recipe)
-    asked = {"train": (train, train), "test": (test, test)} | ({"scored": (test, train + test)} if reference else {})
+    train, test = _sample_and_split(testbed, settings)
+    parts = {"train": (train, train), "test": (test, test)} | ({"scored": (test, train + test)} if reference else {})
     tensors: dict[str, Tensor] = {}
     info: dict[str, list[Any]] = {"train": [word.text for word in train], "test": [word.text for word in test]}
-    for part, (words, among) in asked.items():
-        examples = draw_examples(words, among, f"{recipe.seed}/{part}", forms=reference)
-        tensors[f"x_{part}"] = word_activations(testbed, words, examples, recipe.template, progress)
-        info[f"examples_{part}"] = [[word.text for word in others] for others in examples]
+    for part, (words, pool) in parts.items():
+        examples = sample_examples(words, pool, f"{settings.seed}/{part}", allow_forms=reference)
+        tensors[f"x_{part}"] = word_activations(testbed, words, examples, settings.template, progress)
+        info[f"examples_{part}"] = [[word.text for word in sampled] for sampled in examples]
         tensors[f"tokens_{part}"] = torch.tensor([word.token for word in words])
     return Content(tensors, info)
 
 
-def _words(testbed: Testbed, recipe: Recipe) -> tuple[list[Word], list[Word]]:
+def _sample_and_split(testbed: Testbed, settings: MaterialSettings) -> tuple[list[Word], list[Word]]:
     lm = testbed.language_model
     words = vocabulary(lm.tokenizer)
-    if (texts := recipe.listed(testbed)) is not None:
-        words = listed(texts, words)
-    words = drawn(single_tokens(words, lm.tokenizer, lm.bos_id, recipe.template), recipe.max_words, recipe.seed)
-    train, test = parted(words, recipe.test_share, recipe.seed, by_stem=testbed.mode == "fixed")
+    if (texts := settings.word_list(testbed)) is not None:
+        words = lookup(texts, words)
+    words = single_tokens(words, lm.tokenizer, lm.bos_id, settings.template)
+    words = sample_words(words, settings.max_words, settings.seed)
+    train, test = split_words(words, settings.test_share, settings.seed, by_stem=testbed.mode == "fixed")
     if min(len(train), len(test)) < 2:
         raise ConfigError(
-            f"{len(words)} words are one token of {lm.config.model}: {len(train)} to fit on, {len(test)} to test on",
-            hint="more words at absorption.words",
+            f"{len(words)} words are single tokens of {lm.config.model} (train: {len(train)}, test: {len(test)})",
+            hint="give more words in absorption.words",
         )
     return train, test

@@ -1,6 +1,6 @@
-"""Absorption (first letter): do latents for a letter stay silent where a more special latent says it too?
+"""Absorption (first letter): do a letter's latents stay inactive where a more specific latent carries the letter too?
 
-Stages, formulas and where the reference (SAEBench 0.6.0) differs: docs/metrics/absorption.md.
+Stages, formulas and differences from the reference (SAEBench 0.6.0): docs/metrics/absorption.md.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pydantic import AfterValidator, Field
 from saepipe.data.config.base import Count
 from saepipe.data.folders.health import Finding
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.absorption.feature_splits import Split, Words, splits, splits_as_reference
-from saepipe.evaluate.metrics.absorption.letters import Gate, Letter, by_letter, figures, score
-from saepipe.evaluate.metrics.absorption.material import Material, Recipe, labels, material
+from saepipe.evaluate.metrics.absorption.feature_splits import FeatureSplit, WordActs, find_splits, reference_splits
+from saepipe.evaluate.metrics.absorption.letters import Gate, LetterResult, figures, means_by_letter, score_letters
+from saepipe.evaluate.metrics.absorption.material import Material, MaterialSettings, labels, load_material
 from saepipe.evaluate.metrics.absorption.prompts import TEMPLATE
-from saepipe.evaluate.metrics.absorption.ranking import MAX_LATENTS, word_latents
-from saepipe.evaluate.metrics.base import Measurement, Metric, Shown
+from saepipe.evaluate.metrics.absorption.ranking import MAX_LATENTS, encode_words
+from saepipe.evaluate.metrics.base import FigureSpec, Measurement, Metric
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
@@ -30,97 +30,97 @@ from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import two_stage
 
 
-def _has_word(template: str) -> str:
+def _validate_template(template: str) -> str:
     if template.count("{word}") != 1 or {"{", "}"} & set(template.replace("{word}", "")):
-        raise ValueError("it must hold {word} once, and no other braces")
+        raise ValueError("it must contain {word} exactly once, and no other braces")
     return template
 
 
 class Absorption(Metric):
-    """Words and probes of the model once for all SAEs; each SAE encodes the words' activations once."""
+    """Settings of `absorption`. Words and probes are made once for all SAEs; each SAE encodes the words once."""
 
     name: Literal["absorption"] = "absorption"
     words: Path | None = None
-    """A file with a word a line, to ask only those of the tokenizer's vocabulary; null: all of it, and of the embedded
-    model the words that its text spells."""
+    """File with one word per line, to use only these words of the tokenizer's vocabulary; null: all of it (for the
+    embedded model, the words that its text spells)."""
     max_words: Count | None = Field(default=None, ge=100)
-    """Draw so many, letters in turn; null: all. SAEBench takes all."""
-    template: Annotated[str, AfterValidator(_has_word)] = TEMPLATE
-    """A line of the prompt, up to the letter."""
+    """Number of words to sample, letter by letter in turn; null: all, as in SAEBench."""
+    template: Annotated[str, AfterValidator(_validate_template)] = TEMPLATE
+    """Line of the prompt, up to the letter."""
     test_share: float = Field(default=0.2, gt=0, lt=1)
-    """Of the words; absorption is looked for in those."""
+    """Share of words for testing; absorption is measured on these."""
     f1_jump_threshold: float = Field(default=0.03, ge=0)
-    """A further latent belongs to the letter if the F1 rises by more than this."""
+    """A further latent belongs to the letter if it raises the F1 by more than this."""
     min_GT_probe_f1: float = Field(default=0.6, ge=0, lt=1)  # noqa: N815 - the reference's name
-    """Letters whose probe is not better are not measurable."""
+    """A letter is measurable only if its probe's F1 is above this."""
     min_split_f1: float = Field(default=0.4, ge=0, lt=1)
-    """Letters whose own latents are not better are not measurable. (Not in mode reference.)"""
+    """A letter is measurable only if the F1 of its own latents is above this. (Not in mode reference.)"""
     min_true_positives: int = Field(default=5, ge=1)
-    """Letters with fewer words that the probe finds are not measurable. (1 in mode reference.)"""
+    """A letter is measurable only if the probe detects at least this many of its words. (1 in mode reference.)"""
     min_feats_for_eval: int = Field(default=20, ge=1)
-    """With fewer letters (or not all, where there are fewer) of a good probe, figures carry a warning; none are given
-    in mode reference."""
+    """Number of letters (at most all there are) that need a good probe. With fewer, H10 is reported; mode reference
+    then gives no figures."""
     k_sparse_probe_l1_decay: float = Field(default=0.01, ge=0)
-    """Of mode reference's ranking of latents."""
+    """L1 penalty of the latent ranking in mode reference."""
     seed: int = 42
-    """Of words, prompts and probes: the same for all SAEs."""
+    """Seed of words, prompts and probes, the same for all SAEs."""
     eval_type_id: ClassVar[str] = "absorption_first_letter"
     version: ClassVar[int] = 1
-    shown: ClassVar[Mapping[str, Shown]] = {
-        "mean_full_absorption_score": Shown("full absorption", "lower"),
-        "mean_absorption_fraction_score": Shown("absorption fraction", "lower"),
-        "mean_num_split_features": Shown("latents a letter"),
-        "first_letter_split_f1": Shown("F1 of letters' latents", "higher"),
-        "first_letter_num_letters": Shown("letters measured"),
-        "first_letter_probe_f1": Shown("F1 of letters' probes", of_model=True),
+    shown: ClassVar[Mapping[str, FigureSpec]] = {
+        "mean_full_absorption_score": FigureSpec("full absorption", "lower"),
+        "mean_absorption_fraction_score": FigureSpec("absorption fraction", "lower"),
+        "mean_num_split_features": FigureSpec("latents per letter"),
+        "first_letter_split_f1": FigureSpec("F1 of letters' latents", "higher"),
+        "first_letter_num_letters": FigureSpec("letters measured"),
+        "first_letter_probe_f1": FigureSpec("F1 of letters' probes", of_model=True),
     }
 
     def works(self, testbed: Testbed) -> list[Work]:
-        return list(self._recipe.works(testbed))
+        return list(self._material_settings.works(testbed))
 
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
-        found = material(testbed, self._recipe, progress)
+        material = load_material(testbed, self._material_settings, progress)
         progress.start(f"absorption at {testbed.hook}", len(subjects), "SAEs")
         try:
-            measured = []
+            measurements = []
             for subject in subjects:
                 with torch.no_grad():
-                    train = Words(word_latents(subject, found.x_train), labels(found.train).numpy())
-                    test = Words(word_latents(subject, found.x_test), labels(found.test).numpy())
-                split = self._splits(train, test, found, testbed.mode)
+                    train = WordActs(encode_words(subject, material.x_train), labels(material.train).numpy())
+                    test = WordActs(encode_words(subject, material.x_test), labels(material.test).numpy())
+                splits = self._find_splits(train, test, material, testbed.mode)
                 with torch.no_grad():
-                    letters = score(subject, found, split, self._gate(testbed.mode), testbed.mode)
-                measured.append(self._measurement(letters, found, testbed))
+                    letters = score_letters(subject, material, splits, self._gate(testbed.mode), testbed.mode)
+                measurements.append(self._measurement(letters, material, testbed))
                 progress.advance(1)
         finally:
             progress.finish()
-        return measured
+        return measurements
 
     @property
-    def _recipe(self) -> Recipe:
-        return Recipe(self.words, self.max_words, self.template, self.test_share, self.seed)
+    def _material_settings(self) -> MaterialSettings:
+        return MaterialSettings(self.words, self.max_words, self.template, self.test_share, self.seed)
 
     def _gate(self, mode: Mode) -> Gate:
         if mode == "reference":
             return Gate(self.min_GT_probe_f1, min_split_f1=-1.0, min_true_positives=1)
         return Gate(self.min_GT_probe_f1, self.min_split_f1, self.min_true_positives)
 
-    def _splits(self, train: Words, test: Words, found: Material, mode: Mode) -> list[Split]:
+    def _find_splits(self, train: WordActs, test: WordActs, material: Material, mode: Mode) -> list[FeatureSplit]:
         if mode == "reference":
-            return splits_as_reference(train, test, self.f1_jump_threshold, self.k_sparse_probe_l1_decay, self.seed)
-        return splits(train, [word.stem for word in found.train], test, self.f1_jump_threshold)
+            return reference_splits(train, test, self.f1_jump_threshold, self.k_sparse_probe_l1_decay, self.seed)
+        return find_splits(train, [word.stem for word in material.train], test, self.f1_jump_threshold)
 
-    def _measurement(self, letters: Sequence[Letter], found: Material, testbed: Testbed) -> Measurement:
+    def _measurement(self, letters: Sequence[LetterResult], material: Material, testbed: Testbed) -> Measurement:
         measurable = [letter for letter in letters if letter.reason is None]
-        findings = list(self._findings(found, testbed.mode))
+        findings = list(self._findings(material, testbed.mode))
         if testbed.mode == "reference" and findings:
-            counted, why_none = [], "SAEBench gives no result: " + findings[0].message
+            averaged, undefined = [], "SAEBench gives no result: " + findings[0].message
         else:
-            counted, why_none = measurable, "no letter is measurable"
+            averaged, undefined = measurable, "no letter is measurable"
         return Measurement(
-            metrics={"mean": figures(counted, self.seed, why_none)},
+            metrics={"mean": figures(averaged, self.seed, undefined)},
             extra={
-                "first_letter_probe_f1": float(found.f1[found.present].mean()),
+                "first_letter_probe_f1": float(material.f1[material.present].mean()),
                 "first_letter_split_f1": two_stage(
                     [np.array([letter.split.f1]) for letter in letters if letter.in_model],
                     self.seed,
@@ -130,31 +130,31 @@ class Absorption(Metric):
             },
             details=[letter.detail for letter in letters],
             more={"letters": [letter.more for letter in letters]},
-            parts=by_letter(counted),
+            parts=means_by_letter(averaged),
             findings=findings,
             counts={
-                "train_words": len(found.train),
-                "test_words": len(found.test),
-                "true_positives": int(found.detected.sum()),
+                "train_words": len(material.train),
+                "test_words": len(material.test),
+                "true_positives": int(material.true_positives.sum()),
                 "letters": len(measurable),
             },
             warnings=list(_warnings(letters)),
-            eval_config=self._eval_config(found, testbed),
+            eval_config=self._eval_config(material, testbed),
         )
 
-    def _findings(self, found: Material, mode: Mode) -> Iterator[Finding]:
-        """H10: the model does not tell enough letters at the hook, so an SAE cannot either."""
-        present = int(found.present.sum())
-        wanted = self.min_feats_for_eval if mode == "reference" else min(self.min_feats_for_eval, present)
-        good = int((found.f1 > self.min_GT_probe_f1).sum())
-        if good < wanted:
+    def _findings(self, material: Material, mode: Mode) -> Iterator[Finding]:
+        """Yields H10 if the model does not represent enough letters at the hook, since then no SAE can."""
+        present = int(material.present.sum())
+        required = self.min_feats_for_eval if mode == "reference" else min(self.min_feats_for_eval, present)
+        good = int((material.f1 > self.min_GT_probe_f1).sum())
+        if good < required:
             message = (
                 f"the probes of {good} of {present} first letters have an F1 above {self.min_GT_probe_f1:g} "
-                f"(wanted {wanted}): the model hardly tells them at the hook"
+                f"(required: {required}): the model barely represents first letters at the hook"
             )
             yield Finding("H10", "error", message, self.name)
 
-    def _eval_config(self, found: Material, testbed: Testbed) -> dict[str, Any]:
+    def _eval_config(self, material: Material, testbed: Testbed) -> dict[str, Any]:
         return {
             "model_name": testbed.cache.attributes["config"]["model"]["model"],
             "random_seed": self.seed,
@@ -162,7 +162,7 @@ class Absorption(Metric):
             "max_k_value": MAX_LATENTS,
             "prompt_template": self.template,
             "llm_batch_size": testbed.batch_size,
-            "llm_dtype": str(found.x_test.dtype).removeprefix("torch."),
+            "llm_dtype": str(material.x_test.dtype).removeprefix("torch."),
             "k_sparse_probe_l1_decay": self.k_sparse_probe_l1_decay,
             "k_sparse_probe_batch_size": 4096,
             "k_sparse_probe_num_epochs": 50,
@@ -171,11 +171,12 @@ class Absorption(Metric):
         }
 
 
-def _warnings(letters: Sequence[Letter]) -> Iterator[str]:
-    missing: dict[str, list[str]] = defaultdict(list)
+def _warnings(letters: Sequence[LetterResult]) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = defaultdict(list)
     for letter in letters:
         if letter.reason:
-            missing[letter.reason.partition(":")[0]].append(letter.letter)
-    if missing:
-        why = "; ".join(f"{reason}: {' '.join(those)}" for reason, those in missing.items())
-        yield f"absorption is not measurable at {sum(map(len, missing.values()))} of {len(letters)} letters ({why})"
+            by_reason[letter.reason.partition(":")[0]].append(letter.letter)
+    if by_reason:
+        reasons = "; ".join(f"{reason}: {' '.join(names)}" for reason, names in by_reason.items())
+        num_letters = sum(map(len, by_reason.values()))
+        yield f"absorption is not measurable at {num_letters} of {len(letters)} letters ({reasons})"

@@ -1,4 +1,4 @@
-"""Prompts that ask for a word's first letter, and the model's activation at the word in each."""
+"""Prompts that ask for a word's first letter, and the model's activations at the word in each prompt."""
 
 from __future__ import annotations
 
@@ -21,42 +21,40 @@ NUM_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Tokenised:
-    """Prompts as the model reads them."""
+class TokenisedPrompts:
+    """Prompts as token ids."""
 
     ids: list[list[int]]
-    """a prompt each, of any length, beginning with BOS"""
+    """one list per prompt, of any length, beginning with BOS"""
     position: int
-    """of the word in each, from the end"""
+    """index of the word's token in every prompt, counted from the end (negative)"""
 
 
-def prompt(word: Word, examples: Sequence[Word], template: str = TEMPLATE) -> str:
-    r"""A line for each example with its letter, then the word's without. Every line follows a line break, the first
-    too: else its word would be the only one to begin a text, where some tokenizers add a space."""
+def make_prompt(word: Word, examples: Sequence[Word], template: str = TEMPLATE) -> str:
+    r"""Returns one line per example with its letter, then the word's line without. Every line follows a line break,
+    including the first: otherwise its word alone would begin a text, where some tokenizers add a space."""
     lines = [f"{template.format(word=example.text)} {example.letter.upper()}" for example in examples]
     return "".join(f"\n{line}" for line in [*lines, template.format(word=word.text)])
 
 
-def draw_examples(words: Sequence[Word], among: Sequence[Word], seed: str, *, forms: bool) -> list[list[Word]]:
-    """For each word ten others of `among` in random order, or as many as there are.
+def sample_examples(words: Sequence[Word], pool: Sequence[Word], seed: str, *, allow_forms: bool) -> list[list[Word]]:
+    """Samples ten other words of `pool` per word, in random order, or as many as there are.
 
     Args:
-        words: that prompts ask for.
-        among: where examples come from.
-        seed: of the draw.
-        forms: whether another form of the word (` Pen` for ` pen`) may be an example, which gives its letter away.
+        words: the words that the prompts ask for.
+        pool: words to sample examples from.
+        seed: seed of the sampling.
+        allow_forms: whether another form of the word (` Pen` for ` pen`), which reveals its letter, may be an example.
     """
     random = Random(seed)
 
-    def same(word: Word) -> str:
-        return word.text if forms else word.stem
+    def key(word: Word) -> str:
+        return word.text if allow_forms else word.stem
 
-    spare = max(
-        Counter(same(word) for word in among).values()
-    )  # so that ten are left when the word's own are taken out
-    num_drawn = min(NUM_EXAMPLES + spare, len(among))
+    # Enough to leave ten after the word's own forms are removed.
+    num_sampled = min(NUM_EXAMPLES + max(Counter(key(word) for word in pool).values()), len(pool))
     return [
-        [example for example in random.sample(among, num_drawn) if same(example) != same(word)][:NUM_EXAMPLES]
+        [example for example in random.sample(pool, num_sampled) if key(example) != key(word)][:NUM_EXAMPLES]
         for word in words
     ]
 
@@ -64,60 +62,59 @@ def draw_examples(words: Sequence[Word], among: Sequence[Word], seed: str, *, fo
 def single_tokens(
     words: Sequence[Word], tokenizer: PreTrainedTokenizerBase, bos_id: int, template: str = TEMPLATE
 ) -> list[Word]:
-    """Those that are their own token inside a prompt; others may come apart there."""
+    """Returns the words that stay a single token inside a prompt; a tokenizer may split others there."""
     example = [words[0]] if words else []
-    found = tokenise([prompt(word, example, template) for word in words], tokenizer, bos_id, template)
-    return [word for word, ids in zip(words, found.ids, strict=True) if ids[found.position] == word.token]
+    prompts = tokenise([make_prompt(word, example, template) for word in words], tokenizer, bos_id, template)
+    return [word for word, ids in zip(words, prompts.ids, strict=True) if ids[prompts.position] == word.token]
 
 
 def tokenise(
     prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, bos_id: int, template: str = TEMPLATE
-) -> Tokenised:
-    """Ids, and where the word stands: before what two prompts with different words end alike in."""
-    one, other = tokenizer([f"\n{template.format(word=word)}" for word in (" a", " b")], add_special_tokens=False)[
-        "input_ids"
-    ]
+) -> TokenisedPrompts:
+    """Returns token ids and the word's position, which is just before the tokens that all prompts have at the end."""
+    lines = [f"\n{template.format(word=word)}" for word in (" a", " b")]
+    first, second = tokenizer(lines, add_special_tokens=False)["input_ids"]
     tail = 0
-    while one[-1 - tail] == other[-1 - tail]:
+    while first[-1 - tail] == second[-1 - tail]:
         tail += 1
     encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
-    return Tokenised([[bos_id, *ids] for ids in encoded], -1 - tail)
+    return TokenisedPrompts([[bos_id, *ids] for ids in encoded], -1 - tail)
 
 
 def word_activations(
     testbed: Testbed, words: Sequence[Word], examples: Sequence[Sequence[Word]], template: str, progress: Progress
 ) -> Tensor:
-    """The model's activation at each word's own token in its prompt.
+    """Returns the model's activation at each word's own token in its prompt.
 
-    Prompts may differ in length: those of like length go together, padded on the right.
+    Prompts may differ in length: prompts of similar length share a batch, padded on the right.
 
     Returns:
         (num_words, d_in) in the model's dtype, on the CPU.
 
     Raises:
-        ConfigError: if a word is not one token in its prompt, or an activation is not finite.
+        ConfigError: if a word is not a single token in its prompt, or an activation is not finite.
     """
     lm = testbed.language_model
-    texts = [prompt(word, others, template) for word, others in zip(words, examples, strict=True)]
-    read = tokenise(texts, lm.tokenizer, lm.bos_id, template)
-    for word, ids in zip(words, read.ids, strict=True):
-        if ids[read.position] != word.token:
-            raise ConfigError(f"{word.text!r} is not one token in its prompt", hint="another absorption.template")
-    order = sorted(range(len(words)), key=lambda index: len(read.ids[index]))
+    texts = [make_prompt(word, sampled, template) for word, sampled in zip(words, examples, strict=True)]
+    prompts = tokenise(texts, lm.tokenizer, lm.bos_id, template)
+    for word, ids in zip(words, prompts.ids, strict=True):
+        if ids[prompts.position] != word.token:
+            raise ConfigError(f"{word.text!r} is not a single token in its prompt", hint="change absorption.template")
+    by_length = sorted(range(len(words)), key=lambda index: len(prompts.ids[index]))
     x = torch.empty(len(words), lm.d_in, dtype=lm.model.dtype)
     progress.start("words through the model", len(words), "prompts")
     try:
-        for start in range(0, len(order), testbed.batch_size):
-            batch = order[start : start + testbed.batch_size]
-            rows = [read.ids[index] for index in batch]
+        for start in range(0, len(by_length), testbed.batch_size):
+            batch = by_length[start : start + testbed.batch_size]
+            rows = [prompts.ids[index] for index in batch]
             longest = len(rows[-1])
             padded = torch.tensor([row + [lm.bos_id] * (longest - len(row)) for row in rows])
-            at = torch.tensor([len(row) + read.position for row in rows])
+            positions = torch.tensor([len(row) + prompts.position for row in rows])
             captured = testbed.capture(padded)
-            x[batch] = captured[torch.arange(len(rows)), at.to(captured.device)].cpu()
+            x[batch] = captured[torch.arange(len(rows)), positions.to(captured.device)].cpu()
             progress.advance(len(batch))
     finally:
         progress.finish()
     if not x.isfinite().all():
-        raise ConfigError(f"at some words the activations are NaN or Inf in {x.dtype}", hint="dtype: bfloat16")
+        raise ConfigError(f"activations at some words are NaN or Inf in {x.dtype}", hint="set dtype: bfloat16")
     return x

@@ -1,4 +1,4 @@
-"""Which latents speak for a letter: at most ten each, the best first."""
+"""Rankings of the latents that indicate a letter: at most ten per letter, the best first."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from saepipe.evaluate.metrics.absorption.letter_probes import train
+from saepipe.evaluate.metrics.absorption.letter_probes import train_saebench
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 
 MAX_LATENTS = 10
 
 
-def word_latents(subject: Subject, x: Tensor) -> csr_array:
-    """(num_words, d_sae) float32 activations of all latents, kept sparse, from (num_words, d_in)."""
-    size = rows_at_a_time(subject.sae.d_sae)
-    return vstack([csr_array(subject.encode(part).cpu().numpy()) for part in torch.split(x, size)], format="csr")
+def encode_words(subject: Subject, x: Tensor) -> csr_array:
+    """Encodes (num_words, d_in) to sparse (num_words, d_sae) float32 activations of all latents."""
+    num_rows = rows_at_a_time(subject.sae.d_sae)
+    return vstack([csr_array(subject.encode(part).cpu().numpy()) for part in torch.split(x, num_rows)], format="csr")
 
 
-def pursued(acts: csr_array, labels: np.ndarray) -> list[list[int]]:
-    """Orthogonal matching pursuit (Pati et al., 1993) of each letter's labels, by latents that fire for it.
+def rank_by_pursuit(acts: csr_array, labels: np.ndarray) -> list[list[int]]:
+    """Ranks latents by orthogonal matching pursuit (Pati et al., 1993) of each letter's labels.
 
-    Each step takes the latent that correlates most with what the chosen ones leave of the labels, in a least-squares
-    fit with an intercept. So a second latent is one that adds to the first, and the scale of a latent has no say.
+    Each step takes the latent that correlates most with the residual of a least-squares fit (with an intercept) of the
+    labels on the latents chosen so far. So a second latent adds to the first, and a latent's scale has no effect.
 
     Args:
         acts: (num_words, d_sae).
         labels: (num_words, num_letters) bool.
 
     Returns:
-        Latents of each letter, in the order chosen; fewer than ten where no other correlates positively.
+        Latents of each letter, in the order chosen; fewer than ten if no other latent correlates positively.
     """
     acts = acts.astype(np.float64)
     mean = acts.mean(axis=0)
@@ -54,22 +54,22 @@ def pursued(acts: csr_array, labels: np.ndarray) -> list[list[int]]:
     return chosen
 
 
-def weighed(acts: csr_array, labels: np.ndarray, l1_decay: float, seed: int) -> list[list[int]]:
-    """SAEBench's ranking: the largest weights of one L1-penalised probe of all letters on all latents.
+def rank_by_probe_weight(acts: csr_array, labels: np.ndarray, l1_decay: float, seed: int) -> list[list[int]]:
+    """Ranks latents as SAEBench does: by weight in one L1-penalised probe of all letters on all latents.
 
-    Which latents are large decides as well, since its penalty is on weights of unscaled activations.
+    The scale of latents affects the ranking, since the penalty is on weights of unscaled activations.
 
     Args:
         acts: (num_words, d_sae).
         labels: (num_words, num_letters) bool.
-        l1_decay: of the penalty.
-        seed: of the training.
+        l1_decay: weight of the penalty.
+        seed: seed of the training.
     """
 
     def rows(index: Tensor) -> Tensor:
         return torch.from_numpy(acts[index.numpy()].toarray())
 
-    probe = train(
+    probe = train_saebench(
         rows, acts.shape[1], torch.from_numpy(labels), seed, batch_size=4096, weight_decay=1e-6, l1_decay=l1_decay
     )
     largest: list[list[int]] = probe.weight.topk(min(MAX_LATENTS, acts.shape[1])).indices.tolist()

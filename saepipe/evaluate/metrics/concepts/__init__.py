@@ -1,1 +1,1 @@
-"""SCR and TPP: what probes of a concept lose when an SAE's latents of a concept are ablated."""
+"""SCR and TPP: accuracy that probes of a concept lose when an SAE's latents of a concept are ablated."""

@@ -1,4 +1,4 @@
-"""Where SAEs are asked: activations of texts, and the examples and the probe of each question; the model's work."""
+"""Probes of concepts with their examples and texts: work that depends on the model alone, the same for every SAE."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.stats.linear_probes import Training, train
-from saepipe.evaluate.texts.binary_questions import Examples
+from saepipe.evaluate.texts.binary_questions import BinaryExamples
 from saepipe.evaluate.texts.config import Part
 from saepipe.evaluate.texts.pooled import TextActivations
 
 TRAINING = Training(lr=1e-3, batch_size=16, epochs=20, patience=20, l1=1e-3)
-"""Of the probes of mode reference (SAEBench 0.6.0)."""
+"""Training of the probes in mode reference (SAEBench 0.6.0)."""
 
 _VERSION = 1
-"""Of stored probes and examples: raised when equal settings would give others."""
+"""Increased when equal settings would give other probes or examples than those stored."""
 
 _VALIDATION = 5
-"""One training example in so many chooses the penalty of a probe in mode fixed."""
+"""One training example in this many chooses the penalty of a probe in mode fixed."""
 
 
 @dataclass(frozen=True)
-class Concepts:
-    """Of one data set, or of one pair of its classes. Depends on the model alone."""
+class ConceptProbes:
+    """Probes of the concepts of a dataset, or of a pair of its classes, with their examples."""
 
     train_signs: Tensor
     """(num_concepts, num_train) int8"""
@@ -46,30 +46,31 @@ class Concepts:
         cls,
         train_pooled: Tensor,
         test_pooled: Tensor,
-        examples: Iterable[tuple[Examples, Examples]],
+        examples: Iterable[tuple[BinaryExamples, BinaryExamples]],
         mode: Mode,
         generator: torch.Generator,
-    ) -> Concepts:
-        """With a probe trained for each concept.
+    ) -> ConceptProbes:
+        """Fits one probe per concept.
 
         Args:
             train_pooled: (num_train, d_in).
             test_pooled: (num_test, d_in).
-            examples: of each concept, to train and to test on; they may be drawn from `generator` one by one, as the
+            examples: training and test examples per concept; they may be sampled lazily from `generator`, as the
                 reference does between the trainings.
             mode: fixed: L1-penalised logistic regression, its penalty chosen on the last of the training examples;
                 reference: SAEBench's training, the best epoch chosen on the test examples.
-            generator: of that training.
+            generator: random numbers of SAEBench's training.
         """
         probes, train_signs, test_signs = [], [], []
-        for known, unseen in examples:
-            x, y = train_pooled[known.rows], known.positive
+        for train_examples, test_examples in examples:
+            x, y = train_pooled[train_examples.rows], train_examples.positive
             if mode == "reference":
-                probes.append(train(x, y, test_pooled[unseen.rows], unseen.positive, TRAINING, generator))
+                x_test, y_test = test_pooled[test_examples.rows], test_examples.positive
+                probes.append(train(x, y, x_test, y_test, TRAINING, generator))
             else:
                 probes.append(fit_sparse(x, y, len(y) // _VALIDATION))
-            train_signs.append(known.signs(len(train_pooled)))
-            test_signs.append(unseen.signs(len(test_pooled)))
+            train_signs.append(train_examples.signs(len(train_pooled)))
+            test_signs.append(test_examples.signs(len(test_pooled)))
         return cls(
             torch.stack(train_signs),
             torch.stack(test_signs),
@@ -78,68 +79,68 @@ class Concepts:
         )
 
     def logits(self, pooled: Tensor) -> Tensor:
-        """(num_texts, num_concepts) of pooled activations (num_texts, d_in); above 0 is positive."""
+        """Returns (num_texts, num_concepts) for pooled activations (num_texts, d_in); above 0 is positive."""
         return pooled @ self.directions.T + self.intercepts
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where SAEs are asked about one data set, or about one pair of its classes."""
+class ProbeSetup:
+    """Probes and activations with which SAEs are measured on a dataset, or on a pair of its classes."""
 
-    concepts: Concepts
+    probes: ConceptProbes
     train: TextActivations
     test: TextActivations
 
     @property
     def num_train(self) -> int:
-        """Examples of the question that has fewest."""
-        return int((self.concepts.train_signs != 0).sum(1).min())
+        """Training examples of the question with the fewest."""
+        return int((self.probes.train_signs != 0).sum(1).min())
 
     @property
     def num_test(self) -> int:
-        return int((self.concepts.test_signs != 0).sum(1).min())
+        return int((self.probes.test_signs != 0).sum(1).min())
 
 
-def concepts_work(texts: Work, which: str, context_size: int, seed: int, mode: Mode) -> Work:
-    """What decides the probes and their examples: the texts by their work, and which of them."""
-    key = {"texts": {"kind": texts.kind, **texts.key}, "which": which, "seed": seed, "mode": mode}
+def probes_work(texts: Work, subset: str, context_size: int, seed: int, mode: Mode) -> Work:
+    """Returns the work that decides the probes and their examples, from the work of the texts and the texts used."""
+    key = {"texts": {"kind": texts.kind, **texts.key}, "which": subset, "seed": seed, "mode": mode}
     probe = {"strengths": list(STRENGTHS)} if mode == "fixed" else asdict(TRAINING)
     return Work("concepts", {**key, "context_size": context_size, "probe": probe, "version": _VERSION})
 
 
-def prepare(
+def prepare_probes(
     testbed: Testbed,
     work: Work,
     activations: TextActivations,
     num_train: int,
-    draw: Callable[[Part, torch.Generator], Iterable[Examples]],
-) -> Bench:
-    """The concepts are an artifact: examples are drawn and probes trained once, the same for every SAE.
+    sample_examples: Callable[[Part, torch.Generator], Iterable[BinaryExamples]],
+) -> ProbeSetup:
+    """Samples the examples and trains the probes, or reads both from their artifact.
 
     Args:
-        testbed: for its artifacts and its mode.
-        work: see `concepts_work`.
-        activations: of the training texts, then the test texts.
-        num_train: how many are training texts.
-        draw: examples of each concept in turn, from a generator.
+        testbed: its artifacts and its mode are used.
+        work: see `probes_work`.
+        activations: activations of the training texts, then of the test texts.
+        num_train: number of training texts.
+        sample_examples: yields the examples of each concept in turn, sampled with a generator.
     """
-    train = some_texts(activations, 0, num_train)
-    test = some_texts(activations, num_train, activations.num_texts)
+    train = slice_texts(activations, 0, num_train)
+    test = slice_texts(activations, num_train, activations.num_texts)
 
     def make() -> Content:
         generator = torch.Generator().manual_seed(work.key["seed"])
-        examples = zip(draw("train", generator), draw("test", generator), strict=True)
-        concepts = Concepts.fit(train.pooled(), test.pooled(), examples, testbed.mode, generator)
-        if testbed.mode == "reference":  # clean accuracies are of other examples than those that chose the epoch
-            signs = torch.stack([drawn.signs(test.num_texts) for drawn in draw("test", generator)])
-            concepts = replace(concepts, test_signs=signs)
-        return Content(vars(concepts))
+        examples = zip(sample_examples("train", generator), sample_examples("test", generator), strict=True)
+        probes = ConceptProbes.fit(train.pooled(), test.pooled(), examples, testbed.mode, generator)
+        if testbed.mode == "reference":  # clean accuracies are on other examples than those that chose the epoch
+            signs = torch.stack([sampled.signs(test.num_texts) for sampled in sample_examples("test", generator)])
+            probes = replace(probes, test_signs=signs)
+        return Content(vars(probes))
 
-    return Bench(Concepts(**testbed.artifacts.get(work.kind, work.key, make).tensors), train, test)
+    return ProbeSetup(ConceptProbes(**testbed.kept_work.get(work.kind, work.key, make).tensors), train, test)
 
 
-def some_texts(activations: TextActivations, first: int, last: int) -> TextActivations:
-    """Texts first to last - 1 of them."""
+def slice_texts(activations: TextActivations, first: int, last: int) -> TextActivations:
+    """Returns texts `first` to `last` - 1."""
     offsets = activations.offsets[first : last + 1]
     x = activations.x[int(offsets[0]) : int(offsets[-1])]
     return TextActivations(x, offsets - offsets[0], activations.num_special[first:last])

@@ -1,4 +1,4 @@
-"""What SCR and TPP have in common as metrics."""
+"""Settings and results that SCR and TPP have in common."""
 
 from __future__ import annotations
 
@@ -12,85 +12,85 @@ from saepipe.data.config.base import Count
 from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.metrics.concepts.outcome import (
     Outcome,
-    Value,
-    chance_level,
-    figure,
-    mean_of,
-    number,
-    told_of_fewer,
+    Score,
+    check_chance_level,
+    mean_score,
+    missing_latents_warnings,
+    to_estimate,
+    to_number,
 )
-from saepipe.evaluate.metrics.concepts.perturb import resamples
-from saepipe.evaluate.metrics.concepts.probe_setup import TRAINING, concepts_work
+from saepipe.evaluate.metrics.concepts.perturb import bootstrap_weights
+from saepipe.evaluate.metrics.concepts.probe_setup import TRAINING, probes_work
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
-from saepipe.evaluate.stats.intervals import DRAWS
-from saepipe.evaluate.texts.config import LabelledConfig
-from saepipe.evaluate.texts.sample import Draw
+from saepipe.evaluate.stats.intervals import NUM_RESAMPLES
+from saepipe.evaluate.texts.config import LabelledDatasetConfig
+from saepipe.evaluate.texts.sample import Sampling
 
 Size = Literal[2, 5, 10, 20, 50, 100, 500]
 SIZES: tuple[Size, ...] = (2, 5, 10, 20, 50, 100, 500)
 """Numbers of latents that SAEBench's files have keys for."""
 NOISY = "it is noisy for comparing variants (arXiv 2605.18229)"
-_NOT_ASKED = "n_values leaves it out"
+_NOT_IN_N_VALUES = "not in n_values"
 
 
 class Perturbation(Metric):
-    """Latents are switched off at the hook, and linear probes on pooled activations are asked again."""
+    """Change in the accuracy of linear probes on pooled activations when latents are ablated at the hook."""
 
     train_size: Count | None = Field(default=None, ge=40)
-    """Texts of a question, at most, half of them positive; null: 4,000, and fewer of the toy's."""
+    """Texts per question, at most, half of them positive; null: 4,000, fewer for the toy's datasets."""
     test_size: Count | None = Field(default=None, ge=40)
-    """null: 1,000, and fewer of the toy's."""
+    """null: 1,000, fewer for the toy's datasets."""
     context_size: int = Field(default=128, ge=2)
-    """Positions of a text, BOS among them."""
+    """Positions per text, BOS included."""
     n_values: tuple[Size, ...] = Field(default=SIZES, min_length=1)
-    """Numbers of latents that are switched off."""
+    """Numbers of latents to ablate."""
     seed: int = Field(default=42, ge=0)
-    """Of the texts, the examples, the probes and the bootstrap."""
+    """Seed of the texts, the examples, the probes and the bootstrap."""
     toy_sizes: ClassVar[tuple[int, int]]
-    """Of the toy's texts, to train and to test on."""
+    """Defaults of train_size and test_size for the toy's datasets."""
 
-    def draw_of(self, config: LabelledConfig, testbed: Testbed) -> Draw:
+    def sampling(self, config: LabelledDatasetConfig, testbed: Testbed) -> Sampling:
         train, test = self.toy_sizes if config.source == "toy" else (4000, 1000)
-        return Draw(self.train_size or train, self.test_size or test, self.seed, testbed.mode)
+        return Sampling(self.train_size or train, self.test_size or test, self.seed, testbed.mode)
 
-    def concepts_work(self, texts: Work, which: str, testbed: Testbed) -> Work:
-        return concepts_work(texts, which, self.context_size, self.seed, testbed.mode)
+    def probes_work(self, texts: Work, subset: str, testbed: Testbed) -> Work:
+        return probes_work(texts, subset, self.context_size, self.seed, testbed.mode)
 
     def weights(self, num_texts: int, testbed: Testbed) -> torch.Tensor:
-        """(1 + draws, num_texts). Mode reference has no draws, since ablated and clean examples are not paired."""
-        return resamples(num_texts, DRAWS if testbed.mode == "fixed" else 0, self.seed)
+        """Returns (1 + num_resamples, num_texts); no resamples in mode reference, where examples are not paired."""
+        return bootstrap_weights(num_texts, NUM_RESAMPLES if testbed.mode == "fixed" else 0, self.seed)
 
     def measurement(self, outcomes: Sequence[Outcome], testbed: Testbed, keys: Sequence[str]) -> Measurement:
-        """Of one SAE: figures are means over outcomes, interval included.
+        """Returns the measurement of one SAE, whose values are means over outcomes, intervals included.
 
         Args:
-            outcomes: one a data set or pair.
-            testbed: where they are from.
-            keys: SAEBench's, all of them.
+            outcomes: one per dataset or pair.
+            testbed: the model, the hook and the mode.
+            keys: all of SAEBench's keys.
         """
 
-        def filled(values: Mapping[str, Value]) -> dict[str, Value]:
-            return {key: values.get(key, _NOT_ASKED) for key in keys}
+        def all_keys(scores: Mapping[str, Score]) -> dict[str, Score]:
+            return {key: scores.get(key, _NOT_IN_N_VALUES) for key in keys}
 
-        all_values = [filled(outcome.values) for outcome in outcomes]
+        filled = [all_keys(outcome.scores) for outcome in outcomes]
         return Measurement(
-            metrics={f"{self.name}_metrics": {key: figure(mean_of(each[key] for each in all_values)) for key in keys}},
-            extra={key: figure(mean_of(each.of_model[key] for each in outcomes)) for key in outcomes[0].of_model},
+            metrics={f"{self.name}_metrics": {key: to_estimate(mean_score(s[key] for s in filled)) for key in keys}},
+            extra={key: to_estimate(mean_score(o.llm_scores[key] for o in outcomes)) for key in outcomes[0].llm_scores},
             details=[
-                {"dataset_name": f"{outcome.name}_results", **{key: number(value) for key, value in values.items()}}
-                for outcome, values in zip(outcomes, all_values, strict=True)
+                {"dataset_name": f"{outcome.name}_results", **{key: to_number(score) for key, score in scores.items()}}
+                for outcome, scores in zip(outcomes, filled, strict=True)
             ],
             unstructured={outcome.dataset: dict(outcome.by_class) for outcome in outcomes if outcome.by_class},
-            more={"datasets": {outcome.name: outcome.about() for outcome in outcomes}},
-            findings=chance_level(outcomes),
+            more={"datasets": {outcome.name: outcome.summary() for outcome in outcomes}},
+            findings=check_chance_level(outcomes),
             counts={"datasets": len(outcomes), "test_examples": sum(outcome.num_test for outcome in outcomes)},
-            warnings=told_of_fewer(outcomes, self.n_values),
+            warnings=missing_latents_warnings(outcomes, self.n_values),
             eval_config=self._eval_config(testbed, outcomes),
         )
 
     def _eval_config(self, testbed: Testbed, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """The settings under SAEBench's names. Those of its probes are given where they are what was trained."""
+        """Returns the settings under SAEBench's names; those of its probe training only in mode reference."""
         probe = {
             "early_stopping_patience": TRAINING.patience,
             "probe_train_batch_size": TRAINING.batch_size,
@@ -109,5 +109,5 @@ class Perturbation(Metric):
             "n_values": list(self.n_values),
             "model_name": testbed.cache.attributes["model"]["id"],
             "llm_batch_size": testbed.batch_size,
-            "llm_dtype": testbed.artifacts.of.get("dtype"),
+            "llm_dtype": testbed.kept_work.model_key.get("dtype"),
         }

@@ -1,4 +1,4 @@
-"""Directions that few coordinates make up: logistic regression with an L1 penalty."""
+"""Sparse probe directions: logistic regression with an L1 penalty."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ STRENGTHS = (0.01, 0.05, 0.2, 1.0)
 """Values of C, the inverse of the penalty's weight, that validation chooses from."""
 
 _INTERCEPT_SCALING = 10.0
-"""liblinear penalises the intercept too; so much less than a weight."""
+"""liblinear penalises the intercept too, by this factor less than a weight."""
 
 
 def fit_sparse(x: Tensor, y: Tensor, num_validation: int) -> Probe:
-    """A probe on raw inputs: the minimum of C sum log loss + sum |weight|, the inputs standardised.
+    """Fits a probe on raw inputs: the minimum of C sum log loss + sum |weight| on standardised inputs.
 
-    Fitted on all rows, with the C of the lowest log loss on the last ones when fitted on the others. It is the same
-    from any start, and as good on few rows as they allow; the reference's is wherever twenty epochs have got it.
+    Fits all rows with the C of the lowest log loss on the last ones when fitted on the others. The result is the same
+    from any start and as good as the rows allow, even if few; the reference's is whatever twenty epochs reach.
 
     Args:
         x: (num_rows, d), in random order.
         y: (num_rows,) bool.
-        num_validation: the last rows, among which both kinds must be.
+        num_validation: number of last rows to validate on; both classes must be among them.
     """
     scaling = Scaling.of(x)
-    rows, known, unseen = scaling(x), slice(len(x) - num_validation), slice(len(x) - num_validation, None)
+    rows, fitted, held_out = scaling(x), slice(len(x) - num_validation), slice(len(x) - num_validation, None)
 
     def loss(C: float) -> float:
-        probability = torch.sigmoid(_fit(rows[known], y[known], C).logits(rows[unseen]))
-        return float(log_loss(y[unseen].numpy(), probability.numpy(), labels=[False, True]))
+        probability = torch.sigmoid(_fit(rows[fitted], y[fitted], C).logits(rows[held_out]))
+        return float(log_loss(y[held_out].numpy(), probability.numpy(), labels=[False, True]))
 
     best = _fit(rows, y, min(STRENGTHS, key=loss))
     weight = best.weight * scaling.scale

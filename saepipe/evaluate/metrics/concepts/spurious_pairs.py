@@ -1,4 +1,4 @@
-"""Pairs of classes and an attribute that has nothing to do with them: the texts of SCR (SAEBench 0.6.0).
+"""Texts of SCR: pairs of classes and an attribute that has nothing to do with them (SAEBench 0.6.0).
 
 Texts of two classes with either of two attributes make three questions: the concept (which class?) and the attribute,
 on balanced texts, and a spurious one, on texts whose attribute goes with their class, so that a probe may use either.
@@ -18,48 +18,48 @@ from saepipe.data.config.base import Config
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
-from saepipe.evaluate.texts.binary_questions import Examples
-from saepipe.evaluate.texts.config import LabelledConfig, Part
-from saepipe.evaluate.texts.known_datasets import KNOWN
-from saepipe.evaluate.texts.labelled_rows import rows
-from saepipe.evaluate.texts.sample import Draw
-from saepipe.evaluate.texts.stored import work_of
+from saepipe.evaluate.texts.binary_questions import BinaryExamples
+from saepipe.evaluate.texts.config import LabelledDatasetConfig, Part
+from saepipe.evaluate.texts.known_datasets import KNOWN_DATASETS
+from saepipe.evaluate.texts.labelled_rows import read_labelled_rows
+from saepipe.evaluate.texts.sample import Sampling
+from saepipe.evaluate.texts.stored import texts_work
 
 CONCEPT, ATTRIBUTE, SPURIOUS = range(3)
 """The questions, in this order everywhere."""
 
 _VERSION = 1
-"""Of stored texts: raised when equal settings would draw others."""
+"""Increased when equal settings would sample other texts than those stored."""
 
 _PARTS: tuple[Part, Part] = ("train", "test")
-_FEWEST = 5
-"""Texts of a quarter, in either part, below which a pair is left out."""
+_MIN_QUARTER = 5
+"""Texts per quarter that a pair needs in each part."""
 
 
-class SpuriousConfig(Config):
-    """Pairs of classes of one data set, and two values of its attribute; the positive ones first."""
+class SpuriousPairsConfig(Config):
+    """Pairs of classes of one dataset, and two values of its attribute; the positive ones first."""
 
-    data: LabelledConfig
+    data: LabelledDatasetConfig
     pairs: tuple[tuple[str, str], ...] = Field(min_length=1)
     attributes: tuple[str, str]
     names: Mapping[str, str] = {}
-    """of classes, where results call them by another"""
+    """Names of classes in results, if they differ from the labels."""
 
     @model_validator(mode="after")
-    def _has_attribute(self) -> SpuriousConfig:
+    def _check_attribute(self) -> SpuriousPairsConfig:
         if self.data.attribute is None:
             raise ValueError(f"{self.data.name} has no attribute column")
         return self
 
     def title(self, pair: tuple[str, str]) -> str:
-        """As the reference calls a pair's results."""
-        one, other = (self.names.get(label, label) for label in pair)
-        return f"{self.data.name}_scr_{one}_{other}"
+        """Returns the reference's name for the results of a pair."""
+        positive, negative = (self.names.get(label, label) for label in pair)
+        return f"{self.data.name}_scr_{positive}_{negative}"
 
 
 @dataclass(frozen=True)
 class PairTexts:
-    """Texts of one pair: 2 q of (+ class, + attribute), q of (-, +), q of (+, -), 2 q of (-, -), part by part."""
+    """Texts of one pair, per part: 2 q of (+ class, + attribute), q of (-, +), q of (+, -), 2 q of (-, -)."""
 
     title: str
     train: tuple[str, ...]
@@ -69,15 +69,15 @@ class PairTexts:
     def texts(self) -> list[str]:
         return [*self.train, *self.test]
 
-    def examples(self, part: Part, generator: torch.Generator) -> tuple[Examples, Examples, Examples]:
-        """Of the concept, the attribute and the spurious question: 4 q each, half of them positive."""
+    def examples(self, part: Part, generator: torch.Generator) -> tuple[BinaryExamples, BinaryExamples, BinaryExamples]:
+        """Returns examples of the concept, the attribute and the spurious question: 4 q each, half of them positive."""
         q = len(self.train if part == "train" else self.test) // 6
         both, attribute_only, class_only, neither = (
             torch.arange(first * q, last * q) for first, last in ((0, 2), (2, 3), (3, 4), (4, 6))
         )
 
-        def question(*kinds: torch.Tensor) -> Examples:
-            return Examples.shuffled(torch.cat(kinds[:2]), torch.cat(kinds[2:]), generator)
+        def question(*kinds: torch.Tensor) -> BinaryExamples:
+            return BinaryExamples.balanced(torch.cat(kinds[:2]), torch.cat(kinds[2:]), generator)
 
         return (
             question(both[:q], class_only, attribute_only, neither[:q]),
@@ -86,89 +86,91 @@ class PairTexts:
         )
 
 
-def texts_work(config: SpuriousConfig, how: Draw) -> Work:
-    """What decides the texts; raises as `labelled.stored.work_of`."""
+def pair_texts_work(config: SpuriousPairsConfig, sampling: Sampling) -> Work:
+    """Returns the work that decides the texts. Raises like `texts.stored.texts_work`."""
     titles = {config.title(pair): list(pair) for pair in config.pairs}
-    key = work_of(config.data, how).key
+    key = texts_work(config.data, sampling).key
     return Work("scr_texts", {**key, "pairs": titles, "attributes": list(config.attributes), "pairs_version": _VERSION})
 
 
-def spurious_texts(testbed: Testbed, config: SpuriousConfig, how: Draw, work: Work) -> list[PairTexts]:
-    """`draw_pairs` as an artifact; `work` is what `texts_work` says of it."""
+def pair_texts(testbed: Testbed, config: SpuriousPairsConfig, sampling: Sampling, work: Work) -> list[PairTexts]:
+    """Returns the texts of each pair, sampled once and stored; `work` is that of `pair_texts_work`."""
 
     def make() -> Content:
-        drawn = draw_pairs(config, how, work.key["origin"].get("revision"))
-        return Content({}, {"pairs": [[pair.title, pair.train, pair.test] for pair in drawn]})
+        pairs = sample_pairs(config, sampling, work.key["origin"].get("revision"))
+        return Content({}, {"pairs": [[pair.title, pair.train, pair.test] for pair in pairs]})
 
-    plain = testbed.artifacts.get(work.kind, work.key, make).info["pairs"]
+    plain = testbed.kept_work.get(work.kind, work.key, make).info["pairs"]
     return [PairTexts(title, tuple(train), tuple(test)) for title, train, test in plain]
 
 
-def draw_pairs(config: SpuriousConfig, how: Draw, revision: str | None = None) -> list[PairTexts]:
-    """The texts of each pair.
+def sample_pairs(config: SpuriousPairsConfig, sampling: Sampling, revision: str | None = None) -> list[PairTexts]:
+    """Samples the texts of each pair.
 
-    reference: the first rows of each kind, in the order of the data set. fixed: rows drawn by the seed, no text twice,
-    and as many as there are where the data set has fewer than were asked for.
+    reference: the first rows of each kind, in the dataset's order. fixed: rows sampled with the seed, no text twice,
+    and fewer texts than asked for if the dataset has fewer.
 
     Raises:
         ConfigError: if a pair has too few rows with either attribute.
     """
-    seen: set[str] = set()
-    drawn: dict[Part, dict[_Kind, list[str]]] = {part: _by_kind(config, part, how, revision, seen) for part in _PARTS}
+    used_texts: set[str] = set()
+    by_part: dict[Part, _TextsByKind] = {
+        part: _texts_by_kind(config, part, sampling, revision, used_texts) for part in _PARTS
+    }
     pairs = []
     for pair in config.pairs:
-        train, test = (_chosen(config, pair, drawn[part], how, part) for part in _PARTS)
+        train, test = (_select_texts(config, pair, by_part[part], sampling, part) for part in _PARTS)
         pairs.append(PairTexts(config.title(pair), train, test))
     return pairs
 
 
-_Kind = tuple[str, str | None]
-"""Class and attribute."""
+_TextsByKind = dict[tuple[str, str | None], list[str]]
+"""By class and attribute."""
 
 
-def _by_kind(
-    config: SpuriousConfig, part: Part, how: Draw, revision: str | None, seen: set[str]
-) -> dict[_Kind, list[str]]:
-    """The texts of a part, in the order in which they are taken; `seen` is updated."""
-    wanted = {label for pair in config.pairs for label in pair}
-    found: dict[_Kind, list[str]] = defaultdict(list)
-    for row in rows(config.data, part, revision):
-        if row.label in wanted and (how.mode == "reference" or row.text not in seen):
-            seen.add(row.text)
-            found[row.label, row.attribute].append(row.text)
-    if how.mode == "fixed":
-        for number, kind in enumerate(sorted(found, key=str)):
-            np.random.default_rng([how.seed, _PARTS.index(part), number]).shuffle(found[kind])
-    return found
+def _texts_by_kind(
+    config: SpuriousPairsConfig, part: Part, sampling: Sampling, revision: str | None, used_texts: set[str]
+) -> _TextsByKind:
+    """Returns the texts of a part in the order in which they are taken; updates `used_texts`."""
+    labels = {label for pair in config.pairs for label in pair}
+    by_kind: _TextsByKind = defaultdict(list)
+    for row in read_labelled_rows(config.data, part, revision):
+        if row.label in labels and (sampling.mode == "reference" or row.text not in used_texts):
+            used_texts.add(row.text)
+            by_kind[row.label, row.attribute].append(row.text)
+    if sampling.mode == "fixed":
+        for number, kind in enumerate(sorted(by_kind, key=str)):
+            np.random.default_rng([sampling.seed, _PARTS.index(part), number]).shuffle(by_kind[kind])
+    return by_kind
 
 
-def _chosen(
-    config: SpuriousConfig, pair: tuple[str, str], drawn: Mapping[_Kind, list[str]], how: Draw, part: Part
+def _select_texts(
+    config: SpuriousPairsConfig, pair: tuple[str, str], by_kind: _TextsByKind, sampling: Sampling, part: Part
 ) -> tuple[str, ...]:
-    """2 q, q, q and 2 q texts; see `PairTexts`."""
-    kinds = [drawn.get((label, attribute), []) for attribute in config.attributes for label in pair]
+    """Returns 2 q, q, q and 2 q texts; see `PairTexts`."""
+    kinds = [by_kind.get((label, attribute), []) for attribute in config.attributes for label in pair]
     shares = (2, 1, 1, 2)
-    wanted = how.size(part) // 2
-    q = min(wanted, *(len(kind) // share for kind, share in zip(kinds, shares, strict=True)))
-    if q < (wanted if how.mode == "reference" else _FEWEST):
-        found = ", ".join(str(len(kind)) for kind in kinds)
+    full = sampling.texts_per_class(part) // 2
+    q = min(full, *(len(kind) // share for kind, share in zip(kinds, shares, strict=True)))
+    if q < (full if sampling.mode == "reference" else _MIN_QUARTER):
+        counts = ", ".join(str(len(kind)) for kind in kinds)
         raise ConfigError(
-            f"{config.title(pair)}: {found} texts to {part} on, of the first class and the other with "
-            f"{config.attributes[0]!r}, then with {config.attributes[1]!r}; of two of the kinds it takes twice as many",
+            f"{config.title(pair)}: too few texts to {part} on: {counts}, of the two classes with "
+            f"{config.attributes[0]!r}, then with {config.attributes[1]!r}; the first and last kind need twice as many",
             hint="check pairs and attributes, which are compared as text, or ask for fewer texts",
         )
     return tuple(text for kind, share in zip(kinds, shares, strict=True) for text in kind[: share * q])
 
 
-def _toy(name: str, pairs: tuple[tuple[str, str], ...], attributes: tuple[str, str]) -> SpuriousConfig:
-    return SpuriousConfig(data=KNOWN[name], pairs=pairs, attributes=attributes)
+def _toy(name: str, pairs: tuple[tuple[str, str], ...], attributes: tuple[str, str]) -> SpuriousPairsConfig:
+    return SpuriousPairsConfig(data=KNOWN_DATASETS[name], pairs=pairs, attributes=attributes)
 
 
-def _reference(name: str, ids: Mapping[str, int], attributes: tuple[str, str]) -> SpuriousConfig:
-    """Pairs are neighbours in `ids`, class numbers by name."""
+def _reference(name: str, ids: Mapping[str, int], attributes: tuple[str, str]) -> SpuriousPairsConfig:
+    """Returns the pairs of neighbours in `ids`, class numbers by name."""
     labels = [str(number) for number in ids.values()]
-    return SpuriousConfig(
-        data=LabelledConfig.parse(KNOWN[name].to_dict() | {"classes": labels}),
+    return SpuriousPairsConfig(
+        data=LabelledDatasetConfig.parse(KNOWN_DATASETS[name].to_dict() | {"classes": labels}),
         pairs=tuple(zip(labels[::2], labels[1::2], strict=True)),
         attributes=attributes,
         names={str(number): name for name, number in ids.items()},
@@ -176,19 +178,10 @@ def _reference(name: str, ids: Mapping[str, int], attributes: tuple[str, str]) -
 
 
 TOY = (
-    _toy(
-        "toy_profession",
-        (("nurse", "surgeon"), ("teacher", "lawyer")),
-        ("male", "female"),
-    ),
-    _toy(
-        "toy_category",
-        (("book", "electronics"), ("clothing", "garden")),
-        ("positive", "negative"),
-    ),
+    _toy("toy_profession", (("nurse", "surgeon"), ("teacher", "lawyer")), ("male", "female")),
+    _toy("toy_category", (("book", "electronics"), ("clothing", "garden")), ("positive", "negative")),
 )
-
-"""Few, so that an evaluation takes little."""
+"""The toy's pairs, few to keep an evaluation short."""
 
 REFERENCE = (
     _reference(

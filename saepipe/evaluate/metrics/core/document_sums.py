@@ -1,4 +1,4 @@
-"""Streaming sums, one a document: every mean, ratio and interval of the core metrics is made of them."""
+"""Streaming sums per document, from which all means, ratios and intervals of the core metrics are computed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from saepipe.data.errors import CorruptDataError
 
 
-class Sums:
-    """Named sums of per-token values, in float64, by document: they do not depend on how tokens were batched."""
+class DocumentSums:
+    """Named sums of per-token values by document, in float64, which makes them independent of the batch size."""
 
     def __init__(self, num_documents: int, owner: str) -> None:
         self.num_documents = num_documents
@@ -23,7 +23,7 @@ class Sums:
 
         Args:
             documents: (num_tokens,) index of each token's document, below num_documents.
-            values: by name, (num_tokens,) each.
+            values: (num_tokens,) each, by name.
 
         Raises:
             CorruptDataError: if a value is NaN or Inf.

@@ -1,4 +1,4 @@
-"""What core needs of the model alone: its loss on held-out text as it is, and with zeros at the hook. Stored once."""
+"""Held-out losses of the model alone, unchanged and with zeros at the hook: computed once and stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.next_token import Prediction, predict, predict_as_saebench
 from saepipe.evaluate.model.testbed import Batch, Testbed
-from saepipe.evaluate.model.upper_layers import Resume
+from saepipe.evaluate.model.upper_layers import UpperLayers
 
 PREDICT = {"fixed": predict, "reference": predict_as_saebench}
 
@@ -21,21 +21,21 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class ModelLosses:
-    """Of the first contexts, on the CPU."""
+    """Losses on the first held-out contexts, on the CPU."""
 
     clean: Prediction
-    """(num_contexts, seq): the model resumed from what stands at the hook; its divergence from itself is 0"""
+    """(num_contexts, seq): the upper layers on the unchanged activations; the KL from itself is 0"""
     ablated: Prediction
-    """(num_contexts, seq): with zeros at the kept positions; in mode reference at all of them, BOS too"""
+    """(num_contexts, seq): zeros at the kept positions; in mode reference at all positions, BOS included"""
     mean: torch.Tensor
-    """(d_in,) float64: the mean activation over all kept tokens, so that variation is about the true mean"""
+    """(d_in,) float64: mean activation over all kept tokens, so that variation is about the true mean"""
     resume_gap: float
-    """nats; see `Testbed.resume_gap`"""
+    """nats; see `Testbed.upper_layers_gap`"""
     vocab_size: int
 
 
 def losses_work(testbed: Testbed, num_contexts: int) -> Work:
-    """How the artifacts know it. Other batch sizes round otherwise in the model's matmuls, so they do not share it."""
+    """Returns the key of the stored losses. It includes the batch size, on which rounding depends."""
     key = {
         "format": _FORMAT,
         "cache": testbed.cache.fingerprint,
@@ -48,56 +48,56 @@ def losses_work(testbed: Testbed, num_contexts: int) -> Work:
 
 
 def model_losses(testbed: Testbed, num_contexts: int, progress: Progress) -> ModelLosses:
-    """Of the first `num_contexts` held-out contexts: two passes of the upper layers, the first time.
+    """Returns losses on the first `num_contexts` held-out contexts. The first call runs the upper layers twice.
 
     Raises:
         ConfigError: if no token is kept.
         CorruptDataError: if the model is not the one that made the cache.
     """
     work = losses_work(testbed, num_contexts)
-    stored = testbed.artifacts.get(work.kind, work.key, lambda: _run(testbed, num_contexts, progress))
-    t = stored.tensors
+    stored = testbed.kept_work.get(work.kind, work.key, lambda: _compute_losses(testbed, num_contexts, progress))
+    tensors = stored.tensors
     return ModelLosses(
-        clean=Prediction(t["ce_clean"], torch.zeros_like(t["ce_clean"])),
-        ablated=Prediction(t["ce_ablated"], t["kl_ablated"]),
-        mean=t["mean"],
+        clean=Prediction(tensors["ce_clean"], torch.zeros_like(tensors["ce_clean"])),
+        ablated=Prediction(tensors["ce_ablated"], tensors["kl_ablated"]),
+        mean=tensors["mean"],
         resume_gap=stored.info["resume_gap"],
         vocab_size=stored.info["vocab_size"],
     )
 
 
 @torch.no_grad()
-def _run(testbed: Testbed, num_contexts: int, progress: Progress) -> Content:
-    gap = testbed.resume_gap()
+def _compute_losses(testbed: Testbed, num_contexts: int, progress: Progress) -> Content:
+    gap = testbed.upper_layers_gap()
     predict = PREDICT[testbed.mode]
-    ablate = _everywhere if testbed.mode == "reference" else _where_kept
-    clean_ce, ablated, sums, num_tokens, vocab_size = [], [], [], 0, 0
-    for batch in counted(testbed, num_contexts, progress, "the model"):
-        with testbed.resumed() as resume:
-            clean = resume(batch.ids, batch.x)
-            without = ablate(batch, resume)
+    ablate = _ablate_all if testbed.mode == "reference" else _ablate_kept
+    clean_ce, ablated_batches, sums, num_tokens, vocab_size = [], [], [], 0, 0
+    for batch in batches_with_progress(testbed, num_contexts, progress, "the model"):
+        with testbed.upper_layers() as upper_layers:
+            clean = upper_layers(batch.ids, batch.x)
+            zeroed = ablate(batch, upper_layers)
         clean_ce.append(predict(clean, batch.ids, clean).ce)
-        ablated.append(predict(without.expand_as(clean), batch.ids, clean))
+        ablated_batches.append(predict(zeroed.expand_as(clean), batch.ids, clean))
         x = batch.x[batch.keep].double()
         sums.append(x.sum(0))
         num_tokens += len(x)
         vocab_size = clean.shape[-1]
-        del clean, without, x  # else two batches' logits would be held while the next one's are made
+        del clean, zeroed, x  # frees the logits before those of the next batch are allocated
     if num_tokens == 0:
-        raise ConfigError("the held-out contexts hold special tokens only", hint="harvest with more held-out text")
-    without_hook = Prediction.cat(ablated)
+        raise ConfigError("the held-out contexts contain only special tokens", hint="harvest more held-out text")
+    ablated = Prediction.cat(ablated_batches)
     tensors = {
         "ce_clean": torch.cat(clean_ce),
-        "ce_ablated": without_hook.ce,
-        "kl_ablated": without_hook.kl,
+        "ce_ablated": ablated.ce,
+        "kl_ablated": ablated.kl,
         "mean": torch.stack(sums).sum(0) / num_tokens,
     }
     return Content(tensors, {"resume_gap": gap, "vocab_size": vocab_size})
 
 
-def counted(testbed: Testbed, num_contexts: int, progress: Progress, what: str) -> Iterator[Batch]:
-    """The batches, with a bar."""
-    progress.start(f"core at {testbed.hook} ({what})", num_contexts, "contexts")
+def batches_with_progress(testbed: Testbed, num_contexts: int, progress: Progress, label: str) -> Iterator[Batch]:
+    """Yields the batches and advances a progress bar."""
+    progress.start(f"core at {testbed.hook} ({label})", num_contexts, "contexts")
     try:
         for batch in testbed.batches(num_contexts):
             yield batch
@@ -106,10 +106,10 @@ def counted(testbed: Testbed, num_contexts: int, progress: Progress, what: str) 
         progress.finish()
 
 
-def _where_kept(batch: Batch, resume: Resume) -> torch.Tensor:
-    return resume(batch.ids, batch.spliced(0.0))
+def _ablate_kept(batch: Batch, upper_layers: UpperLayers) -> torch.Tensor:
+    return upper_layers(batch.ids, batch.spliced(0.0))
 
 
-def _everywhere(batch: Batch, resume: Resume) -> torch.Tensor:
-    """Zeros at all positions leave nothing of a context, so the logits (1, seq, vocab) of one are those of any."""
-    return resume(batch.ids[:1], torch.zeros_like(batch.x[:1]))
+def _ablate_all(batch: Batch, upper_layers: UpperLayers) -> torch.Tensor:
+    """Returns logits (1, seq, vocab) of one context: with zeros at all positions they are the same for any context."""
+    return upper_layers(batch.ids[:1], torch.zeros_like(batch.x[:1]))

@@ -1,1 +1,1 @@
-"""Geometry: directions of an SAE's latents, how they fire together, and how both differ from a baseline."""
+"""Geometry: directions and joint activity of an SAE's latents, and how both differ from a baseline."""

@@ -1,6 +1,6 @@
-"""Geometry: where latents point, how often they fire, which similar ones fire together, and what a baseline did.
+"""Geometry: directions and densities of latents, joint activity of similar ones, and changes from a baseline.
 
-It needs no model, only stored activations. SAEBench has no such evaluation. Formulas: docs/metrics/geometry.md.
+It needs stored activations but no model. SAEBench has no such evaluation. Formulas: docs/metrics/geometry.md.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pydantic import Field
 from saepipe.data.config.base import Count
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.base import Measurement, Metric, Shown
-from saepipe.evaluate.metrics.geometry.baseline_change import Followed, changes, follow
-from saepipe.evaluate.metrics.geometry.joint_firing import Firing, PairCounts
-from saepipe.evaluate.metrics.geometry.listing import latent_list, pair_list, with_match
+from saepipe.evaluate.metrics.base import FigureSpec, Measurement, Metric
+from saepipe.evaluate.metrics.geometry.baseline_change import TrackedPairs, changes, track_pairs
+from saepipe.evaluate.metrics.geometry.joint_firing import PairCounter, PairCounts
+from saepipe.evaluate.metrics.geometry.listing import latent_entries, pair_entries, with_match
 from saepipe.evaluate.metrics.geometry.portrait import Portrait
 from saepipe.evaluate.metrics.geometry.weights import Weights
 from saepipe.evaluate.model.testbed import Testbed
@@ -27,65 +27,65 @@ from saepipe.evaluate.sae.subject import Subject
 
 
 class Geometry(Metric):
-    """Batches of contexts outside, SAEs inside; the baseline is encoded along with them."""
+    """Settings of `geometry`. It loops over batches, then SAEs; the baseline is encoded along with the other SAEs."""
 
     name: Literal["geometry"] = "geometry"
     num_contexts: Count | None = Field(default=None, gt=0)
     """Held-out contexts to use; null: all."""
     num_pairs: Count = Field(default=256, gt=0)
-    """The most similar pairs of latents, by decoder cosine, whose firing is looked at."""
+    """Number of latent pairs, the most similar by decoder cosine, whose joint activity is counted."""
     eval_type_id: ClassVar[str] = "geometry"
     version: ClassVar[int] = 1
     uses_baseline: ClassVar[bool] = True
-    shown: ClassVar[Mapping[str, Shown]] = {
-        "mean_max_decoder_cosine": Shown("max cosine", "lower"),
-        "frac_max_decoder_cosine_over_70": Shown("max cosine > 0.7", "lower"),
-        "mean_encoder_decoder_cosine": Shown("enc-dec cosine"),
-        "mean_decoder_norm": Shown("decoder norm"),
-        "frac_dead": Shown("dead", "lower"),
-        "frac_dense": Shown("dense", "lower"),
-        "mean_log10_density": Shown("log10 density"),
-        "mean_pair_conditional": Shown("P(parent | child) of similar pairs"),
-        "mean_pair_lift": Shown("lift of similar pairs"),
+    shown: ClassVar[Mapping[str, FigureSpec]] = {
+        "mean_max_decoder_cosine": FigureSpec("max cosine", "lower"),
+        "frac_max_decoder_cosine_over_70": FigureSpec("max cosine > 0.7", "lower"),
+        "mean_encoder_decoder_cosine": FigureSpec("enc-dec cosine"),
+        "mean_decoder_norm": FigureSpec("decoder norm"),
+        "frac_dead": FigureSpec("dead", "lower"),
+        "frac_dense": FigureSpec("dense", "lower"),
+        "mean_log10_density": FigureSpec("log10 density"),
+        "mean_pair_conditional": FigureSpec("P(parent | child) of similar pairs"),
+        "mean_pair_lift": FigureSpec("lift of similar pairs"),
     }
 
     @torch.no_grad()
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
-        """Raises ConfigError if the baseline is of another hook or cache, or if no token is kept."""
+        """Raises ConfigError if the baseline belongs to another hook or cache, or if no token is kept."""
         num_contexts = testbed.num_contexts(self.num_contexts)
-        sitters, baseline = self._sitters(subjects, testbed, testbed.num_documents(num_contexts))
-        progress.start(f"geometry at {testbed.hook} (SAEs: {len(sitters)})", num_contexts, "contexts")
+        builders, baseline = self._builders(subjects, testbed, testbed.num_documents(num_contexts))
+        progress.start(f"geometry at {testbed.hook} (SAEs: {len(builders)})", num_contexts, "contexts")
         try:
             for batch in testbed.batches(num_contexts):
-                for sitter in sitters:
-                    sitter.firing.add(batch)
+                for builder in builders:
+                    builder.counter.add(batch)
                 progress.advance(len(batch.ids))
         finally:
             progress.finish()
-        if sitters[0].firing.num_tokens == 0:
-            raise ConfigError("the held-out contexts hold special tokens only", hint="harvest with more held-out text")
+        if builders[0].counter.num_tokens == 0:
+            raise ConfigError("the held-out contexts contain only special tokens", hint="harvest more held-out text")
         counts = {
             "contexts": num_contexts,
             "documents": testbed.num_documents(num_contexts),
-            "tokens": sitters[0].firing.num_tokens,
+            "tokens": builders[0].counter.num_tokens,
         }
-        before = baseline.portrait if baseline else None
-        measured = [sitter.measurement(before) for sitter in sitters[: len(subjects)]]
-        return [replace(one, counts=counts, eval_config=self._eval_config(testbed)) for one in measured]
+        baseline_portrait = baseline.portrait if baseline else None
+        measurements = [builder.measurement(baseline_portrait) for builder in builders[: len(subjects)]]
+        return [replace(result, counts=counts, eval_config=self._eval_config(testbed)) for result in measurements]
 
-    def _sitters(
+    def _builders(
         self, subjects: Sequence[Subject], testbed: Testbed, num_documents: int
-    ) -> tuple[list[_Sitter], _Sitter | None]:
-        """One a subject, and the baseline's, which comes last where it is not one of them."""
+    ) -> tuple[list[_PortraitBuilder], _PortraitBuilder | None]:
+        """Returns one builder per subject, plus the baseline's, which is appended if it is not among the subjects."""
         baseline = _baseline(subjects, testbed)
-        everyone = [*subjects, *([baseline] if baseline and baseline not in subjects else [])]
-        weights = [Weights.of(subject.sae, self.num_pairs) for subject in everyone]
-        before = weights[everyone.index(baseline)] if baseline else None
-        sitters = [
-            _Sitter(subject, of, follow(of, before) if before and subject in subjects else None, num_documents)
-            for subject, of in zip(everyone, weights, strict=True)
-        ]
-        return sitters, sitters[everyone.index(baseline)] if baseline else None
+        saes = [*subjects, *([baseline] if baseline and baseline not in subjects else [])]
+        weights = [Weights.of(subject.sae, self.num_pairs) for subject in saes]
+        baseline_weights = weights[saes.index(baseline)] if baseline else None
+        builders = []
+        for subject, w in zip(saes, weights, strict=True):
+            tracked = track_pairs(w, baseline_weights) if baseline_weights and subject in subjects else None
+            builders.append(_PortraitBuilder(subject, w, tracked, num_documents))
+        return builders, builders[saes.index(baseline)] if baseline else None
 
     def _eval_config(self, testbed: Testbed) -> dict[str, Any]:
         harvest = testbed.cache.attributes["config"]
@@ -97,54 +97,55 @@ class Geometry(Metric):
         }
 
 
-class _Sitter:
-    """An SAE whose portrait is made."""
+class _PortraitBuilder:
+    """Counts the active tokens of one SAE, then makes its portrait and measurement."""
 
-    def __init__(self, subject: Subject, weights: Weights, followed: Followed | None, num_documents: int) -> None:
-        self.weights, self.followed = weights, followed
-        pairs = [weights.pairs, *([followed.pairs] if followed else [])]
-        i, j = torch.cat([some.i for some in pairs]), torch.cat([some.j for some in pairs])
-        self.firing = Firing(subject, i, j, num_documents)
+    def __init__(self, subject: Subject, weights: Weights, tracked: TrackedPairs | None, num_documents: int) -> None:
+        self.weights, self.tracked = weights, tracked
+        pairs = [weights.pairs, *([tracked.pairs] if tracked else [])]
+        i, j = torch.cat([part.i for part in pairs]), torch.cat([part.j for part in pairs])
+        self.counter = PairCounter(subject, i, j, num_documents)
 
     @cached_property
     def portrait(self) -> Portrait:
-        return Portrait(self.weights, self.firing.density, self._counts.at(slice(None, len(self.weights.pairs.i))))
+        return Portrait(self.weights, self.counter.density, self._counts.select(slice(None, len(self.weights.pairs.i))))
 
     @cached_property
     def _counts(self) -> PairCounts:
-        return self.firing.pairs
+        return self.counter.pairs
 
     def measurement(self, baseline: Portrait | None) -> Measurement:
-        latents, histograms = latent_list(self.portrait), {k: asdict(h) for k, h in self.portrait.histograms().items()}
-        more: dict[str, Any] = {"histograms": histograms, "pairs": pair_list(self.portrait)}
+        latents = latent_entries(self.portrait)
+        histograms = {key: asdict(h) for key, h in self.portrait.histograms().items()}
+        more: dict[str, Any] = {"histograms": histograms, "pairs": pair_entries(self.portrait)}
         metrics = self.portrait.figures()
-        if baseline and self.followed:
-            counts = self._counts.at(slice(len(self.weights.pairs.i), None))
-            found = changes(self.portrait, baseline, self.followed, counts)
-            metrics["against_baseline"] = {key: replace(one, low=None, high=None) for key, one in found.items()}
+        if baseline and self.tracked:
+            counts = self._counts.select(slice(len(self.weights.pairs.i), None))
+            estimates = changes(self.portrait, baseline, self.tracked, counts)
+            metrics["against_baseline"] = {key: replace(e, low=None, high=None) for key, e in estimates.items()}
             more["against_baseline"] = {
-                "matched_by": self.followed.match.method,
+                "matched_by": self.tracked.match.method,
                 "intervals_over_matched_latents_or_pairs": {
-                    key: [one.low, one.high] for key, one in found.items() if one.low is not None
+                    key: [e.low, e.high] for key, e in estimates.items() if e.low is not None
                 },
-                "histograms": {key: one.counts for key, one in baseline.histograms().items()},
+                "histograms": {key: h.counts for key, h in baseline.histograms().items()},
             }
-            latents = with_match(latents, self.followed.match)
+            latents = with_match(latents, self.tracked.match)
         return Measurement(metrics=metrics, details=latents, more=more)
 
 
 def _baseline(subjects: Sequence[Subject], testbed: Testbed) -> Subject | None:
-    """What the others are compared with: one of them where it is among them."""
+    """Returns the SAE that the subjects are compared with; the equal subject itself if it is one of them."""
     baseline = testbed.baseline
     if baseline is None:
         return None
-    of, here = (baseline.run.cache_fingerprint, baseline.run.hook), (testbed.cache.fingerprint, testbed.hook)
-    d_in, ours = len(baseline.sae.W_enc), len(subjects[0].sae.W_enc)
-    if of != here or d_in != ours:
+    theirs = (baseline.run.cache_fingerprint, baseline.run.hook, len(baseline.sae.W_enc))
+    ours = (testbed.cache.fingerprint, testbed.hook, len(subjects[0].sae.W_enc))
+    if theirs != ours:
         raise ConfigError(
-            f"the baseline {baseline.name} reads {d_in} numbers at {of[1]} of cache {of[0][:8]}, "
-            f"the others {ours} at {here[1]} of cache {here[0][:8]}: their latents do not compare",
-            hint="a baseline of the same cache and hook",
+            f"the baseline {baseline.name} reads d_in {theirs[2]} at {theirs[1]} of cache {theirs[0][:8]}, "
+            f"the other SAEs d_in {ours[2]} at {ours[1]} of cache {ours[0][:8]}: their latents cannot be compared",
+            hint="give a baseline of the same cache and hook",
         )
     same = (subject for subject in subjects if subject.run.fingerprint == baseline.run.fingerprint)
     return next(same, baseline)

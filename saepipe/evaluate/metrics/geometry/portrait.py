@@ -1,4 +1,4 @@
-"""What the geometry of one SAE is: its weights, and how its latents and their most similar pairs fire."""
+"""Geometry of one SAE: its weights, the densities of its latents, and the joint counts of its most similar pairs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from saepipe.evaluate.stats.intervals import Estimate
 
 @dataclass(frozen=True)
 class Portrait:
-    """All that is known of one SAE."""
+    """Weights, densities and pair counts of one SAE."""
 
     weights: Weights
     density: np.ndarray
     """(d_sae,): share of kept tokens on which each latent is active"""
     pairs: PairCounts
-    """of `weights.pairs`"""
+    """counts of `weights.pairs`"""
 
     @property
     def alive(self) -> np.ndarray:
@@ -39,20 +39,20 @@ class Portrait:
         return self.weights.pairs.cosine.double().cpu().numpy()
 
     def figures(self) -> dict[str, dict[str, float | int | Estimate]]:
-        """By category and key."""
+        """Returns the figures by category and key."""
         w, no_rows = self.weights, "there are no two decoder rows to compare"
         return {
             "decoder": {
                 "mean_max_decoder_cosine": mean(w.max_cosine, no_rows),
-                **{f"frac_max_decoder_cosine_over_{at}": share_over(w.max_cosine, at / 100) for at in (50, 70, 90)},
+                **{f"frac_max_decoder_cosine_over_{pct}": share_above(w.max_cosine, pct / 100) for pct in (50, 70, 90)},
                 "mean_decoder_norm": mean(w.norm, "there is no latent"),
             },
             "encoder": {
-                "mean_encoder_decoder_cosine": mean(w.encoder_decoder, "no latent has two vectors that are not zero"),
+                "mean_encoder_decoder_cosine": mean(w.encoder_decoder_cosine, "no latent has two nonzero vectors"),
             },
             "density": {
                 "frac_dead": float((~self.alive).mean()),
-                "frac_dense": share_over(self.density, 0.1),
+                "frac_dense": share_above(self.density, 0.1),
                 "mean_log10_density": mean(self.log10_density, "no latent was active"),
             },
             "pairs": {
@@ -64,20 +64,20 @@ class Portrait:
 
     def histograms(self) -> dict[str, Histogram]:
         return {
-            "decoder_cosine": self.weights.cosines,
+            "decoder_cosine": self.weights.cosine_histogram,
             "max_decoder_cosine": histogram(self.weights.max_cosine, COSINE),
-            "encoder_decoder_cosine": histogram(self.weights.encoder_decoder, COSINE),
+            "encoder_decoder_cosine": histogram(self.weights.encoder_decoder_cosine, COSINE),
             "decoder_norm": histogram(self.weights.norm, NORM),
             "log10_density": histogram(self.log10_density, LOG10_DENSITY),
         }
 
 
 def mean(values: np.ndarray, undefined: str) -> float | Estimate:
-    """Over those that are numbers."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else Estimate(None, reason=undefined)
+    """Returns the mean of the values that are not NaN; `undefined` is the reason if there are none."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else Estimate(None, reason=undefined)
 
 
-def share_over(values: np.ndarray, limit: float) -> float:
-    """Of all; NaN is over nothing."""
+def share_above(values: np.ndarray, limit: float) -> float:
+    """Returns the share of all values above `limit`; NaN never counts as above."""
     return float((values > limit).mean())

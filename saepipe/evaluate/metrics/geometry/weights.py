@@ -1,4 +1,4 @@
-"""Where the vectors of an SAE's latents point; no data is needed."""
+"""Norms and cosines of an SAE's encoder and decoder vectors; they need no data."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from saepipe.evaluate.stats.histograms import COSINE, Histogram
 
 @dataclass(frozen=True)
 class Weights:
-    """Latent by latent, in float64; NaN where a vector of zeros has no direction."""
+    """Per-latent values in float64; NaN where a vector of zeros has no direction."""
 
     W_dec: Tensor
     """(d_sae, d_in)"""
     norm: np.ndarray
-    """(d_sae,): of decoder rows"""
-    encoder_decoder: np.ndarray
-    """(d_sae,): cosine of each latent's two vectors"""
+    """(d_sae,): norms of decoder rows"""
+    encoder_decoder_cosine: np.ndarray
+    """(d_sae,): cosine of each latent's encoder and decoder vector"""
     max_cosine: np.ndarray
-    """(d_sae,): of its decoder row with the nearest other"""
+    """(d_sae,): largest cosine of each decoder row with another row"""
     nearest: np.ndarray
-    """(d_sae,) int64: the latent of that row; itself where there is none"""
-    cosines: Histogram
-    """of all pairs of decoder rows"""
+    """(d_sae,) int64: index of that other row; its own index if there is none"""
+    cosine_histogram: Histogram
+    """cosines of all pairs of decoder rows"""
     pairs: SimilarPairs
 
     @classmethod
     def of(cls, sae: Autoencoder, num_pairs: int) -> Weights:
-        """With the `num_pairs` most similar pairs."""
+        """Computes the values of one SAE, with the `num_pairs` most similar pairs."""
         W_dec = sae.W_dec.detach()
-        found = similarity(W_dec, num_pairs)
-        norm, along = W_dec.double().norm(dim=1), encoder_decoder_cosine(sae).double()
+        similar = similarity(W_dec, num_pairs)
+        norm, encoder_decoder = W_dec.double().norm(dim=1), encoder_decoder_cosine(sae).double()
         return cls(
             W_dec=W_dec,
-            norm=norm.cpu().numpy().round(6),  # rows of unit norm are so only up to float32
-            encoder_decoder=along.cpu().numpy(),
-            max_cosine=found.max_cosine.double().cpu().numpy(),
-            nearest=found.nearest.cpu().numpy(),
-            cosines=Histogram(COSINE, found.counts.tolist()),
-            pairs=found.pairs,
+            norm=norm.cpu().numpy().round(6),  # unit norm holds only up to float32
+            encoder_decoder_cosine=encoder_decoder.cpu().numpy(),
+            max_cosine=similar.max_cosine.double().cpu().numpy(),
+            nearest=similar.nearest.cpu().numpy(),
+            cosine_histogram=Histogram(COSINE, similar.counts.tolist()),
+            pairs=similar.pairs,
         )

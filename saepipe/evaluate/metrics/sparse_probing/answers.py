@@ -1,4 +1,4 @@
-"""What the probes of each class say of the test texts."""
+"""Answers that the probes of each class give on the test texts."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from saepipe.evaluate.metrics.sparse_probing.tasks import Task, numbered, task
+from saepipe.evaluate.metrics.sparse_probing.tasks import Task, number_classes, sample_task
 from saepipe.evaluate.stats.linear_probes import Probe, Scaling, Training, fit, fit_validated, ranked, train
-from saepipe.evaluate.texts.binary_questions import Examples
+from saepipe.evaluate.texts.binary_questions import BinaryExamples
 
 FULL = "full"
-"""The probe of all columns; the others are called by their number of columns."""
+"""The probe on all columns; the others are named by their number of columns."""
 
 _VALIDATION = 5
-"""One training text in so many chooses the full probe's penalty."""
+"""One training text in this many chooses the full probe's penalty."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one probe said."""
+class ProbeAnswers:
+    """Answers of one probe, with the columns it reads and its weights."""
 
     rows: Tensor
-    """(num_test,) int64: the texts it was asked about"""
+    """(num_test,) int64: the test texts"""
     correct: Tensor
     """(num_test,) bool"""
     positive: Tensor
-    """(num_test,) bool: whether they are of the class"""
+    """(num_test,) bool: True for texts of the class"""
     columns: Tensor
-    """(num_columns,) int64: what it was given, the most telling first"""
+    """(num_columns,) int64: the columns it reads, those with the largest class difference first"""
     weight: Tensor
     """(num_columns,) float64, of standardised columns in mode fixed"""
     bias: Tensor
@@ -41,64 +41,64 @@ class Answer:
         return float(self.correct.double().mean())
 
     @property
-    def majority(self) -> float:
-        """The share of the commoner kind, which a probe that knows nothing would get right."""
+    def majority_rate(self) -> float:
+        """Share of the more common of the two answers, the accuracy of a constant probe."""
         share = float(self.positive.double().mean())
         return max(share, 1 - share)
 
     @property
-    def knows_nothing(self) -> bool:
-        """Whether it says the same of every text."""
+    def is_constant(self) -> bool:
+        """True if the answer is the same on every text."""
         return len(torch.unique(self.correct == self.positive)) == 1
 
 
-Answers = dict[str, dict[str, Answer]]
+Answers = dict[str, dict[str, ProbeAnswers]]
 """By probe, then by class."""
 
 
 def fixed_answers(
-    x: Tensor, asked: Sequence[Task], ks: Sequence[int], *, full: bool, told: Callable[[], None]
+    x: Tensor, tasks: Sequence[Task], ks: Sequence[int], *, full: bool, on_step: Callable[[], None]
 ) -> Answers:
-    """Columns standardised on the training texts; the k with the most distant class means, for every k of one order.
+    """Fits probes on columns standardised on the training texts; each k takes the first k by distance of class means.
 
     Args:
         x: (num_texts, d) pooled, float32.
-        asked: the same tasks for every probe and every SAE.
+        tasks: the same for every probe and every SAE.
         ks: numbers of columns; those above d are left out.
-        full: whether a probe of all columns is fitted too, the dearest of them.
-        told: called after each task.
+        full: also fits a probe on all columns, the most expensive one.
+        on_step: called after each task.
     """
     answers: Answers = {}
-    for one in asked:
-        known, y = x[one.train.rows], one.train.positive
-        scaling = Scaling.of(known)
-        known, unseen = scaling(known), scaling(x[one.test.rows])
-        order = ranked(known, y)
+    for task in tasks:
+        x_train, y = x[task.train.rows], task.train.positive
+        scaling = Scaling.of(x_train)
+        x_train, x_test = scaling(x_train), scaling(x[task.test.rows])
+        order = ranked(x_train, y)
         if full:
             varying = order[scaling.scale[order] > 0]
             columns = varying if len(varying) else order[:1]
-            probe = fit_validated(known[:, columns], y, len(y) // _VALIDATION)
-            answers.setdefault(FULL, {})[one.label] = _answer(probe, columns, unseen, one.test)
+            probe = fit_validated(x_train[:, columns], y, len(y) // _VALIDATION)
+            answers.setdefault(FULL, {})[task.label] = _answer(probe, columns, x_test, task.test)
         for k in ks:
             if k <= x.shape[1]:
                 columns = order[:k]
-                probe = fit(known[:, columns], y)
-                answers.setdefault(str(k), {})[one.label] = _answer(probe, columns, unseen, one.test)
-        told()
+                probe = fit(x_train[:, columns], y)
+                answers.setdefault(str(k), {})[task.label] = _answer(probe, columns, x_test, task.test)
+        on_step()
     return answers
 
 
-def chosen(x: Tensor, asked: Sequence[Task], k: int) -> Tensor:
-    """(num_chosen,) int64: the columns that some task's probe of k columns, or of fewer, will be given; ascending."""
+def used_columns(x: Tensor, tasks: Sequence[Task], k: int) -> Tensor:
+    """Returns the columns that probes of at most k columns will read in any task: (num_used,) int64, ascending."""
     orders = []
-    for one in asked:
-        known = x[one.train.rows]
-        orders.append(ranked(Scaling.of(known)(known), one.train.positive)[:k])
+    for task in tasks:
+        x_train = x[task.train.rows]
+        orders.append(ranked(Scaling.of(x_train)(x_train), task.train.positive)[:k])
     return torch.unique(torch.cat(orders))
 
 
-def renamed(answers: Answers, columns: Tensor) -> Answers:
-    """Answers of probes of x[:, columns], as of x."""
+def renumber_columns(answers: Answers, columns: Tensor) -> Answers:
+    """Converts answers of probes on x[:, columns] to answers of probes on x."""
     return {
         probe: {label: replace(answer, columns=columns[answer.columns]) for label, answer in by_class.items()}
         for probe, by_class in answers.items()
@@ -113,58 +113,58 @@ def reference_answers(
     generator: torch.Generator,
     *,
     full: bool,
-    told: Callable[[], None],
+    on_step: Callable[[], None],
 ) -> Answers:
-    """SAEBench 0.6.0: columns as they are, negatives drawn anew for each probe, the full probe's epoch chosen on test.
+    """Fits SAEBench 0.6.0's probes: raw columns, new negatives for each probe, the full probe's epoch chosen on test.
 
     Args:
         x: (num_texts, d) pooled, float32.
-        labels: of the texts, training texts first.
-        num_train: how many those are.
+        labels: labels of the texts, training texts first.
+        num_train: number of training texts.
         ks: numbers of columns; those above d are left out.
-        generator: of all draws.
-        full: whether a probe of all columns is trained too.
-        told: called after each class of each probe.
+        generator: source of all random numbers.
+        full: also trains a probe on all columns.
+        on_step: called after each class of each probe.
     """
-    numbers, classes = numbered(labels)
+    numbers, classes = number_classes(labels)
     answers: Answers = {}
     for k in ([None] if full else []) + [k for k in ks if k <= x.shape[1]]:
         for index, label in enumerate(classes):
-            one = task(numbers, num_train, index, classes, generator)
-            known, y, unseen = x[one.train.rows], one.train.positive, x[one.test.rows]
+            task = sample_task(numbers, num_train, index, classes, generator)
+            x_train, y, x_test = x[task.train.rows], task.train.positive, x[task.test.rows]
             if k is None:
                 columns = torch.arange(x.shape[1])
-                probe = train(known, y, unseen, one.test.positive, Training(), generator)
+                probe = train(x_train, y, x_test, task.test.positive, Training(), generator)
             else:
-                columns = ranked(known, y)[:k].sort().values
-                probe = fit(known[:, columns], y)
+                columns = ranked(x_train, y)[:k].sort().values
+                probe = fit(x_train[:, columns], y)
             name = FULL if k is None else str(k)
-            answers.setdefault(name, {})[label] = _answer(probe, columns, unseen, one.test)
-            told()
+            answers.setdefault(name, {})[label] = _answer(probe, columns, x_test, task.test)
+            on_step()
     return answers
 
 
-def _answer(probe: Probe, columns: Tensor, unseen: Tensor, asked: Examples) -> Answer:
-    correct = probe.correct(unseen[:, columns], asked.positive)
+def _answer(probe: Probe, columns: Tensor, x_test: Tensor, test: BinaryExamples) -> ProbeAnswers:
+    correct = probe.correct(x_test[:, columns], test.positive)
     bias = torch.tensor(probe.bias, dtype=torch.float64)
-    return Answer(asked.rows, correct, asked.positive, columns, probe.weight, bias)
+    return ProbeAnswers(test.rows, correct, test.positive, columns, probe.weight, bias)
 
 
 def to_tensors(answers: Answers) -> tuple[dict[str, Tensor], list[list[str]]]:
-    """Tensors by name, and the probes and classes that the names count, for `from_tensors`."""
+    """Returns tensors by name, and the probe and class of each number in those names, for `from_tensors`."""
     names = [[probe, label] for probe, by_class in answers.items() for label in by_class]
-    return dict(_named(answers, names)), names
+    return dict(_named_tensors(answers, names)), names
 
 
 def from_tensors(tensors: Mapping[str, Tensor], names: Sequence[Sequence[str]]) -> Answers:
     answers: Answers = {}
     for number, (probe, label) in enumerate(names):
-        fields = {field: tensors[f"{number}.{field}"] for field in Answer.__dataclass_fields__}
-        answers.setdefault(probe, {})[label] = Answer(**fields)
+        fields = {field: tensors[f"{number}.{field}"] for field in ProbeAnswers.__dataclass_fields__}
+        answers.setdefault(probe, {})[label] = ProbeAnswers(**fields)
     return answers
 
 
-def _named(answers: Answers, names: Sequence[Sequence[str]]) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(answers: Answers, names: Sequence[Sequence[str]]) -> Iterator[tuple[str, Tensor]]:
     for number, (probe, label) in enumerate(names):
-        for field in Answer.__dataclass_fields__:
+        for field in ProbeAnswers.__dataclass_fields__:
             yield f"{number}.{field}", getattr(answers[probe][label], field).clone()  # files share no memory

@@ -1,4 +1,4 @@
-"""One data set: its texts, their activations, and what probes of the model itself say; all of it stored."""
+"""One dataset to probe: its texts, their activations, and the answers of probes on the model itself; all stored."""
 
 from __future__ import annotations
 
@@ -12,96 +12,98 @@ import torch
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.sparse_probing.answers import (
     Answers,
-    chosen,
     fixed_answers,
     from_tensors,
     reference_answers,
-    renamed,
+    renumber_columns,
     to_tensors,
+    used_columns,
 )
-from saepipe.evaluate.metrics.sparse_probing.tasks import Task, read, stored, tasks
+from saepipe.evaluate.metrics.sparse_probing.tasks import Task, from_content, sample_tasks, to_content
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.linear_probes import STRENGTHS
-from saepipe.evaluate.texts.config import LabelledConfig
+from saepipe.evaluate.texts.config import LabelledDatasetConfig
 from saepipe.evaluate.texts.pooled import TextActivations, activations_work, pooled_latents, text_activations
-from saepipe.evaluate.texts.sample import Draw, LabelledTexts
-from saepipe.evaluate.texts.stored import labelled_texts, work_of
+from saepipe.evaluate.texts.sample import LabelledTexts, Sampling
+from saepipe.evaluate.texts.stored import labelled_texts, texts_work
 
 _VERSION = 1
-"""Raised whenever the same texts and settings give other tasks, or the model's probes other answers."""
+"""Increased when equal texts and settings would give other tasks or other answers of the model's probes."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of a data set."""
+class ProbingSettings:
+    """Settings of the probes on one dataset."""
 
-    config: LabelledConfig
-    draw: Draw
+    config: LabelledDatasetConfig
+    sampling: Sampling
     context_size: int
     ks: tuple[int, ...]
     full: bool
 
-    @property
-    def name(self) -> str:
-        return self.config.name
-
     def works(self) -> list[Work]:
-        """Texts, their activations, tasks, and probes of the model."""
-        drawn = work_of(self.config, self.draw)
-        return [drawn, self._activations(drawn), self._tasks(drawn), self._probes(drawn)]
+        """Returns the work for texts, their activations, tasks, and probes of the model."""
+        texts = texts_work(self.config, self.sampling)
+        return [texts, self._activations_work(texts), self._tasks_work(texts), self._probes_work(texts)]
 
-    def prepare(self, testbed: Testbed, progress: Progress) -> DataSet:
-        """All that is the same for every SAE; made at first, read afterwards."""
-        drawn = work_of(self.config, self.draw)
-        texts = labelled_texts(testbed, self.config, self.draw, drawn)
-        activations = text_activations(testbed, texts.texts, self._activations(drawn), self.name, progress)
-        asked = read(self._get(testbed, self._tasks(drawn), partial(self._draw_tasks, texts)))
-        found = DataSet(self, texts, activations, asked, {}, dict(drawn.key["origin"]))
-        llm = self._get(testbed, self._probes(drawn), partial(found.model_probes, progress))
-        return replace(found, llm=from_tensors(llm.tensors, llm.info["names"]))
+    def prepare(self, testbed: Testbed, progress: Progress) -> ProbingDataset:
+        """Makes all that is the same for every SAE, or reads it if it is stored."""
+        work = texts_work(self.config, self.sampling)
+        texts = labelled_texts(testbed, self.config, self.sampling, work)
+        activations = text_activations(testbed, texts.texts, self._activations_work(work), self.config.name, progress)
+        tasks = from_content(self._get(testbed, self._tasks_work(work), partial(self._sample_tasks, texts)))
+        dataset = ProbingDataset(self, texts, activations, tasks, {}, dict(work.key["origin"]))
+        llm = self._get(testbed, self._probes_work(work), partial(dataset.model_probes, progress))
+        return replace(dataset, llm=from_tensors(llm.tensors, llm.info["names"]))
 
-    def _draw_tasks(self, texts: LabelledTexts) -> Content:
+    def _sample_tasks(self, texts: LabelledTexts) -> Content:
         labels = [row.label for row in texts.rows]
-        return stored(tasks(labels, texts.num_train, self.draw.seed, mirrored=self.draw.mode == "reference"))
+        seed, mirrored = self.sampling.seed, self.sampling.mode == "reference"
+        return to_content(sample_tasks(labels, texts.num_train, seed, mirrored=mirrored))
 
     @staticmethod
     def _get(testbed: Testbed, work: Work, make: Callable[[], Content]) -> Content:
-        return testbed.artifacts.get(work.kind, work.key, make)
+        return testbed.kept_work.get(work.kind, work.key, make)
 
-    def _activations(self, drawn: Work) -> Work:
-        return activations_work(drawn, self.context_size)
+    def _activations_work(self, texts: Work) -> Work:
+        return activations_work(texts, self.context_size)
 
-    def _tasks(self, drawn: Work) -> Work:
-        return Work("tasks", {"texts": dict(drawn.key), "version": _VERSION})
+    def _tasks_work(self, texts: Work) -> Work:
+        return Work("tasks", {"texts": dict(texts.key), "version": _VERSION})
 
-    def _probes(self, drawn: Work) -> Work:
+    def _probes_work(self, texts: Work) -> Work:
         settings = {"ks": list(self.ks), "full": self.full, "strengths": list(STRENGTHS), "version": _VERSION}
-        return Work("probes", {"texts": dict(drawn.key), "context_size": self.context_size, **settings})
+        return Work("probes", {"texts": dict(texts.key), "context_size": self.context_size, **settings})
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set ready to be asked of any SAE."""
+class ProbingDataset:
+    """A dataset ready for probes on any SAE."""
 
-    asked: Asked
+    settings: ProbingSettings
     texts: LabelledTexts
     activations: TextActivations
     tasks: Sequence[Task]
     llm: Answers
-    origin: dict[str, Any]
+    source_version: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.settings.config.name
 
     @property
     def num_steps(self) -> int:
-        """Tasks that `answers` tells of."""
-        return len(self.tasks) * (1 if self.asked.draw.mode == "fixed" else len(self.asked.ks) + self.asked.full)
+        """Number of times that `answers` advances the progress."""
+        per_task = 1 if self.settings.sampling.mode == "fixed" else len(self.settings.ks) + self.settings.full
+        return len(self.tasks) * per_task
 
     def model_probes(self, progress: Progress) -> Content:
-        """What probes of the model's own channels say."""
-        progress.start(f"probes of the model on {self.asked.name}", self.num_steps, "tasks")
+        """Returns the answers of probes on the model's own channels."""
+        progress.start(f"probes of the model on {self.name}", self.num_steps, "tasks")
         try:
-            generator = torch.Generator().manual_seed(self.asked.draw.seed)
+            generator = torch.Generator().manual_seed(self.settings.sampling.seed)
             answers = self.answers(self.activations.pooled(), generator, progress)
         finally:
             progress.finish()
@@ -109,26 +111,26 @@ class DataSet:
         return Content(tensors, {"names": names})
 
     def sae_probes(self, subject: Subject, generator: torch.Generator, progress: Progress) -> Answers:
-        """What probes of an SAE's latents say. Without a full probe, test texts are encoded to chosen latents only."""
-        if self.asked.full or self.asked.draw.mode == "reference":
+        """Returns answers of probes on latents; without a full probe, only used latents of test texts are encoded."""
+        if self.settings.full or self.settings.sampling.mode == "reference":
             return self.answers(pooled_latents(subject, self.activations), generator, progress)
-        known, unseen = _split(self.activations, self.texts.num_train)
-        x = pooled_latents(subject, known)
-        columns = chosen(x, self.tasks, max(self.asked.ks))
-        few = torch.cat([x[:, columns], pooled_latents(subject, unseen, columns)])
-        return renamed(self.answers(few, generator, progress), columns)
+        train, test = _split(self.activations, self.texts.num_train)
+        x = pooled_latents(subject, train)
+        columns = used_columns(x, self.tasks, max(self.settings.ks))
+        used = torch.cat([x[:, columns], pooled_latents(subject, test, columns)])
+        return renumber_columns(self.answers(used, generator, progress), columns)
 
     def answers(self, x: torch.Tensor, generator: torch.Generator, progress: Progress) -> Answers:
-        """What probes of the columns of x (num_texts, d) say; only mode reference draws, from `generator`."""
-        asked, told = self.asked, partial(progress.advance, 1)
-        if asked.draw.mode == "fixed":
-            return fixed_answers(x, self.tasks, asked.ks, full=asked.full, told=told)
+        """Returns answers of probes on the columns of x (num_texts, d); only mode reference uses `generator`."""
+        ks, full, on_step = self.settings.ks, self.settings.full, partial(progress.advance, 1)
+        if self.settings.sampling.mode == "fixed":
+            return fixed_answers(x, self.tasks, ks, full=full, on_step=on_step)
         labels = [row.label for row in self.texts.rows]
-        return reference_answers(x, labels, self.texts.num_train, asked.ks, generator, full=asked.full, told=told)
+        return reference_answers(x, labels, self.texts.num_train, ks, generator, full=full, on_step=on_step)
 
 
 def _split(activations: TextActivations, num_texts: int) -> tuple[TextActivations, TextActivations]:
-    """The first texts, and the others."""
+    """Splits off the first `num_texts` texts."""
     cut = int(activations.offsets[num_texts])
     x, offsets, num_special = activations.x, activations.offsets, activations.num_special
     return (

@@ -1,4 +1,4 @@
-"""Questions that the model itself answers correctly, however their choices are ordered; made once for all SAEs."""
+"""Questions that the model itself answers correctly in every order of their choices; found once for all SAEs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from saepipe.evaluate.metrics.unlearning.questions import (
     LETTERS,
     Question,
     QuestionsConfig,
-    chosen,
+    answered_letters,
     letter_ids,
     prompt_ids,
     read_questions,
 )
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
-from saepipe.evaluate.texts.dataset_source import described
+from saepipe.evaluate.texts.dataset_source import dataset_key
 
 IDENTITY = tuple(range(len(LETTERS)))
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Some prompts, padded on the right: attention is causal, so no token sees the padding behind it."""
+class PromptBatch:
+    """Prompts padded on the right: attention is causal, so no token sees the padding after it."""
 
     rows: Tensor
-    """(batch,) int64: which questions"""
+    """(batch,) int64: indices of the questions"""
     ids: Tensor
     """(batch, seq) int64"""
     keep: Tensor
@@ -46,8 +46,8 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The questions of one set that the model answers correctly, asked in the original order of their choices."""
+class AnsweredQuestions:
+    """Questions of one set that the model answers correctly, with their prompts in the original order of choices."""
 
     ids: Tensor
     """(num_tokens,) int64: prompt after prompt"""
@@ -69,70 +69,70 @@ class Asked:
     def __len__(self) -> int:
         return len(self.answers)
 
-    def batches(self, batch_size: int) -> Iterator[Prompts]:
-        """Prompts of like length together."""
+    def batches(self, batch_size: int) -> Iterator[PromptBatch]:
+        """Yields prompts in batches of similar length."""
         lengths = self.offsets.diff()
-        for rows in _like_length(lengths, batch_size):
+        for rows in _rows_by_length(lengths, batch_size):
             spans = [slice(int(self.offsets[row]), int(self.offsets[row + 1])) for row in rows]
             ids, keep, x = (_padded([part[span] for span in spans]) for part in (self.ids, self.keep, self.x))
-            yield Prompts(rows, ids, keep, x, lengths[rows] - 1)
+            yield PromptBatch(rows, ids, keep, x, lengths[rows] - 1)
 
 
-def asked_work(config: QuestionsConfig, num_permutations: int, template: str | None, seed: int) -> Work:
-    """What `asked` will ask for."""
+def questions_work(config: QuestionsConfig, num_permutations: int, template: str | None, seed: int) -> Work:
+    """Returns the work that `ask_questions` needs."""
     columns = {"question": config.question, "choices": config.choices, "answer": config.answer}
     decisive = {"permutations": num_permutations, "prompt": template, "seed": seed, "subject": config.subject}
-    return Work("unlearning_questions", {"dataset": described(config.dataset), **columns, **decisive})
+    return Work("unlearning_questions", {"dataset": dataset_key(config.dataset), **columns, **decisive})
 
 
-def asked(testbed: Testbed, config: QuestionsConfig, work: Work, progress: Progress) -> Asked:
-    """The questions that the clean model answers correctly under all permutations, and x at the hook; an artifact."""
+def ask_questions(testbed: Testbed, config: QuestionsConfig, work: Work, progress: Progress) -> AnsweredQuestions:
+    """Returns the questions that the clean model answers correctly in all orders, and x at the hook; an artifact."""
 
     def make() -> Content:
-        return _ask(testbed, config, work.key, progress)
+        return _ask_model(testbed, config, work.key, progress)
 
-    content = testbed.artifacts.get(work.kind, work.key, make)
-    return Asked(**content.tensors, num_asked=content.info["num_asked"])
-
-
-def orders(num_permutations: int, seed: int) -> list[tuple[int, ...]]:
-    """The original order of four choices first, then others; all 24, or a draw of them."""
-    others = [order for order in permutations(IDENTITY) if order != IDENTITY]
-    return [IDENTITY, *random.Random(seed).sample(others, num_permutations - 1)]
+    content = testbed.kept_work.get(work.kind, work.key, make)
+    return AnsweredQuestions(**content.tensors, num_asked=content.info["num_asked"])
 
 
-def _ask(testbed: Testbed, config: QuestionsConfig, key: Mapping[str, Any], progress: Progress) -> Content:
-    """A question that was once answered wrongly is not asked again."""
+def choice_orders(num_permutations: int, seed: int) -> list[tuple[int, ...]]:
+    """Returns the original order of four choices, then a sample of the other 23, or all of them."""
+    permuted = [order for order in permutations(IDENTITY) if order != IDENTITY]
+    return [IDENTITY, *random.Random(seed).sample(permuted, num_permutations - 1)]
+
+
+def _ask_model(testbed: Testbed, config: QuestionsConfig, key: Mapping[str, Any], progress: Progress) -> Content:
+    """Asks the model order by order; a question once answered wrongly is not asked again."""
     lm = testbed.language_model
     letters = letter_ids(lm.tokenizer)
     questions = read_questions(config, key["dataset"].get("revision"))
-    left = list(range(len(questions)))
+    remaining = list(range(len(questions)))
 
     def prompts(order: Sequence[int]) -> list[Tensor]:
-        asked_now = [questions[number].permuted(order) for number in left]
-        return [torch.tensor(prompt_ids(one, config.subject, key["prompt"], lm)) for one in asked_now]
+        permuted = [questions[number].permuted(order) for number in remaining]
+        return [torch.tensor(prompt_ids(question, config.subject, key["prompt"], lm)) for question in permuted]
 
-    tried = orders(key["permutations"], key["seed"])
-    progress.start(f"unlearning: questions about {config.subject}", len(questions) * len(tried), "prompts")
+    orders = choice_orders(key["permutations"], key["seed"])
+    progress.start(f"unlearning: questions about {config.subject}", len(questions) * len(orders), "prompts")
     try:
-        for order in tried:
-            right = torch.tensor([questions[number].permuted(order).answer for number in left])
+        for order in orders:
+            right = torch.tensor([questions[number].permuted(order).answer for number in remaining])
             correct = _answers(testbed, prompts(order), letters) == right
-            progress.advance(len(questions), left=len(left))
-            left = [number for number, kept in zip(left, correct.tolist(), strict=True) if kept]
+            progress.advance(len(questions), left=len(remaining))
+            remaining = [number for number, kept in zip(remaining, correct.tolist(), strict=True) if kept]
     finally:
         progress.finish()
-    return _content(testbed, prompts(IDENTITY), [questions[number] for number in left], left, letters, len(questions))
+    return _content(testbed, prompts(IDENTITY), [questions[n] for n in remaining], remaining, letters, len(questions))
 
 
 def _answers(testbed: Testbed, prompts: Sequence[Tensor], letters: Tensor) -> Tensor:
-    """(num_prompts,) int64: the letter that the clean model gives to each."""
-    found = torch.empty(len(prompts), dtype=torch.int64)
-    for rows, ids, last in _by_length(prompts, testbed.batch_size):
+    """Returns the letter that the clean model answers to each prompt, (num_prompts,) int64."""
+    answers = torch.empty(len(prompts), dtype=torch.int64)
+    for rows, ids, last in _batches(prompts, testbed.batch_size):
         testbed.passes.full += len(rows)
         logits = testbed.language_model.model(input_ids=ids.to(testbed.device), use_cache=False).logits
-        found[rows] = chosen(logits[torch.arange(len(rows)), last], letters).cpu()
-    return found
+        answers[rows] = answered_letters(logits[torch.arange(len(rows)), last], letters).cpu()
+    return answers
 
 
 def _content(
@@ -148,10 +148,10 @@ def _content(
     offsets = lengths.cumsum(0)
     ids = torch.cat([torch.empty(0, dtype=torch.int64), *prompts])
     x = torch.empty(len(ids), lm.d_in, dtype=lm.model.dtype)
-    for rows, batch, last in _by_length(prompts, testbed.batch_size):
+    for rows, batch, last in _batches(prompts, testbed.batch_size):
         captured = testbed.capture(batch).cpu()
-        for row, found, length in zip(rows.tolist(), captured, (last + 1).tolist(), strict=True):
-            x[offsets[row] : offsets[row + 1]] = found[:length]
+        for row, activations, length in zip(rows.tolist(), captured, (last + 1).tolist(), strict=True):
+            x[offsets[row] : offsets[row + 1]] = activations[:length]
     tensors = {
         "ids": ids,
         "keep": torch.from_numpy(keep_mask(ids.numpy(), lm.special_ids)),
@@ -164,19 +164,19 @@ def _content(
     return Content(tensors, {"num_asked": num_asked})
 
 
-def _by_length(prompts: Sequence[Tensor], batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of prompts of like length: which (batch,), ids (batch, seq) padded on the right, last token (batch,)."""
+def _batches(prompts: Sequence[Tensor], batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields prompts of similar length: indices (batch,), ids (batch, seq) padded on the right, last token (batch,)."""
     lengths = torch.tensor([len(ids) for ids in prompts], dtype=torch.int64)
-    for rows in _like_length(lengths, batch_size):
+    for rows in _rows_by_length(lengths, batch_size):
         yield rows, _padded([prompts[row] for row in rows]), lengths[rows] - 1
 
 
-def _like_length(lengths: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Indices of prompts, the shortest first, `batch_size` at a time."""
+def _rows_by_length(lengths: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Yields indices of prompts, the shortest first, `batch_size` at a time."""
     if len(lengths):
         yield from torch.split(lengths.argsort(stable=True), batch_size)
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
-    """Zeros (token 0, a vector of zeros, False) where a row is shorter than the longest."""
+    """Pads rows to the length of the longest with zeros (token 0, a vector of zeros, False)."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)

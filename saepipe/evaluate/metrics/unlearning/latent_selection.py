@@ -1,4 +1,4 @@
-"""Which latents stand for what is to be forgotten: often active on its text, and hardly on any other."""
+"""Selection of the latents to clamp: often active on the text to forget, rarely on the text to retain."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 from saepipe.evaluate.model.config import Mode
 
 
-def select(forget: Tensor, retain: Tensor, threshold: float, num: int, mode: Mode) -> Tensor:
-    """Of the latents below `threshold` on the retain text, the `num` that fire most often on the forget text.
+def select_latents(forget: Tensor, retain: Tensor, threshold: float, num: int, mode: Mode) -> Tensor:
+    """Returns the `num` latents densest on the forget text among those below `threshold` on the retain text.
 
-    Fewer, where fewer fire on it at all. Between equal densities fixed takes the latent of the lower index; reference
-    whichever numpy's unstable sort puts last, and it sees densities of six decimals only.
+    It returns fewer if fewer are active on the forget text at all. Among equal densities, fixed takes the lower index
+    and reference whichever latent numpy's unstable sort puts last; reference also rounds densities to six decimals.
 
     Args:
         forget: (d_sae,) float64 densities.
         retain: (d_sae,) float64 densities.
-        threshold: of the retain density; a latent at it is left out.
-        num: how many are wanted.
+        threshold: limit of the retain density; a latent exactly at it is left out.
+        num: number of latents wanted.
         mode: see above.
 
     Returns:
-        (num_latents,) int64 indices, the most frequent first.
+        (num_latents,) int64 indices, the densest first.
     """
     if mode == "reference":
         forget, retain = forget.round(decimals=6), retain.round(decimals=6)

@@ -1,4 +1,4 @@
-"""Multiple-choice questions: where they are read from, how they are put to a model, and which letter it answers."""
+"""Multiple-choice questions: how they are read, what the prompt is, and which letter a model answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from saepipe.harvest.text import read_rows, value_of
 
 LETTERS = "ABCD"
 
-_ASKED = (
+_DEFAULT_PROMPT = (
     "The following are multiple choice questions (with answers) about {subject}.\n"
     "{question}\nA. {A}\nB. {B}\nC. {C}\nD. {D}"
 )
@@ -28,18 +28,18 @@ class QuestionsConfig(Config):
     """A set of questions with four choices each."""
 
     source: str
-    """hub id, or a .jsonl, .csv or .parquet file"""
+    """Hub id, or a .jsonl, .csv or .parquet file."""
     subset: str | None = None
     split: str = "test"
     revision: str | None = None
     subject: str
-    """what they are about, for the prompt"""
+    """Subject of the questions, for the prompt."""
     question: str = "question"
-    """a column"""
+    """Column with the question."""
     choices: str | tuple[str, str, str, str] = "choices"
-    """a column that holds a list of four, or four columns"""
+    """Column that holds a list of four choices, or four columns."""
     answer: str = "answer"
-    """a column with the index of the right choice, 0 to 3, or its letter"""
+    """Column with the index of the right choice, 0 to 3, or its letter."""
 
     @property
     def dataset(self) -> DatasetConfig:
@@ -55,16 +55,16 @@ class Question:
     answer: int
 
     def permuted(self, order: Sequence[int]) -> Question:
-        """With choice `order[i]` at place i."""
+        """Returns the question with choice `order[i]` in position i."""
         return Question(self.text, tuple(self.choices[index] for index in order), list(order).index(self.answer))
 
 
 def read_questions(config: QuestionsConfig, revision: str | None = None) -> list[Question]:
-    """All questions, in the order of their dataset.
+    """Returns all questions, in the order of their dataset.
 
     Raises:
-        ConfigError: if a file, a split or a column is not there, or a row is no question with four choices.
-        RemoteError: if a hub does not give the dataset.
+        ConfigError: if a file, a split or a column does not exist, or a row is not a question with four choices.
+        RemoteError: if a hub does not provide the dataset.
     """
     return [_question(config, number, row) for number, row in enumerate(read_rows(config.dataset, revision))]
 
@@ -73,32 +73,32 @@ def _question(config: QuestionsConfig, number: int, row: dict[Any, Any]) -> Ques
     def value(column: str) -> Any:
         return value_of(config.source, row, column)
 
-    named = config.choices
-    choices = value(named) if isinstance(named, str) else [value(column) for column in named]
+    columns = config.choices
+    choices = value(columns) if isinstance(columns, str) else [value(column) for column in columns]
     answer = str(value(config.answer)).strip()
     index = LETTERS.find(answer) if len(answer) == 1 and answer in LETTERS else "0123".find(answer)
     if isinstance(choices, str) or len(choices) != len(LETTERS) or index < 0 or len(answer) != 1:
         raise ConfigError(
-            f"row {number} of {config.source} is no question with four choices: choices {choices!r}, answer {answer!r}",
+            f"row {number} of {config.source} is not a four-choice question: choices {choices!r}, answer {answer!r}",
             hint="choices: a list of four, or four columns; answer: 0 to 3, or A to D",
         )
     return Question(str(value(config.question)), tuple(str(choice) for choice in choices), index)
 
 
 def prompt_ids(question: Question, subject: str, template: str | None, lm: LanguageModel) -> list[int]:
-    """Token ids of the prompt, BOS first; the model's next token is its answer.
+    """Returns token ids of the prompt, BOS first; the model's next token is its answer.
 
-    Without a template, the question as SAEBench asks it: through the tokenizer's chat template and followed by
-    `Answer: (` where it has one, as plain text that ends in `Answer:` where it has none.
+    Without a template, it is the question as SAEBench asks it: through the tokenizer's chat template and followed by
+    `Answer: (` if there is one, else as plain text that ends in `Answer:`.
 
     Args:
-        question: what is asked.
-        subject: what it is about.
+        question: the question and its choices.
+        subject: subject of the question.
         template: text with the slots {subject}, {question}, {A}, {B}, {C} and {D}.
-        lm: whose tokenizer and chat template are used.
+        lm: its tokenizer and chat template are used.
     """
     slots = dict(zip(LETTERS, question.choices, strict=True)) | {"subject": subject, "question": question.text}
-    text = (template or _ASKED).format(**slots)
+    text = (template or _DEFAULT_PROMPT).format(**slots)
     if template is None and lm.tokenizer.chat_template:
         turn = [{"role": "user", "content": text}]
         text = str(lm.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)) + "Answer: ("
@@ -109,7 +109,7 @@ def prompt_ids(question: Question, subject: str, template: str | None, lm: Langu
 
 
 def check_template(template: str) -> None:
-    """Raises ValueError if a prompt template has a slot that nothing fills, or none for the question."""
+    """Raises ValueError if a prompt template lacks the question or has a slot that nothing fills."""
     if "{question}" not in template:
         raise ValueError("the prompt has no {question}")
     try:
@@ -119,22 +119,22 @@ def check_template(template: str) -> None:
 
 
 def letter_ids(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """(4, 2) int64: the tokens "A" and " A", "B" and " B", ...; twice the same where only one is a single token.
+    """Returns (4, 2) int64: the tokens "A" and " A", "B" and " B", ...; twice the same if one is not a single token.
 
     Raises:
-        ConfigError: if the tokenizer has neither for a letter.
+        ConfigError: if neither is a single token for some letter.
     """
 
     def forms(letter: str) -> list[int]:
         encoded = [tokenizer.encode(text, add_special_tokens=False) for text in (letter, f" {letter}")]
         single = [ids[0] for ids in encoded if len(ids) == 1]
         if not single:
-            raise ConfigError(f"the tokenizer has no token for the letter {letter}, which answers are given in")
+            raise ConfigError(f"the tokenizer has no token for the letter {letter}, one of the four possible answers")
         return [single[0], single[-1]]
 
     return torch.tensor([forms(letter) for letter in LETTERS])
 
 
-def chosen(logits: Tensor, letters: Tensor) -> Tensor:
-    """(batch,) int64: the letter with the likeliest token, from next-token logits (batch, vocab) and `letter_ids`."""
+def answered_letters(logits: Tensor, letters: Tensor) -> Tensor:
+    """Returns the letter with the likeliest token, (batch,) int64, for next-token logits (batch, vocab)."""
     return logits[:, letters.to(logits.device)].amax(dim=2).argmax(dim=1)

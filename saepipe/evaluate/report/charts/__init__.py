@@ -1,1 +1,1 @@
-"""The charts of the report, a file for each section of the page."""
+"""Charts of the report, one file per section of the page."""

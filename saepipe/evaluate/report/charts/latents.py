@@ -1,4 +1,4 @@
-"""How often latents fire and how alike their decoder rows are: histograms of the runs, laid over each other."""
+"""Overlaid histograms of the runs: density of latents, and cosines of their decoder rows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from saepipe.evaluate.report.charts.lines import Axes, Line, lines
 from saepipe.evaluate.report.evaluations import HISTOGRAMS
 from saepipe.evaluate.report.story import Story
 
-_TEXT = "A line is a run, coloured by its variant. Heights are shares, so that SAEs of different sizes compare."
+_TEXT = "Each line is a run, coloured by variant. Heights are shares, so SAEs of different sizes are comparable."
 _SOURCES = ("geometry", "core")
-"""Evaluations that have histograms, the first that has one first."""
+"""Evaluations with histograms, in order of preference."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """One histogram, under its name in the results."""
+    """Chart of one histogram."""
 
     id: str
     title: str
@@ -32,21 +32,21 @@ _KINDS = {
     "log10_density": _Kind(
         "latents-density",
         "Density of latents",
-        "The share of latents by log10 of their density, which is the share of held-out tokens on which they fire.",
+        "Share of latents by log10 of their density, the share of held-out tokens on which they are active.",
         "log10 density",
         "share of latents",
     ),
     "max_decoder_cosine": _Kind(
         "latents-nearest-cosine",
         "Cosine with the nearest decoder row",
-        "The share of latents by the cosine of their decoder row with the most similar other one.",
+        "Share of latents by the cosine of their decoder row with the most similar other row.",
         "cosine",
         "share of latents",
     ),
     "decoder_cosine": _Kind(
         "latents-decoder-cosine",
         "Cosine of all pairs of decoder rows",
-        "The share of all pairs of latents by the cosine of their decoder rows; where it is 0 there is no such pair.",
+        "Share of all pairs of latents by the cosine of their decoder rows; 0 means that there is no such pair.",
         "cosine",
         "share of pairs",
         may_be_log=True,
@@ -55,50 +55,49 @@ _KINDS = {
 
 
 def section(story: Story) -> Section:
-    """The histograms that the runs' evaluations hold."""
+    """Returns the section, with the histograms in the runs' evaluations."""
     charts: list[Chart] = []
     absent: dict[str, list[str]] = {}
     for name, kind in _KINDS.items():
-        found = {row.label: _histogram(story, row.label, name) for row in story.rows}
-        known = {label: histogram for label, histogram in found.items() if histogram}
-        if known:
-            charts.append(_chart(story, name, kind, known))
-        missing = [label for label, histogram in found.items() if not histogram]
+        histograms = {row.label: found for row in story.rows if (found := _histogram(story, row.label, name))}
+        if histograms:
+            charts.append(_chart(story, name, kind, histograms))
+        missing = [row.label for row in story.rows if row.label not in histograms]
         if missing:
             absent.setdefault(", ".join(missing), []).append(kind.title.lower())
-    told = (f"Not measured of {labels}: {'; '.join(kinds)} (evaluate geometry)." for labels, kinds in absent.items())
-    return Section("latents", "Latents", _TEXT if charts else "", tuple(charts), tuple(told))
+    reasons = (f"Not measured for {runs}: {'; '.join(kinds)} (evaluate geometry)." for runs, kinds in absent.items())
+    return Section("latents", "Latents", _TEXT if charts else "", tuple(charts), tuple(reasons))
 
 
 def _histogram(story: Story, label: str, name: str) -> Mapping[str, Any] | None:
-    """Edges and counts, where an evaluation has any."""
+    """Returns edges and counts; None if no evaluation has any."""
     for source in _SOURCES:
-        found = story.results[label].get(source, {}).get("saepipe", {}).get(HISTOGRAMS, {}).get(name)
-        if found and sum(found["counts"]):
-            return found
+        histogram = story.results[label].get(source, {}).get("saepipe", {}).get(HISTOGRAMS, {}).get(name)
+        if histogram and sum(histogram["counts"]):
+            return histogram
     return None
 
 
-def _chart(story: Story, name: str, kind: _Kind, known: Mapping[str, Mapping[str, Any]]) -> Chart:
+def _chart(story: Story, name: str, kind: _Kind, histograms: Mapping[str, Mapping[str, Any]]) -> Chart:
     text = kind.text
     if name == "log10_density":
-        told = (f"{row.label} {silent:.2%}" for row in story.rows if (silent := row.value("frac_dead")) is not None)
-        silent_ones = ", ".join(told)
-        text += f" Latents that never fire are not in it: {silent_ones}." if silent_ones else ""
-    first, last = _in_sight(known)
-    found = [_line(label, histogram, first, last) for label, histogram in known.items()]
-    return lines(kind.id, kind.title, text, story, found, Axes(kind.x, kind.y, steps=True, may_be_log=kind.may_be_log))
+        shares = (f"{row.label} {dead:.2%}" for row in story.rows if (dead := row.value("frac_dead")) is not None)
+        dead_shares = ", ".join(shares)
+        text += f" Latents that are never active are not included: {dead_shares}." if dead_shares else ""
+    first, last = _visible_bins(histograms)
+    series = [_line(label, histogram, first, last) for label, histogram in histograms.items()]
+    return lines(kind.id, kind.title, text, story, series, Axes(kind.x, kind.y, steps=True, may_be_log=kind.may_be_log))
 
 
-def _in_sight(known: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
-    """The first and the last bin that any run fills, and one more on each side. All have the same edges."""
-    counts = [sum(bins) for bins in zip(*(histogram["counts"] for histogram in known.values()), strict=True)]
-    filled = [place for place, count in enumerate(counts) if count]
+def _visible_bins(histograms: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
+    """Returns the first and last bin that any run fills, and one more on each side. All have the same edges."""
+    counts = [sum(bins) for bins in zip(*(histogram["counts"] for histogram in histograms.values()), strict=True)]
+    filled = [index for index, count in enumerate(counts) if count]
     return max(0, filled[0] - 1), min(len(counts) - 1, filled[-1] + 1)
 
 
 def _line(label: str, histogram: Mapping[str, Any], first: int, last: int) -> Line:
-    """A step for each bin; the last edge closes the last one."""
+    """Returns one step per bin; the last edge closes the last bin."""
     total = sum(histogram["counts"])
     shares = [count / total for count in histogram["counts"][first : last + 1]]
     return Line(label, histogram["edges"][first : last + 2], [*shares, shares[-1]])

@@ -1,6 +1,6 @@
-"""One line a run, coloured by variant: figures over training steps, and histograms laid over each other.
+"""Line charts, one line per run, coloured by variant: figures over training steps, and overlaid histograms.
 
-On a logarithmic axis, where 0 has no place, what is exactly 0 stands below all else at a place labelled 0.
+On a logarithmic axis, values that are exactly 0 are shown below all others, at a tick labelled 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from saepipe.evaluate.report.charts.drawing import (
     Series,
     Tables,
     altair,
-    significant,
+    rounded,
     spans_decades,
     ticks,
     tooltip,
@@ -29,47 +29,45 @@ _HEIGHT = 220
 
 @dataclass(frozen=True)
 class Line:
-    """Of one run."""
+    """Line of one run."""
 
     label: str
     x: Sequence[float]
     """(num_points,), ascending"""
     y: Sequence[float | None]
-    """(num_points,); nothing is drawn at None"""
+    """(num_points,); None leaves a gap"""
 
 
 @dataclass(frozen=True)
 class Axes:
-    """What both axes are called, and how they are divided."""
+    """Names and scales of both axes."""
 
     x: str
     y: str
     x_format: str = "~g"
     steps: bool = False
-    """A value holds from its x to the next."""
+    """True if a value holds from its x to the next."""
     may_be_log: bool = True
-    """Of y, where its values span decades."""
+    """True if y is logarithmic when its values span decades."""
     mark_zeros: bool = False
-    """With crosses, so that none is overlooked."""
+    """True if zeros get crosses, so that none is overlooked."""
     limit: float | None = None
-    """A value of y at which a line is ruled, where it is in sight."""
+    """Value of y at which a rule is shown, if it is in view."""
 
 
-def lines(id_: str, title: str, description: str, story: Story, found: Sequence[Line], axes: Axes) -> Chart:
-    """A chart whose table has a row for each x, and a column for each run."""
-    points = {line.label: dict(zip(line.x, line.y, strict=True)) for line in found}
-    xs = sorted({x for line in found for x in line.x})
-    rows: list[tuple[Value, ...]] = [
-        (significant(x), *(significant(points[line.label].get(x)) for line in found)) for x in xs
-    ]
-    columns = (axes.x, *(line.label for line in found))
-    drawn = _drawn(story, found, axes, description)
-    return Chart(id_, title, description, drawn, columns, tuple(rows))
+def lines(id_: str, title: str, description: str, story: Story, series: Sequence[Line], axes: Axes) -> Chart:
+    """Returns a chart whose table has one row per x and one column per run."""
+    points = {line.label: dict(zip(line.x, line.y, strict=True)) for line in series}
+    xs = sorted({x for line in series for x in line.x})
+    rows: list[tuple[Value, ...]] = [(rounded(x), *(rounded(points[line.label].get(x)) for line in series)) for x in xs]
+    columns = (axes.x, *(line.label for line in series))
+    spec = _spec(story, series, axes, description)
+    return Chart(id_, title, description, spec, columns, tuple(rows))
 
 
-def _drawn(story: Story, found: Sequence[Line], axes: Axes, description: str) -> dict[str, Any]:
+def _spec(story: Story, lines: Sequence[Line], axes: Axes, description: str) -> dict[str, Any]:
     alt, tables = altair(), Tables()
-    records = [record for line in found for record in _records(line, story.variant_of(line.label).name)]
+    records = [record for line in lines for record in _records(line, story.variant_of(line.label).name)]
     values = [record["y"] for record in records if record["y"] is not None]
     positive = [value for value in values if value > 0]
     log = axes.may_be_log and spans_decades(positive) and min(values) >= 0
@@ -80,7 +78,7 @@ def _drawn(story: Story, found: Sequence[Line], axes: Axes, description: str) ->
     x = alt.X("x:Q", title=axes.x, axis=alt.Axis(format=axes.x_format, tickCount=5), scale=alt.Scale(nice=False))
     y = _log_y(axes.y, positive, floor) if log else _linear_y(axes.y, positive)
     base = alt.Chart(tables.add(records)).encode(x=x, color=series.colour, detail="run:N")
-    if floor is not None:  # in the browser, so that the data are the true ones
+    if floor is not None:  # in the browser, so that the data keep their true values
         base = base.transform_calculate(place=f"datum.y === 0 ? {floor!r} : datum.y")
     several = any(len(variant.rows) > 1 for variant in story.variants)
     layers = list(_layers(base.encode(y=y), series, axes, crossed=axes.mark_zeros and 0 in values, faint=several))
@@ -91,14 +89,14 @@ def _drawn(story: Story, found: Sequence[Line], axes: Axes, description: str) ->
 
 
 def _layers(base: Any, series: Series, axes: Axes, *, crossed: bool, faint: bool) -> Iterator[Any]:
-    """Lines, points that only hovering shows, and crosses at zeros; a click in the legend leaves one variant."""
+    """Yields lines, invisible points for the tooltip, and crosses at zeros; a click in the legend picks one variant."""
     alt = altair()
     picked = alt.selection_point(name="picked", fields=["variant"], bind="legend")
     shown = alt.condition(picked, alt.value(0.55 if faint else 0.9), alt.value(0.08))
     line = base.mark_line(strokeWidth=2, interpolate="step-after" if axes.steps else "linear")
     yield line.encode(strokeDash=series.dash, opacity=shown).add_params(picked)
-    words = tooltip({"run:N": "run", "x:Q": axes.x, "y:Q": axes.y})
-    yield base.mark_point(size=60, filled=True).encode(opacity=alt.value(0), tooltip=words)
+    hover = tooltip({"run:N": "run", "x:Q": axes.x, "y:Q": axes.y})
+    yield base.mark_point(size=60, filled=True).encode(opacity=alt.value(0), tooltip=hover)
     if crossed:
         cross = base.transform_filter("datum.y === 0").mark_point(shape="cross", size=55, filled=True, angle=45)
         yield cross.encode(opacity=shown)
@@ -106,18 +104,18 @@ def _layers(base: Any, series: Series, axes: Axes, *, crossed: bool, faint: bool
 
 def _records(line: Line, variant: str) -> Iterator[Record]:
     for x, y in zip(line.x, line.y, strict=True):
-        yield {"run": line.label, "variant": variant, "x": x, "y": significant(y)}
+        yield {"run": line.label, "variant": variant, "x": x, "y": rounded(y)}
 
 
 def _linear_y(title: str, positive: Sequence[float]) -> Any:
-    """From 0; where nothing is above it, 0 lies at the bottom all the same."""
+    """Encodes y from 0; 0 is at the bottom even if no value is above it."""
     alt = altair()
     scale = alt.Scale(zero=True) if positive else alt.Scale(domainMin=0, domainMax=1)
     return alt.Y("y:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
 
 
 def _log_y(title: str, positive: Sequence[float], floor: float | None) -> Any:
-    """With a place for 0 at `floor`, where there is one."""
+    """Encodes y on a logarithmic axis, with zeros shown at `floor` unless it is None."""
     alt = altair()
     low, high = min(positive), max(positive)
     if floor is None:

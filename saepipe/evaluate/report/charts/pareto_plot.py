@@ -1,4 +1,4 @@
-"""The picture of a Pareto plot: sweeps, intervals, seeds and means, from back to front."""
+"""Vega-Lite spec of a Pareto plot: sweeps, intervals, seeds and means, from back to front."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saepipe.evaluate.compare.sweeps import method
+from saepipe.evaluate.compare.sweeps import method_key
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, quantity, tooltip
 from saepipe.evaluate.report.story import Story
@@ -14,29 +14,29 @@ from saepipe.evaluate.report.variant_means import Mean, Variant
 from saepipe.evaluate.results.run_results import Row
 
 _ONE_L0 = 1.01
-"""Where the largest L0 is not above so many times the least, points would lie over each other: variants then stand
-side by side."""
+"""If the largest L0 is at most this multiple of the smallest, points would overlap, so variants are placed side by
+side."""
 _OVER = {"seeds": "training seeds", "evaluation": "evaluation noise", None: "-"}
 
 
 @dataclass(frozen=True)
 class Point:
-    """A variant's mean, or one of its seeds."""
+    """Mean of a variant, or one of its seeds."""
 
     label: str
     variant: Variant
     row: Row
-    """The run that a click opens."""
+    """Run that a click opens."""
     l0: Mean
     figure: Mean
 
     @property
-    def drawn(self) -> bool:
+    def plottable(self) -> bool:
         return self.l0.value is not None and self.figure.value is not None
 
     @property
     def why(self) -> str | None:
-        """Why it is not drawn."""
+        """Reason why the point is not shown."""
         reasons = [f"L0: {self.l0.why}"] if self.l0.value is None else []
         return "; ".join([*reasons, *([self.figure.why] if self.figure.why else [])]) or None
 
@@ -44,14 +44,14 @@ class Point:
 def plot(
     story: Story, means: Sequence[Point], seeds: Sequence[Point], key: str, name: str, description: str
 ) -> dict[str, Any]:
-    """Of those that can be drawn; at least one can."""
+    """Returns the spec of the plottable points, of which there must be at least one."""
     alt, tables = altair(), Tables()
-    strong, faint = ([_record(point, story) for point in points if point.drawn] for points in (means, seeds))
-    every = [*strong, *faint]
-    l0s = [record["x"] for record in every]
-    one_l0 = len(every) > 1 and max(l0s) <= _ONE_L0 * min(l0s)
-    x = _side_by_side(every) if one_l0 else quantity("X", "x", "L0", _with_ends(every, "x"))
-    y = quantity("Y", "y", name, _with_ends(every, "y"), zero=story.shown[key].better == "lower")
+    strong, faint = ([_record(point, story) for point in points if point.plottable] for points in (means, seeds))
+    records = [*strong, *faint]
+    l0s = [record["x"] for record in records]
+    one_l0 = len(records) > 1 and max(l0s) <= _ONE_L0 * min(l0s)
+    x = _side_by_side(records) if one_l0 else quantity("X", "x", "L0", _with_ends(records, "x"))
+    y = quantity("Y", "y", name, _with_ends(records, "y"), zero=story.shown[key].better == "lower")
     series = _penalties(story)
     points = alt.Chart().mark_point(filled=True).encode(x=x, y=y, color=series.colour, shape=series.shape, href="url:N")
     points = points.encode(tooltip=_tooltip(story, name))
@@ -76,33 +76,33 @@ def _side_by_side(records: Sequence[Record]) -> Any:
     return alt.X("variant:N", title=f"variant, all at L0 {records[0]['x']:.4g}", sort=names, axis=axis)
 
 
-def _bars(data: Any, along: str, across: str, place: Any, series: Series) -> Any:
-    """The intervals along one axis; `place` is where they lie across it."""
+def _bars(data: Any, along: str, across: str, position: Any, series: Series) -> Any:
+    """Encodes the intervals along one axis; `position` is their encoding on the other."""
     alt = altair()
     first, second = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
-    ends = {along: first(f"{along}_low:Q"), f"{along}2": second(f"{along}_high:Q"), across: place}
+    ends = {along: first(f"{along}_low:Q"), f"{along}2": second(f"{along}_high:Q"), across: position}
     bar = alt.Chart(data).mark_rule(strokeWidth=2, opacity=0.6)
     return bar.transform_filter(f"isValid(datum.{along}_low)").encode(color=series.colour, **ends)
 
 
 def _lines(data: Any, x: Any, y: Any, series: Series) -> Any:
-    """A faint one through each sweep."""
+    """Encodes a faint line through each sweep."""
     alt = altair()
     line = alt.Chart(data).mark_line(opacity=0.35, strokeWidth=1.5)
     return line.encode(x=x, y=y, color=series.colour, detail="sweep:N", order="x:Q")
 
 
 def _sweeps(means: Sequence[Point]) -> Iterator[Record]:
-    """The points of each method that was trained at several sparsities."""
-    found: dict[str, list[Point]] = {}
+    """Yields the points of each method that was trained at several sparsities."""
+    by_method: dict[str, list[Point]] = {}
     for point in means:
-        if point.drawn and not point.variant.imported:
-            found.setdefault(method(point.variant.rows), []).append(point)
-    for sweep, points in enumerate(found.values()):
+        if point.plottable and not point.variant.imported:
+            by_method.setdefault(method_key(point.variant.rows), []).append(point)
+    for sweep, points in enumerate(by_method.values()):
         if len(points) > 1:
             for point in points:
-                place = {"x": point.l0.value, "y": point.figure.value}
-                yield {**place, "penalty": point.variant.penalty, "sweep": sweep}
+                position = {"x": point.l0.value, "y": point.figure.value}
+                yield {**position, "penalty": point.variant.penalty, "sweep": sweep}
 
 
 def _penalties(story: Story) -> Series:
@@ -112,15 +112,15 @@ def _penalties(story: Story) -> Series:
 
 
 def _tooltip(story: Story, name: str) -> list[Any]:
-    """What it is, and the settings in which it differs from the others."""
+    """Returns the tooltip: the point's figures, and the settings in which its run differs from others."""
     figures = {"x:Q": "L0", "y:Q": name, "interval:N": "95 % interval", "over:N": "over"}
-    settings = {f"setting_{place}:N": key for place, key in enumerate(story.differing)}
+    settings = {f"setting_{index}:N": key for index, key in enumerate(story.table.settings)}
     return tooltip({"run:N": "run", "penalty:N": "penalty", **figures, **settings})
 
 
 def _record(point: Point, story: Story) -> Record:
     l0, figure = point.l0, point.figure
-    known = figure.low is not None and figure.high is not None
+    has_interval = figure.low is not None and figure.high is not None
     settings: Mapping[str, str] = story.differences(point.row)
     return {
         "run": point.label,
@@ -132,8 +132,8 @@ def _record(point: Point, story: Story) -> Record:
         "y": figure.value,
         "y_low": figure.low,
         "y_high": figure.high,
-        "interval": f"{figure.low:.4g} to {figure.high:.4g}" if known else "none",
+        "interval": f"{figure.low:.4g} to {figure.high:.4g}" if has_interval else "none",
         "over": _OVER[figure.over],
         "url": f"#{anchor(point.row.label)}",
-        **{f"setting_{place}": value for place, value in enumerate(settings.values())},
+        **{f"setting_{index}": value for index, value in enumerate(settings.values())},
     }

@@ -1,1 +1,1 @@
-"""SAEs of ours, as other libraries lay them down: one file each."""
+"""Writers of our SAEs in the formats of other libraries, one file each."""

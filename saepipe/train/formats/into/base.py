@@ -1,4 +1,4 @@
-"""A run's SAE on its way out, and what all writers need to know of it."""
+"""A run's SAE to export, with everything that the writers need."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from saepipe.train.sae.base import Architecture, Params
 
 @dataclass(frozen=True)
 class Outgoing:
-    """An SAE of ours, and what another library's folder shall say of it; None where we do not know."""
+    """One of our SAEs, and what another library's folder should say about it; None if unknown."""
 
     sae: Architecture
-    """as it is saved: a batch_topk is a jumprelu by now"""
+    """as saved: a batch_topk has become a jumprelu"""
     params: Params
     """float32, on raw activations, in the convention of `saepipe.train.sae.base`"""
     trained: Architecture | None
-    """as it was trained; None of an imported one"""
+    """as trained; None for an imported SAE"""
     hook: str
     model: str
     dataset: str | None
@@ -31,13 +31,13 @@ class Outgoing:
     lr: float | None
     steps: int | None
     metadata: Mapping[str, Any]
-    """what stands beside the weights in the run"""
+    """stored with the weights in the run"""
     density: Tensor | None
-    """(d_sae,) float64, the share of held-out tokens on which each latent is active; None if it was not evaluated"""
+    """(d_sae,) float64, the share of held-out tokens on which each latent is active; None if not evaluated"""
     l0: float | None
-    """active latents a token, from the same evaluation"""
+    """active latents per token, from the same evaluation"""
     origin: Mapping[str, Any]
-    """run and cache that it comes from, as plain data"""
+    """run and cache of the SAE, as plain data"""
 
     @property
     def d_in(self) -> int:
@@ -48,16 +48,16 @@ class Outgoing:
         return self.params["W_dec"].shape[0]
 
     def layer_before(self, library: str) -> int:
-        """The decoder layer whose output it reads: L of `blocks.L.hook_resid_post` and `blocks.<L+1>.hook_resid_pre`.
+        """Returns the decoder layer whose output the SAE reads: L for hooks L.hook_resid_post and <L+1>.hook_resid_pre.
 
         Raises:
-            ConfigError: if there is none, and `library` has no other name for a place in the model.
+            ConfigError: if there is none, since `library` has no other way to name a hook.
         """
         match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", self.hook)
         layer = int(match[1]) - (match[2] == "pre") if match else -1
         if layer < 0:
             raise ConfigError(
-                f"{library} says where an SAE applies by the layer whose output it reads; {self.hook} is none's",
-                hint="--to saelens, which names the hook",
+                f"{library} places an SAE by the layer whose output it reads; {self.hook} is not a layer's output",
+                hint="use --to saelens, which names the hook",
             )
         return layer

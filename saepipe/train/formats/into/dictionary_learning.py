@@ -1,12 +1,12 @@
-"""dictionary_learning's folder (`ae.pt`, `config.json`), as its 0.1.0 reads it, and SAELens and SAEBench do too.
+"""Writes dictionary_learning's folder (`ae.pt`, `config.json`), which its 0.1.0, SAELens and SAEBench read.
 
-| our SAE                                      | dict_class             | what is rewritten                          |
+| our SAE                                      | dict_class             | rewrite                                    |
 |----------------------------------------------|------------------------|--------------------------------------------|
-| relu                                         | AutoEncoder            | rows of unit norm: its loader makes it so  |
+| relu                                         | AutoEncoder            | rows of unit norm, as its loader does      |
 | topk                                         | AutoEncoderTopK        |                                            |
-| jumprelu of a batch_topk, k whole            | BatchTopKSAE           | its one threshold                          |
-| jumprelu of a matryoshka_batch_topk, k whole | MatryoshkaBatchTopKSAE | its one threshold; sizes of the groups     |
-| any other jumprelu                           | JumpReluAutoEncoder    | b_dec is not taken from x: moved to b_enc  |
+| jumprelu of a batch_topk, k an integer       | BatchTopKSAE           | one threshold                              |
+| the same of a matryoshka_batch_topk          | MatryoshkaBatchTopKSAE | one threshold; sizes of the groups         |
+| any other jumprelu                           | JumpReluAutoEncoder    | b_dec is not subtracted: moved to b_enc    |
 | gated                                        | GatedAutoEncoder       |                                            |
 """
 
@@ -40,14 +40,14 @@ TRAINERS = {
     "JumpReluAutoEncoder": "JumpReluTrainer",
     "GatedAutoEncoder": "GatedSAETrainer",
 }
-"""The trainer of each class: SAEBench's loaders tell classes apart by it."""
+"""Trainer of each class, by which SAEBench's loaders distinguish the classes."""
 
 
 def write(folder: Path, sae: Outgoing) -> None:
-    """Raises ConfigError if the SAE's place in the model, or a latent without a decoder row, has no form there."""
+    """Writes the folder; raises ConfigError if the library cannot express the SAE's hook, or a zero decoder row."""
     layer = sae.layer_before(LIBRARY)
-    kind, params = _expressed(sae)
-    tensors = {KEYS[kind][name]: _oriented(KEYS[kind][name], value) for name, value in params.items()}
+    kind, params = _to_their_class(sae)
+    tensors = {KEYS[kind][name]: _to_their_layout(KEYS[kind][name], value) for name, value in params.items()}
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     write_file(folder / WEIGHTS, buffer.getbuffer())
@@ -67,12 +67,12 @@ def write(folder: Path, sae: Outgoing) -> None:
         "wandb_name": sae.origin["variant"],
         "submodule_name": f"resid_post_layer_{layer}",
     }
-    place = {"ctx_len": sae.context_size, "d_submodule": sae.d_in, "io": "out"}
-    write_json(folder / CONFIG, {"trainer": trainer, "buffer": place, "saepipe": sae.origin})
+    buffer_config = {"ctx_len": sae.context_size, "d_submodule": sae.d_in, "io": "out"}
+    write_json(folder / CONFIG, {"trainer": trainer, "buffer": buffer_config, "saepipe": sae.origin})
 
 
-def _expressed(sae: Outgoing) -> tuple[str, Params]:
-    """The dict_class that computes the same, and its tensors by our names."""
+def _to_their_class(sae: Outgoing) -> tuple[str, Params]:
+    """Returns the dict_class with the same function, and its tensors under our names."""
     params, trained = sae.params, sae.trained
     if isinstance(sae.sae, TopK):
         return "AutoEncoderTopK", {**params, "k": _int32(sae.sae.k), "threshold": torch.tensor(-1.0)}
@@ -80,7 +80,7 @@ def _expressed(sae: Outgoing) -> tuple[str, Params]:
         return "AutoEncoder", _unit_rows(params)
     if sae.sae.name == "gated":
         return "GatedAutoEncoder", params
-    assert sae.sae.name == "jumprelu", f"no form is known for a {sae.sae.name}"
+    assert sae.sae.name == "jumprelu", f"no dict_class is equivalent to a {sae.sae.name}"
     if not isinstance(trained, BatchTopK) or trained.k != int(trained.k):
         return "JumpReluAutoEncoder", b_dec_left_in(params)
     params = {**params, "k": _int32(int(trained.k)), "threshold": params["threshold"][0]}
@@ -93,14 +93,14 @@ def _expressed(sae: Outgoing) -> tuple[str, Params]:
 def _unit_rows(params: Params) -> Params:
     if silent := (decoder_norms(params) == 0).nonzero().flatten().tolist():
         raise ConfigError(
-            f"the decoder rows of latents {silent[:5]} are zero, and {LIBRARY} divides by their norm as it loads",
-            hint="--to saelens",
+            f"the decoder rows of latents {silent[:5]} are zero, and {LIBRARY} divides by their norm on loading",
+            hint="use --to saelens",
         )
     return unit_rows(params)
 
 
-def _oriented(key: str, value: Tensor) -> Tensor:
-    """A tensor of its own storage, as torch.nn.Linear has it where theirs is one."""
+def _to_their_layout(key: str, value: Tensor) -> Tensor:
+    """Returns a copy of a tensor, transposed if it belongs to a torch.nn.Linear of theirs."""
     return (value.T if key in LINEAR.values() else value).clone(memory_format=torch.contiguous_format)
 
 

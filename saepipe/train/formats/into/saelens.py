@@ -1,4 +1,4 @@
-"""SAELens' folder: a run keeps its SAE so already; here with every key that SAELens 6.54.12 writes."""
+"""Writes SAELens' folder, in which a run already keeps its SAE, with every key that SAELens 6.54.12 writes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from saepipe.train.formats.source import read_json
 
 SPARSITY = "sparsity.safetensors"
 
-_OURS_ALONE = ("bandwidth", "initial_threshold")
-"""Settings of training that a run's cfg.json has besides SAELens' keys."""
+_OUR_KEYS = ("bandwidth", "initial_threshold")
+"""Training settings in a run's cfg.json that SAELens does not have."""
 
 
 def write(folder: Path, sae: Outgoing) -> None:
-    """cfg.json, sae_weights.safetensors and, of an evaluated run, sparsity.safetensors."""
+    """Writes cfg.json, sae_weights.safetensors and, for an evaluated run, sparsity.safetensors."""
     saelens.write(folder, sae.sae, sae.params, _metadata(sae))
     config = read_json(folder / saelens.CONFIG)
-    write_json(folder / saelens.CONFIG, {key: config[key] for key in config if key not in _OURS_ALONE})
+    write_json(folder / saelens.CONFIG, {key: config[key] for key in config if key not in _OUR_KEYS})
     if sae.density is not None:
-        log_density = torch.log10(sae.density.float() + 1e-10)  # as its trainer writes it
+        log_density = torch.log10(sae.density.float() + 1e-10)  # as SAELens' trainer writes it
         write_file(folder / SPARSITY, save({"sparsity": log_density}))
 
 
 def _metadata(sae: Outgoing) -> dict[str, object]:
-    """All keys that SAELens uses, null where nothing is known: it takes an absent training version for its own."""
+    """Returns all keys that SAELens uses, null if unknown: it replaces an absent training version by its own."""
     return {
         "sae_lens_training_version": None,
         "model_class_name": "HookedTransformer",

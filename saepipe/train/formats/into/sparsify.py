@@ -1,7 +1,7 @@
-"""sparsify's run folder with one hookpoint: `config.json`, `layers.19/{cfg.json, sae.safetensors}`.
+"""Writes sparsify's run folder with one hookpoint: `config.json`, `layers.19/{cfg.json, sae.safetensors}`.
 
-`SparseCoder.load_from_disk(out / "layers.19")` reads it, `SparseCoder.load_many(out, local=True)` too. The one
-activation that its SAEs and ours share is the top-k.
+`SparseCoder.load_from_disk(out / "layers.19")` and `SparseCoder.load_many(out, local=True)` read it. The top-k is the
+only activation function that its SAEs and ours share.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ LIBRARY = "sparsify"
 
 
 def write(folder: Path, sae: Outgoing) -> None:
-    """Raises ConfigError if the SAE is no topk, or its place in the model has no name there."""
+    """Writes the folder; raises ConfigError if the SAE is not a topk, or sparsify has no name for its hook."""
     if not isinstance(sae.sae, TopK):
         trained = f" (trained as a {sae.trained.name})" if sae.trained and sae.trained.name != sae.sae.name else ""
         raise ConfigError(
-            f"{LIBRARY} knows only topk, and this SAE is a {sae.sae.name}{trained}",
-            hint="--to saelens or dictionary_learning, which know it",
+            f"{LIBRARY} supports only topk, but this SAE is a {sae.sae.name}{trained}",
+            hint="use --to saelens or dictionary_learning, which support it",
         )
     hookpoint = f"layers.{sae.layer_before(LIBRARY)}"
     config = {
         "activation": "topk",
-        "expansion_factor": max(1, round(sae.d_sae / sae.d_in)),  # asked for only where num_latents is 0
+        "expansion_factor": max(1, round(sae.d_sae / sae.d_in)),  # used only if num_latents is 0
         "normalize_decoder": are_unit(decoder_norms(sae.params)),
         "num_latents": sae.d_sae,
         "k": sae.sae.k,

@@ -1,4 +1,4 @@
-"""The closed form of ablation against encoding, switching off, decoding and pooling; attribution and selection."""
+"""Ablation in closed form against encoding, zeroing latents, decoding and pooling; attribution and selection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saepipe.evaluate.metrics.concepts.ablation import (
     ablated_pooled,
     attribution,
     latent_sums,
-    select,
+    latents_to_ablate,
 )
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.texts.pooled import TextActivations
@@ -28,11 +28,11 @@ from saepipe.train.sae.topk import TopK
 
 D_IN, D_SAE = 12, 40
 ARCHITECTURES = [ReLU(d_sae=D_SAE), TopK(d_sae=D_SAE, k=7), JumpReLU(d_sae=D_SAE), Gated(d_sae=D_SAE)]
-EACH = pytest.mark.parametrize("settings", ARCHITECTURES, ids=lambda settings: settings.name)
+EACH_ARCHITECTURE = pytest.mark.parametrize("settings", ARCHITECTURES, ids=lambda settings: settings.name)
 
 
 def subject_with(settings: Architecture) -> Subject:
-    """Random biases, so that some latents are active on the zero vector."""
+    """Returns an SAE with random biases, so that some latents are active on the zero vector."""
     rng = torch.Generator().manual_seed(5)
     params = {name: value.clone() for name, value in settings.init(D_IN, 1.0, rng).items()}
     for name, value in params.items():
@@ -46,7 +46,7 @@ def subject_with(settings: Architecture) -> Subject:
 
 @pytest.fixture
 def activations() -> TextActivations:
-    """Six texts of 1 to 9 tokens, beside 0 to 5 special positions each."""
+    """Six texts of 1 to 9 tokens, with 0 to 5 special positions each."""
     rng = torch.Generator().manual_seed(6)
     lengths = torch.tensor([3, 9, 1, 4, 6, 2])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
@@ -54,8 +54,8 @@ def activations() -> TextActivations:
     return TextActivations(x, offsets, num_special=torch.tensor([5, 0, 3, 1, 2, 4]))
 
 
-def by_brute_force(subject: Subject, activations: TextActivations, selected: torch.Tensor, padded: bool):
-    """(num_texts, d_in): each text on its own, its latents switched off token by token."""
+def ablated_by_brute_force(subject: Subject, activations: TextActivations, selected: torch.Tensor, padded: bool):
+    """Returns (num_texts, d_in): each text on its own, with the latents zeroed token by token."""
     rows = []
     for start, stop, special in zip(
         activations.offsets[:-1], activations.offsets[1:], activations.num_special, strict=True
@@ -70,23 +70,23 @@ def by_brute_force(subject: Subject, activations: TextActivations, selected: tor
     return torch.stack(rows)
 
 
-@EACH
+@EACH_ARCHITECTURE
 @pytest.mark.parametrize("mode", ["fixed", "reference"])
-def test_the_closed_form_is_ablation(settings: Architecture, mode: str, activations: TextActivations) -> None:
+def test_closed_form_equals_brute_force(settings: Architecture, mode: str, activations: TextActivations) -> None:
     subject = subject_with(settings)
     latents = torch.arange(1, D_SAE, 2)
     assert subject.sae.encode(torch.zeros(1, D_IN))[:, latents].count_nonzero() > 0
     sums = latent_sums(subject, activations, latents, mode)
     num_tokens, W_dec = activations.num_tokens, subject.sae.W_dec[latents]
     for selected in (torch.arange(len(latents)), torch.tensor([4, 0, 9]), torch.tensor([], dtype=torch.int64)):
-        found = ablated_pooled(activations.pooled(), sums, W_dec, num_tokens, selected)
-        expected = by_brute_force(subject, activations, latents[selected], padded=mode == "reference")
-        assert (found - expected).abs().max() <= 1e-5
-        assert torch.equal(found, activations.pooled()) == (len(selected) == 0)
+        actual = ablated_pooled(activations.pooled(), sums, W_dec, num_tokens, selected)
+        expected = ablated_by_brute_force(subject, activations, latents[selected], padded=mode == "reference")
+        assert (actual - expected).abs().max() <= 1e-5
+        assert torch.equal(actual, activations.pooled()) == (len(selected) == 0)
 
 
-@EACH
-def test_special_positions_count_in_mode_reference_alone(settings: Architecture, activations: TextActivations) -> None:
+@EACH_ARCHITECTURE
+def test_special_positions_count_only_in_mode_reference(settings: Architecture, activations: TextActivations) -> None:
     subject, latents = subject_with(settings), torch.arange(D_SAE)
     fixed, reference = (latent_sums(subject, activations, latents, mode) for mode in ("fixed", "reference"))
     extra = subject.sae.encode(torch.zeros(D_IN))
@@ -94,16 +94,16 @@ def test_special_positions_count_in_mode_reference_alone(settings: Architecture,
     assert torch.equal(reference[1], fixed[1])  # a text without special positions
 
 
-def test_logits_are_those_of_the_ablated_activations(activations: TextActivations) -> None:
+def test_ablated_logits_equal_logits_of_ablated_activations(activations: TextActivations) -> None:
     subject = subject_with(ARCHITECTURES[0])
     rng = torch.Generator().manual_seed(7)
     directions, intercepts = torch.randn(3, D_IN, generator=rng), torch.randn(3, generator=rng)
     sums = latent_sums(subject, activations, torch.arange(D_SAE), "fixed")
     num_tokens, W_dec, selected = activations.num_tokens, subject.sae.W_dec, torch.tensor([3, 17, 20, 39])
     pooled = activations.pooled()
-    found = ablated_logits(pooled @ directions.T + intercepts, sums, W_dec @ directions.T, num_tokens, selected)
+    actual = ablated_logits(pooled @ directions.T + intercepts, sums, W_dec @ directions.T, num_tokens, selected)
     expected = ablated_pooled(pooled, sums, W_dec, num_tokens, selected) @ directions.T + intercepts
-    assert (found - expected).abs().max() <= 1e-5
+    assert (actual - expected).abs().max() <= 1e-5
 
 
 def test_attribution_by_hand() -> None:
@@ -114,25 +114,25 @@ def test_attribution_by_hand() -> None:
     assert attribution(difference, W_dec, direction, signed=False).tolist() == [1.0, 4.5, 4.0, 0.0]
 
 
-def test_only_helpful_latents_are_selected() -> None:
+def test_mode_fixed_selects_positive_effects_only() -> None:
     effects = torch.tensor([0.0, -1.0, 3.0, 0.0, 5.0, -2.0])
-    assert select(effects, 1, "fixed").tolist() == [4]
-    assert select(effects, 5, "fixed").tolist() == [4, 2]
-    assert select(effects, 100, "fixed").tolist() == [4, 2]
-    assert len(select(torch.zeros(3), 2, "fixed")) == len(select(torch.zeros(3), 2, "reference")) == 0
+    assert latents_to_ablate(effects, 1, "fixed").tolist() == [4]
+    assert latents_to_ablate(effects, 5, "fixed").tolist() == [4, 2]
+    assert latents_to_ablate(effects, 100, "fixed").tolist() == [4, 2]
+    assert [len(latents_to_ablate(torch.zeros(3), 2, mode)) for mode in ("fixed", "reference")] == [0, 0]
 
 
-def test_the_references_nonzero_counts_what_it_then_does_not_take() -> None:
-    """Four effects are not 0, so four latents go off: the two helpful ones, and two of no effect."""
+def test_mode_reference_counts_nonzero_effects_but_takes_the_largest() -> None:
+    """Four effects are not 0, so four latents are ablated: the two with a positive effect and two with none."""
     effects = torch.tensor([0.0, -1.0, 3.0, 0.0, 5.0, -2.0])
-    chosen = select(effects, 5, "reference").tolist()
-    assert chosen[:2] == [4, 2]
-    assert set(chosen[2:]) == {0, 3}
-    with pytest.raises(ConfigError, match="7 latents .* the SAE has 6"):
-        select(effects, 7, "reference")
+    selected = latents_to_ablate(effects, 5, "reference").tolist()
+    assert selected[:2] == [4, 2]
+    assert set(selected[2:]) == {0, 3}
+    with pytest.raises(ConfigError, match="cannot ablate 7 latents of an SAE that has 6"):
+        latents_to_ablate(effects, 7, "reference")
 
 
-def test_directions_of_unit_latents_are_their_cosines() -> None:
+def test_attribution_of_unit_decoder_rows_is_their_cosine() -> None:
     rng = torch.Generator().manual_seed(8)
     W_dec, direction = normalize(torch.randn(5, 4, generator=rng), dim=1), torch.randn(4, generator=rng)
     effects = attribution(torch.ones(5), W_dec, direction, signed=True)

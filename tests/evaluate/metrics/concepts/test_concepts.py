@@ -1,4 +1,4 @@
-"""SCR and TPP from a run folder to a file, on the toy model: what is shared, stored and said."""
+"""SCR and TPP from run folders to result files on the toy model: shared work, stored work, results."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from helpers.result_schemas import check
 from saepipe.data import toy
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.metrics.concepts.outcome import Outcome, chance_level, estimate, mean_of, told_of_fewer
-from saepipe.evaluate.metrics.concepts.perturb import resamples
-from saepipe.evaluate.metrics.concepts.probe_setup import Concepts
+from saepipe.evaluate.metrics.concepts.outcome import (
+    Outcome,
+    bootstrap_estimate,
+    check_chance_level,
+    mean_score,
+    missing_latents_warnings,
+)
+from saepipe.evaluate.metrics.concepts.perturb import bootstrap_weights
+from saepipe.evaluate.metrics.concepts.probe_setup import ConceptProbes
 from saepipe.evaluate.metrics.concepts.sparse_direction import STRENGTHS, fit_sparse
 from saepipe.evaluate.model.testbed import Passes
 from saepipe.evaluate.plan import plan
 from saepipe.evaluate.run import evaluate
 from saepipe.evaluate.stats.linear_probes import Scaling
-from saepipe.evaluate.texts.binary_questions import Examples
+from saepipe.evaluate.texts.binary_questions import BinaryExamples
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 
@@ -48,10 +54,10 @@ def runs(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
 
 @pytest.fixture(scope="module")
 def biographies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The professions and genders of 2,000 biographies."""
+    """A file of 2,000 biographies with their professions and genders."""
     path = tmp_path_factory.mktemp("texts") / "biographies.jsonl"
     documents = toy.documents(2**21, 2000, ["biography"])
-    lines = [{"text": one.text, "job": one.labels["profession"], "sex": one.labels["gender"]} for one in documents]
+    lines = [{"text": d.text, "job": d.labels["profession"], "sex": d.labels["gender"]} for d in documents]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -74,29 +80,29 @@ def config_of(metric: dict[str, Any], artifacts: Path, **more: Any) -> EvaluateC
 
 
 @pytest.mark.parametrize("name", ["tpp", "scr"])
-def test_cold_and_warm_and_elsewhere_give_the_same(
+def test_cold_warm_and_separate_evaluations_agree(
     name: str, runs: list[Path], metrics: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """Two SAEs cost the model what one does; a second call costs it nothing; index sets do not depend on either."""
+    """Two SAEs need as many model passes as one, a second call none, and the stored examples are always the same."""
     results, passes = [], []
-    for call, (store, some) in enumerate([("a", runs), ("a", runs), ("b", runs[1:])]):
+    for call, (store, subset) in enumerate([("a", runs), ("a", runs), ("b", runs[1:])]):
         config, count = config_of(metrics[name], tmp_path / store), Passes()
-        planned = plan(some, config, out=tmp_path / str(call))
+        planned = plan(subset, config, out=tmp_path / str(call))
         assert (planned["model_work_to_do"] == []) == (call == 1)
-        paths = evaluate(some, config, out=tmp_path / str(call), passes=count)
+        paths = evaluate(subset, config, out=tmp_path / str(call), passes=count)
         results.append([json.loads(path.read_text()) for path in paths])
         passes.append((count.full, count.lower, count.upper))
         for result in results[-1]:
             check(result)
     texts = {"tpp": 3 * (40 + 20), "scr": 6 * (20 + 10)}[name]
     assert passes == [(0, texts, 0), (0, 0, 0), (0, texts, 0)]
-    assert _figures(results[0]) == _figures(results[1])
-    assert _figures(results[0][1:]) == _figures(results[2])
+    assert _values(results[0]) == _values(results[1])
+    assert _values(results[0][1:]) == _values(results[2])
     assert _stored(tmp_path / "a" / "concepts") == _stored(tmp_path / "b" / "concepts")
-    assert _figures(results[0][:1]) != _figures(results[0][1:])
+    assert _values(results[0][:1]) != _values(results[0][1:])
 
 
-def _figures(results: list[dict[str, Any]]) -> list[Any]:
+def _values(results: list[dict[str, Any]]) -> list[Any]:
     keys = ("eval_result_metrics", "eval_result_details", "eval_result_unstructured")
     return [[result[key] for key in keys] + [result["saepipe"]["intervals"]] for result in results]
 
@@ -107,26 +113,26 @@ def _stored(folder: Path) -> list[bytes]:
     return [file.read_bytes() for file in files]
 
 
-def test_what_a_tpp_file_says(runs: list[Path], metrics: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_contents_of_a_tpp_file(runs: list[Path], metrics: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     [path] = evaluate(runs[:1], config_of(metrics["tpp"], tmp_path / "a"), out=tmp_path)
     result = json.loads(path.read_text())
-    found, ours = result["eval_result_metrics"]["tpp_metrics"], result["saepipe"]
+    scores, own = result["eval_result_metrics"]["tpp_metrics"], result["saepipe"]
     by_class = result["eval_result_unstructured"]["jobs"]
     assert list(by_class) == ["nurse", "surgeon", "teacher"]
     key = "tpp_threshold_2_total_metric"
-    assert found[key] == pytest.approx(np.mean([values[key] for values in by_class.values()]))
-    low, high = ours["intervals"][key]
-    assert low <= found[key] <= high
-    assert found["tpp_threshold_50_total_metric"] is None
-    assert "n_values" in ours["undefined"]["tpp_threshold_50_total_metric"]
-    assert any("n = 100" in warning for warning in ours["warnings"])  # of 96 latents
-    assert ours["metrics"]["tpp_llm_test_accuracy"] > 0.6
+    assert scores[key] == pytest.approx(np.mean([values[key] for values in by_class.values()]))
+    low, high = own["intervals"][key]
+    assert low <= scores[key] <= high
+    assert scores["tpp_threshold_50_total_metric"] is None
+    assert "n_values" in own["undefined"]["tpp_threshold_50_total_metric"]
+    assert any("n = 100" in warning for warning in own["warnings"])  # the SAE has 96 latents
+    assert own["metrics"]["tpp_llm_test_accuracy"] > 0.6
     assert result["eval_result_details"][0]["dataset_name"] == "jobs_tpp_results"
     assert result["eval_config"]["train_set_size"] == 80
-    about = ours["datasets"]["jobs_tpp"]
-    assert (about["num_train"], about["num_test"]) == (80, 40)
-    assert about["intervals"][key] == pytest.approx(ours["intervals"][key])  # of the one data set there is
-    assert set(about["clean_accuracies"]) == set(by_class)
+    summary = own["datasets"]["jobs_tpp"]
+    assert (summary["num_train"], summary["num_test"]) == (80, 40)
+    assert summary["intervals"][key] == pytest.approx(own["intervals"][key])  # the only dataset
+    assert set(summary["clean_accuracies"]) == set(by_class)
 
 
 def test_texts_are_shared_with_sparse_probing(
@@ -139,7 +145,7 @@ def test_texts_are_shared_with_sparse_probing(
 
 
 def test_mode_reference(runs: list[Path], metrics: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    """A score of SCR without a gap is 0, figures have no intervals, and more latents than there are is an error."""
+    """SCR without a gap scores 0, there are no intervals, and more latents than the SAE has are an error."""
     for name in ("tpp", "scr"):
         metric = metrics[name] | {"n_values": [2]}
         [path] = evaluate(runs[1:], config_of(metric, tmp_path / "a", mode="reference"), out=tmp_path)
@@ -148,74 +154,74 @@ def test_mode_reference(runs: list[Path], metrics: dict[str, dict[str, Any]], tm
         assert result["saepipe"]["intervals"] == {}
         values = [value for key, value in next(iter(result["eval_result_metrics"].values())).items() if "_2_" in key]
         assert None not in values
-    with pytest.raises(ConfigError, match="100 latents are to be switched off, and the SAE has 64"):
+    with pytest.raises(ConfigError, match="cannot ablate 100 latents of an SAE that has 64"):
         evaluate(runs[1:], config_of(metrics["tpp"], tmp_path / "a", mode="reference"), out=tmp_path / "more")
 
 
-def outcome(name: str = "a", clean: float = 0.9, num_off: tuple[int, ...] = (2, 5), **values: Any) -> Outcome:
-    return Outcome(name, f"{name}_tpp", values, {}, {"x": clean}, 100, 100, np.array([num_off]))
+def outcome(name: str = "a", clean: float = 0.9, num_ablated: tuple[int, ...] = (2, 5), **scores: Any) -> Outcome:
+    return Outcome(name, f"{name}_tpp", scores, {}, {"x": clean}, 100, 100, np.array([num_ablated]))
 
 
-def test_averages_are_over_those_that_have_a_number() -> None:
-    assert mean_of([np.array([1.0, 3.0]), "no", np.array([2.0, 5.0])]).tolist() == [1.5, 4.0]
-    assert mean_of(["no", "never", "no"]) == "no; never"
+def test_means_are_over_defined_scores() -> None:
+    assert mean_score([np.array([1.0, 3.0]), "no", np.array([2.0, 5.0])]).tolist() == [1.5, 4.0]
+    assert mean_score(["no", "never", "no"]) == "no; never"
 
 
-def test_intervals_are_quantiles_of_the_draws() -> None:
-    draws = np.arange(1.0, 1002.0)
-    found = estimate(np.concatenate([[7.0], draws]))
-    assert (found.value, found.low, found.high) == pytest.approx((7.0, 26.0, 976.0))
-    assert estimate(np.array([7.0])).low is None
-    draws[:50] = np.nan  # nearly a twentieth undefined: its place among the quantiles is unknown
-    assert estimate(np.concatenate([[7.0], draws])).low is None
+def test_intervals_are_quantiles_of_the_resamples() -> None:
+    resamples = np.arange(1.0, 1002.0)
+    estimate = bootstrap_estimate(np.concatenate([[7.0], resamples]))
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((7.0, 26.0, 976.0))
+    assert bootstrap_estimate(np.array([7.0])).low is None
+    resamples[:50] = np.nan  # nearly a twentieth are undefined, so the quantiles are unknown
+    assert bootstrap_estimate(np.concatenate([[7.0], resamples])).low is None
 
 
 def test_probes_at_chance_are_an_error() -> None:
-    """The standard error of a coin thrown 100 times is 0.05."""
-    assert chance_level([outcome(clean=0.62)]) == []
-    [finding] = chance_level([outcome("a", clean=0.59), outcome("b", clean=0.45)])
+    """The standard error of 100 coin tosses is 0.05."""
+    assert check_chance_level([outcome(clean=0.62)]) == []
+    [finding] = check_chance_level([outcome("a", clean=0.59), outcome("b", clean=0.45)])
     assert (finding.rule, finding.severity) == ("H10", "error")
     assert "a_tpp, b_tpp" in finding.message
-    assert chance_level([outcome(clean=0.5), outcome(clean=0.9)]) == []
+    assert check_chance_level([outcome(clean=0.5), outcome(clean=0.9)]) == []
 
 
-def test_fewer_latents_than_asked_for_are_told() -> None:
-    assert told_of_fewer([outcome(num_off=(2, 5))], [2, 5]) == []
-    [said] = told_of_fewer([outcome(num_off=(2, 5)), outcome(num_off=(2, 4))], [2, 5])
-    assert said.startswith("n = 5:")
-    assert "4 at least" in said
+def test_fewer_latents_than_asked_for_give_a_warning() -> None:
+    assert missing_latents_warnings([outcome(num_ablated=(2, 5))], [2, 5]) == []
+    [warning] = missing_latents_warnings([outcome(num_ablated=(2, 5)), outcome(num_ablated=(2, 4))], [2, 5])
+    assert warning.startswith("n = 5:")
+    assert "as few as 4" in warning
 
 
-def test_the_bootstrap_is_of_the_seed() -> None:
-    weights = resamples(50, 300, seed=1)
+def test_bootstrap_weights_depend_on_the_seed() -> None:
+    weights = bootstrap_weights(50, 300, seed=1)
     assert weights[0].tolist() == [1.0] * 50
     assert set(weights.sum(1).tolist()) == {50.0}
-    assert torch.equal(weights, resamples(50, 300, seed=1))
-    assert not torch.equal(weights, resamples(50, 300, seed=2))
-    assert weights[1:].var(0).mean() == pytest.approx(1 - 1 / 50, rel=0.1)  # of counts in a multinomial draw
+    assert torch.equal(weights, bootstrap_weights(50, 300, seed=1))
+    assert not torch.equal(weights, bootstrap_weights(50, 300, seed=2))
+    assert weights[1:].var(0).mean() == pytest.approx(1 - 1 / 50, rel=0.1)  # variance of multinomial counts
 
 
-def test_probes_find_a_direction_and_nothing_in_noise() -> None:
-    """Both kinds of probe, on 400 examples."""
+def test_probes_find_a_direction_but_nothing_in_noise() -> None:
+    """Both kinds of probes, on 400 examples."""
     rng = torch.Generator().manual_seed(2)
     x, y = torch.randn(800, 8, generator=rng), torch.arange(800) % 2 == 0
-    examples = [(Examples(torch.arange(400), y[:400]), Examples(torch.arange(400), y[:400]))]
+    examples = [(BinaryExamples(torch.arange(400), y[:400]), BinaryExamples(torch.arange(400), y[:400]))]
     signal = x.clone()
     signal[:, 3] += torch.where(y, 8.0, -8.0)
 
     def fitted(x: torch.Tensor, mode: str) -> tuple[float, torch.Tensor]:
-        made = Concepts.fit(x[:400], x[400:], examples, mode, torch.Generator().manual_seed(3))
-        return float(((made.logits(x[400:])[:, 0] > 0) == y[400:]).float().mean()), made.directions[0]
+        probes = ConceptProbes.fit(x[:400], x[400:], examples, mode, torch.Generator().manual_seed(3))
+        return float(((probes.logits(x[400:])[:, 0] > 0) == y[400:]).float().mean()), probes.directions[0]
 
     accuracy, direction = fitted(signal, "fixed")
     assert accuracy == 1.0
     assert direction.nonzero().tolist() == [[3]]
-    assert 0.9 <= fitted(signal, "reference")[0] < 1.0  # after 500 steps of 0.001 it is still near its random start
+    assert 0.9 <= fitted(signal, "reference")[0] < 1.0  # still near its random start after 500 steps of 0.001
     assert max(fitted(x, mode)[0] for mode in ("fixed", "reference")) < 0.6
 
 
-def test_sparse_directions_against_another_solver() -> None:
-    """The objective, minimised coordinate by coordinate, cannot be lowered by a step in any of them."""
+def test_sparse_directions_minimise_the_objective() -> None:
+    """For exactly one C, no step along a coordinate lowers the objective."""
     rng = torch.Generator().manual_seed(4)
     x = 5 + torch.randn(300, 6, generator=rng) * torch.tensor([0.1, 1.0, 10.0, 1.0, 1.0, 1.0])
     y = (x[:, 0] - 5) * 10 + (x[:, 2] - 5) / 10 + 0.5 * torch.randn(300, generator=rng) > 0

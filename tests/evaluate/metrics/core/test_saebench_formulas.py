@@ -1,4 +1,4 @@
-"""Mode reference against section 1 of SAEBench 0.6.0 written out in plain loops, faults included."""
+"""Mode reference compared with section 1 of SAEBench 0.6.0, written out in plain loops, faults included."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ D_IN = 16
 
 @pytest.fixture
 def reference_testbed(testbed_of, heldout) -> Testbed:
-    """Some ordinary tokens of the shared contexts are EOS here, which the cache kept and SAEBench does not."""
+    """Replaces some ordinary tokens of the shared contexts by EOS, which the cache keeps and SAEBench ignores."""
     contexts = heldout.contexts.copy()
     contexts[::2, 5] = EOS
     testbed = testbed_of(BATCH)
@@ -63,7 +63,7 @@ def keep(ids) -> torch.Tensor:
 
 @torch.no_grad()
 def hooked(model, ids: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Logits of the whole model, what layer 1 gives changed on its way."""
+    """Returns logits of the whole model with the output of layer 1 changed."""
     handle = decoder_layers(model)[1].register_forward_hook(lambda _, __, x: change(x))
     logits = model(input_ids=ids).logits
     handle.remove()
@@ -71,9 +71,9 @@ def hooked(model, ids: torch.Tensor, change: Callable[[torch.Tensor], torch.Tens
 
 
 def activations(model, ids: torch.Tensor) -> torch.Tensor:
-    seen: list[torch.Tensor] = []
-    hooked(model, ids, lambda x: seen.append(x) or x)
-    return seen[0]
+    captured: list[torch.Tensor] = []
+    hooked(model, ids, lambda x: captured.append(x) or x)
+    return captured[0]
 
 
 def ce(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -94,9 +94,9 @@ def figures(measurement: Measurement) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("exclude", [True, False])
-def test_what_the_model_loses(exclude: bool, measure, model, random_sae, ids, keep) -> None:
-    """By the full forward with hooks, over the first two batches; zeros are at every position, BOS too."""
-    found = figures(measure(random_sae, exclude_special_tokens=exclude))
+def test_losses_of_the_model(exclude: bool, measure, model, random_sae, ids, keep) -> None:
+    """Losses equal the full forward with hooks over the first two batches; zeros are at every position, BOS too."""
+    actual = figures(measure(random_sae, exclude_special_tokens=exclude))
     ids, keep = ids[:SCORED], keep[:SCORED]
     at = (keep if exclude else torch.ones_like(keep))[..., None]
     clean = hooked(model, ids, lambda x: x)
@@ -114,13 +114,13 @@ def test_what_the_model_loses(exclude: bool, measure, model, random_sae, ids, ke
     e["ce_loss_score"] = (e["ce_loss_with_ablation"] - e["ce_loss_with_sae"]) / harm
     e["kl_div_score"] = (e["kl_div_with_ablation"] - e["kl_div_with_sae"]) / e["kl_div_with_ablation"]
     expected = {key: float(value) for key, value in e.items()}
-    assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-4)
+    assert {key: actual[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_the_activations_say(measure, model, make_sae, random_sae, ids, keep) -> None:
-    """Section 1.4 line by line over the last two batches, with an SAE whose latents go below 0."""
+def test_figures_of_activations(measure, model, make_sae, random_sae, ids, keep) -> None:
+    """Figures equal section 1.4 line by line over the last two batches, with an SAE that has negative activations."""
     sae = make_sae(random_sae.W_enc, random_sae.W_dec, random_sae.b_enc, random_sae.b_dec, relu=False)
-    found = measure(sae)
+    result = measure(sae)
     kept: dict[str, list[Any]] = {name: [] for name in ("x", "x_hat", "f", "mse", "legacy", "R", "S", "q", "bias")}
     for start, stop in ((6, 9), (9, 10)):
         x = activations(model, ids[start:stop])[keep[start:stop]]
@@ -151,29 +151,29 @@ def test_what_the_activations_say(measure, model, make_sae, random_sae, ids, kee
         "total_tokens_eval_sparsity_variance": 4 * 20,
         "frac_alive": ((f > 0).any(0)).float().mean(),
     }
-    given = figures(found)
-    assert {key: given[key] for key in expected} == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-4)
-    assert given["l1"] < 0 < (f < 0).sum()
+    actual = figures(result)
+    assert {key: actual[key] for key in expected} == pytest.approx({k: float(v) for k, v in expected.items()}, rel=1e-4)
+    assert actual["l1"] < 0 < (f < 0).sum()
     density = (f > 0).float().mean(0)
-    assert [latent["feature_density"] for latent in found.details] == pytest.approx(density.tolist(), abs=1e-6)
-    assert found.counts == {"reconstruction_contexts": 6, "contexts": 4, "tokens": int(keep[6:].sum())}
+    assert [latent["feature_density"] for latent in result.details] == pytest.approx(density.tolist(), abs=1e-6)
+    assert result.counts == {"reconstruction_contexts": 6, "contexts": 4, "tokens": int(keep[6:].sum())}
 
 
-def test_where_it_is_nan_it_is_minus_one(measure, make_sae) -> None:
-    """An SAE that gives 0: no cosine, and 0/0 in the bias; latents that never fire; decoders without direction."""
-    found = measure(make_sae(torch.eye(D_IN), torch.zeros(D_IN, D_IN), b_enc=-1e6))
-    given = figures(found)
-    assert given["cossim"] == given["relative_reconstruction_bias"] == -1
-    assert "NaN" in found.metrics["reconstruction_quality"]["cossim"].reason
-    assert given["normalized_freq_over_1_percent"] == 0
-    assert given["average_max_decoder_cosine_sim"] == 0
-    latent = found.details[0]
+def test_nan_becomes_minus_one(measure, make_sae) -> None:
+    """An SAE that returns 0: no cosine, and 0/0 in the bias; dead latents; decoder rows without a direction."""
+    result = measure(make_sae(torch.eye(D_IN), torch.zeros(D_IN, D_IN), b_enc=-1e6))
+    actual = figures(result)
+    assert actual["cossim"] == actual["relative_reconstruction_bias"] == -1
+    assert "NaN" in result.metrics["reconstruction_quality"]["cossim"].reason
+    assert actual["normalized_freq_over_1_percent"] == 0
+    assert actual["average_max_decoder_cosine_sim"] == 0
+    latent = result.details[0]
     assert (latent["consistent_activation_heuristic"], latent["encoder_decoder_cosine_sim"]) == (-1, -1)
     assert (latent["feature_density"], latent["max_decoder_cosine_sim"]) == (0, 0)
 
 
-def test_the_file_is_saebenchs(reference_testbed, subject_of, make_sae) -> None:
-    """No null where SAEBench has a number, and -1 with a reason."""
+def test_the_result_file_follows_saebenchs_schema(reference_testbed, subject_of, make_sae) -> None:
+    """There is no null where SAEBench has a number; -1 has a reason."""
     subject = subject_of(make_sae(torch.eye(D_IN), torch.zeros(D_IN, D_IN), b_enc=-1e6))
     subject.run.data_seed = None
     core = Core()
@@ -191,19 +191,19 @@ def test_the_file_is_saebenchs(reference_testbed, subject_of, make_sae) -> None:
         works="w",
     )
     measurement = core.measure([subject], reference_testbed, Silent())[0]
-    result = envelope(measurement, request, core, subject, reference_testbed, "an-id")
-    check(result)
-    assert None not in [value for group in result["eval_result_metrics"].values() for value in group.values()]
-    assert None not in [value for latent in result["eval_result_details"] for value in latent.values()]
-    assert set(result["saepipe"]["undefined"]) == {"cossim", "relative_reconstruction_bias"}
-    assert result["saepipe"]["intervals"] == {}
+    contents = envelope(measurement, request, core, subject, reference_testbed, "an-id")
+    check(contents)
+    assert None not in [value for group in contents["eval_result_metrics"].values() for value in group.values()]
+    assert None not in [value for latent in contents["eval_result_details"] for value in latent.values()]
+    assert set(contents["saepipe"]["undefined"]) == {"cossim", "relative_reconstruction_bias"}
+    assert contents["saepipe"]["intervals"] == {}
 
 
 def test_a_probability_of_zero_is_nan() -> None:
     logits = torch.tensor([[[0.0, 200.0], [0.0, 1.0]]])
-    found = predict_as_saebench(-logits, torch.zeros(1, 2, dtype=torch.int64), logits)
-    assert found.kl.isnan().tolist() == [[True, False]]
-    assert found.ce[0, 0] == 0
+    prediction = predict_as_saebench(-logits, torch.zeros(1, 2, dtype=torch.int64), logits)
+    assert prediction.kl.isnan().tolist() == [[True, False]]
+    assert prediction.ce[0, 0] == 0
 
 
 def test_divisions_by_zero_and_infinities_have_a_reason() -> None:
@@ -211,33 +211,28 @@ def test_divisions_by_zero_and_infinities_have_a_reason() -> None:
     score = saebench.figures_of_losses(same, dict.fromkeys(same, 0.0))["model_performance_preservation"]
     assert score["ce_loss_score"] == Estimate(None, reason="SAEBench divides by zero here and writes no file")
     assert score["ce_loss_with_sae"] == 2.0
-    assert plain(saebench.given(np.inf)) is None
+    assert plain(saebench.to_figure(np.inf)) is None
 
 
 def test_small_norms_count_as_one() -> None:
     x = torch.tensor([[5e-5, 0.0], [3.0, 4.0]])
     ones = torch.ones(2)
-    made = SimpleNamespace(x_hat=torch.full((2, 2), 2.0), l0=ones, l1=ones, signed_l1=ones)
-    assert saebench.token_sums(x, made)["norm_ratio"] == pytest.approx(8**0.5 + 8**0.5 / 5)  # type: ignore[arg-type]
+    reconstruction = SimpleNamespace(x_hat=torch.full((2, 2), 2.0), l0=ones, l1=ones, signed_l1=ones)
+    assert saebench.token_sums(x, reconstruction)["norm_ratio"] == pytest.approx(8**0.5 + 8**0.5 / 5)  # type: ignore[arg-type]
 
 
 def test_cold_and_warm_agree(measure, random_sae, reference_testbed) -> None:
     cold = measure(random_sae)
-    done = reference_testbed.passes.upper
+    num_passes = reference_testbed.passes.upper
     assert measure(random_sae) == cold
-    assert reference_testbed.passes.upper - done == 2 * SCORED
+    assert reference_testbed.passes.upper - num_passes == 2 * SCORED
 
 
-def test_what_cannot_be_split_is_refused(reference_testbed, subject_of, random_sae, make_sae) -> None:
-    with pytest.raises(ConfigError, match="4 batches of reconstruction leave none of 4"):
+def test_impossible_splits_and_broken_saes_are_refused(reference_testbed, subject_of, random_sae, make_sae) -> None:
+    with pytest.raises(ConfigError, match="4 reconstruction batches leave none of the 4 batches"):
         Core(reconstruction_batches=4).works(reference_testbed)
-    assert (
-        Core()
-        .measure([subject_of(random_sae)], reference_testbed, Silent())[0]
-        .eval_config["n_eval_sparsity_variance_batches"]
-        == 3
-    )
+    [result] = Core().measure([subject_of(random_sae)], reference_testbed, Silent())
+    assert result.eval_config["n_eval_sparsity_variance_batches"] == 3
+    broken = subject_of(make_sae(torch.eye(D_IN), torch.eye(D_IN), b_dec=torch.nan))
     with pytest.raises(CorruptDataError, match="x_hat is NaN"):
-        Core().measure(
-            [subject_of(make_sae(torch.eye(D_IN), torch.eye(D_IN), b_dec=torch.nan))], reference_testbed, Silent()
-        )
+        Core().measure([broken], reference_testbed, Silent())

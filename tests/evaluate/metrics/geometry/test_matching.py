@@ -1,4 +1,4 @@
-"""Matching two SAEs, on copies whose answer is known and against trying all permutations."""
+"""Matching two SAEs: copies with a known answer, and a search of all permutations."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from saepipe.evaluate.metrics.geometry.matching import match
 @pytest.fixture(params=["assignment", "mutual nearest neighbours"])
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param != "assignment":
-        monkeypatch.setattr(matching, "ASSIGNED", 0)
-        monkeypatch.setattr(matching, "_SIDE", 5)  # several tiles
+        monkeypatch.setattr(matching, "MAX_ASSIGNED", 0)
+        monkeypatch.setattr(matching, "_TILE", 5)  # several tiles
     return request.param
 
 
@@ -26,28 +26,28 @@ def rows_of(num: int, seed: int = 0) -> torch.Tensor:
 
 def test_a_permuted_and_scaled_copy(method: str) -> None:
     rows, order = rows_of(17), torch.randperm(17, generator=torch.Generator().manual_seed(1))
-    found = match(2 * rows[order], rows)
-    assert found.method == method
-    assert found.ours.tolist() == list(range(17))
-    assert found.theirs.tolist() == order.tolist()
-    np.testing.assert_allclose(found.cosine, 1, atol=1e-12)
+    matches = match(2 * rows[order], rows)
+    assert matches.method == method
+    assert matches.ours.tolist() == list(range(17))
+    assert matches.theirs.tolist() == order.tolist()
+    np.testing.assert_allclose(matches.cosine, 1, atol=1e-12)
 
 
-def test_itself_with_duplicates_is_itself(method: str) -> None:
+def test_an_sae_with_duplicates_matches_itself(method: str) -> None:
     rows = rows_of(17)
     rows[3] = rows[9] = rows[12]
-    found = match(rows, rows.clone())
-    assert found.ours.tolist() == found.theirs.tolist() == list(range(17))
+    matches = match(rows, rows.clone())
+    assert matches.ours.tolist() == matches.theirs.tolist() == list(range(17))
 
 
 def test_another_width_and_rows_of_zeros(method: str) -> None:
     rows = rows_of(12)
     rows[4] = 0.0
-    found = match(rows[:7], rows)
-    assert found.ours.tolist() == found.theirs.tolist() == [0, 1, 2, 3, 5, 6]
-    found = match(rows, rows[:7])
-    assert set(range(7)) - {4} <= set(found.theirs[found.cosine > 0.999].tolist())
-    assert 4 not in found.ours
+    matches = match(rows[:7], rows)
+    assert matches.ours.tolist() == matches.theirs.tolist() == [0, 1, 2, 3, 5, 6]
+    matches = match(rows, rows[:7])
+    assert set(range(7)) - {4} <= set(matches.theirs[matches.cosine > 0.999].tolist())
+    assert 4 not in matches.ours
     assert len(match(rows, torch.zeros(3, 8)).ours) == 0
 
 
@@ -55,17 +55,17 @@ def test_an_assignment_is_the_best_of_all_permutations() -> None:
     ours, theirs = rows_of(6), rows_of(6, seed=1)
     cosines = torch.cosine_similarity(ours.unsqueeze(1), theirs.unsqueeze(0), dim=2).numpy()
     best = max(permutations(range(6)), key=lambda order: cosines[range(6), order].sum())
-    found = match(ours, theirs)
-    assert found.theirs.tolist() == list(best)
-    np.testing.assert_allclose(found.cosine, cosines[range(6), best], atol=1e-6)
+    matches = match(ours, theirs)
+    assert matches.theirs.tolist() == list(best)
+    np.testing.assert_allclose(matches.cosine, cosines[range(6), best], atol=1e-6)
 
 
 def test_mutual_neighbours_are_each_others_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matching, "ASSIGNED", 0)
-    monkeypatch.setattr(matching, "_SIDE", 4)
+    monkeypatch.setattr(matching, "MAX_ASSIGNED", 0)
+    monkeypatch.setattr(matching, "_TILE", 4)
     ours, theirs = rows_of(13), rows_of(9, seed=1)
     cosines = torch.cosine_similarity(ours.unsqueeze(1), theirs.unsqueeze(0), dim=2).numpy()
     expected = [(i, int(row.argmax())) for i, row in enumerate(cosines) if cosines[:, row.argmax()].argmax() == i]
-    found = match(ours, theirs)
+    matches = match(ours, theirs)
     assert 0 < len(expected) < 9
-    assert list(zip(found.ours, found.theirs, strict=True)) == expected
+    assert list(zip(matches.ours, matches.theirs, strict=True)) == expected

@@ -1,4 +1,4 @@
-"""The toy model, which knows how words begin; what is to be forgotten is which words begin with C."""
+"""The toy model, which knows how words begin, and texts and questions to make it forget which begin with C."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from saepipe.data.toy import ASKED_WORDS
 from saepipe.evaluate.metrics.unlearning.metric import Unlearning
 from saepipe.evaluate.model.config import Mode
-from saepipe.evaluate.model.kept_work import Artifacts
+from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
@@ -30,14 +30,14 @@ WORDS = {letter: [word for word in ASKED_WORDS if word.startswith(letter)] for l
 
 @dataclass(frozen=True)
 class Latents:
-    """Directions at the hook for latents made by hand, each (d_in,) of unit norm, and where they begin to fire."""
+    """Directions at the hook for latents made by hand, each (d_in,) of unit norm, with their encoder biases."""
 
     c_word: torch.Tensor
     c_word_bias: float
-    """relu(x . c_word + bias) fires on words that begin with C and on hardly anything else"""
+    """relu(x . c_word + bias) is active on words that begin with C and on hardly anything else"""
     c_letter: torch.Tensor
     c_letter_bias: float
-    """the same for the token " C", which no question holds"""
+    """the same for the token " C", which is in no question"""
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +47,12 @@ def lm() -> LanguageModel:
 
 @pytest.fixture
 def testbed_at(lm: LanguageModel):
-    """A testbed with its artifacts in a folder."""
+    """Makes testbeds that keep their work in a folder."""
 
     def make(folder: Path, mode: Mode = "fixed", batch_size: int = 8) -> Testbed:
         cache: Any = SimpleNamespace(path=Path("cache"))
-        artifacts = Artifacts(folder, {"model": "toy", "hook": HOOK})
-        return Testbed(cache, HOOK, lambda: lm, artifacts, batch_size, torch.device("cpu"), mode)
+        kept_work = KeptWork(folder, {"model": "toy", "hook": HOOK})
+        return Testbed(cache, HOOK, lambda: lm, kept_work, batch_size, torch.device("cpu"), mode)
 
     return make
 
@@ -64,7 +64,7 @@ def testbed(testbed_at, tmp_path: Path) -> Testbed:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """forget.jsonl: text on words with C; retain.jsonl: on others; c.csv and abd.jsonl: questions about each."""
+    """A folder with text on words with C (forget.jsonl), on others (retain.jsonl), and questions (c.csv, abd.jsonl)."""
     folder = tmp_path_factory.mktemp("unlearning")
     texts = {
         "forget": text_on(WORDS["c"][:60]),
@@ -77,21 +77,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = csv.writer(file)
         rows.writerow(["word", "one", "two", "three", "four", "right"])
         rows.writerows([word, *"ABCD", "C"] for word in WORDS["c"][60:80])
-    asked = [(word, letter) for letter in "abd" for word in WORDS[letter][40:48]]
-    rows = [{"question": word, "choices": [*"ABCD"], "answer": "abcd".index(letter)} for word, letter in asked]
+    pairs = [(word, letter) for letter in "abd" for word in WORDS[letter][40:48]]
+    rows = [{"question": word, "choices": [*"ABCD"], "answer": "abcd".index(letter)} for word, letter in pairs]
     (folder / "abd.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
 
 def text_on(words: list[str], words_each: int = 4) -> list[str]:
-    """Documents that say how some words begin."""
+    """Returns documents that say how some words begin."""
     lines = [f"{PROMPT.format(question=word)} {word[0].upper()}" for word in words]
     return ["".join(lines[start : start + words_each]) for start in range(0, len(lines), words_each)]
 
 
 @pytest.fixture
 def metric(files: Path):
-    """Unlearning words with C, with other settings where they are given."""
+    """Makes the metric that unlearns words with C, with defaults for small runs."""
 
     def make(**settings: Any) -> Unlearning:
         columns = {"question": "word", "choices": ["one", "two", "three", "four"], "answer": "right"}
@@ -114,19 +114,19 @@ def metric(files: Path):
 
 @pytest.fixture(scope="session")
 def latents(lm: LanguageModel) -> Latents:
-    """By logistic regression on every token of text on all the words."""
+    """Directions by logistic regression on every token of text on all the words."""
     texts = text_on([word for words in WORDS.values() for word in words[:60]])
     rows = [[lm.bos_id, *lm.tokenizer.encode(text, add_special_tokens=False)] for text in texts]
     x = torch.cat([capture(lm.model, torch.tensor([ids]), [HookPoint.parse(HOOK)])[HOOK][0, 1:] for ids in rows])
     tokens = [lm.tokenizer.convert_ids_to_tokens(token) for ids in rows for token in ids[1:]]
     names = {f"Ġ{word}" for word in WORDS["c"]}
-    word = fitted(x, np.array([token in names for token in tokens]))
-    return Latents(*word, *fitted(x, np.array([token == "ĠC" for token in tokens])))
+    word = fit_direction(x, np.array([token in names for token in tokens]))
+    return Latents(*word, *fit_direction(x, np.array([token == "ĠC" for token in tokens])))
 
 
-def fitted(x: torch.Tensor, is_it: np.ndarray) -> tuple[torch.Tensor, float]:
-    """A unit direction and a bias that tell (num_tokens, d_in) apart."""
-    found = LogisticRegression(max_iter=1000, C=10).fit(x.numpy(), is_it)
-    assert (found.predict(x.numpy()) == is_it).all()
-    direction = torch.tensor(found.coef_[0], dtype=torch.float32)
-    return direction / direction.norm(), float(found.intercept_[0] / direction.norm())
+def fit_direction(x: torch.Tensor, positive: np.ndarray) -> tuple[torch.Tensor, float]:
+    """Returns a unit direction and a bias that separate the positive rows of x (num_tokens, d_in) from the others."""
+    model = LogisticRegression(max_iter=1000, C=10).fit(x.numpy(), positive)
+    assert (model.predict(x.numpy()) == positive).all()
+    direction = torch.tensor(model.coef_[0], dtype=torch.float32)
+    return direction / direction.norm(), float(model.intercept_[0] / direction.norm())

@@ -1,4 +1,4 @@
-"""Windows of text, and densities on them, against direct counts."""
+"""Windows of text, and densities on them against direct counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.unlearning import corpora
 from saepipe.evaluate.metrics.unlearning.corpora import Corpus, densities, token_blocks
-from saepipe.evaluate.texts.dataset_source import described
+from saepipe.evaluate.texts.dataset_source import dataset_key
 from saepipe.harvest.config import DatasetConfig
 
 D_IN = 128
@@ -34,17 +34,17 @@ def windows_of(testbed, corpus: Corpus) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mode", ["fixed", "reference"])
-def test_windows_are_full_and_of_the_text(testbed, corpus, files, lm, mode) -> None:
+def test_windows_are_full_and_come_from_the_text(testbed, corpus, files, lm, mode) -> None:
     ids = windows_of(testbed, replace(corpus, mode=mode))
     assert ids.shape == (9, 20)
     assert (ids[:, 0] == lm.bos_id).all()
-    known = {word for line in (files / "forget.jsonl").read_text().splitlines() for word in json.loads(line)["text"]}
+    chars = {char for line in (files / "forget.jsonl").read_text().splitlines() for char in json.loads(line)["text"]}
     text = lm.tokenizer.batch_decode(ids[:, 1:], skip_special_tokens=True)
-    assert set("".join(text)) <= known
+    assert set("".join(text)) <= chars
     assert "too short" not in "".join(text)
 
 
-def test_the_references_windows_by_its_own_words(testbed, corpus, files, lm) -> None:
+def test_windows_of_mode_reference_equal_saebenchs(testbed, corpus, files, lm) -> None:
     whole = replace(corpus, num_documents=None, num_windows=1000, mode="reference")
     documents = [json.loads(line)["text"] for line in (files / "forget.jsonl").read_text().splitlines()][:-1]
     full_text = "<eos>".join(documents)
@@ -54,11 +54,11 @@ def test_the_references_windows_by_its_own_words(testbed, corpus, files, lm) -> 
     flat = torch.tensor([token for chunk in tokens for token in chunk])
     expected = flat[: len(flat) // 20 * 20].reshape(-1, 20)
     expected[:, 0] = lm.bos_id
-    found = windows_of(testbed, whole)
-    assert sorted(found.tolist()) == sorted(expected.tolist())
+    actual = windows_of(testbed, whole)
+    assert sorted(actual.tolist()) == sorted(expected.tolist())
 
 
-def test_windows_are_drawn_once_from_a_seed(testbed_at, tmp_path, corpus) -> None:
+def test_windows_are_reproducible_from_the_seed(testbed_at, tmp_path, corpus) -> None:
     first, again = (windows_of(testbed_at(tmp_path / name), corpus) for name in ("a", "b"))
     assert torch.equal(first, again)
     assert not torch.equal(first, windows_of(testbed_at(tmp_path / "a"), replace(corpus, seed=2)))
@@ -66,18 +66,18 @@ def test_windows_are_drawn_once_from_a_seed(testbed_at, tmp_path, corpus) -> Non
 
 @pytest.mark.parametrize("mode", ["fixed", "reference"])
 def test_densities_against_counting(testbed, corpus, lm, subject_of, random_latents, monkeypatch, mode) -> None:
-    monkeypatch.setattr(corpora, "_BLOCK", 4)  # so that there are several
+    monkeypatch.setattr(corpora, "_BLOCK", 4)  # several blocks
     monkeypatch.setattr(corpora, "_LATENTS_AT_ONCE", 7 * 30)
     corpus = replace(corpus, mode=mode)
     subjects = [subject_of(random_latents(seed)) for seed in (0, 1)]
-    found, num_tokens = densities(subjects, token_blocks(testbed, corpus, Silent()))
+    by_subject, num_tokens = densities(subjects, token_blocks(testbed, corpus, Silent()))
     ids = windows_of(testbed, corpus)
     x = lm.model(ids, output_hidden_states=True).hidden_states[2]
     ordinary = [(row, at) for row in range(9) for at in range(20) if int(ids[row, at]) not in lm.special_ids]
     assert num_tokens == len(ordinary) < 9 * 19 + (mode == "reference")
-    for subject, density in zip(subjects, found, strict=True):
-        fires = torch.stack([subject.sae.encode(x[row, at]) > 0 for row, at in ordinary])
-        assert density.tolist() == pytest.approx(fires.double().mean(0).tolist(), abs=1e-12)
+    for subject, density in zip(subjects, by_subject, strict=True):
+        active = torch.stack([subject.sae.encode(x[row, at]) > 0 for row, at in ordinary])
+        assert density.tolist() == pytest.approx(active.double().mean(0).tolist(), abs=1e-12)
         assert 0 < density.min() < density.max()
 
 
@@ -91,25 +91,25 @@ def random_latents(make_sae):
     return make
 
 
-def test_too_little_text_is_refused(testbed, corpus) -> None:
+def test_too_little_text_is_an_error(testbed, corpus) -> None:
     with pytest.raises(ConfigError, match="does not fill one window"):
         windows_of(testbed, replace(corpus, context_size=5000))
 
 
-def test_the_origin_is_the_content_not_the_place(tmp_path) -> None:
-    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
-    one.write_text('{"text": "a"}')
-    other.write_text('{"text": "a"}')
-    assert described(DatasetConfig(source=str(one))) == described(DatasetConfig(source=str(other)))
-    other.write_text('{"text": "b"}')
-    assert described(DatasetConfig(source=str(one))) != described(DatasetConfig(source=str(other)))
+def test_dataset_key_depends_on_content_not_on_path(tmp_path) -> None:
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    first.write_text('{"text": "a"}')
+    second.write_text('{"text": "a"}')
+    assert dataset_key(DatasetConfig(source=str(first))) == dataset_key(DatasetConfig(source=str(second)))
+    second.write_text('{"text": "b"}')
+    assert dataset_key(DatasetConfig(source=str(first))) != dataset_key(DatasetConfig(source=str(second)))
     with pytest.raises(ConfigError, match="there is no file"):
-        described(DatasetConfig(source=str(tmp_path / "none.csv")))
+        dataset_key(DatasetConfig(source=str(tmp_path / "none.csv")))
 
 
-def test_a_gated_corpus_says_what_to_do(tmp_path: Path) -> None:
+def test_error_for_a_gated_corpus_says_what_to_do(tmp_path: Path) -> None:
     program = (
-        "import time\ntime.sleep = lambda seconds: None  # waits between attempts are cut short\n"
+        "import time\ntime.sleep = lambda seconds: None  # no waits between attempts\n"
         "from saepipe.evaluate.metrics.unlearning.corpora import _documents\n"
         "from saepipe.harvest.config import DatasetConfig\n"
         "from saepipe.data.errors import RemoteError\n"
@@ -117,14 +117,10 @@ def test_a_gated_corpus_says_what_to_do(tmp_path: Path) -> None:
         "except RemoteError as error:\n    print(error)\n"
     )
     with serve(Hub({"datasets/cais/wmdp-bio-forget-corpus": Repo([{"README.md": b""}], gated=True)})) as hub:
-        quiet = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HOME": str(tmp_path),
-            "HF_HUB_DISABLE_XET": "1",
-        }
+        own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
+        own |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
         plain = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        done = subprocess.run([sys.executable, "-c", program], env=plain | quiet, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", program], env=plain | own, capture_output=True, text=True)
     assert "'cais/wmdp-bio-forget-corpus' from the hub" in done.stdout, done.stderr
     assert "gated" in done.stdout
     assert "ask for access" in done.stdout

@@ -1,4 +1,4 @@
-"""Reading questions, putting them to the model, and reading its answer."""
+"""Reading questions, prompting the model with them, and reading its answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
-from saepipe.evaluate.metrics.unlearning.answered_questions import asked, asked_work, orders
+from saepipe.evaluate.metrics.unlearning.answered_questions import ask_questions, choice_orders, questions_work
 from saepipe.evaluate.metrics.unlearning.questions import (
     Question,
     QuestionsConfig,
-    chosen,
+    answered_letters,
     letter_ids,
     prompt_ids,
     read_questions,
@@ -33,7 +33,7 @@ GEMMA = (
 )
 
 
-def test_four_columns_and_a_list_give_the_same(tmp_path) -> None:
+def test_four_columns_and_a_list_give_the_same_questions(tmp_path) -> None:
     (tmp_path / "q.csv").write_text('q,w,x,y,z,right\n"Which, then?",1,2,3,4,C\nAnd now?,5,6,7,8,0\n')
     rows = [
         {"question": "Which, then?", "choices": ["1", "2", "3", "4"], "answer": 2},
@@ -48,33 +48,33 @@ def test_four_columns_and_a_list_give_the_same(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
-        ({"question": "?", "choices": ["1", "2", "3"], "answer": 0}, "no question with four choices"),
+        ({"question": "?", "choices": ["1", "2", "3"], "answer": 0}, "is not a four-choice question"),
         ({"question": "?", "choices": ["1", "2", "3", "4"], "answer": 4}, "answer '4'"),
         ({"question": "?", "choices": ["1", "2", "3", "4"], "answer": "AB"}, "answer 'AB'"),
         ({"question": "?", "choices": ["1", "2", "3", "4"], "answr": 1}, "no column 'answer'; did you mean 'answr'"),
     ],
 )
-def test_what_is_no_question_is_refused(tmp_path, row, said) -> None:
+def test_invalid_rows_are_errors(tmp_path, row, message) -> None:
     (tmp_path / "q.jsonl").write_text(json.dumps(row))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         read_questions(QuestionsConfig(source=str(tmp_path / "q.jsonl"), subject="numbers"))
 
 
-def test_permuted_choices_keep_the_right_one() -> None:
+def test_permuted_questions_keep_the_right_choice() -> None:
     for order in permutations(range(4)):
         permuted = CAPITAL.permuted(order)
         assert permuted.choices[permuted.answer] == "Paris"
         assert permuted.choices == tuple(CAPITAL.choices[index] for index in order)
 
 
-def test_orders_begin_with_the_original() -> None:
-    assert sorted(orders(24, 0)) == sorted(permutations(range(4)))
-    assert orders(24, 0)[0] == (0, 1, 2, 3)
-    assert orders(1, 0) == [(0, 1, 2, 3)]
-    assert orders(5, 3) == orders(5, 3) != orders(5, 4)
-    assert len(set(orders(5, 3))) == 5
+def test_choice_orders_begin_with_the_original() -> None:
+    assert sorted(choice_orders(24, 0)) == sorted(permutations(range(4)))
+    assert choice_orders(24, 0)[0] == (0, 1, 2, 3)
+    assert choice_orders(1, 0) == [(0, 1, 2, 3)]
+    assert choice_orders(5, 3) == choice_orders(5, 3) != choice_orders(5, 4)
+    assert len(set(choice_orders(5, 3))) == 5
 
 
 def test_prompts(lm) -> None:
@@ -98,21 +98,21 @@ def test_prompts(lm) -> None:
     assert prompt_ids(CAPITAL, "geography", None, chat) == encoded(expected)
 
 
-def test_a_letter_is_its_likelier_token(lm) -> None:
+def test_the_likelier_token_of_a_letter_counts(lm) -> None:
     letters = letter_ids(lm.tokenizer)
-    expected = [[lm.tokenizer.convert_tokens_to_ids(token) for token in (one, f"Ġ{one}")] for one in "ABCD"]
+    expected = [[lm.tokenizer.convert_tokens_to_ids(token) for token in (letter, f"Ġ{letter}")] for letter in "ABCD"]
     assert letters.tolist() == expected
     logits = torch.zeros(5, len(lm.tokenizer))
     for row, (letter, form) in enumerate([(0, 1), (1, 0), (2, 1), (3, 0), (3, 1)]):
         logits[row, letters[letter, form]] = 1.0
         logits[row, letters[(letter + 1) % 4, 1 - form]] = 0.5
-    logits[:, 0] = 9.0  # some other token is the likeliest of all
-    assert chosen(logits, letters).tolist() == [0, 1, 2, 3, 3]
+    logits[:, 0] = 9.0  # the likeliest token is no letter
+    assert answered_letters(logits, letters).tolist() == [0, 1, 2, 3, 3]
 
 
 @pytest.fixture
 def mixed(tmp_path) -> QuestionsConfig:
-    """Questions of uneven length; the model names the first letter of the last word, as far as it knows."""
+    """Questions of uneven length; the model names the first letter of the last word if it knows it."""
     words = ["apple", "the long road to the bridge", "copper", "a dog", "b", "cats and boats", "very", "an old castle"]
     rows = [{"question": word, "choices": [*"ABCD"], "answer": index % 4} for index, word in enumerate(words)]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -123,42 +123,44 @@ PROMPT = "\n {question} or {A} has the first letter:"
 
 
 @pytest.mark.parametrize("num_permutations", [1, 3])
-def test_the_subset_is_what_the_model_answers(testbed, lm, mixed, num_permutations) -> None:
-    work = asked_work(mixed, num_permutations, PROMPT, 0)
-    found = asked(testbed, mixed, work, Silent())
+def test_the_questions_kept_are_those_the_model_answers(testbed, lm, mixed, num_permutations) -> None:
+    work = questions_work(mixed, num_permutations, PROMPT, 0)
+    answered = ask_questions(testbed, mixed, work, Silent())
     tokens = [lm.tokenizer.convert_tokens_to_ids(f"Ġ{letter}") for letter in "ABCD"]
     plain = [lm.tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"]
     expected = []
     for number, question in enumerate(read_questions(mixed)):
         right = 0
-        for order in orders(num_permutations, 0):
+        for order in choice_orders(num_permutations, 0):
             choices = [question.choices[index] for index in order]
             text = f"<bos>\n {question.text} or {choices[0]} has the first letter:"
             logits = lm.model(torch.tensor([lm.tokenizer.encode(text, add_special_tokens=False)])).logits[0, -1]
             likeliest = max(range(4), key=lambda i, row=logits: max(row[tokens[i]], row[plain[i]]))
             right += choices[likeliest] == question.choices[question.answer]
         expected += [number] if right == num_permutations else []
-    assert found.numbers.tolist() == expected
-    assert found.num_asked == 8
+    assert answered.numbers.tolist() == expected
+    assert answered.num_asked == 8
     if num_permutations == 1:
-        assert 0 < len(found) < 8
+        assert 0 < len(answered) < 8
 
 
-def test_resumed_on_padded_prompts_equals_the_whole_model(testbed, lm, mixed) -> None:
-    found = asked(testbed, mixed, asked_work(mixed, 1, "\n {question} has the first letter:", 0), Silent())
-    lengths = found.offsets.diff()
+def test_upper_layers_on_padded_prompts_equal_the_whole_model(testbed, lm, mixed) -> None:
+    work = questions_work(mixed, 1, "\n {question} has the first letter:", 0)
+    answered = ask_questions(testbed, mixed, work, Silent())
+    lengths = answered.offsets.diff()
     assert lengths.min() < lengths.max()
-    seen = []
-    with testbed.resumed() as resume:
+    rows = []
+    with testbed.upper_layers() as upper_layers:
         batches = [
-            (prompts, resume(prompts.ids, prompts.x)[torch.arange(len(prompts.rows)), prompts.last])
-            for prompts in found.batches(3)
+            (prompts, upper_layers(prompts.ids, prompts.x)[torch.arange(len(prompts.rows)), prompts.last])
+            for prompts in answered.batches(3)
         ]
     for prompts, logits in batches:
-        for row, resumed_logits in zip(prompts.rows.tolist(), logits, strict=True):
-            span = slice(int(found.offsets[row]), int(found.offsets[row + 1]))
-            alone = found.ids[span][None]
-            assert torch.allclose(lm.model(alone).logits[0, -1], resumed_logits, atol=1e-5)
-            assert torch.allclose(capture(lm.model, alone, [HookPoint.parse(HOOK)])[HOOK][0], found.x[span], atol=1e-5)
-            seen.append(row)
-    assert sorted(seen) == list(range(len(found)))
+        for row, upper_logits in zip(prompts.rows.tolist(), logits, strict=True):
+            span = slice(int(answered.offsets[row]), int(answered.offsets[row + 1]))
+            alone = answered.ids[span][None]
+            assert torch.allclose(lm.model(alone).logits[0, -1], upper_logits, atol=1e-5)
+            x = capture(lm.model, alone, [HookPoint.parse(HOOK)])[HOOK][0]
+            assert torch.allclose(x, answered.x[span], atol=1e-5)
+            rows.append(row)
+    assert sorted(rows) == list(range(len(answered)))

@@ -1,4 +1,4 @@
-"""Palette, axes and numbers that all charts share."""
+"""Palette, axes and numbers of all charts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from saepipe.data.errors import MachineError
-from saepipe.evaluate.report.charts.drawing import COLOURS, GREY, Series, altair, quantity, significant, ticks
+from saepipe.evaluate.report.charts.drawing import COLOURS, GREY, Series, altair, quantity, rounded, ticks
 
 
 def test_names_beyond_the_palette_differ_in_dash_and_shape() -> None:
-    names = tuple(f"v{place}" for place in range(20))
+    names = tuple(f"v{index}" for index in range(20))
     series = Series("variant", names, ("theirs",))
     looks = [series.colour.to_dict()["scale"]["range"], series.dash.to_dict()["scale"]["range"]]
     assert len({(colour, tuple(dash)) for colour, dash in zip(*looks, strict=True)}) == 21
@@ -24,9 +24,9 @@ def test_names_beyond_the_palette_differ_in_dash_and_shape() -> None:
     assert len({*zip(looks[0], shapes["range"], strict=True)}) == 21
 
 
-def test_an_axis_is_logarithmic_where_its_values_span_a_decade() -> None:
-    def scale(*given: float, zero: bool = False) -> dict[str, Any]:
-        return quantity("X", "x", "x", given, zero=zero).to_dict()["scale"]
+def test_an_axis_is_logarithmic_if_its_values_span_a_decade() -> None:
+    def scale(*numbers: float, zero: bool = False) -> dict[str, Any]:
+        return quantity("X", "x", "x", numbers, zero=zero).to_dict()["scale"]
 
     assert scale(2.0, 21.0)["type"] == "log"
     assert scale(2.0, 19.0) == {"zero": False}
@@ -36,20 +36,20 @@ def test_an_axis_is_logarithmic_where_its_values_span_a_decade() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.3, 40.0), (2.0, 21.0), (1e-7, 1.0), (1e-12, 1e9)])
-def test_ticks_are_few_and_in_sight(low: float, high: float) -> None:
-    seen = [tick for tick in ticks(low, high) if low <= tick <= high]
-    assert 2 <= len(seen) <= 12
-    assert all(f"{tick:.0e}"[0] in "125" for tick in seen)
+def test_some_ticks_are_in_range(low: float, high: float) -> None:
+    visible = [tick for tick in ticks(low, high) if low <= tick <= high]
+    assert 2 <= len(visible) <= 12
+    assert all(f"{tick:.0e}"[0] in "125" for tick in visible)
 
 
 def test_numbers_have_five_digits() -> None:
-    assert significant(0.123456789) == 0.12346
-    assert significant(123456.789) == 123460.0
-    assert significant(math.nan) is None
-    assert [significant(value) for value in (7, "a", None)] == [7, "a", None]
+    assert rounded(0.123456789) == 0.12346
+    assert rounded(123456.789) == 123460.0
+    assert rounded(math.nan) is None
+    assert [rounded(value) for value in (7, "a", None)] == [7, "a", None]
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "altair", None)
     with pytest.raises(MachineError, match="a report needs altair") as error:
         altair()

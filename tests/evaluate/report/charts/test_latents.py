@@ -1,4 +1,4 @@
-"""Histograms of density and cosines."""
+"""Histograms of density and decoder cosines."""
 
 from __future__ import annotations
 
@@ -6,38 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from helpers.charts import run, told
-from helpers.made_stories import (
-    write_evaluation,
-    write_geometry,
-)
+from helpers.charts import charts_of, run
+from helpers.made_stories import write_evaluation, write_geometry
 from saepipe.evaluate.report.charts import latents
 from saepipe.evaluate.report.story import Story
 
 
-def test_histograms_are_shares_of_what_is_in_them(tmp_path: Path) -> None:
+def test_histograms_show_shares_of_their_counts(tmp_path: Path) -> None:
     runs = [
         write_geometry(run(tmp_path, "a"), {20: 3, 21: 1}, {30: 10}),
         write_geometry(run(tmp_path, "b", weight=2.0), {23: 7}, {20: 5}),
     ]
     section = latents.section(Story.read(runs))
-    chart = told(section)["latents-density"]
+    chart = charts_of(section)["latents-density"]
     edges = [row[0] for row in chart.rows]
-    assert edges == pytest.approx([-7 + 0.25 * place for place in range(19, 26)])  # one bin more to each side
+    assert edges == pytest.approx([-7 + 0.25 * bin_ for bin_ in range(19, 26)])  # one more bin on each side
     assert [row[1] for row in chart.rows] == [0.0, 0.75, 0.25, 0.0, 0.0, 0.0, 0.0]
     assert [row[2] for row in chart.rows] == [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
-    assert "never fire are not in it: a/seed-0 25.00%, b/seed-0 25.00%." in chart.description
+    assert "never active are not included: a/seed-0 25.00%, b/seed-0 25.00%." in chart.description
     assert chart.spec["layer"][0]["mark"]["interpolate"] == "step-after"
     assert section.absent == ()
 
 
-def test_core_gives_the_histograms_that_geometry_did_not(tmp_path: Path) -> None:
+def test_core_has_the_histograms_if_geometry_is_missing(tmp_path: Path) -> None:
     latent = {"feature_density": 0.02, "max_decoder_cosine_sim": 0.5}
     runs = [write_evaluation(run(tmp_path, "a"), "core", {"l0": 3.0}, [latent] * 4), run(tmp_path, "b", weight=2.0)]
     section = latents.section(Story.read(runs))
-    assert list(told(section)) == ["latents-density", "latents-nearest-cosine"]
+    assert list(charts_of(section)) == ["latents-density", "latents-nearest-cosine"]
     assert max(row[1] for row in section.charts[0].rows) == 1.0
     assert section.absent == (
-        "Not measured of b/seed-0: density of latents; cosine with the nearest decoder row (evaluate geometry).",
-        "Not measured of a/seed-0, b/seed-0: cosine of all pairs of decoder rows (evaluate geometry).",
+        "Not measured for b/seed-0: density of latents; cosine with the nearest decoder row (evaluate geometry).",
+        "Not measured for a/seed-0, b/seed-0: cosine of all pairs of decoder rows (evaluate geometry).",
     )

@@ -1,4 +1,4 @@
-"""Pareto plots: points, faint seeds, colours, intervals, and what is told and not drawn."""
+"""Pareto plots: points, faint seeds, colours, intervals, and points that cannot be shown."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.charts import marks, run, table, told
+from helpers.charts import charts_of, marks, run, table
 from helpers.made_results import write_core, write_result
-from helpers.made_stories import (
-    values,
-    write_imported,
-)
+from helpers.made_stories import values, write_imported
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts import pareto
 from saepipe.evaluate.report.charts.drawing import COLOURS, GREY
@@ -24,7 +21,7 @@ from saepipe.evaluate.stats.intervals import Estimate
 def test_a_point_is_a_variant_and_its_seeds_are_faint(tmp_path: Path) -> None:
     runs = [write_core(run(tmp_path, "a", seed), l0=10.0 + seed, ev=0.8 + 0.01 * seed) for seed in range(3)]
     runs.append(write_core(run(tmp_path, "b", weight=2.0), l0=5.0, ev=0.7))
-    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
     mean, other, *seeds = table(chart)
     half = 4.30265 * 0.01 / math.sqrt(3)
     assert mean["run"] == "a (mean, n=3)"
@@ -40,22 +37,22 @@ def test_a_point_is_a_variant_and_its_seeds_are_faint(tmp_path: Path) -> None:
     *_, faint, strong = range(len(chart.spec["layer"]))
     assert [record["run"] for record in values(chart.spec, strong)] == ["a (mean, n=3)", "b/seed-0"]
     assert [record["y"] for record in values(chart.spec, faint)] == [0.8, 0.81, 0.82]
-    opacity = [chart.spec["layer"][place]["encoding"]["opacity"]["value"] for place in (faint, strong)]
+    opacity = [chart.spec["layer"][layer]["encoding"]["opacity"]["value"] for layer in (faint, strong)]
     assert opacity[0] < opacity[1] == 1
 
 
-def test_a_point_tells_what_differs_and_opens_its_run(tmp_path: Path) -> None:
+def test_a_point_shows_its_settings_and_opens_its_run(tmp_path: Path) -> None:
     runs = [write_core(run(tmp_path, f"w={weight}", weight=weight), l0=10 * weight) for weight in (1.0, 2.5)]
-    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
     points = chart.spec["layer"][-1]["encoding"]
     assert points["href"]["field"] == "url"
     titles = {entry["field"]: entry["title"] for entry in points["tooltip"]}
     (setting,) = [field for field, title in titles.items() if title == "penalties.0.weight"]
-    seen = {record["url"]: record[setting] for record in values(chart.spec, -1)}
-    assert seen == {f"#{anchor('w=1.0/seed-0')}": "1.0", f"#{anchor('w=2.5/seed-0')}": "2.5"}
+    settings = {record["url"]: record[setting] for record in values(chart.spec, -1)}
+    assert settings == {f"#{anchor('w=1.0/seed-0')}": "1.0", f"#{anchor('w=2.5/seed-0')}": "2.5"}
 
 
-def test_names_in_urls_are_told_apart() -> None:
+def test_anchors_are_unique() -> None:
     names = ["w/seed-0", "w=2.5/seed-0", "w=2-5/seed-0", "w-2.5/seed-0", "é/seed-0", "ü/seed-0", "w-/seed-0"]
     assert anchor(names[0]) == "run-w-seed-0"
     assert anchor(names[1]).startswith("run-w-2-5-seed-0-")
@@ -69,42 +66,42 @@ def test_a_colour_is_a_penalty_and_imported_runs_are_grey_diamonds(tmp_path: Pat
         write_core(run(tmp_path, "both", penalties=[{"name": "l1", "weight": 1}, {"name": "ortsae", "weight": 1}]))
     ]
     runs += [write_core(write_imported(tmp_path / "scope" / "seed-0"), l0=12.0)]
-    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
     encoding = chart.spec["layer"][-1]["encoding"]
     assert encoding["color"]["field"] == encoding["shape"]["field"] == "penalty"
     colours = dict(zip(*(encoding["color"]["scale"][key] for key in ("domain", "range")), strict=True))
     assert colours == {"l1": COLOURS[0], "l1 + ortsae": COLOURS[1], "imported from gemma-scope": GREY}
     assert encoding["shape"]["scale"]["range"] == ["circle", "circle", "diamond"]
     lines = values(chart.spec, marks(chart).index("line"))
-    assert [record["x"] for record in lines] == [8.0, 9.0]  # what differs in its weight alone, and nothing else
+    assert [record["x"] for record in lines] == [8.0, 9.0]  # only variants that differ in the weight alone
 
 
-def test_l0_is_logarithmic_over_a_decade(tmp_path: Path) -> None:
+def test_l0_is_logarithmic_if_it_spans_a_decade(tmp_path: Path) -> None:
     runs = [write_core(run(tmp_path, f"w{l0:g}", weight=l0), l0=l0) for l0 in (8.0, 200.0)]
-    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
     assert chart.spec["layer"][-1]["encoding"]["x"]["scale"]["type"] == "log"
 
 
-def test_at_one_l0_variants_stand_side_by_side(tmp_path: Path) -> None:
+def test_variants_at_one_l0_are_placed_side_by_side(tmp_path: Path) -> None:
     runs = [write_core(run(tmp_path, name, weight=weight), l0=10.0) for name, weight in (("a", 1.0), ("b", 2.0))]
-    chart = told(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
     x = chart.spec["layer"][-1]["encoding"]["x"]
     assert (x["type"], x["sort"], x["title"]) == ("nominal", ["a", "b"], "variant, all at L0 10")
     assert "line" not in marks(chart)
 
 
-def test_what_is_undefined_is_told_and_not_drawn(tmp_path: Path) -> None:
+def test_undefined_points_are_named_and_not_shown(tmp_path: Path) -> None:
     runs = [write_core(run(tmp_path, "a")), write_core(run(tmp_path, "b", weight=2.0), ev=None)]
     section = pareto.section(Story.read(runs))
-    chart = told(section)["pareto-explained-variance"]
-    assert "Not drawn: b/seed-0 (nothing varies)." in chart.description
-    assert [(row["value"], row["why not"]) for row in table(chart)] == [(0.9, None), (None, "nothing varies")]
+    chart = charts_of(section)["pareto-explained-variance"]
+    assert "Not shown: b/seed-0 (nothing varies)." in chart.description
+    assert [(row["value"], row["reason"]) for row in table(chart)] == [(0.9, None), (None, "nothing varies")]
     assert [record["run"] for record in values(chart.spec, -1)] == ["a/seed-0"]
-    assert "L0 against loss recovered is not drawn: not measured." in section.absent
+    assert "No plot of L0 against loss recovered: not measured." in section.absent
 
 
-def test_an_undefined_l0_says_so(tmp_path: Path) -> None:
+def test_an_undefined_l0_is_the_reason(tmp_path: Path) -> None:
     figures = {"l0": Estimate(None, reason="no token"), "explained_variance": 0.5}
     section = pareto.section(Story.read([write_result(run(tmp_path, "a"), figures)]))
     assert section.charts == ()
-    assert section.absent[0] == "L0 against explained variance is not drawn: L0: no token."
+    assert section.absent[0] == "No plot of L0 against explained variance: L0: no token."

@@ -1,4 +1,4 @@
-"""The optimiser step of stacked runs, against that of one."""
+"""The optimiser step of stacked runs, compared with the step of a single run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import torch
 
 from saepipe.train.config import OptimizerConfig
 from saepipe.train.sae.base import Params
-from saepipe.train.stacked.optim_stacked import clip_each, norm_each, update_each
+from saepipe.train.stacked.optim import clip_each, norm_each, update_each
 from saepipe.train.stacked.slices import shared
-from saepipe.train.step.optim import begin_moments, make_adam, update
+from saepipe.train.step.optim import initial_moments, update
 
 NUM_RUNS, D_IN, D_SAE = 4, 5, 7
 
 
-def draw(rng: torch.Generator, *lead: int) -> Params:
+def random_tensors(rng: torch.Generator, *lead: int) -> Params:
     shapes = {"W_enc": (D_IN, D_SAE), "b_enc": (D_SAE,), "W_dec": (D_SAE, D_IN), "b_dec": (D_IN,)}
     return {name: torch.randn(*lead, *shape, generator=rng) for name, shape in shapes.items()}
 
@@ -24,28 +24,24 @@ def draw(rng: torch.Generator, *lead: int) -> Params:
 def test_each_run_makes_the_step_that_it_makes_alone(lrs: tuple[float, ...], clip: float | None) -> None:
     config = OptimizerConfig(clip=clip)
     rng = torch.Generator().manual_seed(0)
-    runs = [{name: value.requires_grad_() for name, value in draw(rng).items()} for _ in range(NUM_RUNS)]
+    runs = [{name: value.requires_grad_() for name, value in random_tensors(rng).items()} for _ in range(NUM_RUNS)]
     alone = [{name: value.detach().clone().requires_grad_() for name, value in run.items()} for run in runs]
-    adams, lonely = [make_adam(run, config) for run in runs], [make_adam(run, config) for run in alone]
-    for adam in adams:
-        begin_moments(adam)
-    moments = shared([{name: adam.state[run[name]] for name in run} for run, adam in zip(runs, adams, strict=True)])
-    params = shared(runs)
+    own_moments, moments_alone = [[initial_moments(run) for run in group] for group in (runs, alone)]
+    moments, params = shared(own_moments), shared(runs)
     for _ in range(5):
-        gradients = draw(rng, NUM_RUNS)
+        gradients = random_tensors(rng, NUM_RUNS)
         for number, run in enumerate(alone):
             own = {name: value[number].clone() for name, value in gradients.items()}
-            update(lonely[number], run, own, lr=lrs[number], clip=clip)
+            update(run, own, moments_alone[number], lrs[number], config)
         update_each(params, gradients, moments, lrs, config)
-    for run, one, adam, other in zip(runs, alone, adams, lonely, strict=True):
-        for name in run:
-            torch.testing.assert_close(run[name], one[name], rtol=1e-5, atol=1e-6)
-            for key, value in other.state[one[name]].items():
-                torch.testing.assert_close(adam.state[run[name]][key], value, rtol=1e-5, atol=1e-6)
+    for number, run in enumerate(runs):
+        for name, value in run.items():
+            torch.testing.assert_close(value, alone[number][name], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(own_moments[number][name], moments_alone[number][name], rtol=1e-5, atol=1e-6)
 
 
 def test_a_gradient_is_clipped_by_its_own_runs_norm() -> None:
-    gradients = draw(torch.Generator().manual_seed(1), NUM_RUNS)
+    gradients = random_tensors(torch.Generator().manual_seed(1), NUM_RUNS)
     gradients = {
         name: value * torch.tensor([0.01, 1.0, 0.02, 5.0]).view(-1, *(1,) * (value.dim() - 1))
         for name, value in gradients.items()

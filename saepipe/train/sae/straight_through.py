@@ -1,4 +1,4 @@
-"""Slopes that training estimates where an activation has none."""
+"""Straight-through gradient estimator, for activations that have no slope."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 from saepipe.train.kernels.autograd import column_sums
 from saepipe.train.kernels.pattern import Pattern
 
-MANY = 0.1
-"""Share of all entries from which one whole product is taken to cost less than theirs one by one: about where a whole
-step stops gaining from being sparse (bench/density.py)."""
+DENSE_ABOVE = 0.1
+"""Share of all entries above which one whole product is assumed to cost less than the entries one by one: roughly where
+a whole step stops gaining from being sparse (bench/density.py)."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """mask * carrier is added to the activations: it is 0, and carries the estimated slope."""
+class StraightThrough:
+    """Estimator whose mask * carrier is added to the activations: it is 0, and carries the estimated slope."""
 
     mask: Tensor  # (batch, d_sae) bool: within bandwidth / 2 of their latent's threshold
     carrier: Tensor  # (d_sae,) zeros, with the estimated slope as their gradient
@@ -25,10 +25,10 @@ class Estimate:
 
     @cached_property
     def pattern(self) -> Pattern | None:
-        """The entries of `mask`; None where they are many, as early in a run."""
-        return None if self.mask.count_nonzero() > MANY * self.mask.numel() else Pattern.of_mask(self.mask)
+        """Entries of `mask`; None if there are too many, as early in a run."""
+        return None if self.mask.count_nonzero() > DENSE_ABOVE * self.mask.numel() else Pattern.of_mask(self.mask)
 
     @cached_property
     def count(self) -> Tensor:
-        """(d_sae,) float32: how many of the batch `mask` has."""
+        """Number of entries of `mask` per latent, (d_sae,) float32."""
         return self.mask.float().sum(0) if self.pattern is None else column_sums(self.pattern, self.pattern.ones())

@@ -1,0 +1,146 @@
+"""A run while it trains: begun or resumed, checked before its first step, logged, checkpointed and finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+
+from saepipe.data.batches.stream import BatchStream
+from saepipe.data.folders.health import Finding, Health, errors, unusable
+from saepipe.data.terminal.progress import Progress
+from saepipe.train.config import labels
+from saepipe.train.health.dry_step import dry_step
+from saepipe.train.health.finished import check_finite, check_steps
+from saepipe.train.health.judge import check_commits, doubts, judge
+from saepipe.train.health.log_lines import check_log
+from saepipe.train.plan import Planned
+from saepipe.train.rundir import folder as run_folder
+from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from saepipe.train.rundir.metrics_log import MetricsLog
+from saepipe.train.step.init import center
+from saepipe.train.step.loss import RECONSTRUCTION
+from saepipe.train.step.measure import Measurement
+from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
+from saepipe.train.trackers.base import TrackedRun
+from saepipe.train.trackers.tracker_threads import Trackers, Tracking
+
+
+@dataclass(eq=False)
+class LiveRun:
+    """A run that is being trained."""
+
+    planned: Planned
+    header: dict[str, Any]
+    metadata: dict[str, Any]
+    state: TrainState
+    log: MetricsLog
+    trackers: Trackers
+    progress: Progress
+    strict: bool
+    early_findings: list[Finding] = field(default_factory=list)  # before the first step
+    reported: set[tuple[str, str]] = field(default_factory=set)  # rules, and what they were about
+    fatal: tuple[Finding, ...] = ()
+
+    @classmethod
+    def begin(
+        cls, planned: Planned, stream: BatchStream, tracking: Tracking, progress: Progress, *, strict: bool
+    ) -> Self:
+        """Opens the run at its last checkpoint, or at step 0."""
+        folder, recipe = planned.folder, planned.recipe
+        path = last_checkpoint(folder / run_folder.CHECKPOINTS, planned.run_id)
+        state = load_checkpoint(path, recipe) if path else first_state(recipe, stream)
+        header = run_folder.header(folder, planned.variant, recipe, planned.cache)
+        run_folder.begin(folder, recipe, header)
+        metadata = run_folder.sae_metadata(header, recipe, planned.cache)
+        log = MetricsLog(folder / run_folder.METRICS, state.step)
+        config, study = recipe.config.to_dict() | {"run": header}, folder.resolve().parents[1].name
+        tracked = TrackedRun(folder, planned.variant.folder, study, config, state.step)
+        trackers = tracking.follow(recipe.config.trackers, tracked, log.lines)
+        return cls(planned, header, metadata, state, log, trackers, progress, strict)
+
+    @property
+    def next_batch(self) -> int | None:
+        """Number of the batch that it trains on next; None once it is done or has failed."""
+        return None if self.fatal or self.state.step >= self.planned.recipe.num_steps else self.state.step
+
+    @property
+    def logs_next_step(self) -> bool:
+        """Whether the next step ends with a line of the log."""
+        done = self.state.step + 1
+        return done in (1, self.planned.recipe.num_steps) or done % self.planned.recipe.config.log_every == 0
+
+    def check_before_start(self, batches: Sequence[torch.Tensor]) -> None:
+        """Reports doubts about the config and the findings of the dry step on the first batches."""
+        recipe = self.planned.recipe
+        commits = check_commits(self.header["commits"])
+        self.early_findings = [*doubts(recipe.config), *commits, *dry_step(recipe, self.state, batches)]
+        self.report(self.early_findings)
+
+    def joins_team(self, size: int) -> None:
+        """Records in the manifest how many runs, at most, made steps together."""
+        if size > self.header["stacked"]:
+            self.header["stacked"] = size
+            run_folder.begin(self.planned.folder, self.planned.recipe, self.header)
+
+    def after_step(self, measurement: Measurement | None) -> None:
+        """Writes what is due after the step just done: a log line, a checkpoint, the finished run."""
+        recipe, state = self.planned.recipe, self.state
+        config, done = recipe.config, state.step
+        last = done == recipe.num_steps
+        saves = not last and done % config.checkpoint_every == 0
+        if measurement or saves:
+            self.report(check_finite(state))
+        if measurement and not self.fatal:
+            line = self.log.write(recipe, state, [RECONSTRUCTION, *labels(config.penalties)], measurement)
+            self.trackers.log(line)
+            self.progress.advance(0, loss=line["loss"], l0=line["l0"], fvu=line["fvu"], dead=line["dead"])
+            self.report(check_log(config, recipe.num_steps, self.log.lines, config.health, ended=False))
+        if saves and not self.fatal:
+            save_checkpoint(self.planned.folder / run_folder.CHECKPOINTS, self.planned.run_id, state)
+        if last and not self.fatal:
+            self._finish()
+
+    def check_complete(self) -> None:
+        """Reports missing steps of a run whose batches have ended."""
+        if self.next_batch is not None:
+            self.report(check_steps(self.state.step, self.planned.recipe.num_steps))
+
+    def report(self, findings: Sequence[Finding]) -> None:
+        """Prints new findings, and stops the run if it cannot become usable (strict: if it has any error)."""
+        folder = self.planned.folder
+        for finding in findings:
+            key = (finding.rule, finding.about or finding.message)
+            if key not in self.reported:
+                self.reported.add(key)
+                self.progress.say(f"{folder}: {finding}")
+                self.trackers.log_finding(self.state.step, finding)
+        if fatal := (errors if self.strict else unusable)(findings):
+            self.fatal = tuple(fatal)
+            Health(tuple(dict.fromkeys([*self.early_findings, *findings]))).write(folder)
+
+    def _finish(self) -> None:
+        """Judges the trained run by every rule, and commits it unless it is unusable."""
+        recipe, folder = self.planned.recipe, self.planned.folder
+        others = run_folder.finished_beside(folder)
+        health = judge(recipe, self.state, self.log.lines, self.planned.cache, run_folder.twin(folder), others)
+        health = replace(health, findings=(*self.early_findings, *health.findings))
+        health.write(folder)
+        self.report(health.findings)
+        if not self.fatal:
+            run_folder.finish(folder, recipe, self.state, self.header, self.metadata)
+        self.trackers.end(ok=not self.fatal)
+
+
+def first_state(recipe: Recipe, stream: BatchStream) -> TrainState:
+    """Returns the state at step 0, with b_dec at a centre of the stream's first rows."""
+    init = recipe.config.init
+    num_rows = min(init.b_dec_rows, stream.num_rows)
+    params = initial_params(recipe)
+    if init.b_dec != "zeros":
+        batches = zip(stream.batches(), range(-(-num_rows // stream.batch_size)), strict=False)
+        rows = torch.cat([batch for batch, _ in batches])[:num_rows]
+        params["b_dec"] = center(recipe.scaled(rows), init.b_dec)
+    return fresh_state(recipe, params)

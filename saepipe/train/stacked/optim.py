@@ -1,0 +1,61 @@
+"""`saepipe.train.step.optim.update` for stacked runs: each has its own gradient norm and its own learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from saepipe.train.config import OptimizerConfig
+from saepipe.train.sae.base import Params
+from saepipe.train.step.optim import Moments, adam_step, remove_parallel, to_unit_rows
+
+
+@torch.no_grad()
+def update_each(
+    params: Params, gradients: Mapping[str, Tensor], moments: Moments, lrs: Sequence[float], config: OptimizerConfig
+) -> None:
+    """Makes one step of every run: projects, clips each run's gradient norm, applies Adam, rescales rows to unit norm.
+
+    Args:
+        params: (num_runs, ...) each; changed in place, like `gradients` and `moments`.
+        gradients: (num_runs, ...) each.
+        moments: (num_runs, ...) each; `step` is equal in all runs.
+        lrs: num_runs learning rates; Adam is called once per stretch of equal ones.
+        config: betas, eps and clip of every run.
+    """
+    remove_parallel(gradients, params["W_dec"])
+    if config.clip is not None:
+        clip_each(gradients, config.clip)
+    stop = 0
+    for lr, neighbours in groupby(lrs):
+        start, stop = stop, stop + len(list(neighbours))
+        adam_step(
+            {name: value[start:stop] for name, value in params.items()},
+            {name: value[start:stop] for name, value in gradients.items()},
+            # A copy of `step`, since Adam adds 1 to what it is given.
+            {
+                name: {**{key: value[start:stop] for key, value in own.items()}, "step": own["step"][start].clone()}
+                for name, own in moments.items()
+            },
+            lr,
+            config,
+        )
+    for own in moments.values():
+        own["step"].add_(1)
+    to_unit_rows(params["W_dec"])
+
+
+def clip_each(gradients: Mapping[str, Tensor], limit: float) -> None:
+    """Scales each run's whole gradient, in place, to a norm of at most `limit`."""
+    factor = (limit / (norm_each(gradients) + 1e-6)).clamp(max=1.0)
+    for value in gradients.values():
+        value.mul_(factor.view(-1, *(1,) * (value.dim() - 1)))
+
+
+def norm_each(gradients: Mapping[str, Tensor]) -> Tensor:
+    """Returns each run's gradient norm over all parameters, (num_runs,)."""
+    norms = [torch.linalg.vector_norm(value.flatten(1), dim=1) for value in gradients.values()]
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
