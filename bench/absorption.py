@@ -1,9 +1,9 @@
-"""Absorption per letter of two SAEs of one width, one sparse and one less so, on the toy model.
+"""Absorption per letter of two SAEs of one width and different L0, on the toy model.
 
 python bench/absorption.py                     # harvest, training and evaluation: some minutes
 
-The text is the toy's spelling documents alone: there the first letter matters to the model, and an SAE of 512 latents
-can afford latents for it.
+The text consists only of the toy's spelling documents, in which the first letter matters to the model, so that an SAE
+of 512 latents has latents for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NUM_DOCUMENTS, NUM_TOKENS, STEPS = 14_000, 500_000, 1500
 
 
 def make_runs(folder: Path) -> list[Path]:
-    """A TopK SAE for each L0, all else alike."""
+    """Trains a TopK SAE for each L0, with otherwise equal settings."""
     text = folder / "spelling.jsonl"
     spelling = islice(documents(0, kinds=("spelling",)), NUM_DOCUMENTS)
     text.write_text("".join(json.dumps({"text": document.text}) + "\n" for document in spelling))
@@ -61,7 +61,7 @@ def make_runs(folder: Path) -> list[Path]:
 
 
 def measure(runs: list[Path], out: Path, mode: str = "fixed") -> tuple[list[dict[str, Any]], float, Passes]:
-    """Results run by run, seconds of the whole call, and passes of the model."""
+    """Returns the results of the runs, the seconds of the whole call, and the passes of the model."""
     raw = {"metrics": [{"name": "absorption"}], "mode": mode, "device": "cpu", "batch_size": 64}
     config = EvaluateConfig.parse(raw)
     passes, started = Passes(), time.perf_counter()
@@ -69,8 +69,8 @@ def measure(runs: list[Path], out: Path, mode: str = "fixed") -> tuple[list[dict
     return [json.loads(path.read_text()) for path in paths], time.perf_counter() - started, passes
 
 
-def shown(result: dict[str, Any]) -> str:
-    """One SAE's table; what is not measurable reads so."""
+def letter_table(result: dict[str, Any]) -> str:
+    """Formats one SAE's letters; a letter that is not measurable shows the reason."""
     lines = ["letter  probe F1  true pos.  latents  their F1  (test)  fraction   full  full rate"]
     for detail, letter in zip(result["eval_result_details"], result["saepipe"]["letters"], strict=True):
         lines.append(
@@ -100,21 +100,21 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="keeps the runs; a temporary folder where not given")
-    asked = parser.parse_args()
+    parser.add_argument("--folder", type=Path, help="keeps the runs here (default: a temporary folder)")
+    args = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory() as temporary:
-        folder = asked.folder or Path(temporary)
+        folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         runs = make_runs(folder)
         cold, cold_seconds, cold_passes = measure(runs, folder / "cold")
         warm, warm_seconds, warm_passes = measure(runs, folder / "warm")
         reference, _, _ = measure(runs, folder / "reference", "reference")
-    named = {f"l0_{k}": figures(result) for k, result in zip(L0, cold, strict=True)}
-    same = [figures(result) for result in warm] == list(named.values())
-    for name, result in zip(named, cold, strict=True):
-        print(f"\n{name}\n{shown(result)}")
-        print({key: value for key, value in named[name].items() if key != "letters"})
+    by_l0 = {f"l0_{k}": figures(result) for k, result in zip(L0, cold, strict=True)}
+    same = [figures(result) for result in warm] == list(by_l0.values())
+    for name, result in zip(by_l0, cold, strict=True):
+        print(f"\n{name}\n{letter_table(result)}")
+        print({key: value for key, value in by_l0[name].items() if key != "letters"})
     cost = {
         "seconds": {"first_call": round(cold_seconds, 1), "second_call": round(warm_seconds, 1)},
         "prompts_through_the_model": {"first_call": cold_passes.lower, "second_call": warm_passes.lower},
@@ -124,8 +124,8 @@ def main() -> None:
         ],
     }
     print(cost)
-    claim = "absorption per letter at two L0 of one width; letters that an SAE has no latents for are not measurable"
-    write_result("absorption", claim, {"d_sae": D_SAE, "hook": HOOK, "steps": STEPS, **named, **cost})
+    claim = "absorption per letter at two L0 of one width; letters for which an SAE has no latents are not measurable"
+    write_result("absorption", claim, {"d_sae": D_SAE, "hook": HOOK, "steps": STEPS, **by_l0, **cost})
 
 
 if __name__ == "__main__":

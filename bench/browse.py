@@ -1,11 +1,11 @@
-"""At 65,536 latents the feature browser starts in under 2 s, and every page comes in under 200 ms, matching included.
+"""At 65,536 latents the feature browser starts in under 2 s, and every page loads in under 200 ms, matching included.
 
     python bench/browse.py [--d-sae 65536] [--d-in 512 2304] [--quick]
 
-Made-up feature stores of three runs, on disk. Start: from the start of the process to its first answer, five times.
-Resources: over HTTP, each kind for 50 random latents; the first of each kind apart, since it may wait for the disk.
-Views: in chromium, from the key or address to the drawn page, ten times each. Files: what `--static` takes and weighs,
-a latent, over 1,024 of them. Writes results/browse.json.
+Random feature stores of three runs, on disk. Start: from the start of the process to its first response, five times.
+Resources: over HTTP, each kind for 50 random latents; the first request of each kind is listed separately, since it may
+wait for the disk. Views: in chromium, from the key press or address to the rendered page, ten times each. Files: time
+and size of `--static` per latent, over 1,024 latents. Writes results/browse.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 CLAIM = __doc__.split("\n\n")[0].replace("\n", " ")
 AIMS = {"start_s": 2.0, "resource_ms": 200.0}
 VARIANTS = ("topk", "topk_orthogonal", "jumprelu")
-NUM_LATENTS, NUM_STARTS, NUM_VIEWS, NUM_FILED = 50, 5, 10, 1024
+NUM_LATENTS, NUM_STARTS, NUM_VIEWS, NUM_STATIC = 50, 5, 10, 1024
 
 
 def write_runs(folder: Path, d_sae: int, d_in: int) -> list[Path]:
@@ -51,9 +51,9 @@ def write_runs(folder: Path, d_sae: int, d_in: int) -> list[Path]:
 def measure(d_sae: int, d_in: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         runs = write_runs(Path(folder), d_sae, d_in)
-        starts = [first_answer(runs) for _ in range(NUM_STARTS)]
+        starts = [seconds_to_start(runs) for _ in range(NUM_STARTS)]
         with serving(runs) as (url, _):
-            resources, views = asked(url, d_sae), viewed(url, d_sae)
+            resources, views = time_resources(url, d_sae), time_views(url, d_sae)
     worst = max(times["largest_ms"] for times in resources.values())
     return {
         "d_sae": d_sae,
@@ -66,8 +66,8 @@ def measure(d_sae: int, d_in: int) -> dict[str, Any]:
     }
 
 
-def first_answer(runs: list[Path]) -> float:
-    """Seconds from the start of the process to its page."""
+def seconds_to_start(runs: list[Path]) -> float:
+    """Returns the seconds from the start of the process until it has served its page."""
     started = time.perf_counter()
     with serving(runs) as (url, _):
         Client(url)
@@ -75,7 +75,7 @@ def first_answer(runs: list[Path]) -> float:
 
 
 class Client:
-    """One connection, with the cookie."""
+    """One HTTP connection, with the cookie that the page sets."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -85,18 +85,18 @@ class Client:
         self._cookie = {"Cookie": headers["Set-Cookie"].split(";")[0]}
 
     def get(self, path: str) -> tuple[float, int, Any]:
-        """Milliseconds, bytes and headers of an answer."""
+        """Returns milliseconds, bytes and headers of a response."""
         started = time.perf_counter()
         self._connection.request("GET", path, headers=self._cookie)
-        answer = self._connection.getresponse()
-        size = len(answer.read())
-        assert answer.status == 200, (path, answer.status)
-        return 1e3 * (time.perf_counter() - started), size, answer.headers
+        response = self._connection.getresponse()
+        size = len(response.read())
+        assert response.status == 200, (path, response.status)
+        return 1e3 * (time.perf_counter() - started), size, response.headers
 
 
-def asked(url: str, d_sae: int) -> dict[str, dict[str, float]]:
-    client, drawn = Client(url), random.Random(0)
-    latents = [drawn.randrange(d_sae) for _ in range(NUM_LATENTS)]
+def time_resources(url: str, d_sae: int) -> dict[str, dict[str, float]]:
+    client, rng = Client(url), random.Random(0)
+    latents = [rng.randrange(d_sae) for _ in range(NUM_LATENTS)]
     names: dict[str, list[str]] = {
         "runs": ["runs"] * 5,
         "columns": ["0/columns"] * 5,
@@ -106,21 +106,21 @@ def asked(url: str, d_sae: int) -> dict[str, dict[str, float]]:
         "latent": [f"0/latent/{latent}" for latent in latents],
         "match": [f"0/match/{1 + latent % 2}/{latent}" for latent in latents],
     }
-    return {kind: summary([client.get(f"/data/{name}") for name in each]) for kind, each in names.items()}
+    return {kind: summary([client.get(f"/data/{path}") for path in paths]) for kind, paths in names.items()}
 
 
-def summary(answers: list[tuple[float, int, Any]]) -> dict[str, float]:
-    first, *later = [took for took, _, _ in answers]
+def summary(responses: list[tuple[float, int, Any]]) -> dict[str, float]:
+    first, *later = [milliseconds for milliseconds, _, _ in responses]
     return {
         "first_ms": round(first, 1),
         "median_ms": round(statistics.median(later or [first]), 1),
         "largest_ms": round(max(first, *later, 0), 1),
-        "kilobytes": round(max(size for _, size, _ in answers) / 1e3, 1),
+        "kilobytes": round(max(size for _, size, _ in responses) / 1e3, 1),
     }
 
 
-def viewed(url: str, d_sae: int) -> dict[str, float] | str:
-    """Median milliseconds, from a key or an address to the drawn view."""
+def time_views(url: str, d_sae: int) -> dict[str, float] | str:
+    """Returns median milliseconds from a key press or an address to the rendered view, or why there is no browser."""
     try:
         with open_browser() as browser:
             page = browser.new_page(viewport={"width": 1280, "height": 850})
@@ -129,22 +129,22 @@ def viewed(url: str, d_sae: int) -> dict[str, float] | str:
             page.wait_for_selector("tbody a")
             first = 1e3 * (time.perf_counter() - started)
             page.wait_for_function("() => Table.open(0).then((table) => table.whole)")
-            page.evaluate(DRAWN)
-            drawn = random.Random(1)
-            latents = [drawn.randrange(d_sae) for _ in range(NUM_VIEWS)]
+            page.evaluate(TIMERS)
+            rng = random.Random(1)
+            latents = [rng.randrange(d_sae) for _ in range(NUM_VIEWS)]
             return {"page_and_list": round(first, 1)} | {
-                "search": median(page, [f"searched('word{latent % 500}')" for latent in latents]),
-                "sort": median(page, ["sorted()"] * NUM_VIEWS),
-                "latent": median(page, [f"gone('#run=topk/seed-0&latent={latent}')" for latent in latents]),
+                "search": median(page, [f"searchTime('word{latent % 500}')" for latent in latents]),
+                "sort": median(page, ["sortTime()"] * NUM_VIEWS),
+                "latent": median(page, [f"openTime('#run=topk/seed-0&latent={latent}')" for latent in latents]),
                 "compare": median(
-                    page, [f"gone('#run=topk/seed-0&latent={latent}&with=jumprelu/seed-0')" for latent in latents]
+                    page, [f"openTime('#run=topk/seed-0&latent={latent}&with=jumprelu/seed-0')" for latent in latents]
                 ),
             }
     except pytest.skip.Exception as reason:
         return str(reason)
 
 
-DRAWN = """() => {
+TIMERS = """() => {
   const frame = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
   const timed = async (act) => {
     const start = performance.now();
@@ -152,16 +152,16 @@ DRAWN = """() => {
     await frame();
     return performance.now() - start;
   };
-  window.searched = (text) => timed(() => {
+  window.searchTime = (text) => timed(() => {
     const box = document.getElementById("search");
     box.value = text;
     box.dispatchEvent(new Event("input"));
   });
-  window.sorted = () => timed(() => document.querySelector("th.c-density button").click());
-  window.gone = (where) => timed(() => new Promise((done) => {
+  window.sortTime = () => timed(() => document.querySelector("th.c-density button").click());
+  window.openTime = (address) => timed(() => new Promise((done) => {
     const watch = new MutationObserver(() => { watch.disconnect(); done(); });
     watch.observe(document.getElementById("main"), { childList: true });
-    location.hash = where;
+    location.hash = address;
   }));
 }"""
 
@@ -170,41 +170,42 @@ def median(page: Page, calls: list[str]) -> float:
     return round(statistics.median([page.evaluate(call) for call in calls]), 1)
 
 
-def files(d_in: int) -> dict[str, float]:
-    """`--static` of two runs, a latent."""
+def measure_static(d_in: int) -> dict[str, float]:
+    """Returns the time and size of `--static` per latent, for two runs."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = [write_store(Path(folder) / name / "seed-0", NUM_FILED, d_in=d_in) for name in VARIANTS[:2]]
+        runs = [write_store(Path(folder) / name / "seed-0", NUM_STATIC, d_in=d_in) for name in VARIANTS[:2]]
         started, cpu = time.perf_counter(), time.process_time()
         index = browse(runs, static=Path(folder) / "site")
-        took, cpu = time.perf_counter() - started, time.process_time() - cpu
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         assert index is not None
         size = sum(path.stat().st_size for path in index.parent.rglob("*.js"))
-    num = len(runs) * NUM_FILED
+    num_latents = len(runs) * NUM_STATIC
     return {
-        "ms": round(1e3 * took / num, 2),
-        "cpu_ms": round(1e3 * cpu / num, 2),
-        "kilobytes": round(size / num / 1e3, 1),
+        "ms": round(1e3 * seconds / num_latents, 2),
+        "cpu_ms": round(1e3 * cpu / num_latents, 2),
+        "kilobytes": round(size / num_latents / 1e3, 1),
     }
 
 
-def shown(found: dict[str, Any]) -> str:
-    lines = [f"{found['d_sae']:,} latents, d_in {found['d_in']}, {found['runs']} runs: start {found['start_s']}"]
-    lines += [f"  {kind:<8} {times}" for kind, times in found["resources"].items()]
-    return "\n".join([*lines, f"  chromium {found['views_in_chromium']}", f"  met      {found['met']}"])
+def table(figures: dict[str, Any]) -> str:
+    shape = f"{figures['d_sae']:,} latents, d_in {figures['d_in']}, {figures['runs']} runs"
+    lines = [f"{shape}: start {figures['start_s']}"]
+    lines += [f"  {kind:<8} {times}" for kind, times in figures["resources"].items()]
+    return "\n".join([*lines, f"  chromium {figures['views_in_chromium']}", f"  met      {figures['met']}"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d-sae", type=int, default=65_536)
     parser.add_argument("--d-in", type=int, nargs="+", default=[512, 2304])
-    parser.add_argument("--quick", action="store_true", help="4,096 latents of 256, and nothing is written")
-    given = parser.parse_args()
-    if given.quick:
-        given.d_sae, given.d_in = 4096, [256]
-    measured = [measure(given.d_sae, d_in) for d_in in given.d_in]
-    static = files(given.d_in[0])
-    print(*map(shown, measured), f"--static, a latent: {static}", sep="\n")
-    if not given.quick:
+    parser.add_argument("--quick", action="store_true", help="4,096 latents, d_in 256; writes no result")
+    args = parser.parse_args()
+    if args.quick:
+        args.d_sae, args.d_in = 4096, [256]
+    measured = [measure(args.d_sae, d_in) for d_in in args.d_in]
+    static = measure_static(args.d_in[0])
+    print(*map(table, measured), f"--static, per latent: {static}", sep="\n")
+    if not args.quick:
         write_result("browse", CLAIM, {"aims": AIMS, "measured": measured, "static_a_latent": static})
 
 

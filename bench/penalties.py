@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from saepipe.train.config import TrainConfig
 from saepipe.train.pairs.selection import default_interval
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
-from saepipe.train.sae.activations import DenseActivations
+from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.setting import settings_at
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
@@ -104,7 +104,7 @@ def made_up(d_in: int, d_sae: int, batch: int) -> StepContext:
     W_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=1).requires_grad_()
     return StepContext(
         x=x,
-        activations=DenseActivations(pre_acts=acts, acts=acts, acts_sum=acts.detach().sum(0), gate_acts=acts),
+        latent_acts=DenseActs(pre_acts=acts, acts=acts, acts_sum=acts.detach().sum(0), gate_acts=acts),
         x_hat=x,
         W_enc=W_dec.T,
         b_enc=torch.zeros(d_sae),

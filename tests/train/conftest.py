@@ -11,8 +11,8 @@ import torch
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import StepContext
-from saepipe.train.sae.activations import DenseActivations
 from saepipe.train.sae.base import Params
+from saepipe.train.sae.dense_acts import DenseActs
 
 D_IN, D_SAE, BATCH = 24, 40, 17  # all different, so that swapped axes fail
 
@@ -69,10 +69,10 @@ def ctx(params: Params, x: torch.Tensor) -> StepContext:
             **params,
         }
     leaves = {name: value.detach().clone().requires_grad_() for name, value in fields.items()}
-    activations = DenseActivations(**{name: leaves.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts")})
+    activations = DenseActs(**{name: leaves.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts")})
     return StepContext(
         x=x,
-        activations=activations,
+        latent_acts=activations,
         **leaves,
         threshold=None,
         dead=torch.arange(D_SAE) % 3 == 0,

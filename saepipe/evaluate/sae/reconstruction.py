@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from saepipe.train.sae.activations import is_active
+from saepipe.train.sae.base import is_active
 
 MAX_HELD = 2**26
 """Latent activations held at a time (256 MiB in float32)."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saepipe.data.synthetic import Tokens, Truth
-from saepipe.train.sae.activations import is_active
+from saepipe.train.sae.base import is_active
 
 CARRIED = 0.4
 """Share of a parent's magnitude above which other latents count as carrying it."""

@@ -12,8 +12,7 @@ from torch import Tensor
 from saepipe.data.cache.cache import Cache
 from saepipe.data.folders.health import Finding
 from saepipe.train.health_config import HealthConfig
-from saepipe.train.sae.activations import is_active
-from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.base import Architecture, Params, is_active
 
 CHUNK = 1024
 """Tokens encoded at once: 256 MiB of activations at d_sae 65,536."""

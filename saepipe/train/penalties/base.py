@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from saepipe.data.config.component import Component
-from saepipe.train.sae.activations import Activations, DenseActivations, is_active
-from saepipe.train.sae.base import Architecture
+from saepipe.train.sae.base import Architecture, is_active
+from saepipe.train.sae.dense_acts import DenseActs
+from saepipe.train.sae.entries import LatentActs
 from saepipe.train.setting import Setting, SettingsNow, settings_of, within
 
 State = dict[str, Tensor]
@@ -38,7 +39,7 @@ class StepContext:
     """
 
     x: Tensor  # (batch, d_in) float32
-    activations: Activations  # of x: dense, or the entries of a sparse step
+    latent_acts: LatentActs  # of x: dense, or the entries of a sparse step
     x_hat: Tensor  # (batch, d_in) float32
     W_enc: Tensor  # (d_in, d_sae)
     b_enc: Tensor  # (d_sae,)
@@ -54,37 +55,37 @@ class StepContext:
     @property
     def pre_acts(self) -> Tensor:
         """(batch, d_sae) in the compute dtype."""
-        return self.activations.pre_acts
+        return self.latent_acts.pre_acts
 
     @property
     def acts(self) -> Tensor:
         """(batch, d_sae) in the compute dtype, never negative, after the transforms."""
-        return self.activations.acts
+        return self.latent_acts.acts
 
     @property
     def acts_sum(self) -> Tensor:
         """(d_sae,) float32: acts summed over the batch."""
-        return self.activations.acts_sum
+        return self.latent_acts.acts_sum
 
     @property
     def gate_acts(self) -> Tensor:
         """(batch, d_sae): what makes a latent sparse; `acts`, but the ReLU of the gate in a gated SAE."""
-        return self.activations.gate_acts
+        return self.latent_acts.gate_acts
 
     @property
     def gate_values(self) -> Tensor:
         """Every entry of `gate_acts` that may differ from 0 or has a gradient, float32; of any shape."""
-        return self.activations.gate_values.to(self.x.dtype)
+        return self.latent_acts.gate_values.to(self.x.dtype)
 
     @property
     def gate_sum(self) -> Tensor:
         """`gate_acts` summed over batch and latents, () float32."""
-        return self.activations.gate_sum
+        return self.latent_acts.gate_sum
 
     @property
     def l0(self) -> Tensor:
         """Active latents per token, mean over the batch, () without gradient."""
-        return self.activations.num_active / len(self.x)
+        return self.latent_acts.num_active / len(self.x)
 
     @property
     def rate(self) -> Tensor:
@@ -93,16 +94,16 @@ class StepContext:
 
     def over_batch(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Sums over the batch a function of each activation that is 0 at 0: (d_sae,) float32."""
-        return self.activations.over_batch(function)
+        return self.latent_acts.over_batch(function)
 
     def num_near(self, bandwidth: float) -> Tensor:
         """Counts the batch's pre-activations within bandwidth / 2 of their latent's threshold: (d_sae,) float32."""
         assert self.threshold is not None, "the architecture has no thresholds"
-        return self.activations.num_near(self.threshold.detach(), bandwidth).to(self.x.dtype)
+        return self.latent_acts.num_near(self.threshold.detach(), bandwidth).to(self.x.dtype)
 
     def first_acts(self, num_tokens: int) -> Tensor:
         """Returns `acts` of the batch's first tokens, (num_tokens, d_sae), without gradient."""
-        return self.activations.first_acts(num_tokens)
+        return self.latent_acts.first_acts(num_tokens)
 
     def decode_largest(self, num_latents: int, among: Tensor) -> Tensor:
         """Decodes, without b_dec, each token's largest pre-activations among the given latents, cut at 0.
@@ -114,7 +115,7 @@ class StepContext:
         Returns:
             (batch, d_in) float32.
         """
-        return self.activations.decode_largest(num_latents, among, self.W_dec).to(self.x.dtype)
+        return self.latent_acts.decode_largest(num_latents, among, self.W_dec).to(self.x.dtype)
 
     @property
     def power(self) -> Tensor:
@@ -125,8 +126,8 @@ class StepContext:
         """A copy with other fields; dense activations may be given by their own names (`acts`, `gate_acts`, ...)."""
         own = {name: fields.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts") if name in fields}
         if own:
-            assert isinstance(self.activations, DenseActivations), "only dense activations can be replaced one by one"
-            fields["activations"] = replace(self.activations, **own)
+            assert isinstance(self.latent_acts, DenseActs), "only dense activations can be replaced one by one"
+            fields["latent_acts"] = replace(self.latent_acts, **own)
         return replace(self, **fields)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
-from saepipe.train.sae.activations import DenseActivations
+from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.entries import encode
 from saepipe.train.sae.relu import ReLU
 from saepipe.train.seeds import generator
@@ -46,10 +46,10 @@ def synthetic_step(seed: int = 0) -> StepContext:
     values = {"pre_acts": pre_acts, "acts": acts, "acts_sum": acts.sum(0), "gate_acts": acts, **params}
     values["x_hat"] = acts @ params["W_dec"] + params["b_dec"]
     leaves: dict[str, Any] = {name: value.detach().clone().requires_grad_() for name, value in values.items()}
-    activations = DenseActivations(**{name: leaves.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts")})
+    activations = DenseActs(**{name: leaves.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts")})
     return StepContext(
         x=x,
-        activations=activations,
+        latent_acts=activations,
         **leaves,
         threshold=None,
         dead=torch.arange(D_SAE) % 3 == 0,
@@ -181,10 +181,10 @@ def check_sparse_step(penalty: Penalty) -> str | None:
     params = {name: getattr(ctx, name).detach().requires_grad_() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     pre_acts, entries = sae.pre_acts(params, ctx.x, ctx.x.dtype), encode(sae, params, ctx.x, ctx.x.dtype)
     acts = pre_acts.relu()
-    whole = DenseActivations(pre_acts=pre_acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts)
+    whole = DenseActs(pre_acts=pre_acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts)
     results = []
     for activations, decoded in ((whole, acts @ params["W_dec"]), (entries, entries.decode(params["W_dec"]))):
-        step = ctx.changed(**params, activations=activations, x_hat=decoded + params["b_dec"])
+        step = ctx.changed(**params, latent_acts=activations, x_hat=decoded + params["b_dec"])
         value = answer(penalty, step, warm_state(penalty, ctx)).value
         gradients = torch.autograd.grad(value, list(params.values()), allow_unused=True, materialize_grads=True)
         results.append([value.detach(), *gradients])

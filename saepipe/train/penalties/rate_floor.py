@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext
-from saepipe.train.sae.activations import is_active
+from saepipe.train.sae.base import is_active
 from saepipe.train.setting import Setting, SettingsNow, within
 
 SOFT = 0.1

@@ -20,6 +20,11 @@ Params = dict[str, Tensor]
 """W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,); an architecture may add its own."""
 
 
+def is_active(acts: Tensor) -> Tensor:
+    """Returns where latents are active, bool: the one definition for training and evaluation."""
+    return acts > 0
+
+
 class Architecture(Component):
     """Encoder and decoder of `d_sae` latents; a member defines how pre-activations become activations.
 

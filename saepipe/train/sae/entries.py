@@ -16,15 +16,15 @@ from torch import Tensor
 
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
-from saepipe.train.sae.activations import is_active
-from saepipe.train.sae.base import Architecture, Params, product
+from saepipe.train.sae.base import Architecture, Params, is_active, product
+from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.jumprelu import near
 from saepipe.train.sae.straight_through import StraightThrough
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Activations of a sparse step, kept as entries of (batch, d_sae); see `saepipe.train.sae.activations`.
+    """Activations of a sparse step, kept as entries of (batch, d_sae); the numbers of `DenseActs`, up to rounding.
 
     Reading `pre_acts`, `acts` or `gate_acts` costs a pass over a dense array; the gradient of `pre_acts` costs a whole
     matrix product. Everything else costs what the entries do.
@@ -111,3 +111,7 @@ def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype) -> 
     pre_acts = autograd.encode_at(pattern, pattern.values_of(constant), inputs, W_enc, bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
     return Entries(pattern, pre_acts, acts, constant, inputs, W_enc, bias, sae.estimate(params, constant))
+
+
+LatentActs = DenseActs | Entries
+"""Activations of the latents on one batch, in either form; `StepContext` documents what can be read."""

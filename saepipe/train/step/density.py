@@ -41,7 +41,7 @@ def next_is_sparse(sparse: bool, density: float) -> bool:
 @torch.no_grad()
 def density(sae: Architecture, params: Params, loss: Loss) -> float:
     """Returns the share of all entries (batch, d_sae) that a sparse step computes with."""
-    activations = loss.ctx.activations
+    activations = loss.ctx.latent_acts
     if isinstance(activations, Entries):
         return activations.pattern.num_entries / (len(loss.ctx.x) * sae.d_sae)
     return float(sae.mask(params, activations.pre_acts).float().mean())

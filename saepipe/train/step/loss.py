@@ -14,9 +14,9 @@ from torch import Tensor
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.kernels.autograd import column_sums
 from saepipe.train.penalties.base import State, StepContext
-from saepipe.train.sae.activations import Activations, DenseActivations
 from saepipe.train.sae.base import Architecture, Params
-from saepipe.train.sae.entries import encode
+from saepipe.train.sae.dense_acts import DenseActs
+from saepipe.train.sae.entries import LatentActs, encode
 from saepipe.train.setting import SettingsNow
 from saepipe.train.transforms.base import Codes
 
@@ -101,7 +101,7 @@ def compute_loss(
 class _Forward:
     """A forward pass."""
 
-    activations: Activations
+    latent_acts: LatentActs
     x_hats: tuple[Tensor, ...]  # (batch, d_in) each
     encoded: Tensor  # the activations before any transform, without gradient, of any shape
     encoded_sum: Tensor  # (d_sae,): `encoded` summed over the batch
@@ -116,7 +116,7 @@ def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype
     encoded = sae.activate_training(params, pre_acts)
     encoded_sum = encoded.sum(0, dtype=x.dtype)
     acts, states, statistics = _transform(config, encoded, pre_acts, params["W_dec"], moment)
-    activations = DenseActivations(
+    activations = DenseActs(
         pre_acts=pre_acts,
         acts=acts,
         acts_sum=encoded_sum if acts is encoded else acts.sum(0, dtype=x.dtype),
@@ -137,7 +137,7 @@ def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtyp
 def _context(sae: Architecture, params: Params, x: Tensor, moment: Moment, forward: _Forward) -> StepContext:
     return StepContext(
         x=x,
-        activations=forward.activations,
+        latent_acts=forward.latent_acts,
         x_hat=forward.x_hats[-1],
         W_enc=params["W_enc"],
         b_enc=params["b_enc"],

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saepipe.train.sae.activations import is_active
+from saepipe.train.sae.base import is_active
 from saepipe.train.seeds import generator
 from saepipe.train.setting import Setting, SettingsNow, within
 from saepipe.train.transforms.base import Codes, State, Transform, Transformed

@@ -24,7 +24,7 @@ PENALTIES = [
 STEPS = """
 import json, resource, sys, torch
 from saepipe.train.penalties.base import Penalty, StepContext
-from saepipe.train.sae.activations import DenseActivations
+from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.setting import settings_at
 
 d_sae, allowed, penalties = json.loads(sys.argv[1])
@@ -45,7 +45,7 @@ for settings in penalties:
     # Penalties that search only for a statistic take a step without a search; the others search in the same way.
     step = int(penalty.name == "random_pairs" or getattr(penalty, "form", None) == "all_pairs")
     ctx = StepContext(
-        x=x, activations=DenseActivations(pre_acts=acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts), x_hat=x,
+        x=x, latent_acts=DenseActs(pre_acts=acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts), x_hat=x,
         W_enc=W_dec.T, b_enc=acts[0],
         W_dec=W_dec, b_dec=x[0], threshold=None, dead=acts[0] > 2, any_dead=False, step=step, num_steps=2,
         uniform=torch.rand(d_sae),

@@ -16,8 +16,8 @@ from saepipe.train.penalties.lp import Lp
 from saepipe.train.penalties.preact import PreAct
 from saepipe.train.penalties.rate_floor import RateFloor
 from saepipe.train.penalties.tanh import Tanh
-from saepipe.train.sae.activations import DenseActivations
 from saepipe.train.sae.base import Architecture
+from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.setting import Schedule, settings_at
 
 THRESHOLD = torch.linspace(0.0, 0.9, 40, dtype=torch.float64)
@@ -108,7 +108,7 @@ def test_the_estimate_is_the_slope_of_the_expected_l0() -> None:
     unused = torch.zeros(1, 1, dtype=torch.float64)
     acts = sae.activate({"threshold": threshold}, z)
     ctx = StepContext(
-        x=z, activations=DenseActivations(pre_acts=z, acts=acts, acts_sum=z.sum(0), gate_acts=z), x_hat=z,
+        x=z, latent_acts=DenseActs(pre_acts=z, acts=acts, acts_sum=z.sum(0), gate_acts=z), x_hat=z,
         W_enc=unused, b_enc=unused[0], W_dec=unused, b_dec=unused[0], threshold=threshold,
         dead=torch.zeros(1, dtype=torch.bool), any_dead=False, step=0, num_steps=10, uniform=None,
     )  # fmt: skip

@@ -97,9 +97,9 @@ def test_estimated_slopes_entry_by_entry_equal_those_of_one_product(
     )
     parameters = leaves(train_config, params)
     dense, sparse = (loss_of(train_config, parameters, x, torch.float64, sparse=path) for path in (False, True))
-    assert isinstance(sparse.ctx.activations, Entries)
-    assert sparse.ctx.activations.estimate is not None
-    assert (sparse.ctx.activations.estimate.pattern is None) == (share == 0)
+    assert isinstance(sparse.ctx.latent_acts, Entries)
+    assert sparse.ctx.latent_acts.estimate is not None
+    assert (sparse.ctx.latent_acts.estimate.pattern is None) == (share == 0)
     torch.testing.assert_close(gradients(sparse, parameters), gradients(dense, parameters))
 
 

@@ -25,7 +25,7 @@ from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.text import Document, read_documents
 from saepipe.harvest.tokenize import Packer, tokenise
-from saepipe.train.sae.activations import is_active
+from saepipe.train.sae.base import is_active
 
 _WINDOWS, _ACTIVATIONS = "unlearning_windows", "unlearning_activations"
 _MIN_CHARS = 50

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saepipe.evaluate.model.config import Mode
-from saepipe.train.sae.activations import is_active
+from saepipe.train.sae.base import is_active
 
 
 @dataclass(frozen=True)
