@@ -1,14 +1,15 @@
-"""The cache beside zarr-python's defaults: ratio >= 1.40, >= 2.0 decoded GB a CPU-second, >= 8x zarr-python's default
-sequential read and >= 100x its random rows, on activations with Gemma-like statistics.
+"""The cache against zarr-python's defaults: ratio >= 1.40, >= 2.0 decoded GB per CPU-second, >= 8x zarr-python's
+default sequential read and >= 100x its random rows, on activations with Gemma-like statistics.
 
     python bench/cache.py [--rows 131072] [--rounds 5] [--folder SCRATCH]
 
 The activations are a proxy: the residual stream of a random Gemma-2 (hidden 2304, 2 layers) with the per-channel and
 per-token scales that trained models show. 1 GB is 1e9 bytes of decoded bfloat16, all from the page cache; CPU-seconds
-are of all threads. Readers take turns, so a busy minute hits them alike; medians of the rounds.
+are summed over all threads. Readers take turns, so that a busy minute affects all of them; figures are medians of the
+rounds.
 
-A sequential read through zarr-python's defaults is of a training batch's rows, in order. Its chunks span 8192 rows, so
-each is decoded four times; whole chunks a read are faster, and stand in the table too. Writes results/cache.json.
+A sequential read with zarr-python's defaults reads the rows of a training batch, in order. Its chunks span 8192 rows,
+so each is decoded four times; reading whole chunks is faster, and the table shows that too. Writes results/cache.json.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ CLAIM = __doc__.split("\n\n")[0].replace("\n", " ")
 HOOK = "blocks.1.hook_resid_post"
 D_IN, CONTEXT, VOCABULARY = 2304, 128, 4096
 REPLICAS = 4
-SLICE_ROWS = 16_384  # whole chunks of either array, 75 MB: what zarr-python reads fastest
+SLICE_ROWS = 16_384  # whole chunks of either array, 75 MB: the size that zarr-python reads fastest
 RING_CHUNKS = 16
 BATCH, RANDOM_ROWS = 2048, 512
 
@@ -55,12 +56,12 @@ ZARR_WIDE, ZARR_OURS = (f"zarr-python, {of}: {SLICE_ROWS} rows a read" for of in
 ZARR_RANDOM = f"zarr-python, its defaults: {RANDOM_ROWS} random rows"
 
 Reader = Callable[[], int]
-"""Reads once and gives how many bytes of activations it delivered."""
+"""Reads once and returns how many bytes of activations it delivered."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One reading: bytes delivered, seconds of all threads, seconds on the wall."""
+    """Bytes that one read delivered, its CPU-seconds over all threads, and its wall seconds."""
 
     num_bytes: int
     cpu_seconds: float
@@ -78,32 +79,32 @@ def main(num_rows: int, rounds: int, folder: Path) -> None:
     ratios = {name: bits.nbytes / size for name, size in sizes.items()}
     facts = {"shape": list(bits.shape), "zarr_default_chunks": list(default.chunks), "statistics": statistics_of(x)}
     del x, bits
-    torch.set_num_threads(1)  # no second thread that spins while the first gathers
+    torch.set_num_threads(1)  # a second thread would spin while the first gathers
     with ExitStack() as stack:
         timings = measure(readers(caches, default, stack), rounds)
     report(facts, ratios, timings)
 
 
 def proxy(num_rows: int, seed: int = 0) -> torch.Tensor:
-    """Rows like a trained model's residual stream, (num_rows, d_in) bfloat16; BOS left out, as a cache does.
+    """Returns rows like a trained model's residual stream, (num_rows, d_in) bfloat16, without BOS, as in a cache.
 
-    A quarter comes from the forward pass; the rest are mixes of two of its tokens, with norms of their own.
+    A quarter comes from the forward pass; every other row mixes two of its tokens and has a new random norm.
     """
     generator = torch.Generator().manual_seed(seed)
     base = residuals(num_rows // REPLICAS, generator)
     scale, mean = channels(generator)
     parts = []
     for replica in range(REPLICAS):
-        one, other = (torch.randperm(len(base), generator=generator) for _ in range(2))
-        mixed = 0.8 * base[one] + 0.6 * base[other] if replica else base
+        first, second = (torch.randperm(len(base), generator=generator) for _ in range(2))
+        mixed = 0.8 * base[first] + 0.6 * base[second] if replica else base
         norms = torch.exp(0.28 * torch.randn(len(base), 1, generator=generator))
         parts.append(((mixed * scale + mean) * norms).bfloat16())
     return torch.cat(parts)
 
 
 def residuals(num_rows: int, generator: torch.Generator) -> torch.Tensor:
-    """The stream behind the last layer of a random Gemma-2, of mean square 1, (num_rows, d_in) float32."""
-    torch.manual_seed(0)  # of the weights
+    """Returns the stream after the last layer of a random Gemma-2, with mean square 1, (num_rows, d_in) float32."""
+    torch.manual_seed(0)  # for the weights
     config = Gemma2Config(
         vocab_size=VOCABULARY,
         hidden_size=D_IN,
@@ -123,7 +124,7 @@ def residuals(num_rows: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def channels(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and mean per channel, (d_in,): log-normal, with 40 heavy and 6 massive channels."""
+    """Returns scale and mean per channel, (d_in,): log-normal, with 40 heavy and 6 massive channels."""
     scale = 2.6 * torch.exp(0.6 * torch.randn(D_IN, generator=generator))
     outliers = torch.randperm(D_IN, generator=generator)[:46]
     scale[outliers[:40]] *= 6
@@ -132,14 +133,16 @@ def channels(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def statistics_of(x: torch.Tensor) -> dict[str, list[float]]:
-    """Quantiles 0.01, 0.5, 0.99 and 1 of the tokens' norms and of the channels' root mean squares, over 16k rows."""
-    part, at = x[:: max(1, len(x) // 16_384)].float(), torch.tensor([0.01, 0.5, 0.99, 1])
+    """Returns quantiles 0.01, 0.5, 0.99 and 1 of token norms and of channels' root mean squares, over 16k rows."""
+    part, quantiles = x[:: max(1, len(x) // 16_384)].float(), torch.tensor([0.01, 0.5, 0.99, 1])
     figures = {"token_norm": part.norm(dim=1), "channel_rms": part.square().mean(0).sqrt()}
-    return {name: [round(value, 2) for value in values.quantile(at).tolist()] for name, values in figures.items()}
+    return {
+        name: [round(value, 2) for value in values.quantile(quantiles).tolist()] for name, values in figures.items()
+    }
 
 
 def write_cache(folder: Path, bits: np.ndarray, profile: Profile) -> Path:
-    """A finished cache of training rows (num_rows, d_in), shuffled in pools of one shard, and nothing held out."""
+    """Writes a finished cache of training rows (num_rows, d_in) and no held-out rows, shuffled in pools of one shard."""
     layout = Layout((HOOK,), bits.shape[1], CONTEXT, 65_536, 1024, profile)
     attributes = {"format_version": layout.format_version, "hooks": [HOOK], "d_in": layout.d_in}
     attributes |= {"num_heldout_contexts": 0, "model": {"id": "made up"}, "context_size": CONTEXT, "config": {}}
@@ -148,12 +151,12 @@ def write_cache(folder: Path, bits: np.ndarray, profile: Profile) -> Path:
         writer.start(attributes)
         for number, start in enumerate(range(0, len(bits), layout.shard_rows)):
             rows = bits[start : start + layout.shard_rows]
-            places = np.arange(start, start + len(rows))
+            row_ids = np.arange(start, start + len(rows))
             arrays = {
                 f"acts/{HOOK}": rows,
                 f"norm/{HOOK}": np.zeros(len(rows), np.float32),
-                "context_id": places // (CONTEXT - 1),
-                "position": (places % (CONTEXT - 1) + 1).astype(np.int32),
+                "context_id": row_ids // (CONTEXT - 1),
+                "position": (row_ids % (CONTEXT - 1) + 1).astype(np.int32),
             }
             writer.put(RowPool("train", number, arrays, permutation(len(rows), 0, number).numpy(), {}))
         writer.finish(attributes)
@@ -165,20 +168,20 @@ def stored_bytes(folder: Path) -> int:
 
 
 def readers(caches: dict[str, Path], default: zarr.Array, stack: ExitStack) -> dict[str, Reader]:
-    """What is compared, by name."""
+    """Returns the readers that are compared, by name."""
     lossless, none = Cache.open(caches["lossless"]), Cache.open(caches["none"])
     ring = np.zeros((RING_CHUNKS, 1024, D_IN), np.uint16)
     generator = np.random.default_rng(0)
     stream = stack.enter_context(BatchStream(lossless, HOOK, BATCH, seed=0))
-    batches, touched, touched_none = stream.batches(), lossless.rows(HOOK), none.rows(HOOK)
+    batches, checked, checked_none = stream.batches(), lossless.rows(HOOK), none.rows(HOOK)
     next(batches)
     ours = zarr.open_array(lossless.path / "acts" / HOOK, mode="r")
     return {
         LOSSLESS: lambda: in_order(lossless.rows(HOOK), ring),
-        AGAIN: lambda: in_order(touched, ring),
+        AGAIN: lambda: in_order(checked, ring),
         SHUFFLED: lambda: one_epoch(batches, stream.num_rows),
         NONE: lambda: in_order(none.rows(HOOK), ring),
-        NONE_AGAIN: lambda: in_order(touched_none, ring),
+        NONE_AGAIN: lambda: in_order(checked_none, ring),
         ZARR: lambda: slices(default, BATCH),
         ZARR_WIDE: lambda: slices(default, SLICE_ROWS),
         ZARR_OURS: lambda: slices(ours, SLICE_ROWS),
@@ -187,16 +190,16 @@ def readers(caches: dict[str, Path], default: zarr.Array, stack: ExitStack) -> d
 
 
 def in_order(rows: MappedRows, ring: np.ndarray) -> int:
-    """Every chunk into buffers that are used again, on one thread."""
+    """Reads every chunk into reused buffers, on one thread, and returns the bytes."""
     for chunk in range(rows.num_chunks):
         rows.read_chunk(chunk, ring[chunk % len(ring)])
     return rows.num_rows * D_IN * 2
 
 
 def one_epoch(batches: Iterator[torch.Tensor], num_rows: int) -> int:
-    """As many shuffled batches as the cache has rows for, decoding, permuting and gathering included.
+    """Reads one epoch of shuffled batches, which includes decoding, permuting and gathering, and returns the bytes.
 
-    The stream decodes a pool ahead. It is let finish within the time measured, so that each epoch pays for one.
+    The stream decodes a pool ahead. The measured time includes the end of that work, so each epoch pays for one pool.
     """
     num_bytes = sum(next(batches).nbytes for _ in range(num_rows // BATCH))
     settle()
@@ -204,7 +207,7 @@ def one_epoch(batches: Iterator[torch.Tensor], num_rows: int) -> int:
 
 
 def settle() -> None:
-    """Until no thread of this process works."""
+    """Waits until no thread of this process is working."""
     while True:
         before = time.process_time()
         time.sleep(0.02)
@@ -213,7 +216,7 @@ def settle() -> None:
 
 
 def slices(array: zarr.Array, size: int) -> int:
-    """The whole array in order, `size` rows a read."""
+    """Reads the whole array in order, `size` rows per read, and returns the bytes."""
     return sum(array[start : start + size].nbytes for start in range(0, array.shape[0], size))
 
 
@@ -222,7 +225,7 @@ def random_rows(array: zarr.Array, generator: np.random.Generator) -> int:
 
 
 def measure(readers: dict[str, Reader], rounds: int) -> dict[str, list[Timing]]:
-    """Each reader once a round, after one round that is not counted."""
+    """Times each reader once per round, after one round that does not count."""
     timings: dict[str, list[Timing]] = {name: [] for name in readers}
     for _ in range(rounds + 1):
         for name, read in readers.items():
@@ -238,7 +241,7 @@ def timed(read: Reader) -> Timing:
 
 
 def report(facts: dict, ratios: dict[str, float], timings: dict[str, list[Timing]]) -> None:
-    """The table, the aims, and results/cache.json."""
+    """Prints the table and the aims, and writes results/cache.json."""
     per_cpu = {name: [t.num_bytes / 1e9 / t.cpu_seconds for t in lines] for name, lines in timings.items()}
     per_wall = {name: [t.num_bytes / 1e9 / t.wall_seconds for t in lines] for name, lines in timings.items()}
     speed = {name: statistics.median(values) for name, values in per_cpu.items()}
@@ -246,16 +249,16 @@ def report(facts: dict, ratios: dict[str, float], timings: dict[str, list[Timing
     for name, values in per_cpu.items():
         spread = f"({min(values):.4f} - {max(values):.4f})"
         print(f"{name:48}{speed[name]:8.4f}   {spread:18}{statistics.median(per_wall[name]):8.4f}")
-    found = {
+    reached = {
         "compression ratio": (ratios["ours"], 1.40),
         "GB per CPU-second, checked": (speed[LOSSLESS], 2.0),
         f"times zarr-python's defaults, {BATCH} rows a read": (speed[LOSSLESS] / speed[ZARR], 8.0),
         "times zarr-python's defaults, random rows": (speed[SHUFFLED] / speed[ZARR_RANDOM], 100.0),
     }
-    for name, (value, aim) in found.items():
+    for name, (value, aim) in reached.items():
         print(f"{name:52}{value:10.3f}   aim {aim:g}: {'met' if value >= aim else 'MISSED'}")
     figures = {
-        "aims": {name: {"found": value, "aim": aim} for name, (value, aim) in found.items()},
+        "aims": {name: {"found": value, "aim": aim} for name, (value, aim) in reached.items()},
         "ratio": ratios,
         "GB_per_cpu_second": speed,
         "GB_per_second": {name: statistics.median(values) for name, values in per_wall.items()},
@@ -269,7 +272,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=131_072)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where the caches go for the time (2 GB); a temporary folder")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
-        main(asked.rows, asked.rounds, Path(scratch))
+    parser.add_argument("--folder", type=Path, help="parent folder of the temporary caches (2 GB)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+        main(args.rows, args.rounds, Path(scratch))

@@ -1,10 +1,10 @@
-"""200 random bit flips over the shard files, for each codec profile: 200 errors that name the shard, 0 silent.
+"""200 random bit flips over the shard files, for each codec profile: 200 errors name the shard, 0 are silent.
 
     python bench/corruption.py [--cache CACHE] [--flips 200]
 
-Harvests a small toy cache a profile, or copies the one given. Each flip hits a random bit of a random shard file
-(activations, norms, ids, contexts, held-out, moments: all kinds alike); then the cache is opened and read whole, and
-the bit is put back. Exit code 1 if an error does not name the file, or there is none. Writes results/corruption.json.
+Harvests a small toy cache per profile, or copies the given one. Each flip hits a random bit of a random shard file
+(activations, norms, ids, contexts, held-out, moments: all kinds are equally likely); then the whole cache is read, and
+the bit is restored. Exit code 1 if an error does not name the file or is missing. Writes results/corruption.json.
 """
 
 from __future__ import annotations
@@ -42,44 +42,48 @@ SMALL = {
 }
 
 
-def main(given: Path | None, flips: int, seed: int) -> int:
+def main(cache: Path | None, flips: int, seed: int) -> int:
     counts = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, folder in caches(given, Path(scratch)):
+        for name, folder in caches(cache, Path(scratch)):
             counts[name] = flip_many(folder, flips, np.random.default_rng(seed))
             print(f"{name}: {flips} flips, {counts[name]}", flush=True)
-            assert not Cache.open(folder).damage(), "every bit was put back"
-    write_result("corruption", f"{flips} bit flips over the shard files: all found and named", {"flips": counts})
+            assert not Cache.open(folder).damage(), "every bit was restored"
+    write_result(
+        "corruption",
+        f"{flips} bit flips over the shard files: every flip is found and its file named",
+        {"flips": counts},
+    )
     return int(any(count["named"] != flips for count in counts.values()))
 
 
-def caches(given: Path | None, scratch: Path) -> Iterator[tuple[str, Path]]:
-    """Caches that may be harmed: a copy of the given one, or a small harvest of each profile."""
-    if given:
-        yield given.name, shutil.copytree(given, scratch / "cache")
+def caches(cache: Path | None, scratch: Path) -> Iterator[tuple[str, Path]]:
+    """Yields caches that may be damaged: a copy of the given one, or a small harvest of each profile."""
+    if cache:
+        yield cache.name, shutil.copytree(cache, scratch / "cache")
         return
     for profile in PROFILES:
         yield profile, harvest(HarvestConfig.parse({**SMALL, "codec": profile}), scratch / profile).path
 
 
 def flip_many(folder: Path, flips: int, generator: np.random.Generator) -> dict[str, int]:
-    """Counts of `named`, `unnamed` (an error that does not name the file) and `silent`."""
+    """Returns the counts of `named`, `unnamed` (an error that does not name the file) and `silent`."""
     files = Cache.open(folder).files
     shards = [name for name, entry in files.items() if "chunks" in entry]
     counts = Counter(named=0, unnamed=0, silent=0)
     for _ in range(flips):
         name = shards[generator.integers(len(shards))]
-        place, bit = int(generator.integers(files[name]["bytes"])), 1 << int(generator.integers(8))
-        with flipped(folder / name, place, bit):
-            found = outcome(folder, name)
-        counts[found] += 1
-        if found != "named":
-            print(f"  {found}: bit {bit} of byte {place:,} of {name}")
+        offset, bit = int(generator.integers(files[name]["bytes"])), 1 << int(generator.integers(8))
+        with flipped(folder / name, offset, bit):
+            result = outcome(folder, name)
+        counts[result] += 1
+        if result != "named":
+            print(f"  {result}: bit {bit} of byte {offset:,} of {name}")
     return dict(counts)
 
 
 def outcome(folder: Path, name: str) -> str:
-    """What a reader of the whole cache is told while the file `name` is damaged."""
+    """Reads the whole cache while the file `name` is damaged; returns how the damage is reported."""
     try:
         read_whole(folder)
     except CorruptDataError as error:
@@ -88,7 +92,7 @@ def outcome(folder: Path, name: str) -> str:
 
 
 def read_whole(folder: Path) -> None:
-    """Every row of every row array, through the readers that training and evaluation use."""
+    """Reads every row of every row array, through the readers that training and evaluation use."""
     files = Cache.open(folder).files
     for array in sorted({name.split("/c/")[0] for name, entry in files.items() if "chunks" in entry}):
         rows = MappedRows(folder, array, files)
@@ -96,28 +100,28 @@ def read_whole(folder: Path) -> None:
 
 
 @contextmanager
-def flipped(path: Path, place: int, bit: int) -> Iterator[None]:
-    """The file with one bit changed, and afterwards as it was."""
+def flipped(path: Path, offset: int, bit: int) -> Iterator[None]:
+    """Flips one bit of the byte at `offset`, and restores it at the end."""
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         byte = file.read(1)[0]
-    write_byte(path, place, byte ^ bit)
+    write_byte(path, offset, byte ^ bit)
     try:
         yield
     finally:
-        write_byte(path, place, byte)
+        write_byte(path, offset, byte)
 
 
-def write_byte(path: Path, place: int, byte: int) -> None:
+def write_byte(path: Path, offset: int, byte: int) -> None:
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         file.write(bytes([byte]))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, help="a finished cache to harm a copy of")
-    parser.add_argument("--flips", type=int, default=200, help="a cache")
+    parser.add_argument("--cache", type=Path, help="finished cache, of which a copy is damaged")
+    parser.add_argument("--flips", type=int, default=200, help="flips per cache")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    sys.exit(main(asked.cache, asked.flips, asked.seed))
+    args = parser.parse_args()
+    sys.exit(main(args.cache, args.flips, args.seed))

@@ -1,13 +1,13 @@
-"""kill -9 the harvest at 10 random moments (a torn manifest line among them) and resume: the finished cache equals the
-uninterrupted one, file by file; the same for training at 3 moments; a changed config is refused.
+"""A harvest that is killed (-9) at 10 random moments, once with a torn manifest line, and resumed gives the same cache
+as an uninterrupted one, file by file; so does training, killed at 3 moments; a changed config is refused.
 
     python bench/crash.py [--harvest-kills 10] [--train-kills 3] [--seed 0]
 
-Runs the command line as it is, on the toy. Moments are spread over the time from the uninterrupted run's first file to
-its last, the first at that file; the clock is the process's own CPU-seconds (Linux), as others may share the machine.
-What was killed is killed again while it resumes; where it is finished before its moment has come, it is compared, and
-another begun. Everything is compared byte by byte but log/ (times) and, in training, checkpoints/ and the tokens per
-second of metrics.jsonl. Exit code 1 on any difference. Writes results/crash.json.
+Runs the real command line, on the toy. Moments are spread over the time from the uninterrupted run's first file to its
+last, and one of them is that of the first file. The clock counts the process's own CPU-seconds (Linux), since other jobs
+may share the machine. A killed run is killed again while it resumes; a run that finishes before its moment is compared,
+and another one is started. Every file is compared byte by byte, except log/ (times) and, in training, checkpoints/ and
+the tokens per second in metrics.jsonl. Exit code 1 on any difference. Writes results/crash.json.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ device: cpu
 variants: [{name: relu}, {name: topk, sae: {name: topk, d_sae: 256, k: 16}, penalties: [{name: auxk}]}]
 """
 TORN = b'{"files": {"acts/blocks.2.hook_resid_post/c/1'
-PASSING = ("log", "checkpoints")
-# The checkout may change meanwhile, and its commit is part of what a cache and a run say of themselves.
+NOT_COMPARED = ("log", "checkpoints")
+# The checkout may change during the benchmark, and caches and runs record its commit.
 ENVIRONMENT = {**os.environ, "SAEPIPE_COMMIT": "bench", "OMP_NUM_THREADS": "1"}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A command that is killed: its arguments but --out, the files that it writes first and last, and a changed config
-    with the difference that its refusal must name."""
+    """A command to be killed: its arguments without --out, the files that it writes first and last, and a change of its
+    config, with the difference that the refusal must name."""
 
     name: str
     arguments: Sequence[str]
@@ -72,62 +72,62 @@ class Task:
 
 def main(harvest_kills: int, train_kills: int, seed: int) -> int:
     generator = np.random.default_rng(seed)
-    found = {}
+    results = {}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         (scratch / "harvest.yaml").write_text(HARVEST)
         (scratch / "train.yaml").write_text(TRAIN)
         options, change = ["--config", f"{scratch}/harvest.yaml"], ("seed=1", "seed: 0 -> 1")
         harvest = Task("harvest", options, "zarr.json", "COMMITTED", *change)
-        found["harvest"] = survive(harvest, scratch, harvest_kills, generator)
+        results["harvest"] = kill_and_resume(harvest, scratch, harvest_kills, generator)
         options = ["--config", f"{scratch}/train.yaml", "--cache", f"{scratch}/harvest"]
         last, change = "topk/seed-0", ("optimizer.lr=0.01", "optimizer.lr: 0.0003 -> 0.01")
         train = Task("train", options, f"{last}/config.yaml", f"{last}/COMMITTED", *change)
-        found["train"] = survive(train, scratch, train_kills, generator)
-    failures = [line for result in found.values() for line in result["differences"]]
+        results["train"] = kill_and_resume(train, scratch, train_kills, generator)
+    failures = [line for result in results.values() for line in result["differences"]]
     print(f"{len(failures)} differences" if failures else "no difference")
-    write_result("crash", "killed and resumed equals uninterrupted, file by file; a changed config is refused", found)
+    write_result("crash", "killed and resumed equals uninterrupted, file by file; a changed config is refused", results)
     return bool(failures)
 
 
-def survive(task: Task, scratch: Path, num_kills: int, generator: np.random.Generator) -> dict[str, Any]:
-    """Kills the task at `num_kills` moments, resumes, and compares what it makes with an uninterrupted run."""
-    whole = scratch / task.name
-    seconds, _ = run(task, whole)
-    print(f"{task.name}: {seconds:.1f} CPU-seconds, {len(contents(whole))} files to compare", flush=True)
+def kill_and_resume(task: Task, scratch: Path, num_kills: int, generator: np.random.Generator) -> dict[str, Any]:
+    """Kills the task at `num_kills` moments, resumes it, and compares its files with those of an uninterrupted run."""
+    uninterrupted = scratch / task.name
+    seconds, _ = run(task, uninterrupted)
+    print(f"{task.name}: {seconds:.1f} CPU-seconds, {len(contents(uninterrupted))} files to compare", flush=True)
     moments = (generator.permutation(num_kills) + generator.random(num_kills)) * seconds / num_kills
     moments[0] = 0.0
     out, kills, finished, differences = scratch / "killed", [], 0, []
     for number, moment in enumerate(moments):
-        while not run(task, out, kill_at=moment)[1]:  # it was faster than its moment
-            differences += compare(contents(whole), contents(out))
+        while not run(task, out, kill_at=moment)[1]:  # it finished before the moment
+            differences += compare(contents(uninterrupted), contents(out))
             finished += 1
             shutil.rmtree(out)
             moment *= 0.9
         torn = number == num_kills // 2
         if torn:
             tear(out)
-        kills.append({"cpu_seconds": round(float(moment), 3), "torn_line": torn, **what_lies_there(out)})
+        kills.append({"cpu_seconds": round(float(moment), 3), "torn_line": torn, **progress(out)})
         print(f"  kill {number + 1:2} {kills[-1]}", flush=True)
     differences += refusal(task, out)
     run(task, out)
-    differences += compare(contents(whole), contents(out))
+    differences += compare(contents(uninterrupted), contents(out))
     finished += 1
     shutil.rmtree(out)
-    print(f"  {finished} finished after kills and compared; differences: {differences or 'none'}", flush=True)
+    print(f"  {finished} finished runs after kills compared; differences: {differences or 'none'}", flush=True)
     return {"cpu_seconds": round(seconds, 2), "kills": kills, "finished": finished, "differences": differences}
 
 
 def run(task: Task, out: Path, *, kill_at: float = float("inf")) -> tuple[float, bool]:
-    """Runs the task until its end, or `kill_at` CPU-seconds after it wrote its first file.
+    """Runs the task until its end, or until `kill_at` CPU-seconds after it wrote its first file.
 
     Returns:
-        CPU-seconds from there to its last file or its end, and whether it was killed.
+        CPU-seconds from its first file to its last file or its end, and whether it was killed.
     """
     first = out / task.first_file
     before = stamp(first)
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command(task, out), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=said)
+    with tempfile.TemporaryFile("w+") as messages:
+        process = subprocess.Popen(command(task, out), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=messages)
         while process.poll() is None and stamp(first) == before and not (out / task.last_file).exists():
             time.sleep(0.0005)
         began = seconds = cpu_seconds(process)
@@ -139,13 +139,13 @@ def run(task: Task, out: Path, *, kill_at: float = float("inf")) -> tuple[float,
                 return seconds - began, True
             time.sleep(0.001)
         if process.wait():
-            said.seek(0)
-            raise SystemExit(f"{task.name} ended with exit code {process.returncode}:\n{said.read()}")
+            messages.seek(0)
+            raise SystemExit(f"{task.name} ended with exit code {process.returncode}:\n{messages.read()}")
     return seconds - began, False
 
 
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
-    """What all threads of a child that is not yet waited for have used; 0 once it has ended."""
+    """Returns the CPU-seconds of all threads of a running child process; 0 once it has ended."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
@@ -154,7 +154,7 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """Changes when a file is written anew."""
+    """Returns a value that changes when the file is rewritten; None if there is no file."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -167,14 +167,14 @@ def command(task: Task, out: Path, *more: str) -> list[str]:
 
 
 def tear(out: Path) -> None:
-    """Half a line at the end of each manifest, as a power loss leaves it."""
+    """Appends half a line to each manifest, as a power loss would leave it."""
     for manifest in out.rglob("manifest.jsonl"):
         with manifest.open("ab") as file:
             file.write(TORN)
 
 
-def what_lies_there(out: Path) -> dict[str, int]:
-    """Of a killed run: lines in its manifests, files not yet renamed, checkpoints."""
+def progress(out: Path) -> dict[str, int]:
+    """Counts a killed run's manifest lines, files not yet renamed, and checkpoints."""
     return {
         "lines": sum(path.read_bytes().count(b"\n") for path in out.rglob("manifest.jsonl")),
         "partial_files": sum(1 for _ in out.rglob("*.partial")),
@@ -183,7 +183,7 @@ def what_lies_there(out: Path) -> dict[str, int]:
 
 
 def refusal(task: Task, out: Path) -> list[str]:
-    """What is wrong with how a changed config is refused at a half-made folder: nothing, or a sentence."""
+    """Returns an empty list if a changed config is refused for an unfinished folder, else the problem."""
     process = subprocess.run(command(task, out, "--set", task.change), env=ENVIRONMENT, capture_output=True, text=True)
     refused = process.returncode == 2 and task.difference in process.stderr
     print(f"  changed config: exit code {process.returncode}: {' '.join(process.stderr.split())[:160]}", flush=True)
@@ -191,23 +191,23 @@ def refusal(task: Task, out: Path) -> list[str]:
 
 
 def contents(out: Path) -> Mapping[str, bytes]:
-    """Every file that must be equal, by its path."""
+    """Returns the content of every file that must be equal, by path."""
     names = [path.relative_to(out) for path in sorted(out.rglob("*")) if path.is_file()]
-    return {str(name): comparable(out / name) for name in names if not set(PASSING) & set(name.parts)}
+    return {str(name): comparable(out / name) for name in names if not set(NOT_COMPARED) & set(name.parts)}
 
 
 def comparable(path: Path) -> bytes:
-    """A file's bytes; of metrics.jsonl, without the times."""
+    """Returns a file's bytes; for metrics.jsonl, its lines without the tokens per second."""
     if path.name != "metrics.jsonl":
         return path.read_bytes()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return json.dumps([{key: line[key] for key in line if key != "tokens_per_second"} for line in lines]).encode()
 
 
-def compare(whole: Mapping[str, bytes], resumed: Mapping[str, bytes]) -> list[str]:
-    """The files in which they differ."""
-    names = sorted(whole.keys() | resumed.keys())
-    return [f"{name} differs" for name in names if whole.get(name) != resumed.get(name)]
+def compare(uninterrupted: Mapping[str, bytes], resumed: Mapping[str, bytes]) -> list[str]:
+    """Lists the files that differ."""
+    names = sorted(uninterrupted.keys() | resumed.keys())
+    return [f"{name} differs" for name in names if uninterrupted.get(name) != resumed.get(name)]
 
 
 if __name__ == "__main__":
@@ -215,5 +215,5 @@ if __name__ == "__main__":
     parser.add_argument("--harvest-kills", type=int, default=10)
     parser.add_argument("--train-kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    sys.exit(main(asked.harvest_kills, asked.train_kills, asked.seed))
+    args = parser.parse_args()
+    sys.exit(main(args.harvest_kills, args.train_kills, args.seed))

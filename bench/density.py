@@ -1,9 +1,10 @@
-"""From which density a sparse step pays: the thresholds of saepipe/train/step/density.py.
+"""The density below which a sparse step is faster, by shape: the thresholds of saepipe/train/step/density.py.
 
     python bench/density.py [--steps 5]
 
-A relu whose biases are set so that a given share of all entries is active, at several shapes: dense and sparse steps
-in turns, on the same rows. Prints how many times as fast the sparse one is. Writes results/density.json.
+The SAE is a relu whose biases are set so that a given share of all entries is active. Dense and sparse steps take turns
+on the same rows, at several shapes. Prints the speed of the sparse step relative to the dense one. Writes
+results/density.json.
 """
 
 from __future__ import annotations
@@ -21,41 +22,41 @@ from saepipe.train.step.density import DENSE_ABOVE, MIN_SPARSE_WORK, SPARSE_BELO
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
-CLAIM = "A sparse step is the faster one below a density of about 10 %, from shapes of 2e8 multiplications a product on"
+CLAIM = "A sparse step is faster below a density of about 10 %, for shapes of at least 2e8 multiplications per product"
 SHAPES = ((512, 4096, 2048), (2304, 4096, 512), (768, 16384, 512), (128, 1024, 1024), (64, 1024, 512), (64, 256, 256))
 DENSITIES = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5, help="timed of each kind, one after the other")
-    asked = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each kind")
+    args = parser.parse_args()
     keep_freed_memory()
-    found = []
+    by_shape = []
     for d_in, d_sae, batch in SHAPES:
-        ratios = {str(density): times_as_fast(d_in, d_sae, batch, density, asked.steps) for density in DENSITIES}
-        found.append({"d_in": d_in, "d_sae": d_sae, "batch": batch, "times as fast": ratios})
-        shown = "  ".join(f"{density}: {ratio:.2f}" for density, ratio in ratios.items())
-        print(f"{d_in:5} x {d_sae:5}, batch {batch:4}: {shown}", flush=True)
+        ratios = {str(density): speedup(d_in, d_sae, batch, density, args.steps) for density in DENSITIES}
+        by_shape.append({"d_in": d_in, "d_sae": d_sae, "batch": batch, "times as fast": ratios})
+        listed = "  ".join(f"{density}: {ratio:.2f}" for density, ratio in ratios.items())
+        print(f"{d_in:5} x {d_sae:5}, batch {batch:4}: {listed}", flush=True)
     rule = {"sparse below": SPARSE_BELOW, "dense above": DENSE_ABOVE, "least work": MIN_SPARSE_WORK}
-    write_result("density", CLAIM, {"rule": rule, "sparse to dense, by density": found})
+    write_result("density", CLAIM, {"rule": rule, "sparse to dense, by density": by_shape})
 
 
-def times_as_fast(d_in: int, d_sae: int, batch: int, density: float, num_steps: int) -> float:
-    """Seconds of a dense step over those of a sparse one, medians."""
+def speedup(d_in: int, d_sae: int, batch: int, density: float, num_steps: int) -> float:
+    """Returns the median seconds of a dense step divided by those of a sparse one."""
     raw = {"cache": "none", "sae": {"name": "relu", "d_sae": d_sae}, "penalties": [{"name": "l1", "weight": 0.1}]}
     raw |= {"steps": 10_000, "batch_size": batch, "optimizer": {"lr": 1e-12}}
     cpu = torch.device("cpu")
     recipe = Recipe(TrainConfig.parse(raw).resolved(hook="none", num_rows=batch, device=cpu), d_in, 1.0, cpu)
     x = torch.randn(batch, d_in, generator=torch.Generator().manual_seed(0))
     params = initial_params(recipe)
-    some = recipe.config.sae.pre_acts(params, x[:64]).flatten().sort().values
-    params["b_enc"] -= some[int((1 - density) * len(some))]
+    pre_acts = recipe.config.sae.pre_acts(params, x[:64]).flatten().sort().values
+    params["b_enc"] -= pre_acts[int((1 - density) * len(pre_acts))]
     state = fresh_state(recipe, params)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for number in range(num_steps + 1):
         for sparse in seconds:
-            state.sparse, state.step = sparse, 1  # a step at which the density is not looked at
+            state.sparse, state.step = sparse, 1  # a step that does not check the density
             began = time.perf_counter()
             train_step(recipe, state, x)
             if number:

@@ -1,13 +1,13 @@
-"""What evaluating costs: 1, 4 and 16 runs in one call, each on cold artifacts, then as many new runs on warm ones.
+"""The cost of evaluation: 1, 4 and 16 runs per call, each on cold artifacts, then as many other runs on warm ones.
 
     python bench/evaluate.py [--runs 1 4 16] [--rounds 3] [--steps 300] [--contexts N] [--metrics NAME...]
 
-A cache of the toy and 32 short runs of one config, which differ in the seed: the first half for cold, the second for
-warm calls. Each call is a process of its own; its clock runs from the first run folder opened to the last result
-written, loading the model included, importing not. With t(n) the median over rounds, the marginal cost of an SAE is
-the slope between the two largest n, and the set-up what is left of t(n) at the smaller of the two. What goes through
-the model is counted in sequences. Writes results/evaluate.json, and fails if full or lower-layer passes depend on how
-many runs there are, or a warm call makes lower-layer passes.
+The runs are 32 short ones of one config on a cache of the toy, which differ in the seed: the first half is for cold
+calls, the second for warm ones. Each call is a separate process, timed from opening the first run folder to writing the
+last result; this includes loading the model, but not imports. With t(n) the median over rounds, the marginal cost of an
+SAE is the slope between the two largest n, and the set-up is the rest of t(n) at the smaller of the two. Passes of the
+model are counted in sequences. Writes results/evaluate.json, and fails if the number of full or lower-layer passes
+depends on the number of runs, or if a warm call makes lower-layer passes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from saepipe.harvest.run import harvest
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 
-CLAIM = "Work of the model is shared: full and lower-layer passes are the same for 1 and for 16 runs, and made once"
+CLAIM = "Model work is shared: full and lower-layer passes are the same for 1 and for 16 runs, and are made once"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -45,26 +45,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300, help="of training")
+    parser.add_argument("--steps", type=int, default=300, help="training steps")
     parser.add_argument("--d-sae", type=int, default=512)
-    parser.add_argument("--contexts", type=int, help="held-out contexts for core and geometry; all if not given")
-    parser.add_argument("--metrics", nargs="+", help="the default ones if not given")
+    parser.add_argument("--contexts", type=int, help="held-out contexts for core and geometry (default: all)")
+    parser.add_argument("--metrics", nargs="+", help="metrics to run (default: those of the config)")
     parser.add_argument("--call", type=json.loads, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.call:
-        print(json.dumps(timed_call(**asked.call)))
+    args = parser.parse_args()
+    if args.call:
+        print(json.dumps(timed_call(**args.call)))
         return
-    sizes = sorted(set(asked.runs))
+    sizes = sorted(set(args.runs))
     if len(sizes) < 2:
-        parser.error("--runs needs two numbers at least: a slope has two ends")
+        parser.error("--runs needs at least two different numbers, for a slope")
     with tempfile.TemporaryDirectory() as folder:
-        runs = make_runs(Path(folder), 2 * sizes[-1], asked.steps, asked.d_sae)
-        metrics = metrics_of(asked.metrics, asked.contexts)
-        calls = list(all_calls(Path(folder), runs, sizes, asked.rounds, metrics))
-    settings = {"steps": asked.steps, "d_sae": asked.d_sae, "rounds": asked.rounds, "threads": torch.get_num_threads()}
+        runs = make_runs(Path(folder), 2 * sizes[-1], args.steps, args.d_sae)
+        metrics = metrics_of(args.metrics, args.contexts)
+        calls = list(all_calls(Path(folder), runs, sizes, args.rounds, metrics))
+    settings = {"steps": args.steps, "d_sae": args.d_sae, "rounds": args.rounds, "threads": torch.get_num_threads()}
     figures = {"settings": settings | {"metrics": metrics}, **summary(calls, sizes), "calls": calls}
     write_result("evaluate", CLAIM, figures)
-    show(figures)
+    print_tables(figures)
     if not figures["as claimed"]:
         sys.exit(f"not as claimed: {figures['passes']}")
 
@@ -84,58 +84,58 @@ def make_runs(folder: Path, num_runs: int, steps: int, d_sae: int) -> list[Path]
 
 
 def metrics_of(names: Sequence[str] | None, contexts: int | None) -> list[dict[str, Any]]:
-    """Settings of each metric."""
-    asked = {"metrics": [{"name": name} for name in names]} if names else {}
+    """Returns the settings of each metric."""
+    chosen = {"metrics": [{"name": name} for name in names]} if names else {}
     fewer = {"num_contexts": contexts} if contexts else {}
-    metrics = [metric.to_dict() for metric in EvaluateConfig.parse(asked).metrics]
+    metrics = [metric.to_dict() for metric in EvaluateConfig.parse(chosen).metrics]
     return [metric | fewer if "num_contexts" in metric else metric for metric in metrics]
 
 
 def all_calls(
     folder: Path, runs: Sequence[Path], sizes: Sequence[int], rounds: int, metrics: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """For each round and number of runs: a cold call, then one of as many other runs on what the first has stored."""
+    """Yields, per round and number of runs, a cold call, then one for as many other runs with the artifacts it stored."""
     half = len(runs) // 2
     for number in range(rounds):
         for num_runs in sizes if number % 2 == 0 else reversed(sizes):
-            place = folder / f"{number}-{num_runs}"
-            config = {"metrics": metrics, "artifacts": str(place / "artifacts")}
-            for kind, some in (("cold", runs[:num_runs]), ("warm", runs[half : half + num_runs])):
-                call = {"runs": list(map(str, some)), "config": config, "out": str(place / kind)}
-                found = in_a_process(call)
-                print(number, kind, num_runs, f"{found['seconds']['all']['wall']:.1f} s", found["passes"], flush=True)
-                yield {"round": number, "artifacts": kind, "runs": num_runs, **found}
+            work = folder / f"{number}-{num_runs}"
+            config = {"metrics": metrics, "artifacts": str(work / "artifacts")}
+            for kind, evaluated in (("cold", runs[:num_runs]), ("warm", runs[half : half + num_runs])):
+                call = {"runs": list(map(str, evaluated)), "config": config, "out": str(work / kind)}
+                cost = call_in_a_process(call)
+                print(number, kind, num_runs, f"{cost['seconds']['all']['wall']:.1f} s", cost["passes"], flush=True)
+                yield {"round": number, "artifacts": kind, "runs": num_runs, **cost}
 
 
-def in_a_process(call: Mapping[str, Any]) -> dict[str, Any]:
+def call_in_a_process(call: Mapping[str, Any]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--call", json.dumps(call)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    cost: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return cost
 
 
 def timed_call(runs: list[str], config: dict[str, Any], out: str) -> dict[str, Any]:
-    """Seconds of each metric and of all, and what went through the model."""
-    asked, passes = EvaluateConfig.parse(config), Passes()
+    """Returns the seconds of each metric and of the whole call, and the passes of the model."""
+    parsed, passes = EvaluateConfig.parse(config), Passes()
     seconds: dict[str, dict[str, float]] = {}
-    for metric in asked.metrics:
-        watch(type(metric), seconds)
+    for metric in parsed.metrics:
+        record_time(type(metric), seconds)
     start = now()
-    evaluate([Path(run) for run in runs], asked, out=Path(out), passes=passes)
+    evaluate([Path(run) for run in runs], parsed, out=Path(out), passes=passes)
     return {"seconds": seconds | {"all": since(start)}, "passes": asdict(passes)}
 
 
-def watch(metric: type[Metric], seconds: dict[str, dict[str, float]]) -> None:
-    """Notes how long the metric measures."""
+def record_time(metric: type[Metric], seconds: dict[str, dict[str, float]]) -> None:
+    """Makes the metric record in `seconds` how long it measures."""
     measure = metric.measure
 
-    def watched(self: Metric, *arguments: Any) -> Any:
+    def timed_measure(self: Metric, *arguments: Any) -> Any:
         start = now()
-        found = measure(self, *arguments)
+        measurements = measure(self, *arguments)
         seconds[self.name] = since(start)
-        return found
+        return measurements
 
-    metric.measure = watched  # type: ignore[assignment, method-assign]
+    metric.measure = timed_measure  # type: ignore[assignment, method-assign]
 
 
 def now() -> dict[str, float]:
@@ -161,17 +161,17 @@ def summary(calls: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> dict[st
         for kind in ("cold", "warm")
     }
     shared = all(len({(p["full"], p["lower"]) for p in by_size.values()}) == 1 for by_size in passes.values())
-    made_once = all(found["lower"] == 0 for found in passes["warm"].values())
+    made_once = all(counts["lower"] == 0 for counts in passes["warm"].values())
     return {"as claimed": shared and made_once, "seconds": costs, "passes": passes}
 
 
 def median(calls: Sequence[Mapping[str, Any]], kind: str, num_runs: int, metric: str, clock: str) -> float:
-    found = [call for call in calls if (call["artifacts"], call["runs"]) == (kind, num_runs)]
-    return statistics.median(call["seconds"][metric][clock] for call in found)
+    matches = [call for call in calls if (call["artifacts"], call["runs"]) == (kind, num_runs)]
+    return statistics.median(call["seconds"][metric][clock] for call in matches)
 
 
-def show(figures: Mapping[str, Any]) -> None:
-    print(f"\n{'seconds':16} {'':5} {'set-up':>8} {'an SAE':>8}   (wall; CPU in brackets)")
+def print_tables(figures: Mapping[str, Any]) -> None:
+    print(f"\n{'seconds':16} {'':5} {'set-up':>8} {'per SAE':>8}   (wall; CPU in brackets)")
     for metric, by_kind in figures["seconds"].items():
         for kind, by_clock in by_kind.items():
             wall, cpu = by_clock["wall"], by_clock["cpu"]

@@ -1,9 +1,9 @@
-"""One pass over the cache gathers the feature stores of all runs of a hook, at a small multiple of encoding it.
+"""One pass over the cache gathers the feature stores of all runs of a hook, at a small multiple of the encoding time.
 
     python bench/features.py [--tokens 300k] [--quick]
 
-TopK runs of one step (k 32) on the toy's activations, alone and four together. CPU seconds of the whole and of encoding
-the same rows alone, in one process and interleaved; bytes of a store. Writes results/features.json.
+TopK runs of one step (k 32) on the toy's activations, one alone and four together. CPU-seconds of gathering the stores
+and of only encoding the same rows, in one process, in turns; bytes per store. Writes results/features.json.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", default="300k")
     parser.add_argument("--quick", action="store_true")
-    asked = parser.parse_args()
-    tokens, widths = ("20k", WIDTHS[:1]) if asked.quick else (asked.tokens, WIDTHS)
+    args = parser.parse_args()
+    tokens, widths = ("20k", WIDTHS[:1]) if args.quick else (args.tokens, WIDTHS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         harvest = HarvestConfig.load(CONFIGS / "harvest.yaml", [f"num_tokens={tokens}"])
         cache = sp.harvest(harvest, folder / "cache")
-        found = [measure(cache, folder / str(d_sae), d_sae) for d_sae in widths]
+        by_width = [measure(cache, folder / str(d_sae), d_sae) for d_sae in widths]
         num_tokens = cache.num_tokens
-    for figures in found:
+    for figures in by_width:
         print(figures)
-    if not asked.quick:
-        write_result("features", CLAIM, {"threads": torch.get_num_threads(), "tokens": num_tokens, "widths": found})
+    if not args.quick:
+        write_result("features", CLAIM, {"threads": torch.get_num_threads(), "tokens": num_tokens, "widths": by_width})
 
 
 def measure(cache: sp.Cache, folder: Path, d_sae: int) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def measure(cache: sp.Cache, folder: Path, d_sae: int) -> dict[str, Any]:
 
 
 def seconds_of_stores(runs: Sequence[Run], testbed: Testbed, folder: Path) -> float:
-    jobs = [StoreJob(run, testbed, Features(), folder / str(place)) for place, run in enumerate(runs)]
+    jobs = [StoreJob(run, testbed, Features(), folder / str(index)) for index, run in enumerate(runs)]
     began = time.process_time()
     build_stores(jobs, Silent())
     return round(time.process_time() - began, 2)

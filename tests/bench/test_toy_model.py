@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import islice, pairwise
 
 import numpy as np
@@ -11,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2ForCausalLM
 
+from helpers.repository import BENCH
+
+sys.path.append(str(BENCH / "toy_model"))
+
+from build_toy import CONTEXT_SIZE, SPECIAL_TOKENS, new_model, train, train_tokenizer, windows
+from measure_toy import first_letter_accuracy, letter_prompts, unigram_nats
+
 from saepipe.data.cache.tokens import heldout_score
 from saepipe.data.toy import ASKED_WORDS, MODEL_DIR, SPELLED_ONLY_WORDS, WORDS, documents
-from saepipe.data.toy.build import CONTEXT_SIZE, SPECIAL_TOKENS, new_model, train, train_tokenizer, windows
-from saepipe.data.toy.measure import first_letter_accuracy, letter_prompts, unigram_nats
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL_DIR, local_files_only=True)
 

@@ -1,4 +1,4 @@
-"""Builds the embedded model: `python -m saepipe.data.toy.build [--out DIR] [--steps N] [--seed S]`.
+"""Builds the embedded model: `python bench/toy_model/build_toy.py [--out DIR] [--steps N] [--seed S]`.
 
 Trains the tokenizer, then a small Gemma-2, on generated documents outside the held-out share. The result is a function
 of the steps, the seed, the library versions and the number of threads.

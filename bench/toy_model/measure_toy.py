@@ -1,4 +1,4 @@
-"""Measures what the embedded model has learned: `python -m saepipe.data.toy.measure [--model DIR]`.
+"""Measures what the embedded model has learned: `python bench/toy_model/measure_toy.py [--model DIR]`.
 
 Prints each figure, on held-out documents, beside a baseline that needs no model.
 """
@@ -15,6 +15,7 @@ from random import Random
 
 import numpy as np
 import torch
+from build_toy import CONTEXT_SIZE, training_texts, windows
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -33,7 +34,6 @@ from saepipe.data.toy import (
     Kind,
     documents,
 )
-from saepipe.data.toy.build import CONTEXT_SIZE, training_texts, windows
 
 MEASURE_SEED = 1  # the model was trained on the stream with seed 0
 WORD_POSITION = -6  # position of the word in "... {word} has the first letter:"
