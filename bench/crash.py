@@ -4,8 +4,8 @@ as an uninterrupted one, file by file; so does training, killed at 3 moments; a 
     python bench/crash.py [--harvest-kills 10] [--train-kills 3] [--seed 0]
 
 Runs the real command line, on the toy. Moments are spread over the time from the uninterrupted run's first file to its
-last, and one of them is that of the first file. The clock counts the process's own CPU-seconds (Linux), since other jobs
-may share the machine. A killed run is killed again while it resumes; a run that finishes before its moment is compared,
+last, and one of them is that of the first file. The clock counts the process's own CPU-seconds (Linux): other jobs may
+share the machine. A killed run is killed again while it resumes; a run that finishes before its moment is compared,
 and another one is started. Every file is compared byte by byte, except log/ (times) and, in training, checkpoints/ and
 the tokens per second in metrics.jsonl. Exit code 1 on any difference. Writes results/crash.json.
 """

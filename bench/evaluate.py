@@ -94,7 +94,7 @@ def metrics_of(names: Sequence[str] | None, contexts: int | None) -> list[dict[s
 def all_calls(
     folder: Path, runs: Sequence[Path], sizes: Sequence[int], rounds: int, metrics: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Yields, per round and number of runs, a cold call, then one for as many other runs with the artifacts it stored."""
+    """Yields, per round and number of runs, a cold call, then one of as many other runs with the stored artifacts."""
     half = len(runs) // 2
     for number in range(rounds):
         for num_runs in sizes if number % 2 == 0 else reversed(sizes):

@@ -1,17 +1,17 @@
-"""Codec int8: <= 0.53 of the bytes of bfloat16, >= 40 dB in the ordinary channels, >= 1 GB decoded a CPU-second, and an
+"""Codec int8: <= 0.53 of bfloat16's bytes, >= 40 dB in the ordinary channels, >= 1 GB decoded per CPU-second, and an
 SAE trained from it explains as much as one from the lossless cache: <= 1 % more FVU, at the far end of its interval.
 
     python bench/int8.py [--rows 131072] [--rounds 5] [--seeds 5] [--steps 600] [--folder SCRATCH] [--quick]
 
-Bytes, SNR and speed are of the proxy of bench/cache.py (d_in 2304, massive channels); beside the SNR stands what int8
-scaled by each token's largest entry alone would give. 1 GB is 1e9 bytes of bfloat16, CPU-seconds are of all threads,
-readers take turns, all from the page cache.
+Bytes, SNR and speed are measured on the proxy of bench/cache.py (d_in 2304, massive channels). The SNR of int8 scaled
+only by each token's largest entry is listed for comparison. 1 GB is 1e9 bytes of bfloat16, CPU-seconds are summed over
+all threads, readers take turns, and all data comes from the page cache.
 
-Trained are pairs of runs, from the lossless and from the int8 cache of the same rows: same config, seed and order of
-rows. The fraction of variance unexplained (FVU) is of exact rows that neither saw, in all channels and without the 1 %
-of the largest variance; differences are means over seeds with a 95 % interval (Student's t). The toy is narrow: of its
-128 channels 16 are kept exact. So the made-up rows, sparse sums of directions with massive channels, have 512.
-Writes results/int8.json; takes about a quarter of an hour on a quiet core.
+Runs are trained in pairs, from the lossless and from the int8 cache of the same rows, with the same config, seed and
+order of rows. The fraction of variance unexplained (FVU) is measured on exact rows that neither run saw, in all
+channels and without the 1 % of channels with the largest variance; differences are means over seeds with a 95 %
+interval (Student's t). The toy is narrow: 16 of its 128 channels are kept exact. So the synthetic rows, sparse sums of
+directions with massive channels, have 512. Writes results/int8.json; takes about a quarter of an hour on a quiet core.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ VARIANTS = [
     {"name": "topk", "sae": {"name": "topk", "k": 32}, "penalties": [{"name": "auxk"}]},
     {"name": "relu", "sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": 1.0, "warmup": 0.1}]},
 ]
-MADE_UP_D_IN, HELDOUT_ROWS = 512, 8192
+SYNTHETIC_D_IN, HELDOUT_ROWS = 512, 8192
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two caches of the same rows, and exact rows (rows, d_in) float32 that are in neither."""
+    """Two caches of the same rows, and exact rows (rows, d_in) float32 that neither cache has."""
 
     name: str
     caches: dict[str, Cache]
@@ -69,50 +69,50 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--trained-rows", type=int, default=200_000)
-    parser.add_argument("--folder", type=Path, help="where the caches go for the time (2 GB); a temporary folder")
-    parser.add_argument("--quick", action="store_true", help="a minute, to see that it runs; its numbers mean little")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.rows, asked.rounds, asked.seeds, asked.steps, asked.trained_rows = 16_384, 2, 2, 40, 40_000
+    parser.add_argument("--folder", type=Path, help="parent folder of the temporary caches (2 GB)")
+    parser.add_argument("--quick", action="store_true", help="a short trial run (one minute) with unreliable numbers")
+    args = parser.parse_args()
+    if args.quick:
+        args.rows, args.rounds, args.seeds, args.steps, args.trained_rows = 16_384, 2, 2, 40, 40_000
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        stored = storage(folder, asked.rows, asked.rounds)
-        both = pairs(folder, asked.trained_rows)
-        trained = {pair.name: paired(pair, folder, asked.seeds, asked.steps) for pair in both}
-    settings = {key: getattr(asked, key) for key in ("rows", "rounds", "seeds", "steps", "trained_rows")}
+        stored = measure_storage(folder, args.rows, args.rounds)
+        both = cache_pairs(folder, args.trained_rows)
+        trained = {pair.name: train_pair(pair, folder, args.seeds, args.steps) for pair in both}
+    settings = {key: getattr(args, key) for key in ("rows", "rounds", "seeds", "steps", "trained_rows")}
     figures = {"aims": aims(stored, trained), "settings": settings, **stored, "trained": trained}
-    print(f"written to {write_result('int8-quick' if asked.quick else 'int8', CLAIM, figures)}")
+    print(f"written to {write_result('int8-quick' if args.quick else 'int8', CLAIM, figures)}")
 
 
 def aims(stored: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """What the claim says, what was found, and whether it is so."""
-    compared = [c for data in trained.values() for variant in data["variants"].values() for c in variant.values()]
-    found = {
+    """Prints and returns each aim of the claim with the value reached."""
+    differences = [d for data in trained.values() for variant in data["variants"].values() for d in variant.values()]
+    reached = {
         "bytes by bfloat16's, at most": (stored["bytes by bfloat16's"]["int8"], 0.53),
         "dB in the ordinary channels, at least": (stored["snr_db"]["int8"]["ordinary"], 40.0),
         "GB decoded a CPU-second, checked, at least": (stored["GB_per_cpu_second"]["int8: in order, first touch"], 1.0),
-        "more FVU, at most": (max(c["high"] / c["lossless"] for c in compared), 0.01),
+        "more FVU, at most": (max(d["high"] / d["lossless"] for d in differences), 0.01),
     }
-    for name, (value, aim) in found.items():
+    for name, (value, aim) in reached.items():
         met = value <= aim if name.endswith("most") else value >= aim
         print(f"{name:48}{value:10.4f}   aim {aim:g}: {'met' if met else 'MISSED'}")
-    return {name: {"found": value, "aim": aim} for name, (value, aim) in found.items()}
+    return {name: {"found": value, "aim": aim} for name, (value, aim) in reached.items()}
 
 
-def storage(folder: Path, num_rows: int, rounds: int) -> dict[str, Any]:
-    """Bytes, SNR, and GB a CPU-second, of the proxy."""
+def measure_storage(folder: Path, num_rows: int, rounds: int) -> dict[str, Any]:
+    """Returns bytes, SNR, and GB per CPU-second for the proxy."""
     x = proxy(num_rows)
     bits = x.view(torch.int16).numpy().view(np.uint16)
     writing = {codec: timed(partial(write, folder / codec, bits, codec)) for codec in CODECS}
     caches = {codec: Cache.open(folder / codec) for codec in CODECS}
     sizes = {codec: stored_bytes(cache) / bits.nbytes for codec, cache in caches.items()}
-    snr = {"int8": caches["int8"].attributes["int8_snr_db"][HOOK], "scaled by the token alone": asdict(by_token(x))}
+    snr = {"int8": caches["int8"].attributes["int8_snr_db"][HOOK], "scaled by the token alone": asdict(snr_by_token(x))}
     with ExitStack() as stack:
         timings = measure(readers(caches, stack), rounds)
-    reading = {name: [gigabytes(timing) for timing in lines] for name, lines in timings.items()}
+    reading = {name: [speed(timing) for timing in lines] for name, lines in timings.items()}
     for codec in CODECS:
-        print(f"{codec:10}{sizes[codec]:7.3f} of the bytes   written at {gigabytes(writing[codec]):.2f} GB/CPU-s")
+        print(f"{codec:10}{sizes[codec]:7.3f} of the bytes   written at {speed(writing[codec]):.2f} GB/CPU-s")
     for name, figures in snr.items():
         print(f"{name:28}{Snr(**figures)}")
     for name, values in reading.items():
@@ -121,31 +121,31 @@ def storage(folder: Path, num_rows: int, rounds: int) -> dict[str, Any]:
         "bytes by bfloat16's": sizes,
         "snr_db": snr,
         "GB_per_cpu_second": {name: statistics.median(values) for name, values in reading.items()},
-        "GB_written_per_cpu_second": {codec: gigabytes(timing) for codec, timing in writing.items()},
+        "GB_written_per_cpu_second": {codec: speed(timing) for codec, timing in writing.items()},
         "rounds": reading,
     }
 
 
 def readers(caches: Mapping[str, Cache], stack: ExitStack) -> dict[str, Callable[[], int]]:
-    """What takes turns, by name."""
-    found: dict[str, Callable[[], int]] = {}
+    """Returns the readers that take turns, by name."""
+    by_name: dict[str, Callable[[], int]] = {}
     ring = np.zeros((RING_CHUNKS, 1024, D_IN), np.uint16)
     for codec, cache in caches.items():
         stream = stack.enter_context(BatchStream(cache, HOOK, BATCH, seed=0))
         batches = stream.batches()
         next(batches)
-        found[f"{codec}: in order, first touch"] = partial(first_touch, cache, ring)
-        found[f"{codec}: in order, later"] = partial(in_order, cache.rows(HOOK), ring)
-        found[f"{codec}: shuffled batches"] = partial(one_epoch, batches, stream.num_rows)
-    return found
+        by_name[f"{codec}: in order, first touch"] = partial(first_touch, cache, ring)
+        by_name[f"{codec}: in order, later"] = partial(in_order, cache.rows(HOOK), ring)
+        by_name[f"{codec}: shuffled batches"] = partial(one_epoch, batches, stream.num_rows)
+    return by_name
 
 
 def first_touch(cache: Cache, ring: np.ndarray) -> int:
     return in_order(cache.rows(HOOK), ring)
 
 
-def gigabytes(timing: Timing) -> float:
-    """A CPU-second."""
+def speed(timing: Timing) -> float:
+    """Returns GB per CPU-second."""
     return timing.num_bytes / 1e9 / timing.cpu_seconds
 
 
@@ -155,12 +155,12 @@ def write(folder: Path, bits: np.ndarray, codec: Any) -> int:
 
 
 def stored_bytes(cache: Cache) -> int:
-    """Of what the training activations are read from."""
+    """Returns the bytes of the files that training activations are read from."""
     return sum(entry["bytes"] for name, entry in cache.files.items() if name.startswith(("acts/", "int8/")))
 
 
-def by_token(x: torch.Tensor) -> Snr:
-    """int8 with a scale a token, its largest |x| / 127: no centring, no channels, no outliers."""
+def snr_by_token(x: torch.Tensor) -> Snr:
+    """Returns the SNR of int8 with one scale per token, its largest |x| / 127: no centring, channels or outliers."""
     noise = np.zeros(x.shape[1])
     for part in x.split(4096):
         exact = part.double()
@@ -169,8 +169,8 @@ def by_token(x: torch.Tensor) -> Snr:
     return Snr.of(Moments.of(x.view(torch.int16).numpy().view(np.uint16)), noise)
 
 
-def pairs(folder: Path, num_rows: int) -> list[Pair]:
-    """The toy's activations as `saepipe demo` harvests them, and made-up rows with massive channels."""
+def cache_pairs(folder: Path, num_rows: int) -> list[Pair]:
+    """Makes caches of the toy's activations, as `saepipe demo` harvests them, and of rows with massive channels."""
     plain = {**HarvestConfig.load(CONFIGS / "harvest.yaml").to_dict(), "num_tokens": num_rows}
     codecs = ("lossless", "int8")
     toy = {codec: harvest(HarvestConfig.parse({**plain, "codec": codec}), folder / f"toy-{codec}") for codec in codecs}
@@ -178,14 +178,14 @@ def pairs(folder: Path, num_rows: int) -> list[Pair]:
     keep = torch.from_numpy(heldout.keep)
     x = heldout.activations(toy["lossless"].hooks[0], 0, len(keep))[keep].float()
 
-    rows = made_up(num_rows + HELDOUT_ROWS)
+    rows = synthetic_rows(num_rows + HELDOUT_ROWS)
     bits = rows[HELDOUT_ROWS:].view(torch.int16).numpy().view(np.uint16)
-    made = {codec: Cache.open(write_cache(folder / f"made-up-{codec}", bits, codec)) for codec in codecs}
-    return [Pair("toy, d_in 128", toy, x), Pair("made up, d_in 512", made, rows[:HELDOUT_ROWS].float())]
+    synthetic = {codec: Cache.open(write_cache(folder / f"made-up-{codec}", bits, codec)) for codec in codecs}
+    return [Pair("toy, d_in 128", toy, x), Pair("made up, d_in 512", synthetic, rows[:HELDOUT_ROWS].float())]
 
 
-def made_up(num_rows: int, d_in: int = MADE_UP_D_IN) -> torch.Tensor:
-    """Sums of about 24 of 4 d_in directions with noise, log-normal channels of which 5 are massive, bfloat16."""
+def synthetic_rows(num_rows: int, d_in: int = SYNTHETIC_D_IN) -> torch.Tensor:
+    """Returns sums of about 24 of 4 d_in directions with noise, in log-normal channels, 5 of them massive, bfloat16."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(4 * d_in, d_in, generator=generator), dim=1)
     scale = torch.exp(0.6 * torch.randn(d_in, generator=generator))
@@ -200,27 +200,27 @@ def made_up(num_rows: int, d_in: int = MADE_UP_D_IN) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def paired(pair: Pair, folder: Path, num_seeds: int, num_steps: int) -> dict[str, Any]:
-    """By variant: the FVU of runs from either cache, a seed each, and the mean difference with its interval."""
+def train_pair(pair: Pair, folder: Path, num_seeds: int, num_steps: int) -> dict[str, Any]:
+    """Returns by variant the FVU per seed and cache, and the mean difference with its interval."""
     runs = {
         codec: train(config(cache, num_seeds, num_steps), folder / f"{pair.name}-{codec}")
         for codec, cache in pair.caches.items()
     }
     snr = pair.caches["int8"].attributes["int8_snr_db"]
-    found: dict[str, Any] = {}
+    variants: dict[str, Any] = {}
     print(f"{pair.name}: {snr}")
     for variant in (v["name"] for v in VARIANTS):
         scores = {
             codec: [fvu(run, pair.heldout) for run in folders if run.parent.name == variant]
             for codec, folders in runs.items()
         }
-        found[variant] = {}
-        for at, channels in enumerate(("all channels", "ordinary channels")):
-            exact, int8 = ([score[at] for score in scores[codec]] for codec in ("lossless", "int8"))
-            found[variant][channels] = comparison(exact, int8)
-            told = "  ".join(f"{key} {value:.6f}" for key, value in found[variant][channels].items() if key != "fvu")
-            print(f"  {variant:8}{channels:20}{told}", flush=True)
-    return {"snr_db": snr, "variants": found}
+        variants[variant] = {}
+        for index, channels in enumerate(("all channels", "ordinary channels")):
+            exact, int8 = ([score[index] for score in scores[codec]] for codec in ("lossless", "int8"))
+            variants[variant][channels] = figures = comparison(exact, int8)
+            listed = "  ".join(f"{key} {value:.6f}" for key, value in figures.items() if key != "fvu")
+            print(f"  {variant:8}{channels:20}{listed}", flush=True)
+    return {"snr_db": snr, "variants": variants}
 
 
 def config(cache: Cache, num_seeds: int, num_steps: int) -> TrainConfig:
@@ -240,16 +240,16 @@ def config(cache: Cache, num_seeds: int, num_steps: int) -> TrainConfig:
 
 
 def fvu(run: Path, x: torch.Tensor) -> tuple[float, float]:
-    """Of exact rows (rows, d_in), in all channels and without the 1 % of the largest variance."""
+    """Returns the FVU of exact rows (rows, d_in), in all channels and without the 1 % with the largest variance."""
     sae = saepipe.load(run)
     lost = torch.cat([(part - sae(part)).double().square() for part in x.split(4096)]).sum(0)
     variance = (x - x.double().mean(0)).square().sum(0)
     ordinary = variance.argsort()[: -math.ceil(x.shape[1] / 100)]
-    return tuple((lost[some].sum() / variance[some].sum()).item() for some in (slice(None), ordinary))
+    return tuple((lost[chosen].sum() / variance[chosen].sum()).item() for chosen in (slice(None), ordinary))
 
 
 def comparison(exact: list[float], int8: list[float]) -> dict[str, Any]:
-    """Means over seeds, and int8 less lossless with a 95 % interval."""
+    """Returns means over seeds, and the difference int8 - lossless with a 95 % interval."""
     differences = np.subtract(int8, exact)
     mean, error = differences.mean(), differences.std(ddof=1) / math.sqrt(len(differences))
     half = stats.t.ppf(0.975, len(differences) - 1) * error

@@ -1,9 +1,9 @@
 """Our SAEs in SAELens, dictionary_learning and sparsify, and theirs here: the largest differences, format by format.
 
-    make interop                     # installs the libraries, and runs the same tests
-    python bench/interop.py          # runs them, and keeps their table
+    make interop                     # installs the libraries and runs the same tests
+    python bench/interop.py          # runs the tests and writes their table
 
-The tests compare encode and decode on random inputs and fail above 1e-4; this keeps what they found.
+The tests compare encode and decode on random inputs and fail above 1e-4. Writes results/interop.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def by_format(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The largest of each number over the SAEs of a format and direction, and how many those are."""
+    """Returns the largest of each number over the SAEs of a format and direction, and the number of SAEs."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["format"], row["direction"]), []).append(row)

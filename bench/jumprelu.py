@@ -1,4 +1,4 @@
-"""Which bandwidth and first threshold a jumprelu should have: on the reference world, each with one target L0.
+"""A jumprelu with different bandwidths and first thresholds, at one target L0 on the reference world.
 
 python bench/jumprelu.py --seeds 3
 """
@@ -20,7 +20,7 @@ from saepipe.train.stacked.stack import Stack
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 
 PAIRS = [(0.06, 0.06), (0.06, 0.5), (0.3, 0.5), (1.0, 0.1), (1.0, 0.25), (1.0, 0.5), (1.0, 1.0), (2.0, 0.5)]
-"""(bandwidth, initial_threshold); the first is the paper's 0.001 in our units."""
+"""(bandwidth, initial_threshold); the first bandwidth is the paper's 0.001 in our units."""
 
 D_SAE, L0, STEPS, BATCH, POOL = 64, 3.2, 2000, 256, 65_536
 
@@ -40,7 +40,7 @@ def config(bandwidth: float, threshold: float, seed: int) -> TrainConfig:
 
 
 def train(bandwidth: float, threshold: float, num_seeds: int) -> dict[str, float]:
-    """Means over the seeds, each its own world, on held-out tokens."""
+    """Trains one SAE per seed, each on its own world; returns means over the seeds, on held-out tokens."""
     truths = [World().truth(seed) for seed in range(num_seeds)]
     pools = torch.stack([draw(truth, seed, 0, POOL).x for seed, truth in enumerate(truths)])
     scale = float((pools.shape[2] / pools.square().sum(2).mean()).sqrt())
@@ -52,13 +52,13 @@ def train(bandwidth: float, threshold: float, num_seeds: int) -> dict[str, float
     for step in range(STEPS):
         rows = torch.randint(POOL, (BATCH,), generator=generator(0, "batches", step))
         stack.step(pools[:, rows] * scale)
-    found = []
+    measured = []
     for seed, (recipe, truth) in enumerate(zip(recipes, truths, strict=True)):
         sae, params = recipe.config.sae.inference({name: value[seed] for name, value in stack.params.items()})
         params, heldout = sae.unscaled(params, scale), draw(truth, seed, 1, 8192)
         acts = sae.encode(params, heldout.x)
-        found.append(measure(truth, heldout, acts, params["W_dec"], sae.decode(params, acts)).to_dict())
-    return {key: fmean(one[key] for one in found) for key in ("l0", "fvu", "mcc", "dead")}
+        measured.append(measure(truth, heldout, acts, params["W_dec"], sae.decode(params, acts)).to_dict())
+    return {key: fmean(figures[key] for figures in measured) for key in ("l0", "fvu", "mcc", "dead")}
 
 
 def main() -> None:
@@ -70,7 +70,9 @@ def main() -> None:
     for bandwidth, threshold in PAIRS:
         rows.append({"bandwidth": bandwidth, "initial_threshold": threshold, **train(bandwidth, threshold, num_seeds)})
         print("  ".join(f"{key} {value:.3g}" for key, value in rows[-1].items()), flush=True)
-    claim = "a jumprelu on the reference world: bandwidths up to 1 do alike; 2, or a first threshold of 1, do worse"
+    claim = (
+        "a jumprelu on the reference world: similar results up to bandwidth 1; worse at 2, or a first threshold of 1"
+    )
     write_result("jumprelu", claim, {"seeds": num_seeds, "target_l0": L0, "rows": rows})
 
 

@@ -1,12 +1,12 @@
-"""The loader: a lossless cache comes as shuffled batches in RAM at >= 1.5 decoded GB a CPU-second.
+"""The loader serves a lossless cache as shuffled batches in RAM at >= 1.5 decoded GB per CPU-second.
 
     python bench/loader.py [--rows 262144] [--rounds 7] [--quick] [--folder SCRATCH]
 
-Activations as in bench/cache.py, whose readers take turns here too: 1 GB is 1e9 bytes of decoded bfloat16, from the
-page cache; CPU-seconds are of all threads, with decoding, permuting and gathering. In a first epoch every chunk is
-mapped and its crc32c checked, in later ones not. Streams are measured once their buffers exist; resident memory is new
-each time, and its page faults count (on a virtual machine they may cost more than the decoding). What bounds the
-loader stands beside it: decoding alone, in order, into buffers that are used again, and copying as many bytes in
+Activations are those of bench/cache.py, and readers take turns here too. 1 GB is 1e9 bytes of decoded bfloat16, from
+the page cache; CPU-seconds are summed over all threads and include decoding, permuting and gathering. In a first epoch
+every chunk is mapped and its crc32c checked, in later ones not. Streams are measured once their buffers exist; resident
+memory is allocated each time, and its page faults count (on a virtual machine they may cost more than the decoding).
+Two bounds of the loader are measured too: decoding alone, in order, into reused buffers, and copying as many bytes in
 order. Writes results/loader.json.
 """
 
@@ -31,7 +31,7 @@ from saepipe.data.cache.cache import Cache
 CLAIM = __doc__.split("\n\n")[0].replace("\n", " ")
 AIM = 1.5
 NUM_POOLS = 8
-"""An epoch has, where it is the first that is measured."""
+"""Pools per epoch when the first epoch is measured."""
 
 FIRST, LATER = "lossless, streamed: first epoch, checked", "lossless, streamed: later epochs"
 DECODE, RAM = "lossless into new resident RAM, once, checked", "resident RAM: batches"
@@ -44,14 +44,14 @@ def main(num_rows: int, rounds: int, folder: Path) -> None:
     bits = x.view(torch.int16).numpy().view(np.uint16)
     caches = {profile: Cache.open(write_cache(folder / profile, bits, profile)) for profile in ("lossless", "none")}
     del x, bits
-    torch.set_num_threads(1)  # no second thread that spins while the first gathers
+    torch.set_num_threads(1)  # a second thread would spin while the first gathers
     with ExitStack() as stack:
         timings = measure(readers(caches["lossless"], caches["none"], stack), rounds)
     report(num_rows, timings)
 
 
 def measure(readers: dict[str, Callable[[], Timing]], rounds: int) -> dict[str, list[Timing]]:
-    """Each reader once a round, after one round that is not counted."""
+    """Times each reader once per round, after one round that does not count."""
     timings: dict[str, list[Timing]] = {name: [] for name in readers}
     for _ in range(rounds + 1):
         for name, read in readers.items():
@@ -61,7 +61,7 @@ def measure(readers: dict[str, Callable[[], Timing]], rounds: int) -> dict[str, 
 
 
 def readers(lossless: Cache, none: Cache, stack: ExitStack) -> dict[str, Callable[[], Timing]]:
-    """What is compared, by name."""
+    """Returns the readers that are compared, by name."""
 
     def stream(cache: Cache, **settings: str) -> Iterator[torch.Tensor]:
         batches = stack.enter_context(BatchStream(cache, HOOK, BATCH, 0, **settings)).batches()
@@ -83,14 +83,14 @@ def readers(lossless: Cache, none: Cache, stack: ExitStack) -> dict[str, Callabl
 
 
 def epoch(batches: Iterator[torch.Tensor], num_batches: int) -> int:
-    """The stream decodes a pool ahead. It is let finish within the time measured, so that each epoch pays for one."""
+    """Reads an epoch and returns its bytes. It waits for the pool that is decoded ahead, so each epoch pays for one."""
     num_bytes = sum(batch.nbytes for batch in islice(batches, num_batches))
     settle()
     return num_bytes
 
 
 def first_touch(cache: Cache) -> Timing:
-    """From a stream that is new: its first pools are served while its other pools, two less than all, are decoded."""
+    """Times a new stream: its first pools are served while the others, all but two, are decoded."""
     with BatchStream(cache, HOOK, BATCH, 0, pool_chunks=cache.rows(HOOK).num_chunks // NUM_POOLS) as stream:
         batches = stream.batches()
         next(batches)
@@ -104,7 +104,7 @@ def decode_once(cache: Cache) -> int:
 
 
 def copies(ring: np.ndarray, num_chunks: int) -> int:
-    """Half of the ring into the other half, as many chunks as the cache has."""
+    """Copies as many chunks as the cache has from one half of the ring into the other; returns the bytes."""
     half = len(ring) // 2
     for chunk in range(num_chunks):
         np.copyto(ring[half + chunk % half], ring[chunk % half])
@@ -112,7 +112,7 @@ def copies(ring: np.ndarray, num_chunks: int) -> int:
 
 
 def report(num_rows: int, timings: dict[str, list[Timing]]) -> None:
-    """The table, the aim, and results/loader.json."""
+    """Prints the table and the aims, and writes results/loader.json."""
     per_cpu = {name: [t.num_bytes / 1e9 / t.cpu_seconds for t in lines] for name, lines in timings.items()}
     per_wall = {name: [t.num_bytes / 1e9 / t.wall_seconds for t in lines] for name, lines in timings.items()}
     speed = {name: statistics.median(values) for name, values in per_cpu.items()}
@@ -120,11 +120,11 @@ def report(num_rows: int, timings: dict[str, list[Timing]]) -> None:
     for name, values in per_cpu.items():
         spread = f"({min(values):.2f} - {max(values):.2f})"
         print(f"{name:44}{speed[name]:8.2f}   {spread:16}{statistics.median(per_wall[name]):8.2f}")
-    found = {name: {"found": speed[name], "aim": AIM} for name in (FIRST, LATER)}
-    for name, line in found.items():
+    aims = {name: {"found": speed[name], "aim": AIM} for name in (FIRST, LATER)}
+    for name, line in aims.items():
         print(f"{name:44}{line['found']:8.2f}   aim {AIM}: {'met' if line['found'] >= AIM else 'MISSED'}")
     figures = {
-        "aims": found,
+        "aims": aims,
         "GB_per_cpu_second": speed,
         "GB_per_second": {name: statistics.median(values) for name, values in per_wall.items()},
         "rounds": {"GB_per_cpu_second": per_cpu, "GB_per_second": per_wall},
@@ -138,7 +138,7 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=262_144)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="65,536 rows, 3 rounds")
-    parser.add_argument("--folder", type=Path, help="where the caches go for the time (2 GB); a temporary folder")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
-        main(*((65_536, 3) if asked.quick else (asked.rows, asked.rounds)), Path(scratch))
+    parser.add_argument("--folder", type=Path, help="parent folder of the temporary caches (2 GB)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+        main(*((65_536, 3) if args.quick else (args.rows, args.rounds)), Path(scratch))

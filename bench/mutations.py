@@ -1,4 +1,4 @@
-"""The table of docs/health.md: for each rule the fault injected, and what is said of it.
+"""Prints the table of docs/health.md: the faults injected for each rule, and the messages about them.
 
 python bench/mutations.py
 """
@@ -27,10 +27,10 @@ def main() -> None:
         print("| rule | fault | message |\n|---|---|---|")
         print(f"| - | none | {'; '.join(World(cache, folder / 'sound').train()) or '(nothing)'} |")
         for number, mutation in enumerate(MUTATIONS):
-            said = mutation.inject(World(cache, folder / str(number)))
-            found = next((sentence for sentence in said if mutation.words in sentence), "NOT FOUND")
-            sentence = " ".join(found.replace(f"{folder / str(number)}/", "").replace("|", "\\|").split())
-            print(f"| {mutation.rule} | {mutation.fault} | {sentence} |")
+            messages = mutation.inject(World(cache, folder / str(number)))
+            match = next((message for message in messages if mutation.words in message), "NOT FOUND")
+            message = " ".join(match.replace(f"{folder / str(number)}/", "").replace("|", "\\|").split())
+            print(f"| {mutation.rule} | {mutation.fault} | {message} |")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""A step's overhead outside its kernels (log lines, health, checks, waiting for the loader) is <= 5 % of the step.
+"""The overhead of the training loop (log lines, health, checks, waiting for the loader) is <= 5 % of a step.
 
     python bench/overhead.py [--steps 300] [--threads 2] [--quick]
 
-`saepipe.train.run.train` on made-up rows, d_in 512, d_sae 4096, batch 2048, ReLU + L1, log_every 100 as by default.
-After each of its steps the same step is made bare: `train_step`, unwatched, on a twin that began as it did, with the
-same rows from memory. So the two take turns step by step, and what the loop takes longer is its overhead. The first 20
-steps and the last, which judges and saves the run, do not count. Decoding ahead goes on during both; what it costs is
-measured by itself: CPU-seconds for as many batches, of a stream that nobody trains on. Beside it: an addition of two
-(2048, 4096) arrays into a new one, in a process that keeps freed memory (train/step/allocator.py) and in one that
-does not. Writes results/overhead.json.
+`saepipe.train.run.train` on synthetic rows, d_in 512, d_sae 4096, batch 2048, ReLU + L1, and the default log_every of
+100. After each of its steps the same step is made bare: `train_step`, without measurements, on a twin that started from
+the same state, with the same rows from memory. The two take turns step by step, and the loop's extra time is its
+overhead. The first 20 steps and the last, which judges and saves the run, do not count. Decoding ahead continues during
+both. Its cost is measured separately: the CPU-seconds of a stream for as many batches, without training. The script
+also times an addition of two (2048, 4096) arrays into a new one, in a process that keeps freed memory
+(saepipe/train/step/allocator.py) and in one that does not. Writes results/overhead.json.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ D_IN, D_SAE, BATCH, WARM = 512, 4096, 2048, 20
 
 
 class Turns(Silent):
-    """After each step of the loop, makes the twin's; times both."""
+    """Times each step of the loop, then makes and times the same step of the twin."""
 
     def __init__(self, recipe: Recipe, twin: TrainState, rows: list[torch.Tensor]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Turns(Silent):
         self._since = time.perf_counter()
 
     def advance(self, amount: int, **figures: float) -> None:
-        if not amount:  # the figures of a log line
+        if not amount:  # a log line reports its figures
             self._logged = True
             return
         now = time.perf_counter()
@@ -77,28 +77,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="a log line every 20 of 62 steps, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a short trial run: 61 steps, a log line every 20")
     parser.add_argument("--addition", choices=["kept", "freed"], help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    if asked.addition:
-        print(addition(keep=asked.addition == "kept"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.addition:
+        print(milliseconds_of_addition(keep=args.addition == "kept"))
         return
-    steps, log_every = (61, 20) if asked.quick else (asked.steps + 1, 100)
+    steps, log_every = (61, 20) if args.quick else (args.steps + 1, 100)
     with tempfile.TemporaryDirectory() as folder:
         turns, loader = take_turns(Path(folder), steps, log_every)
     figures = shares(turns, loader, log_every)
-    for which in ("kept", "freed"):
-        command = [sys.executable, __file__, "--addition", which, "--threads", "1"]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        figures[f"CPU-ms an addition of 2048 x 4096, memory {which}"] = float(found)
-    settings = {"steps": steps, "log_every": log_every, "threads": asked.threads}
-    write_result("overhead-quick" if asked.quick else "overhead", CLAIM, {"settings": settings, "aim": AIM, **figures})
+    for memory in ("kept", "freed"):
+        command = [sys.executable, __file__, "--addition", memory, "--threads", "1"]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        figures[f"CPU-ms an addition of 2048 x 4096, memory {memory}"] = float(printed)
+    settings = {"steps": steps, "log_every": log_every, "threads": args.threads}
+    write_result("overhead-quick" if args.quick else "overhead", CLAIM, {"settings": settings, "aim": AIM, **figures})
     print("\n".join(f"{name:55} {value:.4g}" for name, value in figures.items()))
 
 
 def take_turns(folder: Path, steps: int, log_every: int) -> tuple[Turns, float]:
-    """The steps of both, and the CPU-seconds that the loader alone takes for a batch."""
+    """Returns the times of the steps of both, and the CPU-seconds per batch of the loader alone."""
     cache = write_cache(folder / "cache", {"h": structured_rows(65_536, D_IN)}, shard_rows=65_536, chunk_rows=1024)
     raw: dict[str, Any] = {
         "cache": str(cache),
@@ -122,8 +122,8 @@ def take_turns(folder: Path, steps: int, log_every: int) -> tuple[Turns, float]:
     return turns, loader
 
 
-def addition(*, keep: bool) -> float:
-    """CPU-milliseconds."""
+def milliseconds_of_addition(*, keep: bool) -> float:
+    """Returns the median CPU-milliseconds of an addition of two (2048, 4096) arrays."""
     if keep:
         assert keep_freed_memory(), "not the GNU C library"
     x = torch.ones(2048, 4096)
@@ -136,19 +136,19 @@ def addition(*, keep: bool) -> float:
 
 
 def shares(turns: Turns, loader: float, log_every: int) -> dict[str, float]:
-    """Of a step; medians over steps, since others may be at work on the machine."""
+    """Returns shares of a step, from medians over steps, since other jobs may share the machine."""
     steps = list(zip(turns.loop, turns.bare, turns.logged, strict=True))[WARM:-1]
-    bare = statistics.median(one for _, one, _ in steps)
-    unlogged = statistics.median(loop - one for loop, one, logged in steps if not logged)
-    line = statistics.median(loop - one for loop, one, logged in steps if logged)
+    bare_step = statistics.median(bare for _, bare, _ in steps)
+    unlogged = statistics.median(loop - bare for loop, bare, logged in steps if not logged)
+    line = statistics.median(loop - bare for loop, bare, logged in steps if logged)
     whole = unlogged + (line - unlogged) / log_every
     return {
-        "overhead / step": whole / (bare + whole),
-        "of it: log lines and their measurements": (line - unlogged) / log_every / (bare + whole),
-        "of it: every step (loop, loader's wait)": unlogged / (bare + whole),
-        "all steps: (loop - bare) / loop": 1 - sum(one for _, one, _ in steps) / sum(loop for loop, _, _ in steps),
-        "a log line, in steps": (line - unlogged) / bare,
-        "ms a bare step": 1e3 * bare,
+        "overhead / step": whole / (bare_step + whole),
+        "of it: log lines and their measurements": (line - unlogged) / log_every / (bare_step + whole),
+        "of it: every step (loop, loader's wait)": unlogged / (bare_step + whole),
+        "all steps: (loop - bare) / loop": 1 - sum(bare for _, bare, _ in steps) / sum(loop for loop, _, _ in steps),
+        "a log line, in steps": (line - unlogged) / bare_step,
+        "ms a bare step": 1e3 * bare_step,
         "loader alone, CPU-ms a batch": 1e3 * loader,
     }
 

@@ -1,11 +1,11 @@
-"""What a step of each pair penalty costs beside the step itself, in time, operations and memory.
+"""The cost of a step of each pair penalty relative to a training step, in time, operations and memory.
 
     python bench/penalties.py [--sizes 4096 16384 32768] [--d-in 2304] [--batch 4096] [--steps 3]
 
-The step is `train_step` of a ReLU SAE with L1. A penalty's step is its value and the gradient of that, with 64 active
-latents a token. Searches for pairs are measured apart and spread over the steps between them. Operations are those of
-dense matrix products, counted as they run, and of the products of chosen pairs, by formula. Each size has a process of
-its own. Writes results/penalties.json.
+The step is `train_step` of a ReLU SAE with L1. A penalty's step computes its value and the gradient of the value, with
+64 active latents per token. Searches for pairs are measured separately, and their cost is spread over the steps between
+two searches. Operations are those of dense matrix products, counted as they run, and those of the products of selected
+pairs, by formula. Each size runs in a separate process. Writes results/penalties.json.
 """
 
 from __future__ import annotations
@@ -51,38 +51,38 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 16384, 32768])
     parser.add_argument("--d-in", type=int, default=2304)
     parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--steps", type=int, default=3, help="steps of which the median is taken")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps (the median counts)")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(measure(asked.d_in, asked.one, asked.batch, asked.steps)))
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.d_in, args.one, args.batch, args.steps)))
         return
-    found: dict[str, Any] = {}
-    for d_sae in asked.sizes:
-        shape = ["--d-in", asked.d_in, "--batch", asked.batch, "--steps", asked.steps, "--one", d_sae]
+    by_size: dict[str, Any] = {}
+    for d_sae in args.sizes:
+        shape = ["--d-in", args.d_in, "--batch", args.batch, "--steps", args.steps, "--one", d_sae]
         command = [sys.executable, __file__, *map(str, shape)]
         process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[str(d_sae)] = json.loads(process.stdout)
-        show(d_sae, found[str(d_sae)])
-    settings = {"d_in": asked.d_in, "batch": asked.batch, "num_active": NUM_ACTIVE, "threads": torch.get_num_threads()}
-    write_result("penalties", CLAIM, {"settings": settings, "by d_sae": found})
+        by_size[str(d_sae)] = json.loads(process.stdout)
+        print_costs(d_sae, by_size[str(d_sae)])
+    settings = {"d_in": args.d_in, "batch": args.batch, "num_active": NUM_ACTIVE, "threads": torch.get_num_threads()}
+    write_result("penalties", CLAIM, {"settings": settings, "by d_sae": by_size})
 
 
-def show(d_sae: int, found: dict[str, Any]) -> None:
-    step = found["step"]
+def print_costs(d_sae: int, costs: dict[str, Any]) -> None:
+    step = costs["step"]
     print(
         f"d_sae {d_sae:,}: a step takes {step['seconds']:.2f} s, {step['tflop']:.2f} TFLOP, {step['extra_mib']:,} MiB"
     )
-    for name, line in found["penalties"].items():
+    for name, line in costs["penalties"].items():
         share = f"{line['share_of_time']:6.1%} of its time   {line['share_of_flop']:6.1%} of its operations"
         print(f"  {name:34} {share}   {line['extra_mib']:6,} MiB", flush=True)
 
 
 def measure(d_in: int, d_sae: int, batch: int, num_steps: int) -> dict[str, Any]:
-    """One size: the step itself, then each penalty."""
+    """Measures the step, then each penalty, at one size."""
     torch.manual_seed(0)
     step = measure_step(d_in, d_sae, batch, num_steps)
-    ctx = made_up(d_in, d_sae, batch)
+    ctx = random_context(d_in, d_sae, batch)
     return {"step": step, "penalties": {name: measure_penalty(name, ctx, step, num_steps) for name in PENALTIES}}
 
 
@@ -97,7 +97,7 @@ def measure_step(d_in: int, d_sae: int, batch: int, num_steps: int) -> dict[str,
     return {"seconds": seconds, "tflop": 12 * batch * d_in * d_sae / 1e12, "extra_mib": extra}
 
 
-def made_up(d_in: int, d_sae: int, batch: int) -> StepContext:
+def random_context(d_in: int, d_sae: int, batch: int) -> StepContext:
     x = torch.randn(batch, d_in)
     active = torch.rand(batch, d_sae).topk(NUM_ACTIVE).indices
     acts = torch.zeros(batch, d_sae).scatter_(1, active, torch.rand(batch, NUM_ACTIVE)).requires_grad_()
@@ -141,23 +141,23 @@ def measure_penalty(name: str, ctx: StepContext, step: dict[str, Any], num_steps
 
 
 def with_gradient(penalty: Penalty, ctx: StepContext, state: State, step: int) -> Penalised:
-    here = ctx.changed(step=step)
-    found = penalty(here, state, settings_at(penalty, step, ctx.num_steps))
-    torch.autograd.grad(found.value, [ctx.W_dec, ctx.acts], allow_unused=True)
-    return found
+    penalised = penalty(ctx.changed(step=step), state, settings_at(penalty, step, ctx.num_steps))
+    torch.autograd.grad(penalised.value, [ctx.W_dec, ctx.acts], allow_unused=True)
+    return penalised
 
 
 def gathered_flop(state: State, ctx: StepContext, penalty: Penalty) -> float:
-    """Two for each number of a cosine, four of a gradient; in absorption four for each token of a pair's means."""
+    """Returns the operations of selected pairs: per entry of a decoder row 2 for the cosine and 4 for its gradient, and in
+    absorption 4 per token for a pair's means."""
     num_pairs = len(state.get("chosen", ()))
     tokens = min(getattr(penalty, "statistics_tokens", 0), len(ctx.x)) if penalty.name == "absorption" else 0
     return num_pairs * (6 * ctx.W_dec.shape[1] + 4 * tokens)
 
 
 def timed(run: Callable[[], Any], num_steps: int) -> tuple[float, int, int]:
-    """Median seconds, operations of matrix products in one run, and the most memory beside that in use, in MiB."""
+    """Returns median seconds, operations of matrix products in one run, and the peak of additional memory in MiB."""
     before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     seconds = []
     for _ in range(num_steps):
         with FlopCounterMode(display=False, custom_mapping=DENSE_ONLY) as counter:
@@ -168,20 +168,20 @@ def timed(run: Callable[[], Any], num_steps: int) -> tuple[float, int, int]:
 
 
 def dense_only(*args: Any, out_val: Any = None, **_: Any) -> int:
-    """Operations of a matrix product; a sparse factor's are in `gathered_flop`."""
+    """Counts the operations of a dense matrix product; `gathered_flop` counts those with a sparse factor."""
     left, right = args[-2:]
     sparse = torch.sparse_csr in (left.layout, right.layout)
     return 0 if sparse else 2 * left.shape[0] * left.shape[1] * right.shape[1]
 
 
-dense_only._get_raw = True  # type: ignore[attr-defined]  # the counter hands over tensors, not their shapes
+dense_only._get_raw = True  # type: ignore[attr-defined]  # the counter passes tensors, not their shapes
 DENSE_ONLY = {torch.ops.aten.mm: dense_only, torch.ops.aten.addmm: dense_only}
 
 
-def memory(which: str) -> int:
-    """Of this process, in MiB."""
+def memory(field: str) -> int:
+    """Returns a memory field of /proc/self/status, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(which))
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(field))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every bench script writes beside its numbers: machine, versions, commit."""
+"""Writes results of bench scripts, with machine, versions and commit."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write_result(name: str, claim: str, figures: Mapping[str, Any]) -> Path:
-    """Writes results/<name>.json: the claim, its figures, and where and with what they were measured."""
-    where = {"machine": machine(), "versions": dict(provenance())}
+    """Writes results/<name>.json: the claim, its figures, and the machine and versions that they were measured with."""
+    origin = {"machine": machine(), "versions": dict(provenance())}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"claim": claim, **figures, **where}, indent=2) + "\n")
+    path.write_text(json.dumps({"claim": claim, **figures, **origin}, indent=2) + "\n")
     return path
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, and the load of the last minute: above the number of cores, wall times mean little."""
+    """Returns processor, cores, and the load of the last minute; wall times mean little if it exceeds the cores."""
     return {"cpu": cpu_name(), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)}
 
 

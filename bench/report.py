@@ -1,10 +1,10 @@
-"""A report of ten runs is one file below 5 MB that draws itself within seconds.
+"""A report of ten runs is one file below 5 MB that renders within seconds.
 
     python bench/report.py [RUN...]
 
-Without runs: the demo's five variants with two seeds each, on the toy, evaluated (some minutes). Size; CPU and wall
-seconds of a build, the first (the JavaScript has to be bundled) and the next; in chromium, offline, milliseconds until
-the first chart stands and until all of them do. Writes results/report.json.
+Without arguments it trains and evaluates the demo's five variants with two seeds each, on the toy (some minutes). It
+measures the size; CPU and wall seconds of the first build, which bundles the JavaScript, and of the next; and in
+chromium, offline, milliseconds until the first chart and until all charts are rendered. Writes results/report.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from helpers.chromium import open_browser
 
 CLAIM = __doc__.split("\n\n")[0]
-NUM_OPENED = 5
+NUM_LOADS = 5
 FIRST_CHART = """
 new MutationObserver(() => {
   if (!window.first && document.querySelector(".plot svg")) window.first = performance.now();
@@ -41,21 +41,21 @@ ALL_CHARTS = 'Promise.all([...document.querySelectorAll(".chart")].map(once)).th
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        runs = [Path(run) for run in sys.argv[1:]] or study(Path(folder))
+        runs = [Path(run) for run in sys.argv[1:]] or make_runs(Path(folder))
         page = Path(folder) / "report.html"
-        builds = [built(runs, page) for _ in range(2)]
+        builds = [seconds_of_build(runs, page) for _ in range(2)]
         figures = {
             "runs": len(runs),
             "bytes": page.stat().st_size,
             "bytes_of_javascript": len(javascript().encode()),
             "build": dict(zip(("first", "next"), builds, strict=True)),
-            "in_chromium": opened(page),
+            "in_chromium": times_in_chromium(page),
         }
     print(figures)
     write_result("report", CLAIM, figures)
 
 
-def study(folder: Path) -> list[Path]:
+def make_runs(folder: Path) -> list[Path]:
     cache = sp.harvest(CONFIGS / "harvest.yaml", folder / "cache")
     config = TrainConfig.load(CONFIGS / "train.yaml", [f"cache={cache.path}", "seeds=[0, 1]"])
     runs = sp.train(config, folder / "runs")
@@ -63,16 +63,16 @@ def study(folder: Path) -> list[Path]:
     return runs
 
 
-def built(runs: Sequence[Path], page: Path) -> dict[str, float]:
+def seconds_of_build(runs: Sequence[Path], page: Path) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     sp.report(runs, page, baseline=runs[0])
     return {"wall_s": round(time.perf_counter() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
 
 
-def opened(page: Path) -> dict[str, Any]:
+def times_in_chromium(page: Path) -> dict[str, Any]:
     first, whole = [], []
     with open_browser() as browser:
-        for _ in range(NUM_OPENED):
+        for _ in range(NUM_LOADS):
             context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
             tab = context.new_page()
             tab.add_init_script(FIRST_CHART)

@@ -1,12 +1,13 @@
-"""8 variants of one shape from one cache: stacked <= 0.5x the time of the same 8 one after the other, where it helps.
+"""8 stacked variants of one shape take <= 0.5x the time of the same 8 one after the other, if the shape is small.
 
     python bench/stack.py [--rounds 5] [--threads 2] [--quick]
 
-First `saepipe.train.run.train` itself, `exact: false` beside `exact: true` in turns in one process: the 8 differ in
-weight, lr and seed. A turn's time is that of its steps, with loader and log lines (every 100 steps), from step 100 on
-and less the last step, which judges and saves the run. At 64 x 256, batch 256, the aim is <= 0.5x; at 512 x 4096, batch
-2048, where the rule does not stack, <= 1.05x. Then the sweep that the rule is from (`MAX_STACKED_WORK` of
-train/stacked/teams.py): steps on one batch, stacked whatever the rule says, over shapes. Writes results/stack.json.
+First `saepipe.train.run.train` runs with `exact: false` and `exact: true` in turns in one process; the 8 variants
+differ in weight, lr and seed. A turn's time is that of its steps, with loader and log lines (every 100 steps), from
+step 100 to the last but one; the last step judges and saves the run. The aim is <= 0.5x at 64 x 256, batch 256, and <=
+1.05x at 512 x 4096, batch 2048, where the rule does not stack. Then comes the sweep over shapes from which the rule was
+derived (`MAX_STACKED_WORK` of saepipe/train/stacked/teams.py): steps on one batch, stacked regardless of the rule.
+Writes results/stack.json.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Shape:
 
     @property
     def work(self) -> int:
-        """Multiplications of one matrix product."""
+        """Number of multiplications in one matrix product."""
         return self.d_in * self.d_sae * self.batch
 
     def __str__(self) -> str:
@@ -93,7 +94,7 @@ ARCHITECTURES: dict[str, Callable[[Shape, float], dict[str, Any]]] = {"relu": re
 
 @dataclass
 class Timing:
-    """Of a turn, in seconds; CPU-seconds are of all threads."""
+    """Wall seconds, and CPU-seconds over all threads."""
 
     wall: float
     cpu: float
@@ -101,7 +102,7 @@ class Timing:
 
 @dataclass
 class Clock(Silent):
-    """Times the steps after number `begin` up to number `end`."""
+    """Times the steps after step `begin` up to step `end`."""
 
     begin: int
     end: int
@@ -115,7 +116,7 @@ class Clock(Silent):
             self.at[self.done] = Timing(time.perf_counter(), time.process_time())
 
     @property
-    def a_step(self) -> Timing:
+    def per_step(self) -> Timing:
         first, last, steps = self.at[self.begin], self.at[self.end], self.end - self.begin
         return Timing((last.wall - first.wall) / steps, (last.cpu - first.cpu) / steps)
 
@@ -124,32 +125,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="minutes, to see that it runs; its numbers mean little")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    parser.add_argument("--quick", action="store_true", help="a short trial run (minutes) with unreliable numbers")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     keep_freed_memory()  # as `train` does
-    rounds = 2 if asked.quick else asked.rounds
-    figures: dict[str, Any] = {"settings": {"threads": asked.threads, "rounds": rounds, "runs": RUNS}}
+    rounds = 2 if args.quick else args.rounds
+    figures: dict[str, Any] = {"settings": {"threads": args.threads, "rounds": rounds, "runs": RUNS}}
     with tempfile.TemporaryDirectory() as folder:
         figures["trained"] = {
-            f"{name}, {shape}": trained(Path(folder) / f"{name}{shape.d_in}", make, shape, rounds, asked.quick)
+            f"{name}, {shape}": time_training(Path(folder) / f"{name}{shape.d_in}", make, shape, rounds, args.quick)
             for shape, names in ((SMALL, list(ARCHITECTURES)), (LARGE, ["relu"]))
             for name, make in ARCHITECTURES.items()
             if name in names
         }
-    shapes = SWEEP[:4] if asked.quick else SWEEP
+    shapes = SWEEP[:4] if args.quick else SWEEP
     figures["rule"] = {"MAX_STACKED_WORK": MAX_STACKED_WORK}
-    figures["sweep"] = [swept(shape, rounds) for shape in shapes]
-    write_result("stack-quick" if asked.quick else "stack", CLAIM, figures)
+    figures["sweep"] = [time_steps(shape, rounds) for shape in shapes]
+    write_result("stack-quick" if args.quick else "stack", CLAIM, figures)
 
 
-def trained(
+def time_training(
     folder: Path, make: Callable[[Shape, float], dict[str, Any]], shape: Shape, rounds: int, quick: bool
 ) -> dict[str, Any]:
-    """A step of all runs, stacked where the rule says so, beside exact ones."""
+    """Times a step of all runs with `exact: false`, stacked if the rule says so, and with `exact: true`."""
     begin, steps = (2, 3 if quick else 12) if shape == LARGE else (100, 400 if quick else 1100)
     cache = write_cache(folder / "cache", {"h": structured_rows(max(65_536, 8 * shape.batch), shape.d_in)})
-    found: dict[bool, list[Timing]] = {True: [], False: []}
+    timings: dict[bool, list[Timing]] = {True: [], False: []}
     stacked = 1
     for number in range(rounds):
         for exact in (True, False) if number % 2 == 0 else (False, True):
@@ -165,14 +166,14 @@ def trained(
                 "device": "cpu",
             }
             paths = train(TrainConfig.parse(raw), folder / f"{number}{exact}", progress=clock)
-            found[exact].append(clock.a_step)
+            timings[exact].append(clock.per_step)
             stacked = max(stacked, read_manifest(paths[0])[0]["stacked"])
     aim = AIMS[shape]
-    return told(f"train, {make.__name__}, {shape}", found) | {"stacked": stacked, "aim": aim}
+    return compare(f"train, {make.__name__}, {shape}", timings) | {"stacked": stacked, "aim": aim}
 
 
-def swept(shape: Shape, rounds: int) -> dict[str, Any]:
-    """A step of relu + l1 for all runs on one batch, stacked and one after the other."""
+def time_steps(shape: Shape, rounds: int) -> dict[str, Any]:
+    """Times a step of relu + l1 of all runs on one batch, stacked and one after the other."""
     rows = structured_rows(shape.batch, shape.d_in).float()
     alone, together = ([fresh(shape, run) for run in RUNS] for _ in range(2))
     stack = Stack(together)
@@ -182,14 +183,14 @@ def swept(shape: Shape, rounds: int) -> dict[str, Any]:
             train_step(recipe, state, rows)
 
     works = {True: one_after_the_other, False: lambda: stack.step(stack.first.scaled(rows))}
-    found: dict[bool, list[Timing]] = {True: [], False: []}
+    timings: dict[bool, list[Timing]] = {True: [], False: []}
     calls = max(2, min(50, int(5e8 / shape.work)))
     for number in range(rounds + 1):
         for exact in (True, False) if number % 2 == 0 else (False, True):
             timing = timed(works[exact], calls)
             if number:  # the first warms up
-                found[exact].append(timing)
-    return {"shape": str(shape), "work": shape.work} | told(f"steps, {shape}, work {shape.work:.2g}", found)
+                timings[exact].append(timing)
+    return {"shape": str(shape), "work": shape.work} | compare(f"steps, {shape}, work {shape.work:.2g}", timings)
 
 
 def variant(run: Mapping[str, float], make: Callable[[Shape, float], dict[str, Any]], shape: Shape) -> dict[str, Any]:
@@ -211,11 +212,11 @@ def timed(work: Callable[[], None], calls: int) -> Timing:
     return Timing((time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls)
 
 
-def told(what: str, found: Mapping[bool, Sequence[Timing]]) -> dict[str, Any]:
-    """Medians of ratios of neighbouring turns; says them."""
+def compare(title: str, timings: Mapping[bool, Sequence[Timing]]) -> dict[str, Any]:
+    """Returns and prints medians of the ratios of adjacent turns."""
     figures: dict[str, Any] = {}
     for clock in ("wall", "cpu"):
-        alone, together = ([getattr(timing, clock) for timing in found[exact]] for exact in (True, False))
+        alone, together = ([getattr(timing, clock) for timing in timings[exact]] for exact in (True, False))
         ratios = [b / a for a, b in zip(alone, together, strict=True)]
         figures[clock] = {
             RATIO: statistics.median(ratios),
@@ -223,11 +224,11 @@ def told(what: str, found: Mapping[bool, Sequence[Timing]]) -> dict[str, Any]:
             "ms stacked": 1e3 * statistics.median(together),
             "ratios": ratios,
         }
-    shown = "  ".join(
-        f"{clock} {one[RATIO]:.2f}x ({one['ms stacked']:.2f} of {one['ms one after the other']:.2f} ms)"
-        for clock, one in figures.items()
+    listed = "  ".join(
+        f"{clock} {line[RATIO]:.2f}x ({line['ms stacked']:.2f} of {line['ms one after the other']:.2f} ms)"
+        for clock, line in figures.items()
     )
-    print(f"{what:45} {shown}", flush=True)
+    print(f"{title:45} {listed}", flush=True)
     return figures
 
 

@@ -1,13 +1,13 @@
-"""Training speed beside plain torch and the peers: the same made-up activations, in turns, in processes of their own.
+"""Training speed against plain torch and other libraries, on the same random activations, in turns and own processes.
 
     SAEPIPE_SHARED=../shared python bench/train.py [--rounds 5] [--steps 50] [--peers-python PYTHON]
 
 Ours is `train_step` as `saepipe train` calls it: unit decoder rows, projection, clipping, dead latents counted, sums
-for the log, and in each round one watched step (what a line of metrics.jsonl needs; a run has one in 100). It is timed
-after its density has settled: each of ours is trained once until about 64 latents a token are left, and every round
-goes on from there. Dense steps, peers' and ours, cost the same at any density. The floor is the peers' plain step,
-with no constraint, clipping or log. With --peers-python, an interpreter that has them, SAELens, dictionary_learning
-and sparsify take their turns too, each as its own trainer steps. Writes results/train.json.
+for the log, and in each round one step with the measurements of a log line (a run has one in 100). It is timed at a
+settled density: each of ours is trained once until about 64 latents per token are active, and every round continues
+from there. Dense steps, of others and ours, cost the same at any density. The floor is a step in plain torch, without
+constraint, clipping or log. With --peers-python, an interpreter that has these libraries, SAELens, dictionary_learning
+and sparsify take turns too, each with the step of its own trainer. Writes results/train.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
 PEERS = Path(os.environ.get("SAEPIPE_SHARED", "../shared")).resolve() / "bench_peers"
-CLAIM = "A settled sparse step is at least twice as fast as plain torch's, and 1.3 times as fast as sparsify's TopK"
+CLAIM = "A settled sparse step is at least 2 times as fast as plain torch's, and 1.3 times as fast as sparsify's TopK"
 FLOOR = "raw_torch_relu_l1_fusedadam"
 SETTLING = 300  # steps
 FIGURES = ("acts_per_s", "acts_per_cpu_s", "ms_median")
@@ -45,10 +45,10 @@ OURS: dict[str, dict[str, Any]] = {
     "saepipe_jumprelu_l0": {
         "sae": {"name": "jumprelu"},
         "penalties": [{"name": "l0", "weight": 3.0, "target": 64}],
-        "optimizer": {"lr": 3e-3, "warmup": 0},  # at which its thresholds settle within `SETTLING` steps
+        "optimizer": {"lr": 3e-3, "warmup": 0},  # so that its thresholds settle within `SETTLING` steps
     },
 }
-DENSE = "_dense"  # after a name: the same with dense steps
+DENSE = "_dense"  # suffix of a name: the same SAE with dense steps
 AIMS = {
     ("saepipe_relu_l1", FLOOR): 2.0,
     ("saepipe_relu_l1", "dictionary_learning.StandardTrainer"): 2.0,
@@ -59,7 +59,7 @@ AIMS = {
 
 @dataclass(frozen=True)
 class Contender:
-    """A script that prints a JSON line under each of its names."""
+    """A script that prints a JSON line for each of its names."""
 
     python: str
     script: tuple[str, ...]
@@ -67,10 +67,9 @@ class Contender:
 
 
 def contenders(peers_python: str | None) -> list[Contender]:
-    here = sys.executable
     names = [name + path for name in OURS for path in ("", DENSE)]
-    ours = [Contender(here, (__file__, "--ours", name), (name,)) for name in names]
-    floor = Contender(here, (str(PEERS / "bench_raw_torch.py"),), (FLOOR,))
+    ours = [Contender(sys.executable, (__file__, "--ours", name), (name,)) for name in names]
+    floor = Contender(sys.executable, (str(PEERS / "bench_raw_torch.py"),), (FLOOR,))
     if peers_python is None:
         return [floor, *ours]
 
@@ -90,7 +89,7 @@ def contenders(peers_python: str | None) -> list[Contender]:
 
 
 def recipe_of(name: str, batch: int, d_in: int) -> Recipe:
-    """Of ours by name; a long run, so that no schedule changes it while it is timed."""
+    """Returns the recipe of one of ours; the run is so long that no schedule changes while it is timed."""
     settings = OURS[name.removesuffix(DENSE)]
     raw = {"optimizer": {"lr": 1e-3, "warmup": 0}, **settings}
     raw |= {"sae": {**settings["sae"], "d_sae": int(os.environ.get("D_SAE", "4096"))}}
@@ -101,7 +100,7 @@ def recipe_of(name: str, batch: int, d_in: int) -> Recipe:
 
 
 def settle(name: str, folder: Path) -> None:
-    """Trains it until its density has settled, and leaves a checkpoint under `folder`."""
+    """Trains one of ours until its density has settled, and writes a checkpoint into `folder`."""
     sys.path.insert(0, str(PEERS))
     import common
 
@@ -117,7 +116,7 @@ def settle(name: str, folder: Path) -> None:
 
 
 def make_step(name: str, folder: Path, data: Sequence[torch.Tensor]) -> Callable[[int, torch.Tensor], float]:
-    """One optimisation step of ours, as the peers' harness asks for it."""
+    """Returns an optimisation step of ours with the interface of the shared harness."""
     keep_freed_memory()  # as `train` does
     recipe = recipe_of(name, *data[0].shape)
     state = load_checkpoint(folder / name.removesuffix(DENSE) / str(SETTLING + 1), recipe)
@@ -138,19 +137,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--peers-python", help="an interpreter that has sae-lens, dictionary-learning, eai-sparsify")
     parser.add_argument("--ours", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.ours:
+    args = parser.parse_args()
+    if args.ours:
         sys.path.insert(0, str(PEERS))
         import common
 
-        common.run(asked.ours, lambda data: make_step(asked.ours, Path(os.environ["SETTLED"]), data))
+        common.run(args.ours, lambda data: make_step(args.ours, Path(os.environ["SETTLED"]), data))
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SETTLED"] = folder
         for name in OURS:
             settle(name, Path(folder))
-        found = take_turns(contenders(asked.peers_python), asked.rounds, asked.steps)
-    medians = {name: {key: statistics.median(line[key] for line in lines) for key in FIGURES} for name, lines in found}
+        rounds = take_turns(contenders(args.peers_python), args.rounds, args.steps)
+    medians = {name: {key: statistics.median(line[key] for line in lines) for key in FIGURES} for name, lines in rounds}
     to_floor = {name: figures["acts_per_cpu_s"] / medians[FLOOR]["acts_per_cpu_s"] for name, figures in medians.items()}
     aims = {
         f"{ours} to {peer}": {
@@ -167,8 +166,8 @@ def main() -> None:
         "aims": aims,
         "times the floor": {"per CPU-second": to_floor, "wall": to_floor_wall},
         "median": medians,
-        "settings": {**shape, "rounds": asked.rounds, "steps": asked.steps},
-        "rounds": dict(found),
+        "settings": {**shape, "rounds": args.rounds, "steps": args.steps},
+        "rounds": dict(rounds),
     }
     write_result("train", CLAIM, figures)
     for name in medians:
@@ -185,18 +184,18 @@ def ratio(medians: dict[str, dict[str, float]], ours: str, peer: str, figure: st
 
 
 def take_turns(entries: Sequence[Contender], rounds: int, steps: int) -> list[tuple[str, list[dict[str, Any]]]]:
-    """What each printed in each round, by name; every other round goes in the opposite order."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for entry in entries for name in entry.names}
+    """Returns by name the lines that contenders printed in each round; every other round runs in the opposite order."""
+    lines: dict[str, list[dict[str, Any]]] = {name: [] for entry in entries for name in entry.names}
     for number in range(rounds):
         for entry in entries if number % 2 == 0 else reversed(entries):
-            for line in printed_by(entry, steps):
-                if line["name"] in found:
-                    found[line["name"]].append(line)
+            for line in run_contender(entry, steps):
+                if line["name"] in lines:
+                    lines[line["name"]].append(line)
                     print(number, line["name"], line["acts_per_s"], flush=True)
-    return list(found.items())
+    return list(lines.items())
 
 
-def printed_by(entry: Contender, steps: int) -> list[dict[str, Any]]:
+def run_contender(entry: Contender, steps: int) -> list[dict[str, Any]]:
     settings = {"STEPS": str(steps), "WARMUP": "3", "THREADS": "2", "K": "32"}
     command = [entry.python, *entry.script]
     run = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)

@@ -464,12 +464,8 @@ def config_class(stage: Stage) -> type[Config]:
     from saepipe.harvest.config import HarvestConfig
     from saepipe.train.config import TrainConfig
 
-    classes: dict[Stage, type[Config]] = {
-        "harvest": HarvestConfig,
-        "train": TrainConfig,
-        "evaluate": EvaluateConfig,
-        "validate": ValidateConfig,
-    }
+    classes: dict[Stage, type[Config]] = {"harvest": HarvestConfig, "train": TrainConfig}
+    classes |= {"evaluate": EvaluateConfig, "validate": ValidateConfig}
     return classes[stage]
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from saepipe.data import toy
 from saepipe.data.cache.cache import Cache
-from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject

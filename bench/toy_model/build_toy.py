@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.toy import HELDOUT_SHARE, MODEL_DIR, WORDS, documents
 
 VOCAB_SIZE = 4096

@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoTokenizer, Gemma2ForCausalLM, PreTrainedTokenizerBase
 
-from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.toy import (
     ASKED_WORDS,
     HELDOUT_SHARE,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saepipe.data.cache.layout import Layout, Split
-from saepipe.data.cache.tokens import keep_mask
+from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.cache.writer import CacheWriter
 from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.tokenize import Window

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from saepipe.data.cache.layout import Layout
-from saepipe.data.cache.tokens import keep_mask
+from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.errors import CorruptDataError
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint

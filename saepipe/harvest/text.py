@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 
 from saepipe.data import toy
-from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.hub import dataset_commit, remote_error

@@ -19,7 +19,7 @@ sys.path.append(str(BENCH / "toy_model"))
 from build_toy import CONTEXT_SIZE, SPECIAL_TOKENS, new_model, train, train_tokenizer, windows
 from measure_toy import first_letter_accuracy, letter_prompts, unigram_nats
 
-from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.toy import ASKED_WORDS, MODEL_DIR, SPELLED_ONLY_WORDS, WORDS, documents
 
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL_DIR, local_files_only=True)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from saepipe.data.cache.tokens import heldout_score, keep_mask
+from saepipe.data.cache.heldout_split import heldout_score
+from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.text import Document
 from saepipe.harvest.tokenize import Packer, pack

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from saepipe.data import toy
-from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.folders.health import Finding
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.run import evaluate

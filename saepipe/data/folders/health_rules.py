@@ -29,20 +29,16 @@ _RULES = (
     Rule("H5", "gate audit", "A pair penalty selects no pairs, or pairs a latent with itself."),
     Rule("H6", "missing steps", "A run has fewer steps than planned, or none.", unusable=True),
     Rule("H7", "not finite", "A loss, gradient or parameter is NaN or infinite.", unusable=True),
-    Rule("H8", "nothing moved", "Training did not change the encoder or the decoder.", unusable=True),
+    Rule("H8", "unchanged weights", "Training did not change the encoder or the decoder.", unusable=True),
     Rule("H9", "degenerate SAE", "L0, live latents, explained variance or norms are outside any useful range."),
     Rule("H10", "chance-level probes", "Probes do no better than guessing, so the evaluation shows nothing."),
     Rule("H11", "stale evaluation", "A result belongs to an earlier run in the same folder."),
-    Rule("H12", "evaluation of something else", "A result was measured at another hook, cache or shape."),
-    Rule("H13", "other source", "A run, or two runs that are compared, come from different code."),
-    Rule(
-        "H14", "wrong axis", "A component confuses axes: a shape error, or decoder rows off unit norm.", unusable=True
-    ),
+    Rule("H12", "mismatched evaluation", "A result was measured at another hook, cache or shape."),
+    Rule("H13", "different code", "A run, or two runs that are compared, come from different code."),
+    Rule("H14", "wrong axis", "Axes are confused: a shape error, or decoder rows off unit norm.", unusable=True),
     Rule("H15", "no gradient", "A penalty with a weight has no gradient for any parameter."),
-    Rule("H16", "not the same data", "Two runs were trained or measured on different data, or measured differently."),
-    Rule(
-        "H17", "claim that intervals do not carry", "A difference is large enough to be claimed, but not established."
-    ),
+    Rule("H16", "different data", "Two runs were trained or measured on different data, or measured differently."),
+    Rule("H17", "unsupported claim", "A difference is large enough to be claimed, but not established."),
     Rule("H18", "unmatched L0", "Two variants differ in L0 by more than 5 %, so their figures do not compare."),
     Rule("H19", "schedule longer than the run", "A schedule ends after the last step."),
 )

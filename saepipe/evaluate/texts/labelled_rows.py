@@ -10,7 +10,7 @@ from typing import Any
 import xxhash
 
 from saepipe.data import toy
-from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.evaluate.texts.config import LabelledDatasetConfig, Part
 from saepipe.harvest.text import read_rows, value_of
 

@@ -103,7 +103,7 @@ def test_errors_come_before_warnings_and_equal_findings_once(tmp_path: Path) -> 
         ("H1", "warning", ("a/seed-0", "b/seed-0")),
     ]
     assert str(findings[1]) == "b/seed-0: inert penalty (H1, error): it was exactly 0"
-    assert str(findings[2]).startswith("the comparison: not the same data (H16, error): ")
+    assert str(findings[2]).startswith("the comparison: different data (H16, error): ")
 
 
 def test_findings_of_a_verdict_are_included(tmp_path: Path) -> None:

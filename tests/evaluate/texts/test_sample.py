@@ -24,7 +24,7 @@ import torch
 from helpers.local_hub import Hub, Repo, serve
 from saepipe.data import toy
 from saepipe.data.cache.cache import Cache
-from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed

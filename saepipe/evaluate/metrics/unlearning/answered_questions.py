@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saepipe.data.cache.tokens import keep_mask
+from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.unlearning.questions import (
     LETTERS,

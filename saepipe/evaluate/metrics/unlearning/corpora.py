@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saepipe.data.cache.tokens import keep_mask
+from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.errors import ConfigError, RemoteError
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.config import Mode

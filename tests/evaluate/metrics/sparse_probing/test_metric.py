@@ -16,7 +16,7 @@ from helpers.repository import EXAMPLES
 from helpers.result_schemas import check
 from saepipe.data import toy
 from saepipe.data.cache.cache import Cache
-from saepipe.data.cache.tokens import heldout_score
+from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.metrics.sparse_probing.metric import SparseProbing
