@@ -58,7 +58,7 @@ class Turns(Silent):
         self.bare: list[float] = []
         self.logged: list[bool] = []
 
-    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
         self._since = time.perf_counter()
 
     def advance(self, amount: int, **figures: float) -> None:

@@ -28,7 +28,7 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.pairs.selection import default_interval
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.sae.dense_acts import DenseActs
-from saepipe.train.setting import settings_at
+from saepipe.train.schedule import settings_at
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
@@ -147,8 +147,8 @@ def with_gradient(penalty: Penalty, ctx: StepContext, state: State, step: int) -
 
 
 def gathered_flop(state: State, ctx: StepContext, penalty: Penalty) -> float:
-    """Returns the operations of selected pairs: per entry of a decoder row 2 for the cosine and 4 for its gradient, and in
-    absorption 4 per token for a pair's means."""
+    """Counts the operations of selected pairs: per entry of a decoder row 2 for the cosine and 4 for its gradient; in
+    absorption also 4 per token for a pair's means."""
     num_pairs = len(state.get("chosen", ()))
     tokens = min(getattr(penalty, "statistics_tokens", 0), len(ctx.x)) if penalty.name == "absorption" else 0
     return num_pairs * (6 * ctx.W_dec.shape[1] + 4 * tokens)

@@ -1,4 +1,4 @@
-"""Training speed against plain torch and other libraries, on the same random activations, in turns and own processes.
+"""Training speed against plain torch and other libraries: the same random activations, in turns, separate processes.
 
     SAEPIPE_SHARED=../shared python bench/train.py [--rounds 5] [--steps 50] [--peers-python PYTHON]
 

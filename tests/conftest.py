@@ -1,4 +1,4 @@
-"""Caches that the tests share: one of made-up rows, and a real harvest of the toy model."""
+"""Caches shared by the tests: one of synthetic rows, and a real harvest of the toy model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.made_caches import structured_rows, write_cache
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 
-os.environ["SAEPIPE_COMMIT"] = "tests"  # equal caches stay equal while somebody edits the checkout
+os.environ["SAEPIPE_COMMIT"] = "tests"  # equal caches stay equal while the checkout changes
 torch.set_num_threads(1)  # two test processes share two cores
 
 SHARED = Path(os.environ.get("SAEPIPE_SHARED", "../shared"))
@@ -22,7 +22,7 @@ SHARED = Path(os.environ.get("SAEPIPE_SHARED", "../shared"))
 
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """8,200 made-up rows at `blocks.1.hook_resid_post`, d_in 24; the last chunk and shard are not full."""
+    """Returns a cache of 8,200 synthetic rows at `blocks.1.hook_resid_post`, d_in 24; last chunk and shard not full."""
     rows = {"blocks.1.hook_resid_post": structured_rows(8200, 24)}
     return write_cache(tmp_path_factory.mktemp("tiny") / "cache", rows)
 
@@ -46,13 +46,13 @@ def toy_config() -> HarvestConfig:
 
 @pytest.fixture(scope="session")
 def toy_cache(tmp_path_factory: pytest.TempPathFactory, toy_config: HarvestConfig) -> Path:
-    """12,000 training tokens and a held-out part of the toy model, at two hooks, float32 rounded to bfloat16."""
+    """Returns a cache of 12,000 training tokens and a held-out part of the float32 toy model, at two hooks."""
     return harvest(toy_config, tmp_path_factory.mktemp("toy") / "cache").path
 
 
 @pytest.fixture(scope="session")
 def ag_news() -> Path:
-    """7,600 real news items: class, title, description, without a header."""
+    """Returns the path of 7,600 real news items: class, title, description, without a header."""
     path = SHARED / "data" / "ag_news.csv"
     if not path.exists():
         pytest.skip(f"no {path}: set SAEPIPE_SHARED to the folder that holds data/ag_news.csv")

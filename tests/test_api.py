@@ -1,4 +1,4 @@
-"""`import saepipe as sp`: the stages as functions, and what a notebook shows of objects."""
+"""The Python API (`import saepipe as sp`): stages as functions, and objects displayed in notebooks."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_a_study_in_python(toy_config: HarvestConfig, tmp_path: Path, capsys: py
     assert result == run / "eval" / "core.json"
     assert sp.load(run).d_sae == 32
     assert sp.compare([run]).rows[0][0] == "base/seed-0"
-    assert '"task": "harvest train"' in capsys.readouterr().err  # nothing is silent
+    assert '"task": "harvest train"' in capsys.readouterr().err  # progress is printed
 
 
-def test_a_config_is_what_is_at_hand(tmp_path: Path) -> None:
+def test_a_config_is_accepted_as_path_mapping_or_object(tmp_path: Path) -> None:
     path = tmp_path / "harvest.yaml"
     path.write_text("num_tokens: 5k\n")
     config = HarvestConfig.of(path)
@@ -51,7 +51,7 @@ def test_a_config_is_what_is_at_hand(tmp_path: Path) -> None:
         HarvestConfig.of({"num_token": 5})
 
 
-def test_objects_show_themselves(tiny_cache: Path, tmp_path: Path) -> None:
+def test_objects_have_text_and_html_for_notebooks(tiny_cache: Path, tmp_path: Path) -> None:
     cache = sp.open_cache(tiny_cache)
     assert "tokens" in repr(cache)
     assert "8,200" in repr(cache)
@@ -61,13 +61,13 @@ def test_objects_show_themselves(tiny_cache: Path, tmp_path: Path) -> None:
     run = sp.open_run(folder)
     assert "H1 error (inert penalty): l1 was <b>0</b>" in repr(run)
     assert "l1 was &lt;b&gt;0&lt;/b&gt;" in run._repr_html_()
-    shown = sp.compare([folder])._repr_html_()
-    assert '<th scope="row">a/seed-0</th>' in shown
-    assert "0.9 ±0.01" in shown
-    assert "&lt;b&gt;" in shown
+    html = sp.compare([folder])._repr_html_()
+    assert '<th scope="row">a/seed-0</th>' in html
+    assert "0.9 ±0.01" in html
+    assert "&lt;b&gt;" in html
 
 
-def test_the_public_names_are_all_there() -> None:
+def test_every_public_name_can_be_called() -> None:
     assert sorted(sp.__all__) == dir(sp)
     for name in sp.__all__:
         assert callable(getattr(sp, name)), name
@@ -80,8 +80,8 @@ def test_a_stage_can_be_called_before_and_after_its_parts_are_imported() -> None
         "import saepipe as sp; print(callable(sp.train)); import saepipe.train.run; print(callable(sp.train)); "
         "from saepipe.train.rundir import folder; print(folder.CONFIG)"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == ["True", "True", "config.yaml"]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["True", "True", "config.yaml"]
 
 
 @pytest.mark.parametrize("name", ["harvest", "train", "evaluate"])
@@ -96,5 +96,5 @@ def test_importing_a_stage_needs_no_torch() -> None:
     code = (
         "import sys, saepipe; stages = saepipe.harvest, saepipe.train, saepipe.evaluate; print('torch' in sys.modules)"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""The commands as a person types them: outputs, formats, exit codes."""
+"""The command line: outputs, formats, exit codes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 import saepipe
+from helpers.made_results import write_core, write_run
+from helpers.made_stores import write_store
+from helpers.random_runs import random_run
 from helpers.repository import CONFIGS
 from saepipe.cli import main
 from saepipe.data import toy
@@ -27,6 +30,7 @@ variants: {grid: {penalties.0.weight: [0.5, 4.0]}}
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Returns exit code, stdout and stderr of a command."""
     code = main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return code, captured.out, captured.err
@@ -64,8 +68,8 @@ def test_the_pipeline(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.
     assert "name=relu, d_sae=64, d_in=128, hook=blocks.2.hook_resid_post" in repr(saepipe.load(folders[0]))
     code, out, _ = call(capsys, "evaluate", *folders, "--format", "json")
     assert code == 0
-    measured = [Path(result).stem for result in json.loads(out)["results"]]
-    assert measured == ["core", "sparse_probing", "absorption", "geometry"] * 2
+    metrics = [Path(result).stem for result in json.loads(out)["results"]]
+    assert metrics == ["core", "sparse_probing", "absorption", "geometry"] * 2
     code, out, _ = call(capsys, "compare", *folders, "--baseline", folders[0], "--format", "json")
     table = json.loads(out)
     assert code == 0
@@ -105,7 +109,7 @@ def test_the_shipped_configs_are_valid(path: Path) -> None:
     assert kind.load(path).to_dict()
 
 
-def test_mistakes_have_their_exit_code_and_say_what_would_do(
+def test_user_errors_have_an_exit_code_and_a_hint(
     toy_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "c.yaml"
@@ -133,18 +137,20 @@ def test_mistakes_have_their_exit_code_and_say_what_would_do(
     assert str(shard) in err.replace("\n", "")
 
 
-def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_exception_is_reported_as_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(*_: object) -> None:
-        raise AssertionError("two is not one")
+        raise AssertionError("lengths differ")
 
     monkeypatch.setattr("saepipe.evaluate.compare.table.compare", broken)
     code, _, err = call(capsys, "compare", "x")
     assert code == 1
-    assert "a bug in saepipe: AssertionError: two is not one" in err
+    assert "a bug in saepipe: AssertionError: lengths differ" in err
 
 
 @pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), 130), (MemoryError(), 5), (OSError(28, "full"), 5)])
-def test_what_is_no_bug_has_its_own_code(
+def test_interrupts_and_machine_errors_have_their_exit_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException, code: int
 ) -> None:
     def stop(*_: object) -> None:
@@ -158,3 +164,79 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "doctor", "--format", "json")
     assert code == 0
     assert json.loads(out)["toy_runs"] == "yes"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Returns two evaluated variants of one study."""
+    weights = {"baseline": 1.0, "stronger": 2.0}
+    return [
+        write_core(write_run(tmp_path / name / "seed-0", penalties=[{"name": "l1", "weight": weight}]), l0=20 / weight)
+        for name, weight in weights.items()
+    ]
+
+
+def test_report(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.html"
+    code, out, _ = call(capsys, "report", *runs, "-o", page, "--baseline", runs[0], "--title", "A & B", "--format=json")
+    assert code == 0
+    assert json.loads(out) == {"report": str(page), "bytes": page.stat().st_size}
+    assert "<h1>A &amp; B</h1>" in page.read_text()
+    code, _, err = call(capsys, "report", *runs, "-o", tmp_path)
+    assert code == 2
+    assert "is a folder" in err
+
+
+def test_browse_writes_files_and_needs_a_store(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_store(tmp_path / "stored" / "seed-0", 12)
+    code, out, _ = call(capsys, "browse", run, "--static", tmp_path / "site", "--format", "json")
+    assert code == 0
+    assert Path(json.loads(out)["page"]) == tmp_path / "site" / "index.html"
+    code, _, err = call(capsys, "browse", runs[0])
+    assert code == 2
+    assert "saepipe evaluate" in err
+
+
+def test_export(tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = random_run(tmp_path / "run", "jumprelu", tiny_cache)
+    code, out, _ = call(capsys, "export", run, "--to", "saelens", "--out", tmp_path / "out", "--format", "json")
+    assert code == 0
+    assert [line.split()[0] for line in json.loads(out)["files"]] == ["cfg.json", "sae_weights.safetensors"]
+    code, _, err = call(capsys, "export", run, "--to", "sparsify", "--out", tmp_path / "other")
+    assert code == 2
+    assert "topk" in err
+    assert not (tmp_path / "other").exists()
+
+
+def test_push_lists_its_files_and_pull_checks_the_address(
+    tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = random_run(tmp_path / "topk" / "seed-0", "topk", tiny_cache)
+    code, out, _ = call(capsys, "push", run, "--to", "hf://me/saes", "--dry-run", "--format", "json")
+    assert code == 0
+    upload = json.loads(out)
+    assert upload["repository"] == "me/saes"
+    assert "topk/seed-0/sae/sae_weights.safetensors" in upload["files"]
+    code, out, _ = call(capsys, "push", run, "--to", "hf://me/saes", "--dry-run", "--licence", "mit")
+    assert code == 0
+    assert "license: mit" in out
+    assert "SAE.from_pretrained(release=" in out
+    code, _, err = call(capsys, "pull", "me/saes", "--out", tmp_path / "pulled")
+    assert code == 2
+    assert "hf://org/name" in err
+
+
+def test_config_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    for stage, key in {"harvest": "hooks", "train": "penalties", "evaluate": "metrics", "validate": "worlds"}.items():
+        code, out, _ = call(capsys, "config", "schema", stage)
+        assert code == 0
+        assert key in json.loads(out)["properties"]
+
+
+def test_repair_does_not_change_an_undamaged_cache(tiny_cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "cache", "verify", tiny_cache, "--repair", "--format", "json")
+    assert code == 0
+    assert json.loads(out)["damaged"] == []
+    assert call(capsys, "cache", "verify", tiny_cache)[0] == 0

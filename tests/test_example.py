@@ -1,4 +1,4 @@
-"""The penalty of examples/: one file outside the package, held to the contract and trained with like any other."""
+"""The penalty of examples/: a file outside the package that keeps the contract and trains like any other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_it_keeps_the_contract(check: str) -> None:
     assert CHECKS[check](penalty) is None
 
 
-def test_it_trains_and_is_checkpointed(tiny_cache: Path, tmp_path: Path) -> None:
+def test_it_trains_and_is_logged(tiny_cache: Path, tmp_path: Path) -> None:
     raw = {
         "plugins": [str(HOYER)],
         "cache": str(tiny_cache),

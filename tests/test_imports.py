@@ -37,8 +37,8 @@ FLOORS = {
         "plan run",
     ),
     "train": (
-        "health_config kernels seeds setting trackers",
-        "pairs sae",
+        "health_config kernels schedule seeds trackers",
+        "pairs sae setting",
         "formats penalties transforms",
         "config",
         "step variants",

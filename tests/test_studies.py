@@ -1,4 +1,4 @@
-"""Both studies replayed on a small cache: as written each is caught, as corrected each trains with a live penalty."""
+"""Both studies on a small cache: as written each is reported by health rules; corrected, each penalty has an effect."""
 
 from __future__ import annotations
 
@@ -27,33 +27,34 @@ SMALL = {"hook": HOOK, "steps": 150, "batch_size": 64, "device": "cpu", "log_eve
 
 
 def small(name: str, cache: Path, *, d_sae: int = 40, **changes: Any) -> TrainConfig:
-    """A study's config on the small cache; `variant` keeps one of its variants, less its number of tokens."""
+    """Returns a study's config on the small cache; `variant` keeps one variant, without its number of tokens."""
     raw = yaml.safe_load((CONFIGS / f"study-{name}.yaml").read_text()) | SMALL | {"cache": str(cache), "seeds": []}
     raw["sae"]["d_sae"] = d_sae
     raw["optimizer"] |= {"lr": 1e-2}
     if "plugins" in raw:
         raw["plugins"] = [CODED]
     if variant := changes.pop("variant", None):
-        (kept,) = (one for one in raw["variants"] if one["name"] == variant)
+        (kept,) = (entry for entry in raw["variants"] if entry["name"] == variant)
         raw["variants"] = [{key: value for key, value in kept.items() if key != "tokens"}]
-    # What depends on how often a latent fires, and on how many tokens there are.
-    fitting = {"l0_target": {"l0": 4.0}, "l0": {"target": 4.0}, "rate_floor": {"p_min": 0.1}}
-    fitting["absorption"] = {"min_firings": 10}
-    replaced = [one[key] for one in raw["variants"] for key in ("penalties.0", "penalties.1") if key in one]
+    # Settings that depend on the density of latents and on the number of tokens.
+    adjusted = {"l0_target": {"l0": 4.0}, "l0": {"target": 4.0}, "rate_floor": {"p_min": 0.1}}
+    adjusted["absorption"] = {"min_firings": 10}
+    keys = ("penalties.0", "penalties.1")
+    replaced = [entry[key] for entry in raw["variants"] for key in keys if key in entry]
     for penalty in [*raw["penalties"], *replaced]:
-        penalty |= fitting.get(penalty["name"], {})
+        penalty |= adjusted.get(penalty["name"], {})
     return TrainConfig.parse(raw | changes)
 
 
 def findings(runs: list[Path]) -> dict[str, dict[str, list[Finding]]]:
-    """By variant and rule; H9 aside, since what 150 steps make is no good SAE."""
-    found: dict[str, dict[str, list[Finding]]] = {}
+    """Returns findings by variant and rule, without H9, since 150 steps do not make a good SAE."""
+    by_variant: dict[str, dict[str, list[Finding]]] = {}
     for run in runs:
-        by_rule = found.setdefault(run.parent.name, defaultdict(list))
+        by_rule = by_variant.setdefault(run.parent.name, defaultdict(list))
         for finding in Health.read(run).findings:
             if finding.rule != "H9":
                 by_rule[finding.rule].append(finding)
-    return found
+    return by_variant
 
 
 @pytest.mark.parametrize(("variant", "rho"), [("rho-5", "5"), ("rho-10", "10"), ("rho-20", "20"), ("tau-0.9", "5")])
@@ -76,10 +77,10 @@ def test_study_a_as_described_ends_with_exit_code_2(
 
 def test_study_a_as_coded_is_the_baseline_bit_by_bit(tiny_cache: Path, tmp_path: Path) -> None:
     runs = train(small("absorption-as-coded", tiny_cache, d_sae=24), tmp_path)
-    found = findings(runs)
-    assert len(found) == 8
-    assert not found.pop("baseline")
-    for variant, by_rule in found.items():
+    by_variant = findings(runs)
+    assert len(by_variant) == 8
+    assert not by_variant.pop("baseline")
+    for variant, by_rule in by_variant.items():
         assert by_rule.keys() == {"H15", "H1", "H2", "H3"}, variant
         assert "absorption_as_coded has no gradient" in by_rule["H15"][0].message
         assert "absorption_as_coded was exactly 0 in 16 of 16 checks" in by_rule["H1"][0].message
@@ -104,8 +105,8 @@ def test_study_a_as_coded_is_not_trained_under_strict(
     assert not (tmp_path / "runs" / "rho-5" / "seed-0" / "metrics.jsonl").read_text()
 
 
-def test_study_a_corrected_is_live(tiny_cache: Path, tmp_path: Path) -> None:
-    assert_live(train(small("absorption-corrected", tiny_cache), tmp_path), num_variants=6)
+def test_study_a_corrected_has_an_effect(tiny_cache: Path, tmp_path: Path) -> None:
+    assert_effective(train(small("absorption-corrected", tiny_cache), tmp_path), num_variants=6)
 
 
 def test_study_b_as_written_ends_with_exit_code_2(
@@ -148,34 +149,34 @@ def test_study_b_has_schedules_longer_than_the_run(tiny_cache: Path, tmp_path: P
         ("run-7-competition", "H15", "l0_as_coded has no gradient"),
     ],
 )
-def test_study_b_given_tokens_enough_is_caught(
+def test_study_b_with_enough_tokens_is_reported(
     tiny_cache: Path, tmp_path: Path, variant: str, rule: str, words: str
 ) -> None:
-    found = findings(train(small("topk-orthogonality", tiny_cache, variant=variant), tmp_path))[variant]
-    assert words in found[rule][0].message
-    assert errors(found[rule])
+    by_rule = findings(train(small("topk-orthogonality", tiny_cache, variant=variant), tmp_path))[variant]
+    assert words in by_rule[rule][0].message
+    assert errors(by_rule[rule])
 
 
-def test_study_b_corrected_is_live(tiny_cache: Path, tmp_path: Path) -> None:
+def test_study_b_corrected_has_an_effect(tiny_cache: Path, tmp_path: Path) -> None:
     runs = train(small("topk-orthogonality-corrected", tiny_cache), tmp_path)
-    assert_live(runs, num_variants=13)
-    lasts = {run.parent.name: json.loads((run / "metrics.jsonl").read_text().splitlines()[-2]) for run in runs}
-    first = json.loads((runs[-2] / "metrics.jsonl").read_text().splitlines()[0])
-    assert lasts["run-6-dropout"]["statistics"]["latent_dropout/dropped_share"] == pytest.approx(0.1, abs=0.05)
-    assert first["statistics"]["inhibition/lost_share"] > 0.01
+    assert_effective(runs, num_variants=13)
+    last_lines = {run.parent.name: json.loads((run / "metrics.jsonl").read_text().splitlines()[-2]) for run in runs}
+    first_line = json.loads((runs[-2] / "metrics.jsonl").read_text().splitlines()[0])
+    assert last_lines["run-6-dropout"]["statistics"]["latent_dropout/dropped_share"] == pytest.approx(0.1, abs=0.05)
+    assert first_line["statistics"]["inhibition/lost_share"] > 0.01
 
 
-def assert_live(runs: list[Path], num_variants: int) -> None:
-    """No rule but H9 speaks, the schedules fit the full run, and each penalty's gradient counts."""
-    found = findings(runs)
-    assert len(found) == num_variants
-    assert not {variant: rules for variant, rules in found.items() if rules}
+def assert_effective(runs: list[Path], num_variants: int) -> None:
+    """Asserts that no rule but H9 has findings, the schedules fit the full run, and each penalty's gradient counts."""
+    by_variant = findings(runs)
+    assert len(by_variant) == num_variants
+    assert not {variant: rules for variant, rules in by_variant.items() if rules}
     for run in runs:
         config = TrainConfig.load(run / "config.yaml")
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert check_log(config, 150, lines, config.health, ended=True) == []
-        settled = lines[len(lines) // 2]
-        for label, term in settled["terms"].items():
+        middle = lines[len(lines) // 2]
+        for label, term in middle["terms"].items():
             assert term["gradient_share"] > 1e-3 or term["weighted"] == 0, (run.parent.name, label)
 
 

@@ -1,4 +1,4 @@
-"""docs/tutorial.md, done as a newcomer does it: files saved, commands run, in order; and what the page says is true."""
+"""docs/tutorial.md: its files are saved, its commands run in order, and their output is compared with the page."""
 
 from __future__ import annotations
 
@@ -21,64 +21,64 @@ SEEDS = (0, 1, 2)
 
 
 @dataclass
-class Done:
-    """The folder after the last block, and what stands wrong on the page."""
+class Tutorial:
+    """The folder after the last block, the number of commands, and output on the page that no command printed."""
 
     folder: Path
     commands: int = 0
-    untold: list[str] = field(default_factory=list)  # lines of a text block that no command before it said
+    missing: list[str] = field(default_factory=list)  # lines of text blocks that the last command did not print
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    found = Done(tmp_path_factory.mktemp("tutorial"))
+def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Tutorial:
+    tutorial = Tutorial(tmp_path_factory.mktemp("tutorial"))
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": tools, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
-    said = ""
+    printed = ""
     for block in BLOCK.finditer(PAGE.read_text()):
         file, kind, text = block.groups()
         if file:
-            (found.folder / file).write_text(text)
+            (tutorial.folder / file).write_text(text)
         elif kind == "sh":
-            ran = subprocess.run(
-                ["bash", "-ec", text], cwd=found.folder, env=environment, capture_output=True, text=True, check=False
+            process = subprocess.run(
+                ["bash", "-ec", text], cwd=tutorial.folder, env=environment, capture_output=True, text=True, check=False
             )
-            assert ran.returncode == 0, f"{text}\n{ran.stdout}\n{ran.stderr}"
-            found.commands += 1
-            said = ran.stdout + ran.stderr
+            assert process.returncode == 0, f"{text}\n{process.stdout}\n{process.stderr}"
+            tutorial.commands += 1
+            printed = process.stdout + process.stderr
         else:
             assert kind == "text"
-            found.untold += [line for line in text.splitlines() if plain(line) not in plain(said)]
-    return found
+            tutorial.missing += [line for line in text.splitlines() if plain(line) not in plain(printed)]
+    return tutorial
 
 
 def plain(text: str) -> str:
-    """Without what differs from one machine to the next: numbers and the widths of columns."""
+    """Replaces what differs between machines: numbers and the widths of columns."""
     return " ".join(re.sub(r"[+-]?\d[\d.,]*(e[+-]?\d+)?", "#", text).split())
 
 
-def test_the_page_is_read_as_it_is_written() -> None:
+def test_every_block_of_the_page_is_used() -> None:
     blocks = [(block["file"], block["kind"]) for block in BLOCK.finditer(PAGE.read_text())]
     assert [file for file, _ in blocks if file] == ["silence.py", "harvest.yaml", "study.yaml"]
     assert 2 * len(blocks) == PAGE.read_text().count("\n```")
     assert all(file or kind in ("sh", "text") for file, kind in blocks)
 
 
-def test_every_command_runs_and_says_what_the_page_shows(done: Done) -> None:
-    assert done.commands == 6
-    assert done.untold == []
+def test_every_command_prints_what_the_page_shows(tutorial: Tutorial) -> None:
+    assert tutorial.commands == 6
+    assert tutorial.missing == []
 
 
-def test_what_the_page_says_of_the_study(done: Done) -> None:
+def test_the_study_has_the_differences_that_the_page_describes(tutorial: Tutorial) -> None:
     for seed in SEEDS:
-        runs = [done.folder / "runs" / variant / f"seed-{seed}" for variant in ("baseline", "silence")]
+        runs = [tutorial.folder / "runs" / variant / f"seed-{seed}" for variant in ("baseline", "silence")]
         before, after = (core(run) for run in runs)
         assert abs(after["l0"] - before["l0"]) < 0.05 * before["l0"]  # comparable
         assert 0.002 < before["explained_variance"] - after["explained_variance"] < 0.03
         assert 0.005 < after["delta_ce"] - before["delta_ce"] < 0.1
         for run in runs:
             letters = json.loads((run / "eval" / "absorption.json").read_text())["eval_result_details"]
-            assert sum(one["full_absorption_rate"] is None for one in letters) >= 20
+            assert sum(letter["full_absorption_rate"] is None for letter in letters) >= 20
         last = json.loads((runs[1] / "metrics.jsonl").read_text().splitlines()[-1])
         assert last["terms"]["silence"]["gradient_share"] > 0.01
 
@@ -89,9 +89,9 @@ def core(run: Path) -> dict[str, float]:
     return {**reference["sparsity"], **reference["reconstruction_quality"], **result["saepipe"]["metrics"]}
 
 
-def test_the_report_and_the_whispering_run(done: Done) -> None:
-    page = (done.folder / "report.html").read_text()
+def test_the_report_and_the_run_with_a_tiny_weight(tutorial: Tutorial) -> None:
+    page = (tutorial.folder / "report.html").read_text()
     for heading in ("Health", "Comparison", "Sparsity against quality", "Training"):
         assert f">{heading}<" in page
-    (found,) = errors(Health.read(done.folder / "whisper" / "whisper" / "seed-0").findings)
-    assert found.rule == "H1"
+    (finding,) = errors(Health.read(tutorial.folder / "whisper" / "whisper" / "seed-0").findings)
+    assert finding.rule == "H1"

@@ -1,4 +1,4 @@
-"""The aims, each with the number that was measured, and whether it was met."""
+"""The aims, and their verdicts on the measured numbers."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ Parts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Aim:
-    """A number that is to be at least (or, with `most`, at most) a limit."""
+    """A number that should be at least (or, with `at_most`, at most) a limit."""
 
-    what: str
+    name: str
     value: Callable[[Parts], float]
     limit: float
-    most: bool = False
+    at_most: bool = False
 
-    def judged(self, parts: Parts) -> Judged:
-        wanted = f"{'<=' if self.most else '>='} {self.limit:g}"
+    def judge(self, parts: Parts) -> Judgement:
+        wanted = f"{'<=' if self.at_most else '>='} {self.limit:g}"
         try:
             value = self.value(parts)
         except KeyError as error:
-            return Judged(self.what, None, wanted, "not measured", f"no figure {error}")
-        met = value <= self.limit if self.most else value >= self.limit
-        return Judged(self.what, value, wanted, "met" if met else "missed")
+            return Judgement(self.name, None, wanted, "not measured", f"no figure {error}")
+        met = value <= self.limit if self.at_most else value >= self.limit
+        return Judgement(self.name, value, wanted, "met" if met else "missed")
 
 
 @dataclass(frozen=True)
-class Judged:
-    """An aim with its number; `why` says what is missing where there is none."""
+class Judgement:
+    """An aim with its number; if there is no number, `why` names what is missing. The fields are keys of the result."""
 
     aim: str
     number: float | None
@@ -61,9 +61,11 @@ AIMS = (
     Aim("harvest with writing, over the forward pass alone, context 1024", harvest_ratio(1024), 0.85),
     Aim("dense ReLU at d_sae 16,384 in bfloat16, share of the matmul measured beside it", dense_share, 0.6),
     Aim("sparse TopK k = 64 at d_sae 65,536, times dense compiled PyTorch", sparse_speed, 3.0),
-    Aim("ten runs of the reference experiment, seconds", lambda parts: parts["reference"]["seconds"], 60.0, most=True),
+    Aim(
+        "ten runs of the reference experiment, seconds", lambda parts: parts["reference"]["seconds"], 60.0, at_most=True
+    ),
 )
 
 
-def judge(parts: Parts) -> list[Judged]:
-    return [aim.judged(parts) for aim in AIMS]
+def judge(parts: Parts) -> list[Judgement]:
+    return [aim.judge(parts) for aim in AIMS]

@@ -1,4 +1,4 @@
-"""What the machine can do at most: bytes copied within the device and to it, and matrix products of an SAE's shape."""
+"""The machine's ceilings: bytes copied within the device and to it, and matrix products of an SAE's shape."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def measure(session: Session) -> dict[str, Any]:
-    """GB/s (1e9 bytes; a copy within the device counts what is read and what is written) and TFLOP/s."""
+    """Returns GB/s (1e9 bytes; a copy within the device counts bytes read and bytes written) and TFLOP/s."""
     scale = session.scale
-    found: dict[str, Any] = {"device_copy_gb_s": device_copy(scale), "h2d_pinned_gb_s": host_to_device(scale)}
+    figures: dict[str, Any] = {"device_copy_gb_s": device_copy(scale), "h2d_pinned_gb_s": host_to_device(scale)}
     products: dict[str, dict[str, float]] = {}
     for d_sae in scale.d_saes:
         shape = f"{scale.batch} x {scale.d_in} x {d_sae}"
         products[shape] = {name: matmul(scale, d_sae, name) for name in PRECISIONS if session.budget.left > 0}
         print(f"  {shape}: " + ", ".join(f"{name} {value:.1f} TFLOP/s" for name, value in products[shape].items()))
-    found["matmul_tflop_s"] = products
-    print(f"  copy {found['device_copy_gb_s']:.0f} GB/s, from pinned memory {found['h2d_pinned_gb_s']:.1f} GB/s")
-    return found
+    figures["matmul_tflop_s"] = products
+    print(f"  copy {figures['device_copy_gb_s']:.0f} GB/s, from pinned memory {figures['h2d_pinned_gb_s']:.1f} GB/s")
+    return figures
 
 
 def device_copy(scale: Scale) -> float:
@@ -41,7 +41,7 @@ def host_to_device(scale: Scale) -> float:
 
 
 def matmul(scale: Scale, d_sae: int, precision: str) -> float:
-    """TFLOP/s of (batch, d_in) @ (d_in, d_sae)."""
+    """Returns TFLOP/s of (batch, d_in) @ (d_in, d_sae)."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     left = torch.randn(scale.batch, scale.d_in, device=scale.device, dtype=dtype)
     right = torch.randn(scale.d_in, d_sae, device=scale.device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Who takes turns at one architecture and width: ours on both paths, one run and several, and plain PyTorch."""
+"""The contenders at one architecture and width: ours on both paths, one run and several, and plain PyTorch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from gpu_parts.plain import compiled_step
 from gpu_parts.scale import Scale
-from gpu_parts.settled import Settled, fresh, recipe_of
+from gpu_parts.settled import Settled, new_run, recipe_of
 from gpu_parts.timing import Work, release
 from torch import Tensor
 
@@ -17,25 +17,25 @@ from saepipe.train.step.step import train_step
 
 MATMUL = "matmul"
 PLAIN = "plain, compiled"
-STREAMED_POOL_CHUNKS, STREAMED_CALLS = 16, 60  # at most 8 of 60 batches of 4,096 rows are at hand when a turn begins
+STREAMED_POOL_CHUNKS, STREAMED_CALLS = 16, 60  # at most 8 of 60 batches of 4,096 rows are decoded when a turn begins
 
 Batches = Callable[[], Iterator[Tensor]]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender before it is made."""
+    """A contender that has not been built yet."""
 
     make: Callable[[], Work]
     runs: int = 1  # trained by each call
-    at_once: bool = False  # whether they all are in memory at once, or one after the other
-    least_calls: int = 1  # a turn
+    at_once: bool = False  # whether the temporary arrays of all runs are in memory at once
+    min_calls: int = 1  # per turn
 
 
 def contenders(
     scale: Scale, settled: Settled, resident: Batches, streamed: Batches, *, sparse: bool
 ) -> dict[str, Entry]:
-    """By name. Streamed is the path that leaves a loader the least time."""
+    """Returns the contenders by name. Only the faster path is streamed: it leaves a loader the least time."""
     recipe = recipe_of(scale, settled.name, settled.d_sae, settled.scale, "never", seed=0)
     several = scale.num_variants
 
@@ -47,17 +47,17 @@ def contenders(
     def ours(sparse_steps: str, runs: int, batches: Batches) -> Callable[[], Work]:
         return lambda: train_all(scale, settled, sparse_steps, runs, batches())
 
-    found = {MATMUL: Entry(lambda: encoder_product(scale, settled, recipe.dtype)), PLAIN: Entry(plain)}
+    entries = {MATMUL: Entry(lambda: encoder_product(scale, settled, recipe.dtype)), PLAIN: Entry(plain)}
     paths = {"dense": "never", "sparse": "always"} if sparse else {"dense": "never"}
     for path, sparse_steps in paths.items():
-        found[path] = Entry(ours(sparse_steps, 1, resident))
-        found[f"{path}, {several} variants"] = Entry(ours(sparse_steps, several, resident), several)
+        entries[path] = Entry(ours(sparse_steps, 1, resident))
+        entries[f"{path}, {several} variants"] = Entry(ours(sparse_steps, several, resident), several)
     fastest = "sparse" if sparse else "dense"
-    found[f"{fastest}, streamed"] = Entry(ours(paths[fastest], 1, streamed), least_calls=STREAMED_CALLS)
-    found[f"stacked, {several} variants"] = Entry(
+    entries[f"{fastest}, streamed"] = Entry(ours(paths[fastest], 1, streamed), min_calls=STREAMED_CALLS)
+    entries[f"stacked, {several} variants"] = Entry(
         lambda: train_stacked(scale, settled, several, resident()), several, at_once=True
     )
-    return found
+    return entries
 
 
 def encoder_product(scale: Scale, settled: Settled, dtype: torch.dtype) -> Work:
@@ -67,8 +67,8 @@ def encoder_product(scale: Scale, settled: Settled, dtype: torch.dtype) -> Work:
 
 
 def train_all(scale: Scale, settled: Settled, sparse_steps: str, runs: int, batches: Iterator[Tensor]) -> Work:
-    """One step of each of `runs` runs a call, all on one batch, as `train` goes about it."""
-    states = [fresh(scale, settled, sparse_steps, seed) for seed in range(runs)]
+    """Returns work that makes one step of each of `runs` runs per call, all on one batch, as `train` does."""
+    states = [new_run(scale, settled, sparse_steps, seed) for seed in range(runs)]
 
     def step() -> None:
         rows = next(batches)
@@ -79,19 +79,19 @@ def train_all(scale: Scale, settled: Settled, sparse_steps: str, runs: int, batc
 
 
 def train_stacked(scale: Scale, settled: Settled, runs: int, batches: Iterator[Tensor]) -> Work:
-    """The same as one batched step, dense, whatever the rule says of shapes as large as these."""
-    stack = Stack([fresh(scale, settled, "never", seed) for seed in range(runs)])
+    """Returns work that makes the same steps as one batched dense step, although the rule stacks no such shapes."""
+    stack = Stack([new_run(scale, settled, "never", seed) for seed in range(runs)])
     return lambda: stack.step(stack.first.scaled(next(batches)))
 
 
 def too_large(scale: Scale, d_sae: int, entry: Entry) -> str:
-    """Why the contender does not fit in the memory that the others leave; empty if it does."""
+    """Returns why the contender does not fit in the memory that the others leave; empty if it does."""
     if scale.device.type != "cuda":
         return ""
     params = 2 * scale.d_in * d_sae
-    # Parameters and two moments of each; one gradient, its dtype's copies and a handful of (batch, d_sae) at a time.
-    passing = (12 * params + 24 * scale.batch * d_sae) * (entry.runs if entry.at_once else 1)
-    needed = 12 * params * entry.runs + passing
+    # Parameters and their two moments; one gradient, copies in its dtype and a few (batch, d_sae) arrays at a time.
+    temporary = (12 * params + 24 * scale.batch * d_sae) * (entry.runs if entry.at_once else 1)
+    needed = 12 * params * entry.runs + temporary
     release()
     free, _ = torch.cuda.mem_get_info(scale.device)
     return f"needs {needed / 2**30:.0f} GiB, {free / 2**30:.0f} are free" if needed > 0.9 * free else ""

@@ -1,4 +1,4 @@
-"""Which GPU it was: name, memory, driver, CUDA, clocks."""
+"""Description of the GPU: name, memory, driver, CUDA, clocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-_ASKED = (
+_SMI_FIELDS = (
     "name",
     "driver_version",
     "pstate",
@@ -26,7 +26,7 @@ _ASKED = (
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Of a CPU only that it is one: `record.machine` names it."""
+    """Returns the GPU's properties; for a CPU only `cpu`, since `record.machine` names it."""
     if device.type != "cuda":
         return {"name": "cpu"}
     properties = torch.cuda.get_device_properties(device)
@@ -43,15 +43,15 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def nvidia_smi(device: torch.device) -> dict[str, str] | str:
-    """Driver, clocks, power and load of this moment as nvidia-smi says them, or why it does not."""
+    """Returns nvidia-smi's current driver, clocks, power and load, or why there are none."""
     if device.type != "cuda":
         return "no GPU"
     if shutil.which("nvidia-smi") is None:
         return "not installed"
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    # By its UUID: CUDA_VISIBLE_DEVICES renumbers what torch sees, not what nvidia-smi lists.
-    command = ["nvidia-smi", f"--query-gpu={','.join(_ASKED)}", "--format=csv,noheader", f"--id={uuid}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        return (done.stderr or done.stdout).strip()
-    return dict(zip(_ASKED, (value.strip() for value in done.stdout.strip().split(",")), strict=True))
+    # The GPU is named by UUID: CUDA_VISIBLE_DEVICES renumbers the devices of torch, not those of nvidia-smi.
+    command = ["nvidia-smi", f"--query-gpu={','.join(_SMI_FIELDS)}", "--format=csv,noheader", f"--id={uuid}"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        return (process.stderr or process.stdout).strip()
+    return dict(zip(_SMI_FIELDS, (value.strip() for value in process.stdout.strip().split(",")), strict=True))

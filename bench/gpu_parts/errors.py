@@ -1,4 +1,4 @@
-"""How far a result is from the true one."""
+"""Distance between a result and the true one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 HUGE = 1e30
 
 
-def error(found: Tensor, true: Tensor) -> float:
-    """|found - true| / |true|, in norms. NaN and infinity count as huge numbers, which a result file can hold."""
+def error(result: Tensor, true: Tensor) -> float:
+    """Returns |result - true| / |true|, in norms; NaN and infinity count as huge numbers, which JSON can hold."""
     size = torch.linalg.vector_norm(true)
-    known = found.double().nan_to_num(nan=HUGE, posinf=HUGE, neginf=-HUGE)
-    return float(torch.linalg.vector_norm(known - true.double()) / (size if size > 0 else 1.0))
+    finite = result.double().nan_to_num(nan=HUGE, posinf=HUGE, neginf=-HUGE)
+    return float(torch.linalg.vector_norm(finite - true.double()) / (size if size > 0 else 1.0))

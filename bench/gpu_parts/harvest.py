@@ -1,8 +1,8 @@
-"""Tokens a second through a random Gemma-2-2b up to the hook: the forward pass alone, and `harvest` with writing.
+"""Tokens per second through a random Gemma-2-2b up to the hook: the forward pass alone, and `harvest` with writing.
 
-Alone is harvest's own `capture`, batch after batch, nothing copied. With writing is the real `harvest`: text, tokens,
-capture, shuffle, lossless shards, fsync, from the first batch to the last listed shard; loading the model and the
-held-out part are not in it. Both use the attention that harvest uses by default.
+The forward pass alone is harvest's own `capture`, batch after batch, without copies. With writing means the real
+`harvest` (text, tokens, capture, shuffle, lossless shards, fsync) from the first batch to the last listed shard,
+without loading the model and without the held-out part. Both use the attention that harvest uses by default.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from saepipe.harvest.run import harvest
 
 
 def measure(session: Session) -> dict[str, Any]:
-    """By context size: tokens/s alone, with writing, and their ratio."""
+    """Returns by context size tokens/s of the forward pass alone, tokens/s with writing, and their ratio."""
     scale, folder = session.scale, session.folder
     began = time.perf_counter()
     model = material.gemma(folder / "gemma", scale)
     release()
-    print(f"  a random Gemma-2 was made and saved in {time.perf_counter() - began:.0f} s", flush=True)
-    found: dict[str, Any] = {}
+    print(f"  made and saved a random Gemma-2 in {time.perf_counter() - began:.0f} s", flush=True)
+    by_context: dict[str, Any] = {}
     for context_size, contexts in scale.contexts:
-        release()  # the model that was measured before
-        needed = time.perf_counter()
+        release()  # frees the model of the last measurement
+        began = time.perf_counter()
         config = harvest_config(scale, model, context_size, contexts)
-        found[f"context {context_size}"] = line = one_context(scale, config, folder / f"harvest-{context_size}")
+        by_context[f"context {context_size}"] = line = one_context(scale, config, folder / f"harvest-{context_size}")
         print(
             f"  context {context_size}: {line['forward_tokens_s']:,.0f} tokens/s, with writing "
-            f"{line['harvest_tokens_s']:,.0f}, {line['ratio']:.2f} of it",
+            f"{line['harvest_tokens_s']:,.0f}, ratio {line['ratio']:.2f}",
             flush=True,
         )
-        if session.budget.left < time.perf_counter() - needed:
+        if session.budget.left < time.perf_counter() - began:
             break
-    return found
+    return by_context
 
 
 def harvest_config(scale: Scale, model: Path, context_size: int, contexts: int) -> HarvestConfig:
@@ -73,9 +73,9 @@ def one_context(scale: Scale, config: HarvestConfig, out: Path) -> dict[str, Any
     cache = harvest(config, out, progress=watch)
     whole, seconds = time.perf_counter() - began, watch.seconds["harvest train"]
     stored = sum(file.stat().st_size for file in (out / "acts").rglob("*") if file.is_file())
-    # The forward pass sees the special tokens too, which the cache does not keep: both rates are of what was run.
+    # Both rates count the special tokens, which the cache does not keep, because the forward pass sees them too.
     writing = cache.attributes["num_contexts"] * config.context_size / seconds
-    found = {
+    figures = {
         "forward_tokens_s": forward,
         "harvest_tokens_s": writing,
         "ratio": writing / forward,
@@ -88,11 +88,11 @@ def one_context(scale: Scale, config: HarvestConfig, out: Path) -> dict[str, Any
         "written_gb_s": stored / seconds / 1e9,
     }
     shutil.rmtree(out)
-    return found
+    return figures
 
 
 def forward_tokens_s(scale: Scale, config: HarvestConfig) -> float:
-    """Tokens/s, special ones too, through `capture` alone."""
+    """Returns tokens/s, including special tokens, through `capture` alone."""
     lm = load_model(config.model)
     ids = torch.from_numpy(first_batch(config, lm).ids).long()
     run = partial(capture, lm.model, ids, config.hook_points)

@@ -1,4 +1,4 @@
-"""What the kernels are tried on: awkward sizes and patterns, then the active latents of real steps."""
+"""Test cases of the kernels: awkward sizes and patterns, then the active latents of real steps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from saepipe.train.kernels.pattern import Pattern
 
 @dataclass(frozen=True)
 class Case:
-    """A pattern with what it is multiplied by."""
+    """A pattern, its values, and the matrices that it is multiplied by."""
 
     name: str
-    pattern: Pattern  # of (num_rows, num_columns)
+    pattern: Pattern  # (num_rows, num_columns)
     values: Tensor  # (num_entries,)
     A: Tensor  # (num_rows, n)
     W: Tensor  # (num_columns, n)
@@ -29,7 +29,7 @@ def cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
 
 
 def awkward_cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
-    """Sizes beside the powers of two that a kernel works in, rows and columns without entries, and very long ones."""
+    """Yields sizes next to a kernel's powers of two, rows and columns without entries, and very long ones."""
     generator = torch.Generator().manual_seed(0)
     shapes = ((1, 1, 1), (2, 3, 5), (17, 33, 65), (31, 257, 130), (129, 64, 31), (700, 5, 33))
     masks: dict[str, Callable[[Tensor], Tensor]] = {
@@ -47,11 +47,11 @@ def awkward_cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
 
 
 def real_cases(scale: Scale, dtype: torch.dtype) -> Iterator[Case]:
-    """A batch's active latents, as many in each row, some latents in nearly every row and most in few."""
+    """Yields the active latents of a batch: the same number per row, with some latents in most rows and most in few."""
     for d_sae in scale.d_saes:
         generator = torch.Generator(scale.device).manual_seed(d_sae)
         uniform = torch.rand(scale.batch, d_sae, generator=generator, device=scale.device)
-        # The k smallest of Exp(1) / rate: a draw without replacement, with frequencies that fall as 1 / rank.
+        # The k smallest of Exp(1) / rate: sampling without replacement, with frequencies that fall as 1 / rank.
         rank = 1 + torch.arange(d_sae, device=scale.device)
         chosen = (-uniform.log() * rank).topk(scale.active, dim=1, largest=False).indices
         pattern = Pattern.of_indices(chosen, d_sae)
@@ -62,7 +62,7 @@ def _case(name: str, pattern: Pattern, n: int, dtype: torch.dtype) -> Case:
     device = pattern.columns.device
     generator = torch.Generator(device).manual_seed(1)
 
-    def drawn(*shape: int) -> Tensor:
+    def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=device).to(dtype)
 
-    return Case(name, pattern, drawn(pattern.num_entries), drawn(pattern.num_rows, n), drawn(pattern.num_columns, n))
+    return Case(name, pattern, normal(pattern.num_entries), normal(pattern.num_rows, n), normal(pattern.num_columns, n))

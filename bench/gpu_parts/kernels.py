@@ -1,7 +1,7 @@
-"""The sparse kernels of this device: first whether they are right, then how long they take at real sizes.
+"""Checks the sparse kernels of this device, and times them at real sizes if all are right.
 
-Each product is compared with the dense one in float64, at awkward sizes and at those of real steps; so is the
-reference. Then the gradients that autograd has from them, and those of whole steps. The error is |found - true| over
+Each product, and the reference's, is compared with the dense one in float64, at awkward sizes and at those of real
+steps; then the gradients that autograd derives from them, and those of whole steps. The error is |result - true| over
 |true|, in norms.
 """
 
@@ -24,16 +24,16 @@ from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.kernels.pick import kernels_for
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-5}
-"""Of the products: what comes in is exact, sums and results are float32."""
+"""Limits for the products: inputs are exact, sums and results are float32."""
 
 GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-"""Of autograd's: in bfloat16 a gradient is rounded on its way from one product to the next."""
+"""Limits for autograd's gradients: in bfloat16 a gradient is rounded between two products."""
 
 OPERATIONS = ("decode", "decode_t", "sampled", "column_sums")
 
 
 def measure(session: Session) -> dict[str, Any]:
-    """Errors by case and dtype, `right`, and milliseconds of each kernel if all are."""
+    """Returns errors by case and dtype, `right`, and the milliseconds of each kernel if all are right."""
     scale = session.scale
     products, wrong = check_products(scale)
     steps, wrong_steps = check_steps(scale)
@@ -41,22 +41,22 @@ def measure(session: Session) -> dict[str, Any]:
     for line in wrong:
         print(f"FAILED kernel: {line}", flush=True)
     module = kernels_for(scale.device, torch.float32).__name__
-    found = {"module": module, "right": not wrong, "wrong": wrong, "errors": products, "whole_steps": steps}
+    figures = {"module": module, "right": not wrong, "wrong": wrong, "errors": products, "whole_steps": steps}
     if wrong:
-        return found | {"failed": f"{len(wrong)} kernels are wrong"}
-    found["bits_repeat"] = {case.name: bits_repeat(case) for case in real_cases(scale, torch.bfloat16)}
-    return found | {"ms": {case.name: times(case, scale) for case in real_cases(scale, torch.bfloat16)}}
+        return figures | {"failed": f"{len(wrong)} kernels are wrong"}
+    figures["bits_repeat"] = {case.name: bits_repeat(case) for case in real_cases(scale, torch.bfloat16)}
+    return figures | {"ms": {case.name: times(case, scale) for case in real_cases(scale, torch.bfloat16)}}
 
 
 def check_products(scale: Scale) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Errors by case, and sentences that name those that are too large."""
+    """Returns errors by case, and the names of those that are too large."""
     errors: dict[str, dict[str, float]] = {}
     wrong: list[str] = []
     for dtype in TOLERANCE:
         for case in cases(scale, dtype):
             name = f"{case.name}, {str(dtype).removeprefix('torch.')}"
-            errors[name], found_wrong = check(case, dtype)
-            wrong += [f"{operation} at {name}" for operation in found_wrong]
+            errors[name], wrong_here = check(case, dtype)
+            wrong += [f"{operation} at {name}" for operation in wrong_here]
         release()
     worst = {name: max(line[name] for line in errors.values()) for name in next(iter(errors.values()))}
     largest = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
@@ -65,7 +65,7 @@ def check_products(scale: Scale) -> tuple[dict[str, dict[str, float]], list[str]
 
 
 def check_steps(scale: Scale) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """The same for the gradients of whole steps."""
+    """Returns the errors of the gradients of whole steps, and the names of those that are too large."""
     errors = step_gradients.errors(scale)
     wrong = [
         f"gradient of {key} in a whole step at {case}"
@@ -74,12 +74,12 @@ def check_steps(scale: Scale) -> tuple[dict[str, dict[str, float]], list[str]]:
         if not value <= step_gradients.tolerance(case)
     ]
     largest = ", ".join(f"{case} {max(line.values()):.1e}" for case, line in errors.items())
-    print(f"  whole steps, sparse beside dense: {largest}", flush=True)
+    print(f"  whole steps, sparse against dense: {largest}", flush=True)
     return errors, wrong
 
 
 def check(case: Case, dtype: torch.dtype) -> tuple[dict[str, float], list[str]]:
-    """Errors of each operation, of the reference and of the gradients; and the names of those that are too large."""
+    """Returns the errors of operations, reference and gradients, and the names of those that are too large."""
     truth = true_products(case)
     kernels = kernels_for(case.A.device, torch.float32)
     products = {operation: error(run(kernels, operation, case), truth[operation]) for operation in OPERATIONS}
@@ -93,7 +93,7 @@ def check(case: Case, dtype: torch.dtype) -> tuple[dict[str, float], list[str]]:
 
 
 def bits_repeat(case: Case) -> dict[str, bool]:
-    """Whether a second call gives the same bits; nobody is promised that on a GPU."""
+    """Returns whether a second call gives the same bits, which is not promised on a GPU."""
     kernels = kernels_for(case.A.device, torch.float32)
     return {
         operation: torch.equal(run(kernels, operation, case), run(kernels, operation, case)) for operation in OPERATIONS
@@ -111,7 +111,7 @@ def run(kernels: Any, operation: str, case: Case) -> Tensor:
 
 
 def true_products(case: Case) -> dict[str, Tensor]:
-    """Dense, in float64."""
+    """Returns the dense products in float64."""
     dense, A, W = case.pattern.dense(case.values).double(), case.A.double(), case.W.double()
     return {
         "decode": dense @ W,
@@ -122,41 +122,41 @@ def true_products(case: Case) -> dict[str, Tensor]:
 
 
 def gradient_errors(case: Case) -> dict[str, float]:
-    """Of `autograd.decode` and `autograd.encode_at`, against autograd of the dense product in float64."""
+    """Returns errors of `autograd.decode` and `autograd.encode_at` against autograd of the dense product in float64."""
     values, W = (part.detach().clone().requires_grad_() for part in (case.values, case.W.float()))
     exact_values, exact_W = (part.detach().double().requires_grad_() for part in (case.values, case.W))
-    found = torch.autograd.grad(autograd.decode(case.pattern, values, W), (values, W), case.A.float())
+    grads = torch.autograd.grad(autograd.decode(case.pattern, values, W), (values, W), case.A.float())
     true = torch.autograd.grad(case.pattern.dense(exact_values) @ exact_W, (exact_values, exact_W), case.A.double())
     W_enc = case.W.float().T.contiguous().requires_grad_()
     bias = torch.zeros(case.pattern.num_columns, device=W_enc.device, requires_grad=True)
     encoded = autograd.encode_at(case.pattern, case.values, case.A, W_enc, bias)
-    of_W_enc, of_bias = torch.autograd.grad(encoded, (W_enc, bias), case.values.to(encoded.dtype))
+    grad_W_enc, grad_bias = torch.autograd.grad(encoded, (W_enc, bias), case.values.to(encoded.dtype))
     dense = case.pattern.dense(case.values).double()
     return {
-        "gradient of values": error(found[0], true[0]),
-        "gradient of W_dec": error(found[1], true[1]),
-        "gradient of W_enc": error(of_W_enc, case.A.double().T @ dense),
-        "gradient of b_enc": error(of_bias, dense.sum(0)),
+        "gradient of values": error(grads[0], true[0]),
+        "gradient of W_dec": error(grads[1], true[1]),
+        "gradient of W_enc": error(grad_W_enc, case.A.double().T @ dense),
+        "gradient of b_enc": error(grad_bias, dense.sum(0)),
     }
 
 
 def times(case: Case, scale: Scale) -> dict[str, float]:
-    """Milliseconds of each kernel, of the transposed index, and of the dense product that one of them replaces."""
+    """Returns milliseconds of each kernel, of the transposed index, and of the dense product that a kernel replaces."""
     kernels = kernels_for(scale.device, torch.float32)
     pattern = case.pattern
     dense = pattern.dense(case.values)
 
     def index() -> None:
-        # A fresh pattern: what a pattern is asked for is kept.
+        # A new pattern, because a pattern keeps its index.
         Pattern(pattern.num_columns, pattern.row_starts, pattern.columns, pattern.positions).by_column  # noqa: B018
 
     works: dict[str, Callable[[], object]] = {
         operation: lambda operation=operation: run(kernels, operation, case) for operation in OPERATIONS
     }
     works |= {"transposed index": index, "dense product": lambda: dense @ case.W}
-    found = {
+    milliseconds = {
         name: 1e3 * median_seconds(work, scale.device, scale.rounds, scale.turn_seconds / 3)
         for name, work in works.items()
     }
-    print(f"  {case.name}: " + ", ".join(f"{name} {value:.3f} ms" for name, value in found.items()), flush=True)
-    return found
+    print(f"  {case.name}: " + ", ".join(f"{name} {value:.3f} ms" for name, value in milliseconds.items()), flush=True)
+    return milliseconds

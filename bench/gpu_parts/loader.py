@@ -1,6 +1,6 @@
 """Decoded GB/s (1e9 bytes of bfloat16) from a lossless cache to shuffled batches on the device.
 
-The cache's files come from the page cache: it has just been written.
+The cache has just been written, so its files come from the page cache.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from gpu_parts import material
 from gpu_parts.scale import Scale
 from gpu_parts.session import Session
-from gpu_parts.timing import seconds_a_call
+from gpu_parts.timing import seconds_per_call
 
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache.cache import Cache
@@ -22,18 +22,18 @@ PASSES = 3
 
 
 def measure(session: Session) -> dict[str, Any]:
-    """Streamed with the default threads and with one a core; resident: the decoding, then the batches."""
+    """Measures streaming with the default threads and with one per core, and the decoding and batches of `resident`."""
     scale = session.scale
     cache = material.shared_cache(session.folder, scale)
     cores = len(os.sched_getaffinity(0))
-    found = {
+    figures = {
         "streamed, default threads": streamed(scale, cache, None),
         f"streamed, {cores} threads": streamed(scale, cache, cores),
         "resident": resident(scale, cache),
     }
-    for name, line in found.items():
+    for name, line in figures.items():
         print(f"  {name}: " + ", ".join(f"{key} {value:.2f}" for key, value in line.items()), flush=True)
-    return found
+    return figures
 
 
 def streamed(scale: Scale, cache: Cache, threads: int | None) -> dict[str, float]:
@@ -55,11 +55,11 @@ def memory_of(device: torch.device) -> Literal["gpu", "ram"]:
 
 
 def batches_gb_s(scale: Scale, stream: BatchStream) -> float:
-    """Over some passes, from the second batch on: the first waits for its pool."""
+    """Returns GB/s over some passes, from the second batch on, because the first waits for its pool."""
     batches = stream.batches()
     next(batches)
     calls = PASSES * stream.num_rows // scale.batch
-    return _bytes(scale, scale.batch) / seconds_a_call(lambda: next(batches), calls, scale.device) / 1e9
+    return _bytes(scale, scale.batch) / seconds_per_call(lambda: next(batches), calls, scale.device) / 1e9
 
 
 def _bytes(scale: Scale, num_rows: int) -> float:

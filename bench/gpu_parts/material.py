@@ -1,4 +1,4 @@
-"""What is measured on: activations made up on the device, caches of them, and a random Gemma-2 in a folder."""
+"""Inputs of the measurements: random activations on the device, caches of them, and a random Gemma-2 in a folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from saepipe.data.folders import artifact
 
 MEAN_ACTIVE = 32
 NOISE = 0.1
-MEAN_NORM = 308.0  # Gemma-2-2b behind layer 19
+MEAN_NORM = 308.0  # Gemma-2-2b after layer 19
 
 
 class Rows:
-    """Sparse sums of 2 * d_in unit directions whose frequencies fall as 1 / rank, with noise, an offset and a few
-    heavy channels: rows whose spectrum falls as a residual stream's does, drawn anew at each call."""
+    """Random rows: sparse sums of 2 * d_in unit directions whose frequencies fall as 1 / rank, with noise, an offset
+    and a few heavy channels. Their spectrum falls like that of a residual stream."""
 
     def __init__(self, d_in: int, device: torch.device, seed: int = 0) -> None:
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -37,10 +37,10 @@ class Rows:
         self._offset = self._normal(d_in)
         self._scale = torch.ones(d_in, device=device)
         self._scale[: max(1, d_in // 500)] = 8.0
-        self._scale *= MEAN_NORM / torch.linalg.vector_norm(self.draw(1024).float(), dim=1).mean()
+        self._scale *= MEAN_NORM / torch.linalg.vector_norm(self.sample(1024).float(), dim=1).mean()
 
-    def draw(self, num_rows: int) -> torch.Tensor:
-        """(num_rows, d_in) bfloat16 on the device."""
+    def sample(self, num_rows: int) -> torch.Tensor:
+        """Samples (num_rows, d_in) bfloat16 on the device, different rows at each call."""
         shape = (num_rows, len(self._directions))
         size = torch.rand(shape, generator=self._generator, device=self._device)
         on = torch.rand(shape, generator=self._generator, device=self._device) < self._rate
@@ -53,13 +53,13 @@ class Rows:
 
 
 def shared_cache(folder: Path, scale: Scale) -> Cache:
-    """The cache that loaders and steps read; the first that asks has it written."""
+    """Returns the cache that loaders and steps read; the first call writes it."""
     path = folder / "cache"
     return Cache.open(path) if artifact.is_committed(path) else write_cache(path, scale, scale.cache_rows)
 
 
 def write_cache(folder: Path, scale: Scale, num_rows: int) -> Cache:
-    """A finished lossless cache of made-up training rows at `scale.hook`, without a held-out part."""
+    """Writes a finished lossless cache of random training rows at `scale.hook`, without a held-out part."""
     layout = Layout((scale.hook,), scale.d_in, 128, scale.shard_rows, scale.chunk_rows, "lossless")
     attributes = {"format_version": FORMAT_VERSION, "hooks": [scale.hook], "d_in": scale.d_in}
     attributes |= {"num_heldout_contexts": 0, "model": {"id": "made up"}, "context_size": 128, "config": {}}
@@ -75,26 +75,26 @@ def write_cache(folder: Path, scale: Scale, num_rows: int) -> Cache:
 
 
 def _pool(number: int, start: int, count: int, rows: Rows, scale: Scale) -> RowPool:
-    parts = (rows.draw(min(scale.shard_rows, count - at)).cpu() for at in range(0, count, scale.shard_rows))
+    parts = (rows.sample(min(scale.shard_rows, count - first)).cpu() for first in range(0, count, scale.shard_rows))
     x = torch.cat(list(parts))
-    places = np.arange(start, start + count)
+    row_ids = np.arange(start, start + count)
     arrays = {
         f"acts/{scale.hook}": x.view(torch.int16).numpy().view(np.uint16),
         f"norm/{scale.hook}": torch.linalg.vector_norm(x, dim=1, dtype=torch.float32).numpy(),
-        "context_id": places // 127,
-        "position": (places % 127 + 1).astype(np.int32),
+        "context_id": row_ids // 127,
+        "position": (row_ids % 127 + 1).astype(np.int32),
     }
     facts = {"batches": number, "used": 0, "dropped": 0}
     return RowPool("train", number, arrays, permutation(count, 0, number).numpy(), facts)
 
 
 def encoders() -> int:
-    """Threads that compress: most of the cores, so that the disk or the device is what is waited for."""
+    """Returns the number of compressing threads: most of the cores, so that disk or device is the bottleneck."""
     return max(2, 3 * len(os.sched_getaffinity(0)) // 4)
 
 
 def gemma(folder: Path, scale: Scale) -> Path:
-    """A checkpoint folder of Gemma-2-2b's shape (`Gemma2Config()`), weights random, with the toy's tokenizer.
+    """Writes a checkpoint folder of Gemma-2-2b's shape (`Gemma2Config()`) with random weights and the toy's tokenizer.
 
     The tokenizer's special tokens have Gemma's ids; its 4,096 tokens are the first of the model's 256,000.
     """

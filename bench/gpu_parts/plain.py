@@ -1,7 +1,7 @@
-"""The same SAEs as anybody would write them: dense PyTorch, compiled, with fused Adam and nothing besides.
+"""The same SAEs in plain PyTorch: dense, compiled, with fused Adam.
 
-No unit rows, no projection, no clipping, no count of the dead, no sums for a log: the floor, not a peer's trainer.
-Parameters float32, matrix products and activations bfloat16 on a GPU, as ours.
+Without unit rows, projection, clipping, dead counts and log sums, this is a lower bound, not another library's trainer.
+Parameters are float32; matrix products and activations are bfloat16 on a GPU, as in ours.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ BANDWIDTH = 0.05
 
 
 def compiled_step(name: str, params: Params, inputs: Iterator[Tensor], dtype: torch.dtype, k: int, lr: float) -> Step:
-    """One optimisation step a call, of a `relu`, `topk` or `jumprelu` SAE that begins at `params`.
+    """Returns a function that makes one optimisation step of a `relu`, `topk` or `jumprelu` SAE, starting at `params`.
 
-    `inputs` gives x (batch, d_in) float32, scaled, on the parameters' device.
+    `inputs` yields x (batch, d_in) float32, scaled, on the parameters' device.
     """
     leaves = {key: value.detach().clone().requires_grad_() for key, value in params.items()}
     adam = torch.optim.Adam(leaves.values(), lr=lr, fused=True)
-    # Inductor wants a C++ compiler on a CPU, where nothing is claimed.
+    # On a CPU, for which nothing is claimed, Inductor would need a C++ compiler.
     backend = "inductor" if leaves["W_enc"].is_cuda else "aot_eager"
     loss = torch.compile(LOSSES[name], backend=backend, fullgraph=True, dynamic=False)
 
@@ -52,7 +52,7 @@ def topk_loss(params: Params, x: Tensor, dtype: torch.dtype, k: int) -> Tensor:
 
 
 def jumprelu_loss(params: Params, x: Tensor, dtype: torch.dtype, k: int) -> Tensor:
-    """The thresholds learn through a rectangle kernel in place of the jump's slope (Rajamanoharan et al. 2024)."""
+    """Lets thresholds learn through a rectangle kernel in place of the jump's slope (Rajamanoharan et al. 2024)."""
     pre_acts = _pre_acts(params, x, dtype)
     gate = JumpGate.apply(pre_acts, params["threshold"].to(dtype))
     return _error(params, x, pre_acts * gate, dtype) + L0 * gate.float().sum() / len(x)
@@ -62,7 +62,7 @@ LOSSES = {"relu": relu_loss, "topk": topk_loss, "jumprelu": jumprelu_loss}
 
 
 class JumpGate(torch.autograd.Function):
-    """H(pre_acts - threshold), with the rectangle kernel's slope for the threshold and none for the pre-acts."""
+    """H(pre_acts - threshold), with the rectangle kernel's slope for the threshold and no gradient for the pre-acts."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, pre_acts: Tensor, threshold: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where one step's time goes, operation by operation: torch.profiler's table."""
+"""Time of a step by operation, as torch.profiler's table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINES = 25
 
 
 def tables(scale: Scale, folder: Path) -> str:
-    """Of dense and sparse steps at the shapes of the first two aims."""
+    """Returns the tables of dense and sparse steps at the shapes of the first two aims."""
     texts = []
     cache = material.shared_cache(folder, scale)
     device, resident = scale.device, memory_of(scale.device)
@@ -38,9 +38,11 @@ def tables(scale: Scale, folder: Path) -> str:
 def table(step: Work, scale: Scale) -> str:
     on_device = scale.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]
-    with profile(activities=activities) as found:
+    with profile(activities=activities) as profiler:
         for _ in range(STEPS):
             step()
         if on_device:
             torch.cuda.synchronize(scale.device)
-    return found.key_averages().table(sort_by="device_time_total" if on_device else "cpu_time_total", row_limit=LINES)
+    return profiler.key_averages().table(
+        sort_by="device_time_total" if on_device else "cpu_time_total", row_limit=LINES
+    )

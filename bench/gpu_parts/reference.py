@@ -1,9 +1,9 @@
-"""The ten runs of the field's reference experiment, from a resident cache, through `train` as the command calls it.
+"""The ten runs of the field's reference experiment, from a resident cache, with the function behind `saepipe train`.
 
-`configs/study-baseline.yaml` as it stands (10M tokens, d_in 2304, d_sae 2304, batch 2048, 4,882 steps), at five weights
-of L1, each with and without the orthogonality of the most similar pairs. The seconds are from the first step to the
-last run's folder: log lines, checkpoints, health rules and sealing are in them, decoding the cache is not.
-The cache holds made-up rows; where it has fewer than 10M, it is read several times, and `passes` says how often.
+`configs/study-baseline.yaml` unchanged (10M tokens, d_in 2304, d_sae 2304, batch 2048, 4,882 steps), at five weights of
+L1, each with and without the orthogonality of the most similar pairs. The time runs from the first step to the last
+run's folder: it includes log lines, checkpoints, health rules and sealing, but not decoding the cache. The cache holds
+random rows; if it has fewer than 10M, it is read several times (`passes` in the result).
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ PAIRS = {"name": "topk_orthogonality", "weight": 0.1}
 
 
 def measure(session: Session) -> dict[str, Any]:
-    """Seconds of all ten, and what lies outside them."""
+    """Returns the seconds of all ten runs, and those of the whole call and of decoding."""
     scale = session.scale
     began = time.perf_counter()
     cache = material.write_cache(session.folder / "reference-cache", scale, scale.reference_rows)
     written = time.perf_counter() - began
-    print(f"  a cache of {cache.num_tokens:,} rows was written in {written:.0f} s", flush=True)
+    print(f"  wrote a cache of {cache.num_tokens:,} rows in {written:.0f} s", flush=True)
     config = TrainConfig.parse(study(session, cache.path))
     if scale.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(scale.device)
     watch, began = Stopwatch(), time.perf_counter()
     try:
         train(config, session.folder / "runs", progress=watch)
-    except HealthError as error:  # the rows are made up; the time is what is asked for, and this is told
+    except HealthError as error:  # expected of random rows; only the time matters, and the error is recorded
         watch.say(str(error))
     whole = time.perf_counter() - began
     training = sum(seconds for name, seconds in watch.seconds.items() if name.startswith("train "))
     tokens = scale.reference_steps * scale.reference_batch
-    found = {
+    figures = {
         "seconds": training,
         "seconds_of_the_whole_call": whole,
         "seconds_of_decoding": sum(seconds for name, seconds in watch.seconds.items() if name.startswith("decode ")),
@@ -57,15 +57,15 @@ def measure(session: Session) -> dict[str, Any]:
         "said": [line.replace(f"{session.folder}/", "") for line in watch.said],
     }
     if scale.device.type == "cuda":
-        found["peak_gib"] = torch.cuda.max_memory_allocated(scale.device) / 2**30
+        figures["peak_gib"] = torch.cuda.max_memory_allocated(scale.device) / 2**30
     print(
-        f"  {found['runs']} runs of {found['steps']:,} steps in {training:.1f} s ({whole:.1f} s with all)", flush=True
+        f"  {figures['runs']} runs of {figures['steps']:,} steps in {training:.1f} s ({whole:.1f} s in all)", flush=True
     )
-    return found
+    return figures
 
 
 def study(session: Session, cache: Path) -> dict[str, Any]:
-    """The study's config with this cache, its rows in the device's memory, and ten variants."""
+    """Returns the study's config with this cache, resident in the device's memory, and ten variants."""
     scale = session.scale
     raw = yaml.safe_load(STUDY.read_text())
     raw |= {"cache": str(cache), "hook": scale.hook, "device": str(scale.device), "resident": memory_of(scale.device)}

@@ -1,4 +1,4 @@
-"""How large each part is: on a GPU as the claims ask, and `tiny`, for a CPU, where nothing is claimed."""
+"""Sizes of each part: `full` for the claims about a GPU, and `tiny` for a CPU, which supports no claims."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ class Scale:
     d_in: int
     batch: int
     d_saes: tuple[int, ...]
-    active: int  # latents a token at which every architecture is measured
+    active: int  # latents per token of every architecture
     num_variants: int
-    rounds: int  # turns of each contender; figures are medians
-    turn_seconds: float  # how long a turn is to take
+    rounds: int  # turns per contender; figures are medians over them
+    turn_seconds: float  # length of a turn
     copy_bytes: int
 
-    contexts: tuple[tuple[int, int], ...]  # (context_size, contexts a forward pass)
+    contexts: tuple[tuple[int, int], ...]  # (context_size, contexts per forward pass)
     harvest_tokens: int
     harvest_layer: int
 
-    cache_rows: int  # of the cache that loaders and steps read
+    cache_rows: int  # rows of the cache that loaders and steps read
     shard_rows: int
     chunk_rows: int
 
-    reference_rows: int  # of the cache that the reference experiment reads
+    reference_rows: int  # rows of the cache that the reference experiment reads
     reference_d_sae: int
     reference_batch: int
     reference_steps: int
 
-    seconds: dict[str, float]  # what a part may take; what does not fit is recorded as not measured
+    seconds: dict[str, float]  # time budget of each part; measurements that do not fit are recorded as skipped
 
     @property
     def tiny(self) -> bool:
@@ -46,7 +46,7 @@ class Scale:
 
 
 def full(device: torch.device) -> Scale:
-    """What the claims are about: the shapes of Gemma-2-2b, and the field's reference experiment."""
+    """Returns the sizes of the claims: the shapes of Gemma-2-2b, and the field's reference experiment."""
     return Scale(
         device=device,
         d_in=2304,
@@ -72,7 +72,7 @@ def full(device: torch.device) -> Scale:
 
 
 def tiny() -> Scale:
-    """Every line on a CPU, in seconds."""
+    """Returns sizes that run every line on a CPU within seconds."""
     return Scale(
         device=torch.device("cpu"),
         d_in=32,

@@ -1,4 +1,4 @@
-"""What a part is given."""
+"""Input of a part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpu_parts.timing import Budget
 
 @dataclass(frozen=True)
 class Session:
-    """One part's sizes, its time, a folder that is thrown away, and whether the kernels may be timed."""
+    """Sizes and time budget of a part, a temporary folder, and whether the kernels are right and may be timed."""
 
     scale: Scale
     budget: Budget

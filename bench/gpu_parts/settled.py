@@ -1,4 +1,4 @@
-"""SAEs as they are once training has settled, without the training: as many active latents a token as asked for."""
+"""SAEs with the settled density of trained ones, but without training: a chosen number of active latents per token."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from saepipe.train.sae.base import Params
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 
 ARCHITECTURES = ("relu", "topk", "jumprelu")
-LR = 1e-12  # every step does its whole work and leaves the density where it is
+LR = 1e-12  # every step does all its work and leaves the density unchanged
 BISECTIONS = 30
 
 
 @dataclass(frozen=True)
 class Settled:
-    """An architecture at one width, its parameters, and what they do to a batch."""
+    """An architecture at one width, with parameters of a settled density."""
 
     name: str
     d_sae: int
     params: Params
-    scale: float  # rows are trained on as scale * row
+    scale: float  # the SAE is trained on scale * row
     l0: float
 
 
 def settle(scale: Scale, name: str, d_sae: int, rows: Tensor) -> Settled:
-    """Random weights, b_dec the mean of `rows` (batch, d_in), and one threshold at which `scale.active` are on.
+    """Returns random weights with `scale.active` active latents per token and `b_dec` the mean of `rows` (batch, d_in).
 
-    A relu has it as its b_enc, a jumprelu as its threshold; a topk needs none.
+    One threshold sets the density: -b_enc of a relu, `threshold` of a jumprelu; a topk needs none.
     """
     factor = float(scale.d_in**0.5 / torch.linalg.vector_norm(rows.float(), dim=1).square().mean().sqrt())
     recipe = recipe_of(scale, name, d_sae, factor, "never", seed=0)
@@ -42,17 +42,17 @@ def settle(scale: Scale, name: str, d_sae: int, rows: Tensor) -> Settled:
     params["b_dec"] = x.mean(0)
     sae = recipe.config.sae
     with torch.no_grad():
-        at = threshold(sae.pre_acts(params, x, recipe.dtype), scale.active / d_sae)
+        level = threshold_at(sae.pre_acts(params, x, recipe.dtype), scale.active / d_sae)
         if name == "relu":
-            params["b_enc"] = torch.full_like(params["b_enc"], -at)
+            params["b_enc"] = torch.full_like(params["b_enc"], -level)
         elif name == "jumprelu":
-            params["threshold"] = torch.full_like(params["threshold"], at)
+            params["threshold"] = torch.full_like(params["threshold"], level)
         acts = sae.encode(params, x, recipe.dtype)
     return Settled(name, d_sae, params, factor, float((acts > 0).sum() / len(x)))
 
 
-def threshold(pre_acts: Tensor, share: float) -> float:
-    """What `share` of the entries exceed, by bisection: the entries are too many to sort."""
+def threshold_at(pre_acts: Tensor, share: float) -> float:
+    """Returns the value that `share` of the entries exceed, by bisection, since there are too many entries to sort."""
     low, high = 0.0, float(pre_acts.max())
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -66,7 +66,7 @@ def threshold(pre_acts: Tensor, share: float) -> float:
 def recipe_of(
     scale: Scale, name: str, d_sae: int, factor: float, sparse_steps: str, seed: int, dtype: str = "auto"
 ) -> Recipe:
-    """Of a run that is always sparse or always dense."""
+    """Returns the recipe of a run whose steps are all sparse or all dense."""
     saes: dict[str, dict[str, Any]] = {
         "relu": {"sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": L1}]},
         "topk": {"sae": {"name": "topk", "k": scale.active}},
@@ -82,9 +82,9 @@ def recipe_of(
     return Recipe(config, scale.d_in, factor, scale.device)
 
 
-def fresh(
+def new_run(
     scale: Scale, settled: Settled, sparse_steps: str, seed: int, dtype: str = "auto"
 ) -> tuple[Recipe, TrainState]:
-    """A run at step 0 with the settled parameters."""
+    """Returns a run at step 0 with the settled parameters."""
     recipe = recipe_of(scale, settled.name, settled.d_sae, settled.scale, sparse_steps, seed, dtype)
     return recipe, fresh_state(recipe, settled.params)

@@ -1,4 +1,4 @@
-"""Time on a device: events on its stream, contenders in turns, medians; and the memory each of them needs."""
+"""Times work on a device with events on its stream: contenders take turns, figures are medians; also peak memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from saepipe.data.terminal.progress import Silent
 Work = Callable[[], object]
 
 WARM_CALLS = 3
-MOST_CALLS = 1000
+MAX_CALLS = 1000
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The moment at which a part is to end."""
+    """The moment at which a part should end."""
 
     end: float
 
@@ -36,32 +36,32 @@ class Budget:
 
 
 class Stopwatch(Silent):
-    """How long each task took, by its name."""
+    """Records how long each task takes, by name."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seconds: dict[str, float] = {}
 
-    def start(self, what: str, total: int, unit: str, done: int = 0) -> None:
-        self._what, self._began = what, time.perf_counter()
+    def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
+        self._task, self._began = task, time.perf_counter()
 
     def finish(self) -> None:
-        self.seconds[self._what] = self.seconds.get(self._what, 0.0) + time.perf_counter() - self._began
+        self.seconds[self._task] = self.seconds.get(self._task, 0.0) + time.perf_counter() - self._began
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Work that has been warmed up: what its first calls took, and how many calls make a turn."""
+    """Work that has been warmed up, with its calls per turn."""
 
     work: Work
     calls: int
-    first_seconds: float  # of the first call: compilation is in it
-    peak_bytes: int | None  # allocated by its making and its calls, at most; None on a CPU
+    first_seconds: float  # seconds of the first call, which includes compilation
+    peak_bytes: int | None  # peak memory allocated while it is built and called; None on a CPU
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call, one figure a turn."""
+    """Seconds per call, one figure per turn."""
 
     turns: tuple[float, ...]
 
@@ -70,8 +70,8 @@ class Timing:
         return statistics.median(self.turns)
 
 
-def seconds_a_call(work: Work, calls: int, device: torch.device) -> float:
-    """By events on the stream, so that time in which the device waits for Python counts too."""
+def seconds_per_call(work: Work, calls: int, device: torch.device) -> float:
+    """Times calls by events on the stream, so that time in which the device waits for Python counts too."""
     if device.type != "cuda":
         began = time.perf_counter()
         for _ in range(calls):
@@ -87,45 +87,45 @@ def seconds_a_call(work: Work, calls: int, device: torch.device) -> float:
     return begin.elapsed_time(end) / 1e3 / calls
 
 
-def ready(make: Callable[[], Work], device: torch.device, turn_seconds: float, *, least_calls: int = 1) -> Contender:
-    """Makes and warms up a contender, alone, so that the peak of memory is its own."""
+def warm_up(make: Callable[[], Work], device: torch.device, turn_seconds: float, *, min_calls: int = 1) -> Contender:
+    """Builds and warms up a contender while no other is running, so that the memory peak is its own."""
     release()
     before = _start_of_peak(device)
     work = make()
-    first = seconds_a_call(work, 1, device)
-    warm = seconds_a_call(work, WARM_CALLS, device)
-    calls = max(least_calls, min(MOST_CALLS, round(turn_seconds / warm)))
+    first = seconds_per_call(work, 1, device)
+    warm = seconds_per_call(work, WARM_CALLS, device)
+    calls = max(min_calls, min(MAX_CALLS, round(turn_seconds / warm)))
     return Contender(work, calls, first, None if before is None else torch.cuda.max_memory_allocated(device) - before)
 
 
 def in_turns(contenders: Mapping[str, Contender], device: torch.device, rounds: int) -> dict[str, Timing]:
-    """Every contender once a round, every other round in the opposite order: clocks and heat hit them alike."""
-    found: dict[str, list[float]] = {name: [] for name in contenders}
+    """Times contenders once per round, every other round in the opposite order, so that clocks and heat affect all."""
+    turns: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds):
         for name in contenders if number % 2 == 0 else reversed(list(contenders)):
-            found[name].append(seconds_a_call(contenders[name].work, contenders[name].calls, device))
-    return {name: Timing(tuple(turns)) for name, turns in found.items()}
+            turns[name].append(seconds_per_call(contenders[name].work, contenders[name].calls, device))
+    return {name: Timing(tuple(seconds)) for name, seconds in turns.items()}
 
 
 def median_seconds(work: Work, device: torch.device, rounds: int, turn_seconds: float) -> float:
-    """Of one piece of work that has no rival."""
-    return in_turns({"": ready(lambda: work, device, turn_seconds)}, device, rounds)[""].seconds
+    """Returns the median seconds per call of a single piece of work."""
+    return in_turns({"": warm_up(lambda: work, device, turn_seconds)}, device, rounds)[""].seconds
 
 
 def release() -> None:
-    """Gives the device back what nobody refers to any more."""
+    """Returns unreferenced memory to the device."""
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
 
 
-def attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` found, or why it failed: a contender that fails must not cost the others their figures."""
+def attempt(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns the result of `work`, or why it failed, so that one failing contender does not cost the others theirs."""
     try:
         return work()
-    except Exception as error:  # recorded under its name, printed, and the script's exit code is then 1
+    except Exception as error:  # recorded under its name and printed; makes the exit code 1
         reason = str(error).strip().split("\n")[0]
-        print(f"FAILED {what}:", flush=True)
+        print(f"FAILED {name}:", flush=True)
         traceback.print_exc()
         return {"failed": f"{type(error).__name__}: {reason}"}
 

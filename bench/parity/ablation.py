@@ -32,14 +32,14 @@ PROFESSIONS = ("nurse", "surgeon", "teacher", "lawyer")
 NUM = {"train": 40, "test": 30}
 QUARTER = {"train": 20, "test": 15}
 POOLED = 1e-5
-"""How far pooled activations may differ: the closed form against brute force, in float32."""
+"""Allowed difference between pooled activations: the closed form against brute force, in float32."""
 _ZERO = 1e-7
-"""An effect below this is rounding."""
+"""An effect below this counts as 0: it comes from rounding."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """TPP on classes, or SCR on one pair of them."""
+    """TPP on classes, or SCR on one pair of classes."""
 
     name: str
     train: TextActivations
@@ -48,7 +48,7 @@ class Task:
 
 
 def prepare(material: Material) -> None:
-    """Writes each task's activations as the reference holds them, its probes and its examples."""
+    """Writes each task's activations in the reference's layout, its probes and its examples."""
     for task in _tasks(material):
         c = task.concepts
         tensors = {
@@ -65,13 +65,13 @@ def prepare(material: Material) -> None:
 
 
 def compare(material: Material) -> Iterator[Row]:
-    """By task and SAE."""
+    """Compares both sides for each task and SAE."""
     for task in _tasks(material):
         for subject in material.subjects:
             name = f"{task.name}_{subject.run.variant}"
-            found = load_file(material.folder / "ablation" / f"{name}.safetensors")
+            theirs = load_file(material.folder / "ablation" / f"{name}.safetensors")
             scores = json.loads((material.folder / "ablation" / f"{name}.json").read_text())
-            yield from _compare(task, subject, found, scores)
+            yield from _compare(task, subject, theirs, scores)
 
 
 def _compare(task: Task, subject: Subject, theirs: dict[str, torch.Tensor], scores: dict[str, Any]) -> Iterator[Row]:
@@ -84,12 +84,12 @@ def _compare(task: Task, subject: Subject, theirs: dict[str, torch.Tensor], scor
     yield absolutely(part, "effects", theirs["effects"], effects, 1e-5)
 
     chosen = theirs["chosen"]  # (num_concepts, num_sizes, d_sae) bool
-    ours = [[_mask(latents_to_ablate(effect, size, "reference"), len(effect)) for size in SIZES] for effect in effects]
-    # Among effects of 0 the reference takes whichever, and rounding decides which are 0: these are left out.
+    masks = [[_mask(latents_to_ablate(effect, size, "reference"), len(effect)) for size in SIZES] for effect in effects]
+    # The reference selects among effects of 0 arbitrarily, and rounding decides which are 0: they are left out.
     clear = (theirs["effects"].abs() > _ZERO)[:, None]
-    note = f"{chosen.shape[0]} concepts x {chosen.shape[1]} sizes; effects of 0 apart"
-    mine = torch.stack([torch.stack(of) for of in ours])
-    yield exactly(part, "latents that are switched off", (chosen & clear).tolist(), (mine & clear).tolist(), note)
+    note = f"{chosen.shape[0]} concepts x {chosen.shape[1]} sizes; without effects of 0"
+    ours = torch.stack([torch.stack(by_size) for by_size in masks])
+    yield exactly(part, "latents that are switched off", (chosen & clear).tolist(), (ours & clear).tolist(), note)
 
     latents, pooled = torch.arange(subject.sae.d_sae), test.pooled()
     without, masked = (
@@ -103,22 +103,22 @@ def _compare(task: Task, subject: Subject, theirs: dict[str, torch.Tensor], scor
     once = torch.ones(1, test.num_texts, dtype=torch.float64)
     clean = accuracies(concepts.logits(pooled), concepts.test_signs, once)
     after = accuracies(concepts.logits(without), concepts.test_signs, once)
-    found = _tpp(clean, after) if signed else _scr(task, clean, without, pooled, once)
-    yield exactly(part, "keys of the scores", sorted(scores), sorted(found))
+    our_scores = _tpp(clean, after) if signed else _scr(task, clean, without, pooled, once)
+    yield exactly(part, "keys of the scores", sorted(scores), sorted(our_scores))
     key = f"scores (from {min(scores.values()):.3g} to {max(scores.values()):.3g})"
-    yield absolutely(part, key, *np.array([[scores[name], found[name]] for name in scores]).T, 1e-6)
+    yield absolutely(part, key, *np.array([[scores[name], our_scores[name]] for name in scores]).T, 1e-6)
 
 
 def _without(
     pooled: torch.Tensor, sums: torch.Tensor, W_dec: torch.Tensor, test: TextActivations, chosen: torch.Tensor
 ) -> torch.Tensor:
-    """(num_concepts, num_sizes, num_texts, d_in)"""
-    each = [ablated_pooled(pooled, sums, W_dec, test.num_tokens, on.nonzero()[:, 0]) for on in chosen.flatten(0, 1)]
-    return torch.stack(each).unflatten(0, chosen.shape[:2])
+    """Returns the pooled activations without the chosen latents, (num_concepts, num_sizes, num_texts, d_in)."""
+    ablated = [ablated_pooled(pooled, sums, W_dec, test.num_tokens, on.nonzero()[:, 0]) for on in chosen.flatten(0, 1)]
+    return torch.stack(ablated).unflatten(0, chosen.shape[:2])
 
 
 def _mask(selected: torch.Tensor, d_sae: int) -> torch.Tensor:
-    """(d_sae,) bool"""
+    """Returns a (d_sae,) bool mask of the selected latents."""
     return torch.zeros(d_sae, dtype=torch.bool).index_fill(0, selected, True)
 
 
@@ -130,17 +130,17 @@ def _tpp(clean: np.ndarray, after: np.ndarray) -> dict[str, float]:
 def _scr(
     task: Task, clean: np.ndarray, without: torch.Tensor, pooled: torch.Tensor, once: torch.Tensor
 ) -> dict[str, float]:
-    def misled(x: torch.Tensor, which: int) -> np.ndarray:
-        """Accuracy of the spurious probe about another question, (..., 1)."""
+    def spurious_accuracy(x: torch.Tensor, question: int) -> np.ndarray:
+        """Returns the accuracy of the spurious probe on another question, (..., 1)."""
         logits = task.concepts.logits(x)[..., [SPURIOUS]]
-        return accuracies(logits, task.concepts.test_signs[[which]], once)[..., 0]
+        return accuracies(logits, task.concepts.test_signs[[question]], once)[..., 0]
 
-    at_first = np.stack([misled(pooled, CONCEPT), misled(pooled, ATTRIBUTE)], axis=-1)
+    before = np.stack([spurious_accuracy(pooled, CONCEPT), spurious_accuracy(pooled, ATTRIBUTE)], axis=-1)
     values = scr_scores(
         clean[:, [CONCEPT, ATTRIBUTE]],
-        at_first,
-        misled(without[ATTRIBUTE], CONCEPT),
-        misled(without[CONCEPT], ATTRIBUTE),
+        before,
+        spurious_accuracy(without[ATTRIBUTE], CONCEPT),
+        spurious_accuracy(without[CONCEPT], ATTRIBUTE),
         SIZES,
         "reference",
     )
@@ -155,13 +155,13 @@ def _tasks(material: Material) -> Iterator[Task]:
     ) -> Task:
         work = activations_work(Work("texts", {"name": name}), CONTEXT)
         x = text_activations(testbed, [*train, *test], work, name, Silent())
-        known, unseen = slice_texts(x, 0, len(train)), slice_texts(x, len(train), x.num_texts)
-        concepts = ConceptProbes.fit(known.pooled(), unseen.pooled(), examples, "reference", generator)
-        return Task(name, known, unseen, concepts)
+        train_texts, test_texts = slice_texts(x, 0, len(train)), slice_texts(x, len(train), x.num_texts)
+        concepts = ConceptProbes.fit(train_texts.pooled(), test_texts.pooled(), examples, "reference", generator)
+        return Task(name, train_texts, test_texts, concepts)
 
     texts = _biographies()
     parts = {
-        part: [text for label in PROFESSIONS for text in _of(texts, label)[first : first + NUM[part]]]
+        part: [text for label in PROFESSIONS for text in _select(texts, label)[first : first + NUM[part]]]
         for part, first in (("train", 0), ("test", NUM["train"]))
     }
     labels = {part: torch.arange(len(PROFESSIONS)).repeat_interleave(NUM[part]) for part in parts}
@@ -183,24 +183,24 @@ def _biographies() -> list[toy.Document]:
     return list(islice(toy.documents(seed=7, kinds=("biography",)), 4_000))
 
 
-def _of(texts: list[toy.Document], profession: str, gender: str | None = None) -> list[str]:
+def _select(texts: list[toy.Document], profession: str, gender: str | None = None) -> list[str]:
     return [d.text for d in texts if d.labels["profession"] == profession and gender in (None, d.labels["gender"])]
 
 
 def _quarters(texts: list[toy.Document], part: str) -> tuple[str, ...]:
-    """2 q, q, q and 2 q texts, as `PairTexts` has them."""
+    """Returns 2 q, q, q and 2 q texts, in the order of `PairTexts`."""
     q, first = QUARTER[part], 0 if part == "train" else 2 * QUARTER["train"]
     kinds = [(c, a) for a in ("male", "female") for c in PROFESSIONS[:2]]
     shares = (2, 1, 1, 2)
     return tuple(
         text
         for (label, gender), share in zip(kinds, shares, strict=True)
-        for text in _of(texts, label, gender)[first : first + share * q]
+        for text in _select(texts, label, gender)[first : first + share * q]
     )
 
 
 def _padded(texts: TextActivations) -> torch.Tensor:
-    """(num_texts, CONTEXT, d_in): behind a BOS, and zeros at all that is no ordinary token."""
+    """Returns (num_texts, CONTEXT, d_in), with zeros at the BOS in front and at all other non-ordinary tokens."""
     x = torch.zeros(texts.num_texts, CONTEXT, texts.x.shape[1])
     for row, (start, stop) in enumerate(texts.offsets.unfold(0, 2, 1).tolist()):
         x[row, 1 : 1 + stop - start] = texts.x[start:stop]

@@ -1,4 +1,4 @@
-"""Core, mode reference: every key of eval_result_metrics, and every latent's of eval_result_details."""
+"""Core in `mode: reference`: every key of eval_result_metrics, and every key and latent of eval_result_details."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.results.result_file import plain_value
 from saepipe.evaluate.run import evaluate
 
-Found = tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]
-"""eval_result_metrics, eval_result_details"""
+MetricsAndDetails = tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]
+"""eval_result_metrics and eval_result_details of one SAE."""
 
 
 def compare(material: Material) -> Iterator[Row]:
-    """Of both settings of exclude_special_tokens_from_reconstruction."""
+    """Compares both settings of exclude_special_tokens_from_reconstruction."""
     theirs = load_file(material.folder / "core" / "windows.safetensors")["windows"].numpy()
     ours = material.cache.heldout.contexts
     yield exactly("core", "windows of tokens", theirs.tolist(), ours.tolist(), f"{len(ours)} of {ours.shape[1]}")
@@ -38,8 +38,8 @@ def compare(material: Material) -> Iterator[Row]:
                 yield from _latents(part, reference["eval_result_details"], details)
 
 
-def _ours(material: Material, core: Core) -> dict[str, Found]:
-    """By SAE: of the runs what `evaluate` writes, of the linear one, which is no run, what the metric gives."""
+def _ours(material: Material, core: Core) -> dict[str, MetricsAndDetails]:
+    """Returns by SAE the results of `evaluate`; for the linear SAE, which has no run, those of the metric."""
     settings = {
         "metrics": [core.to_dict()],
         "mode": "reference",
@@ -50,12 +50,12 @@ def _ours(material: Material, core: Core) -> dict[str, Found]:
     }
     paths = evaluate(material.runs, EvaluateConfig.parse(settings), out=material.folder / "ours")
     results = [json.loads(path.read_text()) for path in paths]
-    found = {r["saepipe"]["variant"]: (r["eval_result_metrics"], r["eval_result_details"]) for r in results}
+    by_sae = {r["saepipe"]["variant"]: (r["eval_result_metrics"], r["eval_result_details"]) for r in results}
     [linear] = core.measure([material.linear], material.testbed(), Silent())
     metrics = {
         name: {key: plain_value(figure) for key, figure in group.items()} for name, group in linear.metrics.items()
     }
-    return {**found, LINEAR: (metrics, linear.details)}
+    return {**by_sae, LINEAR: (metrics, linear.details)}
 
 
 def _latents(part: str, theirs: list[dict[str, float]], ours: list[dict[str, float]]) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""What both sides are given: one tiny Gemma-2, one text, five SAEs, and what the parts add to them."""
+"""Inputs of both sides: one tiny Gemma-2, one text, five SAEs, and the files that the parts add."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ TRAIN = {
 
 
 class LinearSAE(nn.Module):
-    """acts = x W_enc + b_enc, x_hat = acts W_dec + b_dec: latents below 0, and some vectors of zeros."""
+    """acts = x W_enc + b_enc, x_hat = acts W_dec + b_dec, so that latents can be below 0; some vectors are zeros."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -106,24 +106,24 @@ class Material:
 
     @cached_property
     def linear(self) -> Subject:
-        """Of no architecture, and so no run."""
-        by_hand: Any = SimpleNamespace(variant=LINEAR, seed=0)
+        """Returns the linear SAE, which has no architecture and so no run."""
+        run: Any = SimpleNamespace(variant=LINEAR, seed=0)
         sae: Any = LinearSAE(load_file(self.folder / "saes" / LINEAR / "sae_weights.safetensors"))
-        return Subject(by_hand, sae, {})
+        return Subject(run, sae, {})
 
     @cached_property
     def subjects(self) -> list[Subject]:
         return [*(Subject.load(open_run(run), torch.device("cpu")) for run in self.runs), self.linear]
 
     def testbed(self) -> Testbed:
-        """Mode reference, the model run live in float32."""
+        """Returns a testbed in `mode: reference` whose model runs live in float32."""
         artifacts = KeptWork(self.folder / "artifacts", {**self.cache.attributes["model"], "hook": HOOK})
         load, cpu = lambda: self.language_model, torch.device("cpu")
         return Testbed(self.cache, HOOK, load, artifacts, BATCH, cpu, mode="reference", live=True)
 
 
 def make(folder: Path) -> Material:
-    """Harvests the text, trains the SAEs, and lays out what the reference reads."""
+    """Harvests the text, trains the SAEs, and writes the files that the reference reads."""
     texts = [document.text for document in islice(toy.documents(seed=0), NUM_DOCUMENTS)]
     _write_lines(folder / "text.jsonl", texts)
     heldout = [text for text in texts if heldout_score(text) < HELDOUT_SHARE]
@@ -151,7 +151,7 @@ def _write_lines(path: Path, texts: list[str]) -> None:
 
 
 def _write_linear(folder: Path) -> None:
-    """64 latents; two have no encoder direction (one of these is never above 0), two no decoder direction."""
+    """Writes 64 latents; two have no encoder direction (one of them is never above 0), two no decoder direction."""
     rng = torch.Generator().manual_seed(0)
     d_in, d_sae = 128, 64
     W_enc, W_dec = torch.randn(d_in, d_sae, generator=rng) / 30, torch.randn(d_sae, d_in, generator=rng) / 3

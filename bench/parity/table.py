@@ -1,4 +1,4 @@
-"""A row of the parity table: a figure on both sides, how far apart, and whether that is equal."""
+"""Rows of the parity table: a figure on both sides, their difference, and whether they are equal."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _FLOOR = 1e-3
 
 @dataclass(frozen=True)
 class Row:
-    """One key; of an array, the element that differs most."""
+    """Comparison of one key; for an array, of the element that differs most."""
 
     part: str
     key: str
     reference: float | None
     ours: float | None
     difference: float
-    """|reference - ours| / max(|reference|, |ours|), or absolute where `absolutely` compared it"""
+    """|reference - ours| / max(|reference|, |ours|), or absolute if `absolutely` compared the key."""
     allowed: float = RELATIVE
     note: str = ""
 
@@ -30,15 +30,15 @@ class Row:
 
     def __str__(self) -> str:
         verdict = "equal" if self.equal else "DIFFERENT"
-        shown = f"{_number(self.reference):>14} {_number(self.ours):>14} {self.difference:9.1e}"
-        return f"{self.part:<24} {self.key:<48} {shown}  {verdict}{f'  {self.note}' if self.note else ''}"
+        numbers = f"{_number(self.reference):>14} {_number(self.ours):>14} {self.difference:9.1e}"
+        return f"{self.part:<24} {self.key:<48} {numbers}  {verdict}{f'  {self.note}' if self.note else ''}"
 
 
 def relatively(part: str, key: str, reference: float | Sequence[float], ours: float | Sequence[float]) -> Row:
-    """Two numbers or two arrays of them.
+    """Compares two numbers or two arrays by relative difference.
 
-    Entries of an array below a thousandth of its largest are measured by that: a float32 dot product that cancels to
-    less (a cosine of 8e-5) has no four digits on either side.
+    The difference of array entries below a thousandth of the array's largest is relative to that thousandth: a float32
+    dot product that cancels to less (a cosine of 8e-5) does not have four correct digits on either side.
     """
     a, b = np.atleast_1d(np.asarray(reference, float)), np.atleast_1d(np.asarray(ours, float))
     if a.shape != b.shape or not len(a):
@@ -53,7 +53,7 @@ def relatively(part: str, key: str, reference: float | Sequence[float], ours: fl
 
 
 def absolutely(part: str, key: str, reference: np.ndarray, ours: np.ndarray, allowed: float) -> Row:
-    """Two arrays whose elements may be near 0: the largest difference."""
+    """Compares two arrays whose elements may be near 0 by their largest absolute difference."""
     a, b = np.asarray(reference, float).ravel(), np.asarray(ours, float).ravel()
     if a.shape != b.shape or not len(a):
         return Row(part, key, None, None, float("inf"), allowed, f"shapes {a.shape} and {b.shape}")
@@ -61,7 +61,7 @@ def absolutely(part: str, key: str, reference: np.ndarray, ours: np.ndarray, all
 
 
 def exactly(part: str, key: str, reference: object, ours: object, note: str = "") -> Row:
-    """Two things that are the same or not."""
+    """Compares two objects for equality."""
     return Row(part, key, None, None, 0.0 if reference == ours else float("inf"), note=note)
 
 

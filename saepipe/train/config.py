@@ -26,7 +26,7 @@ from saepipe.data.folders.health_rules import RULES
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
-from saepipe.train.setting import Schedule
+from saepipe.train.schedule import Schedule
 from saepipe.train.transforms.base import Transform
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -1,4 +1,4 @@
-"""bench/gpu.py, every line of it that runs on a CPU."""
+"""bench/gpu.py, every line that runs on a CPU."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ SCALE = tiny()
 
 @pytest.fixture
 def rows() -> torch.Tensor:
-    return Rows(SCALE.d_in, SCALE.device).draw(SCALE.batch)
+    return Rows(SCALE.d_in, SCALE.device).sample(SCALE.batch)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Exit code and result file of the script in its tiny mode."""
+    """Runs the script in its tiny mode; returns its exit code and its result file."""
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--out", str(out), *arguments])
     return gpu.main(), json.loads(out.read_text())
 
@@ -52,10 +52,10 @@ def test_every_part_runs_and_nothing_fails(monkeypatch: pytest.MonkeyPatch, tmp_
             "contenders"
         ].keys()
         assert all(contender["ms"] > 0 for contender in width["contenders"].values())
-    assert result["aims"] == []  # tiny numbers are no claims
+    assert result["aims"] == []  # tiny sizes support no claims
 
 
-def test_a_later_call_adds_to_the_file_unless_the_code_is_another(
+def test_a_later_call_adds_to_the_file_unless_device_or_commit_differ(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out = tmp_path / "gpu.json"
@@ -63,29 +63,29 @@ def test_a_later_call_adds_to_the_file_unless_the_code_is_another(
     _, both = run(monkeypatch, out, "--parts", "loader")
     assert both["parts"].keys() == {"ceilings", "loader"}
     result = json.loads(out.read_text())
-    result["versions"]["commit"] += "-dirty"  # the result itself, written into the checkout
+    result["versions"]["commit"] += "-dirty"  # because the result was written into the checkout
     out.write_text(json.dumps(result))
-    assert gpu.earlier(out, {"device": result["device"], "commit": "tests"}).keys() == {"ceilings", "loader"}
-    assert gpu.earlier(out, {"device": result["device"], "commit": "others"}) == {}
-    assert gpu.earlier(out, {"device": {"name": "another"}, "commit": "tests"}) == {}
+    assert gpu.earlier_parts(out, {"device": result["device"], "commit": "tests"}).keys() == {"ceilings", "loader"}
+    assert gpu.earlier_parts(out, {"device": result["device"], "commit": "others"}) == {}
+    assert gpu.earlier_parts(out, {"device": {"name": "another"}, "commit": "tests"}) == {}
 
 
-def test_a_wrong_kernel_is_told_and_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_wrong_kernel_is_named_and_not_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     right = mkl.decode_t
     monkeypatch.setattr(mkl, "decode_t", lambda pattern, values, A: 1.01 * right(pattern, values, A))
-    code, result = run(monkeypatch, tmp_path / "gpu.json", "--parts", "steps")  # which rests on the kernels
+    code, result = run(monkeypatch, tmp_path / "gpu.json", "--parts", "steps")  # needs the kernels
     assert code == 1
-    found = result["parts"]["kernels"]
-    assert not found["right"]
-    assert "ms" not in found
-    wrong = {line.split(" at ")[0] for line in found["wrong"]}
+    kernels = result["parts"]["kernels"]
+    assert not kernels["right"]
+    assert "ms" not in kernels
+    wrong = {line.split(" at ")[0] for line in kernels["wrong"]}
     in_steps = {f"gradient of {name} in a whole step" for name in ("W_dec", "W_enc", "b_enc", "b_dec", "threshold")}
     products = {"decode_t", "column_sums", "gradient of W_dec", "gradient of W_enc", "gradient of b_enc"}
     assert products <= wrong <= products | in_steps
     assert wrong & in_steps
-    line = result["parts"]["steps"]["relu 64"]["contenders"]
-    assert "dense" in line
-    assert not [name for name in line if name.startswith("sparse")]
+    timed = result["parts"]["steps"]["relu 64"]["contenders"]
+    assert "dense" in timed
+    assert not [name for name in timed if name.startswith("sparse")]
 
 
 def test_a_kernel_that_gives_nan_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -96,27 +96,27 @@ def test_a_kernel_that_gives_nan_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert any(line.startswith("sampled at ") for line in result["parts"]["kernels"]["wrong"])
 
 
-def test_a_contender_that_fails_is_told_and_costs_the_others_nothing(
+def test_a_failing_contender_is_recorded_and_the_others_continue(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def broken(*_: Any) -> Any:
-        raise RuntimeError("CUDA error: out of luck")
+        raise RuntimeError("CUDA error: unknown error")
 
     monkeypatch.setattr(contenders, "compiled_step", broken)
-    found = gpu.steps.measure(Session(SCALE, Budget.of(60.0), tmp_path, True))
-    assert len(list(gpu.failures(found))) == len(settled.ARCHITECTURES)
+    result = gpu.steps.measure(Session(SCALE, Budget.of(60.0), tmp_path, True))
+    assert len(list(gpu.failures(result))) == len(settled.ARCHITECTURES)
     for name in settled.ARCHITECTURES:
-        line = found[f"{name} 64"]["contenders"]
-        assert line[contenders.PLAIN] == {"failed": "RuntimeError: CUDA error: out of luck"}
-        assert line["sparse"]["ms"] > 0
+        timed = result[f"{name} 64"]["contenders"]
+        assert timed[contenders.PLAIN] == {"failed": "RuntimeError: CUDA error: unknown error"}
+        assert timed["sparse"]["ms"] > 0
 
 
-def test_what_there_is_no_time_for_says_so(tmp_path: Path) -> None:
-    found = gpu.steps.measure(Session(SCALE, Budget.of(-1.0), tmp_path, True))
-    assert found == {f"{name} 64": {"skipped": "the part's time was up"} for name in settled.ARCHITECTURES}
+def test_widths_without_time_left_are_recorded_as_skipped(tmp_path: Path) -> None:
+    result = gpu.steps.measure(Session(SCALE, Budget.of(-1.0), tmp_path, True))
+    assert result == {f"{name} 64": {"skipped": "the part's time was up"} for name in settled.ARCHITECTURES}
 
 
-def test_awkward_cases_have_rows_and_columns_without_entries_and_long_ones() -> None:
+def test_awkward_cases_have_empty_and_long_rows_and_columns() -> None:
     patterns = [case.pattern for case in kernel_cases.awkward_cases(SCALE, torch.float32)]
     in_rows = [pattern.row_starts.diff() for pattern in patterns]
     in_columns = [pattern.by_column.starts.diff() for pattern in patterns]
@@ -127,22 +127,22 @@ def test_awkward_cases_have_rows_and_columns_without_entries_and_long_ones() -> 
 
 
 @pytest.mark.parametrize("name", settled.ARCHITECTURES)
-def test_a_settled_sae_has_the_density_that_was_asked_for(name: str, rows: torch.Tensor) -> None:
-    found = settled.settle(SCALE, name, 64, rows)
-    recipe, state = settled.fresh(SCALE, found, "never", 0)
+def test_a_settled_sae_has_the_requested_density(name: str, rows: torch.Tensor) -> None:
+    sae = settled.settle(SCALE, name, 64, rows)
+    recipe, state = settled.new_run(SCALE, sae, "never", 0)
     acts = step_loss(recipe, state, recipe.scaled(rows)).ctx.acts
     assert float((acts > 0).sum(1).float().mean()) == pytest.approx(SCALE.active, rel=0.02)
-    assert found.l0 == pytest.approx(SCALE.active, rel=0.02)
+    assert sae.l0 == pytest.approx(SCALE.active, rel=0.02)
 
 
 @pytest.mark.parametrize("name", settled.ARCHITECTURES)
 def test_the_plain_sae_does_the_same_work(name: str, rows: torch.Tensor) -> None:
-    """The same loss, and (but for a jumprelu's thresholds, where papers differ) the same gradients."""
-    found = settled.settle(SCALE, name, 64, rows)
-    recipe, state = settled.fresh(SCALE, found, "never", 0)
+    """Compares loss and gradients, except those of a jumprelu's thresholds, on which papers differ."""
+    sae = settled.settle(SCALE, name, 64, rows)
+    recipe, state = settled.new_run(SCALE, sae, "never", 0)
     x = recipe.scaled(rows)
     ours = step_loss(recipe, state, x).total
-    leaves = {key: value.clone().requires_grad_() for key, value in found.params.items()}
+    leaves = {key: value.clone().requires_grad_() for key, value in sae.params.items()}
     theirs = plain.LOSSES[name](leaves, x, torch.float32, SCALE.active)
     torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=0)
     names = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -150,8 +150,8 @@ def test_the_plain_sae_does_the_same_work(name: str, rows: torch.Tensor) -> None
     for key, gradient, expected in zip(
         names, torch.autograd.grad(theirs, [leaves[key] for key in names]), gradients, strict=True
     ):
-        if key == "W_dec":  # ours has no use for the part along a row, and L1 counts a row's length
-            gradient, expected = (across(part, found.params["W_dec"]) for part in (gradient, expected))
+        if key == "W_dec":  # ours removes the part along a row, and L1 counts a row's length
+            gradient, expected = (across(part, sae.params["W_dec"]) for part in (gradient, expected))
         torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -169,12 +169,12 @@ def test_aims_are_judged_by_their_limits() -> None:
 
 
 def test_failures_are_found_at_any_depth() -> None:
-    found = {"steps": {"relu 64": {"contenders": {"sparse": {"failed": "no"}}}}, "kernels": {"failed": "2 are wrong"}}
-    assert set(gpu.failures(found)) == {"steps, relu 64, contenders, sparse: no", "kernels: 2 are wrong"}
+    result = {"steps": {"relu 64": {"contenders": {"sparse": {"failed": "no"}}}}, "kernels": {"failed": "2 are wrong"}}
+    assert set(gpu.failures(result)) == {"steps, relu 64, contenders, sparse: no", "kernels: 2 are wrong"}
     assert list(gpu.failures({"loader": {"gb_s": 1.0}})) == []
 
 
-def test_a_gpu_is_asked_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_only_the_tiny_mode_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit, match="no CUDA device"):
@@ -189,5 +189,5 @@ def test_the_full_scale_is_the_reference_experiment() -> None:
 
 
 def across(gradient: torch.Tensor, W_dec: torch.Tensor) -> torch.Tensor:
-    """The part of (d_sae, d_in) that turns the unit rows of W_dec."""
+    """Returns the part of a gradient (d_sae, d_in) that is perpendicular to the unit rows of W_dec."""
     return gradient - (gradient * W_dec).sum(1, keepdim=True) * W_dec

@@ -1,4 +1,4 @@
-"""Runs with given configs, and access to the parts of charts."""
+"""Runs with chosen configs, and access to the parts of charts."""
 
 from __future__ import annotations
 

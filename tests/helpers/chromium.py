@@ -1,4 +1,4 @@
-"""A real browser for pages that we write: Debian's chromium, headless, driven by playwright."""
+"""A real browser for our pages: Debian's chromium, headless, driven by playwright."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Skips the tests that ask for it where there is no playwright or no chromium. Starting takes a second: open one a
-    file (a fixture of scope "module") and a new context or page a test."""
+    """Yields a browser; skips the test if playwright or chromium is missing. Starting takes a second: open one browser
+    per file (a fixture of scope "module") and a new context or page per test."""
     playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'saepipe[dev]'")
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -32,7 +32,7 @@ def open_browser() -> Iterator[Browser]:
 
 
 def screenshot(page: Page, name: str, folder: Path, *, full_page: bool = True) -> Path:
-    """Writes `<name>.png` into the folder that SAEPIPE_SCREENSHOTS names, else into `folder` (pytest's tmp_path)."""
+    """Writes `<name>.png` into the folder named by SAEPIPE_SCREENSHOTS, otherwise into `folder` (pytest's tmp_path)."""
     path = Path(os.environ.get("SAEPIPE_SCREENSHOTS") or folder) / f"{name}.png"
     page.screenshot(path=path, full_page=full_page)
     return path

@@ -1,4 +1,4 @@
-"""Finished runs without training, and results as an evaluation writes them, with figures that a test chooses."""
+"""Finished runs without training, and evaluation results whose figures a test chooses."""
 
 from __future__ import annotations
 

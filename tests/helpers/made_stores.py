@@ -1,4 +1,4 @@
-"""Made-up feature stores: well-formed, of any width, without a model or a cache."""
+"""Random feature stores: well-formed, of any width, without a model or a cache."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def write_store(
     no_logits: str | None = None,
     heat: float = 3.0,
 ) -> Path:
-    """A finished run `<variant>/seed-<n>` with a random decoder and a random store; every tenth latent is dead.
+    """Writes a finished run `<variant>/seed-<n>` with a random decoder and a random store; every tenth latent is dead.
 
-    `num_logits` 0 or a reason in `no_logits`: a store without logits. `heat` is the scale of activations.
+    If `num_logits` is 0 or `no_logits` gives a reason, the store has no logits. `heat` is the scale of activations.
     """
     rng = np.random.default_rng(seed)
     run = write_run(folder, d_sae=d_sae)
@@ -79,9 +79,9 @@ def write_store(
     return run
 
 
-def _figures(dead: np.ndarray, least: int, most: int, heat: float, rng: np.random.Generator) -> Arrays:
-    """How often and how strongly latents fire: those that are not dead on `least` to `most` tokens."""
-    num_active = np.where(dead, 0, rng.integers(least, most, len(dead)))
+def _figures(dead: np.ndarray, low: int, high: int, heat: float, rng: np.random.Generator) -> Arrays:
+    """Returns figures of latents; those that are not dead are active on `low` to `high` tokens."""
+    num_active = np.where(dead, 0, rng.integers(low, high, len(dead)))
     max_act = np.where(dead, np.nan, heat * (1 + rng.random(len(dead)))).astype(np.float32)
     edges = (2.0 ** np.arange(-4, 4.25, 0.25)).astype(np.float32)
     counts = rng.multinomial(num_active, np.full(len(edges) - 1, 1 / (len(edges) - 1)))
@@ -97,23 +97,23 @@ def _figures(dead: np.ndarray, least: int, most: int, heat: float, rng: np.rando
 def _examples(
     dead: np.ndarray, num_top: int, slots: int, window: int, contexts: tuple[int, int], rng: np.random.Generator
 ) -> Arrays:
-    """Top examples from strong to weak, then the sample from weak to strong; a window of its own heat for each."""
+    """Returns top examples from strong to weak, then sampled ones from weak to strong, each with a window of its heat."""
     d_sae, (num_contexts, context_size) = len(dead), contexts
     row = np.where(dead[:, None], -1, rng.integers(0, num_contexts, (d_sae, slots))).astype(np.int32)
     position = rng.integers(1, context_size, (d_sae, slots)).astype(np.int32)
     top, sample = -np.sort(-rng.random((d_sae, num_top))), np.sort(rng.random((d_sae, slots - num_top)))
     peak = np.concatenate([top, sample], axis=1)
     peak[:, :1] = 1
-    burn = (rng.random((d_sae, slots, window), np.float32) ** 8 * peak[:, :, None]).astype(np.float16)
+    window_heat = (rng.random((d_sae, slots, window), np.float32) ** 8 * peak[:, :, None]).astype(np.float16)
     start = np.clip(position - window * 2 // 3, 0, context_size - window)
     assert start[0, 0] == window_start(int(position[0, 0]), window, context_size)
-    np.put_along_axis(burn, (position - start)[:, :, None], peak[:, :, None].astype(np.float16), axis=2)
-    burn[:, :, 0][start == 0] = np.nan  # the window begins with the context's BOS
-    return {"example_context": row, "example_position": position, "heat": burn}
+    np.put_along_axis(window_heat, (position - start)[:, :, None], peak[:, :, None].astype(np.float16), axis=2)
+    window_heat[:, :, 0][start == 0] = np.nan  # the window begins with the context's BOS
+    return {"example_context": row, "example_position": position, "heat": window_heat}
 
 
 def _contexts(shape: tuple[int, int], vocab_size: int, rng: np.random.Generator) -> Arrays:
-    """Random tokens behind a BOS; three contexts a document."""
+    """Returns random tokens after a BOS; three contexts per document."""
     contexts = rng.integers(1, vocab_size, shape).astype(np.int32)
     contexts[:, 0] = 0
     number = np.arange(shape[0])
@@ -122,24 +122,24 @@ def _contexts(shape: tuple[int, int], vocab_size: int, rng: np.random.Generator)
 
 
 def _related(dead: np.ndarray, num: int, rng: np.random.Generator) -> Arrays:
-    """Other latents with scores in descending order; the dead are active with none."""
+    """Returns other latents with scores in descending order; dead latents have no coactive ones."""
 
-    def others(low: float) -> tuple[np.ndarray, np.ndarray]:
+    def related_latents(lowest: float) -> tuple[np.ndarray, np.ndarray]:
         index = (np.arange(len(dead))[:, None] + rng.integers(1, len(dead), (len(dead), num))) % len(dead)
-        return index.astype(np.int32), -np.sort(-rng.uniform(low, 1, index.shape), axis=1).astype(np.float32)
+        return index.astype(np.int32), -np.sort(-rng.uniform(lowest, 1, index.shape), axis=1).astype(np.float32)
 
-    neighbours, cosine = others(-0.2)
-    coactive, score = others(0.0)
+    neighbours, cosine = related_latents(-0.2)
+    coactive, score = related_latents(0.0)
     score[dead], coactive[dead] = np.nan, -1
     return {"neighbours": neighbours, "neighbour_cosine": cosine, "coactive": coactive, "coactive_score": score}
 
 
 def _logits(d_sae: int, num: int, vocab_size: int, rng: np.random.Generator) -> Arrays:
-    found: Arrays = {}
+    arrays: Arrays = {}
     for sign, factor in (("positive", 1), ("negative", -1)):
-        found[f"{sign}_ids"] = rng.integers(1, vocab_size, (d_sae, num)).astype(np.int32)
-        found[f"{sign}_values"] = (factor * -np.sort(-rng.random((d_sae, num)), axis=1)).astype(np.float32)
-    return found
+        arrays[f"{sign}_ids"] = rng.integers(1, vocab_size, (d_sae, num)).astype(np.int32)
+        arrays[f"{sign}_values"] = (factor * -np.sort(-rng.random((d_sae, num)), axis=1)).astype(np.float32)
+    return arrays
 
 
 def _word(token: int) -> str:
@@ -147,7 +147,7 @@ def _word(token: int) -> str:
 
 
 def _write_decoder(run: Path, d_sae: int, d_in: int, rng: np.random.Generator) -> np.ndarray:
-    """Adds weights with unit decoder rows to a made-up run; returns their norms, (d_sae,) float32."""
+    """Adds weights with unit decoder rows to a run; returns the rows' norms, (d_sae,) float32."""
     W_dec = rng.standard_normal((d_sae, d_in), np.float32)
     W_dec /= np.linalg.norm(W_dec, axis=1, keepdims=True)
     zeros = {"b_enc": np.zeros(d_sae, np.float32), "b_dec": np.zeros(d_in, np.float32)}

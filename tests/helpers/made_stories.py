@@ -1,4 +1,4 @@
-"""Runs for reports: with logs, evaluations and a cache, whose content a test chooses."""
+"""Runs for reports, with logs, evaluations and a cache whose content a test chooses."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _histogram(edges: Sequence[float], counts: Mapping[int, int]) -> dict[str, A
 
 
 def write_absorption(run: Path, letters: Mapping[str, tuple[int, int] | str]) -> Path:
-    """Writes by letter (absorbed words, words), or why it cannot be measured. The fraction is half the rate."""
+    """Writes absorption by letter: (absorbed words, words), or why it is not measurable. The fraction is half the rate."""
     details, more, rates = [], [], []
     for letter, content in letters.items():
         absorbed, words = (None, 9) if isinstance(content, str) else content

@@ -1,4 +1,4 @@
-"""A small SAE of the toy model through sparse probing, with something wrong on purpose."""
+"""Sparse probing of a small SAE of the toy model, with an injected fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOOK = "blocks.1.hook_resid_post"
 
 
 def probed(folder: Path, *, l1: float = 0.5, shuffled: bool = False) -> list[str]:
-    """What an evaluation says of an SAE trained with an L1 weight, on labels that may belong to other texts."""
+    """Returns the findings about an SAE trained with an L1 weight, on labels that may belong to other texts."""
     settings = {"num_tokens": 4000, "heldout_tokens": 640, "heldout_share": 0.2, "shard_rows": 1024, "chunk_rows": 256}
     settings |= {"model": {"dtype": "float32", "device": "cpu"}, "hooks": HOOK, "pool_shards": 1, "batch_size": 8}
     cache = harvest(HarvestConfig.parse(settings), folder / "cache").path
@@ -34,11 +34,11 @@ def probed(folder: Path, *, l1: float = 0.5, shuffled: bool = False) -> list[str
 
 
 def _genders(path: Path, shuffled: bool) -> Path:
-    """Held-out biographies with the gender of each, or of another one."""
-    found = [d for d in toy.documents(7, 4000, ["biography"]) if heldout_score(d.text) < toy.HELDOUT_SHARE]
-    genders = [document.labels["gender"] for document in found]
+    """Writes held-out biographies, each with its gender or, if `shuffled`, with that of another."""
+    documents = [d for d in toy.documents(7, 4000, ["biography"]) if heldout_score(d.text) < toy.HELDOUT_SHARE]
+    genders = [document.labels["gender"] for document in documents]
     if shuffled:
         random.Random(0).shuffle(genders)
-    rows = [{"text": document.text, "gender": gender} for document, gender in zip(found, genders, strict=True)]
+    rows = [{"text": document.text, "gender": gender} for document, gender in zip(documents, genders, strict=True)]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path

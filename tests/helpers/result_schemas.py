@@ -1,6 +1,6 @@
-"""What a result file must look like: SAEBench 0.6.0's envelope and keys, restated, and what ours adds.
+"""Schemas of result files: SAEBench 0.6.0's envelope and keys, restated, and the additions of saepipe.
 
-`check(result)` is for the tests of every metric. A number may be null only where `saepipe.undefined` says why.
+`check(result)` is for the tests of every metric. A number may be null only if `saepipe.undefined` gives the reason.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model
 
 Number = float | None
-"""Written as null where it cannot be given; never NaN."""
+"""Null if undefined; never NaN."""
 KS = (1, 2, 5, 10, 20, 50, 100)
 NUM_ABLATED = (2, 5, 10, 20, 50, 100, 500)
 
 
 class Exact(BaseModel):
-    """These keys, no others, of these types."""
+    """A model with exactly these keys and types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class AtLeast(BaseModel):
+    """A model with at least these keys."""
+
     model_config = ConfigDict(extra="allow", strict=True)
 
 
@@ -36,7 +38,7 @@ def ending_in(suffix: str) -> Any:
 
 
 def detailed(name: str, base: type[Exact], suffix: str) -> type[Exact]:
-    """An entry of a data set: its name, then the keys of `base`."""
+    """Returns the schema of a dataset's entry: its name, then the keys of `base`."""
     return create_model(name, __base__=base, dataset_name=(ending_in(suffix), ...))
 
 
@@ -132,13 +134,13 @@ class Letter(Exact):
 
 # scr, tpp, unlearning
 
-SCR = numbers("SCR", *(f"scr_{what}_threshold_{n}" for what in ("dir1", "metric", "dir2") for n in NUM_ABLATED))
+SCR = numbers("SCR", *(f"scr_{kind}_threshold_{n}" for kind in ("dir1", "metric", "dir2") for n in NUM_ABLATED))
 TPP = numbers(
     "TPP",
     *(
-        f"tpp_threshold_{n}_{what}"
+        f"tpp_threshold_{n}_{kind}"
         for n in NUM_ABLATED
-        for what in ("total_metric", "intended_diff_only", "unintended_diff_only")
+        for kind in ("total_metric", "intended_diff_only", "unintended_diff_only")
     ),
 )
 
@@ -158,7 +160,7 @@ class UnlearningMetrics(Exact):
 # the envelope
 
 ByClass = dict[str, dict[str, dict[str, Number]]]
-"""data set -> metric -> class -> number"""
+"""dataset -> metric -> class -> number"""
 
 
 class Fingerprints(AtLeast):
@@ -187,7 +189,7 @@ class Ours(AtLeast):
 
 
 class Envelope(Exact):
-    """In SAEBench's order, `saepipe` last."""
+    """The envelope in SAEBench's order, `saepipe` last."""
 
     eval_type_id: str
     eval_config: dict[str, Any]
@@ -255,10 +257,10 @@ RESULTS: dict[str, type[Envelope]] = {
 
 
 def check(result: dict[str, Any]) -> None:
-    """Raises ValidationError or AssertionError where a result is not as it must be; metrics of our own by the envelope.
+    """Raises ValidationError or AssertionError if a result is wrong; our own metrics are checked by the envelope alone.
 
     Args:
-        result: an envelope, as made or as read from its file.
+        result: an envelope, in memory or read from its file.
     """
     result = json.loads(json.dumps(result, allow_nan=False))
     RESULTS.get(result["eval_type_id"], Envelope).model_validate(result)
@@ -266,7 +268,7 @@ def check(result: dict[str, Any]) -> None:
     ours = result["saepipe"]
     figures = {key: value for group in result["eval_result_metrics"].values() for key, value in group.items()}
     figures |= ours["metrics"]
-    without = {key for key, value in figures.items() if value is None} - ours["undefined"].keys()
-    assert not without, f"null without a reason: {sorted(without)}"
+    unexplained = {key for key, value in figures.items() if value is None} - ours["undefined"].keys()
+    assert not unexplained, f"null without a reason: {sorted(unexplained)}"
     for key, (low, high) in ours["intervals"].items():
         assert low <= high, f"the interval of {key} is upside down"

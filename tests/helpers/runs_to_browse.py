@@ -1,4 +1,4 @@
-"""Three runs to browse: two share a decoder; the third has another, so it has no counterparts."""
+"""Three runs for the feature browser: two share a decoder; the third has another, so it has no counterparts."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from saepipe.evaluate.features.write_store import write_features
 
 D_SAE, D_IN = 150, 64
 VARIANTS = {"topk": 0, "topk_orthogonal": 0, "jumprelu": 1}
-"""Seed of each run's decoder and other content."""
+"""Variants with the seed of their decoders and other content."""
 
 
 def write_runs(folder: Path) -> list[Path]:
     return [
-        write_store(folder / variant / "seed-0", D_SAE, d_in=D_IN, seed=seed, heat=3.0 + place)
-        for place, (variant, seed) in enumerate(VARIANTS.items())
+        write_store(folder / variant / "seed-0", D_SAE, d_in=D_IN, seed=seed, heat=3.0 + index)
+        for index, (variant, seed) in enumerate(VARIANTS.items())
     ]
 
 
 def rewritten(run: Path, texts: Mapping[int, str] | None = None, **changes: Any) -> Path:
-    """The run, with other texts for some tokens, or other entries of `StoreInfo`, in its store."""
+    """Rewrites a run's store with other texts for some tokens, or other entries of `StoreInfo`; returns the run."""
     store = FeatureStore.open(run)
     arrays = {name: np.array(array) for name, array in store.arrays.items()}
-    known = {token: store.text(token) for token in range(500)}
-    write_features(run / FOLDER, replace(store.info, **changes), arrays, known | dict(texts or {}), {})
+    old_texts = {token: store.text(token) for token in range(500)}
+    write_features(run / FOLDER, replace(store.info, **changes), arrays, old_texts | dict(texts or {}), {})
     return run
 
 
@@ -56,7 +56,7 @@ print("heavy:", *sorted(heavy & set(sys.modules)))
 
 @contextmanager
 def serving(runs: list[Path]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Yields the address with its token, and the process, which prints at its end the heavy libraries it loaded."""
+    """Yields the address with its token, and the process, which finally prints the heavy libraries that it loaded."""
     command = [sys.executable, "-c", SERVE, *map(str, runs)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:

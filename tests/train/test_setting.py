@@ -13,7 +13,8 @@ from saepipe.data.config.base import Config
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.l1 import L1
-from saepipe.train.setting import Controller, Schedule, Setting, settings_at, within
+from saepipe.train.schedule import Controller, Schedule, settings_at
+from saepipe.train.setting import Setting, within
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 

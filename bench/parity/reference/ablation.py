@@ -1,4 +1,4 @@
-"""SAEBench's TPP and SCR on the activations, probes and examples of each task: ablation/<task>_<sae>.*"""
+"""SAEBench's TPP and SCR on the activations, probes and examples of each task; writes ablation/<task>_<sae>.*"""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from setting import Setting
 
 PROBE_BATCH, SAE_BATCH = 500, 16
 SCR_CLASSES = ("professor / nurse", "male / female", "male_professor / female_nurse")
-"""The reference's names of the concept, the attribute and the spurious question, whatever they are about."""
+"""The reference's fixed names of the concept, the attribute and the spurious question."""
 
 
 def run(setting: Setting) -> None:
     plain = json.loads((setting.folder / "ablation.json").read_text())
     (setting.folder / "ablation").mkdir(exist_ok=True)
-    drawn = probe_training.prepare_probe_data
+    original = probe_training.prepare_probe_data
     for task in ("tpp", "scr"):
         given = load_file(setting.folder / f"{task}.safetensors")
         is_scr = task == "scr"
         classes = SCR_CLASSES if is_scr else plain["classes"]
-        # SCR draws nothing: both sides of a pair have as many texts. TPP's negatives are those it is given.
-        probe_training.prepare_probe_data = drawn if is_scr else examples_of(given, classes)
+        # SCR samples nothing, as both sides of a pair have the same number of texts. TPP gets its negatives from us.
+        probe_training.prepare_probe_data = original if is_scr else examples_of(given, classes)
         split = by_pair if is_scr else by_class
         train, test = (split(given, part, classes) for part in ("train", "test"))
         probes = probes_of(given, classes)
@@ -50,7 +50,10 @@ def ablate(
     effects = main.get_all_node_effects_for_one_sae(sae, probes, classes, is_scr, train, SAE_BATCH)
     chosen = torch.stack([torch.stack([main.select_top_n_features(effects[c], n, c) for n in sizes]) for c in classes])
     pooled = torch.stack(
-        [torch.stack([main.ablated_precomputed_activations(test_x, sae, on, SAE_BATCH) for on in of]) for of in chosen]
+        [
+            torch.stack([main.ablated_precomputed_activations(test_x, sae, on, SAE_BATCH) for on in masks])
+            for masks in chosen
+        ]
     )
     meaned = create_meaned_model_activations(test)
     clean = main.get_probe_test_accuracy(probes, classes, meaned, PROBE_BATCH, is_scr)
@@ -70,21 +73,21 @@ def probes_of(given: dict[str, torch.Tensor], classes: list[str]) -> dict[str, p
 
 
 def by_class(given: dict[str, torch.Tensor], part: str, classes: list[str]) -> dict[str, torch.Tensor]:
-    """Texts stand class by class, equally many of each."""
+    """Splits the texts by class; they are sorted by class, with the same number of each."""
     return dict(zip(classes, given[f"{part}_x"].chunk(len(classes)), strict=True))
 
 
 def by_pair(given: dict[str, torch.Tensor], part: str, classes: list[str]) -> dict[str, torch.Tensor]:
-    """Under a question's name its positive texts, under that of its partner the negative ones."""
+    """Returns a question's positive texts under its name, and the negative ones under the name of its partner."""
     x, signs = given[f"{part}_x"], given[f"{part}_signs"]
-    found = {}
+    by_class = {}
     for number, name in enumerate(classes):
-        found[name], found[PAIRED_CLASS_KEYS[name]] = x[signs[number] > 0], x[signs[number] < 0]
-    return found
+        by_class[name], by_class[PAIRED_CLASS_KEYS[name]] = x[signs[number] > 0], x[signs[number] < 0]
+    return by_class
 
 
 def examples_of(given: dict[str, torch.Tensor], classes: list[str]) -> Any:
-    """In place of `prepare_probe_data`, which draws the negatives anew at each call."""
+    """Returns a replacement of `prepare_probe_data`, which samples the negatives again at each call."""
 
     def prepare(
         acts: dict[str, torch.Tensor], name: str, perform_scr: bool = False

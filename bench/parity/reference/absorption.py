@@ -1,4 +1,4 @@
-"""SAEBench's absorption of the words, directions and latents in absorption.json: absorption_found.json."""
+"""SAEBench's absorption of the words, directions and latents in absorption.json; writes absorption_found.json."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from setting import Setting
 
 
 def run(setting: Setting) -> None:
-    asked = json.loads((setting.folder / "absorption.json").read_text())
+    inputs = json.loads((setting.folder / "absorption.json").read_text())
     directions = load_file(setting.folder / "directions.safetensors")
     calculator = FeatureAbsorptionCalculator(
         model=setting.model,
-        icl_word_list=asked["icl"],
+        icl_word_list=inputs["icl"],
         max_icl_examples=10,
         base_template=VERBOSE_FIRST_LETTER_TEMPLATE,
         answer_formatter=first_letter_formatter(),
-        word_token_pos=asked["token"],
+        word_token_pos=inputs["token"],
     )
-    found = []
-    for case in asked["cases"]:
+    scores = []
+    for case in inputs["cases"]:
         random.seed(0)
-        words, direction = asked["words"][case["letter"]], directions[case["letter"]]
+        words, direction = inputs["words"][case["letter"]], directions[case["letter"]]
         sae = setting.saes[case["sae"]]
         results = calculator.calculate_absorption(sae, words, direction, case["split"], setting.layer, False)
-        found.append(
+        scores.append(
             [
                 {
                     "prompt": word.prompt,
@@ -39,7 +39,7 @@ def run(setting: Setting) -> None:
                 for word in results.word_results
             ]
         )
-    (setting.folder / "absorption_found.json").write_text(json.dumps(found))
+    (setting.folder / "absorption_found.json").write_text(json.dumps(scores))
 
 
 if __name__ == "__main__":

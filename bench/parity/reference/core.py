@@ -1,4 +1,4 @@
-"""SAEBench's core on every SAE of the folder, and the windows that it drew: core/."""
+"""SAEBench's core on every SAE of the folder; writes its results and the sampled windows into core/."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from setting import Setting
 
 def run(setting: Setting) -> None:
     windows: list[torch.Tensor] = []
-    draw = main.ActivationsStore.get_batch_tokens
+    get_batch_tokens = main.ActivationsStore.get_batch_tokens
 
-    def watched(store: main.ActivationsStore, *args: object, **kwargs: object) -> torch.Tensor:
-        windows.append(draw(store, *args, **kwargs))
+    def recorded_batch_tokens(store: main.ActivationsStore, *args: object, **kwargs: object) -> torch.Tensor:
+        windows.append(get_batch_tokens(store, *args, **kwargs))
         return windows[-1]
 
-    main.ActivationsStore.get_batch_tokens = watched
+    main.ActivationsStore.get_batch_tokens = recorded_batch_tokens
     main.HookedTransformer.from_pretrained_no_processing = lambda *_, **__: setting.model
     for exclude in (True, False):
         for name, sae in setting.saes.items():

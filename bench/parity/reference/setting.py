@@ -1,4 +1,4 @@
-"""What the reference's scripts share: the folder they are given, the model as a HookedTransformer, the SAEs.
+"""Shared by the reference's scripts: the folder of inputs, the model as a HookedTransformer, and the SAEs.
 
 Runs in the environment of sae-bench 0.6.0, without saepipe.
 """
@@ -21,11 +21,11 @@ from transformer_lens.pretrained.weight_conversions import convert_gemma_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MODEL_NAME = "gemma-2-2b"
-"""What the SAEs say they were trained on; the model itself is the tiny one."""
+"""The model that the SAEs name in their metadata; the real model is the tiny one."""
 
 
 class Setting:
-    """The folder that `bench/parity` filled: setting.json, text/, saes/, and what the parts add."""
+    """The folder that `bench/parity` filled: setting.json, text/, saes/, and the files of the parts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,7 +45,7 @@ class Setting:
 
     @cached_property
     def saes(self) -> dict[str, Any]:
-        """By name; those of SAELens' format by SAELens itself."""
+        """Returns the SAEs by name; SAELens loads those in its own format."""
         folders = sorted(path for path in (self.folder / "saes").iterdir())
         return {folder.name: self._sae(folder) for folder in folders}
 
@@ -60,7 +60,7 @@ class Setting:
 
 
 class LinearSAE(nn.Module):
-    """acts = x W_enc + b_enc, x_hat = acts W_dec + b_dec: latents below 0, which no architecture of SAELens has."""
+    """acts = x W_enc + b_enc, x_hat = acts W_dec + b_dec: latents can be below 0, as in no architecture of SAELens."""
 
     def __init__(self, tensors: dict[str, torch.Tensor], hook: str, layer: int) -> None:
         from sae_bench.custom_saes.custom_sae_config import CustomSAEConfig
@@ -79,7 +79,7 @@ class LinearSAE(nn.Module):
 
 
 def hooked_transformer(folder: str) -> HookedTransformer:
-    """The Gemma-2 in a folder, in float32."""
+    """Loads the Gemma-2 in a folder as a HookedTransformer, in float32; asserts that the logits agree."""
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     c = theirs.config
@@ -117,5 +117,5 @@ def hooked_transformer(folder: str) -> HookedTransformer:
     model.load_state_dict(convert_gemma_weights(theirs, cfg), strict=False)
     ids = torch.arange(3, 3 + 2 * c.sliding_window)[None]
     gap = (model(ids, return_type="logits") - theirs(ids).logits).abs().max()
-    assert gap < 1e-4, f"the HookedTransformer's logits are {gap} off"
+    assert gap < 1e-4, f"the HookedTransformer's logits are {gap} away from the original's"
     return model

@@ -18,7 +18,6 @@ from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.contexts import chunks, num_rows
 from saepipe.evaluate.features.firing_statistics import FiringStatistics
 from saepipe.evaluate.features.logits import logits
-from saepipe.evaluate.features.neighbours import neighbours
 from saepipe.evaluate.features.store import StoreInfo
 from saepipe.evaluate.features.store_job import StoreJob
 from saepipe.evaluate.features.token_texts import token_texts
@@ -26,6 +25,7 @@ from saepipe.evaluate.features.top_examples import TopExamples
 from saepipe.evaluate.features.write_store import write_features
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
+from saepipe.evaluate.stats.decoder_cosines import neighbours
 
 Arrays = dict[str, np.ndarray]
 

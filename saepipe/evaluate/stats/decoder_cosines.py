@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from saepipe.evaluate.stats.histograms import COSINE
+from saepipe.train.pairs import search
 from saepipe.train.pairs.keys import keys_of, pairs_at
-from saepipe.train.pairs.search import Ranked, empty_ranking
 
 _SIDE = 2048  # of a tile: 16 MB
 
@@ -49,7 +50,7 @@ def similarity(W_dec: Tensor, num_pairs: int) -> Similarity:
     largest = rows.new_full((num,), -torch.inf)
     nearest_row = torch.arange(num, device=rows.device)
     counts = torch.zeros(len(COSINE) - 1, dtype=torch.int64, device=rows.device)
-    best = empty_ranking(min(num_pairs, num * (num - 1) // 2), rows)
+    best = search.empty_ranking(min(num_pairs, num * (num - 1) // 2), rows)
     for start, column, tile in _tiles(rows):
         counts += torch.histc(tile, len(counts), min=COSINE[0], max=COSINE[-1]).long()  # -inf is in no bin
         for dim, first, offset in ((1, start, column), (0, column, start)):
@@ -65,6 +66,18 @@ def similarity(W_dec: Tensor, num_pairs: int) -> Similarity:
     nearest[index] = index[nearest_row]
     pairs = pairs_at(best.keys, num)
     return Similarity(max_cosine, nearest, counts, SimilarPairs(index[pairs.i], index[pairs.j], best.scores))
+
+
+def neighbours(W_dec: Tensor, num: int) -> dict[str, np.ndarray]:
+    """Returns indices and cosines (d_sae, num), nearest first; -1 and NaN for a zero row, or if there are too few."""
+    rows, index = directions(W_dec)
+    neighbour = torch.full((len(W_dec), num), -1, device=W_dec.device)
+    cosine = torch.full((len(W_dec), num), torch.nan, device=W_dec.device)
+    if len(rows) > 1:
+        values, nearest_rows = search.nearest(rows, num)  # fewer than num if there are fewer other rows
+        neighbour[index, : nearest_rows.shape[1]] = index[nearest_rows]
+        cosine[index, : nearest_rows.shape[1]] = values.clamp(-1, 1)
+    return {"neighbours": neighbour.int().cpu().numpy(), "neighbour_cosine": cosine.cpu().numpy()}
 
 
 def directions(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +97,7 @@ def _tiles(rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:
             yield start, column, tile
 
 
-def _merged(best: Ranked, tile: Tensor, start: int, column: int, num: int) -> Ranked:
+def _merged(best: search.Ranked, tile: Tensor, start: int, column: int, num: int) -> search.Ranked:
     top = tile.flatten().topk(min(len(best.scores), tile.numel()))
     i, j = top.indices // tile.shape[1], top.indices % tile.shape[1]
     return best.merged(top.values, keys_of(start + i, column + j, num))

@@ -13,7 +13,7 @@ from saepipe.train.health.finished import check_finished
 from saepipe.train.health.log_lines import Line, audit, check_log
 from saepipe.train.health.twins import Twin, check_twins, evidence
 from saepipe.train.penalties.l0 import L0
-from saepipe.train.setting import controllers
+from saepipe.train.schedule import controllers
 from saepipe.train.step.state import Recipe, TrainState, initial_params
 
 

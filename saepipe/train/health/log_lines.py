@@ -16,7 +16,7 @@ from saepipe.data.folders.health import Finding, Severity
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
-from saepipe.train.setting import Controller, Schedule
+from saepipe.train.schedule import Controller, Schedule
 from saepipe.train.step.loss import RECONSTRUCTION
 
 Line = Mapping[str, Any]

@@ -17,8 +17,8 @@ from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.entries import encode
 from saepipe.train.sae.relu import ReLU
+from saepipe.train.schedule import controllers, settings_at
 from saepipe.train.seeds import generator
-from saepipe.train.setting import controllers, settings_at
 
 D_IN, D_SAE, BATCH = 24, 40, 17
 WARMUP_STEPS, NUM_STEPS = 60, 100

@@ -9,7 +9,8 @@ from pydantic import Field
 from saepipe.train.penalties.base import ANY, Penalised, Penalty, State, StepContext
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.sae.base import Architecture
-from saepipe.train.setting import Controller, Setting, SettingsNow, controllers, settings_at
+from saepipe.train.schedule import Controller, controllers, settings_at
+from saepipe.train.setting import Setting, SettingsNow
 
 
 class L0Target(Penalty):

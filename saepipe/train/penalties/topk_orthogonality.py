@@ -17,7 +17,8 @@ from saepipe.train.pairs.hinge import cosines, hinge
 from saepipe.train.pairs.keys import empty_keys, find, no_pair, pairs_at
 from saepipe.train.pairs.search import top_pairs
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
-from saepipe.train.setting import Controller, Setting, SettingsNow, configured_values, within
+from saepipe.train.schedule import Controller
+from saepipe.train.setting import Setting, SettingsNow, configured_values, within
 
 
 class TopKOrthogonality(Penalty):

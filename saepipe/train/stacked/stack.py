@@ -18,13 +18,13 @@ from torch.func import vmap
 from saepipe.data.batches.staging_memory import to_device
 from saepipe.data.errors import ConfigError
 from saepipe.train.sae.base import Params
-from saepipe.train.setting import controllers
+from saepipe.train.schedule import controllers
 from saepipe.train.stacked.optim import norm_each, update_each
 from saepipe.train.stacked.slices import overwrite, shared
 from saepipe.train.step.dead import any_dead, count_silence, dead_mask
+from saepipe.train.step.learning_rate import learning_rate
 from saepipe.train.step.loss import RECONSTRUCTION, Moment, compute_loss
 from saepipe.train.step.measure import projected_gradient
-from saepipe.train.step.schedule import learning_rate
 from saepipe.train.step.state import Recipe, TrainState
 from saepipe.train.step.step import settings_now, steer, uniform
 

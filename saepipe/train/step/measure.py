@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from saepipe.train.sae.base import Params
+from saepipe.train.step.learning_rate import learning_rate
 from saepipe.train.step.loss import Loss
 from saepipe.train.step.optim import remove_parallel
-from saepipe.train.step.schedule import learning_rate
 from saepipe.train.step.state import Recipe, TrainState
 
 

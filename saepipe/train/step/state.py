@@ -10,8 +10,8 @@ from torch import Tensor
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import State
 from saepipe.train.sae.base import Params
+from saepipe.train.schedule import controllers
 from saepipe.train.seeds import generator
-from saepipe.train.setting import controllers
 from saepipe.train.step.density import starts_sparse
 from saepipe.train.step.optim import Moments, initial_moments
 

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from saepipe.data.batches.staging_memory import to_device
+from saepipe.train.schedule import Controller, controllers, settings_at
 from saepipe.train.seeds import generator
-from saepipe.train.setting import Controller, SettingsNow, controllers, settings_at
+from saepipe.train.setting import SettingsNow
 from saepipe.train.step.dead import any_dead, count_silence, dead_mask, resample
 from saepipe.train.step.density import density, measures_density, next_is_sparse
+from saepipe.train.step.learning_rate import last_resampling, learning_rate
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.measure import Measurement, measure
 from saepipe.train.step.optim import update
-from saepipe.train.step.schedule import last_resampling, learning_rate
 from saepipe.train.step.state import Recipe, TrainState
 
 

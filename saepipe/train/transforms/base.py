@@ -11,7 +11,8 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from saepipe.data.config.component import Component
-from saepipe.train.setting import Schedule, Setting, SettingsNow, settings_of
+from saepipe.train.schedule import Schedule
+from saepipe.train.setting import Setting, SettingsNow, settings_of
 
 State = dict[str, Tensor]
 """State that a transform keeps between steps."""

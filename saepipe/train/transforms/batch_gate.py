@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar, Literal
 import torch
 
 from saepipe.train.sae.base import is_active
-from saepipe.train.setting import Schedule, Setting, SettingsNow, within
+from saepipe.train.schedule import Schedule
+from saepipe.train.setting import Setting, SettingsNow, within
 from saepipe.train.transforms.base import Codes, State, Transform, Transformed, ends_at
 
 

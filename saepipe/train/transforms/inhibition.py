@@ -10,7 +10,8 @@ from pydantic import Field
 from saepipe.data.config.base import Count
 from saepipe.train.pairs.search import nearest
 from saepipe.train.sae.base import is_active
-from saepipe.train.setting import Schedule, Setting, SettingsNow, within
+from saepipe.train.schedule import Schedule
+from saepipe.train.setting import Setting, SettingsNow, within
 from saepipe.train.transforms.base import Codes, State, Transform, Transformed, ends_at
 
 

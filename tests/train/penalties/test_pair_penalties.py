@@ -14,7 +14,7 @@ from torch import Tensor
 from saepipe.data.errors import ConfigError
 from saepipe.train.pairs.search import top_pairs
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
-from saepipe.train.setting import settings_at
+from saepipe.train.schedule import settings_at
 
 D_IN, D_SAE, BATCH = 24, 40, 17
 LENIENT = {"min_firings": 0, "min_expected_joint": 0}

@@ -13,7 +13,8 @@ from saepipe.train.penalties.auxk import AuxK
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.penalties.contract import CHECKS
 from saepipe.train.penalties.l1 import L1
-from saepipe.train.setting import SettingsNow, settings_at
+from saepipe.train.schedule import settings_at
+from saepipe.train.setting import SettingsNow
 
 import_members(Penalty.package)
 

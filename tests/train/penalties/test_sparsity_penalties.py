@@ -18,7 +18,7 @@ from saepipe.train.penalties.rate_floor import RateFloor
 from saepipe.train.penalties.tanh import Tanh
 from saepipe.train.sae.base import Architecture
 from saepipe.train.sae.dense_acts import DenseActs
-from saepipe.train.setting import Schedule, settings_at
+from saepipe.train.schedule import Schedule, settings_at
 
 THRESHOLD = torch.linspace(0.0, 0.9, 40, dtype=torch.float64)
 

@@ -15,7 +15,7 @@ from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae import straight_through
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.entries import Entries
-from saepipe.train.setting import settings_at
+from saepipe.train.schedule import settings_at
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import settings_now, train_step

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.sae.base import Params
-from saepipe.train.setting import settings_at
+from saepipe.train.schedule import settings_at
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.optim import remove_parallel
 

@@ -18,7 +18,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from saepipe.train.rundir.load import load
-from saepipe.train.setting import settings_at
+from saepipe.train.schedule import settings_at
 from saepipe.train.transforms.base import Codes, State, Transform, Transformed
 from saepipe.train.transforms.batch_gate import BatchGate
 from saepipe.train.transforms.inhibition import Inhibition

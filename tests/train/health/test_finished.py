@@ -1,3 +1,5 @@
+"""Health rules on the state of a finished run."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -14,7 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def trained(config: Callable[..., TrainConfig]) -> tuple[Recipe, TrainState]:
-    """A run whose state says that its 20 steps are done, with weights that have moved."""
+    """Returns a run of 20 steps at its end, with weights that have moved."""
     recipe = Recipe(config().resolved(hook="h", num_rows=1000, device=CPU), 24, 1.0, CPU)
     state = fresh_state(recipe, initial_params(recipe))
     state.step = 20
@@ -68,7 +70,7 @@ def test_h14_unit_rows(trained: tuple[Recipe, TrainState]) -> None:
 
 
 def test_h14_finds_normalisation_along_the_wrong_axis(trained: tuple[Recipe, TrainState]) -> None:
-    """Each input coordinate has unit norm over the latents, as in study A."""
+    """Normalises each input coordinate over the latents, as in study A."""
     recipe, state = trained
     with torch.no_grad():
         state.params["W_dec"].div_(state.params["W_dec"].norm(dim=0, keepdim=True))

@@ -1,4 +1,4 @@
-"""What the command line says of itself: help, examples that can be typed, completion."""
+"""Help of the command line: descriptions, examples that parse, completion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = typer.main.get_command(app)
 
 
 def commands(group: object = ROOT, path: str = "") -> Iterator[tuple[str, object]]:
-    """Every command with its name as it is typed."""
+    """Yields every command with its full name, such as `cache verify`."""
     for name, command in getattr(group, "commands", {}).items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{name} ")
@@ -34,16 +34,16 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_examples_and_one_sentence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_a_description_and_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*name.split(), "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert COMMANDS[name].help.split(",")[0].split()[0] in shown
-    assert "Examples:" in shown
-    assert f"saepipe {name}" in shown
+    printed = capsys.readouterr().out
+    assert COMMANDS[name].help.split(",")[0].split()[0] in printed
+    assert "Examples:" in printed
+    assert f"saepipe {name}" in printed
 
 
 @pytest.mark.parametrize(("name", "line"), EXAMPLES, ids=[line for _, line in EXAMPLES])
-def test_an_example_can_be_typed(name: str, line: str) -> None:
+def test_an_example_parses(name: str, line: str) -> None:
     words = shlex.split(line.partition(" > ")[0])
     assert words[: 1 + len(name.split())] == ["saepipe", *name.split()]
     context = COMMANDS[name].make_context(name, words[1 + len(name.split()) :])  # raises for wrong usage
@@ -51,17 +51,17 @@ def test_an_example_can_be_typed(name: str, line: str) -> None:
 
 
 def complete(*words: str) -> list[str]:
-    """What a bash offers for the last word."""
+    """Returns the completions that bash offers for the last word."""
     environment = {
         "_SAEPIPE_COMPLETE": "complete_bash",
         "COMP_WORDS": " ".join(words),
         "COMP_CWORD": f"{len(words) - 1}",
     }
     code = "import sys; from saepipe.cli import main; sys.argv[0] = 'saepipe'; sys.exit(main([]))"
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
     )
-    return answer.stdout.split()
+    return process.stdout.split()
 
 
 def test_a_shell_completes_commands_and_choices() -> None:

@@ -1,4 +1,4 @@
-"""The schemas accept what SAEBench 0.6.0 would write, and nothing else."""
+"""The schemas accept results as SAEBench 0.6.0 writes them, and no others."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ OURS: dict[str, Any] = {
 }
 LLM = {"llm_test_accuracy": 0.9} | {f"llm_top_{k}_test_accuracy": 0.7 for k in KS}
 SAE = {"sae_test_accuracy": 0.9} | {f"sae_top_{k}_test_accuracy": 0.7 for k in KS}
-SCR = {f"scr_{what}_threshold_{n}": 0.2 for n in NUM_ABLATED for what in ("dir1", "metric", "dir2")}
+SCR = {f"scr_{kind}_threshold_{n}": 0.2 for n in NUM_ABLATED for kind in ("dir1", "metric", "dir2")}
 TPP = {
-    f"tpp_threshold_{n}_{what}": 0.1
+    f"tpp_threshold_{n}_{kind}": 0.1
     for n in NUM_ABLATED
-    for what in ("total_metric", "intended_diff_only", "unintended_diff_only")
+    for kind in ("total_metric", "intended_diff_only", "unintended_diff_only")
 }
 ABSORPTION = {
-    f"{statistic}_{what}": 0.1
+    f"{statistic}_{score}": 0.1
     for statistic in ("mean", "std_dev")
-    for what in ("absorption_fraction_score", "full_absorption_score", "num_split_features")
+    for score in ("absorption_fraction_score", "full_absorption_score", "num_split_features")
 }
 LETTER = {
     "first_letter": "a",
@@ -77,7 +77,7 @@ def result(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
-def test_the_references_keys_are_accepted_and_no_others(kind: str) -> None:
+def test_exactly_the_references_keys_are_accepted(kind: str) -> None:
     check(result(kind))
     [group] = list(result(kind)["eval_result_metrics"])[:1]
     for change in ("missing", "another", "a word"):

@@ -4,8 +4,8 @@ import pytest
 
 from saepipe.train.config import DeadConfig, OptimizerConfig
 from saepipe.train.penalties.l1 import L1
-from saepipe.train.setting import settings_at
-from saepipe.train.step.schedule import last_resampling, learning_rate
+from saepipe.train.schedule import settings_at
+from saepipe.train.step.learning_rate import last_resampling, learning_rate
 
 NEVER = DeadConfig()
 
