@@ -5,15 +5,18 @@ export SAEPIPE_SHARED ?= ../shared
 export SAEPIPE_SCREENSHOTS ?= $(CURDIR)/screenshots
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test interop check lint penalties clean
+.PHONY: demo quick test interop check lint penalties clean
 
 demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
 	$(BIN)/saepipe demo --out demo
 
-test: .venv/installed  ## the test suite; what its browser saw lies in screenshots/
+quick: .venv/installed  ## the fast half of the tests, within a minute
+	$(BIN)/pytest -n 2 -q -m quick
+
+test: .venv/installed  ## the test suite; its browser writes screenshots/
 	$(BIN)/pytest -n 2 -q
 
-# dictionary-learning brings a torchvision, by way of nnsight, that fits no CPU build of torch; nothing here uses it.
+# dictionary-learning installs, through nnsight, a torchvision that fits no CPU build of torch; nothing here uses it.
 interop: .venv/installed  ## our formats against the libraries that own them
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop]'
 	$(BIN)/pip uninstall --quiet --yes torchvision
@@ -22,14 +25,14 @@ interop: .venv/installed  ## our formats against the libraries that own them
 penalties: .venv/installed  ## trains every arm of saepipe validate and writes the table of docs/penalties.md
 	$(BIN)/saepipe validate all --out validation --page docs/penalties.md
 
-lint: .venv/installed  ## what a machine can say about style and types
+lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 check: lint test  ## what CI runs; pytest comes last
 
-# torch first and pinned: an unpinned one brings gigabytes of CUDA that a CPU machine has no use for.
+# torch comes first and pinned: an unpinned one would bring gigabytes of CUDA, which a CPU machine does not need.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch

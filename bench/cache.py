@@ -5,8 +5,7 @@ default sequential read and >= 100x its random rows, on activations with Gemma-l
 
 The activations are a proxy: the residual stream of a random Gemma-2 (hidden 2304, 2 layers) with the per-channel and
 per-token scales that trained models show. 1 GB is 1e9 bytes of decoded bfloat16, all from the page cache; CPU-seconds
-are summed over all threads. Readers take turns, so that a busy minute affects all of them; figures are medians of the
-rounds.
+are summed over all threads. Readers take turns, so that a busy minute affects all; figures are medians over rounds.
 
 A sequential read with zarr-python's defaults reads the rows of a training batch, in order. Its chunks span 8192 rows,
 so each is decoded four times; reading whole chunks is faster, and the table shows that too. Writes results/cache.json.
@@ -88,7 +87,7 @@ def main(num_rows: int, rounds: int, folder: Path) -> None:
 def proxy(num_rows: int, seed: int = 0) -> torch.Tensor:
     """Returns rows like a trained model's residual stream, (num_rows, d_in) bfloat16, without BOS, as in a cache.
 
-    A quarter comes from the forward pass; every other row mixes two of its tokens and has a new random norm.
+    A quarter are rows of the forward pass, the rest mixes of two of them; all have new random norms.
     """
     generator = torch.Generator().manual_seed(seed)
     base = residuals(num_rows // REPLICAS, generator)
@@ -134,11 +133,9 @@ def channels(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
 
 def statistics_of(x: torch.Tensor) -> dict[str, list[float]]:
     """Returns quantiles 0.01, 0.5, 0.99 and 1 of token norms and of channels' root mean squares, over 16k rows."""
-    part, quantiles = x[:: max(1, len(x) // 16_384)].float(), torch.tensor([0.01, 0.5, 0.99, 1])
+    part, q = x[:: max(1, len(x) // 16_384)].float(), torch.tensor([0.01, 0.5, 0.99, 1])
     figures = {"token_norm": part.norm(dim=1), "channel_rms": part.square().mean(0).sqrt()}
-    return {
-        name: [round(value, 2) for value in values.quantile(quantiles).tolist()] for name, values in figures.items()
-    }
+    return {name: [round(value, 2) for value in values.quantile(q).tolist()] for name, values in figures.items()}
 
 
 def write_cache(folder: Path, bits: np.ndarray, profile: Profile) -> Path:

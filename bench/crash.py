@@ -114,7 +114,7 @@ def kill_and_resume(task: Task, scratch: Path, num_kills: int, generator: np.ran
     differences += compare(contents(uninterrupted), contents(out))
     finished += 1
     shutil.rmtree(out)
-    print(f"  {finished} finished runs after kills compared; differences: {differences or 'none'}", flush=True)
+    print(f"  finished runs compared after kills: {finished}; differences: {differences or 'none'}", flush=True)
     return {"cpu_seconds": round(seconds, 2), "kills": kills, "finished": finished, "differences": differences}
 
 

@@ -2,9 +2,8 @@
 
     python bench/density.py [--steps 5]
 
-The SAE is a relu whose biases are set so that a given share of all entries is active. Dense and sparse steps take turns
-on the same rows, at several shapes. Prints the speed of the sparse step relative to the dense one. Writes
-results/density.json.
+The SAE is a relu whose biases set the share of active entries. Dense and sparse steps take turns on the same rows, at
+several shapes. Prints the speed of the sparse step relative to the dense one. Writes results/density.json.
 """
 
 from __future__ import annotations

@@ -68,9 +68,7 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--parts", nargs="*", choices=PARTS, default=list(PARTS), help="parts to measure (default: all)"
-    )
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="parts (default: all)")
     parser.add_argument("--out", type=Path, help="result file (default: results/gpu.json)")
     parser.add_argument("--tiny", action="store_true", help="small sizes on the CPU; needs --out")
     parser.add_argument("--profile", action="store_true", help="also print where the time of a step goes")

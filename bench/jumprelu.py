@@ -70,9 +70,7 @@ def main() -> None:
     for bandwidth, threshold in PAIRS:
         rows.append({"bandwidth": bandwidth, "initial_threshold": threshold, **train(bandwidth, threshold, num_seeds)})
         print("  ".join(f"{key} {value:.3g}" for key, value in rows[-1].items()), flush=True)
-    claim = (
-        "a jumprelu on the reference world: similar results up to bandwidth 1; worse at 2, or a first threshold of 1"
-    )
+    claim = "a jumprelu on the reference world: similar results up to bandwidth 1; worse at 2, or first threshold 1"
     write_result("jumprelu", claim, {"seeds": num_seeds, "target_l0": L0, "rows": rows})
 
 

@@ -2,12 +2,11 @@
 
     python bench/stack.py [--rounds 5] [--threads 2] [--quick]
 
-First `saepipe.train.run.train` runs with `exact: false` and `exact: true` in turns in one process; the 8 variants
-differ in weight, lr and seed. A turn's time is that of its steps, with loader and log lines (every 100 steps), from
-step 100 to the last but one; the last step judges and saves the run. The aim is <= 0.5x at 64 x 256, batch 256, and <=
-1.05x at 512 x 4096, batch 2048, where the rule does not stack. Then comes the sweep over shapes from which the rule was
-derived (`MAX_STACKED_WORK` of saepipe/train/stacked/teams.py): steps on one batch, stacked regardless of the rule.
-Writes results/stack.json.
+First `saepipe.train.run.train` with `exact: false` and `exact: true`, in turns in one process; the 8 differ in weight,
+lr and seed. A turn's time is that of its steps, loader and log lines (every 100 steps) included, from step 100 to the
+last but one; the last judges and saves the run. The aim is <= 0.5x at 64 x 256, batch 256, and <= 1.05x at 512 x 4096,
+batch 2048, where the rule does not stack. Then the sweep over shapes behind the rule (`MAX_STACKED_WORK` of
+saepipe/train/stacked/teams.py): steps on one batch, stacked regardless of the rule. Writes results/stack.json.
 """
 
 from __future__ import annotations

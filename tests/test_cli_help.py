@@ -13,6 +13,8 @@ import typer
 
 from saepipe.cli import app, main
 
+pytestmark = pytest.mark.quick
+
 ROOT = typer.main.get_command(app)
 
 

@@ -14,6 +14,8 @@ from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import CHECKS
 from saepipe.train.run import train
 
+pytestmark = pytest.mark.quick
+
 HOYER = EXAMPLES / "hoyer.py"
 
 

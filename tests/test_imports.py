@@ -12,6 +12,8 @@ import pytest
 import saepipe
 from house import STAGES, circle, module_imports, room_imports, room_of
 
+pytestmark = pytest.mark.quick
+
 PACKAGE = Path(saepipe.__file__).parent
 GRAPH = module_imports(PACKAGE)
 

@@ -14,6 +14,8 @@ import saepipe as sp
 from saepipe.data.folders.artifact import damaged_files, open_committed
 from saepipe.data.terminal.progress import Silent
 
+pytestmark = pytest.mark.quick
+
 MADE = Path(__file__).parent / "fixtures" / "made_at_24f008c"
 FINGERPRINT = "51bd8ab477987109bdb730278733f0cbd2abf647d8c41bf4acd75f85e7cc8516"
 RUNS = [f"runs/{variant}/seed-{seed}" for variant in ("baseline", "tanh") for seed in range(3)]

@@ -38,11 +38,9 @@ def tables(scale: Scale, folder: Path) -> str:
 def table(step: Work, scale: Scale) -> str:
     on_device = scale.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_device else [])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities) as trace:
         for _ in range(STEPS):
             step()
         if on_device:
             torch.cuda.synchronize(scale.device)
-    return profiler.key_averages().table(
-        sort_by="device_time_total" if on_device else "cpu_time_total", row_limit=LINES
-    )
+    return trace.key_averages().table(sort_by="device_time_total" if on_device else "cpu_time_total", row_limit=LINES)

@@ -64,27 +64,25 @@ def one_width(
     settled = settle(scale, name, d_sae, next(resident()).to(scale.device))
     entries = contenders(scale, settled, resident, streamed, sparse=sparse)
     print(f"  {name}, d_sae {d_sae:,}, L0 {settled.l0:.1f}", flush=True)
-    results: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     warm: dict[str, Contender] = {}
     for contender, entry in entries.items():
         if reason := too_large(scale, d_sae, entry):
-            results[contender] = {"skipped": reason}
+            table[contender] = {"skipped": reason}
             continue
 
         def prepare(contender: str = contender, entry: Entry = entry) -> dict[str, Any]:
             warm[contender] = warm_up(entry.make, scale.device, scale.turn_seconds, min_calls=entry.min_calls)
             return {}
 
-        results[contender] = attempt(f"{name} {d_sae}, {contender}", prepare)
+        table[contender] = attempt(f"{name} {d_sae}, {contender}", prepare)
     timings = in_turns(warm, scale.device, scale.rounds)
     for contender, timing in timings.items():
         figures = figures_of(scale, d_sae, entries[contender].runs, timing, timings[MATMUL], warm[contender])
-        results[contender] = (
-            figures if contender != MATMUL else {"ms": figures["ms"], "tflop_s": figures["tflop_s"] / 5}
-        )
-        numbers = (f"{results[contender][key]:,.4g} {key}" for key in PRINTED if key in results[contender])
+        table[contender] = figures if contender != MATMUL else {"ms": figures["ms"], "tflop_s": figures["tflop_s"] / 5}
+        numbers = (f"{table[contender][key]:,.4g} {key}" for key in PRINTED if key in table[contender])
         print(f"    {contender:24}  {'   '.join(numbers)}", flush=True)
-    return {"l0": settled.l0, "contenders": results}
+    return {"l0": settled.l0, "contenders": table}
 
 
 def figures_of(

@@ -13,6 +13,8 @@ from saepipe.data.cache.writer import RowPool
 from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
 from saepipe.harvest.rows import Rows
 
+pytestmark = pytest.mark.quick
+
 POOL_ROWS = 10
 
 

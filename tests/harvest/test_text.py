@@ -14,6 +14,8 @@ from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.text import read_documents
 
+pytestmark = pytest.mark.quick
+
 TEXTS = ["first, with a comma", "1", "NA", 'a "quoted" one\nover two lines', "zum Schluß 🙂"]
 
 

@@ -14,6 +14,8 @@ from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.text import Document
 from saepipe.harvest.tokenize import Packer, pack
 
+pytestmark = pytest.mark.quick
+
 BOS = 2
 TOKENIZER = AutoTokenizer.from_pretrained(MODEL_DIR)
 

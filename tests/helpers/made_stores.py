@@ -97,7 +97,7 @@ def _figures(dead: np.ndarray, low: int, high: int, heat: float, rng: np.random.
 def _examples(
     dead: np.ndarray, num_top: int, slots: int, window: int, contexts: tuple[int, int], rng: np.random.Generator
 ) -> Arrays:
-    """Returns top examples from strong to weak, then sampled ones from weak to strong, each with a window of its heat."""
+    """Returns top examples from strong to weak, then sampled ones from weak to strong, each with its window."""
     d_sae, (num_contexts, context_size) = len(dead), contexts
     row = np.where(dead[:, None], -1, rng.integers(0, num_contexts, (d_sae, slots))).astype(np.int32)
     position = rng.integers(1, context_size, (d_sae, slots)).astype(np.int32)

@@ -69,7 +69,7 @@ def _histogram(edges: Sequence[float], counts: Mapping[int, int]) -> dict[str, A
 
 
 def write_absorption(run: Path, letters: Mapping[str, tuple[int, int] | str]) -> Path:
-    """Writes absorption by letter: (absorbed words, words), or why it is not measurable. The fraction is half the rate."""
+    """Writes by letter (absorbed words, words), or why absorption is not measurable; the fraction is half the rate."""
     details, more, rates = [], [], []
     for letter, content in letters.items():
         absorbed, words = (None, 9) if isinstance(content, str) else content

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from helpers.result_schemas import KS, NUM_ABLATED, check
 
+pytestmark = pytest.mark.quick
+
 OURS: dict[str, Any] = {
     "metric_version": 1,
     "mode": "fixed",

@@ -13,6 +13,8 @@ from saepipe.train.penalties.auxk import AuxK
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.l1 import L1
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 CPU = torch.device("cpu")
 

@@ -18,6 +18,8 @@ from saepipe.train.setting import Setting, within
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 CPU = torch.device("cpu")
 

@@ -11,6 +11,8 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.plan import plan_runs
 from saepipe.train.variants import expand
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 
 

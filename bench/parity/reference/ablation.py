@@ -49,12 +49,8 @@ def ablate(
     classes = list(probes)
     effects = main.get_all_node_effects_for_one_sae(sae, probes, classes, is_scr, train, SAE_BATCH)
     chosen = torch.stack([torch.stack([main.select_top_n_features(effects[c], n, c) for n in sizes]) for c in classes])
-    pooled = torch.stack(
-        [
-            torch.stack([main.ablated_precomputed_activations(test_x, sae, on, SAE_BATCH) for on in masks])
-            for masks in chosen
-        ]
-    )
+    ablated = main.ablated_precomputed_activations
+    pooled = torch.stack([torch.stack([ablated(test_x, sae, mask, SAE_BATCH) for mask in row]) for row in chosen])
     meaned = create_meaned_model_activations(test)
     clean = main.get_probe_test_accuracy(probes, classes, meaned, PROBE_BATCH, is_scr)
     without = main.perform_feature_ablations(probes, sae, SAE_BATCH, test, effects, sizes, classes, PROBE_BATCH, is_scr)

@@ -11,6 +11,8 @@ from saepipe.data.batches import memory
 from saepipe.data.batches.memory import check_resident, free_ram
 from saepipe.data.errors import ConfigError
 
+pytestmark = pytest.mark.quick
+
 MEMINFO = (
     "MemTotal:       24000000 kB\nMemFree:          300000 kB\nMemAvailable:   20000000 kB\nHugePages_Total:       0\n"
 )

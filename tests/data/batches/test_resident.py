@@ -20,6 +20,8 @@ from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError
 from saepipe.data.terminal.progress import Silent
 
+pytestmark = pytest.mark.quick
+
 HOOK = "blocks.1.hook_resid_post"
 NUM_ROWS, CHUNK_ROWS, D_IN = 8200, 256, 24
 DECODED = 33 * CHUNK_ROWS * D_IN * 2  # bytes; the last of 33 chunks holds 8 rows

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from helpers.made_caches import structured_rows
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.channel_moments import Moments
+
+pytestmark = pytest.mark.quick
 
 
 def test_cache_statistics_cover_all_rows(tiny_cache: Path) -> None:

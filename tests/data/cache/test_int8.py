@@ -13,6 +13,8 @@ from saepipe.data.cache.channel_moments import Moments
 from saepipe.data.cache.int8 import NUM_EXACT, Channels, QuantisedRows, Snr, quantise, reconstruct
 from saepipe.data.errors import CorruptDataError
 
+pytestmark = pytest.mark.quick
+
 
 def to_bits(x: torch.Tensor) -> np.ndarray:
     return x.bfloat16().view(torch.int16).numpy().view(np.uint16)

@@ -10,6 +10,8 @@ from pydantic import Field
 from saepipe.data.config.base import Config, Count, differences, fingerprint
 from saepipe.data.errors import ConfigError
 
+pytestmark = pytest.mark.quick
+
 
 class Inner(Config):
     threshold: float = Field(0.5, le=1)

@@ -10,6 +10,8 @@ from helpers.interrupted_harvests import contents
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.atomic_folder import atomic_folder
 
+pytestmark = pytest.mark.quick
+
 
 def write(out: Path, files: dict[str, str]) -> None:
     with atomic_folder(out) as folder:

@@ -8,6 +8,8 @@ import pytest
 
 from saepipe.data.toy.grammar import alternatives, expand, parse_grammar
 
+pytestmark = pytest.mark.quick
+
 TEXT = """# a comment
 [line]
  {word} and {word}

@@ -7,6 +7,8 @@ import pytest
 
 from saepipe.evaluate.browse.counterpart import nearest, nearest_of_each
 
+pytestmark = pytest.mark.quick
+
 
 def unit_rows(seed: int, num: int, d_in: int = 24) -> np.ndarray:
     rows = np.random.default_rng(seed).standard_normal((num, d_in)).astype(np.float32)

@@ -15,6 +15,8 @@ from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.browse.notes import FILE, Notes
 
+pytestmark = pytest.mark.quick
+
 
 def test_a_note_is_stored_changed_and_removed(tmp_path: Path) -> None:
     notes = Notes(tmp_path, "f" * 64)

@@ -16,6 +16,8 @@ from saepipe.evaluate.browse.resources import Resources
 from saepipe.evaluate.browse.run import open_runs
 from saepipe.evaluate.features.store import RUN_PATH
 
+pytestmark = pytest.mark.quick
+
 
 def load(resources: Resources, name: str) -> Any:
     data = resources.get(name)

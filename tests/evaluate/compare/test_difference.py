@@ -11,6 +11,8 @@ from saepipe.evaluate.compare.difference import Change, Word, changes
 from saepipe.evaluate.metrics.base import FigureSpec
 from saepipe.evaluate.stats.paired_seeds import holm, paired
 
+pytestmark = pytest.mark.quick
+
 SHOWN = {
     "good": FigureSpec("good", "higher"),
     "bad": FigureSpec("bad", "lower"),

@@ -13,6 +13,8 @@ from helpers.random_runs import random_run
 from saepipe.cli import main
 from saepipe.data.errors import ConfigError
 
+pytestmark = pytest.mark.quick
+
 
 def test_an_sae_is_exported_to_a_library(tiny_cache: Path, tmp_path: Path) -> None:
     run = random_run(tmp_path / "run", "topk", tiny_cache)

@@ -26,6 +26,8 @@ from saepipe.evaluate.features.logits import logits
 from saepipe.evaluate.features.token_texts import texts
 from saepipe.harvest.model import ModelConfig, load_model
 
+pytestmark = pytest.mark.quick
+
 D_IN, VOCAB = 16, 40
 
 

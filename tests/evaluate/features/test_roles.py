@@ -11,6 +11,8 @@ from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.features.roles import Role, roles
 
+pytestmark = pytest.mark.quick
+
 
 def letter(name: str, own: list[int], absorbers: list[list[int]] | None, **words: list[str]) -> dict[str, Any]:
     return {

@@ -11,6 +11,8 @@ import torch
 from saepipe.data.errors import CorruptDataError, LockedError
 from saepipe.evaluate.model.kept_work import Content, KeptWork, Work
 
+pytestmark = pytest.mark.quick
+
 MODEL = {"weights": "w", "hook": "blocks.1.hook_resid_post"}
 
 

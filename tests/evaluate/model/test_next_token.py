@@ -9,6 +9,8 @@ from torch.nn.functional import cross_entropy, kl_div
 from saepipe.evaluate.model import next_token
 from saepipe.evaluate.model.next_token import predict
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("chunk", [1, 100, 2**27])
 def test_against_torch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:

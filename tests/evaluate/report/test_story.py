@@ -20,6 +20,8 @@ from saepipe.evaluate.report.variant_means import Mean, mean
 from saepipe.evaluate.results.run_results import Cell
 from saepipe.evaluate.stats.intervals import Estimate
 
+pytestmark = pytest.mark.quick
+
 HOOK = "blocks.1.hook_resid_post"
 L1, ORTSAE = {"name": "l1", "weight": 1.0}, {"name": "ortsae", "weight": 0.5}
 T_2 = 4.302652729911275  # Student's t with 2 degrees of freedom, at 0.975

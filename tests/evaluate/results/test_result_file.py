@@ -20,6 +20,8 @@ from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.results.result_file import Request, envelope, is_current
 
+pytestmark = pytest.mark.quick
+
 PAGES = DOCS / "metrics"
 
 

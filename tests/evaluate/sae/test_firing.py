@@ -9,6 +9,8 @@ from saepipe.evaluate.sae import firing, reconstruction
 from saepipe.evaluate.sae.firing import ActiveCounts, max_cosine, weight_figures
 from saepipe.evaluate.sae.reconstruction import reconstruct
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
 def test_max_cosine_is_over_other_rows(block: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from saepipe.evaluate.stats import decoder_cosines
 from saepipe.evaluate.stats.decoder_cosines import similarity
 from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, histogram
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("side", [1, 3, 5, 2048])
 @pytest.mark.parametrize("num_pairs", [1, 7, 1000])

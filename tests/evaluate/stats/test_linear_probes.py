@@ -19,6 +19,8 @@ from saepipe.evaluate.stats.linear_probes import (
     train,
 )
 
+pytestmark = pytest.mark.quick
+
 N, D = 600, 20
 
 

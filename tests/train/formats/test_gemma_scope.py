@@ -13,6 +13,8 @@ from helpers.other_libraries import check_function, tensors, write_gemma_scope
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import gemma_scope
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("change", [str, str.lower])
 def test_gemma_scope_has_the_function_that_its_authors_give(

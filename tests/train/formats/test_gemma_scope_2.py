@@ -13,6 +13,8 @@ from helpers.other_libraries import check_function, tensors, write_gemma_scope_2
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import gemma_scope
 
+pytestmark = pytest.mark.quick
+
 
 def test_gemma_scope_2_has_the_function_that_its_authors_give(tmp_path: Path, rows: Tensor) -> None:
     """b_dec is not subtracted from x; the folder and the file in it give the same SAE."""

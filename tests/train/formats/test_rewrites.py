@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from helpers.other_libraries import D_IN, D_SAE, randn
 from saepipe.train.formats.rewrites import b_dec_left_in, b_dec_subtracted
 from saepipe.train.sae.gated import Gated
+
+pytestmark = pytest.mark.quick
 
 
 def test_subtracting_b_dec_and_leaving_it_in_are_inverse() -> None:

@@ -19,6 +19,8 @@ from saepipe.train.sae.relu import ReLU
 from saepipe.train.sae.topk import TopK
 from saepipe.train.seeds import generator
 
+pytestmark = pytest.mark.quick
+
 
 def change(folder: Path, **keys: object) -> None:
     path = folder / saelens.CONFIG

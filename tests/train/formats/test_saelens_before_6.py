@@ -15,6 +15,8 @@ from helpers.other_libraries import D_IN, D_SAE, K, check_function, tensors
 from saepipe.data.errors import ConfigError
 from saepipe.train.formats import saelens
 
+pytestmark = pytest.mark.quick
+
 
 def older(folder: Path, weights: dict[str, Tensor], **config: Any) -> Path:
     """Writes a folder of SAELens 3 to 5, whose config is one flat mapping."""

@@ -14,6 +14,8 @@ from helpers.other_libraries import D_IN, D_SAE, K, check_function, write_sparsi
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import sparsify
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def sparse(tmp_path: Path) -> Path:

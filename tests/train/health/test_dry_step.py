@@ -18,6 +18,8 @@ from saepipe.train.sae.base import Architecture
 from saepipe.train.step.state import fresh_state, initial_params
 from saepipe.train.transforms.base import Transform
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 for family in (Architecture, Penalty, Transform):
     import_members(family.package)

@@ -11,6 +11,8 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.health.finished import check_finished, check_finite
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 
+pytestmark = pytest.mark.quick
+
 CPU = torch.device("cpu")
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 from helpers.kernel_products import random_mask
 from saepipe.train.kernels.pattern import Pattern
 
+pytestmark = pytest.mark.quick
+
 SHAPES = [(1, 1, 1.0), (1, 7, 0.5), (3, 1, 0.5), (17, 100, 0.01), (33, 257, 0.5), (5, 6, 0.0), (4, 9, 1.0)]
 
 

@@ -17,6 +17,8 @@ from saepipe.train.pairs.running_means import Joint, carried_over, initial_means
 from saepipe.train.pairs.search import nearest, neighbour_keys, top_pairs
 from saepipe.train.pairs.selection import all_pairs, search_is_due, statistics
 
+pytestmark = pytest.mark.quick
+
 D_IN, D_SAE, BATCH = 24, 40, 17
 
 

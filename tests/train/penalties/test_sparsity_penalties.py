@@ -20,6 +20,8 @@ from saepipe.train.sae.base import Architecture
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.schedule import Schedule, settings_at
 
+pytestmark = pytest.mark.quick
+
 THRESHOLD = torch.linspace(0.0, 0.9, 40, dtype=torch.float64)
 
 

@@ -13,6 +13,8 @@ from saepipe.train.step.measure import measure
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 CPU = torch.device("cpu")
 

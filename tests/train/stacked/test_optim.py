@@ -11,6 +11,8 @@ from saepipe.train.stacked.optim import clip_each, norm_each, update_each
 from saepipe.train.stacked.slices import shared
 from saepipe.train.step.optim import initial_moments, update
 
+pytestmark = pytest.mark.quick
+
 NUM_RUNS, D_IN, D_SAE = 4, 5, 7
 
 

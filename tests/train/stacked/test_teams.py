@@ -15,6 +15,8 @@ from saepipe.train.stacked.teams import MAX_STACKED_WORK, may_be_stacked, teams
 from saepipe.train.step.density import MIN_SPARSE_WORK
 from saepipe.train.step.state import Recipe
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 
 

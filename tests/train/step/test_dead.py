@@ -10,6 +10,8 @@ from saepipe.train.step.dead import any_dead, count_silence, dead_mask, resample
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 CPU = torch.device("cpu")
 

@@ -15,6 +15,8 @@ from saepipe.train.step.density import density, measures_density, next_is_sparse
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss, train_step
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 
 

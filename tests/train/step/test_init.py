@@ -7,6 +7,8 @@ from scipy.optimize import minimize
 
 from saepipe.train.step.init import center, geometric_median
 
+pytestmark = pytest.mark.quick
+
 
 def test_the_geometric_median_has_the_least_sum_of_distances() -> None:
     rows = torch.randn(101, 3, generator=torch.Generator().manual_seed(0)).exp()

@@ -7,6 +7,8 @@ from saepipe.train.penalties.l1 import L1
 from saepipe.train.schedule import settings_at
 from saepipe.train.step.learning_rate import last_resampling, learning_rate
 
+pytestmark = pytest.mark.quick
+
 NEVER = DeadConfig()
 
 

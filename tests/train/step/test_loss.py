@@ -12,6 +12,8 @@ from saepipe.train.schedule import settings_at
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.optim import remove_parallel
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 
 

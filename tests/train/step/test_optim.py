@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from saepipe.train.config import OptimizerConfig
 from saepipe.train.sae.base import Params
 from saepipe.train.step.optim import initial_moments, remove_parallel, update
+
+pytestmark = pytest.mark.quick
 
 
 def random_gradients(params: Params, seed: int) -> dict[str, torch.Tensor]:

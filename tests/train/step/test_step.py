@@ -17,6 +17,8 @@ from saepipe.train.sae.base import Architecture
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
+pytestmark = pytest.mark.quick
+
 Make = Callable[..., TrainConfig]
 
 import_members(Penalty.package)

@@ -22,6 +22,8 @@ from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
 
+pytestmark = pytest.mark.quick
+
 HOOK = "blocks.1.hook_resid_post"
 
 

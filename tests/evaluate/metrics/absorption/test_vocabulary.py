@@ -13,6 +13,8 @@ from saepipe.data.toy import MODEL_DIR, WORDS
 from saepipe.evaluate.metrics.absorption.prompts import single_tokens
 from saepipe.evaluate.metrics.absorption.vocabulary import LETTERS, Word, lookup, sample_words, split_words, vocabulary
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def toy() -> PreTrainedTokenizerBase:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from saepipe.evaluate.metrics.absorption.word_scores import concatenate, word_scores
 
+pytestmark = pytest.mark.quick
+
 LETTER, OTHER = torch.tensor([2.0, 0.0, 0.0]), torch.eye(3)
 OWN, CHILD, UNRELATED = 0, 1, 2
 W_DEC = torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])

@@ -11,6 +11,8 @@ from saepipe.evaluate.metrics.core.document_sums import DocumentSums
 from saepipe.evaluate.metrics.core.formulas import CoreSums, metrics, warnings
 from saepipe.evaluate.stats.intervals import Estimate
 
+pytestmark = pytest.mark.quick
+
 
 def core_sums(clean: float, ablated: float, sae: float) -> CoreSums:
     """Returns the sums of ten tokens in two documents with these mean losses; every other value is 1."""

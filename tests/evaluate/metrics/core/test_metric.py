@@ -17,6 +17,8 @@ from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.harvest.hooks import decoder_layers
 
+pytestmark = pytest.mark.quick
+
 D_IN = 16
 
 

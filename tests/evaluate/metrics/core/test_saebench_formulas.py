@@ -24,6 +24,8 @@ from saepipe.evaluate.results.result_file import Request, envelope
 from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.harvest.hooks import decoder_layers
 
+pytestmark = pytest.mark.quick
+
 PAD, EOS, BOS = 0, 1, 2
 BATCH, SCORED = 3, 6
 """Ten contexts: two batches of reconstruction, then one batch of three and a last one of one."""

@@ -13,6 +13,8 @@ from saepipe.evaluate.metrics.geometry.weights import Weights
 from saepipe.evaluate.stats.decoder_cosines import similarity
 from saepipe.evaluate.stats.histograms import COSINE, Histogram
 
+pytestmark = pytest.mark.quick
+
 
 def weights_of(W_dec: torch.Tensor, num_pairs: int = 3) -> Weights:
     similar = similarity(W_dec, num_pairs)

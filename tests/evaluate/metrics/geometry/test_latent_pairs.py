@@ -9,6 +9,8 @@ from scipy import stats
 from saepipe.evaluate.metrics.geometry.joint_firing import PairCounts
 from saepipe.evaluate.metrics.geometry.latent_pairs import conditional, joint_stats, lifts, mean_conditional, mean_lift
 
+pytestmark = pytest.mark.quick
+
 
 def sample(num_pairs: int, num_documents: int = 60, tokens: int = 40, seed: int = 0) -> tuple[PairCounts, float, float]:
     """Simulates documents with topics: in one of four, the child is active often, but seldom together with the parent.

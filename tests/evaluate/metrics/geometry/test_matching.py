@@ -11,6 +11,8 @@ import torch
 from saepipe.evaluate.metrics.geometry import matching
 from saepipe.evaluate.metrics.geometry.matching import match
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(params=["assignment", "mutual nearest neighbours"])
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -20,6 +20,8 @@ from saepipe.evaluate.results.result_file import plain_value
 from saepipe.evaluate.sae import reconstruction
 from saepipe.evaluate.sae.subject import Subject
 
+pytestmark = pytest.mark.quick
+
 HOOK = "blocks.1.hook_resid_post"
 
 

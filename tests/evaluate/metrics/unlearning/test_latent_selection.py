@@ -7,6 +7,8 @@ import torch
 
 from saepipe.evaluate.metrics.unlearning.latent_selection import select_latents
 
+pytestmark = pytest.mark.quick
+
 FORGET = torch.tensor([0.5, 0.0, 0.2, 0.9, 0.2, 0.1, 0.2], dtype=torch.float64)
 RETAIN = torch.tensor([0.0, 0.0, 0.0, 0.3, 0.001, 0.0, 0.0], dtype=torch.float64)
 
