@@ -25,7 +25,7 @@ STEPS = """
 import json, resource, sys, torch
 from saepipe.train.penalties.base import Penalty, StepContext
 from saepipe.train.sae.dense_acts import DenseActs
-from saepipe.train.setting import settings_at
+from saepipe.train.schedule import settings_at
 
 d_sae, allowed, penalties = json.loads(sys.argv[1])
 d_in, batch, num_active = 16, 64, 48
