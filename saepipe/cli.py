@@ -172,11 +172,7 @@ def evaluate(
         "compare runs/study/*/seed-* --format json",
     )
 )
-def compare(
-    runs: Runs,
-    baseline: Baseline = None,
-    format_: FormatOption = "human",
-) -> None:
+def compare(runs: Runs, baseline: Baseline = None, format_: FormatOption = "human") -> None:
     """Compare runs in one table: the config keys in which they differ, their metrics, and verdicts."""
     show_table(saepipe.compare(runs, baseline), format_)
 

@@ -75,8 +75,7 @@ def _refuse_several(folder: Path) -> None:
     inside = sorted(str(path.parent.relative_to(folder)) for path in folder.rglob(CONFIG))
     if inside:
         raise ConfigError(
-            f"{folder} holds {len(inside)} SAEs: {', '.join(inside)}",
-            hint=f"give one of them: {folder / inside[0]}",
+            f"{folder} holds {len(inside)} SAEs: {', '.join(inside)}", hint=f"give one of them: {folder / inside[0]}"
         )
 
 

@@ -31,7 +31,6 @@ class Entries:
     """
 
     pattern: Pattern  # where the entries are, in (batch, d_sae)
-    entry_pre_acts: Tensor  # (num_entries,)
     entry_acts: Tensor  # (num_entries,), never negative; without the straight-through slopes
     constant_pre_acts: Tensor  # (batch, d_sae) every pre-activation, without gradient
     inputs: Tensor  # (batch, d_in) left factor of the encoder's product
@@ -110,7 +109,7 @@ def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype) -> 
         pattern = sae.pattern(params, constant)
     pre_acts = autograd.encode_at(pattern, pattern.values_of(constant), inputs, W_enc, bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
-    return Entries(pattern, pre_acts, acts, constant, inputs, W_enc, bias, sae.estimate(params, constant))
+    return Entries(pattern, acts, constant, inputs, W_enc, bias, sae.estimate(params, constant))
 
 
 LatentActs = DenseActs | Entries

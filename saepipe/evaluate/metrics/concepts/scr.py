@@ -134,10 +134,7 @@ class SCR(Perturbation):
             dataset=pair.dataset,
             name=pair.title,
             scores=scr_scores(pair.clean, pair.misled, *after_ablation, sizes, mode),
-            llm_scores={
-                "scr_llm_test_accuracy": pair.clean.mean(-1),
-                "scr_llm_misled_accuracy": pair.misled.mean(-1),
-            },
+            llm_scores={"scr_llm_test_accuracy": pair.clean.mean(-1), "scr_llm_misled_accuracy": pair.misled.mean(-1)},
             clean_accuracies=dict(zip(("concept", "attribute"), pair.clean[0].tolist(), strict=True)),
             num_train=setup.num_train,
             num_test=setup.num_test,
