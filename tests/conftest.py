@@ -20,6 +20,11 @@ torch.set_num_threads(1)  # two test processes share two cores
 SHARED = Path(os.environ.get("SAEPIPE_SHARED", "../shared"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the longest test to the front, so that no worker is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_tutorial.py")
+
+
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a cache of 8,200 synthetic rows at `blocks.1.hook_resid_post`, d_in 24; last chunk and shard not full."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from saepipe.data import toy
+from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.harvest.config import DatasetConfig
@@ -17,7 +19,7 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def source_version(dataset: DatasetConfig, more: Iterable[Path] = ()) -> dict[str, Any]:
-    """Returns what decides the rows besides settings: `revision`, the hub's commit, or `files`, their digests.
+    """Returns what decides the rows besides settings: the hub's `revision`, or digests of `files` or toy `documents`.
 
     A revision that is already a commit is returned without asking the hub.
 
@@ -29,10 +31,8 @@ def source_version(dataset: DatasetConfig, more: Iterable[Path] = ()) -> dict[st
         ConfigError: if a file does not exist, or the source is neither a file nor a hub id.
         RemoteError: if the hub does not know the dataset or cannot be reached.
     """
-    if dataset.source == "toy":
-        folder = Path(toy.__file__).parent
-        names = (path.name for path in folder.iterdir() if path.suffix in (".py", ".txt"))
-        return {"files": artifact.digest_files(folder, names)}
+    if dataset.source == "toy":  # what it generates, because its source code may change without changing a text
+        return {"documents": fingerprint([asdict(document) for document in toy.documents(num_documents=1000)])}
     if dataset.revision and _COMMIT.fullmatch(dataset.revision):
         return {"revision": dataset.revision}
     if revision := resolve_revision(dataset):

@@ -17,7 +17,6 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.unlearning import corpora
 from saepipe.evaluate.metrics.unlearning.corpora import Corpus, densities, token_blocks
-from saepipe.evaluate.texts.dataset_source import dataset_key
 from saepipe.harvest.config import DatasetConfig
 
 D_IN = 128
@@ -94,17 +93,6 @@ def random_latents(make_sae):
 def test_too_little_text_is_an_error(testbed, corpus) -> None:
     with pytest.raises(ConfigError, match="does not fill one window"):
         windows_of(testbed, replace(corpus, context_size=5000))
-
-
-def test_dataset_key_depends_on_content_not_on_path(tmp_path) -> None:
-    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
-    first.write_text('{"text": "a"}')
-    second.write_text('{"text": "a"}')
-    assert dataset_key(DatasetConfig(source=str(first))) == dataset_key(DatasetConfig(source=str(second)))
-    second.write_text('{"text": "b"}')
-    assert dataset_key(DatasetConfig(source=str(first))) != dataset_key(DatasetConfig(source=str(second)))
-    with pytest.raises(ConfigError, match="there is no file"):
-        dataset_key(DatasetConfig(source=str(tmp_path / "none.csv")))
 
 
 def test_error_for_a_gated_corpus_says_what_to_do(tmp_path: Path) -> None:
