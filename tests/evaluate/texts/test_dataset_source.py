@@ -26,8 +26,6 @@ def test_dataset_key_depends_on_content_not_on_path(tmp_path: Path) -> None:
 
 def test_the_toy_corpus_has_the_version_of_its_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     version = source_version(DatasetConfig())
-    assert version == {
-        "documents": "25ccae83b61c984b"
-    }  # as long as no text changes, stored work is reused
+    assert version == {"documents": "25ccae83b61c984b"}  # as long as no text changes, stored work is reused
     monkeypatch.setattr(toy, "documents", partial(toy.documents, start=1))
     assert source_version(DatasetConfig()) != version
