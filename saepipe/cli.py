@@ -400,6 +400,7 @@ def verify(
     format_: FormatOption = "human",
 ) -> None:
     """Compare every file of a cache with its manifest; exit code 4 if one differs."""
+    from saepipe.data.cache.ancestors import damaged_ancestors
     from saepipe.data.folders.artifact import damaged_files, open_committed
 
     if repair:
@@ -408,7 +409,7 @@ def verify(
         show(repair_cache(cache), format_)
         return
     _, lines = open_committed(cache, "cache")
-    damage = list(damaged_files(cache, lines))
+    damage = [*damaged_files(cache, lines), *damaged_ancestors(cache)]
     show({"files": sum(len(line["files"]) for line in lines), "damaged": damage}, format_)
     if damage:
         raise CorruptDataError(

@@ -74,7 +74,7 @@ def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, te
     """
     if not runs:
         raise ConfigError("no run to evaluate", hint="saepipe evaluate RUN...")
-    caches: dict[Path, Cache] = {}
+    caches: dict[tuple[Path, str], Cache] = {}
     works: dict[tuple[int, str], list[Work]] = {}
     jobs = []
     for folder in {Path(run).resolve(): Path(run) for run in runs}.values():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from saepipe.data.batches.shuffle import permutation
+from saepipe.data.cache.ancestors import keep_ancestor, relink
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.int8 import Snr
 from saepipe.data.cache.layout import SPLITS, Split
@@ -65,6 +66,8 @@ def harvest(
 def _fill(
     out: Path, config: HarvestConfig, lm: LanguageModel, attributes: Mapping[str, Any], progress: Progress
 ) -> None:
+    if artifact.is_committed(out):
+        progress.say(f"{out} is extended; for runs trained from it, it is kept as it was at {keep_ancestor(out)}")
     pool_rows: dict[Split, int] = {"train": config.pool_rows, "heldout": config.shard_rows}
     layout = make_layout(config, lm)
     new_writer = CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
@@ -101,6 +104,7 @@ def _fill(
             "num_heldout_contexts": contexts["heldout"].num_contexts,
         }
         writer.finish({**attributes, **counts})
+    relink(out, artifact.read_manifest(out))
 
 
 def _run(

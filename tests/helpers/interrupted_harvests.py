@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from saepipe.data.cache.ancestors import FOLDER
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.rows import RowSource, WindowBatch
 
@@ -21,9 +22,9 @@ def changed(config: HarvestConfig, **settings: Any) -> HarvestConfig:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of all files except the logs, by relative path."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.relative_to(folder).parts[0] != "log"}
+    """Returns the bytes of all files except logs and earlier lengths, by relative path."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {str(name): path.read_bytes() for name, path in files.items() if name.parts[0] not in ("log", FOLDER)}
 
 
 def crash_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:

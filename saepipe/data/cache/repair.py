@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from saepipe.data.cache.ancestors import damaged_ancestors, relink
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
@@ -35,10 +36,11 @@ def repair(path: Path) -> dict[str, Any]:
     Reads every file. Until the next harvest ends, a damaged cache is unfinished: it has no COMMITTED.
 
     Returns:
-        damaged: one sentence per damaged file; pools: split, number and rows of each pool that must be made again;
-        tokens: the sum of their rows, which must pass through the model; fingerprint: the cache's, which the harvest
-        will reproduce, or None if the cache was unfinished; config: path of the cache's config, written for the
-        harvest, and next: the command to run, both None if nothing is wrong.
+        damaged: one sentence per damaged file; lost: the same for files of earlier lengths (`ancestors`) that no
+        harvest makes again, so that runs trained from that length cannot be evaluated; pools: split, number and rows of
+        each pool that must be made again; tokens: the sum of their rows, which must pass through the model;
+        fingerprint: the cache's, which the harvest will reproduce, or None if the cache was unfinished; config: path of
+        the cache's config, written for the harvest, and next: the command to run, both None if nothing is wrong.
 
     Raises:
         ConfigError: if there is no cache.
@@ -51,6 +53,9 @@ def repair(path: Path) -> dict[str, Any]:
         fingerprint, lines = _read_manifest(path)
         damage = {name: problem for line in lines for name, problem in _damage(path, line)}
         config = _config(path, damage)
+        intact = {name: entry for line in lines for name, entry in line["files"].items() if name not in damage}
+        relink(path, [{"files": intact}])
+        lost = list(damaged_ancestors(path))
         dropped = _pools_of(lines, damage)
         if unfinished := bool(damage) or fingerprint is None:
             artifact.write_file(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
@@ -62,6 +67,7 @@ def repair(path: Path) -> dict[str, Any]:
             "cache": str(path),
             "fingerprint": fingerprint,
             "damaged": list(damage.values()),
+            "lost": lost,
             "pools": [{"split": line["split"], "pool": line["pool"], "rows": line["num_rows"]} for line in pools],
             "tokens": sum(line["num_rows"] for line in pools),
             "config": str(path / CONFIG) if unfinished else None,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from saepipe.data.cache.ancestors import find_length, open_length
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import flatten
 from saepipe.data.config.component import Component
@@ -128,16 +129,13 @@ def _first(text: str | None) -> str:
 def _attributes(run: Run, cache: Path | None) -> Mapping[str, Any] | None:
     if cache is not None:
         check_cache(run, cache)
-    path = cache or run.config.cache
-    seal = path / artifact.COMMITTED
-    if not seal.is_file() or seal.read_text().strip() != run.cache_fingerprint:
-        return None
-    return Cache.open(path).attributes
+    path = find_length(cache or run.config.cache, run.cache_fingerprint)
+    return Cache.open(path).attributes if path else None
 
 
 def check_cache(run: Run, cache: Path) -> None:
     """Raises ConfigError unless the run was made from this cache."""
-    fingerprint = Cache.open(cache).fingerprint
+    fingerprint = open_length(cache, run.cache_fingerprint).fingerprint
     if fingerprint != run.cache_fingerprint:
         message = f"{cache} is cache {fingerprint[:16]}; {run.variant}/seed-{run.seed} was made from"
         raise ConfigError(f"{message} {run.cache_fingerprint[:16]}", hint="give the cache that the run was made from")

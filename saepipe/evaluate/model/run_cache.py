@@ -1,16 +1,19 @@
-"""Opens the cache that a run was trained from, and checks that it is that one."""
+"""Opens the cache that a run was trained from, at the length that it had then."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from saepipe.data.cache.ancestors import open_length
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.train.rundir.load import Run
 
 
-def cache_of(run: Run, path: Path | None = None, opened: dict[Path, Cache] | None = None) -> Cache:
+def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], Cache] | None = None) -> Cache:
     """Returns the cache that a run was trained from, at `path` or its path at training; `opened` keeps open caches.
+
+    If the cache was extended since, this is its earlier length.
 
     Raises:
         ConfigError: if that path has no cache, or another one, or if the cache does not have the run's hook.
@@ -19,7 +22,8 @@ def cache_of(run: Run, path: Path | None = None, opened: dict[Path, Cache] | Non
     path, opened = path or run.config.cache, {} if opened is None else opened
     if not path.is_dir():
         raise ConfigError(f"the cache of {run.path} is not at {path}", hint="--set cache=PATH")
-    cache = opened[path] = opened.get(path) or Cache.open(path)
+    key = (path, run.cache_fingerprint)
+    cache = opened[key] = opened.get(key) or open_length(*key)
     if cache.fingerprint != run.cache_fingerprint:
         raise ConfigError(
             f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from saepipe.data.cache.ancestors import whole_cache
 from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
 from saepipe.evaluate.model.config import ModelSettings
@@ -43,7 +44,7 @@ class Testbeds:
             cache=cache,
             hook=hook,
             load=partial(self._load, cache),
-            kept_work=KeptWork(self.config.artifacts or Path(f"{cache.path}.artifacts"), model_key),
+            kept_work=KeptWork(self.config.artifacts or Path(f"{whole_cache(cache.path)}.artifacts"), model_key),
             batch_size=self.config.batch_size,
             device=self.device,
             dtype=model.dtype,

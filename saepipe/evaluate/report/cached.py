@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from saepipe.data.cache.ancestors import open_length
 from saepipe.data.cache.cache import ActivationStats, Cache
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.mapped_rows import MappedRows
@@ -74,10 +75,10 @@ class CacheFacts:
 def read_cache(run: Run) -> CacheFacts | str:
     """Reads the facts about the cache that a run was trained on, or returns why they cannot be read."""
     path = run.config.cache
-    if not artifact.is_committed(path):
+    if not path.is_dir():
         return f"the cache is no longer at {path}"
     try:
-        cache = Cache.open(path)
+        cache = open_length(path, run.cache_fingerprint)
         if cache.fingerprint != run.cache_fingerprint:
             return f"another cache is now at {path} ({cache.fingerprint[:8]}, not {run.cache_fingerprint[:8]})"
         return CacheFacts(

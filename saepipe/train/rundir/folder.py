@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from saepipe.data.cache.ancestors import find_length, whole_cache
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import differences
 from saepipe.data.config.yaml_file import read_yaml
@@ -35,13 +36,14 @@ def refuse_other_run(folder: Path, config: TrainConfig, cache: Cache) -> None:
     if lines and "imported" in lines[0]:
         raise ConfigError(f"{folder} holds an imported SAE", hint="choose another --out")
     differing = differences(TrainConfig.load(folder / CONFIG).identity(), config.identity())
+    hint = "choose another --out or remove this folder"
     if lines and lines[0]["cache"] != cache.fingerprint:
         differing.append(f"the cache's content: {lines[0]['cache'][:16]} -> {cache.fingerprint[:16]}")
+        if shorter := find_length(whole_cache(cache.path), lines[0]["cache"]):
+            hint += f"; or use the cache as it was before it was extended: --cache {shorter}"
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
-        raise ConfigError(
-            f"{folder} holds a run of another config:\n{listed}", hint="choose another --out or remove this folder"
-        )
+        raise ConfigError(f"{folder} holds a run of another config:\n{listed}", hint=hint)
 
 
 def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:
