@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,9 +79,10 @@ class Cache(Displayed):
         """
         path = Path(path)
         fingerprint, lines = artifact.open_committed(path, "cache")
-        for line in lines:  # metadata is small and has no checksum of its own
-            for problem in artifact.damaged_files(path, [line], hashes=line["kind"] == "metadata"):
-                raise CorruptDataError(problem, hint=f"saepipe cache verify {path} lists all damage")
+        metadata = [line for line in lines if line["kind"] == "metadata"]  # small, and without checksums of its own
+        sizes = artifact.damaged_files(path, lines, hashes=False)
+        for problem in itertools.chain(sizes, artifact.damaged_files(path, metadata)):
+            raise CorruptDataError(problem, hint=f"saepipe cache verify {path} lists all damage")
         attributes: Any = zarr.open_group(path, mode="r").attrs["saepipe"]
         version = attributes["format_version"]
         if version > FORMAT_VERSION:

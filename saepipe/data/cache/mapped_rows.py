@@ -12,6 +12,7 @@ import numpy as np
 from saepipe.data.cache.codecs import is_raw
 from saepipe.data.cache.shards import MappedShard, RowArray
 from saepipe.data.errors import CorruptDataError
+from saepipe.data.folders.inside import inside
 
 Files = Mapping[str, Mapping[str, Any]]
 """Manifest entry of each file of a cache, by its path in the cache."""
@@ -91,5 +92,5 @@ class MappedRows:
         with self._lock:
             if number not in self._shards:
                 name = self.array.file(number)
-                self._shards[number] = MappedShard(self.array, self._folder / name, self._files[name])
+                self._shards[number] = MappedShard(self.array, inside(self._folder, name), self._files[name])
             return self._shards[number]

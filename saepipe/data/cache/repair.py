@@ -22,6 +22,7 @@ from saepipe.data.cache.ancestors import damaged_ancestors, relink
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
+from saepipe.data.folders.inside import inside
 
 GROUP = "zarr.json"
 CONFIG = f"{artifact.LOG}/config.yaml"
@@ -135,7 +136,7 @@ def _delete(path: Path, lines: Iterable[Line], damage: Iterable[str], dropped: s
     sealed cache with missing files, which it refuses. It never seals damaged data.
     """
     for name in damage:
-        (path / name).unlink(missing_ok=True)
+        inside(path, name).unlink(missing_ok=True)
     for folder in {(path / name).parent for name in damage}:
         if folder.is_dir():
             artifact.sync_folder(folder)

@@ -25,6 +25,7 @@ from saepipe.data.cache.shards import RowArray, describe_shard
 from saepipe.data.errors import HealthError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
+from saepipe.data.folders.inside import inside
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class CacheWriter:
         listed = {name for line in self._lines for name in line["files"]}
         for name in _data_files(self.folder):
             if name not in listed:
-                (self.folder / name).unlink()
+                inside(self.folder, name).unlink()
         self._check_snr()
 
     def put(self, pool: RowPool) -> None:

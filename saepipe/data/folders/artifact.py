@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ import xxhash
 from filelock import FileLock, Timeout
 
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError, OutOfSpaceError
+from saepipe.data.folders.inside import Inside, check_name
 
 MANIFEST = "manifest.jsonl"
 COMMITTED = "COMMITTED"
@@ -93,25 +95,42 @@ def digest_bytes(data: bytes) -> dict[str, Any]:
 
 def digest_files(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """The `files` of a manifest line."""
-    return {name: digest_file(folder / name) for name in sorted(names)}
+    paths = Inside(folder)
+    return {name: digest_file(paths.path(name)) for name in sorted(names)}
 
 
 def read_manifest(folder: Path) -> list[Line]:
     """Reads the manifest's lines; skips a torn last line (from a crash during append).
 
     Raises:
-        CorruptDataError: if any line but the last is not JSON.
+        CorruptDataError: if any line but the last is not JSON, or a line is malformed or names a file elsewhere.
     """
     path = folder / MANIFEST
     texts = path.read_text(errors="replace").split("\n") if path.exists() else [""]
     lines: list[Line] = []
     for number, text in enumerate(texts[:-1], 1):  # text after the last newline is torn, or empty
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             if number < len(texts) - 1:
                 raise CorruptDataError(f"{path}: line {number} is not JSON: {text[:60]!r}") from None
+            continue
+        if not _is_line(line):
+            raise CorruptDataError(f"{path}: line {number} is not a line of a manifest: {text[:60]!r}")
+        for name in line.get("files", {}):
+            check_name(folder, name)
+        lines.append(line)
     return lines
+
+
+def _is_line(line: Any) -> bool:
+    """Returns whether a line is an object whose `files`, if any, have a size and a digest each."""
+    if not isinstance(line, dict) or not isinstance(files := line.get("files", {}), dict):
+        return False
+    return all(
+        isinstance(entry, dict) and type(entry.get("bytes")) is int and isinstance(entry.get("xxh3"), str)
+        for entry in files.values()
+    )
 
 
 def append_manifest(folder: Path, line: Line) -> None:
@@ -161,16 +180,30 @@ def open_committed(folder: Path, kind: str) -> tuple[str, list[Line]]:
 
 
 def damaged_files(folder: Path, lines: Iterable[Line], *, hashes: bool = True) -> Iterator[str]:
-    """Yields a sentence per listed file that is missing, of the wrong size or (with `hashes`) of different content."""
+    """Yields a sentence per listed file that is missing, of the wrong size or (with `hashes`) of different content.
+
+    Raises:
+        CorruptDataError: if a line names a file outside the folder.
+    """
+    paths = Inside(folder)
     for line in lines:
         for name, expected in line.get("files", {}).items():
-            path = folder / name
-            if not path.is_file():
+            path = paths.path(name)
+            if (size := _size(path)) is None:
                 yield f"{path} is missing"
-            elif (size := path.stat().st_size) != expected["bytes"]:
+            elif size != expected["bytes"]:
                 yield f"{path} has {size:,} bytes, not {expected['bytes']:,}"
             elif hashes and digest_file(path)["xxh3"] != expected["xxh3"]:
                 yield f"{path} has other content than the manifest lists (xxh3 differs)"
+
+
+def _size(path: Path) -> int | None:
+    """Returns the size of a file; None if there is no file."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from huggingface_hub.hf_api import RepoFile
 from saepipe.data.config.yaml_file import read_yaml
 from saepipe.data.errors import ConfigError, CorruptDataError, SaepipeError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.inside import check_name, inside
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.contents import READABLE, readable
 from saepipe.evaluate.hub.facts import check_cache
@@ -63,7 +64,7 @@ def pull(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
         fetched = Path(partial) / "repository"
-        run = fetched / run_address.folder
+        run = inside(fetched, run_address.folder) if run_address.folder else fetched
         if out.is_dir() and any(out.iterdir()):
             with _remote_errors(address):
                 seal = run_address.file(artifact.COMMITTED)
@@ -121,7 +122,9 @@ def _files_of(names: Iterable[str], run_address: Address) -> Sequence[str]:
     """Returns the run's files; raises CorruptDataError if some are of kinds that no run has."""
     inside = [name for name in names if name.startswith(run_address.file(""))]
     files = [name for name in inside if PurePosixPath(name).name not in _IGNORED]
-    if refused := [name for name in files if not readable(name) or ".." in PurePosixPath(name).parts]:
+    for name in files:
+        check_name(Path(str(run_address)), name)
+    if refused := [name for name in files if not readable(name)]:
         kinds = ", ".join(sorted(READABLE))
         hint = f"a run has only {kinds} and {artifact.COMMITTED}; nothing was downloaded"
         raise CorruptDataError(f"{run_address} has files of other kinds: {', '.join(refused)}", hint=hint)

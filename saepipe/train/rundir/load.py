@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
+from saepipe.data.folders.inside import check_name
 from saepipe.data.terminal.display import Displayed, html_table
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
@@ -145,9 +146,7 @@ def open_run(path: Path | str) -> Run:
     """
     path = Path(path)
     fingerprint, lines = artifact.open_committed(path, "run")
-    header = lines[0]
-    if header.get("kind") != "run":
-        raise CorruptDataError(f"{path} is of kind {header.get('kind')!r}, not a run")
+    header = _header(path, lines)
     kind = ImportConfig if "imported" in header else TrainConfig
     for problem in artifact.damaged_files(path, lines):
         raise CorruptDataError(problem, hint="train it again" if kind is TrainConfig else "import it again")
@@ -161,6 +160,20 @@ def open_run(path: Path | str) -> Run:
         variant=header["variant"],
         seed=header["seed"],
     )
+
+
+def _header(path: Path, lines: Sequence[artifact.Line]) -> artifact.Line:
+    """Returns the first line of a run's manifest; the variant's name and the seed become parts of paths later."""
+    header = lines[0] if lines else {}
+    if header.get("kind") != "run":
+        raise CorruptDataError(f"{path} is of kind {header.get('kind')!r}, not a run")
+    types = {"run_id": str, "cache": str, "hook": str, "variant": str, "seed": int}
+    if wrong := [key for key, kind in types.items() if not isinstance(header.get(key), kind)]:
+        raise CorruptDataError(f"{path / artifact.MANIFEST}: the run's {wrong[0]} is {header.get(wrong[0])!r}")
+    check_name(path, header["variant"])
+    if "/" in header["variant"]:
+        raise CorruptDataError(f"{path / artifact.MANIFEST}: the run's variant {header['variant']!r} is not one name")
+    return header
 
 
 def load(run: Run | Path | str, device: str | torch.device = "cpu") -> SAE:
