@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from saepipe.data.config.base import fingerprint
+from saepipe.data.config.slug import slug
 from saepipe.data.config.yaml_file import apply_override
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
@@ -38,7 +38,7 @@ def expand(config: TrainConfig) -> list[Variant]:
     """Returns all runs in the order written; seeds vary fastest.
 
     Raises:
-        ConfigError: if an override is invalid, or two runs are equal or have the same name.
+        ConfigError: if an override is invalid, a name cannot be a folder's, or two runs are equal or have one name.
     """
     runs = [
         Variant(name, seed, _run_config(config, name, overrides, seed))
@@ -62,7 +62,7 @@ def named_overrides(config: TrainConfig) -> Iterator[tuple[str, dict[str, Any]]]
         combined = [dict(overrides) for overrides in form.overrides] or [{"name": ALONE}]
     for overrides in combined:
         name = str(overrides.pop("name", None) or describe(overrides))
-        yield re.sub(r"[^\w.=,+-]+", "-", name), overrides
+        yield slug(name), overrides
 
 
 def describe(overrides: Mapping[str, Any]) -> str:

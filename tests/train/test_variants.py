@@ -65,8 +65,14 @@ def test_a_plugin_variant_does_not_change_the_run_ids_of_the_others(config: Make
 
 
 def test_a_name_becomes_one_folder(config: Make) -> None:
-    runs = expand(config(variants=[{"name": "../b c"}]))
-    assert runs[0].name == "..-b-c"
+    runs = expand(config(variants=[{"name": "a/../b c"}]))
+    assert runs[0].name == "a-..-b-c"
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "../b", "x" * 201, "é" * 101])
+def test_a_name_that_cannot_be_a_folder_is_refused(config: Make, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot name a folder|more than 200"):
+        expand(config(variants=[{"name": name}]))
 
 
 @pytest.mark.parametrize(

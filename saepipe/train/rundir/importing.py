@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +14,7 @@ import torch
 
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import Config, fingerprint
+from saepipe.data.config.slug import slug
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
@@ -98,7 +98,7 @@ def import_sae(
             "imported": library,
             "path": path.absolute(),
             "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in source.files},
-            "name": re.sub(r"[^\w.=,+-]+", "-", name or source.name),
+            "name": slug(name or source.name),
             "seed": _resolve_seed(source, path, seed),
             "sae": {key: value for key, value in source.sae.to_dict().items() if key in ("name", "d_sae", "k")},
             "cache": cache.absolute(),
