@@ -28,7 +28,7 @@ MAY_IMPORT = {
 FLOORS = {
     "data": ("errors terminal", "config device folders", "cache synthetic", "batches toy"),
     "harvest": (
-        "hooks hub",
+        "hooks hub identity",
         "capture",
         "model",
         "config",

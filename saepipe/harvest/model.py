@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import xxhash
 from pydantic import Field
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from saepipe.data.config.base import Config, fingerprint
 from saepipe.data.device import pick_device
-from saepipe.data.errors import ConfigError, MachineError
+from saepipe.data.errors import ConfigError, CorruptDataError, MachineError, SaepipeError
 from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint, decoder_layers
 from saepipe.harvest.hub import remote_error
+from saepipe.harvest.identity import describe_config, describe_tokenizer, probe_ids
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2"]
@@ -60,6 +62,11 @@ class LanguageModel:
         return len(decoder_layers(self.model))
 
     @property
+    def num_ids(self) -> int:
+        """Number of token ids that the model can embed."""
+        return len(cast(torch.Tensor, self.model.get_input_embeddings().weight))
+
+    @property
     def bos_id(self) -> int:
         """The id at the start of each window: BOS, or EOS for tokenizers without BOS (GPT-2, Pythia)."""
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
@@ -73,8 +80,8 @@ class LanguageModel:
         return frozenset(self.tokenizer.all_special_ids) | {self.bos_id}
 
     @cached_property
-    def identity(self) -> dict[str, str | None]:
-        """Id, revision, and digests of weights and tokenizer, by which two models are compared."""
+    def identity(self) -> dict[str, Any]:
+        """Id, revision, class, config, and digests of weights and tokenizer, by which two models are compared."""
         state = xxhash.xxh3_128()
         for name, tensor in sorted(self.model.state_dict().items()):
             state.update(name.encode())
@@ -85,6 +92,8 @@ class LanguageModel:
             "class": type(self.model).__name__,
             "weights": state.hexdigest(),
             "tokenizer": tokenizer_fingerprint(self.tokenizer, self.special_ids),
+            "config": describe_config(self.model.config),
+            **describe_tokenizer(self.tokenizer),
         }
 
 
@@ -99,7 +108,9 @@ def load_model(config: ModelConfig) -> LanguageModel:
     Raises:
         MachineError: if the device, or a package that the attention needs, is missing.
         RemoteError: if the model cannot be loaded from the hub.
-        ConfigError: if a folder holds no model, or the model lacks that attention implementation.
+        ConfigError: if a folder holds no model, the model lacks that attention implementation, the checkpoint does not
+            have exactly the model's weights, or the tokenizer makes no ordinary tokens.
+        CorruptDataError: if a file of weights is damaged.
     """
     device = pick_device(config.device)
     try:
@@ -107,22 +118,72 @@ def load_model(config: ModelConfig) -> LanguageModel:
         commit = extract_commit_hash(cached_file(config.path, "config.json", revision=config.revision), None)
         revision = commit or config.revision
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=revision)
-        model = AutoModelForCausalLM.from_pretrained(
+        pair: Any = AutoModelForCausalLM.from_pretrained(
             config.path,
             revision=revision,
             dtype=getattr(torch, config.dtype),
             attn_implementation=config.attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are listed; none is accepted
         )
-    except (OSError, ValueError, ImportError) as error:
-        problem = f"cannot load {config.model!r}: {str(error).splitlines()[0]}"
-        if isinstance(error, ImportError):
-            raise MachineError(problem) from error
-        if isinstance(error, ValueError) or Path(config.path).is_dir():
-            raise ConfigError(problem, hint="give a Hugging Face checkpoint folder, and attention: eager") from error
-        raise remote_error("model", config.model, config.revision, error) from error
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged or foreign file raises whatever the reading library does not expect
+        raise _loading_error(config, error) from error
+    model, loaded = cast(tuple[PreTrainedModel, dict[str, Any]], pair)
+    _check_weights(config, loaded)
+    if set(probe_ids(tokenizer, special=False)) <= set(tokenizer.all_special_ids):
+        raise ConfigError(
+            f"the tokenizer of {config.model!r} makes no ordinary token of any text: are its files missing?",
+            hint="a checkpoint folder needs tokenizer.json, or the files that its tokenizer is made from",
+        )
     model.requires_grad_(False)
     nn.Module.to(model, device)
     return LanguageModel(model.train(False), tokenizer, config, commit)
+
+
+def _loading_error(config: ModelConfig, error: Exception) -> SaepipeError:
+    """Explains why a model could not be loaded."""
+    reason = " ".join(str(error).split())[:300]
+    problem = f"cannot load {config.model!r}: {reason}"
+    if isinstance(error, ImportError):
+        return MachineError(problem)
+    if isinstance(error, SafetensorError):
+        hint = "copy or download the checkpoint again"
+        return CorruptDataError(f"the weights of {config.model!r} are damaged: {reason}", hint=hint)
+    if isinstance(error, OSError) and not Path(config.path).is_dir():
+        return remote_error("model", config.model, config.revision, error)
+    if not isinstance(error, OSError | ValueError):
+        problem = f"cannot load {config.model!r}: {type(error).__name__}: {reason}"
+    return ConfigError(problem, hint="give a Hugging Face checkpoint folder, and attention: eager")
+
+
+def _check_weights(config: ModelConfig, loaded: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless the checkpoint has exactly the model's weights, all of the right shape.
+
+    Otherwise transformers makes up what is missing, at random, and only warns.
+    """
+    problems = {
+        "missing": sorted(loaded["missing_keys"]),
+        "unexpected": sorted(loaded["unexpected_keys"]),
+        "of another shape": sorted(_mismatch(*entry) for entry in loaded["mismatched_keys"]),
+        "unreadable": sorted(map(str, loaded["error_msgs"])),
+    }
+    if any(problems.values()):
+        lines = [f"  {kind}: {_listed(names)}" for kind, names in problems.items() if names]
+        raise ConfigError(
+            f"the checkpoint {config.model!r} does not have the weights of its model:\n" + "\n".join(lines),
+            hint="copy or download the checkpoint again, and check that config.json belongs to it",
+        )
+
+
+def _mismatch(name: str, stored: Iterable[int], expected: Iterable[int]) -> str:
+    return f"{name} {tuple(stored)}, not {tuple(expected)}"
+
+
+def _listed(names: Sequence[str], limit: int = 8) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
 
 
 def check_attention(lm: LanguageModel, ids: torch.Tensor, hooks: list[HookPoint]) -> None:

@@ -13,7 +13,9 @@ from saepipe.data.config.base import differences
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
+from saepipe.data.terminal.progress import Progress
 from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.identity import compare
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,16 @@ def inspect_folder(out: Path, config: HarvestConfig, resume: ResumeMode) -> Fold
     return FolderState(attributes, done=same_length and artifact.is_committed(out))
 
 
-def check_same_model(attributes: Mapping[str, Any], identity: Mapping[str, Any], out: Path) -> None:
-    """Raises ConfigError if the unfinished cache was made with other weights or another tokenizer.
+def check_same_model(attributes: Mapping[str, Any], identity: Mapping[str, Any], out: Path, progress: Progress) -> None:
+    """Raises ConfigError if the cache was begun with a model or a tokenizer that does something else.
 
-    The commit may differ, as long as it left both unchanged.
+    The commit may differ, as long as it changed neither. A difference that only another version of a package makes is
+    said.
     """
-    if changed := differences({**attributes["model"], "revision": None}, {**identity, "revision": None}):
-        raise ConfigError(f"{out} was started with another model:\n  " + "\n  ".join(changed), hint="use another --out")
+    versions = attributes.get("versions", {}), artifact.provenance()
+    comparison = compare(attributes["model"], identity, versions, leave_out=("revision",))
+    if comparison.changed:
+        lines = "\n  ".join(comparison.changed)
+        raise ConfigError(f"{out} was started with another model:\n  {lines}", hint="use another --out")
+    for sentence in comparison.accepted:
+        progress.say(f"{out}: {sentence}")

@@ -54,7 +54,7 @@ def harvest(
             return Cache.open(out)
         lm = load_model(config.model)
         if folder.attributes:
-            check_same_model(folder.attributes, lm.identity, out)
+            check_same_model(folder.attributes, lm.identity, out, progress)
         attributes = dict(folder.attributes) or describe(config, lm)
         _fill(out, config, lm, {**attributes, "config": config.to_dict()}, progress)
     cache = Cache.open(out)

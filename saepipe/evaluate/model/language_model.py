@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders import artifact
 from saepipe.evaluate.model.config import ModelSettings
+from saepipe.harvest.identity import compare
 from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
 
 
@@ -14,15 +18,25 @@ def model_config(cache: Cache, config: ModelSettings) -> ModelConfig:
     return ModelConfig.parse(made_with | {"device": config.device} | ({"dtype": config.dtype} if config.dtype else {}))
 
 
-def load_model_of(cache: Cache, config: ModelSettings) -> LanguageModel:
-    """Loads the model that made the cache; raises ConfigError if its name now leads to another model."""
+def load_model_of(cache: Cache, config: ModelSettings, say: Callable[[str], None] = lambda _: None) -> LanguageModel:
+    """Loads the model that made the cache; raises ConfigError if its name now leads to another model.
+
+    `say` is told of differences that only another version of a package makes.
+    """
     language_model = load_model(model_config(cache, config))
-    made_with, actual = cache.attributes["model"], language_model.identity
     same_dtype = language_model.config.dtype == cache.attributes["config"]["model"]["dtype"]
-    for key in ("class", "tokenizer", *(("weights",) if same_dtype else ())):
-        if made_with[key] != actual[key]:
-            raise ConfigError(
-                f"{actual['id']} is not the model that made {cache.path}: {key} {actual[key]}, not {made_with[key]}",
-                hint="evaluate with the same checkpoint and revision",
-            )
+    comparison = compare(
+        cache.attributes["model"],
+        language_model.identity,
+        (cache.attributes.get("versions", {}), artifact.provenance()),
+        leave_out=("revision", *(() if same_dtype else ("weights", "config.dtype"))),
+    )
+    if comparison.changed:
+        raise ConfigError(
+            f"{language_model.config.model} is not the model that made {cache.path}:\n  "
+            + "\n  ".join(comparison.changed),
+            hint="evaluate with the same checkpoint and revision",
+        )
+    for sentence in comparison.accepted:
+        say(f"{cache.path}: {sentence}")
     return language_model

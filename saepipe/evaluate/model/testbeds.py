@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +23,10 @@ class Testbeds:
 
     __test__ = False  # not a pytest class, despite its name
 
-    def __init__(self, config: ModelSettings, passes: Passes) -> None:
+    def __init__(self, config: ModelSettings, passes: Passes, say: Callable[[str], None] = lambda _: None) -> None:
+        """`say` is told what the user should know about the model that is loaded."""
         self.config = config
+        self._say = say
         self.passes = passes
         self.device = pick_device(config.device)
         self._testbeds: dict[tuple[str, str], Testbed] = {}
@@ -58,7 +61,7 @@ class Testbeds:
         """Loads the model that made the cache; only one model is held at a time."""
         if cache.fingerprint not in self._models:
             self._models.clear()
-            self._models[cache.fingerprint] = load_model_of(cache, self.config)
+            self._models[cache.fingerprint] = load_model_of(cache, self.config, self._say)
         return self._models[cache.fingerprint]
 
     def _baseline_at(self, cache: Cache, hook: str) -> Subject | None:

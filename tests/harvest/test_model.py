@@ -1,0 +1,72 @@
+"""Checkpoints that are not whole are refused by name: weights, tokenizer, damaged files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.toy import MODEL_DIR
+from saepipe.harvest.model import ModelConfig, load_model
+
+pytestmark = pytest.mark.quick
+
+WEIGHT = "model.layers.1.mlp.down_proj.weight"
+WEIGHTS = load_file(MODEL_DIR / "model.safetensors")
+WITHOUT = {name: tensor for name, tensor in WEIGHTS.items() if name != WEIGHT}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return shutil.copytree(MODEL_DIR, tmp_path / "model")
+
+
+def load(folder: Path) -> None:
+    load_model(ModelConfig(model=str(folder), device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "problem"),
+    [
+        (WITHOUT, f"missing: {WEIGHT}$"),
+        (WEIGHTS | {"model.layers.9.x": torch.zeros(3)}, r"unexpected: model\.layers\.9\.x$"),
+        (WEIGHTS | {WEIGHT: torch.zeros(3, 3)}, rf"of another shape: {WEIGHT} \(3, 3\), not \(128, 384\)$"),
+        ({name: WEIGHTS[name] for name in list(WEIGHTS)[:20]}, r"missing: .* and 18 more$"),
+    ],
+    ids=["missing", "unexpected", "mismatched", "many missing"],
+)
+def test_a_checkpoint_has_exactly_the_models_weights(
+    folder: Path, weights: dict[str, torch.Tensor], problem: str
+) -> None:
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=rf"(?m)does not have the weights of its model:\n  {problem}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, 100_000, -1])
+def test_truncated_weights_are_damage(folder: Path, size: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CorruptDataError, match="the weights of .* are damaged"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize("size", [0, 20, -2])
+def test_truncated_descriptions_are_refused(folder: Path, name: str, size: int) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:size])
+    with pytest.raises(ConfigError, match="cannot load"):
+        load(folder)
+
+
+def test_a_folder_without_tokenizer_files_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="cannot load"):
+        load(folder)
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ConfigError, match="makes no ordinary token of any text: are its files missing"):
+        load(folder)
