@@ -35,7 +35,7 @@ FLOORS = {
         "resume text",
         "tokenize",
         "rows",
-        "describe feed pools",
+        "describe feed pools text_marks",
         "plan run",
     ),
     "train": (

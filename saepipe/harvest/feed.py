@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 
 from saepipe.data.cache.layout import Layout, Split
 from saepipe.data.cache.special_tokens import keep_mask
@@ -26,14 +27,18 @@ class _Read:
 class WindowFeed:
     """Yields training batches, and collects up to `max_heldout` held-out windows meanwhile in `heldout`."""
 
-    def __init__(self, windows: Iterator[tuple[Split, Window]], batch_size: int, max_heldout: int) -> None:
+    def __init__(
+        self, windows: Iterator[tuple[Split, Window]], batch_size: int, max_heldout: int, *, digest: bool = True
+    ) -> None:
+        """`digest` is whether training batches carry the digest of what was read until their end."""
         self._windows, self._batch_size, self._max_heldout = windows, batch_size, max_heldout
+        self._digest = digest
         self.heldout: list[Window] = []
 
-    def train_batches(self, contexts: ContextShards) -> Iterator[WindowBatch]:
+    def train_batches(self) -> Iterator[WindowBatch]:
         """Yields batches in order; a thread reads and tokenises the next one while the caller uses this one.
 
-        A batch's contexts and held-out windows are recorded when it is yielded, so both depend only on the config.
+        A batch's held-out windows are set aside when it is yielded, so that they depend only on the config.
         """
         reads = self._reads()
         with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as reader:
@@ -41,26 +46,33 @@ class WindowFeed:
             while (read := next_read.result()) is not None:
                 next_read = reader.submit(next, reads, None)
                 self.heldout += read.heldout[: self._max_heldout - len(self.heldout)]
-                contexts.add(read.batch)
                 yield read.batch
 
-    def heldout_batches(self, contexts: ContextShards) -> Iterator[WindowBatch]:
+    def heldout_batches(self) -> Iterator[WindowBatch]:
         for first in range(0, len(self.heldout), self._batch_size):
-            batch = WindowBatch.of(first, self.heldout[first : first + self._batch_size])
-            contexts.add(batch)
-            yield batch
+            yield WindowBatch.of(first, self.heldout[first : first + self._batch_size])
 
     def _reads(self) -> Iterator[_Read]:
         train: list[Window] = []
         heldout: list[Window] = []
-        first = 0
+        first, state = 0, xxhash.xxh3_128()
+
+        def read() -> _Read:
+            if not self._digest:
+                return _Read(WindowBatch.of(first, train), heldout)
+            state.update(f"{len(train)} {len(heldout)} ".encode())
+            for window in (*train, *heldout):
+                state.update(window.ids.tobytes())
+                state.update(window.documents.tobytes())
+            return _Read(WindowBatch.of(first, train, state.hexdigest()), heldout)
+
         for split, window in self._windows:
             (train if split == "train" else heldout).append(window)
             if len(train) == self._batch_size:
-                yield _Read(WindowBatch.of(first, train), heldout)
+                yield read()
                 first, train, heldout = first + len(train), [], []
         if train:
-            yield _Read(WindowBatch.of(first, train), heldout)
+            yield read()
 
 
 class ContextShards:
@@ -71,6 +83,12 @@ class ContextShards:
         self._batches: list[WindowBatch] = []
         self._num_written = 0
         self.num_contexts = 0
+
+    def recorded(self, batches: Iterable[WindowBatch]) -> Iterator[WindowBatch]:
+        """Yields the batches, and collects the contexts of each."""
+        for batch in batches:
+            self.add(batch)
+            yield batch
 
     def add(self, batch: WindowBatch) -> None:
         self._batches.append(batch)

@@ -100,9 +100,11 @@ class _PoolBuffer:
         self.num_rows += count
         return count
 
-    def pool(self, position: Position) -> RowPool:
+    def pool(self, position: Position, text: str) -> RowPool:
+        """The collected rows; `text` is the digest of what was read until the end of the current batch."""
         arrays = {name: values[: self.num_rows] for name, values in self._arrays.items()}
-        facts = {"batches": position.batches, "used": position.used, "dropped": position.dropped}
+        facts: dict[str, int | str] = {"batches": position.batches, "used": position.used, "dropped": position.dropped}
+        facts |= {"text": text} if text else {}
         order = self._spec.order(self.num_rows, position.pools)
         return RowPool(self._spec.split, position.pools, arrays, order, facts)
 
@@ -133,10 +135,10 @@ def cut_pools(
         while position.batches == number + 1 and position.used < len(rows) and position.rows < spec.limit:
             position.advance(buffer.take(rows, position))
             if buffer.num_rows == spec.pool_rows or position.rows == spec.limit:
-                yield buffer.pool(position)
+                yield buffer.pool(position, batch.text)
                 buffer = _PoolBuffer(spec)
                 position.end_pool(stored)
         if position.rows == spec.limit and position.batches == number + 1:
             return
     if buffer.num_rows:
-        yield buffer.pool(position)
+        yield buffer.pool(position, batch.text)

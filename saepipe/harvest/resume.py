@@ -24,6 +24,8 @@ class FolderState:
 
     attributes: Mapping[str, Any]
     done: bool = False
+    config: Mapping[str, Any] | None = None
+    """the cache's config as it is stored, if the present one is equal: an earlier version wrote fewer keys"""
 
 
 def inspect_folder(out: Path, config: HarvestConfig, resume: ResumeMode) -> FolderState:
@@ -54,7 +56,8 @@ def inspect_folder(out: Path, config: HarvestConfig, resume: ResumeMode) -> Fold
                 hint="a cache can be extended, not shortened; choose another --out",
             )
     same_length = (config.num_tokens, config.heldout_tokens) == (old_config.num_tokens, old_config.heldout_tokens)
-    return FolderState(attributes, done=same_length and artifact.is_committed(out))
+    done = same_length and artifact.is_committed(out)
+    return FolderState(attributes, done, attributes["config"] if config == old_config else None)
 
 
 def check_same_model(attributes: Mapping[str, Any], identity: Mapping[str, Any], out: Path, progress: Progress) -> None:

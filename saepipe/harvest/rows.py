@@ -24,11 +24,13 @@ class WindowBatch:
     first: int
     ids: np.ndarray
     documents: np.ndarray
+    text: str = ""
+    """digest of all windows that were read until the end of this batch; empty if none is wanted"""
 
     @classmethod
-    def of(cls, first: int, windows: Sequence[Window]) -> WindowBatch:
+    def of(cls, first: int, windows: Sequence[Window], text: str = "") -> WindowBatch:
         ids = np.stack([window.ids for window in windows])
-        return cls(first, ids, np.stack([window.documents for window in windows]))
+        return cls(first, ids, np.stack([window.documents for window in windows]), text)
 
 
 @dataclass(frozen=True)

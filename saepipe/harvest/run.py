@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
 from saepipe.harvest.resume import check_same_model, inspect_folder
 from saepipe.harvest.rows import Rows, RowSource, WindowBatch
+from saepipe.harvest.text_marks import TextMarks
 
 
 def harvest(
@@ -56,11 +58,11 @@ def harvest(
         if folder.attributes:
             check_same_model(folder.attributes, lm.identity, out, progress)
         attributes = dict(folder.attributes) or describe(config, lm)
-        _fill(out, config, lm, {**attributes, "config": config.to_dict()}, progress)
-    cache = Cache.open(out)
-    for hook, snr in cache.attributes.get("int8_snr_db", {}).items():
+        _fill(out, config, lm, {**attributes, "config": folder.config or config.to_dict()}, progress)
+    finished = Cache.open(out)
+    for hook, snr in finished.attributes.get("int8_snr_db", {}).items():
         progress.say(f"int8 at {hook}: {Snr(**snr)}")
-    return cache
+    return finished
 
 
 def _fill(
@@ -70,16 +72,29 @@ def _fill(
         progress.say(f"{out} is extended; for runs trained from it, it is kept as it was at {keep_ancestor(out)}")
     pool_rows: dict[Split, int] = {"train": config.pool_rows, "heldout": config.shard_rows}
     layout = make_layout(config, lm)
+    marks = TextMarks.of(out, config.dataset.source)
+    if marks.num_unmarked:
+        progress.say(f"{out} was begun by a version that kept no digest of the text: the text is not compared")
+    # A cache that was begun without digests stays without, so that a repair of it gives the same fingerprint.
+    has_marks = "probe" in attributes["model"]
     new_writer = CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
     with closing(new_writer) as writer:
         if _end_position(writer, "train").rows < config.num_tokens:
             writer.drop_short_pools()
-        writer.start(attributes)
+
+        @cache
+        def start() -> None:
+            """Begins to write, and removes what will be made again: only after the stored pools' text was compared."""
+            writer.start(attributes)
+
+        def train_rows(batch: WindowBatch) -> Rows:
+            start()
+            return rows.train(batch)
 
         rows = RowSource(lm, config.hook_points, attributes["norm_limits"])
         # A branch may have moved since the harvest was started, but it reads the same commit to the end.
         windows = make_windows(config, lm, attributes["dataset"]["revision"])
-        feed = WindowFeed(windows, config.batch_size, config.heldout_tokens // config.context_size)
+        feed = WindowFeed(windows, config.batch_size, config.heldout_tokens // config.context_size, digest=has_marks)
         contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
 
         def shuffled(num_rows: int, pool: int) -> np.ndarray:
@@ -89,10 +104,12 @@ def _fill(
             return np.arange(num_rows)
 
         spec = SplitSpec("train", config.pool_rows, config.num_tokens, shuffled)
-        train = _run(spec, feed.train_batches(contexts["train"]), rows.train, writer, progress)
+        batches = contexts["train"].recorded(marks.checked(feed.train_batches()))
+        train = _run(spec, batches, train_rows, writer, progress)
+        start()  # if all training rows were stored already
         heldout_rows = len(feed.heldout) * config.context_size
         spec = SplitSpec("heldout", config.shard_rows, heldout_rows, unshuffled)
-        _run(spec, feed.heldout_batches(contexts["heldout"]), rows.heldout, writer, progress)
+        _run(spec, contexts["heldout"].recorded(feed.heldout_batches()), rows.heldout, writer, progress)
 
         _report_shortfalls(config, train, heldout_rows, progress)
         for shards in contexts.values():

@@ -11,7 +11,7 @@ import pytest
 
 from saepipe.data.cache.writer import RowPool
 from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
-from saepipe.harvest.rows import Rows
+from saepipe.harvest.rows import Rows, WindowBatch
 
 pytestmark = pytest.mark.quick
 
@@ -27,12 +27,13 @@ class Stream:
         self.read: list[int] = []
         self.run: list[int] = []
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self) -> Iterator[WindowBatch]:
         for index in range(len(self.sizes)):
             self.read.append(index)
-            yield index
+            yield WindowBatch(index, np.array([[index]]), np.array([[index]]), text=f"text until {index}")
 
-    def forward(self, index: Any) -> Rows:
+    def forward(self, batch: WindowBatch) -> Rows:
+        index = batch.first
         self.run.append(index)
         rows = np.arange(self.starts[index], self.starts[index + 1])
         return Rows({"row": rows}, num_dropped=index % 3)
@@ -67,6 +68,7 @@ def test_any_missing_pools_are_made_again_unchanged(sizes: list[int], limit: int
     rows = [row for pool in pools for row in pool.arrays["row"].tolist()]
     assert rows == list(range(min(limit, sum(sizes))))
     assert all(len(pool.order) == POOL_ROWS for pool in pools[:-1])
+    assert all(pool.facts["text"] == f"text until {pool.facts['batches'] - 1}" for pool in pools[:-1])
     numbers = range(len(pools))
     for missing in chain.from_iterable(combinations(numbers, count) for count in range(len(pools) + 1)):
         stream = Stream(sizes)

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from saepipe.data.cache.ancestors import damaged_ancestors, relink
+from saepipe.data.cache.text_lines import text_lines
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
@@ -140,5 +141,6 @@ def _delete(path: Path, lines: Iterable[Line], damage: Iterable[str], dropped: s
     for folder in {(path / name).parent for name in damage}:
         if folder.is_dir():
             artifact.sync_folder(folder)
+    lines = list(lines)
     kept = [line for line in lines if line["kind"] in ("shard", "pool") and _pool(line) not in dropped]
-    artifact.rewrite_manifest(path, kept)
+    artifact.rewrite_manifest(path, [*kept, *text_lines(lines, kept)])

@@ -22,6 +22,7 @@ from saepipe.data.cache.hook_writer import HookWriter
 from saepipe.data.cache.int8 import SNR_FLOOR, Snr
 from saepipe.data.cache.layout import FOLDERS, Layout, Split
 from saepipe.data.cache.shards import RowArray, describe_shard
+from saepipe.data.cache.text_lines import text_lines
 from saepipe.data.errors import HealthError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
@@ -66,7 +67,8 @@ class CacheWriter:
         """
         self.folder, self.layout, self.pool_rows, self.snr_floor = folder, layout, pool_rows, snr_floor
         self.bytes_written = 0
-        self._lines = _complete_pools(folder, artifact.read_manifest(folder))
+        self._listed = artifact.read_manifest(folder)
+        self._lines = _complete_pools(folder, self._listed)
         self._contexts: list[Line] = []
         self._hooks = {layout.acts(hook): HookWriter(folder, layout, hook) for hook in layout.hooks}
         self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
@@ -96,13 +98,15 @@ class CacheWriter:
     def start(self, attributes: Mapping[str, Any]) -> None:
         """Starts or resumes: writes the group's attributes, and deletes files that belong to no complete pool.
 
+        Contexts that were put before are kept.
+
         Raises:
             HealthError: if the stored rows are below the SNR floor of `int8`.
         """
         (self.folder / artifact.COMMITTED).unlink(missing_ok=True)  # a cache being extended is unfinished again
         self._write_group(attributes)  # first, because it tells a later harvest what this folder is
-        artifact.rewrite_manifest(self.folder, self._lines)
-        listed = {name for line in self._lines for name in line["files"]}
+        artifact.rewrite_manifest(self.folder, [*self._lines, *text_lines(self._listed, self._lines)])
+        listed = {name for line in (*self._lines, *self._contexts) for name in line["files"]}
         for name in _data_files(self.folder):
             if name not in listed:
                 inside(self.folder, name).unlink()
@@ -233,7 +237,8 @@ class CacheWriter:
 def _complete_pools(folder: Path, lines: list[Line]) -> list[Line]:
     """The lines of pools, and of their shards, that are listed as complete and whose files have the right sizes."""
     complete = {(line["split"], line["pool"]) for line in lines if line["kind"] == "pool"}
-    kept = [line for line in lines if (line.get("split"), line.get("pool")) in complete]
+    pools = [line for line in lines if line["kind"] in ("shard", "pool")]
+    kept = [line for line in pools if (line["split"], line["pool"]) in complete]
     broken = {
         (line["split"], line["pool"]) for line in kept for _ in artifact.damaged_files(folder, [line], hashes=False)
     }
