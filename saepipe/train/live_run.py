@@ -18,8 +18,9 @@ from saepipe.train.health.judge import check_commits, doubts, judge
 from saepipe.train.health.log_lines import check_log
 from saepipe.train.plan import Planned
 from saepipe.train.rundir import folder as run_folder
-from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.rundir.metrics_log import MetricsLog
+from saepipe.train.rundir.resume import remove_partial_files, resume_point
 from saepipe.train.step.init import center
 from saepipe.train.step.loss import RECONSTRUCTION
 from saepipe.train.step.measure import Measurement
@@ -50,12 +51,15 @@ class LiveRun:
     ) -> Self:
         """Opens the run at its last checkpoint, or at step 0."""
         folder, recipe = planned.folder, planned.recipe
-        path = last_checkpoint(folder / run_folder.CHECKPOINTS, planned.run_id)
-        state = load_checkpoint(path, recipe) if path else first_state(recipe, stream)
-        header = run_folder.header(folder, planned.variant, recipe, planned.cache)
+        remove_partial_files(folder)
+        point = resume_point(folder, planned.run_id)
+        for sentence in point.said:
+            progress.say(f"{folder}: {sentence}")
+        state = load_checkpoint(point.checkpoint, recipe) if point.checkpoint else first_state(recipe, stream)
+        header = run_folder.header(planned.variant, recipe, planned.cache, point.header)
         run_folder.begin(folder, recipe, header)
         metadata = run_folder.sae_metadata(header, recipe, planned.cache)
-        log = MetricsLog(folder / run_folder.METRICS, state.step)
+        log = MetricsLog(folder / run_folder.METRICS, state.step, point.log)
         config, study = recipe.config.to_dict() | {"run": header}, folder.resolve().parents[1].name
         tracked = TrackedRun(folder, planned.variant.folder, study, config, state.step)
         trackers = tracking.follow(recipe.config.trackers, tracked, log.lines)
@@ -99,9 +103,19 @@ class LiveRun:
             self.progress.advance(0, loss=line["loss"], l0=line["l0"], fvu=line["fvu"], dead=line["dead"])
             self.report(check_log(config, recipe.num_steps, self.log.lines, config.health, ended=False))
         if saves and not self.fatal:
-            save_checkpoint(self.planned.folder / run_folder.CHECKPOINTS, self.planned.run_id, state)
+            self.save()
         if last and not self.fatal:
             self._finish()
+
+    def save(self) -> None:
+        """Writes a checkpoint of the steps done."""
+        save_checkpoint(
+            self.planned.folder / run_folder.CHECKPOINTS,
+            self.planned.run_id,
+            self.state,
+            log=self.log.digest(),
+            header=run_folder.of_the_steps(self.header),
+        )
 
     def check_complete(self) -> None:
         """Reports missing steps of a run whose batches have ended."""
@@ -124,7 +138,7 @@ class LiveRun:
     def _finish(self) -> None:
         """Judges the trained run by every rule, and commits it unless it is unusable."""
         recipe, folder = self.planned.recipe, self.planned.folder
-        others = run_folder.finished_beside(folder)
+        others = run_folder.finished_beside(folder, self.progress.say)
         health = judge(recipe, self.state, self.log.lines, self.planned.cache, run_folder.twin(folder), others)
         health = replace(health, findings=(*self.early_findings, *health.findings))
         health.write(folder)

@@ -18,6 +18,7 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.live_run import LiveRun
 from saepipe.train.plan import Planned, plan_runs
 from saepipe.train.rundir import folder as run_folder
+from saepipe.train.rundir.finished import check_undamaged
 from saepipe.train.stacked.teams import Team, teams
 from saepipe.train.step.allocator import keep_freed_memory
 from saepipe.train.trackers.base import check_installed
@@ -47,6 +48,7 @@ def train(
     Raises:
         ConfigError: if a run cannot be made; raised before any run begins.
         MachineError: if the package of one of `trackers` is missing; raised before any run begins.
+        CorruptDataError: if a finished run is damaged; raised before any run begins.
         HealthError: if a run has no usable SAE or, with `strict`, any error; the others were trained.
     """
     keep_freed_memory()
@@ -56,7 +58,10 @@ def train(
     failed: list[LiveRun] = []
     with ExitStack() as locks, Tracking(progress) as tracking:
         for run in planned:
-            locks.enter_context(writer_lock(run.folder))
+            if not is_committed(run.folder):
+                locks.enter_context(writer_lock(run.folder))
+            if is_committed(run.folder):
+                check_undamaged(run.folder)
             _check_resume(run, resume)
             run_folder.refuse_other_run(run.folder, run.recipe.config, run.cache)
         unfinished = [run for run in planned if not is_committed(run.folder)]

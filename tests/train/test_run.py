@@ -46,7 +46,8 @@ def test_a_finished_run(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
     (path,) = train(config(seed=2), tmp_path)
     assert path == tmp_path / "base" / "seed-2"
     assert {item.name for item in path.iterdir()} == {
-        *("config.yaml", "manifest.jsonl", "metrics.jsonl", "health.json", "checkpoints", "sae", "log", "COMMITTED")
+        *("config.yaml", "manifest.jsonl", "metrics.jsonl", "metrics.seal.json", "health.json", "checkpoints", "sae"),
+        *("log", "COMMITTED"),
     }
     header, files = read_manifest(path)
     cache = Cache.open(tiny_cache)

@@ -171,7 +171,7 @@ def open_committed(folder: Path, kind: str) -> tuple[str, list[Line]]:
     if not is_committed(folder):
         hint = "rerun the command that makes it"
         raise CorruptDataError(f"{kind} {folder} is not finished (it has no {COMMITTED})", hint=hint)
-    sealed = (folder / COMMITTED).read_text().strip()
+    sealed = (folder / COMMITTED).read_text(errors="replace").strip()
     path = folder / MANIFEST
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "(missing)"
     if digest != sealed:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from saepipe.data.config.base import flatten
 from saepipe.data.config.yaml_file import read_yaml
+from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.results.run_results import check_result
 from saepipe.train.rundir import folder
 from saepipe.train.rundir.load import Run
+from saepipe.train.rundir.sealed_log import damaged_log
 
 READABLE = frozenset({".safetensors", ".json", ".jsonl", ".yaml", ".md"})
 """Kinds of file in a run on a hub, besides its seal. Reading them executes no code."""
@@ -37,11 +39,13 @@ class Contents:
 
     @classmethod
     def of(cls, run: Run) -> Contents:
-        """Lists the files; raises CorruptDataError if a result is not one of saepipe."""
+        """Lists the files; raises CorruptDataError if a result is not one of saepipe, or the log is damaged."""
         sealed = [name for line in artifact.read_manifest(run.path) for name in line.get("files", {})]
         results = sorted(path for path in (run.path / "eval").glob("*.json") if path.is_file())
         stale = [path for path in results if check_result(read(path), run, path.name)]
-        beside = [folder.METRICS] if (run.path / folder.METRICS).is_file() else []
+        for problem in damaged_log(run.path):
+            raise CorruptDataError(problem, hint="train the run again; a damaged log is not pushed")
+        beside = [name for name in (folder.METRICS, folder.METRICS_SEAL) if (run.path / name).is_file()]
         files = (
             *(artifact.COMMITTED, artifact.MANIFEST, *sealed, *beside),
             *(_name(run, path) for path in results if path not in stale),

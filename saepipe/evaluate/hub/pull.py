@@ -29,6 +29,7 @@ from saepipe.harvest.hub import remote_error
 from saepipe.train.formats import saelens
 from saepipe.train.rundir import folder
 from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.sealed_log import damaged_log
 
 _IGNORED = frozenset({".gitattributes", ".gitignore"})
 
@@ -134,7 +135,7 @@ def _files_of(names: Iterable[str], run_address: Address) -> Sequence[str]:
 def _check(run: Path, cache: Path | None, trust_plugins: bool) -> None:
     """Checks the seal and every digest, and only then reads the config, which may name Python files."""
     _, lines = artifact.open_committed(run, "pulled run")
-    for problem in artifact.damaged_files(run, lines):
+    for problem in (*artifact.damaged_files(run, lines), *damaged_log(run)):
         raise CorruptDataError(problem, hint="pull it again")
     sealed = {name for line in lines for name in line.get("files", {})}
     if folder.CONFIG not in sealed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from saepipe.evaluate.report.provenance import Link, chain
 from saepipe.evaluate.report.variant_means import Variant, variants_of
 from saepipe.evaluate.results.figures import catalogue
 from saepipe.evaluate.results.run_results import Row
-from saepipe.train.rundir import folder
+from saepipe.train.rundir.sealed_log import read_log
 
 LogLine = Mapping[str, Any]
 
@@ -77,7 +76,7 @@ class Story:
             variants=tuple(variants_of(rows)),
             shown=shown,
             table=table,
-            logs={row.label: _log(row.run.path) for row in rows},
+            logs={row.label: read_log(row.run.path) for row in rows},
             results={row.label: read_results(row.run) for row in rows},
             findings=tuple(_findings(rows, table, shown)),
             configs={row.label: row.run.config.to_dict() for row in rows},
@@ -93,11 +92,6 @@ class Story:
     def variant_of(self, label: str) -> Variant:
         """Returns the variant of a run's label."""
         return next(variant for variant in self.variants if any(row.label == label for row in variant.rows))
-
-
-def _log(run: Path) -> tuple[LogLine, ...]:
-    path = run / folder.METRICS
-    return tuple(map(json.loads, path.read_text().splitlines())) if path.exists() else ()
 
 
 def _findings(rows: Sequence[Row], table: Table, shown: Mapping[str, FigureSpec]) -> list[ReportedFinding]:

@@ -1,15 +1,19 @@
 """A run's state on disk: 10 steps, a kill and 10 more steps equal 20, bit for bit on a CPU.
 
-`checkpoints/<step>/state.safetensors` holds the tensors; `state.json`, renamed into place after it, makes it valid.
+`checkpoints/<step>/state.safetensors` holds the tensors; `state.json`, renamed into place after it, makes it valid: it
+has their digest, that of `metrics.jsonl` so far, and one of itself.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import xxhash
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -20,8 +24,30 @@ NUM_KEPT = 2
 TENSORS, INDEX = "state.safetensors", "state.json"
 
 
-def save_checkpoint(folder: Path, run_id: str, state: TrainState) -> None:
+Index = Mapping[str, Any]
+"""Contents of `state.json`. Checkpoints of earlier versions have no `log`, `header` and `seal`."""
+
+
+class DamagedCheckpoint(Exception):  # noqa: N818 - says what a checkpoint is
+    """A checkpoint cannot be used, because of the reason given."""
+
+
+def save_checkpoint(
+    folder: Path,
+    run_id: str,
+    state: TrainState,
+    *,
+    log: Mapping[str, Any] | None = None,
+    header: Mapping[str, Any] | None = None,
+) -> None:
     """Writes `folder`/<step>/ atomically and deletes all checkpoints but the last two.
+
+    Args:
+        folder: of all checkpoints of the run.
+        run_id: of the run.
+        state: to be saved.
+        log: digest of `metrics.jsonl`, whose lines so far are on disk.
+        header: what the manifest's first line says of the steps so far.
 
     Raises:
         OutOfSpaceError: if the disk is full.
@@ -30,16 +56,59 @@ def save_checkpoint(folder: Path, run_id: str, state: TrainState) -> None:
     write_file(checkpoint / TENSORS, save({name: tensor.contiguous() for name, tensor in _tensors(state).items()}))
     index = {"run_id": run_id, "step": state.step, "num_summed": state.num_summed}
     index |= {"sparse": state.sparse, **digest_file(checkpoint / TENSORS)}
-    write_json(checkpoint / INDEX, index)
-    for old in sorted(folder.iterdir(), key=lambda path: int(path.name))[:-NUM_KEPT]:
-        (old / INDEX).unlink(missing_ok=True)
-        shutil.rmtree(old)
+    if log is not None and header is not None:
+        index |= {"log": dict(log), "header": dict(header)}
+    write_json(checkpoint / INDEX, {**index, "seal": _seal(index)})
+    for old in checkpoints(folder)[:-NUM_KEPT]:
+        remove_checkpoint(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Returns the folders of checkpoints, usable or not, by step; other files and folders are none of ours."""
+    steps = [path for path in folder.glob("*") if path.is_dir() and path.name.isascii() and path.name.isdecimal()]
+    return sorted(steps, key=lambda path: int(path.name))
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Removes a checkpoint in an order in which a half-removed one is never taken for a whole one."""
+    (path / INDEX).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def last_checkpoint(folder: Path, run_id: str) -> Path | None:
     """Returns the latest intact checkpoint with this run id, or None if there is none."""
-    intact = [path.parent for path in folder.glob(f"*/{INDEX}") if _is_intact(path.parent, run_id)]
-    return max(intact, key=lambda path: int(path.name), default=None)
+    for path in reversed(checkpoints(folder)):
+        try:
+            read_index(path, run_id)
+        except DamagedCheckpoint:
+            continue
+        return path
+    return None
+
+
+def read_index(path: Path, run_id: str) -> Index:
+    """Returns the index of a checkpoint whose own files are intact.
+
+    Raises:
+        DamagedCheckpoint: if they are not, or it belongs to another run.
+    """
+    if not (path / INDEX).is_file():
+        raise DamagedCheckpoint(f"it has no {INDEX}")
+    try:
+        index = json.loads((path / INDEX).read_text())
+        sealed = {key: value for key, value in index.items() if key != "seal"}
+        # `log` came with `seal`: an index with only one of them has lost the other.
+        whole = index["seal"] == _seal(sealed) if {"seal", "log"} & index.keys() else index["step"] == int(path.name)
+        run, expected = index["run_id"], {key: index[key] for key in ("bytes", "xxh3")}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedCheckpoint(f"{INDEX} is damaged") from None
+    if not whole or index["step"] != int(path.name):
+        raise DamagedCheckpoint(f"{INDEX} was changed after it was written")
+    if run != run_id:
+        raise DamagedCheckpoint(f"it belongs to run {run}, not to {run_id}")
+    if not (path / TENSORS).is_file() or digest_file(path / TENSORS) != expected:
+        raise DamagedCheckpoint(f"{TENSORS} is missing or damaged")
+    return dict(index)
 
 
 def load_checkpoint(path: Path, recipe: Recipe) -> TrainState:
@@ -69,11 +138,5 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     return named
 
 
-def _is_intact(folder: Path, run_id: str) -> bool:
-    index = json.loads((folder / INDEX).read_text())
-    tensors = folder / TENSORS
-    return (
-        index["run_id"] == run_id
-        and tensors.is_file()
-        and digest_file(tensors) == {key: index[key] for key in ("bytes", "xxh3")}
-    )
+def _seal(index: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(index, sort_keys=True).encode())

@@ -1,14 +1,15 @@
 """A run's folder: begun, refused if it holds another run, and sealed when the run is done.
 
-    RUN/  config.yaml  manifest.jsonl  metrics.jsonl  health.json  checkpoints/<step>/  sae/  log/  COMMITTED
+    RUN/  config.yaml  manifest.jsonl  metrics.jsonl  metrics.seal.json  health.json  checkpoints/<step>/  sae/  log/
+          COMMITTED
 
 The manifest lists config.yaml, health.json and sae/. Metrics contain times and checkpoints are temporary, so neither
-is part of a digest.
+is part of the fingerprint: `sealed_log` and `checkpoint` seal them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,46 @@ from saepipe.data.cache.ancestors import find_length, whole_cache
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import differences
 from saepipe.data.config.yaml_file import read_yaml
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import FILE, Health
 from saepipe.train.config import OUTSIDE_THE_ID, TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin
+from saepipe.train.rundir import metrics_log
+from saepipe.train.rundir.sealed_log import write_seal
 from saepipe.train.step.state import Recipe, TrainState
 from saepipe.train.variants import Variant
 
-CONFIG, METRICS, HEALTH, CHECKPOINTS, SAE = "config.yaml", "metrics.jsonl", FILE, "checkpoints", "sae"
+CONFIG, METRICS, METRICS_SEAL = "config.yaml", metrics_log.FILE, metrics_log.SEAL
+HEALTH, CHECKPOINTS, SAE = FILE, "checkpoints", "sae"
 
 
 def refuse_other_run(folder: Path, config: TrainConfig, cache: Cache) -> None:
     """Raises ConfigError, with the differences, if `folder` holds a run other than that of `config` on `cache`."""
     if not (folder / CONFIG).is_file():
         return
-    lines = artifact.read_manifest(folder)
-    if lines and "imported" in lines[0]:
+    first_line = _first_line(folder)
+    if "imported" in first_line:
         raise ConfigError(f"{folder} holds an imported SAE", hint="choose another --out")
+    if first_line.get("run_id") == config.run_id(cache.fingerprint):
+        return  # the same run, even if its config.yaml was damaged, which is about to be written again
     differing = differences(TrainConfig.load(folder / CONFIG).identity(), config.identity())
     hint = "choose another --out or remove this folder"
-    if lines and lines[0]["cache"] != cache.fingerprint:
-        differing.append(f"the cache's content: {lines[0]['cache'][:16]} -> {cache.fingerprint[:16]}")
-        if shorter := find_length(whole_cache(cache.path), lines[0]["cache"]):
+    earlier = str(first_line.get("cache", cache.fingerprint))
+    if earlier != cache.fingerprint:
+        differing.append(f"the cache's content: {earlier[:16]} -> {cache.fingerprint[:16]}")
+        if shorter := find_length(whole_cache(cache.path), earlier):
             hint += f"; or use the cache as it was before it was extended: --cache {shorter}"
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
         raise ConfigError(f"{folder} holds a run of another config:\n{listed}", hint=hint)
+
+
+def _first_line(folder: Path) -> Mapping[str, Any]:
+    """Returns the manifest's first line; nothing if it is damaged."""
+    first_line: Any = next(iter(artifact.read_manifest(folder)), {})
+    return first_line if isinstance(first_line, dict) else {}
 
 
 def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:
@@ -52,13 +65,12 @@ def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:
     artifact.rewrite_manifest(folder, [header])
 
 
-def header(folder: Path, variant: Variant, recipe: Recipe, cache: Cache) -> dict[str, Any]:
+def header(variant: Variant, recipe: Recipe, cache: Cache, earlier: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the first line of a run's manifest.
 
-    `commits` lists all commits that have trained the run in `folder`. `stacked` is the largest number of runs that made
-    steps together with it (1: it was alone, or `exact`); it affects only rounding.
+    `commits` lists all commits that have trained the run. `stacked` is the largest number of runs that made steps
+    together with it (1: it was alone, or `exact`); it affects only rounding. `earlier` has both for the steps done.
     """
-    earlier = next(iter(artifact.read_manifest(folder)), {})
     commits = [*earlier.get("commits", []), artifact.provenance()["commit"]]
     return {
         "kind": "run",
@@ -74,6 +86,16 @@ def header(folder: Path, variant: Variant, recipe: Recipe, cache: Cache) -> dict
     }
 
 
+def earlier_header(folder: Path) -> Mapping[str, Any]:
+    """Returns what a checkpoint of an earlier version did not record: what the manifest says of the steps done."""
+    return _first_line(folder)
+
+
+def of_the_steps(first_line: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the part of a manifest's first line that a checkpoint records, because it depends on the steps done."""
+    return {key: first_line[key] for key in ("commits", "stacked")}
+
+
 def twin(folder: Path) -> Twin:
     """Reads from a run's folder what others are compared with; an unfinished run has no evidence."""
     config = {key: value for key, value in read_yaml(folder / CONFIG)[0].items() if key not in OUTSIDE_THE_ID}
@@ -83,11 +105,26 @@ def twin(folder: Path) -> Twin:
     return Twin(name, {**config, "cache": cache}, Health.read(folder).evidence if finished else {})
 
 
-def finished_beside(folder: Path) -> Iterator[Twin]:
-    """Yields the other finished runs below the same `--out`."""
+def finished_beside(folder: Path, say: Callable[[str], None]) -> Iterator[Twin]:
+    """Yields the other finished runs below the same `--out`; says which are damaged, and leaves them out."""
     for path in sorted(folder.parent.parent.glob(f"*/seed-*/{artifact.COMMITTED}")):
-        if path.parent != folder:
+        if path.parent == folder:
+            continue
+        if problem := _damage_to_evidence(path.parent):
+            say(f"{folder} is not compared with {path.parent}, which is damaged: {problem}")
+        else:
             yield twin(path.parent)
+
+
+def _damage_to_evidence(folder: Path) -> str | None:
+    """Returns what is wrong with the files of a finished run that `twin` reads."""
+    try:
+        _, lines = artifact.open_committed(folder, "run")
+    except CorruptDataError as error:
+        return error.message
+    files = {name: digest for line in lines for name, digest in line.get("files", {}).items()}
+    read = {"files": {name: files[name] for name in (CONFIG, HEALTH) if name in files}}
+    return next(artifact.damaged_files(folder, [read]), None)
 
 
 def finish(
@@ -97,9 +134,10 @@ def finish(
     sae, params = recipe.config.sae.inference({name: value.detach() for name, value in state.all_params.items()})
     params = sae.unscaled(params, recipe.scale)
     names = saelens.write(folder / SAE, sae, params, metadata)
-    first_line = {**first_line, "done_steps": state.step}
+    first_line = {**first_line, "done_steps": state.step, "metrics_seal": True}
     files = artifact.digest_files(folder, [CONFIG, HEALTH, *(f"{SAE}/{name}" for name in names)])
     artifact.rewrite_manifest(folder, [first_line, {"files": files}])
+    write_seal(folder)
     artifact.commit(folder)
 
 

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
+from saepipe.data.folders.artifact import write_file
 from saepipe.train.step.measure import Measurement
 from saepipe.train.step.state import Recipe, TrainState
+
+FILE, SEAL = "metrics.jsonl", "metrics.seal.json"
 
 
 class MetricsLog:
     """The `metrics.jsonl` of one run. Its `tokens_per_second` includes the time of other runs in the process."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        """Keeps the existing lines up to a checkpoint's `step` and drops later ones and a torn last line."""
-        written = path.read_text().split("\n")[:-1] if path.exists() else []
-        self.lines: list[dict[str, Any]] = [line for line in map(json.loads, written) if line["step"] <= step]
-        path.write_text("".join(f"{json.dumps(line)}\n" for line in self.lines))
+    def __init__(self, path: Path, step: int, kept: bytes = b"") -> None:
+        """Keeps `kept`, the beginning of the file up to a checkpoint's `step`, and drops what follows it.
+
+        Raises:
+            OutOfSpaceError: if the disk is full.
+        """
+        self.lines = parse_lines(kept)
+        if not path.is_file() or path.stat().st_size != len(kept):
+            write_file(path, kept)
         self._path = path
+        self._num_bytes, self._hash = len(kept), xxhash.xxh3_64(kept)
         self._last = (time.monotonic(), step)
 
     def write(self, recipe: Recipe, state: TrainState, names: list[str], measurement: Measurement) -> dict[str, Any]:
@@ -50,10 +61,33 @@ class MetricsLog:
             "sparse": measurement.sparse,
             "tokens_per_second": (state.step - last_step) * batch / max(now - last_time, 1e-9),
         }
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        written = (json.dumps(line) + "\n").encode()
+        with self._path.open("ab") as file:
+            file.write(written)
+        self._num_bytes += len(written)
+        self._hash.update(written)
         self.lines.append(line)
         state.sums.zero_()
         state.num_summed = 0
         self._last = (now, state.step)
         return line
+
+    def digest(self) -> dict[str, Any]:
+        """Returns {"bytes", "xxh3"} of the lines so far, once they are on disk."""
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        return {"bytes": self._num_bytes, "xxh3": self._hash.hexdigest()}
+
+
+def parse_lines(data: bytes) -> list[dict[str, Any]]:
+    """Returns the lines of a log; raises ValueError, with the line's number, if one is not of saepipe."""
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(data.splitlines(), 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise ValueError(f"line {number} is not a line of a log: {text[:60]!r}")
+        lines.append(line)
+    return lines

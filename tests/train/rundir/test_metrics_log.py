@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from saepipe.data.folders.artifact import digest_bytes
 from saepipe.train.config import TrainConfig
-from saepipe.train.rundir.metrics_log import MetricsLog
+from saepipe.train.rundir.metrics_log import MetricsLog, parse_lines
 from saepipe.train.step.measure import measure
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss
@@ -54,10 +54,19 @@ def test_a_constant_term_has_no_gradient(config: Make) -> None:
     assert measurement.statistics == {"auxk/num_dead": 0, "auxk/unexplained": 0}
 
 
-def test_lines_after_the_checkpoint_and_a_torn_line_are_dropped(tmp_path: Path) -> None:
+def test_only_the_lines_up_to_the_checkpoint_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (1, 5, 10)) + '{"step": 1')
-    MetricsLog(path, step=5)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 5]
+    kept = b'{"step": 1}\n{"step": 5}\n'
+    path.write_bytes(kept + b'{"step": 10}\n{"step": 1')
+    log = MetricsLog(path, 5, kept)
+    assert path.read_bytes() == kept
+    assert log.lines == [{"step": 1}, {"step": 5}]
+    assert log.digest() == digest_bytes(kept)
     MetricsLog(path, step=0)
-    assert path.read_text() == ""
+    assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("bad", [b"no JSON", b"[1]", b'{"loss": 1}', b"\xff\xfe"])
+def test_a_bad_line_is_named_by_its_number(bad: bytes) -> None:
+    with pytest.raises(ValueError, match="line 2 is not a line of a log"):
+        parse_lines(b'{"step": 1}\n' + bad + b"\n")

@@ -1,0 +1,66 @@
+"""The seal of a finished run's `metrics.jsonl`, which holds rates measured in time and so is outside its fingerprint.
+
+`metrics.seal.json` has the log's digest and the fingerprint of the run that it belongs to. The manifest's first line
+says that it exists (`metrics_seal`), so that a log and a seal that are both missing are missed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from saepipe.data.errors import CorruptDataError
+from saepipe.data.folders import artifact
+from saepipe.train.rundir.metrics_log import FILE, SEAL, parse_lines
+
+
+def write_seal(folder: Path) -> None:
+    """Writes the seal of the log in `folder`, whose manifest is final."""
+    seal = {"run": _fingerprint(folder), **artifact.digest_file(folder / FILE)}
+    artifact.write_json(folder / SEAL, seal)
+
+
+def damaged_log(folder: Path) -> Iterator[str]:
+    """Yields a sentence if the log of a finished run is not what was sealed; runs of earlier versions have no seal."""
+    if not _header(folder).get("metrics_seal"):
+        return
+    path = folder / FILE
+    try:
+        seal = json.loads((folder / SEAL).read_text())
+        run, expected = seal["run"], {key: seal[key] for key in ("bytes", "xxh3")}
+    except (OSError, ValueError, KeyError, TypeError):
+        yield f"{folder / SEAL} is missing or damaged"
+        return
+    if run != _fingerprint(folder):
+        yield f"{folder / SEAL} belongs to another run"
+    elif not path.is_file():
+        yield f"{path} is missing"
+    elif artifact.digest_file(path) != expected:
+        yield f"{path} was changed after the run was finished"
+
+
+def read_log(folder: Path) -> tuple[dict[str, Any], ...]:
+    """Returns the lines of a finished run's log, none if it was imported.
+
+    Raises:
+        CorruptDataError: if the log is damaged or missing.
+    """
+    hint = f"train the run again, or copy {FILE} and {SEAL} again from where the run was made"
+    for problem in damaged_log(folder):
+        raise CorruptDataError(problem, hint=hint)
+    path = folder / FILE
+    try:
+        return tuple(parse_lines(path.read_bytes())) if path.is_file() else ()
+    except ValueError as error:
+        raise CorruptDataError(f"{path} is damaged: {error}", hint=hint) from None
+
+
+def _header(folder: Path) -> Mapping[str, Any]:
+    return next(iter(artifact.read_manifest(folder)), {})
+
+
+def _fingerprint(folder: Path) -> str:
+    return hashlib.sha256((folder / artifact.MANIFEST).read_bytes()).hexdigest()
