@@ -1,12 +1,11 @@
 """The seal of a finished run's `metrics.jsonl`, which holds rates measured in time and so is outside its fingerprint.
 
-`metrics.seal.json` has the log's digest and the fingerprint of the run that it belongs to. The manifest's first line
+`metrics.seal.json` has the log's digest and the id of the run that it belongs to. The manifest's first line
 says that it exists (`metrics_seal`), so that a log and a seal that are both missing are missed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,22 +18,23 @@ from saepipe.train.rundir.metrics_log import FILE, SEAL, parse_lines
 
 def write_seal(folder: Path) -> None:
     """Writes the seal of the log in `folder`, whose manifest is final."""
-    seal = {"run": _fingerprint(folder), **artifact.digest_file(folder / FILE)}
+    seal = {"run_id": _header(folder)["run_id"], **artifact.digest_file(folder / FILE)}
     artifact.write_json(folder / SEAL, seal)
 
 
 def damaged_log(folder: Path) -> Iterator[str]:
     """Yields a sentence if the log of a finished run is not what was sealed; runs of earlier versions have no seal."""
-    if not _header(folder).get("metrics_seal"):
+    header = _header(folder)
+    if not header.get("metrics_seal"):
         return
     path = folder / FILE
     try:
         seal = json.loads((folder / SEAL).read_text())
-        run, expected = seal["run"], {key: seal[key] for key in ("bytes", "xxh3")}
+        run_id, expected = seal["run_id"], {key: seal[key] for key in ("bytes", "xxh3")}
     except (OSError, ValueError, KeyError, TypeError):
         yield f"{folder / SEAL} is missing or damaged"
         return
-    if run != _fingerprint(folder):
+    if run_id != header["run_id"]:
         yield f"{folder / SEAL} belongs to another run"
     elif not path.is_file():
         yield f"{path} is missing"
@@ -60,7 +60,3 @@ def read_log(folder: Path) -> tuple[dict[str, Any], ...]:
 
 def _header(folder: Path) -> Mapping[str, Any]:
     return next(iter(artifact.read_manifest(folder)), {})
-
-
-def _fingerprint(folder: Path) -> str:
-    return hashlib.sha256((folder / artifact.MANIFEST).read_bytes()).hexdigest()

@@ -14,9 +14,11 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Finding, Health
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.hub.push import push
+from saepipe.train.rundir.sealed_log import write_seal
 
 TO = "hf://org/name"
-FILES = {"COMMITTED", "manifest.jsonl", "config.yaml", "health.json", "metrics.jsonl", "eval/core.json"}
+FILES = {"COMMITTED", "manifest.jsonl", "config.yaml", "health.json", "eval/core.json"}
+FILES |= {"metrics.jsonl", "metrics.seal.json"}
 FILES |= {"sae/cfg.json", "sae/sae_weights.safetensors"}
 
 
@@ -138,6 +140,7 @@ def test_local_paths_are_listed_and_need_permission(hub: Hub, api: HfApi, runs: 
     (runs[0] / "metrics.jsonl").write_text(
         lines + '{"from": "/home/somebody/caches/x", "at": "C:\\\\caches", "a/b": 1}\n'
     )
+    write_seal(runs[0])
     paths = [f"one/seed-0/metrics.jsonl: {line}" for line in ("from: /home/somebody/caches/x", "at: C:\\caches")]
     assert push(runs[0], TO, dry_run=True)["local_paths"] == paths
     with pytest.raises(ConfigError, match="contain local paths of this machine:\n.*/home/somebody"):
@@ -149,6 +152,7 @@ def test_local_paths_are_listed_and_need_permission(hub: Hub, api: HfApi, runs: 
 def test_the_home_directory_in_a_sentence_is_a_local_path(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/users/ada")
     (runs[0] / "metrics.jsonl").write_text('{"said": "see /users/ada/x, please", "other": "/users"}\n')
+    write_seal(runs[0])
     paths = push(runs[0], TO, dry_run=True)["local_paths"]
     assert paths == ["one/seed-0/metrics.jsonl: said: see /users/ada/x, please"]
 
@@ -224,6 +228,7 @@ def test_a_concurrent_change_is_not_overwritten(
 
     monkeypatch.setattr(api, "preupload_lfs_files", meanwhile)
     (runs[0] / "metrics.jsonl").write_text("")
+    write_seal(runs[0])
     with pytest.raises(RemoteError, match="somebody else changed it in the meantime"):
         push(runs[0], TO, api=api)
     assert on_hub(hub)["one/seed-0/metrics.jsonl"] != b""
@@ -251,3 +256,10 @@ def test_no_network(hub: Hub, runs: list[Path], monkeypatch: pytest.MonkeyPatch)
     assert caught.value.hint == "unset it; a dry run needs no network"
     assert hub.requests == []
     assert push(runs[0], TO, dry_run=True)["files"]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "metrics.seal.json"])
+def test_a_damaged_log_is_not_pushed(runs: list[Path], name: str) -> None:
+    (runs[0] / name).write_text("")
+    with pytest.raises(CorruptDataError, match=name):
+        push(runs[0], TO, dry_run=True)
