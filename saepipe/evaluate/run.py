@@ -48,7 +48,7 @@ def evaluate(
     """
     config, progress = EvaluateConfig.of(config), progress or Silent()
     folders, results = [Path(run) for run in runs], Path(out) if out else None
-    jobs = plan_jobs(folders, config, results, Testbeds(config, passes or Passes(), progress.say))
+    jobs = plan_jobs(folders, config, results, Testbeds(config, passes or Passes(), progress))
     stores = store_jobs(jobs, config, results)
     done = {store.folder: store.done for store in stores}
     for path in [job.path for job in jobs if job.done] + [folder for folder in done if done[folder]]:

@@ -14,7 +14,7 @@ import os
 import platform
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError, OutOfSpaceError
 from saepipe.data.folders.inside import Inside, check_name
+from saepipe.data.folders.lock_owner import owned, owner
 
 MANIFEST = "manifest.jsonl"
 COMMITTED = "COMMITTED"
@@ -207,20 +208,30 @@ def _size(path: Path) -> int | None:
 
 
 @contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
-    """Lets only one process write an artifact at a time.
+def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Lets only one process write an artifact at a time. The lock ends with the process that holds it.
+
+    Args:
+        folder: the artifact.
+        waiting: receives a sentence if another process holds the lock, which is then waited for. Without it, that is
+            an error.
 
     Raises:
-        LockedError: immediately, if another process holds the lock.
+        LockedError: immediately, if another process holds the lock and `waiting` is None.
     """
     (folder / LOG).mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOG / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise LockedError(f"another process is writing {folder}", hint="wait for it, or choose another --out") from None
+        message = f"another process is writing {folder} ({owner(folder / LOG)})"
+        if waiting is None:
+            raise LockedError(message, hint="wait for it, or choose another --out") from None
+        waiting(f"waiting: {message}")
+        lock.acquire(poll_interval=0.2)
     try:
-        yield
+        with owned(folder / LOG):
+            yield
     finally:
         lock.release()
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from saepipe.data.cache.ancestors import whole_cache
 from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.model.config import ModelSettings
-from saepipe.evaluate.model.kept_work import KeptWork
+from saepipe.evaluate.model.kept_work import KeptWork, beside
 from saepipe.evaluate.model.language_model import load_model_of, model_config
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.sae.subject import Subject
@@ -23,11 +21,10 @@ class Testbeds:
 
     __test__ = False  # not a pytest class, despite its name
 
-    def __init__(self, config: ModelSettings, passes: Passes, say: Callable[[str], None] = lambda _: None) -> None:
-        """`say` is told what the user should know about the model that is loaded."""
+    def __init__(self, config: ModelSettings, passes: Passes, progress: Progress | None = None) -> None:
         self.config = config
-        self._say = say
         self.passes = passes
+        self.progress = progress or Silent()
         self.device = pick_device(config.device)
         self._testbeds: dict[tuple[str, str], Testbed] = {}
         self._models: dict[str, LanguageModel] = {}
@@ -47,7 +44,7 @@ class Testbeds:
             cache=cache,
             hook=hook,
             load=partial(self._load, cache),
-            kept_work=KeptWork(self.config.artifacts or Path(f"{whole_cache(cache.path)}.artifacts"), model_key),
+            kept_work=KeptWork(self.config.artifacts or beside(cache.path), model_key, self.progress),
             batch_size=self.config.batch_size,
             device=self.device,
             dtype=model.dtype,
@@ -61,7 +58,7 @@ class Testbeds:
         """Loads the model that made the cache; only one model is held at a time."""
         if cache.fingerprint not in self._models:
             self._models.clear()
-            self._models[cache.fingerprint] = load_model_of(cache, self.config, self._say)
+            self._models[cache.fingerprint] = load_model_of(cache, self.config, self.progress.say)
         return self._models[cache.fingerprint]
 
     def _baseline_at(self, cache: Cache, hook: str) -> Subject | None:
