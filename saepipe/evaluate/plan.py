@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders.standing import Standing
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.store import FOLDER
 from saepipe.evaluate.features.store_job import StoreJob
@@ -18,7 +19,7 @@ from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.run_cache import cache_of
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
-from saepipe.evaluate.results.result_file import Request, is_current
+from saepipe.evaluate.results.result_file import Request, standing
 from saepipe.train.rundir.load import Run, open_run
 
 AnyJob = TypeVar("AnyJob", "MetricJob", StoreJob)
@@ -39,7 +40,11 @@ class MetricJob:
 
     @property
     def done(self) -> bool:
-        return is_current(self.path, self.request)
+        return self.standing().done
+
+    def standing(self) -> Standing:
+        """Returns whether the intact result is there."""
+        return standing(self.path, self.request)
 
 
 def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saepipe.data.folders import artifact
+from saepipe.data.folders.sealed_result import write_result
+from saepipe.data.folders.standing import Standing
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.gather_stores import build_stores
+from saepipe.evaluate.features.store_job import StoreJob
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.plan import MetricJob, by_testbed, plan_jobs, store_jobs
@@ -26,7 +31,7 @@ def evaluate(
     progress: Progress | None = None,
     passes: Passes | None = None,
 ) -> list[Path]:
-    """Measures each run and builds its feature store; reuses results and stores that are up to date.
+    """Measures each run and builds its feature store; reuses results and stores that are up to date and undamaged.
 
     Runs of one hook of one cache share every model pass that does not depend on the SAE, and one pass over the cache
     for their feature stores.
@@ -36,7 +41,8 @@ def evaluate(
         config: metrics and how the model runs; also as plain data, or the path of a YAML file.
         out: a folder for the results, `<variant>-seed-<n>-<fingerprint>/<metric>.json`; default: `RUN/eval/`.
             Feature stores go beside them, or to `RUN/features/`.
-        progress: receives a message for every result that is reused.
+        progress: receives a message for every result that is reused, is made again because it is damaged, or is waited
+            for because another process makes it.
         passes: counts the sequences that go through the model.
 
     Returns:
@@ -44,21 +50,80 @@ def evaluate(
 
     Raises:
         ConfigError: see `plan_jobs`.
-        CorruptDataError: see `plan_jobs`; also if an SAE gives NaN or Inf, or stored work is damaged.
+        CorruptDataError: see `plan_jobs`; also if an SAE gives NaN or Inf.
     """
     config, progress = EvaluateConfig.of(config), progress or Silent()
     folders, results = [Path(run) for run in runs], Path(out) if out else None
     jobs = plan_jobs(folders, config, results, Testbeds(config, passes or Passes(), progress))
     stores = store_jobs(jobs, config, results)
-    done = {store.folder: store.done for store in stores}
-    for path in [job.path for job in jobs if job.done] + [folder for folder in done if done[folder]]:
-        progress.say(f"{path} is up to date: same run, cache and settings")
-    eval_id = str(uuid.uuid4())
-    for metric_jobs in by_testbed(job for job in jobs if not job.done):
-        _measure(metric_jobs, metric_jobs[0].testbed, eval_id, progress)
-    for group in by_testbed(store for store in stores if not done[store.folder]):
-        build_stores(group, progress)
+    with _locked(_Todo.of(jobs, stores), progress) as todo:
+        todo.say(progress)
+        eval_id = str(uuid.uuid4())
+        for metric_jobs in by_testbed(todo.metrics):
+            _measure(metric_jobs, metric_jobs[0].testbed, eval_id, progress)
+        for group in by_testbed(todo.stores):
+            build_stores(group, progress)
     return [job.path for job in jobs]
+
+
+@dataclass(frozen=True)
+class _Todo:
+    """All jobs of a call, with what is on disk for each."""
+
+    metric_jobs: Sequence[tuple[MetricJob, Standing]]
+    store_jobs: Sequence[tuple[StoreJob, Standing]]
+
+    @classmethod
+    def of(cls, jobs: Iterable[MetricJob], stores: Iterable[StoreJob]) -> _Todo:
+        return cls([(job, job.standing()) for job in jobs], [(job, job.standing()) for job in stores])
+
+    @property
+    def metrics(self) -> list[MetricJob]:
+        return [job for job, standing in self.metric_jobs if not standing.done]
+
+    @property
+    def stores(self) -> list[StoreJob]:
+        return [job for job, standing in self.store_jobs if not standing.done]
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of results whose run needs anything, in an order that is the same in every process."""
+        needed = {job.path.parent for job in self.metrics}
+        for store in self.stores:
+            needed |= {job.path.parent for job, _ in self.metric_jobs if job.run.path == store.run.path}
+        return [folder for _, folder in sorted((folder.resolve(), folder) for folder in needed)]
+
+    def renewed(self) -> _Todo:
+        return _Todo.of([job for job, _ in self.metric_jobs], [job for job, _ in self.store_jobs])
+
+    def say(self, progress: Progress) -> None:
+        """Says what is reused, and what is made again because it is damaged."""
+        by_path = [(job.path, standing) for job, standing in self.metric_jobs]
+        for path, standing in [*by_path, *((job.folder, standing) for job, standing in self.store_jobs)]:
+            if standing.done:
+                progress.say(f"{path} is up to date: same run, cache and settings{standing.remark}")
+            elif standing.damage:
+                progress.say(f"{standing.damage}: it is made again")
+
+
+@contextmanager
+def _locked(todo: _Todo, progress: Progress) -> Iterator[_Todo]:
+    """Lets only one process evaluate a run at a time; yields what is left to do once the others have ended.
+
+    All locks are taken before any work begins, in one order, so that two processes never wait for each other.
+    """
+    waited: list[str] = []
+
+    def waiting(sentence: str) -> None:
+        waited.append(sentence)
+        progress.say(sentence)
+
+    with ExitStack() as locks:
+        for folder in todo.folders:
+            locks.enter_context(artifact.writer_lock(folder, waiting))
+            for partial in folder.glob("*.json.partial"):  # from a process that died
+                partial.unlink(missing_ok=True)
+        yield todo.renewed() if waited else todo
 
 
 def _measure(jobs: Sequence[MetricJob], testbed: Testbed, eval_id: str, progress: Progress) -> None:
@@ -70,4 +135,4 @@ def _measure(jobs: Sequence[MetricJob], testbed: Testbed, eval_id: str, progress
         measurements = metric.measure([subjects[job.run.path] for job in group], testbed, progress)
         for job, measurement in zip(group, measurements, strict=True):
             result = envelope(measurement, job.request, metric, subjects[job.run.path], testbed, eval_id)
-            artifact.write_json(job.path, result)
+            write_result(job.path, result)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from saepipe.data.cache.cache import Cache
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.compare.table import compare
@@ -32,6 +35,7 @@ from saepipe.train.rundir.load import load
 
 CONFIG = EvaluateConfig.parse({"device": "cpu", "features": None, "metrics": [{"name": "core"}]})
 FEATURES = EvaluateConfig.parse({"device": "cpu", "metrics": [{"name": "core", "num_contexts": 2}]})
+FEW = EvaluateConfig.parse({"device": "cpu", "features": None, "metrics": [{"name": "core", "num_contexts": 2}]})
 LOWER, UPPER = "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"
 
 
@@ -96,6 +100,55 @@ def test_a_result_is_reused_until_something_changes(runs: list[Path]) -> None:
     assert plan(runs[:1], fewer)["measure"] == [str(path)]
     evaluate(runs[:1], fewer)
     assert json.loads(path.read_text())["saepipe"]["counts"]["contexts"] == 5
+
+
+def test_a_damaged_result_is_measured_again(runs: list[Path]) -> None:
+    [path] = evaluate(runs[:1], FEW)
+    figures = json.loads(path.read_text())["eval_result_metrics"]
+    path.write_text(path.read_text().replace('"explained_variance": 0.', '"explained_variance": 0.1', 1))
+    with pytest.raises(CorruptDataError, match=f"{path} was changed after it was written"):
+        compare(runs[:1])
+    assert plan(runs[:1], FEW)["measure"] == [str(path)]
+    progress = Silent()
+    evaluate(runs[:1], FEW, progress=progress)
+    assert json.loads(path.read_text())["eval_result_metrics"] == figures
+    assert [said for said in progress.said if "made again" in said and str(path) in said]
+    compare(runs[:1])
+
+
+def test_a_store_with_a_damaged_manifest_is_built_again(runs: list[Path]) -> None:
+    evaluate(runs[:1], FEATURES)
+    sealed = (runs[0] / "features" / "COMMITTED").read_bytes()
+    (runs[0] / "features" / "manifest.jsonl").write_text("{}\n")
+    progress = Silent()
+    evaluate(runs[:1], FEATURES, progress=progress)
+    assert (runs[0] / "features" / "COMMITTED").read_bytes() == sealed
+    assert [said for said in progress.said if "was changed after" in said and "made again" in said]
+
+
+def test_a_second_evaluation_of_a_run_waits_and_reuses(runs: list[Path]) -> None:
+    """The first one measures only once the second, in another thread, has said that it waits."""
+    begun, waited = Event(), Event()
+
+    class First(Silent):
+        def start(self, *args: Any, **keys: Any) -> None:
+            begun.set()
+            assert waited.wait(60)
+
+    class Second(Silent):
+        def say(self, message: str) -> None:
+            super().say(message)
+            waited.set()
+
+    second = Second()
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(evaluate, runs[:2], FEW, progress=First())
+        assert begun.wait(60)
+        paths = evaluate([runs[1], runs[0]], FEW, progress=second)  # in another order, which cannot block both
+        assert sorted(first.result()) == sorted(paths)
+    assert second.said[0].startswith("waiting: another process is writing")
+    assert sum("is up to date" in said for said in second.said) == 2
+    assert len({json.loads(path.read_text())["eval_id"] for path in paths}) == 1
 
 
 def test_a_moved_run_keeps_its_results(runs: list[Path], tmp_path: Path) -> None:

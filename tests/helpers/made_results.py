@@ -10,6 +10,7 @@ from typing import Any
 
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Finding, Health
+from saepipe.data.folders.sealed_result import write_result as write_sealed
 from saepipe.evaluate.metrics.base import Figure, Measurement
 from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.results.result_file import Request, envelope
@@ -82,7 +83,7 @@ def write_result(
         "works": "w",
     }
     result = envelope(measurement, Request(**request | changes), metric, subject, testbed, "id")
-    artifact.write_json(folder / "eval" / "core.json", result)
+    write_sealed(folder / "eval" / "core.json", result)
     return folder
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from helpers.made_results import HOOK, write_result, write_run
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
+from saepipe.data.folders.sealed_result import write_result as write_sealed
 from saepipe.evaluate.metrics.base import Figure
 from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY
 from saepipe.evaluate.stats.intervals import Estimate
@@ -50,7 +51,7 @@ def write_evaluation(
     core.unlink() if kept is None else core.write_bytes(kept)
     result |= {"eval_type_id": name, "eval_result_details": list(details)}
     result["saepipe"] |= ours
-    artifact.write_json(run / "eval" / f"{name}.json", result)
+    write_sealed(run / "eval" / f"{name}.json", result)
     return run
 
 

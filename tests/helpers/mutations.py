@@ -20,6 +20,7 @@ from saepipe.data.batches.stream import BatchStream
 from saepipe.data.errors import ConfigError, HealthError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
+from saepipe.data.folders.sealed_result import write_result as write_sealed
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.compare.table import compare
 from saepipe.train.config import TrainConfig
@@ -74,7 +75,7 @@ class World:
         last = folders[-1] / "eval" / "core.json"
         result = json.loads(last.read_text())
         edit(result)
-        artifact.write_json(last, result)
+        write_sealed(last, result)
         table = compare(folders, baseline=folders[0])
         return list(map(str, (*table.notes, *table.verdicts)))
 

@@ -251,6 +251,8 @@ def _notes(rows: Sequence[Row], figures: Mapping[str, FigureSpec]) -> Iterator[N
     yield from {note.text: note for note in of_runs}.values()
     yield from (Note(str(finding), finding) for finding in (*check_sources(rows), *check_parts(rows, figures)))
     yield from _warnings(rows)
+    if num_unchecked := sum(len(row.unchecked) for row in rows):
+        yield Note(f"results of an earlier version, without a digest, so not checked for damage: {num_unchecked}")
     undefined = {
         (how.label, why) for row in rows for key, how in figures.items() if (why := row.cells.get(key, Cell()).why)
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saepipe.data.errors import CorruptDataError
+from saepipe.data.folders.sealed_result import again, read_result
 
 LatentRoles = Iterator[tuple[int, "Role"]]
 
@@ -29,7 +29,7 @@ def roles(folder: Path | str) -> dict[int, list[Role]]:
     """Returns roles by latent, from the results in a run or in a folder of results; empty if there are no results.
 
     Raises:
-        CorruptDataError: if a result cannot be read.
+        CorruptDataError: if a result cannot be read, or was changed after it was written.
     """
     folder = Path(folder)
     by_latent: dict[int, list[Role]] = defaultdict(list)
@@ -38,10 +38,10 @@ def roles(folder: Path | str) -> dict[int, list[Role]]:
         if path is None:
             continue
         try:
-            for latent, role in read_roles(json.loads(path.read_text())):
+            for latent, role in read_roles(read_result(path)):
                 by_latent[latent].append(role)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptDataError(f"{path} is not a saepipe evaluation", hint="delete it and evaluate") from error
+            raise CorruptDataError(f"{path} is not a saepipe evaluation", hint=again(path)) from error
     return dict(by_latent)
 
 

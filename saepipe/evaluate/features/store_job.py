@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.standing import Standing
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.train.rundir.load import Run
@@ -44,9 +46,17 @@ class StoreJob:
 
     @property
     def done(self) -> bool:
-        """True if an intact store answers the request; raises CorruptDataError if the manifest was changed."""
+        return self.standing().done
+
+    def standing(self) -> Standing:
+        """Returns whether an intact store answers the request; reads all of its files."""
         if not artifact.is_committed(self.folder):
-            return False
-        _, (header, *_) = artifact.open_committed(self.folder, "feature store")
-        same = header["request"] == asdict(self.request)
-        return same and not list(artifact.damaged_files(self.folder, [header]))
+            return Standing(done=False)
+        try:
+            _, (header, *_) = artifact.open_committed(self.folder, "feature store")
+            same = header["request"] == asdict(self.request)
+        except (CorruptDataError, KeyError, TypeError, ValueError) as error:
+            message = error.message if isinstance(error, CorruptDataError) else f"{self.folder} is no feature store"
+            return Standing(done=False, damage=message)
+        damage = next(artifact.damaged_files(self.folder, [header]), None) if same else None
+        return Standing(same and damage is None, damage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +11,8 @@ from typing import Any
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.sealed_result import again, is_sealed, read_result
+from saepipe.data.folders.standing import Standing
 from saepipe.evaluate.metrics.base import Figure, Measurement, Metric
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
@@ -95,18 +96,24 @@ def envelope(
     }
 
 
-def is_current(path: Path, request: Request) -> bool:
-    """Returns whether `path` holds the result of this request."""
-    return path.is_file() and read(path)["saepipe"]["request"] == request.fingerprint
+def standing(path: Path, request: Request) -> Standing:
+    """Returns whether `path` holds the intact result of this request."""
+    if not path.is_file():
+        return Standing(done=False)
+    try:
+        result = read(path)
+    except CorruptDataError as error:
+        return Standing(done=False, damage=error.message)
+    return Standing(result["saepipe"]["request"] == request.fingerprint, unchecked=not is_sealed(result))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a result; raises CorruptDataError if it is not one of saepipe."""
+    """Reads a result; raises CorruptDataError if it is not one of saepipe, or was changed after it was written."""
+    result = read_result(path)
     try:
-        result = json.loads(path.read_text())
         result["saepipe"]["fingerprints"]["run"], result["saepipe"]["request"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptDataError(f"{path} is not a result of saepipe", hint="delete it and evaluate again") from error
+    except (KeyError, TypeError) as error:
+        raise CorruptDataError(f"{path} is not a result of saepipe", hint=again(path)) from error
     return result
 
 

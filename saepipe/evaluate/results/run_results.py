@@ -12,6 +12,7 @@ from typing import Any
 from saepipe.data.config.base import flatten
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Finding, Health
+from saepipe.data.folders.sealed_result import is_sealed
 from saepipe.evaluate.results.result_file import read
 from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin
@@ -68,6 +69,8 @@ class Row:
     """Fingerprint of the cache, and number of its held-out tokens that were used."""
     warnings: tuple[str, ...] = ()
     """Warnings that make its figures uninformative."""
+    unchecked: tuple[str, ...] = ()
+    """Names of the results of earlier versions, which have no digest to check them by."""
 
     @property
     def pair(self) -> Pair:
@@ -110,6 +113,7 @@ def read_row(run: Run) -> Row:
     parts: dict[str, Mapping[str, float]] = {}
     heldout = None
     warnings: list[str] = []
+    unchecked: list[str] = []
     findings = list(health.findings)
     for path in sorted((run.path / "eval").glob("*.json")):
         result = read(path)
@@ -122,11 +126,24 @@ def read_row(run: Run) -> Row:
         parts |= ours.get("parts", {})
         findings += [Finding(**finding) for finding in ours.get("findings", ())]
         warnings += ours["warnings"]
+        unchecked += [] if is_sealed(result) else [path.name]
         if result["eval_type_id"] == "core":
             heldout = (ours["fingerprints"]["cache"], ours["counts"]["tokens"])
     settings = dict(flatten(run.settings))
     name = f"{run.variant}/seed-{run.seed}"
-    return Row(name, run, settings, cells, tuple(findings), health.evidence, protocols, parts, heldout, tuple(warnings))
+    return Row(
+        name,
+        run,
+        settings,
+        cells,
+        tuple(findings),
+        health.evidence,
+        protocols,
+        parts,
+        heldout,
+        tuple(warnings),
+        tuple(unchecked),
+    )
 
 
 def caveats(paths: Iterable[Path]) -> Iterator[str]:

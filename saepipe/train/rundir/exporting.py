@@ -6,7 +6,6 @@ unit norm and its activations change accordingly. Rows of SAEs that were trained
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +14,7 @@ import torch
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.atomic_folder import atomic_folder
+from saepipe.data.folders.sealed_result import read_result
 from saepipe.train.formats.into import dictionary_learning, saelens, sparsify
 from saepipe.train.formats.into.base import Outgoing
 from saepipe.train.rundir.importing import ImportConfig
@@ -82,7 +82,7 @@ def _density_and_l0(run: Run) -> tuple[torch.Tensor | None, float | None]:
     if not path.is_file():
         return None, None
     try:
-        result = json.loads(path.read_text())
+        result = read_result(path)
         if result["saepipe"]["fingerprints"]["run"] != run.fingerprint:
             return None, None
         density = [row["feature_density"] for row in result["eval_result_details"]]

@@ -10,6 +10,7 @@ import pytest
 from helpers.made_results import write_core
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.sealed_result import write_result as write_sealed
 from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.results.run_results import Cell
 
@@ -129,11 +130,22 @@ def test_an_evaluation_of_another_shape_is_left_out(make_run) -> None:
     result = json.loads(path.read_text())
     result["saepipe"]["hook"] = "blocks.9.hook_resid_post"
     result["sae_cfg_dict"]["d_sae"] = 4
-    artifact.write_json(path, result)
+    write_sealed(path, result)
     table = compare([folder])
     assert str(cells(table, 0)["explained variance"]) == "not measured"
     (note,) = (note for note in texts(table) if "H12" in note)
     assert "hook blocks.9.hook_resid_post, not blocks.1.hook_resid_post; d_sae 4, not 8" in note
+
+
+def test_results_without_a_digest_are_mentioned_once(make_run) -> None:
+    folders = [write_core(make_run("a")), write_core(make_run("b"))]
+    assert not any("digest" in note for note in texts(compare(folders)))
+    for folder in folders:
+        result = json.loads((folder / "eval" / "core.json").read_text())
+        del result["saepipe"]["digest"]
+        artifact.write_json(folder / "eval" / "core.json", result)
+    (note,) = (note for note in texts(compare(folders)) if "digest" in note)
+    assert note.endswith("not checked for damage: 2")
 
 
 def test_a_foreign_result_is_refused(make_run) -> None:

@@ -82,5 +82,5 @@ def test_a_result_without_absorbed_words_can_be_read(results: Path) -> None:
 
 def test_a_file_that_is_not_a_result_is_refused(results: Path) -> None:
     (results / "eval" / "tpp.json").write_text("{}")
-    with pytest.raises(CorruptDataError, match=r"tpp\.json is not a saepipe evaluation"):
+    with pytest.raises(CorruptDataError, match=r"tpp\.json is not a result of saepipe"):
         roles(results)

@@ -14,6 +14,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.config.component import Component, import_members
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.sealed_result import write_result
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.card import card
 from saepipe.evaluate.hub.facts import Facts, description_and_formula
@@ -53,7 +54,7 @@ def from_hub(trained: list[Path], toy_cache: Path, tmp_path_factory: pytest.Temp
     opened = open_run(run)
     fingerprints = {"run": opened.fingerprint, "cache": opened.cache_fingerprint, "model": attributes["model"]}
     result["saepipe"]["fingerprints"] |= fingerprints
-    artifact.write_json(run / "eval" / "core.json", result)
+    write_result(run / "eval" / "core.json", result)
     return run, cache
 
 

@@ -12,6 +12,7 @@ from helpers.local_hub import Hub, Repo, serve
 from saepipe.data.errors import ConfigError, CorruptDataError, RemoteError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Finding, Health
+from saepipe.data.folders.sealed_result import write_result
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.hub.push import push
 from saepipe.train.rundir.sealed_log import write_seal
@@ -69,7 +70,7 @@ def test_results_deleted_here_are_deleted_on_the_hub(hub: Hub, api: HfApi, runs:
 def test_results_of_another_run_are_left_out_with_a_message(runs: list[Path]) -> None:
     result = json.loads((runs[0] / "eval" / "core.json").read_text())
     result["saepipe"]["fingerprints"]["run"] = "f" * 64
-    (runs[0] / "eval" / "core.json").write_text(json.dumps(result))
+    write_result(runs[0] / "eval" / "core.json", result)
     messages: list[str] = []
     answer = push(runs[0], TO, dry_run=True, progress=Recorder(messages))
     assert answer["left_out"] == ["one/seed-0/eval/core.json"]
@@ -106,7 +107,7 @@ def reseal(run: Path, health: Health) -> None:
     fingerprint = artifact.commit(run)
     result = json.loads((run / "eval" / "core.json").read_text())
     result["saepipe"]["fingerprints"]["run"] = fingerprint
-    artifact.write_json(run / "eval" / "core.json", result)
+    write_result(run / "eval" / "core.json", result)
 
 
 def test_folders_branches_and_other_runs(hub: Hub, api: HfApi, runs: list[Path]) -> None:

@@ -14,6 +14,7 @@ from helpers.made_caches import structured_rows, write_cache
 from helpers.made_results import write_core, write_result, write_run
 from helpers.made_stories import write_evaluation, write_geometry, write_imported, write_log, write_run_on
 from saepipe.data.folders.health import Finding, Health
+from saepipe.data.folders.sealed_result import write_result as write_sealed
 from saepipe.evaluate.report.cached import QUANTILES, CacheFacts
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.report.variant_means import Mean, mean
@@ -151,7 +152,7 @@ def test_a_result_of_another_run_is_left_out(tmp_path: Path) -> None:
     a = write_core(run(tmp_path, "a"))
     result = json.loads((a / "eval" / "core.json").read_text())
     result["saepipe"]["fingerprints"]["run"] = "another"
-    (a / "eval" / "core.json").write_text(json.dumps(result))
+    write_sealed(a / "eval" / "core.json", result)
     story = Story.read([a])
     assert story.results["a/seed-0"] == {}
     assert [reported.finding.rule for reported in story.findings] == ["H11"]

@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.flips import silent_flips
 from helpers.repository import DOCS
 from helpers.result_schemas import check
 from saepipe.data.config.component import import_members
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.sealed_result import write_result
+from saepipe.data.folders.standing import Standing
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.metrics.core.metric import Core
-from saepipe.evaluate.results.result_file import Request, envelope, is_current
+from saepipe.evaluate.results.result_file import Request, envelope, read, standing
 
 pytestmark = pytest.mark.quick
 
@@ -83,9 +86,9 @@ def test_null_figures_have_a_reason(result_of, make_sae) -> None:
 
 def test_a_result_is_current_for_an_equal_request_only(result_of, random_sae, tmp_path: Path) -> None:
     path = tmp_path / "core.json"
-    assert not is_current(path, request_of())
-    artifact.write_json(path, result_of(random_sae, request_of()))
-    assert is_current(path, request_of())
+    assert not standing(path, request_of()).done
+    write_result(path, result_of(random_sae, request_of()))
+    assert standing(path, request_of()).done
     for change in (
         {"run": "s"},
         {"cache": "d"},
@@ -94,14 +97,54 @@ def test_a_result_is_current_for_an_equal_request_only(result_of, random_sae, tm
         {"metric_version": 2},
         {"works": "v"},
     ):
-        assert not is_current(path, request_of(**change)), change
-    assert not is_current(path, request_of(metric=Core(num_contexts=3).to_dict()))
+        assert not standing(path, request_of(**change)).done, change
+    assert not standing(path, request_of(metric=Core(num_contexts=3).to_dict())).done
 
 
-def test_a_damaged_result_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "core.json").write_text('{"saepipe": ')
-    with pytest.raises(CorruptDataError, match="is not a result of saepipe"):
-        is_current(tmp_path / "core.json", request_of())
+def test_a_damaged_result_is_an_error_and_not_done(tmp_path: Path) -> None:
+    path = tmp_path / "eval" / "core.json"
+    path.parent.mkdir()
+    path.write_text('{"saepipe": ')
+    with pytest.raises(CorruptDataError, match=f"is not a result of saepipe\n.*saepipe evaluate {tmp_path}"):
+        read(path)
+    assert standing(path, request_of()) == Standing(done=False, damage=f"{path} is not a result of saepipe")
+
+
+def test_no_flipped_bit_is_silent(result_of, random_sae, tmp_path: Path) -> None:
+    path = tmp_path / "core.json"
+    write_result(path, result_of(random_sae, request_of()))
+
+    def content() -> dict[str, Any]:
+        result = read(path)
+        result["saepipe"] = {key: result["saepipe"].get(key) for key in result["saepipe"] if "digest" not in key}
+        return result
+
+    assert silent_flips(path, content, 60) == []
+
+
+def test_an_edited_figure_is_named(result_of, random_sae, tmp_path: Path) -> None:
+    path = tmp_path / "core.json"
+    write_result(path, result_of(random_sae, request_of()))
+    result = json.loads(path.read_text())
+    result["eval_result_metrics"]["reconstruction_quality"]["explained_variance"] = 0.111
+    artifact.write_json(path, result)
+    with pytest.raises(CorruptDataError, match=r"core\.json was changed after it was written"):
+        read(path)
+
+
+def test_other_whitespace_is_no_change(result_of, random_sae, tmp_path: Path) -> None:
+    path = tmp_path / "core.json"
+    write_result(path, result_of(random_sae, request_of()))
+    path.write_text(json.dumps(read(path), sort_keys=True))
+    assert standing(path, request_of()) == Standing(done=True)
+
+
+def test_a_result_of_an_earlier_version_is_accepted_and_said_to_be_unchecked(
+    result_of, random_sae, tmp_path: Path
+) -> None:
+    path = tmp_path / "core.json"
+    artifact.write_json(path, result_of(random_sae, request_of()))
+    assert "not checked" in standing(path, request_of()).remark
 
 
 def test_every_key_of_core_is_documented(result_of, random_sae) -> None:

@@ -208,7 +208,7 @@ def test_an_evaluation_of_another_run_is_ignored_and_a_malformed_one_reported(ti
     path.write_text(path.read_text().replace(open_run(run).fingerprint, "of another"))
     assert "sparsity.safetensors" not in file_sizes(export_sae(run, "saelens", tmp_path / "out"))
     path.write_text("{}")
-    with pytest.raises(CorruptDataError, match="evaluate the run again"):
+    with pytest.raises(CorruptDataError, match="measures it again"):
         export_sae(run, "saelens", tmp_path / "another")
 
 
