@@ -74,6 +74,8 @@ def test_a_half_made_run_goes_on_from_its_checkpoint(here: Path) -> None:
 
 def test_the_comparison_reads_as_before(here: Path) -> None:
     table = json.loads(sp.compare(RUNS, RUNS[0]).to_json())
+    (unchecked,) = (note for note in table["notes"] if "without a digest" in note)
+    table["notes"].remove(unchecked)
     assert table == json.loads((here / "table.json").read_text())
 
 

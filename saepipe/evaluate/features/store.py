@@ -22,6 +22,7 @@ from saepipe.data.folders import artifact
 from saepipe.evaluate.features.mapped_tensors import map_safetensors
 
 FOLDER, INFO, TOKENS, ARRAYS = "features", "info.json", "tokens.json", "features.safetensors"
+WEIGHTS = "sae/sae_weights.safetensors"
 RUN_PATH = "log/run"
 """File with the run's path, if the store was written outside the run; not covered by any digest."""
 FORMAT_VERSION = 1
@@ -93,14 +94,16 @@ class Latent:
 
 
 class FeatureStore:
-    """An open store. A latent's data is read only on request."""
+    """An open store. A latent's data is read only on request, and no file is believed before it was checked."""
 
-    def __init__(self, folder: Path, info: StoreInfo, texts: dict[int, str], arrays: Mapping[str, np.ndarray]) -> None:
-        self.folder, self.info, self.arrays, self._texts = folder, info, arrays, texts
+    def __init__(self, folder: Path, info: StoreInfo, texts: dict[int, str], files: Mapping[str, Any]) -> None:
+        self.folder, self.info, self._texts, self._files = folder, info, texts, files
 
     @classmethod
     def open(cls, run_or_folder: Path | str) -> FeatureStore:
-        """Opens the store of a run, or in a folder of its own. Checks file sizes; `damage` checks contents.
+        """Opens the store of a run, or in a folder of its own.
+
+        The arrays, which are large, are checked when the first of them is read; all other files now.
 
         Raises:
             ConfigError: if there is no store, or this version cannot read it.
@@ -108,19 +111,32 @@ class FeatureStore:
         """
         folder = store_folder(Path(run_or_folder))
         _, lines = artifact.open_committed(folder, "feature store")
-        for problem in artifact.damaged_files(folder, lines, hashes=False):
-            raise _damaged(problem)
+        files = {name: entry for line in lines for name, entry in line.get("files", {}).items()}
+        small = {name: entry for name, entry in files.items() if name != ARRAYS}
+        _check(folder, files, hashes=False)
+        _check(folder, small)
         try:
-            raw = json.loads((folder / INFO).read_text())
+            raw = json.loads((folder / INFO).read_bytes())
             if raw["format_version"] > FORMAT_VERSION:
                 version = raw["format_version"]
                 raise ConfigError(f"{folder} has format version {version}; this saepipe reads {FORMAT_VERSION}")
             info = StoreInfo(**raw)
-            texts = json.loads((folder / TOKENS).read_text())
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            texts = json.loads((folder / TOKENS).read_bytes())
+            return cls(folder, info, dict(zip(texts["ids"], texts["texts"], strict=True)), files)
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, ConfigError):
+                raise
             raise _damaged(f"{folder} is not a feature store ({error})") from error
-        arrays = map_safetensors(folder / ARRAYS)
-        return cls(folder, info, dict(zip(texts["ids"], texts["texts"], strict=True)), arrays)
+
+    @cached_property
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """The arrays by name, mapped; the file is checked once, before anything in it is believed.
+
+        Raises:
+            CorruptDataError: if it is damaged.
+        """
+        _check(self.folder, {ARRAYS: self._files[ARRAYS]} if ARRAYS in self._files else {})
+        return map_safetensors(self.folder / ARRAYS)
 
     def damage(self) -> list[str]:
         """Reads all files and returns a sentence for each one whose content differs from the manifest."""
@@ -144,8 +160,15 @@ class FeatureStore:
 
         Raises:
             ConfigError: if the store is outside its run and the run has moved since.
+            CorruptDataError: if the run's weights are damaged.
         """
-        W_dec = map_safetensors(self._run_folder() / "sae" / "sae_weights.safetensors")["W_dec"]
+        run = self._run_folder()
+        _, lines = artifact.open_committed(run, "run")
+        files = {name: entry for line in lines for name, entry in line.get("files", {}).items()}
+        if WEIGHTS in files:
+            for problem in artifact.damaged_files(run, [{"files": {WEIGHTS: files[WEIGHTS]}}]):
+                raise CorruptDataError(problem, hint=f"saepipe verify {run}")
+        W_dec = map_safetensors(run / WEIGHTS)["W_dec"]
         norm = np.array(self.arrays["decoder_norm"])[:, None]
         if np.allclose(norm, 1, rtol=0, atol=1e-5):
             return W_dec
@@ -264,5 +287,11 @@ def _ranked(index: np.ndarray, score: np.ndarray) -> list[tuple[int, float]]:
     return [(i, s) for i, s in zip(index.tolist(), score.tolist(), strict=True) if i >= 0]
 
 
+def _check(folder: Path, files: Mapping[str, Any], *, hashes: bool = True) -> None:
+    """Raises CorruptDataError if one of some files is not as the manifest lists it."""
+    for problem in artifact.damaged_files(folder, [{"files": files}], hashes=hashes):
+        raise _damaged(problem)
+
+
 def _damaged(problem: str) -> CorruptDataError:
-    return CorruptDataError(problem, hint=f"delete the folder, then {EVALUATE}")
+    return CorruptDataError(problem, hint=f"{EVALUATE} builds the store again")

@@ -139,9 +139,10 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
         W_enc[0, 0] += damage
         folder = tmp_path / f"v{seed}" / "seed-0"
         params = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": torch.zeros(d_in)}
-        saelens.write(folder / "sae", ReLU(d_sae=d_sae), params, {"hook_name": HOOK})
-        fingerprint = f"run of {seed}"
-        artifact.write_file(folder / artifact.COMMITTED, f"{fingerprint}\n".encode())
+        names = saelens.write(folder / "sae", ReLU(d_sae=d_sae), params, {"hook_name": HOOK})
+        files = artifact.digest_files(folder, [f"sae/{name}" for name in names])
+        artifact.rewrite_manifest(folder, [{"kind": "run", "files": files}])
+        fingerprint = artifact.commit(folder)
         config = TrainConfig.parse({"cache": "c", "hook": HOOK, "sae": {"name": "relu", "d_sae": d_sae}, "steps": 1})
         return Run(folder, fingerprint, "id", config, cache, HOOK, f"v{seed}", 0)
 

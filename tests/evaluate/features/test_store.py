@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.flips import silent_flips
 from helpers.made_stores import write_store
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
@@ -104,11 +105,33 @@ def test_damage_is_refused(run: Path) -> None:
     path.write_bytes(data[:-1] + b"x")
     [problem] = FeatureStore.open(run).damage()
     assert "xxh3 differs" in problem
+    with pytest.raises(CorruptDataError, match="xxh3 differs.*\n.*saepipe evaluate RUN builds the store again"):
+        FeatureStore.open(run).latent(0)
     path.write_bytes(data)
     assert FeatureStore.open(run).damage() == []
     (folder / "COMMITTED").unlink()
     with pytest.raises(CorruptDataError, match="not finished"):
         FeatureStore.open(run)
+
+
+@pytest.mark.parametrize("name", ["features.safetensors", "info.json", "tokens.json", "manifest.jsonl", "COMMITTED"])
+def test_no_flipped_bit_is_silent(tmp_path: Path, name: str) -> None:
+    run = write_store(tmp_path / "l1" / "seed-0", 8, num_contexts=20, vocab_size=60)
+
+    def content() -> list[object]:
+        store = FeatureStore.open(run)
+        latents = [repr(store.latent(index)) for index in range(8)]
+        return [store.info, latents, {key: column.tolist() for key, column in store.columns.items()}]
+
+    assert silent_flips(run / FOLDER / name, content, 20) == []
+
+
+def test_damaged_weights_of_the_run_are_not_shown(run: Path) -> None:
+    store = FeatureStore.open(run)
+    path = run / "sae" / "sae_weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptDataError, match="sae_weights.safetensors has other content"):
+        store.decoder  # noqa: B018 - a property that reads
 
 
 @pytest.mark.parametrize("data", [b"", b"123", b"\xff" * 64, (20).to_bytes(8, "little") + b'{"a": {"dtype": 1}} ' * 3])
