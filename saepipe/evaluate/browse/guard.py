@@ -19,6 +19,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_ONCE = ("host", "origin", "content-type", "content-length", "cookie")
+"""Headers that decide about access: of two, another program on the way could have believed the other one."""
 MAX_BODY = 64 * 1024
 """Bytes."""
 
@@ -26,6 +28,7 @@ MAX_BODY = 64 * 1024
 class Guard:
     """Wraps an application that listens on 127.0.0.1:`port`.
 
+    - No header that decides about access may be there twice.
     - The Host header must be this server: another site's name that resolves to this machine (DNS rebinding) is refused.
     - The token comes once in the URL, `/?token=...`, and then in a cookie that scripts cannot read and other sites
       cannot send.
@@ -57,6 +60,8 @@ class Guard:
         await app(scope, receive, send_with_headers)
 
     def _refusal(self, method: str, headers: Headers, by_url: bool) -> tuple[int, str] | None:
+        if repeated := [name for name in _ONCE if len(headers.getlist(name)) > 1]:
+            return 400, f"The request has more than one {repeated[0]} header.\n"
         host = headers.get("host", "")
         if host not in self.hosts:
             return 421, "This host name is not served here.\n"

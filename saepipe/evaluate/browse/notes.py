@@ -1,20 +1,25 @@
 """Notes on latents: RUN/notes.json, one text per latent, outside the run's digest.
 
-{"run": fingerprint, "notes": {"123": "capital letters after a full stop"}}
+{"run": fingerprint, "notes": {"123": "capital letters after a full stop"}, "digest": of the rest}
 """
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import xxhash
 from filelock import FileLock
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 
 FILE = "notes.json"
+_LATENT = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -30,19 +35,12 @@ class Notes:
 
         Raises:
             ConfigError: if they are of an earlier run in this folder.
-            CorruptDataError: if the file does not contain notes.
+            CorruptDataError: if the file does not contain notes, or was changed.
         """
         path = self.folder / FILE
         if not path.exists():
             return {}
-        try:
-            content = json.loads(path.read_bytes())
-            run, notes = content["run"], content["notes"]
-            is_notes = all(key.isdecimal() and isinstance(text, str) for key, text in notes.items())
-        except (ValueError, KeyError, TypeError, AttributeError):
-            is_notes = False
-        if not is_notes:
-            raise CorruptDataError(f"{path} does not contain notes", hint="repair it, or move it away")
+        run, notes = read_notes(path)
         if run != self.run:
             message = f"{path} is of an earlier run in this folder ({run[:8]}, not {self.run[:8]})"
             raise ConfigError(message, hint="move it away: it is about other latents")
@@ -57,4 +55,33 @@ class Notes:
             if text.strip():
                 notes[str(latent)] = text.strip()
             ordered = dict(sorted(notes.items(), key=lambda item: int(item[0])))
-            artifact.write_json(self.folder / FILE, {"run": self.run, "notes": ordered})
+            content = {"run": self.run, "notes": ordered}
+            artifact.write_json(self.folder / FILE, content | {"digest": _digest(content)})
+
+
+def read_notes(path: Path) -> tuple[str, dict[str, str]]:
+    """Returns the fingerprint of the run, and the notes by latent.
+
+    Raises:
+        CorruptDataError: if the file does not contain notes, or was changed by anything but a browser.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        digest = content.pop("digest", None)
+        run, notes = content["run"], content["notes"]
+        is_notes = isinstance(run, str) and all(
+            _LATENT.fullmatch(key) and isinstance(text, str) for key, text in notes.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        is_notes = False
+    if not is_notes:
+        raise CorruptDataError(f"{path} does not contain notes", hint="repair it, or move it away")
+    if digest is not None and digest != _digest(content):  # notes of earlier versions have none
+        message = f"{path} was changed outside saepipe browse, or is damaged"
+        raise CorruptDataError(message, hint='if the change is meant, remove the entry "digest"; or move the file away')
+    return run, notes
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Returns the digest of the file's content but for the digest itself."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())

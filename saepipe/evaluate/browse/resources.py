@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import SaepipeError
 from saepipe.evaluate.browse.counterpart import Match, nearest, nearest_of_each
 from saepipe.evaluate.browse.latent_json import latent_json
 from saepipe.evaluate.browse.notes import Notes
@@ -93,7 +93,7 @@ class Resources:
     def warm(self) -> None:
         """Reads every decoder once, so that the first match does not wait for the disk."""
         for run in self.runs:
-            with suppress(ConfigError):  # reported when a match is requested
+            with suppress(SaepipeError):  # reported when a match is requested
                 run.store.decoder.max()
 
     def _match(self, run: OpenRun, other: OpenRun, latent: int) -> bytes:
@@ -123,7 +123,7 @@ def incomparable(run: OpenRun, other: OpenRun) -> str | None:
         return f"it belongs to another hook, {theirs.hook}"
     try:
         _ = run.store.decoder, other.store.decoder
-    except ConfigError as error:  # a run was moved away from its store
+    except SaepipeError as error:  # a run was moved away from its store, or is damaged
         return error.message
     return None
 

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from saepipe.data.errors import MachineError
+from saepipe.data.errors import MachineError, SaepipeError
 from saepipe.evaluate.browse.guard import Guard
 from saepipe.evaluate.browse.page import page_files
 from saepipe.evaluate.browse.resources import Resources
@@ -59,7 +59,7 @@ def application(resources: Resources, token: str, port: int) -> ASGIApp:
         Route("/data/{name:path}", write_note, methods=["PUT"]),
         Route("/{name}", file),
     ]
-    return Guard(Starlette(routes=routes), token, port)
+    return Guard(Starlette(routes=routes, exception_handlers={SaepipeError: _explained}), token, port)
 
 
 def listen(port: int) -> socket.socket:
@@ -83,6 +83,11 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
     )  # fmt: skip
     with listening, _ignore_signals():
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _explained(request: Request, error: Exception) -> Response:
+    """Answers with an error about files that lie on disk, such as damaged notes, which the page shows."""
+    return PlainTextResponse(f"{error}\n", 409)
 
 
 def _text(body: bytes) -> str | None:

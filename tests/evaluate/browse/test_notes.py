@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.flips import silent_flips
 from helpers.made_stores import write_store
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
@@ -57,9 +58,46 @@ def test_notes_of_another_run_are_refused(tmp_path: Path) -> None:
         Notes(tmp_path, "b" * 64).read()
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", '{"run": "f"}', '{"run": "f", "notes": {"x": "y"}}', '{"run": "f", "notes": {"1": 2}}']
+def test_no_flipped_bit_is_silent(tmp_path: Path) -> None:
+    notes = Notes(tmp_path, "f" * 64)
+    notes.write(12, "capital letters")
+
+    def read_by_its_own_run() -> dict[str, str]:
+        try:
+            return notes.read()
+        except ConfigError as error:  # of another run, as it seems
+            raise CorruptDataError(error.message) from error
+
+    assert silent_flips(tmp_path / FILE, read_by_its_own_run, 60) == []
+
+
+def test_an_edit_by_hand_is_accepted_once_its_digest_is_removed(tmp_path: Path) -> None:
+    notes = Notes(tmp_path, "f" * 64)
+    notes.write(12, "capital letters")
+    path = tmp_path / FILE
+    path.write_text(path.read_text().replace("capital", "small"))
+    with pytest.raises(CorruptDataError, match='was changed outside saepipe browse.*\n.*remove the entry "digest"'):
+        notes.read()
+    content = json.loads(path.read_text())
+    del content["digest"]
+    path.write_text(json.dumps(content))
+    assert notes.read() == {"12": "small letters"}
+
+
+INVALID = (
+    "",
+    "[]",
+    '{"run": "f"}',
+    '{"run": "f", "notes": {"x": "y"}}',
+    '{"run": "f", "notes": {"1": 2}}',
+    '{"run": 1, "notes": {}}',
+    '{"run": "f", "notes": {"\u00b2": "y"}}',
+    '{"run": "f", "notes": {"' + "9" * 5000 + '": "y"}}',
+    "[" * 50_000,
 )
+
+
+@pytest.mark.parametrize("content", INVALID, ids=range(len(INVALID)))
 def test_an_invalid_file_is_refused_and_kept(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
     with pytest.raises(CorruptDataError, match="does not contain notes"):

@@ -70,6 +70,29 @@ def test_another_host_is_refused_even_with_the_token(client: TestClient, host: s
     assert client.get("/data/runs", headers={"host": host}).status_code == 421
 
 
+@pytest.mark.parametrize("name", ["host", "Host", "cookie", "origin", "content-type"])
+def test_a_header_that_decides_about_access_comes_once(client: TestClient, name: str) -> None:
+    value = f"127.0.0.1:{PORT}" if name.lower() == "host" else "x"
+    answer = client.get("/data/runs", headers=[(name, value), (name, value)])
+    assert answer.status_code == 400
+    assert "more than one" in answer.text
+
+
+def test_damaged_notes_are_explained(client: TestClient, runs: list[Path]) -> None:
+    path = runs[0] / FILE
+    for content in ("[", '{"run": 1, "notes": {}}', f'{{"run": "x", "notes": {{"{"9" * 5000}": "y"}}}}'):
+        path.write_text(content)
+        for answer in (
+            client.get("/data/0/notes"),
+            client.put("/data/0/notes/3", json={"text": "x"}, headers=WRITES),
+        ):
+            assert answer.status_code == 409
+            assert f"{path} does not contain notes" in answer.text
+        assert client.get("/data/0/latent/1").status_code == 200
+        assert path.read_text() == content
+    path.unlink()
+
+
 def test_localhost_is_this_machine_too(app: Any) -> None:
     local = TestClient(app, base_url=f"http://localhost:{PORT}")
     assert local.get("/", params={"token": TOKEN}).status_code == 200
