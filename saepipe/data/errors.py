@@ -6,7 +6,31 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from typing import ClassVar
+
+_FULL = {
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space, or ask for a larger quota",
+    errno.EFBIG: "raise the limit on the size of a file (`ulimit -f`)",
+}
+"""What would do about a file that does not fit, by the system's error number."""
+
+_REFUSED = {
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "check the permissions, or choose another folder",
+    errno.EPERM: "check the permissions, or choose another folder",
+    errno.EIO: "the disk or its connection has failed; see the system's log",
+    errno.ESTALE: "the network file system has lost the file; mount it again",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+    errno.ENFILE: "close other programs: the machine has too many open files",
+    errno.ENOLCK: "choose a folder on a file system that has locks",
+    errno.EOPNOTSUPP: "choose a folder on another file system",
+}
+"""What would do about a machine that refuses a request, by the system's error number."""
+
+_WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class SaepipeError(Exception):
@@ -85,7 +109,37 @@ def explain(error: BaseException) -> tuple[int, str, str | None]:
         return ConfigError.exit_code, error.format_message(), "saepipe COMMAND --help"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return OutOfSpaceError.exit_code, f"out of memory: {error}", "a smaller batch_size"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutOfSpaceError.exit_code, str(error), f"free some disk space, then {again}"
+    if known := machine_error(error):
+        return known.exit_code, known.message, f"{known.hint}, then {again}"
     message = f"a bug in saepipe: {type(error).__name__}: {error}"
     return SaepipeError.exit_code, message, "please report it with the lines above"
+
+
+def error_number(error: BaseException) -> int | None:
+    """The system's error number of a failed read or write; safetensors gives it only in its text."""
+    if isinstance(error, OSError):
+        return error.errno
+    if type(error).__name__ == "SafetensorError" and (number := re.search(r"(?:code: |os error )(\d+)", str(error))):
+        return int(number[1])
+    return None
+
+
+def machine_error(error: BaseException, action: str = "") -> SaepipeError | None:
+    """Explains what the machine or its file system refused; None for any other error.
+
+    Args:
+        error: the error of a file operation.
+        action: what failed; by default the path that the error names.
+    """
+    number = error_number(error)
+    if number is None:
+        return None
+    path = error.filename if isinstance(error, OSError) and error.filename else ""
+    message = f"{action or path or 'a file'}: {os.strerror(number)}"
+    if number in _FULL:
+        return OutOfSpaceError(message, hint=_FULL[number])
+    if number in _REFUSED:
+        return MachineError(message, hint=_REFUSED[number])
+    if number in _WRONG_PATH and path:
+        return ConfigError(message, hint="choose another path")
+    return None

@@ -12,24 +12,28 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import xxhash
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from saepipe.data.errors import ConfigError, CorruptDataError, LockedError, OutOfSpaceError
+from saepipe.data.errors import ConfigError, CorruptDataError, LockedError, machine_error
 from saepipe.data.folders.inside import Inside, check_name
 from saepipe.data.folders.lock_owner import owned, owner
 
 MANIFEST = "manifest.jsonl"
 COMMITTED = "COMMITTED"
 LOG = "log"
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 Line = dict[str, Any]
 """A manifest line. Its `files` maps each file's path in the folder to {"bytes": int, "xxh3": hex}."""
@@ -58,11 +62,11 @@ def atomic_file(path: Path, num_bytes: int) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"no space left for {path} ({num_bytes:,} bytes)"
-            raise OutOfSpaceError(message, hint="free some disk space") from None
+    except BaseException as error:
+        with suppress(OSError):  # the reason is what the user needs, not that the rest of the file is still there
+            partial.unlink(missing_ok=True)
+        if known := machine_error(error, f"cannot write {path} ({num_bytes:,} bytes)"):
+            raise known from error
         raise
     partial.rename(path)
     sync_folder(path.parent)
@@ -174,6 +178,9 @@ def open_committed(folder: Path, kind: str) -> tuple[str, list[Line]]:
         raise CorruptDataError(f"{kind} {folder} is not finished (it has no {COMMITTED})", hint=hint)
     sealed = (folder / COMMITTED).read_text(errors="replace").strip()
     path = folder / MANIFEST
+    if not re.fullmatch("[0-9a-f]{64}", sealed):
+        hint = f"restore a copy of {COMMITTED}, or make the {kind} again in another folder"
+        raise CorruptDataError(f"{folder / COMMITTED} holds no digest: {sealed[:40]!r}", hint=hint)
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "(missing)"
     if digest != sealed:
         raise CorruptDataError(f"{path} was changed after {kind} {folder} was finished: {digest[:16]} != {sealed[:16]}")
@@ -209,7 +216,9 @@ def _size(path: Path) -> int | None:
 
 @contextmanager
 def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Lets only one process write an artifact at a time. The lock ends with the process that holds it.
+    """Lets only one process write an artifact at a time; a finished one that nobody can write to needs no lock.
+
+    The lock ends with the process that holds it.
 
     Args:
         folder: the artifact.
@@ -219,19 +228,49 @@ def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> I
     Raises:
         LockedError: immediately, if another process holds the lock and `waiting` is None.
     """
-    (folder / LOG).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOG / "lock")
+    path = folder / LOG / "lock"
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(file_lock(path, timeout=0))
+            except Timeout:
+                message = f"another process is writing {folder} ({owner(folder / LOG)})"
+                if waiting is None:
+                    raise LockedError(message, hint="wait for it, or choose another --out") from None
+                waiting(f"waiting: {message}")
+                stack.enter_context(file_lock(path, timeout=-1))
+            stack.enter_context(owned(folder / LOG))
+        except OSError as error:
+            if error.errno not in _READ_ONLY or not is_committed(folder):
+                raise
+        yield
+
+
+@contextmanager
+def file_lock(path: Path, timeout: float) -> Iterator[None]:
+    """Holds a lock between processes; on a file system without locks, by the existence of a file.
+
+    Args:
+        path: the lock's file.
+        timeout: seconds to wait for it; -1 waits as long as it takes.
+
+    Raises:
+        Timeout: if another process holds it all the time.
+        ConfigError: if there is a folder of that name.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, but must be the lock's file", hint="remove it")
+    lock: BaseFileLock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        message = f"another process is writing {folder} ({owner(folder / LOG)})"
-        if waiting is None:
-            raise LockedError(message, hint="wait for it, or choose another --out") from None
-        waiting(f"waiting: {message}")
-        lock.acquire(poll_interval=0.2)
+        lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:  # FileLock itself handles ENOSYS
+            raise
+        lock = SoftFileLock(f"{path}.soft")  # FileLock may have left a file at `path`, which is no lock
+        lock.acquire(timeout=timeout)
     try:
-        with owned(folder / LOG):
-            yield
+        yield
     finally:
         lock.release()
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from filelock import FileLock
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
@@ -49,7 +48,7 @@ class Notes:
     def write(self, latent: int, text: str) -> None:
         """Replaces the note on one latent; an empty text removes it. Safe for concurrent threads and processes."""
         (self.folder / artifact.LOG).mkdir(exist_ok=True)
-        with FileLock(self.folder / artifact.LOG / "notes.lock"):
+        with artifact.file_lock(self.folder / artifact.LOG / "notes.lock", timeout=-1):
             notes = self.read()
             notes.pop(str(latent), None)
             if text.strip():
