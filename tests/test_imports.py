@@ -28,8 +28,8 @@ MAY_IMPORT = {
 FLOORS = {
     "data": ("errors terminal", "config device folders", "cache synthetic", "batches toy"),
     "harvest": (
-        "hooks hub identity",
-        "capture",
+        "hooks hub_client identity",
+        "capture hub",
         "model",
         "config",
         "resume text",

@@ -23,6 +23,7 @@ from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint, decoder_layers
 from saepipe.harvest.hub import remote_error
+from saepipe.harvest.hub_client import is_from_the_network
 from saepipe.harvest.identity import describe_config, describe_tokenizer, probe_ids
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -151,7 +152,7 @@ def _loading_error(config: ModelConfig, error: Exception) -> SaepipeError:
     if isinstance(error, SafetensorError):
         hint = "copy or download the checkpoint again"
         return CorruptDataError(f"the weights of {config.model!r} are damaged: {reason}", hint=hint)
-    if isinstance(error, OSError) and not Path(config.path).is_dir():
+    if is_from_the_network(error) or (isinstance(error, OSError) and not Path(config.path).is_dir()):
         return remote_error("model", config.model, config.revision, error)
     if not isinstance(error, OSError | ValueError):
         problem = f"cannot load {config.model!r}: {type(error).__name__}: {reason}"

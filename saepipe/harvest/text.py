@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from huggingface_hub import constants
 
 from saepipe.data import toy
 from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import DatasetConfig
-from saepipe.harvest.hub import dataset_commit, remote_error
+from saepipe.harvest.hub import dataset_commit, downloaded_dataset, remote_error
+from saepipe.harvest.hub_client import is_from_the_network
 
 _READERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -98,6 +100,12 @@ def _stream(config: DatasetConfig, revision: str | None, files: str) -> Iterator
     if config.suffix in _READERS:
         options |= {"path": _READERS[config.suffix], "data_files": str(_existing_file(config)), "split": "train"}
         options |= {"sample_by": config.documents} if config.suffix == ".txt" else {}
+    elif constants.HF_HUB_OFFLINE and not Path(config.source).exists():
+        folder = downloaded_dataset(config.source, revision)
+        if files:
+            options |= {"path": "parquet", "data_files": str(folder / files), "split": "train"}
+        else:
+            options |= {"path": str(folder), "name": config.subset}
     elif files:
         pattern = f"hf://datasets/{config.source}@{revision or 'main'}/{files}"
         options |= {"path": "parquet", "data_files": pattern, "split": "train"}
@@ -105,8 +113,11 @@ def _stream(config: DatasetConfig, revision: str | None, files: str) -> Iterator
         options |= {"path": config.source, "name": config.subset, "revision": revision}
     try:
         yield from datasets.load_dataset(**options)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        if isinstance(error, OSError) and not Path(config.source).exists():
+    except Exception as error:
+        remote = isinstance(error, OSError) or is_from_the_network(error)
+        if not remote and not isinstance(error, ValueError | datasets.exceptions.DatasetsError):
+            raise
+        if remote and not Path(config.source).exists():
             raise remote_error("dataset", config.source, config.revision, error) from error
         problem = f"cannot read the dataset {config.source!r}: {str(error).splitlines()[0]}"
         raise ConfigError(problem, hint="check dataset.split, dataset.subset, and the files") from error

@@ -11,11 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Files = Mapping[str, bytes]
 """The files of a commit, by path."""
+
+Fault = int | Literal["never answers", "asks to wait", "web page", "not JSON", "cut short", "hangs up"]
+"""What a request gets instead of an answer: an error status, or a kind of misbehaviour."""
 
 _RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?")
@@ -79,8 +82,8 @@ class Hub:
     """The only token that may create and change repositories, and read private ones."""
     objects: dict[str, bytes] = field(default_factory=dict)
     """Large files, by their SHA-256."""
-    broken: dict[str, int] = field(default_factory=dict)
-    """Error status for requests that contain a text: `{"POST /api/models/org/a/commit": 500}`."""
+    broken: dict[str, Fault] = field(default_factory=dict)
+    """Faults of requests that contain a text: `{"POST /api/models/org/a/commit": 500}`."""
 
     def repo(self, name: str) -> Repo:
         if name not in self.repos:
@@ -121,9 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
         request = f"{self.command} {path}"
         self.served.requests.append(request)
         try:
-            for part, status in self.served.broken.items():
+            for part, fault in self.served.broken.items():
                 if part in request:
-                    raise HubError(status, "")
+                    self._misbehave(fault)
+                    return
             if match := _RESOLVE.fullmatch(path):
                 kind, name, revision, file = match.groups()
                 self._resolve(self._repo(f"{'datasets' if kind else 'models'}/{name}"), revision, file)
@@ -136,6 +140,24 @@ class _Handler(BaseHTTPRequestHandler):
                 self._write(path, body)
         except HubError as error:
             self._send(error.status, b"", {"X-Error-Code": error.code})
+
+    def _misbehave(self, fault: Fault) -> None:
+        """Answers wrongly, or not at all, until the client closes the connection."""
+        if isinstance(fault, int):
+            raise HubError(fault, "")
+        self.close_connection = True
+        if fault == "never answers":
+            self.rfile.read(1)
+        elif fault == "hangs up":
+            pass
+        elif fault == "asks to wait":
+            self._send(429, b"", {"Retry-After": "3600"})
+        elif fault == "web page":
+            self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html; charset=utf-8"})
+        elif fault == "not JSON":
+            self._send(200, b'{"sha": ', {"Content-Type": "application/json", "X-Repo-Commit": "0" * 40, "ETag": '"0"'})
+        else:
+            self._send(200, b"{", {"Content-Length": "1000", "X-Repo-Commit": "0" * 40, "ETag": '"0"'})
 
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
@@ -219,7 +241,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)

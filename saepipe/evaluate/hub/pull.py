@@ -26,6 +26,7 @@ from saepipe.evaluate.hub.contents import READABLE, readable
 from saepipe.evaluate.hub.facts import check_cache
 from saepipe.evaluate.hub.push import KIND
 from saepipe.harvest.hub import remote_error
+from saepipe.harvest.hub_client import RequestFailed
 from saepipe.train.formats import saelens
 from saepipe.train.rundir import folder
 from saepipe.train.rundir.load import open_run
@@ -86,9 +87,9 @@ def pull(
 def _remote_errors(address: Address) -> Iterator[None]:
     try:
         yield
-    except SaepipeError:
-        raise
     except Exception as error:  # of the hub's client or of the HTTP library that it uses
+        if isinstance(error, SaepipeError) and not isinstance(error, RequestFailed):
+            raise
         raise remote_error(KIND, address.repo, address.revision, error, offline_hint="unset it") from error
 
 

@@ -19,6 +19,7 @@ from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.parcel import Parcel
 from saepipe.harvest.hub import remote_error
+from saepipe.harvest.hub_client import RequestFailed
 
 KIND = "model repository"
 
@@ -75,9 +76,9 @@ def push(
         raise ConfigError(f"these files contain local paths of this machine:\n{listed}", hint=hint)
     try:
         return report | _send(parcel, api, private, message or f"saepipe: {', '.join(parcel.folders)}")
-    except SaepipeError:
-        raise
     except Exception as error:  # of the hub's client or of the HTTP library that it uses
+        if isinstance(error, SaepipeError) and not isinstance(error, RequestFailed):
+            raise
         raise _hub_error(error, parcel.address) from error
 
 
