@@ -36,6 +36,7 @@ FLOORS = {
         "tokenize",
         "rows",
         "describe feed pools text_marks",
+        "size",
         "plan run",
     ),
     "train": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -11,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from saepipe.data.cache import codecs
-from saepipe.data.cache.codecs import Profile
-from saepipe.data.cache.int8 import QuantisedRows
 from saepipe.data.cache.layout import SPLITS, Layout, Split
+from saepipe.data.folders.disk import room_at
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import load_model
 from saepipe.harvest.rows import RowSource, WindowBatch
+from saepipe.harvest.size import Size
 
 _BATCHES = 4
 
@@ -61,38 +59,26 @@ def plan(config: HarvestConfig, out: Path) -> Plan:
     chunk = np.concatenate([part.arrays[Layout.acts(config.hooks[0])] for part in measured])[: config.chunk_rows]
 
     layout = make_layout(config, lm)
-    heldout = config.heldout_tokens // config.context_size * config.context_size
-    row_bytes = 2 * lm.d_in * len(config.hooks)
-    raw = (config.num_tokens + heldout) * row_bytes
-    compressed = int(
-        config.num_tokens * row_bytes / _ratio(config.codec, chunk) + heldout * row_bytes / _ratio("lossless", chunk)
-    )
-    num_rows: dict[Split, int] = {"train": config.num_tokens, "heldout": heldout}
+    size = Size.of(config, lm.d_in)
+    compressed = size.stored_bytes(config.codec, chunk)
+    num_rows: dict[Split, int] = {"train": size.train_rows, "heldout": size.heldout_rows}
     num_shards = sum(
         layout.row_arrays(split)[Layout.acts(hook, split)].num_shards(num_rows[split])
         for split in SPLITS
         for hook in config.hooks
     )
-    free = shutil.disk_usage(next(path for path in (out, *out.resolve().parents) if path.exists())).free
+    free = room_at(out).num_bytes
     return Plan(
         tokens=config.num_tokens,
-        heldout_positions=heldout,
+        heldout_positions=size.heldout_rows,
         hooks=len(config.hooks),
         d_in=lm.d_in,
         shards=num_shards,
-        raw_bytes=raw,
+        raw_bytes=size.raw_bytes,
         compressed_bytes=compressed,
-        compression_ratio=round(raw / compressed, 3),
+        compression_ratio=round(size.raw_bytes / compressed, 3),
         free_disk=free,
         fits=free > compressed,
         tokens_per_second=round(rate, 1),
-        seconds=round((config.num_tokens + heldout) / rate, 1),
+        seconds=round((size.train_rows + size.heldout_rows) / rate, 1),
     )
-
-
-def _ratio(codec: Profile, chunk: np.ndarray) -> float:
-    """Compression ratio of bfloat16 bits (rows, d_in): raw bytes over stored bytes."""
-    if codec == "int8":
-        row = QuantisedRows.empty(1, chunk.shape[1])
-        return 2 * chunk.shape[1] / sum(part.nbytes for part in row.parts)
-    return chunk.nbytes / len(codecs.encode(codec, chunk))

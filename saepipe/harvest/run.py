@@ -27,6 +27,7 @@ from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
 from saepipe.harvest.resume import check_same_model, inspect_folder
 from saepipe.harvest.rows import Rows, RowSource, WindowBatch
+from saepipe.harvest.size import check_room
 from saepipe.harvest.text_marks import TextMarks
 
 
@@ -68,8 +69,6 @@ def harvest(
 def _fill(
     out: Path, config: HarvestConfig, lm: LanguageModel, attributes: Mapping[str, Any], progress: Progress
 ) -> None:
-    if artifact.is_committed(out):
-        progress.say(f"{out} is extended; for runs trained from it, it is kept as it was at {keep_ancestor(out)}")
     pool_rows: dict[Split, int] = {"train": config.pool_rows, "heldout": config.shard_rows}
     layout = make_layout(config, lm)
     marks = TextMarks.of(out, config.dataset.source)
@@ -81,10 +80,14 @@ def _fill(
     with closing(new_writer) as writer:
         if _end_position(writer, "train").rows < config.num_tokens:
             writer.drop_short_pools()
+        stored = sum(line["num_rows"] for split in SPLITS for line in writer.pools(split))
+        check_room(config, lm, out, stored, attributes["dataset"]["revision"])
 
         @cache
         def start() -> None:
             """Begins to write, and removes what will be made again: only after the stored pools' text was compared."""
+            if artifact.is_committed(out):
+                progress.say(f"{out} is extended; for runs trained from it, it is kept as it was: {keep_ancestor(out)}")
             writer.start(attributes)
 
         def train_rows(batch: WindowBatch) -> Rows:

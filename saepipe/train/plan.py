@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders.disk import require_room
 from saepipe.train.config import TrainConfig
 from saepipe.train.step.state import Recipe
 from saepipe.train.variants import Variant, expand
@@ -28,6 +30,11 @@ class Planned:
         """Cache, hook, batch size and data seed; runs in which all agree share one stream of batches."""
         config = self.recipe.config
         return str(self.cache.path), str(config.hook), config.batch_size, config.data_seed
+
+    @property
+    def num_params(self) -> int:
+        d_in, d_sae = self.recipe.d_in, self.recipe.config.sae.d_sae
+        return 2 * d_in * d_sae + d_in + d_sae
 
     @property
     def run_id(self) -> str:
@@ -51,13 +58,25 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
     return planned
 
 
+def check_room(planned: Sequence[Planned], out: Path) -> None:
+    """Raises OutOfSpaceError if the disk will not hold what the runs have yet to write: two checkpoints and an SAE.
+
+    A run with checkpoints writes over files of the same size, so only its SAE is counted.
+    """
+    needed = 0
+    for run in planned:
+        saves = run.recipe.num_steps > run.recipe.config.checkpoint_every
+        resumed = any(run.folder.glob("checkpoints/*"))
+        needed += 4 * run.num_params + (0 if resumed or not saves else 2 * 12 * run.num_params)
+    what = f"a study of {len(planned)} runs in {out}"
+    require_room(out, needed, what, "train fewer or smaller SAEs at a time")
+
+
 def plan(config: TrainConfig) -> dict[str, Any]:
     """Returns what `train` would do: runs with steps and tokens, and their bytes on disk at the end."""
     planned = plan_runs(config, Path())
     runs = []
     for run in planned:
-        d_in, d_sae = run.recipe.d_in, run.recipe.config.sae.d_sae
-        num_params = 2 * d_in * d_sae + d_in + d_sae
         steps, batch_size = run.recipe.num_steps, run.recipe.config.batch_size
         runs.append(
             {
@@ -66,8 +85,8 @@ def plan(config: TrainConfig) -> dict[str, Any]:
                 "steps": steps,
                 "tokens": steps * batch_size,
                 "passes": steps * batch_size / run.cache.num_tokens,
-                "sae_bytes": 4 * num_params,
-                "checkpoint_bytes": 12 * num_params,
+                "sae_bytes": 4 * run.num_params,
+                "checkpoint_bytes": 12 * run.num_params,
             }
         )
     return {"streams": len({run.stream for run in planned}), "runs": runs}

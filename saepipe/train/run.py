@@ -16,7 +16,7 @@ from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.live_run import LiveRun
-from saepipe.train.plan import Planned, plan_runs
+from saepipe.train.plan import Planned, check_room, plan_runs
 from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.finished import check_undamaged
 from saepipe.train.stacked.teams import Team, teams
@@ -49,6 +49,7 @@ def train(
         ConfigError: if a run cannot be made; raised before any run begins.
         MachineError: if the package of one of `trackers` is missing; raised before any run begins.
         CorruptDataError: if a finished run is damaged; raised before any run begins.
+        OutOfSpaceError: if the disk will not hold the runs; raised before any run begins.
         HealthError: if a run has no usable SAE or, with `strict`, any error; the others were trained.
     """
     keep_freed_memory()
@@ -67,6 +68,7 @@ def train(
         unfinished = [run for run in planned if not is_committed(run.folder)]
         if len(unfinished) < len(planned):
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are already finished")
+        check_room(unfinished, Path(out))
         for _, group in groupby(sorted(unfinished, key=lambda run: run.stream), key=lambda run: run.stream):
             failed += train_group(list(group), progress, tracking, strict=strict)
     _print_invalid([run.folder for run in planned if is_committed(run.folder)], progress)

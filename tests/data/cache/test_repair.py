@@ -116,7 +116,11 @@ def test_an_undamaged_cache_is_left_unchanged(cache: Path, toy_cache: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("zarr.json", "holds the cache's config"), ("manifest.jsonl", "cannot be repaired"), ("COMMITTED", "was changed")],
+    [
+        ("zarr.json", "holds the cache's config"),
+        ("manifest.jsonl", "cannot be repaired"),
+        ("COMMITTED", "holds no digest"),
+    ],
 )
 def test_damage_beyond_repair_is_reported_and_nothing_is_changed(cache: Path, name: str, message: str) -> None:
     flip(cache / f"{ACTS}/c/2/0")
