@@ -80,7 +80,7 @@ STUDY: dict[str, list[str]] = {
 }
 """The commands of the study, in order, in its folder."""
 ARTIFACTS = ("cache", "cache.artifacts", *RUNS)
-NOT_COMPARED = {"log", "checkpoints", ".html"}
+NOT_COMPARED = {"log", "checkpoints", "metrics.seal.json", ".html"}
 TIMES = {"tokens_per_second", "datetime_epoch_millis", "eval_id", "digest"}
 """Keys of JSON files that hold times, random names, or digests of such."""
 OUTPUT_BYTES = 2**20

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,9 +17,10 @@ import typer
 from rich.markup import escape
 
 import saepipe
-from saepipe.data.errors import CorruptDataError, MachineError, Stopped, explain
+from saepipe.data.errors import CorruptDataError, Interrupted, MachineError, Stopped, explain
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.console import Format, fits, print_error, print_parts, show, show_progress, stderr, stdout
+from saepipe.data.terminal.signals import raising_on_signals
 
 if TYPE_CHECKING:
     from saepipe.data.config.base import Config
@@ -486,20 +486,22 @@ def findings_of(runs: Sequence[Path]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors go to stderr, as JSON if that is the format."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, _stop)
     try:
-        return int(app(args=arguments, standalone_mode=False) or 0)
-    except (Exception, KeyboardInterrupt) as error:
+        with raising_on_signals():
+            code = int(app(args=arguments, standalone_mode=False) or 0)
+            if code == Interrupted.exit_code:  # typer's answer to KeyboardInterrupt
+                raise KeyboardInterrupt
+            return code
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         code, message, hint = explain(error)
-        if code == 1:
-            stderr.print_exception()
         as_json = "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
-        print_error(code, message, hint, as_json=as_json)
+        try:
+            if code == 1:
+                stderr.print_exception()
+            print_error(code, message, hint, as_json=as_json)
+        except MemoryError:  # what prints must be loaded first
+            sys.stderr.write(f"error: {message}\n  hint: {hint}\n")
         return code
-
-
-def _stop(*_: object) -> None:
-    raise Stopped("stopped by SIGTERM", hint="run the same command again to go on")
 
 
 if __name__ == "__main__":

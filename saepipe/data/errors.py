@@ -32,6 +32,8 @@ _REFUSED = {
 
 _WRONG_PATH = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 
+AGAIN = "run the same command again to resume"
+
 
 class SaepipeError(Exception):
     """A problem that the user can fix; `hint` suggests how."""
@@ -92,25 +94,38 @@ class HealthError(SaepipeError):
     exit_code = 8
 
 
-class Stopped(SaepipeError):  # noqa: N818 - a state that can be resumed, not an error
-    """Stopped on request (SIGTERM); the data on disk can be resumed."""
+class Stopped(BaseException):
+    """Stopped on request (SIGTERM); the data on disk can be resumed.
 
-    exit_code = 75
+    Like KeyboardInterrupt it is no Exception: it is raised anywhere, and no library should take it for an error.
+    """
+
+    exit_code: ClassVar[int] = 75
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+class Interrupted(Stopped):
+    """Stopped by Ctrl-C in a terminal."""
+
+    exit_code = 130
 
 
 def explain(error: BaseException) -> tuple[int, str, str | None]:
     """Returns the exit code, the message and the hint for any exception. Exit code 1 is a bug in saepipe."""
-    again = "run the same command again to resume"
-    if isinstance(error, SaepipeError):
+    if isinstance(error, SaepipeError | Stopped):
         return error.exit_code, error.message, error.hint
     if isinstance(error, KeyboardInterrupt):
-        return 130, "stopped", again
+        return Interrupted.exit_code, str(error) or "stopped by Ctrl-C", AGAIN
     if hasattr(error, "format_message"):  # typer's usage errors
         return ConfigError.exit_code, error.format_message(), "saepipe COMMAND --help"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return OutOfSpaceError.exit_code, f"out of memory: {error}", "a smaller batch_size"
+    if is_out_of_memory(error):
+        reason = next(iter(str(error).splitlines()), "") or "nothing more could be allocated"
+        return OutOfSpaceError.exit_code, f"out of memory: {reason}", "a smaller batch_size, or more memory (ulimit -v)"
     if known := machine_error(error):
-        return known.exit_code, known.message, f"{known.hint}, then {again}"
+        return known.exit_code, known.message, f"{known.hint}, then {AGAIN}"
     message = f"a bug in saepipe: {type(error).__name__}: {error}"
     return SaepipeError.exit_code, message, "please report it with the lines above"
 
@@ -143,3 +158,20 @@ def machine_error(error: BaseException, action: str = "") -> SaepipeError | None
     if number in _WRONG_PATH and path:
         return ConfigError(message, hint="choose another path")
     return None
+
+
+_OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch on a CPU
+    "can't start new thread",
+    "failed to map segment",  # a library that is loaded
+    "Cannot allocate memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether memory could not be had: of the machine, of a limit such as `ulimit -v`, or of a device."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError | ImportError) and any(words in str(error) for words in _OUT_OF_MEMORY)

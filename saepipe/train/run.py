@@ -14,6 +14,7 @@ from saepipe.data.folders.artifact import is_committed, writer_lock
 from saepipe.data.folders.health import Health, errors
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
+from saepipe.data.terminal.signals import stop_requests
 from saepipe.train.config import TrainConfig
 from saepipe.train.live_run import LiveRun
 from saepipe.train.plan import Planned, check_room, plan_runs
@@ -51,6 +52,8 @@ def train(
         CorruptDataError: if a finished run is damaged; raised before any run begins.
         OutOfSpaceError: if the disk will not hold the runs; raised before any run begins.
         HealthError: if a run has no usable SAE or, with `strict`, any error; the others were trained.
+        Stopped: on SIGTERM, once every run in progress has a checkpoint of its last step.
+        KeyboardInterrupt: on Ctrl-C, likewise; on the command line it is `Interrupted`.
     """
     keep_freed_memory()
     config, progress = TrainConfig.of(config), progress or Silent()
@@ -98,7 +101,8 @@ def train_group(
         passes = stop * batch_size / stream.num_rows
         if passes > 1:
             progress.say(f"{stop:,} steps of {batch_size} read the {stream.num_rows:,} cached rows {passes:.1f} times")
-        with _task(progress, f"train {len(runs)} runs", stop * batch_size, start * batch_size):
+        task = _task(progress, f"train {len(runs)} runs", stop * batch_size, start * batch_size)
+        with task, stop_requests() as stop_request:
             ready: list[LiveRun] = []
             lineup: list[tuple[list[LiveRun], Team]] = []
             for number, rows in zip(range(start, stop), stream.batches(start), strict=False):
@@ -113,9 +117,23 @@ def train_group(
                     for run, measurement in zip(members, measurements, strict=True):
                         run.after_step(measurement)
                 progress.advance(batch_size)
+                if stop_request:
+                    raise stop_request.stopped(_keep(runs))
     for run in runs:
         run.check_complete()
     return [run for run in runs if run.fatal]
+
+
+def _keep(runs: Sequence[LiveRun]) -> str:
+    """Writes a checkpoint of every unfinished run, and returns a sentence that says so."""
+    unfinished = [run for run in runs if run.next_batch]
+    for run in unfinished:
+        run.save()
+    if not unfinished:
+        return "all runs begun so far are finished"
+    steps = ((run.planned.folder, run.state.step, run.planned.recipe.num_steps) for run in unfinished)
+    kept = [f"{folder} at step {step:,} of {num_steps:,}" for folder, step, num_steps in steps]
+    return "kept a checkpoint of\n  " + "\n  ".join(kept)
 
 
 def _team(members: Sequence[LiveRun]) -> Team:

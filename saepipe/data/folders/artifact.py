@@ -62,7 +62,7 @@ def atomic_file(path: Path, num_bytes: int) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C, too, leaves no partial file
         with suppress(OSError):  # the reason is what the user needs, not that the rest of the file is still there
             partial.unlink(missing_ok=True)
         if known := machine_error(error, f"cannot write {path} ({num_bytes:,} bytes)"):

@@ -1,0 +1,104 @@
+"""Ctrl-C and SIGTERM: the first ends the command in order, a second Ctrl-C ends the process at once.
+
+Work that has something to keep, such as a training, takes the first signal as a request (`stop_requests`): it goes on
+to a point at which it can be resumed, keeps its state there and raises `StopRequest.stopped`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from saepipe.data.errors import AGAIN, Interrupted, Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Handler = Callable[[int, Any], Any]
+
+
+@dataclass
+class StopRequest:
+    """Whether the work inside `stop_requests` is asked to stop."""
+
+    signal_number: int = 0  # 0: no signal has come
+    of_command_line: bool = False  # otherwise a notebook or a program expects KeyboardInterrupt
+
+    def __bool__(self) -> bool:
+        return self.signal_number != 0
+
+    def stopped(self, kept: str) -> BaseException:
+        """Returns the exception that ends the work; `kept` says what was kept."""
+        if self.signal_number != signal.SIGINT:
+            return Stopped(f"stopped by SIGTERM; {kept}", hint=AGAIN)
+        message = f"stopped by Ctrl-C; {kept}"
+        return Interrupted(message, hint=AGAIN) if self.of_command_line else KeyboardInterrupt(message)
+
+
+@contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """Lets the first signal raise, and a second Ctrl-C end this process at once; for the command line."""
+    with _handled_by(_raise):
+        yield
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Takes the first signal as a request to stop, for the work inside; without effect outside the main thread."""
+    request = StopRequest(of_command_line=signal.getsignal(signal.SIGTERM) is _raise)
+
+    def take(number: int, _: FrameType | None) -> None:
+        request.signal_number = number
+        _expect_second(_end if request.of_command_line else _interrupt)
+
+    try:
+        with _handled_by(take):
+            yield request
+    finally:
+        if request and request.of_command_line:  # what follows, such as waiting for trackers, may be cut short too
+            _expect_second(_end)
+
+
+@contextmanager
+def _handled_by(handler: Handler) -> Iterator[None]:
+    """Handles the signals for a while, unless they are ignored, as those of a background job may be."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: earlier for number, earlier in before.items() if earlier not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _raise(number: int, _: FrameType | None) -> None:
+    _expect_second(_end)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Stopped("stopped by SIGTERM", hint=AGAIN)
+
+
+def _expect_second(handler: Handler) -> None:
+    """Sets what another Ctrl-C does; schedulers may send SIGTERM several times, which changes nothing."""
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end(*_: object) -> None:
+    """Ends the process without waiting for anything; the next start cleans up what it was writing."""
+    os.write(2, f"\nended at once; {AGAIN}\n".encode())
+    os._exit(Interrupted.exit_code)
