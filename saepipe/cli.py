@@ -391,31 +391,55 @@ def info(cache: Path, format_: FormatOption = "human") -> None:
     show({"fingerprint": opened.fingerprint, **sizes, **opened.attributes}, format_)
 
 
-@cache_app.command(epilog=examples("cache verify caches/gemma", "cache verify caches/gemma --repair"))
-def verify(
+@cache_app.command("verify", epilog=examples("cache verify caches/gemma", "cache verify caches/gemma --repair"))
+def verify_cache(
     cache: Path,
     repair: Annotated[
         bool, typer.Option("--repair", help="Drop damaged parts, so that harvest rebuilds them.")
     ] = False,
     format_: FormatOption = "human",
 ) -> None:
-    """Compare every file of a cache with its manifest; exit code 4 if one differs."""
+    """Compare every file of a cache, and of the kept work beside it, with its manifest; exit code 4 if one differs."""
     from saepipe.data.cache.ancestors import damaged_ancestors
     from saepipe.data.folders.artifact import damaged_files, open_committed
+    from saepipe.evaluate.model.kept_work import beside
+    from saepipe.evaluate.verify.run import verify as verify_path
 
+    kept_work = verify_path(beside(cache), repair=repair, may_be_empty=True)
     if repair:
         from saepipe.data.cache.repair import repair as repair_cache
 
-        show(repair_cache(cache), format_)
+        show(repair_cache(cache) | {"kept_work": kept_work.damaged, "cleared": kept_work.cleared}, format_)
         return
     _, lines = open_committed(cache, "cache")
-    damage = [*damaged_files(cache, lines), *damaged_ancestors(cache)]
-    show({"files": sum(len(line["files"]) for line in lines), "damaged": damage}, format_)
+    damage = [*damaged_files(cache, lines), *damaged_ancestors(cache), *kept_work.damaged]
+    files = sum(len(line["files"]) for line in lines)
+    show({"files": files, "kept_work": kept_work.checked.get("kept work", 0), "damaged": damage}, format_)
     if damage:
         raise CorruptDataError(
             f"{len(damage)} files of {cache} are damaged:\n  " + "\n  ".join(damage),
             hint=f"saepipe cache verify --repair {cache}",
         )
+
+
+@app.command(epilog=examples("verify runs", "verify runs/study/baseline/seed-0 --repair", "verify caches/gemma"))
+def verify(
+    path: Annotated[Path, typer.Argument(help="Cache, run, feature store, results, or a folder that holds some.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged and can be made again, and say by which command.")
+    ] = False,
+    format_: FormatOption = "human",
+) -> None:
+    """Compare everything that saepipe made at or below a path with its seals; exit code 4 if anything is damaged."""
+    from saepipe.evaluate.verify.run import verify as verify_path
+
+    verified = verify_path(path, repair=repair)
+    show(verified.to_dict(), format_)
+    wrong = verified.lost if repair else verified.damaged
+    if wrong:
+        sentence = "cannot be made again" if repair else "damaged"
+        hint = None if repair else f"saepipe verify --repair {path}"
+        raise CorruptDataError(f"{sentence}, below {path}: {len(wrong)}\n  " + "\n  ".join(wrong), hint=hint)
 
 
 @config_app.command(epilog=examples("config schema train > train.schema.json", "config schema train --plugin mine.py"))

@@ -22,7 +22,7 @@ from saepipe.data.terminal.progress import Progress, Silent
 
 KIND = "model work"
 AGAIN = "saepipe evaluate RUN does it again"
-_TENSORS, _INFO = "tensors.safetensors", "info.json"
+TENSORS, INFO = "tensors.safetensors", "info.json"
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class KeptWork:
                 return content
             remove(folder)  # what is damaged, or was left by a process that died
             content = make()
-            _write_tensors(folder / _TENSORS, content.tensors)
-            artifact.write_json(folder / _INFO, content.info)
-            files = artifact.digest_files(folder, [_TENSORS, _INFO])
+            _write_tensors(folder / TENSORS, content.tensors)
+            artifact.write_json(folder / INFO, content.info)
+            files = artifact.digest_files(folder, [TENSORS, INFO])
             header = {"kind": KIND, "key": key, "provenance": dict(artifact.provenance()), "files": files}
             artifact.rewrite_manifest(folder, [header])
             artifact.commit(folder)
@@ -118,7 +118,7 @@ def beside(cache: Path) -> Path:
 
 def remove(folder: Path) -> None:
     """Removes the files of a piece of work, its seal first, so that it is done again."""
-    for name in (artifact.COMMITTED, artifact.MANIFEST, _TENSORS, _INFO):
+    for name in (artifact.COMMITTED, artifact.MANIFEST, TENSORS, INFO):
         for path in (folder / name, folder / f"{name}.partial"):
             path.unlink(missing_ok=True)
 
@@ -140,4 +140,4 @@ def read(folder: Path, key: Mapping[str, Any] | None = None) -> Content:
         raise CorruptDataError(problem, hint=AGAIN)
     if key is not None and lines[0]["key"] != json.loads(json.dumps(key)):
         raise CorruptDataError(f"{folder} holds other work than its name says", hint=AGAIN)
-    return Content(load_file(folder / _TENSORS), json.loads((folder / _INFO).read_bytes()))
+    return Content(load_file(folder / TENSORS), json.loads((folder / INFO).read_bytes()))

@@ -77,7 +77,7 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
         setup for setup in setups if len(_weights(setup.arm)) > 1 and setup.baseline == _baselines(setup.arm, config)[0]
     ]
     choice_worlds = config.worlds_of_choice
-    with StackTrainer(config, out / "sweeps") as trainer:
+    with StackTrainer(config, out / "sweeps", progress) as trainer:
         choice = _train(trainer, config, to_choose, choice_worlds, config.choice_seeds, progress)
         weights = {arm: _best_weight(arm, choice, config) for arm in arms}
         best = [setup for setup in setups if setup.weight == weights[setup.arm]]

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
 import saepipe
 from saepipe.data.config.base import fingerprint
 from saepipe.data.config.component import import_plugins
+from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import write_json
 from saepipe.data.synthetic import Tokens, Truth, World, draw
+from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.validate.config import ValidateConfig
 from saepipe.evaluate.validate.truth_metrics import measure
 from saepipe.train.config import TrainConfig
@@ -80,8 +83,8 @@ class WorldData:
 class StackTrainer:
     """Trains stacks in single-threaded processes; reads the outcomes of an earlier call from `folder`."""
 
-    def __init__(self, config: ValidateConfig, folder: Path) -> None:
-        self._config, self._folder = config, folder
+    def __init__(self, config: ValidateConfig, folder: Path, progress: Progress | None = None) -> None:
+        self._config, self._folder, self._progress = config, folder, progress or Silent()
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> StackTrainer:
@@ -98,27 +101,51 @@ class StackTrainer:
     def submit(self, job: StackJob) -> Future[list[Outcome]]:
         """Returns the future outcomes of the job's trials, in their order."""
         path = self._folder / f"{_fingerprint(job, self._config)}.json"
-        if self._pool is not None and not path.is_file():
-            return self._pool.submit(_train_and_store, job, self._config, path)
         done: Future[list[Outcome]] = Future()
-        done.set_result(_read_outcomes(path) if path.is_file() else _train_and_store(job, self._config, path))
+        if (outcomes := self._kept(path)) is not None:
+            done.set_result(outcomes)
+        elif self._pool is not None:
+            return self._pool.submit(_train_and_store, job, self._config, path)
+        else:
+            done.set_result(_train_and_store(job, self._config, path))
         return done
+
+    def _kept(self, path: Path) -> list[Outcome] | None:
+        """Returns the outcomes of an earlier call; None if there are none, or if they are damaged, which is said."""
+        if not path.is_file():
+            return None
+        try:
+            return read_outcomes(path)
+        except CorruptDataError as error:
+            self._progress.say(f"{error.message}: these SAEs are trained again")
+            return None
 
 
 def _init_worker(plugins: Sequence[str]) -> None:
     import_plugins([Path(path) for path in plugins])
 
 
-def _read_outcomes(path: Path) -> list[Outcome]:
-    return [
-        Outcome(item["metrics"], tuple(item["shares"]), item["statistics"]) for item in json.loads(path.read_text())
-    ]
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Reads the outcomes of a stack; raises CorruptDataError if the file was changed or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+        outcomes = content if isinstance(content, list) else content["outcomes"]  # a list: of an earlier version
+        if outcomes is content or content["digest"] == _outcomes_digest(outcomes):
+            return [Outcome(item["metrics"], tuple(item["shares"]), item["statistics"]) for item in outcomes]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise CorruptDataError(f"{path} was changed or damaged", hint="saepipe validate trains it again")
 
 
 def _train_and_store(job: StackJob, config: ValidateConfig, path: Path) -> list[Outcome]:
     outcomes = train_single_threaded(job, config)
-    write_json(path, [asdict(outcome) for outcome in outcomes])
+    plain = [asdict(outcome) for outcome in outcomes]
+    write_json(path, {"outcomes": plain, "digest": _outcomes_digest(plain)})
     return outcomes
+
+
+def _outcomes_digest(outcomes: Any) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(outcomes, sort_keys=True).encode())
 
 
 def train_single_threaded(job: StackJob, config: ValidateConfig) -> list[Outcome]:

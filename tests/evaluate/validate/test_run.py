@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from helpers.flips import silent_flips
 from saepipe.cli import main
 from saepipe.data.errors import ConfigError
 from saepipe.data.synthetic import World
@@ -21,7 +22,14 @@ from saepipe.evaluate.validate.arm_table import BEGIN, END, KEYS, Row, Table, wr
 from saepipe.evaluate.validate.arms import ARMS, FACTORS, raw_config, select_arms
 from saepipe.evaluate.validate.config import ValidateConfig
 from saepipe.evaluate.validate.run import validate
-from saepipe.evaluate.validate.trained_stacks import StackJob, StackTrainer, Trial, train_single_threaded, world_data
+from saepipe.evaluate.validate.trained_stacks import (
+    StackJob,
+    StackTrainer,
+    Trial,
+    read_outcomes,
+    train_single_threaded,
+    world_data,
+)
 from saepipe.train.config import TrainConfig
 
 TINY = World(d_in=12, max_cosine=0.4, num_parents=2, num_flat=4)
@@ -205,13 +213,18 @@ def test_a_placebo_is_as_strong_as_the_penalty_at_every_measurement() -> None:
 
 def test_a_job_is_reproducible_and_kept_on_disk(tmp_path: Path) -> None:
     job = StackJob((trial(0.3, name="ortsae"),), "ortsae")
-    with StackTrainer(SMALL, tmp_path) as trainer:
+    progress = Silent()
+    with StackTrainer(SMALL, tmp_path, progress) as trainer:
         first = trainer.submit(job).result()
         assert len(list(tmp_path.glob("*.json"))) == 1
         path = next(tmp_path.glob("*.json"))
         stamp = path.stat().st_mtime_ns
         assert trainer.submit(job).result()[0].metrics == first[0].metrics
         assert path.stat().st_mtime_ns == stamp
+        assert silent_flips(path, lambda: read_outcomes(path), 40) == []
+        path.write_text(path.read_text().replace("0.", "0.1", 1))
+        assert trainer.submit(job).result()[0].metrics == first[0].metrics
+        assert progress.said == [f"{path} was changed or damaged: these SAEs are trained again"]
     assert train_single_threaded(job, SMALL)[0].metrics == first[0].metrics
 
 
