@@ -20,7 +20,7 @@ from saepipe.data.terminal.progress import Progress
 from saepipe.data.toy import WORDS
 from saepipe.evaluate.metrics.absorption import letter_probes as probes
 from saepipe.evaluate.metrics.absorption.letter_probes import Probe
-from saepipe.evaluate.metrics.absorption.prompts import sample_examples, single_tokens, word_activations
+from saepipe.evaluate.metrics.absorption.prompts import NotMeasurable, sample_examples, single_tokens, word_activations
 from saepipe.evaluate.metrics.absorption.vocabulary import LETTERS, Word, lookup, sample_words, split_words, vocabulary
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
@@ -106,7 +106,8 @@ def load_material(testbed: Testbed, settings: MaterialSettings, progress: Progre
     """Returns the stored material; makes and stores it first if necessary.
 
     Raises:
-        ConfigError: if too few words are single tokens.
+        ConfigError: if too few words of a list that was given are single tokens.
+        NotMeasurable: if the vocabulary does not have enough words, or the tokenizer does not tell them apart.
     """
     words_work, probe_work = settings.works(testbed)
     stored = testbed.kept_work.get(words_work.kind, words_work.key, lambda: _run_model(testbed, settings, progress))
@@ -175,6 +176,9 @@ def _sample_and_split(testbed: Testbed, settings: MaterialSettings) -> tuple[lis
     words = sample_words(words, settings.max_words, settings.seed)
     train, test = split_words(words, settings.test_share, settings.seed, by_stem=testbed.mode == "fixed")
     if min(len(train), len(test)) < 2:
+        if settings.words is None:
+            message = f"too few words of Latin letters are single tokens of {lm.config.model}"
+            raise NotMeasurable(f"{message}: {len(words)} (train: {len(train)}, test: {len(test)})")
         raise ConfigError(
             f"{len(words)} words are single tokens of {lm.config.model} (train: {len(train)}, test: {len(test)})",
             hint="give more words in absorption.words",

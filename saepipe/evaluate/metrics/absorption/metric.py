@@ -20,14 +20,14 @@ from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.absorption.feature_splits import FeatureSplit, WordActs, find_splits, reference_splits
 from saepipe.evaluate.metrics.absorption.letters import Gate, LetterResult, figures, means_by_letter, score_letters
 from saepipe.evaluate.metrics.absorption.material import Material, MaterialSettings, labels, load_material
-from saepipe.evaluate.metrics.absorption.prompts import TEMPLATE
+from saepipe.evaluate.metrics.absorption.prompts import TEMPLATE, NotMeasurable
 from saepipe.evaluate.metrics.absorption.ranking import MAX_LATENTS, encode_words
-from saepipe.evaluate.metrics.base import FigureSpec, Measurement, Metric
+from saepipe.evaluate.metrics.base import Figure, FigureSpec, Measurement, Metric
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
-from saepipe.evaluate.stats.intervals import two_stage
+from saepipe.evaluate.stats.intervals import Estimate, two_stage
 
 
 def _validate_template(template: str) -> str:
@@ -79,7 +79,11 @@ class Absorption(Metric):
         return list(self._material_settings.works(testbed))
 
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
-        material = load_material(testbed, self._material_settings, progress)
+        try:
+            material = load_material(testbed, self._material_settings, progress)
+        except NotMeasurable as error:
+            progress.say(f"absorption is not measurable: {error}")
+            return [self._not_measurable(str(error), testbed) for _ in subjects]
         progress.start(f"absorption at {testbed.hook}", len(subjects), "SAEs")
         try:
             measurements = []
@@ -120,7 +124,7 @@ class Absorption(Metric):
         return Measurement(
             metrics={"mean": figures(averaged, self.seed, undefined)},
             extra={
-                "first_letter_probe_f1": float(material.f1[material.present].mean()),
+                "first_letter_probe_f1": _probe_f1(material),
                 "first_letter_split_f1": two_stage(
                     [np.array([letter.split.f1]) for letter in letters if letter.in_model],
                     self.seed,
@@ -139,7 +143,23 @@ class Absorption(Metric):
                 "letters": len(measurable),
             },
             warnings=list(_warnings(letters)),
-            eval_config=self._eval_config(material, testbed),
+            eval_config=self._eval_config(str(material.x_test.dtype), testbed),
+        )
+
+    def _not_measurable(self, reason: str, testbed: Testbed) -> Measurement:
+        """Returns a result without figures, for a model that cannot be asked for first letters."""
+        undefined = Estimate(None, reason=reason)
+        return Measurement(
+            metrics={"mean": figures([], self.seed, reason)},
+            extra={
+                "first_letter_probe_f1": undefined,
+                "first_letter_split_f1": undefined,
+                "first_letter_num_letters": 0,
+            },
+            more={"letters": []},
+            counts={"train_words": 0, "test_words": 0, "true_positives": 0, "letters": 0},
+            warnings=[f"absorption is not measurable: {reason}"],
+            eval_config=self._eval_config(testbed.dtype, testbed),
         )
 
     def _findings(self, material: Material, mode: Mode) -> Iterator[Finding]:
@@ -154,7 +174,7 @@ class Absorption(Metric):
             )
             yield Finding("H10", "error", message, self.name)
 
-    def _eval_config(self, material: Material, testbed: Testbed) -> dict[str, Any]:
+    def _eval_config(self, dtype: str, testbed: Testbed) -> dict[str, Any]:
         return {
             "model_name": testbed.cache.attributes["config"]["model"]["model"],
             "random_seed": self.seed,
@@ -162,13 +182,20 @@ class Absorption(Metric):
             "max_k_value": MAX_LATENTS,
             "prompt_template": self.template,
             "llm_batch_size": testbed.batch_size,
-            "llm_dtype": str(material.x_test.dtype).removeprefix("torch."),
+            "llm_dtype": dtype.removeprefix("torch."),
             "k_sparse_probe_l1_decay": self.k_sparse_probe_l1_decay,
             "k_sparse_probe_batch_size": 4096,
             "k_sparse_probe_num_epochs": 50,
             "min_GT_probe_f1": self.min_GT_probe_f1,
             "min_feats_for_eval": self.min_feats_for_eval,
         }
+
+
+def _probe_f1(material: Material) -> Figure:
+    """Returns the mean F1 of the probes of the letters that can be tested."""
+    if not material.present.any():
+        return Estimate(None, reason="no letter has both a train word and a test word")
+    return float(material.f1[material.present].mean())
 
 
 def _warnings(letters: Sequence[LetterResult]) -> Iterator[str]:

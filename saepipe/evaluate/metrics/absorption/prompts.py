@@ -20,6 +20,10 @@ TEMPLATE = "{word} has the first letter:"
 NUM_EXAMPLES = 10
 
 
+class NotMeasurable(Exception):  # noqa: N818 - says what absorption is
+    """The model cannot be asked for first letters, because of the reason given; no SAE is at fault."""
+
+
 @dataclass(frozen=True)
 class TokenisedPrompts:
     """Prompts as token ids."""
@@ -71,12 +75,17 @@ def single_tokens(
 def tokenise(
     prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, bos_id: int, template: str = TEMPLATE
 ) -> TokenisedPrompts:
-    """Returns token ids and the word's position, which is just before the tokens that all prompts have at the end."""
+    """Returns token ids and the word's position, which is just before the tokens that all prompts have at the end.
+
+    Raises:
+        NotMeasurable: if the tokenizer gives two words the same tokens, so that no position is the word's.
+    """
     lines = [f"\n{template.format(word=word)}" for word in (" a", " b")]
     first, second = tokenizer(lines, add_special_tokens=False)["input_ids"]
-    tail = 0
-    while first[-1 - tail] == second[-1 - tail]:
-        tail += 1
+    shorter = min(len(first), len(second))
+    tail = next((n for n in range(shorter) if first[-1 - n] != second[-1 - n]), None)
+    if tail is None:
+        raise NotMeasurable("the tokenizer gives ' a' and ' b' the same tokens: it does not spell Latin letters")
     encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
     return TokenisedPrompts([[bos_id, *ids] for ids in encoded], -1 - tail)
 

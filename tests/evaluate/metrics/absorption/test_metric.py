@@ -23,6 +23,7 @@ from saepipe.evaluate.model.kept_work import Content, KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.results.result_file import Request, envelope
 from saepipe.evaluate.sae.subject import Subject
+from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.harvest.model import ModelConfig, load_model
 
 HOOK = "blocks.1.hook_resid_post"
@@ -339,3 +340,41 @@ def test_words_of_a_file(tmp_path) -> None:
         metric.measure([], toy_testbed(tmp_path / "a"), Silent())
     with pytest.raises(ConfigError, match=r"cannot read .*none\.txt"):
         Absorption(words=tmp_path / "none.txt").works(toy_testbed(tmp_path / "a"))
+
+
+class Syllables:
+    """Tokenizer that knows few Latin letters or, if it has words of them, gives all of these the same tokens."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[1, 1, 1 if self.words else number] for number, _ in enumerate(texts)]}
+
+    def get_vocab(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(["\u304b", *self.words])}
+
+    def batch_decode(self, rows: list[list[int]]) -> list[str]:
+        return [["\u304b", *self.words][token] for (token,) in rows]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([f" {letter}x" for letter in LETTERS], "gives ' a' and ' b' the same tokens"),
+        ([], "too few words of Latin letters are single tokens of syllables: 0"),
+    ],
+)
+def test_a_vocabulary_without_latin_letters_is_not_measurable(tmp_path, words: list[str], reason: str) -> None:
+    lm: Any = SimpleNamespace(tokenizer=Syllables(words), bos_id=0, config=SimpleNamespace(model="syllables"))
+    attributes = {"model": {"id": "syllables"}, "config": {"model": {"model": "syllables"}}}
+    cache: Any = SimpleNamespace(attributes=attributes, path=Path("cache"), fingerprint="c" * 64)
+    testbed = Testbed(cache, HOOK, lambda: lm, KeptWork(tmp_path, {}), 4, torch.device("cpu"))
+    progress = Silent()
+    [measurement] = Absorption().measure([subject_of(RandomSAE(128, 32))], testbed, progress)
+    assert reason in progress.said[0]
+    figure = measurement.metrics["mean"]["mean_full_absorption_score"]
+    assert isinstance(figure, Estimate)
+    assert figure.value is None
+    assert reason in str(figure.reason)
+    assert measurement.warnings == progress.said
