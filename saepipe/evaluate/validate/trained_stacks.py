@@ -139,9 +139,13 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 def _train_and_store(job: StackJob, config: ValidateConfig, path: Path) -> list[Outcome]:
     outcomes = train_single_threaded(job, config)
-    plain = [asdict(outcome) for outcome in outcomes]
-    write_json(path, {"outcomes": plain, "digest": _outcomes_digest(plain)})
+    write_outcomes(path, outcomes)
     return outcomes
+
+
+def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
+    plain = json.loads(json.dumps([asdict(outcome) for outcome in outcomes]))
+    write_json(path, {"outcomes": plain, "digest": _outcomes_digest(plain)})
 
 
 def _outcomes_digest(outcomes: Any) -> str:

@@ -67,7 +67,7 @@ def test_any_range_of_rows(cache: Path) -> None:
 
 
 def test_each_flipped_bit_is_an_error_that_names_the_shard(cache: Path, tmp_path: Path) -> None:
-    """60 random bits in the activations' shard files; bench/corruption.py flips 200."""
+    """60 random bits in the activations' shard files; bench/flips.py flips 200."""
     generator = np.random.default_rng(0)
     shards = sorted((cache / "acts" / HOOK / "c").rglob("0"))
     names = [path.relative_to(cache) for path in shards if path.is_file()]
