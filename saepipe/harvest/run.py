@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.int8 import Snr
 from saepipe.data.cache.layout import SPLITS, Split
 from saepipe.data.cache.writer import CacheWriter
+from saepipe.data.errors import Stopped
 from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
@@ -77,7 +78,7 @@ def _fill(
     # A cache that was begun without digests stays without, so that a repair of it gives the same fingerprint.
     has_marks = "probe" in attributes["model"]
     new_writer = CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
-    with closing(new_writer) as writer:
+    with closing(new_writer) as writer, _keeping_pools(writer, config, progress):
         if _end_position(writer, "train").rows < config.num_tokens:
             writer.drop_short_pools()
         stored = sum(line["num_rows"] for split in SPLITS for line in writer.pools(split))
@@ -125,6 +126,22 @@ def _fill(
         }
         writer.finish({**attributes, **counts})
     relink(out, artifact.read_manifest(out))
+
+
+@contextmanager
+def _keeping_pools(writer: CacheWriter, config: HarvestConfig, progress: Progress) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM, waits for the pool that is being written, and says what is kept."""
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped):
+        progress.say("stopping: the last pool is being written; a second Ctrl-C gives it up")
+        writer.wait()
+        rows = {split: _end_position(writer, split).rows for split in SPLITS}
+        progress.say(
+            f"kept {rows['train']:,} of {config.num_tokens:,} training tokens and {rows['heldout']:,} held-out "
+            f"positions in {writer.folder}; the same command goes on from there"
+        )
+        raise
 
 
 def _run(
