@@ -5,7 +5,7 @@ export SAEPIPE_SHARED ?= ../shared
 export SAEPIPE_SCREENSHOTS ?= $(CURDIR)/screenshots
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo quick test interop check lint penalties clean
+.PHONY: demo quick test interop check lint penalties audit clean
 
 demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
 	$(BIN)/saepipe demo --out demo
@@ -29,6 +29,14 @@ lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Outside CI, since it asks the network; --strict fails if a package cannot be looked up.
+audit: build/audit/bin/pip-audit  ## known weaknesses of the versions in constraints.txt
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+build/audit/bin/pip-audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 
 check: lint test  ## what CI runs; pytest comes last
 
