@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.cache.int8 import SNR_FLOOR
 from saepipe.data.config.base import Config, Count
+from saepipe.data.config.bounds import PathText, Seed
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import ModelConfig
 
@@ -27,7 +28,7 @@ Hooks = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_
 class DatasetConfig(Config):
     """The source of the text."""
 
-    source: str = Field("toy", description="hub id, a folder, a .txt/.jsonl/.csv/.parquet file, or `toy`")
+    source: PathText = Field("toy", description="hub id, a folder, a .txt/.jsonl/.csv/.parquet file, or `toy`")
     subset: str | None = Field(None, description="configuration name of a hub dataset")
     split: str = "train"
     revision: str | None = None
@@ -37,7 +38,7 @@ class DatasetConfig(Config):
     join: str = "\n"
     tokenised: bool = Field(False, description="the column holds token ids, not text")
     documents: Literal["paragraph", "line", "document"] = Field("paragraph", description="unit of a .txt file")
-    seed: int = Field(0, description="seed of the toy text")
+    seed: Seed = Field(0, description="seed of the toy text")
 
     @property
     def suffix(self) -> str:
@@ -61,8 +62,8 @@ class HarvestConfig(Config):
     num_tokens: Count = Field(10_000_000, gt=0, description="training rows to store; special tokens do not count")
     heldout_tokens: Count = Field(500_000, ge=0, description="maximum positions of held-out contexts")
     heldout_share: float = Field(0.05, ge=0, lt=1, description="share of documents, chosen by a hash of their text")
-    context_size: int = Field(128, ge=2)
-    batch_size: int = Field(32, gt=0, description="contexts per forward pass")
+    context_size: int = Field(128, ge=2, le=2**20)
+    batch_size: int = Field(32, gt=0, le=2**16, description="contexts per forward pass")
     bos: Literal["documents", "windows"] = Field(
         "documents", description="BOS starts every window; with `documents`, it also separates documents"
     )
@@ -73,11 +74,11 @@ class HarvestConfig(Config):
     int8_snr_floor: float = Field(
         SNR_FLOOR, description="dB that `int8` must reach without the largest channels, or the harvest fails"
     )
-    shard_rows: Count = Field(65_536, gt=0)
-    chunk_rows: int = Field(1024, gt=0)
-    pool_shards: int = Field(4, gt=0, description="shards that are shuffled together; the unit of resuming")
-    encoders: int = Field(4, gt=0, description="encoder threads")
-    seed: int = Field(0, ge=0, description="seed of the shuffle")
+    shard_rows: Count = Field(65_536, gt=0, le=2**26)
+    chunk_rows: int = Field(1024, gt=0, le=2**20)
+    pool_shards: int = Field(4, gt=0, le=2**12, description="shards that are shuffled together; the unit of resuming")
+    encoders: int = Field(4, gt=0, le=2**10, description="encoder threads")
+    seed: Seed = Field(0, description="seed of the shuffle")
 
     @field_validator("hooks")
     @classmethod

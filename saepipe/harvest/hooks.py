@@ -29,7 +29,7 @@ class HookPoint:
     @classmethod
     def parse(cls, name: str) -> HookPoint:
         """Parses `blocks.L.hook_resid_pre` or `blocks.L.hook_resid_post`; raises ConfigError for anything else."""
-        match = re.fullmatch(r"blocks\.(\d+)\.hook_(resid_pre|resid_post)", name)
+        match = re.fullmatch(r"blocks\.(0|[1-9][0-9]{0,5})\.hook_(resid_pre|resid_post)", name)
         if match is None:
             raise ConfigError(f"{name!r} is not a residual-stream hook", hint="e.g. blocks.19.hook_resid_post")
         return cls(int(match[1]), "resid_pre" if match[2] == "resid_pre" else "resid_post")

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from saepipe.data.config.base import Config, fingerprint
+from saepipe.data.config.bounds import Device, PathText
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError, CorruptDataError, MachineError, SaepipeError
 from saepipe.data.toy import MODEL_DIR
@@ -33,10 +34,10 @@ Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2"]
 class ModelConfig(Config):
     """The language model, and how to run it."""
 
-    model: str = Field("toy", description="hub id, checkpoint folder, or `toy`, the embedded model")
+    model: PathText = Field("toy", description="hub id, checkpoint folder, or `toy`, the embedded model")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     dtype: Dtype = "bfloat16"
-    device: str = Field("auto", description="`auto` is cuda if available, otherwise cpu")
+    device: Device = Field("auto", description="`auto` is cuda if available, otherwise cpu")
     attention: Attention = Field("eager", description="any other must agree with eager on the first batch")
 
     @property

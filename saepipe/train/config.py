@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema
 
 from saepipe.data.batches.memory import Resident, check_resident
 from saepipe.data.config.base import Config, Count, fingerprint
+from saepipe.data.config.bounds import Device, Seed
 from saepipe.data.config.component import Component, ConfigWithPlugins, plugin_stems
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.health_rules import RULES
@@ -78,7 +79,7 @@ class InitConfig(Config):
     """W_dec: random unit rows. W_enc = encoder_scale * W_dec.T. b_enc = 0. b_dec: from the first rows of the stream."""
 
     b_dec: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
-    b_dec_rows: Positive = 16_384
+    b_dec_rows: Annotated[Count, Field(ge=1, le=2**22)] = 16_384
     encoder_scale: float = Field(0.25, gt=0)
 
 
@@ -134,14 +135,14 @@ class TrainConfig(ConfigWithPlugins):
 
     steps: Positive | None = None
     tokens: Positive | None = None
-    epochs: float | None = Field(None, gt=0)
-    batch_size: Positive = 2048
+    epochs: float | None = Field(None, gt=0, le=1e6)
+    batch_size: Annotated[Count, Field(ge=1, le=2**22)] = 2048
     optimizer: OptimizerConfig = OptimizerConfig()
     init: InitConfig = InitConfig()
     dead: DeadConfig = DeadConfig()
 
-    seed: int = Field(0, description="seed of initialisation and resampling")
-    data_seed: int = Field(0, ge=0, description="seed of the order of the data")
+    seed: Seed = Field(0, description="seed of initialisation and resampling")
+    data_seed: Seed = Field(0, description="seed of the order of the data")
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="dtype of matrix products; auto: bfloat16 on CUDA, else float32. All else is float32",
@@ -154,7 +155,7 @@ class TrainConfig(ConfigWithPlugins):
         description="true: each run has the bits that it would have alone; false: small runs of the same structure are "
         "stacked, which is faster and differs by rounding; null: true on a CPU, false on CUDA",
     )
-    device: str = "auto"
+    device: Device = "auto"
     resident: Resident = Field(
         "none",
         description="ram, gpu: decode the cache once into that memory; none: stream it. Batches are the same",
@@ -174,7 +175,7 @@ class TrainConfig(ConfigWithPlugins):
         description="figures that the study is about, with the smallest effects of interest; others are exploratory",
     )
     variants: VariantsConfig = VariantsConfig()
-    seeds: tuple[int, ...] = ()
+    seeds: Annotated[tuple[Seed, ...], Field(max_length=10_000)] = ()
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

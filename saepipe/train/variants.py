@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from saepipe.train.config import TrainConfig
 
 ALONE = "base"
 """Name of the variant of a config without variants."""
+
+MOST_VARIANTS = 10_000
 
 SHARED_BY_ALL = ("variants", "seeds", "seed", "device", "resident", "plugins")
 
@@ -54,6 +57,9 @@ def expand(config: TrainConfig) -> list[Variant]:
 def named_overrides(config: TrainConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the name and the overrides by dotted key of each variant."""
     form = config.variants
+    size = math.prod(map(len, form.grid.values())) if form.grid else len(form.overrides)
+    if size > MOST_VARIANTS:
+        raise ConfigError(f"{size:,} variants, more than {MOST_VARIANTS:,}", hint="split the study")
     if form.grid:
         combined = [dict(zip(form.grid, values, strict=True)) for values in itertools.product(*form.grid.values())]
     elif form.zip:

@@ -6,13 +6,15 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, Self, cast, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from saepipe.data.config.bounds import MOST, check_path, check_text
 from saepipe.data.config.yaml_file import Lines, apply_override, read_yaml
 from saepipe.data.errors import ConfigError
 
@@ -21,14 +23,14 @@ _SUFFIX = {"k": 10**3, "M": 10**6, "B": 10**9}
 
 def parse_count(value: Any) -> Any:
     """Converts `10M`, `300k`, `1.5B` and `1e6` to whole numbers; leaves anything else for pydantic to validate."""
-    if isinstance(value, str) and (match := re.fullmatch(r"([\d_]*\.?\d+)([kMB])", value.strip())):
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9_]*\.?[0-9]+)([kMB])", value.strip())):
         value = float(match[1]) * _SUFFIX[match[2]]
-    elif isinstance(value, str) and re.fullmatch(r"[\d.]+[eE]\+?\d+", value.strip()):
+    elif isinstance(value, str) and re.fullmatch(r"[0-9.]+[eE]\+?[0-9]+", value.strip()):
         value = float(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Count = Annotated[int, BeforeValidator(parse_count)]
+Count = Annotated[int, Field(le=MOST), BeforeValidator(parse_count)]
 """A whole number that may be written like `10M`."""
 
 
@@ -36,6 +38,18 @@ class Config(BaseModel):
     """A frozen value without side effects; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses what pydantic would accept: true as a number, text that no file can hold, a path that cannot be."""
+        kinds = plain_kinds(cls, info.field_name or "")
+        for leaf in _plain_leaves(value, into_mappings=not any(map(_is_config, kinds))):
+            if isinstance(leaf, bool) and kinds.isdisjoint({bool, Any}):
+                raise ValueError(f"{str(leaf).lower()} is neither a number nor text here")
+            if isinstance(leaf, str):
+                (check_path if Path in kinds else check_text)(leaf)
+        return value
 
     @classmethod
     def load(cls, path: Path | None = None, overrides: Sequence[str] = ()) -> Self:
@@ -116,7 +130,7 @@ def _explain_item(cls: type[Config], raw: Any, item: dict[str, Any], source: str
     location = tuple(item["loc"])
     line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
     prefix = f"{source}:{line}: " if line else ""
-    key = ".".join(map(str, location)) or "(whole config)"
+    key = _shown(".".join(map(str, location))) or "(whole config)"
     if item["type"] == "extra_forbidden":
         names = _valid_keys(cls, raw, location[:-1])
         near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
@@ -127,7 +141,17 @@ def _explain_item(cls: type[Config], raw: Any, item: dict[str, Any], source: str
     message = item["msg"].removeprefix("Value error, ")
     if isinstance(item["input"], Mapping | list):
         return f"{prefix}{key}: {message}"
-    return f"{prefix}{key} = {item['input']!r}: {message}"
+    return f"{prefix}{key} = {_shown(item['input'], repr)}: {message}"
+
+
+def _shown(value: Any, form: Callable[[Any], str] = str) -> str:
+    """Returns a value for a message: on one line, not long, and printable anywhere."""
+    try:
+        text = form(value)
+    except ValueError:  # Python does not write out integers of more than 4,300 digits
+        text = f"a number of {value.bit_length():,} bits"
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def _valid_keys(cls: type[Config], raw: Any, path: Sequence[str | int]) -> list[str]:
@@ -150,6 +174,36 @@ def _children(raw: Any) -> Iterable[tuple[str | int, Any]]:
     if isinstance(raw, Mapping):
         return raw.items()
     return enumerate(raw) if isinstance(raw, list | tuple) else ()
+
+
+@cache
+def plain_kinds(config: type[Config], field: str) -> frozenset[Any]:
+    """The types within a field's type, at any depth: {tuple, int} of `tuple[int, ...]`."""
+    return frozenset(_kinds(config.model_fields[field].annotation))
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    arguments = getattr(annotation, "__args__", ())
+    yield get_origin(annotation) or annotation
+    yield from (type(argument) for argument in arguments if isinstance(argument, bool))  # Literal[True]
+    for argument in arguments:
+        yield from _kinds(argument)
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Config)
+
+
+def _plain_leaves(value: Any, into_mappings: bool) -> Iterator[Any]:
+    """Yields the value, or the leaves of a list or mapping; a mapping that is a config of its own checks itself."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _plain_leaves(item, into_mappings)
+    elif isinstance(value, Mapping) and into_mappings:
+        yield from value
+        yield from _plain_leaves(list(value.values()), into_mappings)
+    elif not isinstance(value, Mapping):
+        yield value
 
 
 def config_classes(annotation: Any) -> Iterator[type[Config]]:

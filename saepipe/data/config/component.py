@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self
 from pydantic import ValidatorFunctionWrapHandler, model_serializer, model_validator
 
 from saepipe.data.config.base import Config
+from saepipe.data.config.bounds import check_path
 from saepipe.data.config.yaml_file import Lines
 from saepipe.data.errors import ConfigError
 
@@ -63,12 +64,14 @@ class Component(Config):
         if name not in cls.members:
             near = difflib.get_close_matches(name, cls.members, n=1, cutoff=0.5)
             advice = f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(sorted(cls.members))}"
-            raise ConfigError(f"there is no {cls.family} called {name!r}; {advice}")
+            shown = name if len(name) <= 80 else f"{name[:80]}..."
+            raise ConfigError(f"there is no {cls.family} called {shown!r}; {advice}")
         return cls.members[name]
 
     @classmethod
     def class_for(cls, raw: Mapping[str, Any]) -> type[Config]:
-        return cls.members.get(raw.get("name", ""), cls)
+        name = raw.get("name")
+        return cls.members.get(name, cls) if isinstance(name, str) else cls
 
     @model_validator(mode="wrap")
     @classmethod
@@ -127,6 +130,13 @@ def import_plugins(paths: Sequence[Path]) -> None:
             raise ConfigError(f"plugin {path} fails to import: {type(error).__name__}: {error}") from error
 
 
+def _is_path(value: Any) -> bool:
+    try:
+        return isinstance(value, Path | str) and bool(check_path(str(value)))
+    except ValueError:
+        return False
+
+
 def plugin_stems(component: type[Component]) -> set[str]:
     """Returns the stems of the plugin files that a component and its base classes come from."""
     modules = {base.__module__ for base in component.__mro__}
@@ -142,6 +152,6 @@ class ConfigWithPlugins(Config):
     @classmethod
     def parse(cls, raw: Mapping[str, Any], *, source: str = "config", lines: Lines | None = None) -> Self:
         paths = raw.get("plugins")
-        if isinstance(paths, list | tuple):  # otherwise validation reports the wrong type
+        if isinstance(paths, list | tuple) and all(map(_is_path, paths)):  # otherwise validation reports what is wrong
             import_plugins([Path(path) for path in paths])
         return super().parse(raw, source=source, lines=lines)

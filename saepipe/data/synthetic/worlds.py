@@ -13,8 +13,8 @@ from saepipe.data.config.base import Config, Count
 from saepipe.data.synthetic.directions import repelled, tilted
 from saepipe.data.synthetic.truth import Truth, key
 
-Positive = Annotated[Count, Field(ge=1)]
-Whole = Annotated[Count, Field(ge=0)]
+Positive = Annotated[Count, Field(ge=1, le=2**16)]
+Whole = Annotated[Count, Field(ge=0, le=2**16)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from saepipe.data.config.base import Config, Count
+from saepipe.data.config.bounds import Device
 from saepipe.harvest.model import Dtype
 
 Mode = Literal["fixed", "reference"]
@@ -27,9 +28,9 @@ class ModelSettings(Config):
     """Source of the held-out activations: the cache, or the model, which then runs again for them."""
     baseline: Path | None = None
     """Run that metrics with a comparison (geometry) compare the other runs with."""
-    batch_size: Count = Field(default=8, gt=0)
+    batch_size: Count = Field(default=8, gt=0, le=2**16)
     """Contexts per forward pass. The logits of two passes must fit in memory."""
-    device: str = "auto"
+    device: Device = "auto"
     """Device of the model and the SAEs; auto: cuda if there is one, else cpu."""
     dtype: Dtype | None = None
     """Dtype of the model; null: the dtype of the harvest. SAEs stay float32."""

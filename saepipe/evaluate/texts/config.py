@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from saepipe.data.config.base import Config, Count
+from saepipe.data.config.bounds import PathText, Seed
 from saepipe.harvest.config import Columns, DatasetConfig
 
 Part = Literal["train", "test"]
@@ -26,14 +27,14 @@ class LabelledDatasetConfig(Config):
 
     name: str
     """Name in results."""
-    source: str = "toy"
+    source: PathText = "toy"
     """Hub id, folder, .csv/.jsonl/.parquet file, or `toy`."""
     subset: str | None = None
     """Configuration name of a hub dataset; for the toy the kind of document, `biography` or `review`."""
     revision: str | None = None
     split: str = "train"
     """Split with the training texts."""
-    test: str | None = None
+    test: PathText | None = None
     """Split or file with the test texts; null: taken from the training rows by a hash of their text."""
     test_share: float = Field(default=0.25, gt=0, lt=1)
     """Share of the rows to test on if `test` is null."""
@@ -57,7 +58,7 @@ class LabelledDatasetConfig(Config):
     """Class by ending of the label column, which holds file names."""
     pairs: Mapping[str, str] = {}
     """Subset by language, for parallel text: the label is the language, the text `row["translation"][language]`."""
-    seed: int = 2**20
+    seed: Seed = 2**20
     """Seed of the toy's text; nothing was trained on text of the default seed."""
 
     @model_validator(mode="after")

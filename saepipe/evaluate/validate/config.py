@@ -12,7 +12,10 @@ from saepipe.data.synthetic import World
 from saepipe.train.config import InitConfig, OptimizerConfig
 
 Positive = Annotated[Count, Field(ge=1)]
-NonNegative = Annotated[Count, Field(ge=0)]
+Size = Annotated[Count, Field(ge=1, le=2**20)]
+Tokens = Annotated[Count, Field(ge=1, le=2**26)]
+NonNegative = Annotated[Count, Field(ge=0, le=1000)]
+Few = Annotated[Count, Field(ge=1, le=1000)]
 Baseline = Literal["relu", "batch_topk"]
 
 WORLDS = {
@@ -42,20 +45,20 @@ class ValidateConfig(ConfigWithPlugins):
         min_length=1,
         description="relu with L1, and batch_topk",
     )
-    num_seeds: Annotated[Count, Field(ge=2)] = Field(5, description="reported worlds and initialisations")
-    num_choice_seeds: Positive = Field(1, description="separate seeds on which weights are chosen")
+    num_seeds: Annotated[Count, Field(ge=2, le=1000)] = Field(5, description="reported worlds and initialisations")
+    num_choice_seeds: Few = Field(1, description="separate seeds on which weights are chosen")
     choice_worlds: tuple[str, ...] = Field((), description="worlds on which weights are chosen; default: the first two")
 
-    d_sae: Positive = 80
+    d_sae: Size = 80
     steps: Positive = 2000
-    batch_size: Positive = 256
-    pool: Positive = Field(65_536, description="tokens per seed, reused throughout training")
-    heldout: Positive = 8192
+    batch_size: Size = 256
+    pool: Tokens = Field(65_536, description="tokens per seed, reused throughout training")
+    heldout: Tokens = 8192
     measure_every: Positive = Field(100, description="steps between two measurements of the gradients")
     optimizer: OptimizerConfig = OptimizerConfig(lr=6e-3, warmup=0.0, decay=0.0, clip=None)
     init: InitConfig = InitConfig(encoder_scale=1.0)
 
-    stack: Positive = Field(30, description="maximum number of SAEs trained side by side")
+    stack: Few = Field(30, description="maximum number of SAEs trained side by side")
     processes: NonNegative = Field(0, description="single-threaded worker processes; 0: one per core")
 
     @model_validator(mode="after")

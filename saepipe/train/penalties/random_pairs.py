@@ -26,7 +26,7 @@ class RandomPairs(Penalty):
     statistics: ClassVar = selection.RANGES
     draws: ClassVar = True
 
-    pairs_per_latent: Annotated[Count, Field(ge=1)] = 1
+    pairs_per_latent: Annotated[Count, Field(ge=1, le=1024)] = 1
     margin: Annotated[Setting, within(-1, 1)] = 0.0
 
     def init_state(self, d_in: int, d_sae: int) -> State:

@@ -14,6 +14,7 @@ import torch
 
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import Config, fingerprint
+from saepipe.data.config.bounds import Seed
 from saepipe.data.config.slug import slug
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
@@ -42,7 +43,7 @@ class ImportConfig(Config):
     files: dict[str, str]
     """SHA-256 of each source file"""
     name: str
-    seed: int | None
+    seed: Seed | None
     """seed of its training; None if unknown"""
     sae: dict[str, Any]
     """name and d_sae; also k for topk"""

@@ -40,7 +40,7 @@ class Architecture(Component):
     """Whether each latent's activation depends on that latent only, so that some can be computed without the rest."""
     sparse: ClassVar[bool] = False
     """Whether the architecture has sparse steps; it then overrides `pattern` or `mask`."""
-    d_sae: Annotated[Count, Field(ge=1)]
+    d_sae: Annotated[Count, Field(ge=1, le=2**26)]
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
         """Returns random decoder rows of unit norm, W_enc = encoder_scale * W_dec.T and zero biases, on the CPU."""

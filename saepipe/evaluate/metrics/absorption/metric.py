@@ -15,6 +15,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from saepipe.data.config.base import Count
+from saepipe.data.config.bounds import Seed
 from saepipe.data.folders.health import Finding
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.absorption.feature_splits import FeatureSplit, WordActs, find_splits, reference_splits
@@ -62,7 +63,7 @@ class Absorption(Metric):
     then gives no figures."""
     k_sparse_probe_l1_decay: float = Field(default=0.01, ge=0)
     """L1 penalty of the latent ranking in mode reference."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of words, prompts and probes, the same for all SAEs."""
     eval_type_id: ClassVar[str] = "absorption_first_letter"
     version: ClassVar[int] = 1

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from saepipe.data.config.base import Count
+from saepipe.data.config.bounds import Seed
 from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.metrics.concepts.outcome import (
     Outcome,
@@ -45,7 +46,7 @@ class Perturbation(Metric):
     """Positions per text, BOS included."""
     n_values: tuple[Size, ...] = Field(default=SIZES, min_length=1)
     """Numbers of latents to ablate."""
-    seed: int = Field(default=42, ge=0)
+    seed: Seed = 42
     """Seed of the texts, the examples, the probes and the bootstrap."""
     toy_sizes: ClassVar[tuple[int, int]]
     """Defaults of train_size and test_size for the toy's datasets."""

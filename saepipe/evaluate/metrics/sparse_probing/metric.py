@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, field_validator
 
 from saepipe.data.config.base import Count
+from saepipe.data.config.bounds import Seed
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.base import FigureSpec, Measurement, Metric
 from saepipe.evaluate.metrics.sparse_probing.answers import Answers
@@ -42,9 +43,9 @@ class SparseProbing(Metric):
     """Texts per task, half of them of its class; null: 4,000, or 400 for the toy's datasets."""
     test_size: Count | None = Field(default=None, ge=40)
     """null: 1,000, or 200 for the toy's datasets."""
-    context_size: int = Field(default=128, ge=2)
+    context_size: int = Field(default=128, ge=2, le=2**20)
     """Positions per text, BOS included."""
-    seed: int = Field(default=42, ge=0)
+    seed: Seed = 42
     """Seed of the sampled texts and negatives."""
     eval_type_id: ClassVar[str] = "sparse_probing"
     version: ClassVar[int] = 1

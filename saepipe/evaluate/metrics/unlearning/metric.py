@@ -13,6 +13,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from saepipe.data.config.base import Count
+from saepipe.data.config.bounds import Seed
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.base import FigureSpec, Measurement, Metric
 from saepipe.evaluate.metrics.unlearning.answered_questions import AnsweredQuestions, ask_questions, questions_work
@@ -68,9 +69,9 @@ class Unlearning(Metric):
     """Active latents are set to minus this, in units of a decoder row of norm 1."""
     num_windows: Count = Field(default=1024, gt=0)
     """Maximum number of windows of each text, and of documents sampled from the forget text."""
-    context_size: int = Field(default=1024, ge=2)
+    context_size: int = Field(default=1024, ge=2, le=2**20)
     """Tokens per window."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the documents, the windows and the orders of choices, which are the same for all SAEs."""
     eval_type_id: ClassVar[str] = "unlearning"
     version: ClassVar[int] = 1
