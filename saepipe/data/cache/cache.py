@@ -11,18 +11,26 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 
 from saepipe.data.cache.activations import Activations, Index
+from saepipe.data.cache.channel_vectors import read_vector
 from saepipe.data.cache.int8_rows import Int8Rows
-from saepipe.data.cache.layout import Layout
+from saepipe.data.cache.layout import SPLITS, Layout
+from saepipe.data.cache.manifest_lines import check_lines, total
 from saepipe.data.cache.mapped_rows import Files, MappedRows
+from saepipe.data.cache.shards import RowArray
+from saepipe.data.cache.zarr_json import group_attributes
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.inside import inside
 from saepipe.data.terminal.display import Displayed
 
 FORMAT_VERSION = 2
 """Newest version of the folder's layout that this saepipe reads: 1, or 2 if the training rows are `int8`."""
+
+
+_COMPARED = ("dtype", "row_shape", "shard_rows", "chunk_rows", "profile")
+"""What every array of a cache must share with the layout; notes for other readers may differ."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +91,15 @@ class Cache(Displayed):
         sizes = artifact.damaged_files(path, lines, hashes=False)
         for problem in itertools.chain(sizes, artifact.damaged_files(path, metadata)):
             raise CorruptDataError(problem, hint=f"saepipe cache verify {path} lists all damage")
-        attributes: Any = zarr.open_group(path, mode="r").attrs["saepipe"]
-        version = attributes["format_version"]
-        if version > FORMAT_VERSION:
+        check_lines(path, lines)
+        attributes = group_attributes(path)
+        version = attributes.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
             raise ConfigError(
                 f"{path} has format version {version}, but this saepipe reads only up to {FORMAT_VERSION}",
                 hint="update saepipe",
             )
+        _check_attributes(path, attributes)
         return cls(path, fingerprint, attributes, tuple(lines))
 
     @property
@@ -115,14 +125,53 @@ class Cache(Displayed):
         return sum(entry["bytes"] for name, entry in self.files.items() if Layout.has_activations(name))
 
     def array(self, name: str) -> MappedRows:
-        """The array at a path that `Layout` gives."""
-        return MappedRows(self.path, name, self.files)
+        """The array at a path that `Layout` gives; raises CorruptDataError if it is not as the layout says."""
+        rows = MappedRows(self.path, name, self.files)
+        expected, num_rows = self._arrays[name]
+        if wrong := [key for key in _COMPARED if getattr(rows.array, key) != getattr(expected, key)]:
+            ours, theirs = getattr(expected, wrong[0]), getattr(rows.array, wrong[0])
+            raise CorruptDataError(f"{self.path / name}: {wrong[0]} is {theirs}, but this cache has {ours}")
+        if rows.num_rows != num_rows:
+            problem = f"has {rows.num_rows:,} rows, but the manifest lists {num_rows:,}"
+            raise CorruptDataError(f"{self.path / name} {problem}")
+        return rows
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The layout that the attributes and the first array of activations imply.
+
+        Raises:
+            CorruptDataError: if they contradict each other.
+        """
+        first, _ = RowArray.open(self.path, Layout.acts(self.hooks[0]))
+        if first.row_shape != (self.d_in,):
+            raise CorruptDataError(f"{self.path / first.name} has rows {first.row_shape}, but d_in is {self.d_in}")
+        for key in ("shard_rows", "chunk_rows"):
+            if self.attributes["config"].get(key, size := getattr(first, key)) != size:
+                raise CorruptDataError(f"{self.path / first.name} has {key} {size:,}, unlike the cache's config")
+        sizes = self.attributes["context_size"], first.shard_rows, first.chunk_rows
+        try:
+            return Layout(self.hooks, self.d_in, *sizes, first.profile)
+        except ConfigError as error:
+            raise CorruptDataError(f"{self.path / first.name}: {error.message}") from None
+
+    @cached_property
+    def _arrays(self) -> Mapping[str, tuple[RowArray, int]]:
+        """Each array as the layout describes it, and its number of rows by the manifest."""
+        arrays = {array.name: (array, self.d_in) for hook in self.hooks for array in self.layout.channels(hook)}
+        for split in SPLITS:
+            num_rows = total(self.lines, "shard", split, "num_rows")
+            num_contexts = total(self.lines, "contexts", split, "num_contexts")
+            arrays |= {name: (array, num_rows) for name, array in self.layout.row_arrays(split).items()}
+            arrays |= {name: (array, num_contexts) for name, array in self.layout.context_arrays(split).items()}
+        return arrays
 
     def rows(self, hook: str) -> MappedRows:
         """The training activations at `hook`, (num_tokens, d_in) bfloat16 bits; raises ConfigError if not cached."""
-        files = self.files
-        rows = MappedRows(self.path, Layout.acts(self._check_hook(hook)), files)
-        return Int8Rows(rows, self.path, hook, files) if rows.array.profile == "int8" else rows
+        rows, *_ = [self.array(array.name) for array in self.layout.train_acts(self._check_hook(hook))]
+        for channels in self.layout.channels(hook):
+            self.array(channels.name)
+        return Int8Rows(rows, self.path, hook, self.files) if rows.array.profile == "int8" else rows
 
     def acts(self, hook: str | None = None) -> Activations:
         """The training activations at `hook`, for indexing by row; by default, at the cache's only hook."""
@@ -135,9 +184,9 @@ class Cache(Displayed):
         return self.acts()[rows]
 
     def stats(self, hook: str) -> ActivationStats:
-        group = zarr.open_group(self.path, mode="r")
-        stats: Any = group[Layout.stats(self._check_hook(hook))]
-        return ActivationStats(*(np.asarray(stats[name][...], np.float64) for name in ("mean", "std", "absmax")))
+        folder = inside(self.path, Layout.stats(self._check_hook(hook)))
+        names = ("mean", "std", "absmax")
+        return ActivationStats(*(read_vector(folder / name, self.d_in).astype(np.float64) for name in names))
 
     @cached_property
     def heldout(self) -> Heldout:
@@ -172,6 +221,21 @@ class Cache(Displayed):
         if hook not in self.hooks:
             raise ConfigError(f"{self.path} has no hook {hook!r}", hint=f"it has {', '.join(self.hooks)}")
         return hook
+
+
+def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Raises CorruptDataError unless the attributes that every reader needs are there, and of their kinds."""
+    hooks, model = attributes.get("hooks"), attributes.get("model")
+    sound = {
+        "hooks": isinstance(hooks, list) and hooks and all(isinstance(hook, str) for hook in hooks),
+        "model": isinstance(model, dict) and isinstance(model.get("id"), str),
+        "config": isinstance(attributes.get("config"), dict),
+    }
+    least = {"format_version": 1, "d_in": 1, "context_size": 1, "num_heldout_contexts": 0}
+    sound |= {key: type(attributes.get(key)) is int and attributes[key] >= low for key, low in least.items()}
+    if wrong := [key for key, good in sound.items() if not good]:
+        shown = repr(attributes.get(wrong[0]))[:80]
+        raise CorruptDataError(f"{path / 'zarr.json'}: {wrong[0]} is {shown}", hint="it does not describe a cache")
 
 
 def open_cache(path: Path | str) -> Cache:

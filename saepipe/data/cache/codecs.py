@@ -27,6 +27,12 @@ Profile = Literal["none", "lossless", "int8"]
 # fills blocks of its own and is stored raw; the automatic block size does not achieve that.
 _BLOCKSIZE = 1 << 20
 _CRC = struct.Struct("<I")
+_HEADER = struct.Struct("<BBBBIII")
+"""Blosc's: its version, the version of the format within, flags, typesize, decoded bytes, block size, encoded bytes."""
+_BLOSC_VERSION, _ZSTD_VERSION, _ZSTD = 2, 1, 4
+
+MAX_RATIO = 1 << 16
+"""Largest ratio of decoded to encoded bytes: a block of 1 MB of zeros takes about 50 bytes."""
 
 
 def is_raw(profile: Profile) -> bool:
@@ -69,6 +75,20 @@ def decode_into(profile: Profile, data: memoryview, out: np.ndarray) -> None:
         if is_raw(profile):
             out.reshape(-1).view(np.uint8)[:] = np.frombuffer(body, np.uint8)
         else:
+            if problem := header_problem(body, out.itemsize, out.nbytes):
+                raise ValueError(problem)
             blosc.decompress(body, out)
     except (RuntimeError, ValueError) as error:
         raise CorruptDataError(f"cannot decode a chunk of {len(data):,} bytes: {error}") from None
+
+
+def header_problem(body: memoryview, itemsize: int, num_bytes: int) -> str | None:
+    """Returns what is wrong with the header of a lossless chunk that must decode to `num_bytes`; None if nothing is."""
+    if len(body) < _HEADER.size:
+        return "it is shorter than its header"
+    version, inner, flags, typesize, nbytes, blocksize, cbytes = _HEADER.unpack(body[: _HEADER.size])
+    if (version, inner, flags >> 5, typesize) != (_BLOSC_VERSION, _ZSTD_VERSION, _ZSTD, itemsize):
+        return "it is not encoded by Zstandard within Blosc for this dtype"
+    if nbytes != num_bytes or cbytes != len(body) or not 0 < blocksize <= nbytes:
+        return f"it declares {cbytes:,} bytes that decode to {nbytes:,}, not {len(body):,} to {num_bytes:,}"
+    return None

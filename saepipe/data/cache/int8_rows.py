@@ -9,6 +9,7 @@ import numpy as np
 from saepipe.data.cache.int8 import Channels, QuantisedRows, reconstruct
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.mapped_rows import Files, MappedRows
+from saepipe.data.errors import CorruptDataError
 
 
 class Int8Rows(MappedRows):
@@ -36,6 +37,8 @@ class Int8Rows(MappedRows):
     def read_chunk(self, chunk: int, out: np.ndarray) -> None:
         num_rows = self.rows_in(chunk)
         stored = QuantisedRows(*(part.view_chunk(chunk)[:num_rows] for part in self._parts))
+        if stored.outlier_index.max(initial=0) >= self.array.row_shape[0]:
+            raise CorruptDataError(f"chunk {chunk} of {self.array.name} names a channel that its rows do not have")
         reconstruct(stored, self._channels, out[:num_rows])
         out[num_rows:] = 0
 

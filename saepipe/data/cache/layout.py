@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.cache.int8 import NUM_EXACT, index_dtype
 from saepipe.data.cache.shards import RowArray
+from saepipe.data.cache.zarr_json import MAX_CHUNK_BYTES
 from saepipe.data.errors import ConfigError
 
 Split = Literal["train", "heldout"]
@@ -43,6 +44,11 @@ class Layout:
     profile: Profile
 
     def __post_init__(self) -> None:
+        if (size := self.chunk_rows * self.d_in * 2) > MAX_CHUNK_BYTES:
+            raise ConfigError(
+                f"a chunk of {self.chunk_rows:,} rows has {size:,} bytes, more than {MAX_CHUNK_BYTES:,}",
+                hint=f"chunk_rows of at most {MAX_CHUNK_BYTES // (2 * self.d_in):,}",
+            )
         if self.profile == "int8" and self.d_in <= NUM_EXACT:
             raise ConfigError(
                 f"codec int8 keeps {NUM_EXACT} entries of each row exact, but a row has only {self.d_in}",

@@ -25,7 +25,8 @@ class MappedRows:
         """Opens the array `name` of the cache at `folder`.
 
         Raises:
-            CorruptDataError: if the manifest lists fewer shards than the array's shape requires.
+            CorruptDataError: if the manifest lists fewer shards than the array's shape requires, or one that cannot
+                hold its rows.
         """
         self.array, self.num_rows = RowArray.open(folder, name)
         self.dtype = self.array.dtype
@@ -35,8 +36,12 @@ class MappedRows:
         self._shards: dict[int, MappedShard] = {}
         self._lock = Lock()
         for shard in range(self.array.num_shards(self.num_rows)):
-            if self.array.file(shard) not in files:
-                raise CorruptDataError(f"the manifest of {folder} does not list shard {self.array.file(shard)}")
+            name = self.array.file(shard)
+            if name not in files:
+                raise CorruptDataError(f"the manifest of {folder} does not list shard {name}")
+            rows = min(self.array.shard_rows, self.num_rows - shard * self.array.shard_rows)
+            if not self.array.can_fill(rows, size := files[name]["bytes"]):
+                raise CorruptDataError(f"shard {folder / name} of {size:,} bytes cannot hold {rows:,} rows")
 
     @property
     def zero_copy(self) -> bool:
@@ -71,6 +76,8 @@ class MappedRows:
         """Rows [start, stop) in stored order, (stop - start, *row_shape)."""
         assert 0 <= start <= stop <= self.num_rows
         first, last = start // self.chunk_rows, -(-stop // self.chunk_rows)
+        for shard in range(first // self.array.chunks_per_shard, -(-last // self.array.chunks_per_shard)):
+            self._shard(shard)  # checks what it declares, before memory is asked for
         rows = np.empty(((last - first) * self.chunk_rows, *self.array.row_shape), self.dtype)
         for chunk in range(first, last):
             at = (chunk - first) * self.chunk_rows

@@ -11,7 +11,6 @@ other files are checked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from typing import Any
 import yaml
 
 from saepipe.data.cache.ancestors import damaged_ancestors, relink
+from saepipe.data.cache.manifest_lines import check_lines
 from saepipe.data.cache.text_lines import text_lines
+from saepipe.data.cache.zarr_json import group_attributes
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
@@ -53,6 +54,7 @@ def repair(path: Path) -> dict[str, Any]:
         raise ConfigError(f"there is no cache at {path}", hint="check the path")
     with artifact.writer_lock(path):
         fingerprint, lines = _read_manifest(path)
+        check_lines(path, lines)
         damage = {name: problem for line in lines for name, problem in _damage(path, line)}
         config = _config(path, damage)
         intact = {name: entry for line in lines for name, entry in line["files"].items() if name not in damage}
@@ -101,9 +103,9 @@ def _config(path: Path, damage: Mapping[str, str]) -> dict[str, Any]:
     """The config that the cache was made with."""
     problem = damage.get(GROUP)
     try:
-        config: dict[str, Any] = json.loads((path / GROUP).read_text())["attributes"]["saepipe"]["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = problem or f"{path / GROUP} does not describe a cache ({error!r})"
+        config: dict[str, Any] = group_attributes(path)["config"]
+    except (CorruptDataError, KeyError) as error:
+        problem = problem or f"{path / GROUP} does not describe a cache ({error})"
     if problem:
         raise CorruptDataError(
             f"{problem}: this file holds the cache's config and cannot be repaired",

@@ -21,7 +21,9 @@ import zarr
 
 from saepipe.data.cache import codecs
 from saepipe.data.cache.codecs import Profile
+from saepipe.data.cache.zarr_json import read_row_array
 from saepipe.data.errors import CorruptDataError
+from saepipe.data.folders.inside import inside
 
 _ENTRY = struct.Struct("<QQ")
 _MISSING = _ENTRY.pack(2**64 - 1, 2**64 - 1)
@@ -50,6 +52,27 @@ class RowArray:
     def chunks_per_shard(self) -> int:
         return self.shard_rows // self.chunk_rows
 
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of a decoded chunk."""
+        return self.chunk_rows * math.prod(self.row_shape) * self.itemsize
+
+    @property
+    def index_bytes(self) -> int:
+        """Size of the index at the end of a shard."""
+        return self.chunks_per_shard * _ENTRY.size + _CRC_BYTES
+
+    def can_fill(self, num_rows: int, file_bytes: int) -> bool:
+        """Returns whether a shard of `num_rows` may have a file of `file_bytes`, by its codec's bounds."""
+        num_chunks, encoded = -(-num_rows // self.chunk_rows), file_bytes - self.index_bytes
+        if codecs.is_raw(self.profile):
+            return encoded == num_chunks * (self.chunk_bytes + _CRC_BYTES)
+        return encoded > 0 and num_chunks * self.chunk_bytes <= encoded * codecs.MAX_RATIO
+
     def file(self, shard: int) -> str:
         """Path of a shard's file in the group."""
         return "/".join([self.name, "c", str(shard), *("0" for _ in self.row_shape)])
@@ -76,13 +99,14 @@ class RowArray:
 
     @classmethod
     def open(cls, group: Path, name: str) -> tuple[RowArray, int]:
-        """Reads the description of an existing array, and its number of rows."""
-        array = zarr.open_array(group / name, mode="r")
-        assert array.shards is not None
-        attributes = dict(array.attrs)
-        profile: Any = attributes.pop("saepipe_profile")
-        rows = cls(name, str(array.dtype), array.shape[1:], array.shards[0], array.chunks[0], profile, attributes)
-        return rows, array.shape[0]
+        """Reads the description of an existing array, and its number of rows.
+
+        Raises:
+            CorruptDataError: if it is missing, or does not describe an array that this class writes.
+        """
+        json = read_row_array(inside(group, f"{name}/zarr.json"))
+        rows = cls(name, json.dtype, json.row_shape, json.shard_rows, json.chunk_rows, json.profile, json.attributes)
+        return rows, json.num_rows
 
     def encode(self, rows: np.ndarray) -> bytes:
         """Encodes up to `shard_rows` rows, (rows, *row_shape), as a shard file.
@@ -129,12 +153,13 @@ class MappedShard:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._view = memoryview(self._map)
         self._entries = self._read_index()
+        self._check_entries()
         if chunks_digest(self._view, self._entries) != expected["chunks"]:
             raise self._damaged("is not the shard that the manifest lists (chunk checksums differ)")
         self._checked = [False] * len(self._entries)
 
     def _read_index(self) -> list[tuple[int, int]]:
-        start = len(self._view) - self._array.chunks_per_shard * _ENTRY.size - _CRC_BYTES
+        start = len(self._view) - self._array.index_bytes
         if start < 0:
             raise self._damaged("is too short for its index")
         index = self._view[start:-_CRC_BYTES]
@@ -142,8 +167,21 @@ class MappedShard:
             raise self._damaged("has a damaged index (crc32c differs)")
         return [(offset, size) for offset, size in _ENTRY.iter_unpack(index) if size != 2**64 - 1]
 
+    def _check_entries(self) -> None:
+        """Raises CorruptDataError if a chunk lies outside the encoded part, or would not decode to a chunk's size."""
+        array, stop = self._array, len(self._view) - self._array.index_bytes
+        raw = array.chunk_bytes + _CRC_BYTES if codecs.is_raw(array.profile) else None
+        for number, (offset, size) in enumerate(self._entries):
+            if size <= _CRC_BYTES or offset + size > stop or size != (raw or size):
+                raise self._damaged(f"has an impossible index: chunk {number} of {size:,} bytes at {offset:,}")
+            body = self._view[offset : offset + size - _CRC_BYTES]
+            if not raw and (problem := codecs.header_problem(body, array.itemsize, array.chunk_bytes)):
+                raise self._damaged(f"has a chunk {number} that cannot be decoded: {problem}")
+
     def chunk(self, index: int) -> memoryview:
         """The encoded bytes of a chunk, zero-copy; the first call checks its crc32c."""
+        if index >= len(self._entries):
+            raise self._damaged(f"lacks chunk {index}")
         offset, size = self._entries[index]
         data = self._view[offset : offset + size]
         if not self._checked[index]:

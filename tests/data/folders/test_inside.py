@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.made_caches import structured_rows, write_cache
+from helpers.resealed import add_file
 from saepipe.cli import main
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.repair import repair
@@ -35,19 +34,6 @@ def victim(tmp_path: Path) -> Path:
     path = tmp_path / "victim"
     path.write_text("precious")
     return path
-
-
-def reseal(folder: Path, change: Callable[[list[artifact.Line]], object]) -> None:
-    """Changes the manifest of an artifact and seals it again, as someone who hands out such a folder would."""
-    path = folder / artifact.MANIFEST
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
-    change(lines)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / artifact.COMMITTED).write_text(hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def add_file(folder: Path, name: str) -> None:
-    reseal(folder, lambda lines: lines[-1]["files"].update({name: {"bytes": 3, "xxh3": "0" * 16}}))
 
 
 def present(folder: Path) -> list[Path]:
