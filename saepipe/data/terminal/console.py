@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from io import TextIOWrapper
+from typing import Any, Literal, TextIO
 
 from rich.console import Console, RenderableType
 
@@ -16,6 +17,15 @@ from saepipe.data.terminal.stage import reporting_to
 
 Format = Literal["human", "json", "quiet"]
 
+
+def escape_unprintable(stream: TextIO) -> None:
+    """Lets a stream write what its encoding lacks as an escape; under `LC_ALL=C` that may be any letter but ASCII's."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+
+
+escape_unprintable(sys.stdout)
+escape_unprintable(sys.stderr)
 stdout = Console(width=None if sys.stdout.isatty() else 240)  # a pipe has no width, but a table needs one
 stderr = Console(stderr=True, soft_wrap=True)
 

@@ -87,7 +87,7 @@ def render(page: Page) -> str:
         raise MachineError("a report needs Jinja2", hint="pip install 'saepipe[report]'") from None
 
     folder = files(__package__)
-    style, script = ((folder / name).read_text() for name in ("page.css", "page.js"))
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     bundle = javascript()
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -99,7 +99,7 @@ def render(page: Page) -> str:
         "health": health,
         "reported": lambda finding: ReportedFinding(finding, ()),
     }
-    template = environment.from_string((folder / "page.html.j2").read_text())
+    template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         page=page,
         story=page.story,
