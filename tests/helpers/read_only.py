@@ -32,7 +32,7 @@ def read_only(folder: Path, number: int = errno.EROFS) -> Iterator[None]:
 def _refuse_writes(event: str, arguments: tuple[Any, ...]) -> None:
     if not _read_only or not (event in _WRITES or (event == "open" and (arguments[2] or 0) & _FLAGS)):
         return
-    for argument in arguments[:2]:
+    for argument in arguments[: 1 if event == "open" else 2]:  # the second one of `open` is the mode
         if not isinstance(argument, str | bytes | os.PathLike):
             continue
         path = Path(os.path.abspath(os.fsdecode(argument)))
