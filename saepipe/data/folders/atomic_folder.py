@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise ConfigError(f"{out} is not a folder", hint="choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+    prefix = f"{out.name}.partial-{platform.node()}-"
+    _remove_left_over(out.parent, prefix)
+    partial = out.with_name(f"{prefix}{os.getpid()}")
     partial.mkdir()
     try:
         yield partial
@@ -36,6 +39,24 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             raise ConfigError(f"{out} holds something else", hint="choose another --out, or remove that folder")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_left_over(folder: Path, prefix: str) -> None:
+    """Removes what processes of this host that were killed left in `folder`; their ids end the names."""
+    for path in folder.iterdir():
+        pid = path.name.removeprefix(prefix)
+        if path.name.startswith(prefix) and pid.isdecimal() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,15 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left_over = tmp_path / f"out.partial-{platform.node()}-{killed.pid}"
+    others = [tmp_path / f"out.partial-{platform.node()}-{os.getppid()}", tmp_path / f"out.partial-else-{killed.pid}"]
+    for folder in (left_over, *others):
+        folder.mkdir()
+        (folder / "file").write_text("half")
+    write(tmp_path / "out", {"c": "2"})
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *(folder.name for folder in others)}
