@@ -355,6 +355,9 @@ def import_(
     name: Annotated[str | None, typer.Option(help="Name of the variant; default: the source's name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Training seed, if the source does not give it.")] = None,
     model: Annotated[str | None, typer.Option(help="The source's name for the cache's model, if it differs.")] = None,
+    allow_pickle_format: Annotated[
+        bool, typer.Option("--allow-pickle-format", help="Read dictionary_learning's ae.pt, which can hold code.")
+    ] = False,
     format_: FormatOption = "human",
 ) -> None:
     """Import an SAE of another library as a run, to evaluate and compare it beside your own."""
@@ -362,7 +365,18 @@ def import_(
     from saepipe.train.rundir.importing import import_sae
     from saepipe.train.rundir.load import open_run
 
-    run = open_run(import_sae(path, library, cache, out, hook=hook, name=name, seed=seed, model=model))
+    imported = import_sae(
+        path,
+        library,
+        cache,
+        out,
+        hook=hook,
+        name=name,
+        seed=seed,
+        model=model,
+        allow_pickle_format=allow_pickle_format,
+    )
+    run = open_run(imported)
     norms = Health.read(out).audit["decoder_norms"]
     show(
         {

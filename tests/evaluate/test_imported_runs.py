@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.dictionaries import import_here
 from saepipe.data.cache.cache import Cache
 from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.config import EvaluateConfig
@@ -17,7 +18,6 @@ from saepipe.evaluate.plan import plan
 from saepipe.evaluate.run import evaluate
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
-from saepipe.train.rundir.importing import import_sae
 from saepipe.train.rundir.load import load
 
 FEATURES = {"num_tokens": 1000, "num_logits": 0}
@@ -47,7 +47,7 @@ def runs(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
         torch.save({name: value.detach().contiguous() for name, value in weights.items()}, path / "ae.pt")
         (path / "config.json").write_text(json.dumps({"trainer": trainer | {"seed": seed}}))
         out = folder / "imported" / str(seed)
-        theirs.append(import_sae(path, "dictionary_learning", toy_cache, out, name="theirs"))
+        theirs.append(import_here(path, "dictionary_learning", toy_cache, out, name="theirs"))
     evaluate([*own, *theirs], CONFIG)
     return [*own, *theirs]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.dictionaries import import_here
 from helpers.random_runs import ARCHITECTURES, CLASSES, D_IN, D_SAE, SAMPLES, K, clear_rows, random_run, rows
 from saepipe.train.formats import dictionary_learning as ours_of
 from saepipe.train.rundir.exporting import export_sae
-from saepipe.train.rundir.importing import import_sae
 from saepipe.train.rundir.load import load
 from saepipe.train.seeds import generator
 
@@ -52,7 +52,7 @@ def test_it_reads_our_export_and_we_read_it_back(
         x = clear_rows(ours.settings, dict(ours.named_parameters()), rows(200, D_IN, seed, mean))
         compare("dictionary_learning", "ours to library", name, values(ours, x), values(theirs, x))
         torch.save(theirs.state_dict(), out / "ae.pt")
-        back = load(import_sae(out, "dictionary_learning", cache, root / "back"))
+        back = load(import_here(out, "dictionary_learning", cache, root / "back"))
         compare("dictionary_learning", "there and back", name, values(back, x), values(ours, x))
     assert "Normalizing" not in capsys.readouterr().out
 
@@ -131,6 +131,6 @@ def test_we_read_its_folders(
         trainer = {"dict_class": kind, "activation_dim": D_IN, "dict_size": D_SAE, "layer": 1, "lm_name": "made up"}
         trainer |= {"k": K} if hasattr(dictionary, "k") else {}
         (theirs / "config.json").write_text(json.dumps({"trainer": trainer}))
-        ours = load(import_sae(theirs, "dictionary_learning", cache, tmp_path / f"{seed}-{mean:g}" / "run"))
+        ours = load(import_here(theirs, "dictionary_learning", cache, tmp_path / f"{seed}-{mean:g}" / "run"))
         x = clear_rows(ours.settings, dict(ours.named_parameters()), rows(200, D_IN, seed, mean))
         compare("dictionary_learning", "library to ours", kind, values(ours, x), values(load_theirs(theirs), x))

@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from saepipe.data.errors import ConfigError, CorruptDataError
@@ -54,11 +55,15 @@ KEYS: dict[str, dict[str, str]] = {
 """Our name and theirs of each tensor, by dict_class."""
 
 
-def source(folder: Path) -> Source:
+def source(folder: Path, weights: Path | None = None) -> Source:
     """Reads the SAE in a folder `trainer_<i>`.
 
+    Args:
+        folder: what the library wrote.
+        weights: its `ae.pt` as safetensors, by `saepipe.train.formats.pickle_format`.
+
     Raises:
-        ConfigError: if it is not such a folder, of an unsupported class, or inconsistent.
+        ConfigError: if it is not such a folder, of an unsupported class, or inconsistent; or without `weights`.
         CorruptDataError: if a file cannot be read.
     """
     config = read_json(folder / CONFIG)
@@ -66,7 +71,7 @@ def source(folder: Path) -> Source:
     kind = trainer.get("dict_class") if isinstance(trainer, dict) else None
     if not isinstance(trainer, dict) or kind not in KEYS:
         raise ConfigError(f"{folder / CONFIG}: trainer.dict_class is {kind!r}", hint=f"supported: {', '.join(KEYS)}")
-    params = _params(folder / WEIGHTS, kind, trainer)
+    params = _params(folder, weights, kind, trainer)
     sae, params = _READERS[kind](folder, trainer, params)
     layer = trainer.get("layer")
     return Source(
@@ -82,9 +87,9 @@ def source(folder: Path) -> Source:
     )
 
 
-def _params(path: Path, kind: str, trainer: Mapping[str, Any]) -> Params:
+def _params(folder: Path, weights: Path | None, kind: str, trainer: Mapping[str, Any]) -> Params:
     """Returns the checked tensors under our names, float32, W_enc (d_in, d_sae) and W_dec (d_sae, d_in)."""
-    tensors = _tensors(path)
+    path, tensors = folder / WEIGHTS, _tensors(folder, weights)
     keys = KEYS[kind]
     W_enc = tensors.get(keys["W_enc"])
     if W_enc is None or W_enc.ndim != 2:
@@ -106,18 +111,17 @@ def _params(path: Path, kind: str, trainer: Mapping[str, Any]) -> Params:
     return {name: value.T.contiguous() if keys[name] in LINEAR.values() else value for name, value in params.items()}
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    require_file(path)
+def _tensors(folder: Path, weights: Path | None) -> dict[str, Tensor]:
+    require_file(folder / WEIGHTS)
+    if weights is None:
+        raise ConfigError(
+            f"{folder / WEIGHTS} is in torch's pickle format, which can hold code",
+            hint="--allow-pickle-format reads it as plain tensors, in a process of its own",
+        )
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an unpickler may raise anything
-        first_line = str(error).partition("\n")[0]
-        raise CorruptDataError(
-            f"{path} does not load as plain tensors: {type(error).__name__}: {first_line}"
-        ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ConfigError(f"{path} holds a {type(tensors).__name__}, not a state dict of tensors")
-    return tensors
+        return load_file(weights)
+    except SafetensorError as error:
+        raise CorruptDataError(f"{folder / WEIGHTS}: {error}") from None
 
 
 def _hook(layer: int, submodule: str | None, buffer: Mapping[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import gemma_scope_2
+from saepipe.train.formats.npz_members import check_members
 from saepipe.train.formats.rewrites import b_dec_subtracted
 from saepipe.train.formats.source import Source, check_tensors, require_file
 from saepipe.train.sae.base import Params
@@ -68,9 +70,10 @@ def _hook(folder: Path, layer: int | None, site: str | None) -> str | None:
 def _params(file: Path) -> Params:
     require_file(file)
     try:
+        check_members(file)
         with np.load(file, allow_pickle=False) as arrays:
             params = {re.sub("^w_", "W_", name): torch.from_numpy(arrays[name]).float() for name in arrays.files}
-    except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, TypeError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptDataError(f"{file} does not load as an archive of arrays: {error}") from None
     W_enc = params.get("W_enc")
     if W_enc is None or W_enc.ndim != 2:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +20,7 @@ from saepipe.data.config.slug import slug
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
-from saepipe.train.formats import dictionary_learning, gemma_scope, saelens, sparsify
+from saepipe.train.formats import dictionary_learning, gemma_scope, pickle_format, saelens, sparsify
 from saepipe.train.formats.rewrites import decoder_norms
 from saepipe.train.formats.source import Source
 from saepipe.train.rundir import folder
@@ -71,6 +72,7 @@ def import_sae(
     name: str | None = None,
     seed: int | None = None,
     model: str | None = None,
+    allow_pickle_format: bool = False,
 ) -> Path:
     """Makes a finished run from another library's SAE; if `out` already holds that run, it is left as it is.
 
@@ -83,6 +85,7 @@ def import_sae(
         name: name of the variant; by default the source's own.
         seed: seed of its training, if the source does not say.
         model: the source's name for the cache's model, if the two names differ.
+        allow_pickle_format: read a file in torch's pickle format, in a process of its own; dictionary_learning's only.
 
     Returns:
         `out`.
@@ -91,7 +94,7 @@ def import_sae(
         ConfigError: if the source is not in the library's format, or contradicts an argument or the cache.
         CorruptDataError: if a file of the source cannot be read, or a parameter is not finite.
     """
-    source, opened = READERS[library](path), Cache.open(cache)
+    source, opened = read_source(path, library, allow_pickle_format), Cache.open(cache)
     check_finite(source, path)
     check_model(source, opened, path, model)
     config = ImportConfig.parse(
@@ -113,6 +116,15 @@ def import_sae(
         if not artifact.is_committed(out):
             _write(out, source, config, opened)
     return out
+
+
+def read_source(path: Path, library: Library, allow_pickle_format: bool = False) -> Source:
+    """Reads an SAE with its library's reader; raises as `import_sae` does."""
+    if library != "dictionary_learning" or not allow_pickle_format:
+        return READERS[library](path)
+    with tempfile.TemporaryDirectory(prefix="saepipe-") as folder:
+        weights = pickle_format.convert(path / dictionary_learning.WEIGHTS, Path(folder) / "ae.safetensors")
+        return dictionary_learning.source(path, weights)
 
 
 def check_finite(source: Source, path: Path) -> None:

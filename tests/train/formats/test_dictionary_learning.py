@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.dictionaries import read_dictionary
 from helpers.other_libraries import D_SAE, K, check_function, decode, encode, tensors, write_trainer
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.train.formats import dictionary_learning
+from saepipe.train.formats import dictionary_learning, pickle_child, pickle_format
 
 pytestmark = pytest.mark.quick
 
 
 @pytest.mark.parametrize("kind", dictionary_learning.KEYS)
 def test_a_dictionary_has_the_same_function_as_in_its_library(tmp_path: Path, rows: Tensor, kind: str) -> None:
-    source = dictionary_learning.source(write_trainer(tmp_path / "trainer_4", kind))
+    source = read_dictionary(write_trainer(tmp_path / "trainer_4", kind))
     acts = encode(kind, tensors(kind), rows)
     check_function(source, rows, acts, decode(kind, tensors(kind), acts))
     assert (source.name, source.seed, source.layer, source.model) == ("trainer_4", 3, 1, "EleutherAI/Toy")
@@ -31,7 +32,7 @@ def test_autoencoder_decoder_rows_become_unit_and_the_function_stays(tmp_path: P
     """As in from_pretrained; a latent with a zero decoder row stays unchanged, though the library would divide by 0."""
     changed = tensors("AutoEncoder")["decoder.weight"].clone()
     changed[:, 5] = 0
-    source = dictionary_learning.source(write_trainer(tmp_path, "AutoEncoder", {"decoder.weight": changed}))
+    source = read_dictionary(write_trainer(tmp_path, "AutoEncoder", {"decoder.weight": changed}))
     norms = source.params["W_dec"].norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(D_SAE).index_fill(0, torch.tensor([5]), 0.0))
     w = tensors("AutoEncoder")
@@ -41,16 +42,14 @@ def test_autoencoder_decoder_rows_become_unit_and_the_function_stays(tmp_path: P
 
 
 def test_an_older_topk_without_a_threshold_is_read(tmp_path: Path) -> None:
-    assert (
-        dictionary_learning.source(write_trainer(tmp_path, "AutoEncoderTopK", {"threshold": None})).sae.num_active == K
-    )
+    assert read_dictionary(write_trainer(tmp_path, "AutoEncoderTopK", {"threshold": None})).sae.num_active == K
 
 
 @pytest.mark.parametrize("kind", ["BatchTopKSAE", "MatryoshkaBatchTopKSAE"])
 @pytest.mark.parametrize("threshold", [-1.0, float("nan")])
 def test_a_batch_topk_without_a_threshold_is_refused(tmp_path: Path, kind: str, threshold: float) -> None:
     with pytest.raises(ConfigError, match="none was set"):
-        dictionary_learning.source(write_trainer(tmp_path, kind, {"threshold": torch.tensor(threshold)}))
+        read_dictionary(write_trainer(tmp_path, kind, {"threshold": torch.tensor(threshold)}))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_the_hook_of_a_dictionary(tmp_path: Path, submodule: str | None, io: str
     folder = write_trainer(tmp_path, "AutoEncoder", submodule_name=submodule)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"buffer": {"io": io}}))
-    assert dictionary_learning.source(folder).hook == hook
+    assert read_dictionary(folder).hook == hook
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_unsupported_and_inconsistent_dictionaries_are_refused(
     tmp_path: Path, changed: dict[str, Tensor | None], trainer: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        dictionary_learning.source(write_trainer(tmp_path, "AutoEncoderTopK", changed, **trainer))
+        read_dictionary(write_trainer(tmp_path, "AutoEncoderTopK", changed, **trainer))
 
 
 class Harmful:
@@ -101,24 +100,47 @@ class Harmful:
         return Path.touch, (self.path,)
 
 
-def test_pickles_and_torn_files_are_not_loaded(tmp_path: Path) -> None:
+def test_a_pickle_is_not_read_unless_it_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can hold code"):
+        dictionary_learning.source(write_trainer(tmp_path / "ae", "AutoEncoder"))
+
+
+def test_the_process_of_its_own_writes_the_tensors(tmp_path: Path) -> None:
     folder = write_trainer(tmp_path / "ae", "AutoEncoder")
-    torch.save({"bias": Harmful(tmp_path / "harm")}, folder / "ae.pt")
-    with pytest.raises(CorruptDataError, match="plain tensors"):
-        dictionary_learning.source(folder)
+    source = dictionary_learning.source(folder, pickle_format.convert(folder / "ae.pt", tmp_path / "x.safetensors"))
+    assert torch.equal(source.params["W_dec"], read_dictionary(folder).params["W_dec"])
+    assert [path.name for path in source.files] == ["ae.pt", "config.json"]
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
+    torch.save({"bias": Harmful(tmp_path / "harm")}, tmp_path / "ae.pt")
+    with pytest.raises(CorruptDataError, match="plain tensors") as caught:
+        pickle_format.convert(tmp_path / "ae.pt", tmp_path / "x.safetensors")
     assert not (tmp_path / "harm").exists()
-    torch.save([torch.zeros(3)], folder / "ae.pt")
-    with pytest.raises(ConfigError, match="holds a list"):
-        dictionary_learning.source(folder)
-    (folder / "ae.pt").write_bytes(b"torn")
-    with pytest.raises(CorruptDataError):
-        dictionary_learning.source(folder)
-    (folder / "ae.pt").unlink()
-    with pytest.raises(ConfigError, match=r"ae\.pt is missing"):
-        dictionary_learning.source(folder)
+    assert "weights_only" not in str(caught.value)  # torch's own message advises to switch it off
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_small_pickle_of_a_large_tensor_ends_at_the_limit(tmp_path: Path) -> None:
+    """1 KB that would be 8 GB if it were written out."""
+    torch.save({"bias": torch.zeros(1).expand(2**31)}, tmp_path / "ae.pt")
+    with pytest.raises(CorruptDataError, match="plain tensors"):
+        pickle_format.convert(tmp_path / "ae.pt", tmp_path / "x.safetensors")
+
+
+def test_other_content_and_missing_files_are_named(tmp_path: Path) -> None:
+    for value, kind in (([torch.zeros(3)], "list"), ({"k": 3}, "dict"), ({3: torch.zeros(3)}, "dict")):
+        torch.save(value, tmp_path / "ae.pt")
+        assert pickle_child.convert(tmp_path / "ae.pt", tmp_path / "x.safetensors") == {"holds": kind}
+    with pytest.raises(ConfigError, match=r"none\.pt is missing"):
+        pickle_format.convert(tmp_path / "none.pt", tmp_path / "x.safetensors")
+
+
+def test_a_malformed_config_is_refused(tmp_path: Path) -> None:
+    folder = write_trainer(tmp_path / "ae", "AutoEncoder")
     (folder / "config.json").write_text("{")
     with pytest.raises(CorruptDataError, match="not JSON"):
-        dictionary_learning.source(folder)
+        read_dictionary(folder)
     (folder / "config.json").write_text('{"trainer": []}')
     with pytest.raises(ConfigError, match="dict_class is None"):
-        dictionary_learning.source(folder)
+        read_dictionary(folder)

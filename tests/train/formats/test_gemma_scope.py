@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from torch import Tensor
 
 from helpers.other_libraries import check_function, tensors, write_gemma_scope
+from helpers.resealed import limited_memory
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import gemma_scope
 
@@ -80,10 +82,37 @@ def test_other_archives_are_refused(tmp_path: Path) -> None:
         gemma_scope.source(write_gemma_scope(tmp_path / "short" / "params.npz", threshold=np.zeros(39)))
     with pytest.raises(ConfigError, match="no matrix W_enc among its arrays"):
         gemma_scope.source(write_gemma_scope(tmp_path / "none" / "params.npz", W_enc=np.zeros(3)))
-    with pytest.raises(CorruptDataError, match="allow_pickle"):
+    with pytest.raises(CorruptDataError, match="holds object, not numbers"):
         gemma_scope.source(write_gemma_scope(tmp_path / "pickle" / "params.npz", W_enc=np.array([{}])))
     with pytest.raises(ConfigError, match=r"params\.npz is missing"):
         gemma_scope.source(tmp_path)
     (tmp_path / "params.npz").write_bytes(b"PK\3\4torn")
     with pytest.raises(CorruptDataError):
         gemma_scope.source(tmp_path)
+
+
+def archive(path: Path, header: dict[str, object], data: bytes, **settings: int) -> Path:
+    """Writes an archive with one array, whose header says anything."""
+    text = repr(header).encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w", **settings) as file:
+        file.writestr("W_enc.npy", b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "descr"),
+    [((2**40, 2**20), "<f4"), ((-1, 24), "<f4"), ((3,), "<f4"), ((6, 4), "<f8"), ((24,), "|O"), ((6, 4), "<U1")],
+)
+def test_an_array_that_declares_more_than_it_has(tmp_path: Path, shape: tuple[int, ...], descr: str) -> None:
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    path = archive(tmp_path / "params.npz", header, bytes(96))
+    with limited_memory(), pytest.raises(CorruptDataError, match=r"params\.npz"):
+        gemma_scope.source(path)
+
+
+def test_an_archive_that_unpacks_to_much_more_than_its_file(tmp_path: Path) -> None:
+    """16 MB of zeros in 16 KB."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (2**11, 2**11)}
+    path = archive(tmp_path / "params.npz", header, bytes(2**24), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(CorruptDataError, match="its arrays would have"):
+        gemma_scope.source(path)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from helpers.dictionaries import import_here
 from helpers.other_libraries import (
     D_IN,
     D_SAE,
@@ -54,7 +55,7 @@ def content(folder: Path) -> dict[str, tuple[str, int]]:
 
 def test_an_imported_sae_is_a_finished_run(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
     before = content(source.parent)
-    path = import_sae(source, "dictionary_learning", tiny_cache, tmp_path / "run")
+    path = import_here(source, "dictionary_learning", tiny_cache, tmp_path / "run")
     assert content(source.parent) == before
     run, cache = open_run(path), Cache.open(tiny_cache)
     assert (run.variant, run.seed, run.hook, run.cache_fingerprint) == ("trainer_2", 3, HOOK, cache.fingerprint)
@@ -82,15 +83,15 @@ def test_an_imported_sae_is_a_finished_run(source: Path, tiny_cache: Path, tmp_p
 
 
 def test_a_finished_import_is_kept_and_another_is_refused(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
-    out = import_sae(source, "dictionary_learning", tiny_cache, tmp_path / "run")
+    out = import_here(source, "dictionary_learning", tiny_cache, tmp_path / "run")
     before = content(out)
-    import_sae(source, "dictionary_learning", tiny_cache, out)
+    import_here(source, "dictionary_learning", tiny_cache, out)
     assert content(out) == before
     with pytest.raises(ConfigError, match="holds another run"):
-        import_sae(source, "dictionary_learning", tiny_cache, out, name="other")
+        import_here(source, "dictionary_learning", tiny_cache, out, name="other")
     (out / "COMMITTED").unlink()
     (out / "sae" / "cfg.json").unlink()
-    import_sae(source, "dictionary_learning", tiny_cache, out)
+    import_here(source, "dictionary_learning", tiny_cache, out)
     assert open_run(out).variant == "trainer_2"
     (out / "sae" / "cfg.json").write_text("{}")
     with pytest.raises(CorruptDataError, match="hint: import it again"):
@@ -99,7 +100,7 @@ def test_a_finished_import_is_kept_and_another_is_refused(source: Path, tiny_cac
 
 def test_an_imported_run_is_neither_trained_nor_a_twin(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
     """Training is refused in its folder, and runs beside it are not compared with it: its training is unknown."""
-    import_sae(source, "dictionary_learning", tiny_cache, tmp_path / "elsewhere" / "seed-0")
+    import_here(source, "dictionary_learning", tiny_cache, tmp_path / "elsewhere" / "seed-0")
     raw = {"cache": str(tiny_cache), "sae": {"name": "relu", "d_sae": 40}, "steps": 3, "device": "cpu"}
     raw |= {"batch_size": 64, "penalties": [{"name": "l1", "weight": 0.3}]}
     with pytest.raises(ConfigError, match="holds an imported SAE"):
@@ -126,17 +127,17 @@ def test_contradictions_are_refused(
 ) -> None:
     folder = write_trainer(tmp_path / "ae", "AutoEncoder", **(MODEL | recorded))
     with pytest.raises(ConfigError, match=words):
-        import_sae(folder, "dictionary_learning", tiny_cache, tmp_path / "run", **given)
+        import_here(folder, "dictionary_learning", tiny_cache, tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
 
 
 def test_another_width_and_nan_are_refused(tmp_path: Path, toy_cache: Path, tiny_cache: Path) -> None:
     folder = write_trainer(tmp_path / "ae", "AutoEncoder", lm_name=None)
     with pytest.raises(ConfigError, match=f"has d_in {D_IN}, but .* has {Cache.open(toy_cache).d_in}"):
-        import_sae(folder, "dictionary_learning", toy_cache, tmp_path / "run")
+        import_here(folder, "dictionary_learning", toy_cache, tmp_path / "run")
     folder = write_trainer(tmp_path / "nan", "AutoEncoder", {"bias": torch.full((D_IN,), torch.nan)}, **MODEL)
     with pytest.raises(CorruptDataError, match="b_dec holds NaN or Inf"):
-        import_sae(folder, "dictionary_learning", tiny_cache, tmp_path / "run")
+        import_here(folder, "dictionary_learning", tiny_cache, tmp_path / "run")
 
 
 def test_settings_missing_from_the_source_must_be_given(tmp_path: Path, tiny_cache: Path) -> None:
@@ -187,6 +188,11 @@ def test_gemma_scope_2_is_recognised_by_its_files(tmp_path: Path, tiny_cache: Pa
 
 def test_the_command(source: Path, tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["import", str(source), "--from", "dictionary_learning", "--cache", str(tiny_cache)]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 2
+    assert "can hold code" in (text := capsys.readouterr().err)
+    assert "--allow-pickle-format" in text
+    assert not (tmp_path / "run").exists()
+    command.append("--allow-pickle-format")
     assert main([*command, "--out", str(tmp_path / "run"), "--format", "json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     norms = tensors("BatchTopKSAE")["decoder.weight"].norm(dim=0)
