@@ -26,7 +26,7 @@ MAY_IMPORT = {
 }
 
 FLOORS = {
-    "data": ("errors", "terminal", "config device folders", "cache synthetic", "batches toy"),
+    "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches toy"),
     "harvest": (
         "hooks hub_client identity",
         "capture hub",

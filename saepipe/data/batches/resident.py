@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
@@ -13,6 +12,7 @@ from saepipe.data.batches.streamed import ShuffledRows, split_chunks
 from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import OutOfSpaceError
 from saepipe.data.terminal.progress import Progress
+from saepipe.data.workers import Workers
 
 MAX_SHARE = 0.9
 """Largest share of the free memory to use; training needs some too."""
@@ -36,14 +36,16 @@ class ResidentRows:
         self._memory: torch.Tensor | None = staging.empty(rows.num_chunks * rows.chunk_rows, rows.array.row_shape[0])
         staging.before_fill(self._memory)
         progress.start(f"decode {rows.array.name} into {staging.name}", rows.num_rows, "rows")
-        with ThreadPoolExecutor(threads, thread_name_prefix="decode") as workers:
-            outs = split_chunks(self._memory, rows.chunk_rows)
-            fills = [workers.submit(_fill, rows, staging, chunk, out) for chunk, out in enumerate(outs)]
-            try:
-                _await(fills, rows, progress)
-            finally:
-                workers.shutdown(cancel_futures=True)
-                progress.finish()
+        workers = Workers(threads, "decode")
+        outs = split_chunks(self._memory, rows.chunk_rows)
+        fills = [workers.submit(_fill, rows, staging, chunk, out) for chunk, out in enumerate(outs)]
+        try:
+            for chunk, fill in enumerate(fills):
+                workers.result(fill)
+                progress.advance(rows.rows_in(chunk))
+        finally:
+            workers.close()
+            progress.finish()
         staging.after_fill()
 
     def close(self) -> None:
@@ -78,9 +80,3 @@ def row_numbers(pool: Pool, chunk_rows: int) -> torch.Tensor:
 def _fill(rows: MappedRows, staging: StagingMemory, chunk: int, out: torch.Tensor) -> None:
     rows.will_need(min(chunk + READ_AHEAD, rows.num_chunks - 1))
     staging.fill(rows, chunk, out)
-
-
-def _await(fills: list[Future[None]], rows: MappedRows, progress: Progress) -> None:
-    for chunk, fill in enumerate(fills):
-        fill.result()
-        progress.advance(rows.rows_in(chunk))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ import torch
 from saepipe.data.batches.shuffle import Pool
 from saepipe.data.batches.staging_memory import StagingMemory, from_bits
 from saepipe.data.cache.mapped_rows import MappedRows
+from saepipe.data.workers import Workers
 
 
 class StreamedRows:
@@ -23,10 +23,10 @@ class StreamedRows:
         self._rows, self._staging = rows, staging
         self._pool_rows = pool_chunks * rows.chunk_rows
         self._spare: list[torch.Tensor | None] = []  # buffers of iterators that have ended
-        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._workers = Workers(threads, "decode")
 
     def close(self) -> None:
-        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._workers.close()
         self._spare.clear()
 
     def load_pools(self, pools: Iterator[Pool]) -> Generator[tuple[Pool, ShuffledRows | ShuffledViews]]:
@@ -43,7 +43,7 @@ class StreamedRows:
                 next_load = self._start(next_pool, buffers[0])
                 yield pool, rows
         finally:
-            cancel_all(next_load.parts)
+            self._workers.cancel(next_load.parts)
             self._spare.extend(buffers)
 
     def _buffer(self) -> torch.Tensor | None:
@@ -57,11 +57,13 @@ class StreamedRows:
         for chunk in pool.chunks:
             self._rows.will_need(chunk)
         if buffer is None:
-            return _Mapping(pool, [self._workers.submit(self._rows.view_chunk, chunk) for chunk in pool.chunks])
+            return _Mapping(
+                pool, self._workers, [self._workers.submit(self._rows.view_chunk, chunk) for chunk in pool.chunks]
+            )
         self._staging.before_fill(buffer)
         parts = zip(pool.chunks, split_chunks(buffer, self._rows.chunk_rows), strict=False)
         fills = [self._workers.submit(self._staging.fill, self._rows, chunk, out) for chunk, out in parts]
-        return _Decoding(pool, fills, self._staging, buffer)
+        return _Decoding(pool, self._workers, fills, self._staging, buffer)
 
 
 def split_chunks(memory: torch.Tensor, chunk_rows: int) -> tuple[torch.Tensor, ...]:
@@ -69,23 +71,19 @@ def split_chunks(memory: torch.Tensor, chunk_rows: int) -> tuple[torch.Tensor, .
     return memory.view(-1, chunk_rows, memory.shape[1]).unbind()
 
 
-def cancel_all(parts: Sequence[Future[Any]]) -> None:
-    """Cancels the parts that have not started, and waits for the others."""
-    wait([part for part in parts if not part.cancel()])
-
-
 @dataclass(frozen=True)
 class _Decoding:
     """A pool being decoded into `buffer`, (pool_rows, d_in)."""
 
     pool: Pool
+    workers: Workers
     parts: list[Future[None]]
     staging: StagingMemory
     buffer: torch.Tensor
 
     def wait(self) -> ShuffledRows:
         for part in self.parts:
-            part.result()
+            self.workers.result(part)
         self.staging.after_fill()
         return ShuffledRows(self.staging, self.buffer, self.staging.upload_index(self.pool.order()))
 
@@ -95,10 +93,11 @@ class _Mapping:
     """A pool of an uncompressed cache whose mapped chunks are being checked."""
 
     pool: Pool
+    workers: Workers
     parts: list[Future[np.ndarray]]
 
     def wait(self) -> ShuffledViews:
-        return ShuffledViews([part.result() for part in self.parts], self.pool.order())
+        return ShuffledViews([self.workers.result(part) for part in self.parts], self.pool.order())
 
 
 @dataclass(frozen=True)

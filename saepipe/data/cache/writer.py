@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from saepipe.data.errors import HealthError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.inside import inside
+from saepipe.data.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ class CacheWriter:
         self._lines = _complete_pools(folder, self._listed)
         self._contexts: list[Line] = []
         self._hooks = {layout.acts(hook): HookWriter(folder, layout, hook) for hook in layout.hooks}
-        self._encoders = ThreadPoolExecutor(threads, thread_name_prefix="encode")
-        self._lister = ThreadPoolExecutor(1, thread_name_prefix="manifest")
+        self._encoders = Workers(threads, "encode")
+        self._lister = Workers(1, "list shards")
         self._pending: Future[None] | None = None
 
     def close(self) -> None:
         """Stops the threads; pools that are not listed by then will be made again."""
-        self._encoders.shutdown(wait=True, cancel_futures=True)
-        self._lister.shutdown(wait=True, cancel_futures=True)
+        self._encoders.close()
+        self._lister.close()
 
     def pools(self, split: Split) -> list[Line]:
         """The manifest lines of the complete pools written so far, in order; there may be gaps between them."""
@@ -130,7 +131,7 @@ class CacheWriter:
             HealthError: if `int8` loses more of the first pool than the floor allows.
         """
         if self._pending is not None:
-            self._pending.result()
+            self._lister.result(self._pending)
             self._pending = None
 
     def log(self, **facts: Any) -> None:
@@ -208,7 +209,7 @@ class CacheWriter:
         return {name: {**artifact.digest_bytes(data), **describe_shard(array, data)}}
 
     def _append_lines(self, pool: RowPool, shards: list[Future[Line]]) -> None:
-        lines = [shard.result() for shard in shards]
+        lines = [self._encoders.result(shard) for shard in shards]
         fields = {"split": pool.split, "pool": pool.number, "num_rows": len(pool.order)}
         lines.append({"kind": "pool", **fields, **pool.facts, "files": {}})
         for line in lines:

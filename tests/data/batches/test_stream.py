@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from helpers.late_copies import LateCopies, LateMemory
 from helpers.made_caches import structured_rows, write_cache
 from saepipe.data.batches import stream as stream_module
-from saepipe.data.batches import streamed
 from saepipe.data.batches.memory import Resident
 from saepipe.data.batches.shuffle import permutation, pools
 from saepipe.data.batches.staging_memory import HostMemory
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.mapped_rows import MappedRows
+from saepipe.data.workers import Workers
 
 HOOK = "blocks.1.hook_resid_post"
 NUM_ROWS, CHUNK_ROWS, D_IN = 8200, 256, 24
@@ -171,13 +171,15 @@ def test_a_closed_iterator_stops_decoding(tiny_cache: Path, monkeypatch: pytest.
             super().fill(rows, chunk, out)
             running.remove(chunk)
 
-    def wait_for_running(parts: list[Future[None]]) -> None:
+    wait = Workers.wait
+
+    def wait_for_running(workers: Workers, parts: list[Future[None]]) -> None:
         cancelled.set()
-        wait(parts)
+        wait(workers, parts)
 
     expected = take(tiny_cache, 1, pool_chunks=11)
     monkeypatch.setattr(stream_module, "staging_memory", lambda *_: BlockedMemory())
-    monkeypatch.setattr(streamed, "wait", wait_for_running)
+    monkeypatch.setattr(Workers, "wait", wait_for_running)
     with BatchStream(Cache.open(tiny_cache), HOOK, 300, 1, pool_chunks=11, threads=2) as stream:
         for _ in range(3):
             started.clear()
