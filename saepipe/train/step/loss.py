@@ -66,9 +66,13 @@ class Loss:
 
 
 def reconstruction(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
-    """Mean over the batch of |x - x_hat|^2 (`squared`) or |x - x_hat| (`norm`); (batch, d_in) twice -> ()."""
+    """Mean over the batch of |x - x_hat|^2 (`squared`) or |x - x_hat| (`norm`); (batch, d_in) twice -> ().
+
+    It is summed row by row, because torch splits the sum of a whole matrix by the number of threads, and health.json
+    would then depend on it.
+    """
     error = x - x_hat
-    return error.square().sum() / len(x) if kind == "squared" else torch.linalg.vector_norm(error, dim=1).mean()
+    return error.square().sum(1).sum() / len(x) if kind == "squared" else torch.linalg.vector_norm(error, dim=1).mean()
 
 
 def compute_loss(
