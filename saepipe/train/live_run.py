@@ -20,6 +20,7 @@ from saepipe.train.plan import Planned
 from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.rundir.metrics_log import MetricsLog
+from saepipe.train.rundir.process_log import log_process
 from saepipe.train.rundir.resume import remove_partial_files, resume_point
 from saepipe.train.step.init import center
 from saepipe.train.step.loss import RECONSTRUCTION
@@ -58,6 +59,9 @@ class LiveRun:
         state = load_checkpoint(point.checkpoint, recipe) if point.checkpoint else first_state(recipe, stream)
         header = run_folder.header(planned.variant, recipe, planned.cache, point.header)
         run_folder.begin(folder, recipe, header)
+        differing = log_process(folder, state.step, str(recipe.device))
+        if differing and state.step:
+            progress.say(f"{folder}: resumed with {', '.join(differing)}; its numbers may round otherwise")
         metadata = run_folder.sae_metadata(header, recipe, planned.cache)
         log = MetricsLog(folder / run_folder.METRICS, state.step, point.log)
         config, study = recipe.config.to_dict() | {"run": header}, folder.resolve().parents[1].name
