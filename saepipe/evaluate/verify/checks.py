@@ -19,6 +19,8 @@ from saepipe.evaluate.model import kept_work
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.validate.trained_stacks import read_outcomes
 from saepipe.evaluate.verify.find import Kind, Part
+from saepipe.train.rundir.checkpoint import DamagedCheckpoint, read_index, remove_checkpoint
+from saepipe.train.rundir.finished import damage as damaged_run
 
 
 def damage(part: Part) -> list[str]:
@@ -49,12 +51,25 @@ def clear(part: Part) -> str:
 
 def _sealed_damage(part: Part) -> Iterator[str]:
     try:
+        if part.kind == "run":
+            yield from damaged_run(part.path)
+            return
         _, lines = artifact.open_committed(part.path, part.kind)
         yield from artifact.damaged_files(part.path, lines)
         if part.kind == "cache":
             yield from damaged_ancestors(part.path)
     except CorruptDataError as error:
         yield error.message
+
+
+def _read_checkpoint(path: Path) -> None:
+    """Raises CorruptDataError if a run cannot go on from this checkpoint of its own."""
+    try:
+        read_index(path, artifact.read_manifest(path.parent.parent)[0]["run_id"])
+    except DamagedCheckpoint as problem:
+        raise CorruptDataError(f"{path} cannot be used: {problem}") from None
+    except (IndexError, KeyError):
+        raise CorruptDataError(f"{path} cannot be used: its run has lost its manifest") from None
 
 
 def _clear_cache(path: Path) -> str:
@@ -75,6 +90,12 @@ def _clear_run(path: Path) -> str:
     with artifact.writer_lock(path):
         (path / artifact.COMMITTED).unlink(missing_ok=True)
     return f"the saepipe train command that made {path}, which goes on from its last intact checkpoint"
+
+
+def _clear_checkpoint(path: Path) -> str:
+    with artifact.writer_lock(path.parent.parent):
+        remove_checkpoint(path)
+    return f"nothing for {path}: a run goes on from its last intact checkpoint"
 
 
 def _clear_store(path: Path) -> str:
@@ -110,6 +131,7 @@ def _clear_notes(path: Path) -> str:
 
 
 _READERS: dict[Kind, Callable[[Path], object]] = {
+    "checkpoint": _read_checkpoint,
     "result": read,
     "notes": read_notes,
     "validation outcomes": read_outcomes,
@@ -117,6 +139,7 @@ _READERS: dict[Kind, Callable[[Path], object]] = {
 _CLEARERS: dict[Kind, Callable[[Path], str]] = {
     "cache": _clear_cache,
     "run": _clear_run,
+    "checkpoint": _clear_checkpoint,
     "feature store": _clear_store,
     "kept work": _clear_work,
     "result": _clear_result,

@@ -15,8 +15,10 @@ from saepipe.evaluate.browse import notes
 from saepipe.evaluate.features import store
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.model import kept_work
+from saepipe.train.rundir.checkpoint import checkpoints
+from saepipe.train.rundir.folder import CHECKPOINTS
 
-Kind = Literal["cache", "run", "feature store", "kept work", "result", "notes", "validation outcomes"]
+Kind = Literal["cache", "run", "checkpoint", "feature store", "kept work", "result", "notes", "validation outcomes"]
 
 _SIGNS: dict[Kind, tuple[str, ...]] = {
     "cache": ("zarr.json", "acts", "heldout"),
@@ -54,6 +56,8 @@ def parts(path: Path) -> Iterator[Part]:
             kind = kind_of(folder)
             if kind:
                 yield Part(kind, folder)
+            if kind == "run":
+                yield from (Part("checkpoint", path) for path in checkpoints(folder / CHECKPOINTS))
             if kind is None or kind == "run":
                 listed = [folder / file for file in sorted(files) if file.endswith(".json")]
                 for file in listed if kind is None else [folder / notes.FILE]:

@@ -17,6 +17,8 @@ from saepipe.data.folders import artifact
 from saepipe.evaluate.browse.notes import Notes
 from saepipe.evaluate.model.kept_work import Content, KeptWork, Work
 from saepipe.evaluate.verify.run import verify
+from saepipe.train.config import TrainConfig
+from saepipe.train.run import train
 
 pytestmark = pytest.mark.quick
 
@@ -77,6 +79,28 @@ def test_damage_is_named_and_cleared_if_a_command_can_make_it_again(
     (command,) = json.loads(out)["next"]
     assert ("saepipe train" if kind == WEIGHTS else "saepipe evaluate") in command
     assert verify(study).damaged == []
+
+
+def test_a_trained_run_is_checked_with_its_log_and_checkpoints(toy_cache: Path, tmp_path: Path) -> None:
+    settings = {"cache": str(toy_cache), "hook": "blocks.1.hook_resid_post", "sae": {"name": "relu", "d_sae": 16}}
+    settings |= {"steps": 4, "batch_size": 64, "log_every": 1, "checkpoint_every": 2, "device": "cpu"}
+    [run] = train(TrainConfig.parse(settings), tmp_path / "runs")
+    verified = verify(run)
+    assert verified.damaged == []
+    assert verified.checked["run"] == 1
+    checkpoint = next((run / "checkpoints").iterdir())
+    damage(checkpoint / "state.json")
+    [problem] = verify(run).damaged
+    assert problem.startswith(f"{checkpoint} cannot be used")
+    assert verify(run, repair=True).cleared == [f"checkpoint {checkpoint}"]
+    assert not checkpoint.exists()
+    assert artifact.is_committed(run)
+    damage(run / "metrics.jsonl")
+    assert ["metrics.jsonl" in problem for problem in verify(run).damaged] == [True]
+    (command,) = verify(run, repair=True).next
+    assert command.startswith("the saepipe train command")
+    train(TrainConfig.parse(settings), tmp_path / "runs")
+    assert verify(run).damaged == []
 
 
 def test_damage_to_a_cache_leads_to_its_harvest(toy_cache: Path, tmp_path: Path) -> None:
