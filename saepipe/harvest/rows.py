@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.special_tokens import keep_mask
-from saepipe.data.errors import CorruptDataError
+from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import LanguageModel
@@ -47,24 +47,52 @@ class Rows:
         return {name: values[start:stop] for name, values in self.arrays.items()}
 
 
+@dataclass(frozen=True)
+class _Activations:
+    """Activations of one batch at one hook, on the model's device."""
+
+    x: torch.Tensor
+    """(batch, context_size, d_in) bfloat16"""
+    norms: torch.Tensor
+    """(batch, context_size) float32: of the rounded rows, and finite"""
+
+
 class RowSource:
     """Runs the model on batches of windows and extracts the rows to store."""
 
-    def __init__(self, lm: LanguageModel, hooks: Sequence[HookPoint], norm_limits: Mapping[str, float]) -> None:
-        """`norm_limits` gives, by hook, the norm above which training rows are left out; empty for no filter."""
-        self._lm, self._hooks, self._norm_limits = lm, hooks, norm_limits
+    def __init__(
+        self,
+        lm: LanguageModel,
+        hooks: Sequence[HookPoint],
+        norm_limits: Mapping[str, float],
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """
+        Args:
+            lm: the model.
+            hooks: where to take activations.
+            norm_limits: by hook, the norm above which training rows are left out; empty for no filter.
+            say: is told when batches no longer fit the device's memory and are run in parts from then on.
+        """
+        self._lm, self._hooks, self._norm_limits, self._say = lm, hooks, norm_limits, say
+        self.at_once: int | None = None
+        """windows per forward pass, once a whole batch did not fit"""
+        self.may_split = lm.model.device.type == "cuda"
+        """whether a batch that does not fit is run in parts; on a CPU that could change the rows' last bits"""
 
     def train(self, batch: WindowBatch) -> Rows:
         """Rows of ordinary tokens, with their norms, contexts and positions."""
         ordinary = keep_mask(batch.ids, self._lm.special_ids)
         activations = self._run(batch)
-        norms = {hook: x.float().norm(dim=-1).cpu().numpy() for hook, x in activations.items()}
+        norms = {hook: part.norms.cpu().numpy() for hook, part in activations.items()}
         keep = ordinary.copy()
         for hook, limit in self._norm_limits.items():
             keep &= norms[hook] <= limit
         context, position = np.nonzero(keep)
         index = torch.from_numpy(np.flatnonzero(keep))
-        arrays = {Layout.acts(hook): bits(x.flatten(0, 1)[index.to(x.device)]) for hook, x in activations.items()}
+        arrays = {
+            Layout.acts(hook): bits(part.x.flatten(0, 1)[index.to(part.x.device)]) for hook, part in activations.items()
+        }
         arrays |= {Layout.norm(hook): norm[keep] for hook, norm in norms.items()}
         arrays[Layout.CONTEXT_ID] = context + batch.first
         arrays[Layout.POSITION] = position.astype(np.int32)
@@ -72,26 +100,100 @@ class RowSource:
 
     def heldout(self, batch: WindowBatch) -> Rows:
         """Rows of all positions, including BOS, because the layers above attend to it."""
-        return Rows({Layout.acts(hook, "heldout"): bits(x.flatten(0, 1)) for hook, x in self._run(batch).items()})
+        activations = self._run(batch)
+        return Rows({Layout.acts(hook, "heldout"): bits(part.x.flatten(0, 1)) for hook, part in activations.items()})
 
     def median_norms(self, batch: WindowBatch) -> dict[str, float]:
         """Median norm of ordinary tokens, by hook."""
         keep = torch.from_numpy(keep_mask(batch.ids, self._lm.special_ids))
-        return {hook: float(x[keep.to(x.device)].float().norm(dim=-1).median()) for hook, x in self._run(batch).items()}
+        return {hook: float(part.norms[keep.to(part.x.device)].median()) for hook, part in self._run(batch).items()}
 
-    def _run(self, batch: WindowBatch) -> dict[str, torch.Tensor]:
-        """Activations by hook, (batch, context_size, d_in) bfloat16, in the order of the config's hooks."""
-        activations = capture(self._lm.model, torch.from_numpy(batch.ids).long(), self._hooks)
-        for hook, x in activations.items():
-            finite = torch.isfinite(x).all(dim=-1)
-            if not finite.all():
-                window, position = (int(i) for i in (~finite).nonzero()[0])
-                raise CorruptDataError(
-                    f"the model gives NaN or Inf at {hook}: document {batch.documents[window, position]}, "
-                    f"context {batch.first + window}, position {position}",
-                    hint="use another dtype (bfloat16 rather than float16), or leave the document out",
-                )
-        return {str(hook): activations[str(hook)].bfloat16() for hook in self._hooks}
+    def _run(self, batch: WindowBatch) -> dict[str, _Activations]:
+        """Activations by hook, in the order of the config's hooks.
+
+        Raises:
+            ConfigError: if the model has no such token id.
+            CorruptDataError: if an activation is not finite, or its row's norm is not.
+            OutOfSpaceError: if the batch does not fit in memory.
+        """
+        self._check_ids(batch)
+        activations = self._capture(torch.from_numpy(batch.ids).long())
+        return {str(hook): self._rounded(batch, str(hook), activations[str(hook)]) for hook in self._hooks}
+
+    def _check_ids(self, batch: WindowBatch) -> None:
+        wrong = batch.ids.view(np.uint32) >= self._lm.num_ids  # negative ids are larger than any other
+        if wrong.any():
+            window, position = np.argwhere(wrong)[0]
+            raise ConfigError(
+                f"document {batch.documents[window, position]} has token id {batch.ids[window, position]}, but the "
+                f"model knows only 0 to {self._lm.num_ids - 1}",
+                hint="use the tokenizer of this model",
+            )
+
+    def _rounded(self, batch: WindowBatch, hook: str, x: torch.Tensor) -> _Activations:
+        """Rounds activations to what is stored, and checks that; rounding can make the largest values infinite."""
+        rounded = x.bfloat16()
+        norms = rounded.float().norm(dim=-1)
+        finite = torch.isfinite(norms)
+        if finite.all():
+            return _Activations(rounded, norms)
+        window, position = (int(i) for i in (~finite).nonzero()[0])
+        row = x[window, position]
+        where = (
+            f"at {hook}: document {batch.documents[window, position]}, "
+            f"context {batch.first + window}, position {position}"
+        )
+        if not torch.isfinite(row).all():
+            hint = "use another dtype (bfloat16 rather than float16), or leave the document out"
+            raise CorruptDataError(f"the model gives NaN or Inf {where}", hint=hint)
+        raise CorruptDataError(
+            f"the model gives values up to {float(row.abs().max()):.3g} {where}; as bfloat16 they, or their norm in "
+            "float32, are infinite",
+            hint="check the model, or leave the document out",
+        )
+
+    def _capture(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Activations by hook, (batch, context_size, d_in) in the model's dtype; in parts if `at_once` is set."""
+        while True:
+            try:
+                parts = [
+                    capture(self._lm.model, part, self._hooks) for part in torch.split(ids, self.at_once or len(ids))
+                ]
+                return parts[0] if len(parts) == 1 else {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error).partition("\n")[0]
+            self._split(ids, problem)  # outside the handler, whose traceback keeps the failed pass's tensors alive
+
+    def _split(self, ids: torch.Tensor, problem: str) -> None:
+        """Halves the windows per pass, and says so; raises OutOfSpaceError where it must not or cannot."""
+        failed = min(self.at_once or len(ids), len(ids))
+        if self.may_split and failed > 1:
+            torch.cuda.empty_cache()
+            self.at_once = failed // 2
+            self._say(f"{failed} contexts do not fit in memory: batches are run {self.at_once} contexts at a time")
+            return
+        raise OutOfSpaceError(
+            f"a batch of {failed} contexts does not fit in memory: {problem}", hint=self._what_would_fit(ids, failed)
+        )
+
+    def _what_would_fit(self, ids: torch.Tensor, failed: int) -> str:
+        """Finds the largest number of contexts, by halves, that go through the model."""
+        while failed := failed // 2:
+            try:
+                capture(self._lm.model, ids[:failed], self._hooks)
+                return f"batch_size: {failed} fits"
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+        return "not even one context fits: use a smaller context_size, a smaller model, or more memory"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Returns whether torch could not allocate; on a CPU that is an ordinary RuntimeError."""
+    texts = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def bits(x: torch.Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from saepipe.data.cache.channel_moments import Moments
 from saepipe.data.cache.int8 import Channels, Snr, quantise
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.shards import MappedShard, RowArray
+from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import Line
 
 Part = tuple[RowArray, np.ndarray]
@@ -44,8 +45,20 @@ class HookWriter:
             self._channels = Channels.of(Moments.of(bits))
 
     def shard(self, number: int, bits: np.ndarray) -> Iterator[Part]:
-        """The arrays to write for one shard, from its rows (rows, d_in) uint16."""
-        yield self._moments, Moments.of(bits).packed()[None]
+        """The arrays to write for one shard, from its rows (rows, d_in) uint16.
+
+        Raises:
+            CorruptDataError: if the rows are so large that their moments overflow.
+        """
+        moments = Moments.of(bits).packed()
+        if not np.isfinite(moments).all():
+            channel = int(np.argwhere(~np.isfinite(moments))[0][1])
+            raise CorruptDataError(
+                f"channel {channel} at {self._hook} has values up to {moments[-1, channel]:.3g} in shard {number}, "
+                "whose variance overflows float32",
+                hint="check the model: activations of that size mean that it diverges",
+            )
+        yield self._moments, moments[None]
         if self._channels is None:
             yield self._acts[0], bits
             return
