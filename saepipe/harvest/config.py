@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import codecs
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.cache.int8 import SNR_FLOOR
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import PathText, Seed
 from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.local_rows import split_suffix
 from saepipe.harvest.model import ModelConfig
+
+_NEVER = object()
 
 
 def _as_tuple(value: Any) -> Any:
@@ -28,7 +38,10 @@ Hooks = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_
 class DatasetConfig(Config):
     """The source of the text."""
 
-    source: PathText = Field("toy", description="hub id, a folder, a .txt/.jsonl/.csv/.parquet file, or `toy`")
+    source: PathText = Field(
+        "toy",
+        description="hub id, a folder, a .txt, .parquet, .jsonl, .json or .csv file (or .jsonl.gz, ...), or `toy`",
+    )
     subset: str | None = Field(None, description="configuration name of a hub dataset")
     split: str = "train"
     revision: str | None = None
@@ -38,11 +51,36 @@ class DatasetConfig(Config):
     join: str = "\n"
     tokenised: bool = Field(False, description="the column holds token ids, not text")
     documents: Literal["paragraph", "line", "document"] = Field("paragraph", description="unit of a .txt file")
+    encoding: str = Field("utf-8", description="of a .txt, .jsonl, .json or .csv file; a byte-order mark is skipped")
+    nulls: Literal["refuse", "skip"] = Field("refuse", description="`skip` leaves out and counts rows without a value")
     seed: Seed = Field(0, description="seed of the toy text")
 
     @property
     def suffix(self) -> str:
-        return Path(self.source).suffix.lower()
+        """The ending of the file's format, without that of its compression."""
+        return split_suffix(self.source)[0]
+
+    @property
+    def compression(self) -> str:
+        return split_suffix(self.source)[1]
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str) -> str:
+        try:
+            known = codecs.lookup(encoding)._is_text_encoding
+        except (LookupError, ValueError):
+            known = False
+        if not known:
+            raise ValueError("there is no such encoding; e.g. utf-8, latin-1 or utf-16")
+        return encoding
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out keys at their default that earlier versions did not have, so that equal settings stay equal."""
+        plain: dict[str, Any] = serialise(self)
+        defaults = {"encoding": "utf-8", "nulls": "refuse"}
+        return {key: value for key, value in plain.items() if value != defaults.get(key, _NEVER)}
 
     @model_validator(mode="after")
     def _check(self) -> DatasetConfig:

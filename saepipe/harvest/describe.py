@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from saepipe.data.cache.layout import Layout, Split
+from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import provenance
@@ -25,11 +26,14 @@ def make_layout(config: HarvestConfig, lm: LanguageModel) -> Layout:
 
 
 def make_windows(
-    config: HarvestConfig, lm: LanguageModel, revision: str | None = None
+    config: HarvestConfig, lm: LanguageModel, revision: str | None = None, nulls: list[int] | None = None
 ) -> Iterator[tuple[Split, Window]]:
-    """Yields all windows, training and held-out; a pure function of the config and the dataset's commit."""
+    """Yields all windows, training and held-out; a pure function of the config and the dataset's commit.
+
+    `nulls` receives the numbers of the documents that were left out because they have no value.
+    """
     return pack(
-        read_documents(config.dataset, revision),
+        read_documents(config.dataset, revision, nulls=nulls),
         lm.tokenizer,
         context_size=config.context_size,
         bos_id=lm.bos_id,
@@ -39,7 +43,7 @@ def make_windows(
 
 
 def first_batch(config: HarvestConfig, lm: LanguageModel, revision: str | None = None) -> WindowBatch:
-    """The first training batch; raises ConfigError if the dataset does not fill one window."""
+    """The first training batch; raises ConfigError if the dataset does not fill one window with ordinary tokens."""
     windows = (window for split, window in make_windows(config, lm, revision) if split == "train")
     batch = list(islice(windows, config.batch_size))
     if not batch:
@@ -47,7 +51,13 @@ def first_batch(config: HarvestConfig, lm: LanguageModel, revision: str | None =
             f"the dataset {config.dataset.source!r} does not fill one training window of {config.context_size} tokens",
             hint="use a smaller context_size, a smaller heldout_share, or more text",
         )
-    return WindowBatch.of(0, batch)
+    first = WindowBatch.of(0, batch)
+    if not keep_mask(first.ids, lm.special_ids).any():
+        raise ConfigError(
+            f"the first {len(batch)} windows of {config.dataset.source!r} hold nothing but special tokens",
+            hint="check the dataset's columns, and that the tokenizer belongs to the text",
+        )
+    return first
 
 
 def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class WindowFeed:
         self._windows, self._batch_size, self._max_heldout = windows, batch_size, max_heldout
         self._digest = digest
         self.heldout: list[Window] = []
+        self.num_documents = 0
+        """documents of the training text up to the last one that was yielded"""
 
     def train_batches(self) -> Iterator[WindowBatch]:
         """Yields batches in order; a thread reads and tokenises the next one while the caller uses this one.
@@ -46,6 +48,7 @@ class WindowFeed:
             while (read := next_read.result()) is not None:
                 next_read = reader.submit(next, reads, None)
                 self.heldout += read.heldout[: self._max_heldout - len(self.heldout)]
+                self.num_documents = int(read.batch.documents.max()) + 1
                 yield read.batch
 
     def heldout_batches(self) -> Iterator[WindowBatch]:

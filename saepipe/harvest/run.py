@@ -95,9 +95,10 @@ def _fill(
             start()
             return rows.train(batch)
 
-        rows = RowSource(lm, config.hook_points, attributes["norm_limits"])
+        rows = RowSource(lm, config.hook_points, attributes["norm_limits"], progress.say)
         # A branch may have moved since the harvest was started, but it reads the same commit to the end.
-        windows = make_windows(config, lm, attributes["dataset"]["revision"])
+        nulls: list[int] = []
+        windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls)
         feed = WindowFeed(windows, config.batch_size, config.heldout_tokens // config.context_size, digest=has_marks)
         contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
 
@@ -116,6 +117,8 @@ def _fill(
         _run(spec, contexts["heldout"].recorded(feed.heldout_batches()), rows.heldout, writer, progress)
 
         _report_shortfalls(config, train, heldout_rows, progress)
+        if num_nulls := sum(number < feed.num_documents for number in nulls):
+            progress.say(f"left out {num_nulls:,} of {feed.num_documents:,} documents, which have no value")
         for shards in contexts.values():
             shards.close()
         counts = {

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from huggingface_hub import constants
 
 from saepipe.data import toy
@@ -18,8 +19,11 @@ from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.hub import dataset_commit, downloaded_dataset, remote_error
 from saepipe.harvest.hub_client import is_from_the_network
+from saepipe.harvest.local_rows import csv_rows, json_rows, python_encoding
 
 _READERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+_ROWS = (".csv", ".json", ".jsonl")
+"""Formats that `local_rows` reads; plain UTF-8 lines of JSON are left to `datasets`, as ever."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,17 @@ class Document:
 
     number: int
     text: str | None = None
-    ids: tuple[int, ...] | None = None
+    ids: np.ndarray | None = None
+    """(tokens,) int64"""
 
     @property
     def heldout_score(self) -> float:
-        return heldout_score(self.text if self.text is not None else " ".join(map(str, self.ids or ())))
+        ids = self.ids if self.ids is not None else ()
+        return heldout_score(self.text if self.text is not None else " ".join(map(str, ids)))
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.text and (self.ids is None or not len(self.ids))
 
 
 def resolve_revision(config: DatasetConfig) -> str | None:
@@ -42,19 +52,22 @@ def resolve_revision(config: DatasetConfig) -> str | None:
         ConfigError: if the source is neither a file nor a hub id.
         RemoteError: if the hub has no such dataset, or cannot be reached.
     """
-    local = config.source == "toy" or config.suffix in (".csv", *_READERS) or Path(config.source).exists()
+    local = config.source == "toy" or config.suffix in (*_ROWS, *_READERS) or Path(config.source).exists()
     return None if local else dataset_commit(config.source, config.revision)
 
 
-def read_documents(config: DatasetConfig, revision: str | None = None) -> Iterator[Document]:
+def read_documents(
+    config: DatasetConfig, revision: str | None = None, *, nulls: list[int] | None = None
+) -> Iterator[Document]:
     """Streams the dataset's documents; leaves out empty ones, but counts them in the numbering.
 
     Args:
         config: the source.
         revision: commit of a hub dataset to read, instead of the one to which the config's revision points now.
+        nulls: receives the numbers of the documents without a value, which `nulls: skip` leaves out.
 
     Raises:
-        ConfigError: if a file, a split or a column does not exist.
+        ConfigError: if a file, a split or a column does not exist, or a row holds something else than text or ids.
         RemoteError: if the dataset cannot be loaded from the hub.
     """
     if config.source == "toy":
@@ -63,7 +76,10 @@ def read_documents(config: DatasetConfig, revision: str | None = None) -> Iterat
         return
     for number, row in enumerate(read_rows(config, revision)):
         document = _document(config, number, row)
-        if document.text or document.ids:
+        if document is None:
+            if nulls is not None:
+                nulls.append(number)
+        elif not document.is_empty:
             yield document
 
 
@@ -79,27 +95,50 @@ def read_rows(config: DatasetConfig, revision: str | None = None, *, files: str 
         ConfigError: if a file or a split does not exist.
         RemoteError: if the dataset cannot be loaded from the hub.
     """
-    if config.suffix == ".csv":
-        return _read_csv(config)
+    plain = config.suffix == ".jsonl" and not config.compression and python_encoding(config.encoding) == "utf-8-sig"
+    if config.suffix in _ROWS and not plain:
+        return _read_rows(config)
+    if saved := _saved_to_disk(config):
+        return _read_saved(config, saved)
     return _stream(config, revision or config.revision, files)
 
 
-def _read_csv(config: DatasetConfig) -> Iterator[dict[Any, str]]:
-    """Yields rows by column name, or by index without a header. All values stay text, including `1` and `NA`."""
-    csv.field_size_limit(2**31 - 1)  # a document may be a whole book
-    no_header = isinstance(config.columns[0], int)
-    with _existing_file(config).open(newline="", encoding="utf-8") as file:
-        if no_header:
-            yield from (dict(enumerate(row)) for row in csv.reader(file))
-        else:
-            yield from csv.DictReader(file)
+def _read_rows(config: DatasetConfig) -> Iterator[dict[Any, Any]]:
+    path = _existing_file(config)
+    if config.suffix == ".csv":
+        return csv_rows(path, config.encoding, header=not isinstance(config.columns[0], int))
+    return json_rows(path, config.encoding)
+
+
+def _saved_to_disk(config: DatasetConfig) -> str | None:
+    """Returns the file that marks a folder as one of `save_to_disk`."""
+    markers = ("dataset_dict.json", "state.json")
+    return next((name for name in markers if (Path(config.source) / name).is_file()), None)
+
+
+def _read_saved(config: DatasetConfig, marker: str) -> Iterator[dict[Any, Any]]:
+    """Yields the rows of a folder that `save_to_disk` wrote, of one split or of several."""
+    try:
+        saved: Any = datasets.load_from_disk(config.source)
+    except Exception as error:  # a damaged folder raises whatever its parts raise
+        raise ConfigError(f"cannot read the dataset {config.source!r}: {_first_line(error)}") from error
+    if marker == "dataset_dict.json":
+        if config.split not in saved:
+            raise ConfigError(f"{config.source} has no split {config.split!r}", hint=f"it has {', '.join(saved)}")
+        saved = saved[config.split]
+    yield from saved
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _stream(config: DatasetConfig, revision: str | None, files: str) -> Iterator[dict[Any, Any]]:
     options: dict[str, Any] = {"split": config.split, "streaming": True}
     if config.suffix in _READERS:
         options |= {"path": _READERS[config.suffix], "data_files": str(_existing_file(config)), "split": "train"}
-        options |= {"sample_by": config.documents} if config.suffix == ".txt" else {}
+        if config.suffix == ".txt":
+            options |= {"sample_by": config.documents, "encoding": python_encoding(config.encoding)}
     elif constants.HF_HUB_OFFLINE and not Path(config.source).exists():
         folder = downloaded_dataset(config.source, revision)
         if files:
@@ -119,8 +158,10 @@ def _stream(config: DatasetConfig, revision: str | None, files: str) -> Iterator
             raise
         if remote and not Path(config.source).exists():
             raise remote_error("dataset", config.source, config.revision, error) from error
-        problem = f"cannot read the dataset {config.source!r}: {str(error).splitlines()[0]}"
-        raise ConfigError(problem, hint="check dataset.split, dataset.subset, and the files") from error
+        problem = f"cannot read the dataset {config.source!r}: {_first_line(error)}"
+        encoding = isinstance(error, UnicodeError)
+        hint = "dataset.encoding" if encoding else "check dataset.split, dataset.subset, and the files"
+        raise ConfigError(problem, hint=hint) from error
 
 
 def _existing_file(config: DatasetConfig) -> Path:
@@ -130,17 +171,39 @@ def _existing_file(config: DatasetConfig) -> Path:
     return path
 
 
-def _document(config: DatasetConfig, number: int, row: dict[Any, Any]) -> Document:
+def _document(config: DatasetConfig, number: int, row: dict[Any, Any]) -> Document | None:
+    """Returns the row's document; None if a value is null and nulls are skipped."""
     values = [value_of(config.source, row, column) for column in config.columns]
+    if config.nulls == "skip" and any(value is None for value in values):
+        return None
     if config.tokenised:
-        return Document(number, ids=tuple(int(token) for token in values[0]))
+        return Document(number, ids=_ids(config, number, values[0]))
     for column, value in zip(config.columns, values, strict=True):
         if not isinstance(value, str):
-            raise ConfigError(
-                f"document {number} of {config.source}: column {column!r} holds {type(value).__name__}, not text",
-                hint="choose another column, or set dataset.tokenised if it holds token ids",
-            )
+            hint = "choose another column, or set dataset.tokenised if it holds token ids"
+            raise _refused(config, number, column, value, "text", hint)
     return Document(number, text=config.join.join(values))
+
+
+def _ids(config: DatasetConfig, number: int, value: Any) -> np.ndarray:
+    """Returns a row's token ids, (tokens,) int64; raises ConfigError for anything but whole numbers from 0."""
+    ids = np.asarray(value) if isinstance(value, list | tuple | np.ndarray) else None
+    if ids is not None and ids.ndim == 1 and not len(ids):
+        return ids.astype(np.int64)
+    if ids is None or ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise _refused(config, number, config.columns[0], value, "a list of token ids", "choose another column")
+    if ids.min() < 0 or ids.max() >= 2**31:
+        wrong = int(ids[(ids < 0) | (ids >= 2**31)][0])
+        hint = "leave out what is not a token, such as the -100 of masked labels"
+        raise _refused(config, number, config.columns[0], wrong, "token ids", hint)
+    return ids.astype(np.int64)
+
+
+def _refused(config: DatasetConfig, number: int, column: str | int, value: Any, wanted: str, hint: str) -> ConfigError:
+    what = "null" if value is None else f"{type(value).__name__} ({reprlib.repr(value)})"
+    if value is None:
+        hint = "`dataset.nulls: skip` leaves such rows out and counts them"
+    return ConfigError(f"document {number} of {config.source}: column {column!r} holds {what}, not {wanted}", hint=hint)
 
 
 def value_of(source: str, row: dict[Any, Any], column: str | int) -> Any:
