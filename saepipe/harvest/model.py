@@ -19,9 +19,9 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from saepipe.data.config.base import Config, fingerprint
 from saepipe.data.config.bounds import Device, PathText
 from saepipe.data.device import pick_device
-from saepipe.data.errors import ConfigError, CorruptDataError, MachineError, SaepipeError
+from saepipe.data.errors import ConfigError, CorruptDataError, MachineError, OutOfSpaceError, SaepipeError
 from saepipe.data.toy import MODEL_DIR
-from saepipe.harvest.capture import capture
+from saepipe.harvest.capture import capture, is_out_of_memory
 from saepipe.harvest.hooks import HookPoint, decoder_layers
 from saepipe.harvest.hub import remote_error
 from saepipe.harvest.hub_client import is_from_the_network
@@ -113,6 +113,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
         ConfigError: if a folder holds no model, the model lacks that attention implementation, the checkpoint does not
             have exactly the model's weights, or the tokenizer makes no ordinary tokens.
         CorruptDataError: if a file of weights is damaged.
+        OutOfSpaceError: if the model does not fit in memory.
     """
     device = pick_device(config.device)
     try:
@@ -128,8 +129,6 @@ def load_model(config: ModelConfig) -> LanguageModel:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are listed; none is accepted
         )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a damaged or foreign file raises whatever the reading library does not expect
         raise _loading_error(config, error) from error
     model, loaded = cast(tuple[PreTrainedModel, dict[str, Any]], pair)
@@ -140,7 +139,10 @@ def load_model(config: ModelConfig) -> LanguageModel:
             hint="a checkpoint folder needs tokenizer.json, or the files that its tokenizer is made from",
         )
     model.requires_grad_(False)
-    nn.Module.to(model, device)
+    try:
+        nn.Module.to(model, device)
+    except torch.OutOfMemoryError as error:
+        raise _loading_error(config, error) from error
     return LanguageModel(model.train(False), tokenizer, config, commit)
 
 
@@ -148,6 +150,9 @@ def _loading_error(config: ModelConfig, error: Exception) -> SaepipeError:
     """Explains why a model could not be loaded."""
     reason = " ".join(str(error).split())[:300]
     problem = f"cannot load {config.model!r}: {reason}"
+    if is_out_of_memory(error):
+        hint = "model.dtype: bfloat16, a smaller model, or more memory"
+        return OutOfSpaceError(f"{config.model!r} does not fit in memory as {config.dtype}: {reason}", hint=hint)
     if isinstance(error, ImportError):
         return MachineError(problem)
     if isinstance(error, SafetensorError):

@@ -11,7 +11,7 @@ import torch
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError
-from saepipe.harvest.capture import capture
+from saepipe.harvest.capture import capture, is_out_of_memory
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.tokenize import Window
@@ -188,12 +188,6 @@ class RowSource:
                 if not is_out_of_memory(error):
                     raise
         return "not even one context fits: use a smaller context_size, a smaller model, or more memory"
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Returns whether torch could not allocate; on a CPU that is an ordinary RuntimeError."""
-    texts = ("can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def bits(x: torch.Tensor) -> np.ndarray:

@@ -191,7 +191,10 @@ def _ids(config: DatasetConfig, number: int, value: Any) -> np.ndarray:
     if ids is not None and ids.ndim == 1 and not len(ids):
         return ids.astype(np.int64)
     if ids is None or ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise _refused(config, number, config.columns[0], value, "a list of token ids", "choose another column")
+        others = [entry for entry in value if type(entry) is not int] if isinstance(value, list) else []
+        what = f"a list with {reprlib.repr(others[0])}" if others else None
+        hint = "choose another column, or write the ids as whole numbers"
+        raise _refused(config, number, config.columns[0], value, "a list of token ids", hint, what)
     if ids.min() < 0 or ids.max() >= 2**31:
         wrong = int(ids[(ids < 0) | (ids >= 2**31)][0])
         hint = "leave out what is not a token, such as the -100 of masked labels"
@@ -199,8 +202,10 @@ def _ids(config: DatasetConfig, number: int, value: Any) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def _refused(config: DatasetConfig, number: int, column: str | int, value: Any, wanted: str, hint: str) -> ConfigError:
-    what = "null" if value is None else f"{type(value).__name__} ({reprlib.repr(value)})"
+def _refused(
+    config: DatasetConfig, number: int, column: str | int, value: Any, wanted: str, hint: str, what: str | None = None
+) -> ConfigError:
+    what = what or ("null" if value is None else f"{type(value).__name__} ({reprlib.repr(value)})")
     if value is None:
         hint = "`dataset.nulls: skip` leaves such rows out and counts them"
     return ConfigError(f"document {number} of {config.source}: column {column!r} holds {what}, not {wanted}", hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from saepipe.data.errors import ConfigError, CorruptDataError
+from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError
 from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.model import ModelConfig, load_model
 
@@ -53,6 +54,14 @@ def test_truncated_weights_are_damage(folder: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CorruptDataError, match="the weights of .* are damaged"):
         load(folder)
+
+
+def test_a_model_that_does_not_fit_in_memory_is_out_of_space(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 2**42}))
+    with pytest.raises(OutOfSpaceError, match="does not fit in memory as bfloat16: .*allocate") as raised:
+        load(folder)
+    assert raised.value.exit_code == 5
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])

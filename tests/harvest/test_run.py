@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -179,6 +180,28 @@ def test_a_corpus_that_is_too_short_is_reported(toy_config: HarvestConfig, tmp_p
     assert any("the corpus ended" in sentence and "of 12,000 requested" in sentence for sentence in progress.said)
     with pytest.raises(ConfigError, match="does not fill one training window"):
         harvest(changed(config, context_size=512, heldout_share=0.9), tmp_path / "none")
+
+
+def test_documents_without_a_value_are_counted(toy_config: HarvestConfig, tmp_path: Path) -> None:
+    """Only those before the end of the text that was used, however far the reader was ahead."""
+    path = tmp_path / "ids.jsonl"
+    rows = [{"text": None if i % 10 == 3 else list(range(10, 110))} for i in range(400)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dataset = {"source": str(path), "tokenised": True, "nulls": "skip"}
+    progress, sizes = Silent(), {"num_tokens": 3000, "heldout_tokens": 0, "heldout_share": 0.0, "batch_size": 4}
+    cache = harvest(changed(toy_config, dataset=dataset, **sizes), tmp_path / "cache", progress=progress)
+    documents = MappedRows(cache.path, "documents", cache.files)
+    last = int(documents.read(0, documents.num_rows).max())
+    num_nulls = sum(i % 10 == 3 for i in range(last + 1))
+    assert f"left out {num_nulls} of {last + 1} documents, which have no value" in progress.said
+
+
+def test_a_text_of_special_tokens_alone_is_refused(toy_config: HarvestConfig, tmp_path: Path) -> None:
+    path = tmp_path / "ids.jsonl"
+    path.write_text((json.dumps({"text": [1] * 500}) + "\n") * 20)
+    config = changed(toy_config, dataset={"source": str(path), "tokenised": True}, heldout_share=0.0)
+    with pytest.raises(ConfigError, match="hold nothing but special tokens"):
+        harvest(config, tmp_path / "cache")
 
 
 def test_a_nan_error_names_document_and_position(

@@ -112,7 +112,7 @@ def test_real_news(ag_news: Path) -> None:
 WRONG_IDS: dict[str, tuple[Any, str]] = {
     "negative": ([5, -100, 7], r"int \(-100\), not token ids"),
     "beyond int32": ([5, 2**40], r"int \(1099511627776\), not token ids"),
-    "null": ([5, None, 7], "not a list of token ids"),
+    "null": ([5, None, 7], "a list with None, not a list of token ids"),
     "text": (["5", "6"], "not a list of token ids"),
     "fractions": ([5.5, 6.5], "not a list of token ids"),
     "truth values": ([True, False], "not a list of token ids"),
