@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from saepipe.train.health.dry_step import dry_step
 from saepipe.train.health.finished import check_finite, check_steps
 from saepipe.train.health.judge import check_commits, doubts, judge
 from saepipe.train.health.log_lines import check_log
+from saepipe.train.health.raised import raised_by_component
 from saepipe.train.plan import Planned
 from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
@@ -86,6 +88,21 @@ class LiveRun:
         commits = check_commits(self.header["commits"])
         self.early_findings = [*doubts(recipe.config), *commits, *dry_step(recipe, self.state, batches)]
         self.report(self.early_findings)
+
+    @contextmanager
+    def stops_alone(self) -> Iterator[None]:
+        """Lets an error that one of the run's components raises stop this run and no other."""
+        try:
+            yield
+        except Exception as error:
+            self.failed_by(error)
+
+    def failed_by(self, error: Exception) -> None:
+        """Stops the run if one of its components raised `error`; otherwise raises it."""
+        finding = raised_by_component(self.planned.recipe.config, error, f"in step {self.state.step + 1:,}")
+        if finding is None:
+            raise error
+        self.report([finding])
 
     def joins_team(self, size: int) -> None:
         """Records in the manifest how many runs, at most, made steps together."""

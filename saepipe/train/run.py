@@ -8,14 +8,17 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.errors import ConfigError, HealthError
 from saepipe.data.folders.artifact import is_committed, writer_lock
-from saepipe.data.folders.health import Health, errors
+from saepipe.data.folders.health import Finding, Health, errors
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.data.terminal.signals import stop_requests
 from saepipe.train.config import TrainConfig
+from saepipe.train.health.raised import raised_by_component
 from saepipe.train.live_run import LiveRun
 from saepipe.train.plan import Planned, check_room, plan_runs
 from saepipe.train.rundir import folder as run_folder
@@ -59,7 +62,7 @@ def train(
     config, progress = TrainConfig.of(config), progress or Silent()
     planned = plan_runs(config, Path(out))
     check_installed(sorted({name for run in planned for name in run.recipe.config.trackers}))
-    failed: list[LiveRun] = []
+    failed: list[Failure] = []
     with ExitStack() as locks, Tracking(progress) as tracking:
         for run in planned:
             if not is_committed(run.folder):
@@ -76,25 +79,37 @@ def train(
             failed += train_group(list(group), progress, tracking, strict=strict)
     _print_invalid([run.folder for run in planned if is_committed(run.folder)], progress)
     if failed:
-        listed = "\n".join(f"  {run.planned.folder}: {run.fatal[0]}" for run in failed)
+        listed = "\n".join(f"  {folder}: {finding}" for folder, finding in failed)
         raise HealthError(f"{len(failed)} of {len(planned)} runs failed:\n{listed}", hint="see their health.json")
     return [run.folder for run in planned]
 
 
+Failure = tuple[Path, Finding]
+"""Folder of a run that failed, and the reason."""
+
+
 def train_group(
     group: Sequence[Planned], progress: Progress, tracking: Tracking, *, strict: bool = False
-) -> list[LiveRun]:
-    """Trains runs that share a stream, and returns those that failed."""
+) -> list[Failure]:
+    """Trains runs that share a stream, and returns which failed."""
     first = group[0]
     _, hook, batch_size, data_seed = first.stream
     device, resident = first.recipe.device, first.recipe.config.resident
     with BatchStream(
         first.cache, hook, batch_size, data_seed, device=device, resident=resident, progress=progress
     ) as stream:
-        runs = [LiveRun.begin(run, stream, tracking, progress, strict=strict) for run in group]
+        runs, failed = [], []
+        for planned in group:
+            try:
+                runs.append(LiveRun.begin(planned, stream, tracking, progress, strict=strict))
+            except Exception as error:
+                failed.append(_failure(planned, error))
+        if not runs:
+            return failed
         early_batches = list(islice(stream.batches(), 2))
         for run in runs:
-            run.check_before_start(early_batches)
+            with run.stops_alone():
+                run.check_before_start(early_batches)
         # A run that has failed its checks keeps its step, but no batch is read for it.
         start = min((run.state.step for run in runs if not run.fatal), default=0)
         stop = max(run.planned.recipe.num_steps for run in runs)
@@ -113,15 +128,35 @@ def train_group(
                     lineup = [(members, _team(members)) for members in teams(ready, lambda run: run.planned.recipe)]
                 on_device = rows.to(device, non_blocking=True)
                 for members, team in lineup:
-                    measurements = team.step(on_device, [run.logs_next_step for run in members])
-                    for run, measurement in zip(members, measurements, strict=True):
-                        run.after_step(measurement)
+                    _step(members, team, on_device)
                 progress.advance(batch_size)
                 if stop_request:
                     raise stop_request.stopped(_keep(runs))
     for run in runs:
         run.check_complete()
-    return [run for run in runs if run.fatal]
+    return failed + [(run.planned.folder, run.fatal[0]) for run in runs if run.fatal]
+
+
+def _step(members: Sequence[LiveRun], team: Team, rows: Tensor) -> None:
+    """Makes one step of a team; if a component raises, its members stop and the other teams go on."""
+    try:
+        measurements = team.step(rows, [run.logs_next_step for run in members])
+    except Exception as error:
+        for run in members:
+            run.failed_by(error)
+        return
+    for run, measurement in zip(members, measurements, strict=True):
+        with run.stops_alone():
+            run.after_step(measurement)
+
+
+def _failure(planned: Planned, error: Exception) -> Failure:
+    """Records that a component of a run raised `error` before the run could begin; otherwise raises it."""
+    finding = raised_by_component(planned.recipe.config, error, "before the first step")
+    if finding is None:
+        raise error
+    Health((finding,)).write(planned.folder)
+    return planned.folder, finding
 
 
 def _keep(runs: Sequence[LiveRun]) -> str:

@@ -61,3 +61,14 @@ class Dies(Penalty):
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         alive = float(ctx.step < 0.6 * ctx.num_steps)
         return Penalised(alive * ctx.acts_sum.sum() / len(ctx.x), {}, state)
+
+
+class Raises(Penalty):
+    """L1 that raises an error in step 120."""
+
+    name: Literal["fault_raises"] = "fault_raises"
+
+    def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        if ctx.step == 119:
+            raise ValueError("no such pair")
+        return Penalised(ctx.acts_sum.sum() / len(ctx.x), {}, state)

@@ -321,4 +321,10 @@ MUTATIONS = (
         "ends at step 10,000, but the run has 200 steps",
         changed(penalties=[{"name": "l1", "weight": {"start": 1.0, "end": 0.1, "steps": 10_000}}]),
     ),
+    Mutation(
+        "H21",
+        "a penalty that raises an error in step 120",
+        "fault_raises raised ValueError: no such pair at ",
+        changed(penalties=[{"name": "fault_raises", "weight": 1}]),
+    ),
 )

@@ -13,10 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from saepipe.data.errors import SaepipeError
+from saepipe.data.errors import is_out_of_memory
 from saepipe.data.folders.health import Finding
 from saepipe.train.config import DeadConfig, TrainConfig, labels
 from saepipe.train.health.finished import check_finite, check_unit_rows
+from saepipe.train.health.raised import locate, raised_by_component, summary
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.seeds import generator
 from saepipe.train.step.loss import Loss
@@ -65,10 +66,15 @@ def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
         for x in rows:
             state.tokens_since_fired[::3] = batch
             train_step(tiny, state, x)
-    except (MemoryError, torch.OutOfMemoryError, SaepipeError):
-        raise
     except Exception as error:
-        message = f"{name} fails with d_in {d_in}, d_sae {d_sae} and batch {batch}: {_short(error)}"
+        when = f"with d_in {d_in}, d_sae {d_sae} and batch {batch}"
+        finding = raised_by_component(config, error, when)
+        if not isinstance(error, RuntimeError | IndexError) or is_out_of_memory(error):
+            if finding is None:
+                raise
+            return [replace(finding, about=name)]
+        where = f" at {located[1]}" if (located := locate(config, error)) else ""
+        message = f"{name} fails {when}{where}: {summary(error)}"
         return [Finding("H14", "error", f"{message}; it may confuse two of these axes", name)]
     findings = check_finite(state) or check_unit_rows(state.params["W_dec"], config.health.unit_tolerance)
     return [replace(finding, message=f"{name} on random rows: {finding.message}", about=name) for finding in findings]
@@ -95,7 +101,3 @@ def check_differentiable(config: TrainConfig, loss: Loss) -> list[Finding]:
         for label, penalty in zip(labels(config.penalties), config.penalties, strict=True)
         if penalty.weight != 0 and not penalty.may_rest and not loss.terms[label].value.requires_grad
     ]
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
