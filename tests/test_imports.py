@@ -45,7 +45,7 @@ FLOORS = {
         "formats penalties transforms",
         "config",
         "step variants",
-        "health plan stacked",
+        "health memory plan stacked",
         "rundir",
         "live_run",
         "run",

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from saepipe.data.batches.stream import BatchStream
-from saepipe.data.errors import ConfigError, HealthError
+from saepipe.data.errors import ConfigError, HealthError, is_out_of_memory
 from saepipe.data.folders.artifact import is_committed, writer_lock
 from saepipe.data.folders.health import Finding, Health, errors
 from saepipe.data.folders.resume_mode import ResumeMode
@@ -20,6 +20,7 @@ from saepipe.data.terminal.signals import stop_requests
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.raised import raised_by_component
 from saepipe.train.live_run import LiveRun
+from saepipe.train.memory import out_of_memory
 from saepipe.train.plan import Planned, check_room, plan_runs
 from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.finished import check_undamaged
@@ -76,7 +77,13 @@ def train(
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are already finished")
         check_room(unfinished, Path(out))
         for _, group in groupby(sorted(unfinished, key=lambda run: run.stream), key=lambda run: run.stream):
-            failed += train_group(list(group), progress, tracking, strict=strict)
+            runs = list(group)
+            try:
+                failed += train_group(runs, progress, tracking, strict=strict)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise out_of_memory([run.recipe for run in runs], error) from error
     _print_invalid([run.folder for run in planned if is_committed(run.folder)], progress)
     if failed:
         listed = "\n".join(f"  {folder}: {finding}" for folder, finding in failed)
