@@ -162,6 +162,7 @@ def machine_error(error: BaseException, action: str = "") -> SaepipeError | None
 
 _OUT_OF_MEMORY = (
     "can't allocate memory",  # torch on a CPU
+    "not enough memory",
     "can't start new thread",
     "failed to map segment",  # a library that is loaded
     "Cannot allocate memory",

@@ -34,12 +34,6 @@ def capture(model: PreTrainedModel, ids: torch.Tensor, hooks: Sequence[HookPoint
     return recorded
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an allocation failed; torch's own, on a CPU, is an ordinary RuntimeError."""
-    texts = ("can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts)
-
-
 @contextmanager
 def _recording(model: PreTrainedModel, hooks: Sequence[HookPoint], recorded: dict[str, torch.Tensor]) -> Iterator[None]:
     names = {str(hook) for hook in hooks}

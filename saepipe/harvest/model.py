@@ -19,9 +19,16 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from saepipe.data.config.base import Config, fingerprint
 from saepipe.data.config.bounds import Device, PathText
 from saepipe.data.device import pick_device
-from saepipe.data.errors import ConfigError, CorruptDataError, MachineError, OutOfSpaceError, SaepipeError
+from saepipe.data.errors import (
+    ConfigError,
+    CorruptDataError,
+    MachineError,
+    OutOfSpaceError,
+    SaepipeError,
+    is_out_of_memory,
+)
 from saepipe.data.toy import MODEL_DIR
-from saepipe.harvest.capture import capture, is_out_of_memory
+from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint, decoder_layers
 from saepipe.harvest.hub import remote_error
 from saepipe.harvest.hub_client import is_from_the_network

@@ -10,8 +10,8 @@ import torch
 
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.special_tokens import keep_mask
-from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError
-from saepipe.harvest.capture import capture, is_out_of_memory
+from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError, is_out_of_memory
+from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.tokenize import Window

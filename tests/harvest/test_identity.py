@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from helpers.interrupted_harvests import changed, contents
+from helpers.resealed import replace_file, reseal
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
@@ -111,7 +112,8 @@ def test_a_cache_made_before_the_check_is_extended_and_that_is_said(
     group = json.loads((old / "zarr.json").read_text())
     for key in ("config", "definition", "chat_template", "probe"):
         del group["attributes"]["saepipe"]["model"][key]
-    (old / "zarr.json").write_text(json.dumps(group))
+    replace_file(old, "zarr.json", json.dumps(group).encode())
+    reseal(old, lambda lines: [line.pop("text", None) for line in lines])
     progress = Silent()
     harvest(changed(config, num_tokens=5100), old, progress=progress)
     assert sum("before chat_template, config, definition, probe were recorded" in text for text in progress.said) == 1

@@ -34,7 +34,7 @@ def test_a_signal_costs_no_written_pool(
     number: int, expected: type[BaseException], toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path
 ) -> None:
     def raise_stopped(*_: object) -> None:
-        raise Stopped("stopped by SIGTERM")
+        raise Stopped("stopped by SIGTERM", hint="")
 
     before = signal.signal(signal.SIGTERM, raise_stopped)  # as the command line does
     progress = StoppedAfterTheFirstPool(number)

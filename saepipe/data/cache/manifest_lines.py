@@ -13,6 +13,7 @@ from saepipe.data.folders.artifact import MANIFEST, Line
 _NUMBERS: Mapping[str, tuple[str, ...]] = {
     "shard": ("pool", "shard", "num_rows"),
     "pool": ("pool", "num_rows"),
+    "text": ("pool", "batches"),
     "contexts": ("num_contexts",),
     "metadata": (),
 }
