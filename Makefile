@@ -5,7 +5,7 @@ export SAEPIPE_SHARED ?= ../shared
 export SAEPIPE_SCREENSHOTS ?= $(CURDIR)/screenshots
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo quick test interop check lint penalties audit clean
+.PHONY: demo quick test soak interop check lint penalties audit clean
 
 demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
 	$(BIN)/saepipe demo --out demo
@@ -31,6 +31,9 @@ lint: .venv/installed  ## style and types
 	$(BIN)/mypy
 
 # Outside CI, since it asks the network; --strict fails if a package cannot be looked up.
+soak: .venv/installed  ## fifteen minutes of random faults in a study, mended to the same bytes
+	$(BIN)/python bench/soak.py
+
 audit: build/audit/bin/pip-audit  ## known weaknesses of the versions in constraints.txt
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
