@@ -45,7 +45,7 @@ FLOORS = {
         "formats penalties transforms",
         "config",
         "step variants",
-        "health memory plan stacked",
+        "health memory_needs plan stacked",
         "rundir",
         "live_run",
         "run",

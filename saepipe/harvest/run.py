@@ -96,25 +96,18 @@ def _fill(
             return rows.train(batch)
 
         rows = RowSource(lm, config.hook_points, attributes["norm_limits"], progress.say)
-        # A branch may have moved since the harvest was started, but it reads the same commit to the end.
         nulls: list[int] = []
+        # A branch may have moved since the harvest was started, but it reads the same commit to the end.
         windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls)
         feed = WindowFeed(windows, config.batch_size, config.heldout_tokens // config.context_size, digest=has_marks)
         contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
 
-        def shuffled(num_rows: int, pool: int) -> np.ndarray:
-            return permutation(num_rows, config.seed, pool).numpy()
-
-        def unshuffled(num_rows: int, _: int) -> np.ndarray:
-            return np.arange(num_rows)
-
-        spec = SplitSpec("train", config.pool_rows, config.num_tokens, shuffled)
         batches = contexts["train"].recorded(marks.checked(feed.train_batches()))
-        train = _run(spec, batches, train_rows, writer, progress)
+        train = _run(_shuffled_split(config), batches, train_rows, writer, progress)
         start()  # if all training rows were stored already
         heldout_rows = len(feed.heldout) * config.context_size
-        spec = SplitSpec("heldout", config.shard_rows, heldout_rows, unshuffled)
-        _run(spec, contexts["heldout"].recorded(feed.heldout_batches()), rows.heldout, writer, progress)
+        heldout = SplitSpec("heldout", config.shard_rows, heldout_rows, lambda num_rows, _: np.arange(num_rows))
+        _run(heldout, contexts["heldout"].recorded(feed.heldout_batches()), rows.heldout, writer, progress)
 
         _report_shortfalls(config, train, heldout_rows, progress)
         if num_nulls := sum(number < feed.num_documents for number in nulls):
@@ -129,6 +122,15 @@ def _fill(
         }
         writer.finish({**attributes, **counts})
     relink(out, artifact.read_manifest(out))
+
+
+def _shuffled_split(config: HarvestConfig) -> SplitSpec:
+    """The training rows, each pool shuffled by a permutation of its own."""
+
+    def order(num_rows: int, pool: int) -> np.ndarray:
+        return permutation(num_rows, config.seed, pool).numpy()
+
+    return SplitSpec("train", config.pool_rows, config.num_tokens, order)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.rundir.metrics_log import MetricsLog
 from saepipe.train.rundir.process_log import log_process
-from saepipe.train.rundir.resume import remove_partial_files, resume_point
+from saepipe.train.rundir.resume_point import remove_partial_files, resume_point
 from saepipe.train.step.init import center
 from saepipe.train.step.loss import RECONSTRUCTION
 from saepipe.train.step.measure import Measurement

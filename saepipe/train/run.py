@@ -20,10 +20,10 @@ from saepipe.data.terminal.signals import stop_requests
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.raised import raised_by_component
 from saepipe.train.live_run import LiveRun
-from saepipe.train.memory import out_of_memory
+from saepipe.train.memory_needs import out_of_memory
 from saepipe.train.plan import Planned, check_room, plan_runs
 from saepipe.train.rundir import folder as run_folder
-from saepipe.train.rundir.finished import check_undamaged
+from saepipe.train.rundir.run_damage import check_undamaged
 from saepipe.train.stacked.teams import Team, teams
 from saepipe.train.step.allocator import keep_freed_memory
 from saepipe.train.trackers.base import check_installed

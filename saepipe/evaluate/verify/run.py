@@ -10,7 +10,7 @@ from typing import Any
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders.sealed_result import is_sealed
 from saepipe.evaluate.results.result_file import read
-from saepipe.evaluate.verify.checks import clear, damage, unfinished
+from saepipe.evaluate.verify.damage import clear, damage, unfinished
 from saepipe.evaluate.verify.find import Part, parts
 
 

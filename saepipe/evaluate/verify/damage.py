@@ -20,7 +20,7 @@ from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.validate.trained_stacks import read_outcomes
 from saepipe.evaluate.verify.find import Kind, Part
 from saepipe.train.rundir.checkpoint import DamagedCheckpoint, read_index, remove_checkpoint
-from saepipe.train.rundir.finished import damage as damaged_run
+from saepipe.train.rundir.run_damage import damage as damaged_run
 
 
 def damage(part: Part) -> list[str]:

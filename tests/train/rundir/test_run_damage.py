@@ -13,7 +13,7 @@ from saepipe.data.folders.artifact import COMMITTED
 from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
-from saepipe.train.rundir.finished import damage
+from saepipe.train.rundir.run_damage import damage
 from saepipe.train.rundir.sealed_log import read_log
 
 Make = Callable[..., TrainConfig]

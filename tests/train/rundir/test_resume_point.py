@@ -15,7 +15,7 @@ from saepipe.data.folders.artifact import COMMITTED
 from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
-from saepipe.train.rundir.resume import resume_point
+from saepipe.train.rundir.resume_point import resume_point
 
 Make = Callable[..., TrainConfig]
 Damage = Callable[[Path], object]
