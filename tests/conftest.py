@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from saepipe.harvest.run import harvest
 
 os.environ["SAEPIPE_COMMIT"] = "tests"  # equal caches stay equal while the checkout changes
 torch.set_num_threads(1)  # two test processes share two cores
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in what it runs in the background
 
 SHARED = Path(os.environ.get("SAEPIPE_SHARED", "../shared"))
 

@@ -225,7 +225,7 @@ def test_another_cache_is_refused(config: Make, tmp_path: Path, tiny_cache: Path
     other = tmp_path / "cache"
     shutil.copytree(tiny_cache, other)
     lines = (other / MANIFEST).read_text()
-    (other / MANIFEST).write_text(lines + '{"kind": "another"}\n')
+    (other / MANIFEST).write_text(lines + '{"kind": "metadata", "files": {}}\n')
     commit(other)
     with pytest.raises(ConfigError, match="the cache's content"):
         train(config(cache=str(other)), tmp_path / "out")
@@ -335,7 +335,7 @@ def test_more_than_one_pass_is_reported(config: Make, tmp_path: Path) -> None:
     ("changes", "error", "message"),
     [
         ({"hook": "blocks.9.hook_resid_post"}, ConfigError, "blocks.1.hook_resid_post"),
-        ({"device": "gpu"}, ConfigError, "device 'gpu'"),
+        ({"device": "gpu"}, ConfigError, "device = 'gpu'"),
         ({"cache": "nowhere"}, ConfigError, "does not exist"),
     ],
 )

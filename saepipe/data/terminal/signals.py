@@ -71,14 +71,15 @@ def _handled_by(handler: Handler) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {number: earlier for number, earlier in before.items() if earlier not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, handler)
+    for number, earlier in before.items():
+        if earlier not in (signal.SIG_IGN, None):
+            signal.signal(number, handler)
     try:
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            if earlier is not None:
+                signal.signal(number, earlier)
 
 
 def _raise(number: int, _: FrameType | None) -> None:

@@ -54,9 +54,11 @@ def refuse_other_run(folder: Path, config: TrainConfig, cache: Cache) -> None:
 
 
 def _first_line(folder: Path) -> Mapping[str, Any]:
-    """Returns the manifest's first line; nothing if it is damaged."""
-    first_line: Any = next(iter(artifact.read_manifest(folder)), {})
-    return first_line if isinstance(first_line, dict) else {}
+    """Returns the manifest's first line; nothing if it is damaged, since that of an unfinished run is rewritten."""
+    try:
+        return next(iter(artifact.read_manifest(folder)), {})
+    except CorruptDataError:
+        return {}
 
 
 def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:

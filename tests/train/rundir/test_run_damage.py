@@ -49,10 +49,13 @@ def test_every_file_is_checked_and_named(run: Path, config: Make, how: Callable[
     assert train(config(), run.parents[1]) == [run]
 
 
-@pytest.mark.parametrize("seal", [b"", b"\xff\xfe", b"0" * 64])
-def test_a_damaged_seal(run: Path, config: Make, seal: bytes) -> None:
+@pytest.mark.parametrize(
+    ("seal", "problem"),
+    [(b"", "holds no digest"), (b"\xff\xfe", "holds no digest"), (b"0" * 64, r"manifest\.jsonl was changed after run")],
+)
+def test_a_damaged_seal(run: Path, config: Make, seal: bytes, problem: str) -> None:
     (run / COMMITTED).write_bytes(seal)
-    with pytest.raises(CorruptDataError, match=r"manifest\.jsonl was changed after run"):
+    with pytest.raises(CorruptDataError, match=problem):
         train(config(), run.parents[1])
 
 
