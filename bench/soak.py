@@ -11,6 +11,7 @@ again. Every file is then compared with the study without faults, except logs, t
     survived   the same command, run again, led to the same bytes
     repaired   the damage was named, and repaired to the same bytes
     replaced   the damage was named; the artifact cannot be repaired, and was removed and made again to the same bytes
+    remade     a removed file that no seal lists, such as a result: missing for every command, and made again
     outside    a file that nothing believes: equal results without it
     silent     the damage was not named, or other bytes came out
     stuck      a command did not end
@@ -173,7 +174,9 @@ class Soak:
             return name, "stuck"
         below = path.relative_to(self.study)
         if str(below) not in verified.text and str(below.parent) not in verified.text:
-            return name, "silent" if verified.code or contents(self.study) != self.expected else "outside"
+            if contents(self.study) == self.expected:
+                return name, "outside"
+            return name, self.finish(codes, "remade") if kind == "remove" else "silent"
         codes.append(self.run(["verify", ".", "--repair"]).code)
         if None in codes:
             return name, "stuck"

@@ -90,10 +90,11 @@ def harvest(
 ) -> None:
     """Run the language model over text once and store its residual activations."""
     from saepipe.harvest.config import HarvestConfig
-    from saepipe.harvest.plan import plan
 
     settings = HarvestConfig.load(config, set_)
     if dry_run:
+        from saepipe.harvest.plan import plan
+
         with show_progress("quiet"):
             planned = plan(settings, out)
         show(planned.to_dict(), format_)
@@ -479,7 +480,8 @@ def doctor(format_: FormatOption = "human") -> None:
     from saepipe.data.folders.artifact import provenance
     from saepipe.harvest.capture import capture
     from saepipe.harvest.hooks import HookPoint
-    from saepipe.harvest.model import ModelConfig, load_model
+    from saepipe.harvest.model import load_model
+    from saepipe.harvest.model_config import ModelConfig
 
     with show_progress("quiet"):
         lm = load_model(ModelConfig(device="cpu"))

@@ -22,7 +22,8 @@ from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.config import HarvestConfig
-from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
+from saepipe.harvest.model import LanguageModel, load_model
+from saepipe.harvest.model_config import ModelConfig
 from saepipe.harvest.run import harvest
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train

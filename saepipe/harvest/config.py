@@ -20,7 +20,7 @@ from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import PathText, Seed
 from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.local_rows import split_suffix
-from saepipe.harvest.model import ModelConfig
+from saepipe.harvest.model_config import ModelConfig
 
 _NEVER = object()
 

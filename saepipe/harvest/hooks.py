@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from saepipe.data.errors import ConfigError, MachineError
+
+if TYPE_CHECKING:  # only its name is needed, and it takes seconds to import
+    from transformers import PreTrainedModel
 
 _LAYER_LISTS = ("layers", "h", "decoder.layers", "language_model.layers")
 

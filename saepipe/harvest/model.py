@@ -6,18 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import xxhash
-from pydantic import Field
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from saepipe.data.config.base import Config, fingerprint
-from saepipe.data.config.bounds import Device, PathText
+from saepipe.data.config.base import fingerprint
 from saepipe.data.device import pick_device
 from saepipe.data.errors import (
     ConfigError,
@@ -27,29 +25,12 @@ from saepipe.data.errors import (
     SaepipeError,
     is_out_of_memory,
 )
-from saepipe.data.toy import MODEL_DIR
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint, decoder_layers
 from saepipe.harvest.hub import remote_error
 from saepipe.harvest.hub_client import is_from_the_network
 from saepipe.harvest.identity import describe_config, describe_tokenizer, probe_ids
-
-Dtype = Literal["float32", "bfloat16", "float16"]
-Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2"]
-
-
-class ModelConfig(Config):
-    """The language model, and how to run it."""
-
-    model: PathText = Field("toy", description="hub id, checkpoint folder, or `toy`, the embedded model")
-    revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    dtype: Dtype = "bfloat16"
-    device: Device = Field("auto", description="`auto` is cuda if available, otherwise cpu")
-    attention: Attention = Field("eager", description="any other must agree with eager on the first batch")
-
-    @property
-    def path(self) -> str:
-        return str(MODEL_DIR) if self.model == "toy" else self.model
+from saepipe.harvest.model_config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
-from saepipe.harvest.model import LanguageModel, ModelConfig
+from saepipe.harvest.model import LanguageModel
+from saepipe.harvest.model_config import ModelConfig
 
 HOOK = "blocks.1.hook_resid_post"
 BOS, VOCAB, D_IN, NUM_CONTEXTS, SEQ = 2, 50, 16, 10, 20

@@ -23,7 +23,8 @@ from transformers.masking_utils import sdpa_mask
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint, decoder_layers
-from saepipe.harvest.model import LanguageModel, ModelConfig, check_attention, load_model
+from saepipe.harvest.model import LanguageModel, check_attention, load_model
+from saepipe.harvest.model_config import ModelConfig
 
 pytestmark = pytest.mark.quick
 

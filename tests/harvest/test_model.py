@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError
 from saepipe.data.toy import MODEL_DIR
-from saepipe.harvest.model import ModelConfig, load_model
+from saepipe.harvest.model import load_model
+from saepipe.harvest.model_config import ModelConfig
 
 pytestmark = pytest.mark.quick
 

@@ -8,7 +8,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from saepipe.data.cache.cache import Cache
-from saepipe.harvest.model import ModelConfig, tokenizer_fingerprint
+from saepipe.harvest.model import tokenizer_fingerprint
+from saepipe.harvest.model_config import ModelConfig
 
 _REPLACEMENT = "\ufffd"
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import Device
-from saepipe.harvest.model import Dtype
+from saepipe.harvest.model_config import Dtype
 
 Mode = Literal["fixed", "reference"]
 """Correct numbers, or SAEBench's own including its faults."""

@@ -9,7 +9,8 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.model.config import ModelSettings
 from saepipe.harvest.identity import compare
-from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
+from saepipe.harvest.model import LanguageModel, load_model
+from saepipe.harvest.model_config import ModelConfig
 
 
 def model_config(cache: Cache, config: ModelSettings) -> ModelConfig:

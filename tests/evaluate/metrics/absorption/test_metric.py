@@ -24,7 +24,8 @@ from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.results.result_file import Request, envelope
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import Estimate
-from saepipe.harvest.model import ModelConfig, load_model
+from saepipe.harvest.model import load_model
+from saepipe.harvest.model_config import ModelConfig
 
 HOOK = "blocks.1.hook_resid_post"
 NUM_STEMS, SPECIAL, NUM_TEST = 20, 4, 6

@@ -20,7 +20,8 @@ from saepipe.evaluate.metrics.absorption.prompts import (
 from saepipe.evaluate.metrics.absorption.vocabulary import Word, lookup, vocabulary
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
-from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
+from saepipe.harvest.model import LanguageModel, load_model
+from saepipe.harvest.model_config import ModelConfig
 
 pytestmark = pytest.mark.quick
 

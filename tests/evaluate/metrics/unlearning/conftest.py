@@ -21,7 +21,8 @@ from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hooks import HookPoint
-from saepipe.harvest.model import LanguageModel, ModelConfig, load_model
+from saepipe.harvest.model import LanguageModel, load_model
+from saepipe.harvest.model_config import ModelConfig
 
 HOOK = "blocks.1.hook_resid_post"
 PROMPT = "\n {question} has the first letter:"
