@@ -59,6 +59,6 @@ class TextMarks:
     def _changed(self, line: Line, what: str) -> ConfigError:
         return ConfigError(
             f"the text of {self.source!r}, or its tokenizer, has changed since training pool {line['pool']} was made "
-            f"from its first {line['batches']} batches: {what}",
+            f"of batches 1 to {line['batches']}: {what}",
             hint="restore the text that the cache was begun with (nothing was changed), or use another --out",
         )

@@ -80,7 +80,7 @@ class Component(Config):
         if Component not in cls.__bases__ or not isinstance(value, dict):
             return handler(value)
         if not isinstance(value.get("name"), str):
-            raise ValueError(f"a {cls.family} needs a name")
+            raise ValueError(f"the {cls.family} needs a name")
         return cls.member(value["name"]).model_validate(value)
 
     @model_serializer(mode="wrap")

@@ -36,7 +36,7 @@ def test_unknown_members_and_settings_suggest_the_nearest_name() -> None:
     message = str(caught.value)
     assert "no penalty called 'l11'; did you mean 'l1'?" in message
     assert "unknown key 'penalties.1.wieght'; did you mean 'weight'?" in message
-    assert "a penalty needs a name" in message
+    assert "the penalty needs a name" in message
 
 
 def test_a_plugin_file_joins_the_family(tmp_path: Path) -> None:
