@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zarr
-
+from saepipe.data.cache.repair import GROUP
+from saepipe.data.cache.zarr_json import group_attributes
 from saepipe.data.config.base import differences
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress
@@ -34,16 +34,15 @@ def inspect_folder(out: Path, config: HarvestConfig, resume: ResumeMode) -> Fold
     Raises:
         ConfigError: if the folder holds something else, or a cache made with another config, or if `resume` forbids
             what would be needed.
+        CorruptDataError: if the cache's description is damaged.
     """
     if not out.exists() or all(path.name == artifact.LOG or path.suffix == ".partial" for path in out.iterdir()):
         if resume == "must":
             raise ConfigError(f"there is nothing to resume at {out}", hint="--resume auto")
         return FolderState({})
-    if not (out / "zarr.json").is_file() or "saepipe" not in (attrs := zarr.open_group(out, mode="r").attrs):
-        raise ConfigError(f"{out} is not empty, and is not a cache", hint="choose another --out")
+    attributes = _read_attributes(out)
     if resume == "never":
         raise ConfigError(f"{out} holds a cache already", hint="choose another --out, or --resume auto")
-    attributes: Any = attrs["saepipe"]
     old_config = HarvestConfig.parse(attributes["config"], source=f"{out}/zarr.json")
     if changed := differences(old_config.identity(), config.identity()):
         raise ConfigError(
@@ -58,6 +57,21 @@ def inspect_folder(out: Path, config: HarvestConfig, resume: ResumeMode) -> Fold
     same_length = (config.num_tokens, config.heldout_tokens) == (old_config.num_tokens, old_config.heldout_tokens)
     done = same_length and artifact.is_committed(out)
     return FolderState(attributes, done, attributes["config"] if config == old_config else None)
+
+
+def _read_attributes(out: Path) -> Mapping[str, Any]:
+    """Returns the attributes of the cache in a folder, compared with its seal if there is one."""
+    try:
+        if artifact.is_committed(out):
+            _, lines = artifact.open_committed(out, "cache")
+            sealed = [{"files": {GROUP: line["files"][GROUP]}} for line in lines if GROUP in line["files"]]
+            for problem in artifact.damaged_files(out, sealed):
+                raise CorruptDataError(problem, hint="restore a copy of it, or harvest into another folder")
+        return group_attributes(out)
+    except CorruptDataError:
+        if not (out / artifact.MANIFEST).is_file():
+            raise ConfigError(f"{out} is not empty, and is not a cache", hint="choose another --out") from None
+        raise
 
 
 def check_same_model(attributes: Mapping[str, Any], identity: Mapping[str, Any], out: Path, progress: Progress) -> None:

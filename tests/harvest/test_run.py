@@ -249,3 +249,24 @@ def test_the_plan_writes_nothing_and_counts_correctly(
     assert planned.fits
     assert 1.1 < planned.compression_ratio < 1.6
     assert planned.tokens_per_second > 0
+
+
+@pytest.mark.parametrize("data", [b"", b'{"attributes"', b"{}", None])
+def test_a_damaged_description_is_named(
+    toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path, data: bytes | None
+) -> None:
+    out = shutil.copytree(toy_cache, tmp_path / "cache")
+    (out / "zarr.json").unlink()
+    if data is not None:
+        (out / "zarr.json").write_bytes(data)
+    for longer in (toy_config, changed(toy_config, num_tokens=13_000)):
+        with pytest.raises(CorruptDataError, match=r"zarr\.json"):
+            harvest(longer, out)
+
+
+def test_an_edited_description_is_not_extended(toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path) -> None:
+    out = shutil.copytree(toy_cache, tmp_path / "cache")
+    text = (out / "zarr.json").read_text()
+    (out / "zarr.json").write_text(text.replace('"norm_limits": {}', '"norm_limits": {"blocks.1.hook_resid_post": 1}'))
+    with pytest.raises(CorruptDataError, match=r"zarr\.json has"):
+        harvest(changed(toy_config, num_tokens=13_000), out)
