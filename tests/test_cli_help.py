@@ -13,8 +13,6 @@ import typer
 
 from saepipe.cli import app, main
 
-pytestmark = pytest.mark.quick
-
 ROOT = typer.main.get_command(app)
 
 

@@ -10,8 +10,6 @@ import pytest
 
 import saepipe
 
-pytestmark = pytest.mark.quick
-
 PACKAGE = Path(saepipe.__file__).parent
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.load_all"}

@@ -21,8 +21,6 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.train.config import TrainConfig
 from saepipe.train.variants import expand
 
-pytestmark = pytest.mark.quick
-
 TRAIN = {"cache": "c", "sae": {"name": "topk", "d_sae": 8, "k": 2}, "steps": 5}
 CONFIGS: dict[type[Config], dict[str, Any]] = {
     HarvestConfig: {},

@@ -21,8 +21,6 @@ from saepipe.harvest.hooks import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.train.sae.base import Architecture
 
-pytestmark = pytest.mark.quick
-
 HOOK = "blocks.1.hook_resid_post"
 TEXTS = ["The nurse works.", "A long story about a cat and its kettle, told at night. " * 4, "No"]
 

@@ -15,8 +15,6 @@ from helpers.other_libraries import D_SAE, K, check_function, decode, encode, te
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import dictionary_learning, pickle_child, pickle_format
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.mark.parametrize("kind", dictionary_learning.KEYS)
 def test_a_dictionary_has_the_same_function_as_in_its_library(tmp_path: Path, rows: Tensor, kind: str) -> None:

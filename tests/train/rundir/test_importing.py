@@ -34,8 +34,6 @@ from saepipe.train.rundir.importing import READERS, ImportConfig, import_sae
 from saepipe.train.rundir.load import load, open_run
 from saepipe.train.sae.topk import TopK
 
-pytestmark = pytest.mark.quick
-
 HOOK = "blocks.1.hook_resid_post"
 MODEL = {"lm_name": "someone/Made Up"}  # the last part is the model name in the tiny cache
 

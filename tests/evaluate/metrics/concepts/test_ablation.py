@@ -26,8 +26,6 @@ from saepipe.train.sae.jumprelu import JumpReLU
 from saepipe.train.sae.relu import ReLU
 from saepipe.train.sae.topk import TopK
 
-pytestmark = pytest.mark.quick
-
 D_IN, D_SAE = 12, 40
 ARCHITECTURES = [ReLU(d_sae=D_SAE), TopK(d_sae=D_SAE, k=7), JumpReLU(d_sae=D_SAE), Gated(d_sae=D_SAE)]
 EACH_ARCHITECTURE = pytest.mark.parametrize("settings", ARCHITECTURES, ids=lambda settings: settings.name)

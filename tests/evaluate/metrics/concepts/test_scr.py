@@ -18,8 +18,6 @@ from saepipe.evaluate.metrics.concepts.spurious_pairs import PairTexts, Spurious
 from saepipe.evaluate.texts.pooled import TextActivations
 from saepipe.evaluate.texts.sample import Sampling
 
-pytestmark = pytest.mark.quick
-
 D_IN, Q = 64, 20
 
 

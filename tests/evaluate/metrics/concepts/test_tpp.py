@@ -16,8 +16,6 @@ from saepipe.evaluate.texts.labelled_rows import LabelledRow
 from saepipe.evaluate.texts.pooled import TextActivations
 from saepipe.evaluate.texts.sample import LabelledTexts
 
-pytestmark = pytest.mark.quick
-
 D_IN, NUM_CLASSES, TEXTS_PER_CLASS = 64, 4, 30
 LABELS = torch.arange(NUM_CLASSES).repeat_interleave(TEXTS_PER_CLASS)
 

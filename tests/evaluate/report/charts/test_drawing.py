@@ -11,8 +11,6 @@ import pytest
 from saepipe.data.errors import MachineError
 from saepipe.evaluate.report.charts.drawing import COLOURS, GREY, Series, altair, quantity, rounded, ticks
 
-pytestmark = pytest.mark.quick
-
 
 def test_names_beyond_the_palette_differ_in_dash_and_shape() -> None:
     names = tuple(f"v{index}" for index in range(20))

@@ -14,8 +14,6 @@ from helpers.made_stories import values, write_run_on
 from saepipe.evaluate.report.charts import harvest
 from saepipe.evaluate.report.story import Story
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.fixture
 def cached(tmp_path: Path) -> tuple[Path, np.ndarray]:

@@ -11,8 +11,6 @@ from helpers.made_stories import write_evaluation, write_geometry
 from saepipe.evaluate.report.charts import latents
 from saepipe.evaluate.report.story import Story
 
-pytestmark = pytest.mark.quick
-
 
 def test_histograms_show_shares_of_their_counts(tmp_path: Path) -> None:
     runs = [

@@ -11,8 +11,6 @@ from helpers.made_stories import values, write_probing
 from saepipe.evaluate.report.charts import probing
 from saepipe.evaluate.report.story import Story
 
-pytestmark = pytest.mark.quick
-
 
 def test_accuracy_is_shown_against_k_with_the_dense_probe(tmp_path: Path) -> None:
     runs = [write_probing(run(tmp_path, "a"), 0.8), write_probing(run(tmp_path, "b", weight=2.0), 0.7)]
