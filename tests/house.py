@@ -73,7 +73,7 @@ def floors(rooms: Graph) -> list[list[str]]:
 
 
 def circle(graph: Graph) -> list[str]:
-    """One circle of imports; empty if there is none."""
+    """Returns a circle of imports; empty if there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

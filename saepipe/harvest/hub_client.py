@@ -120,12 +120,12 @@ def broken_connection(error: BaseException) -> str | None:
 
 
 def is_from_the_network(error: BaseException) -> bool:
-    """Whether a library let an error of a request through as it is, as transformers does in the middle of a file."""
+    """Returns whether a library let an error of a request through, as transformers does in the middle of a file."""
     return isinstance(error, RequestFailed) or broken_connection(error) is not None
 
 
 def _is_web_page(request: Any, response: Any) -> bool:
-    """Whether a login page or the like came with the status of a success."""
+    """Returns whether a login page or the like came with the status of a success."""
     html = str(response.headers.get("Content-Type", "")).startswith("text/html")
     return html and response.status_code == 200 and not request.url.path.endswith((".html", ".htm"))
 

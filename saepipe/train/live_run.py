@@ -78,7 +78,7 @@ class LiveRun:
 
     @property
     def logs_next_step(self) -> bool:
-        """Whether the next step ends with a line of the log."""
+        """True if the next step ends with a line of the log."""
         done = self.state.step + 1
         return done in (1, self.planned.recipe.num_steps) or done % self.planned.recipe.config.log_every == 0
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.local_hub import Fault, Hub, Repo, serve
+from helpers.local_hub import REASONS, Fault, Hub, Repo, serve
 from saepipe.data.cache.cache import Cache
 from saepipe.data.toy import MODEL_DIR, documents
 
@@ -228,20 +228,8 @@ def test_hub_errors_are_one_sentence_and_a_hint(
     check_error(saepipe(tmp_path / "cache", *settings), code, message, hint)
 
 
-FAULTS: dict[Fault, str] = {
-    "never answers": "it did not answer in time",
-    "asks to wait": "it answered 429, too many requests, and asks to wait 3,600 s",
-    "web page": "a web page came instead of data",
-    "not JSON": "its answer is not JSON",
-    "cut short": "its answer was cut short",
-    "hangs up": "its answer was cut short",
-    404: "it does not exist",
-    500: "it answered 500, internal error",
-}
-
-
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", REASONS)
 def test_a_hub_that_misbehaves(hub: Hub, saepipe: Saepipe, tmp_path: Path, kind: str, fault: Fault) -> None:
     """Each is reported with its reason after a few requests."""
     hub.broken, hub.requests = {"org/faulty": fault}, []
@@ -250,7 +238,7 @@ def test_a_hub_that_misbehaves(hub: Hub, saepipe: Saepipe, tmp_path: Path, kind:
     )
     answer = saepipe(tmp_path / "cache", *settings, timeout=0.2 if fault == "never answers" else 10)
     hub.broken = {}
-    check_error(answer, 6, f"cannot get the {kind} 'org/faulty.*' from the hub: {FAULTS[fault]}", "")
+    check_error(answer, 6, f"cannot get the {kind} 'org/faulty.*' from the hub: {REASONS[fault]}", "")
     requests = [line for line in hub.requests if "org/faulty" in line]
     assert len(requests) <= 8  # the library itself goes on five times with a file that breaks off
     assert fault not in ("never answers", "hangs up", 500) or len(requests) == 3
@@ -263,7 +251,7 @@ def test_a_hub_that_stops_in_the_middle(hub: Hub, saepipe: Saepipe, tmp_path: Pa
     timeout = 0.2 if fault == "never answers" else 10
     answer = saepipe(tmp_path / "cache", *NEWS, timeout=timeout)
     hub.broken = {}
-    check_error(answer, 6, f"cannot get the dataset 'org/news' at 'v1' from the hub: {FAULTS[fault]}", "try again")
+    check_error(answer, 6, f"cannot get the dataset 'org/news' at 'v1' from the hub: {REASONS[fault]}", "try again")
 
 
 def test_offline_with_what_was_fetched_before(saepipe: Saepipe, start: Callable[..., Saepipe], tmp_path: Path) -> None:

@@ -20,6 +20,18 @@ Files = Mapping[str, bytes]
 Fault = int | Literal["never answers", "asks to wait", "web page", "not JSON", "cut short", "hangs up"]
 """What a request gets instead of an answer: an error status, or a kind of misbehaviour."""
 
+REASONS: dict[Fault, str] = {
+    "never answers": "it did not answer in time",
+    "asks to wait": "it answered 429, too many requests, and asks to wait 3,600 s",
+    "web page": "a web page came instead of data",
+    "not JSON": "its answer is not JSON",
+    "cut short": "its answer was cut short",
+    "hangs up": "its answer was cut short",
+    404: "it does not exist",
+    500: "it answered 500, internal error",
+}
+"""Reason that a message gives for each fault."""
+
 _RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?")
 _WRITE = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/(.+)")

@@ -73,7 +73,7 @@ def _params(file: Path) -> Params:
         check_members(file)
         with np.load(file, allow_pickle=False) as arrays:
             params = {re.sub("^w_", "W_", name): torch.from_numpy(arrays[name]).float() for name in arrays.files}
-    except (ValueError, OSError, TypeError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptDataError(f"{file} does not load as an archive of arrays: {error}") from None
     W_enc = params.get("W_enc")
     if W_enc is None or W_enc.ndim != 2:

@@ -8,24 +8,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from helpers.local_hub import Fault, Hub, Repo
+from helpers.local_hub import REASONS, Fault, Hub, Repo
 from saepipe.data.errors import RemoteError
 from saepipe.evaluate.hub.pull import pull
 from saepipe.evaluate.hub.push import push
 from saepipe.harvest import hub_client
 
 TO = "hf://org/name"
-FAULTS: dict[Fault, str] = {
-    "never answers": "it did not answer in time",
-    "asks to wait": "it answered 429, too many requests, and asks to wait 3,600 s",
-    "web page": "a web page came instead of data",
-    "not JSON": "its answer is not JSON",
-    "cut short": "its answer was cut short",
-    "hangs up": "its answer was cut short",
-    403: "this user or token lacks permission",
-    404: "it does not exist",
-    500: "it answered 500, internal error",
-}
+FAULTS: dict[Fault, str] = REASONS | {403: "this user or token lacks permission"}
 
 Command = Callable[[HfApi], object]
 
