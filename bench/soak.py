@@ -1,9 +1,9 @@
 """Random faults in harvest, train, evaluate and report: each is survived, or named and repaired, to the same bytes.
 
-    python bench/soak.py [--faults 300] [--minutes 15] [--seed 0]
+    python bench/soak.py [--faults 1000] [--minutes 15] [--seed 0] [--jobs 2]
 
-A small study of the toy model is made once without faults. Then each round breaks something, and mends it as a user
-would. A command is interrupted at a random moment of its CPU time (SIGKILL, SIGTERM, Ctrl-C) or cannot write large
+Each job makes a small study of the toy model once without faults. Then each round breaks something, and mends it as a
+user would. A command is interrupted at a random moment of its CPU time (SIGKILL, SIGTERM, Ctrl-C) or cannot write large
 files (RLIMIT_FSIZE, as on a full disk), and is run again; or a file of the finished study is damaged (a bit flipped,
 cut off, removed, swapped for another), `saepipe verify` has to name it, and `verify --repair` and the commands make it
 again. Every file is then compared with the study without faults, except logs, times, checkpoints and the report.
@@ -34,7 +34,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
@@ -105,22 +107,40 @@ class Ended:
     cpu_seconds: float
 
 
-def main(num_faults: int, minutes: float, seed: int) -> int:
-    rng, stop = Random(seed), time.monotonic() + 60 * minutes
-    with tempfile.TemporaryDirectory() as scratch:
-        soak = Soak(Path(scratch), rng)
-        while len(soak.rounds) < num_faults and time.monotonic() < stop:
-            soak.round()
-        counts = Counter(line["outcome"] for line in soak.rounds)
-        kinds = Counter(f"{line['fault']}: {line['outcome']}" for line in soak.rounds)
-        blamed = [line for line in soak.rounds if 1 in line["codes"]]
-    print(f"{len(soak.rounds)} faults: {dict(counts)}; {len(blamed)} blamed on saepipe")
+def main(num_faults: int, minutes: float, seed: int, jobs: int) -> int:
+    stop = time.monotonic() + 60 * minutes
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=prepare) as pool:
+        done = [pool.submit(break_and_mend, num_faults // jobs, stop, seed * jobs + job) for job in range(jobs)]
+        rounds = [line for job in done for line in job.result()]
+    counts = Counter(line["outcome"] for line in rounds)
+    kinds = Counter(f"{line['fault']}: {line['outcome']}" for line in rounds)
+    blamed = [line for line in rounds if 1 in line["codes"]]
+    print(f"{len(rounds)} faults: {dict(counts)}; {len(blamed)} blamed on saepipe")
     write_result(
         "soak",
         "random faults are survived, or named and repaired, to the same bytes; none is silent, no command is stuck",
-        {"seed": seed, "faults": len(soak.rounds), "outcomes": counts, "by_fault": dict(sorted(kinds.items()))},
+        {"seed": seed, "faults": len(rounds), "outcomes": counts, "by_fault": dict(sorted(kinds.items()))},
     )
     return int(bool(counts["silent"] or counts["stuck"] or blamed))
+
+
+def prepare() -> None:
+    """Imports, once a job, what its commands need; they are forked from it."""
+    torch.set_num_threads(1)  # its threads would not survive a fork
+    os.environ["SAEPIPE_COMMIT"] = "soak"  # the checkout may change meanwhile
+    for module in IMPORTED:
+        importlib.import_module(f"saepipe.{module}")
+    for module in ("altair", "transformers.models.gemma2.modeling_gemma2"):
+        importlib.import_module(module)
+
+
+def break_and_mend(num_faults: int, stop: float, seed: int) -> list[dict[str, Any]]:
+    """Returns the rounds of one study: so many, or as many as end before `stop`, a time of the monotonic clock."""
+    with tempfile.TemporaryDirectory() as scratch:
+        soak = Soak(Path(scratch), Random(seed))
+        while len(soak.rounds) < num_faults and time.monotonic() < stop:
+            soak.round()
+    return soak.rounds
 
 
 class Soak:
@@ -336,13 +356,9 @@ def without_times(value: Any) -> Any:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", type=int, default=300)
+    parser.add_argument("--faults", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="studies broken side by side")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # its threads would not survive a fork
-    os.environ["SAEPIPE_COMMIT"] = "soak"  # the checkout may change meanwhile
-    for module in IMPORTED:
-        importlib.import_module(f"saepipe.{module}")
-    importlib.import_module("transformers.models.gemma2.modeling_gemma2")
-    sys.exit(main(arguments.faults, arguments.minutes, arguments.seed))
+    sys.exit(main(arguments.faults, arguments.minutes, arguments.seed, arguments.jobs))
