@@ -37,7 +37,7 @@ from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.folders import artifact
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 
 CLAIM = __doc__.split("\n\n")[0].replace("\n", " ")
 HOOK = "blocks.1.hook_resid_post"

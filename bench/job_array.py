@@ -54,8 +54,9 @@ def main(sizes: Sequence[int], steps: int, d_sae: int, metrics: list[dict[str, A
 
 def as_claimed(line: Mapping[str, Any]) -> bool:
     split, whole = line["at once"], line["one call"]
-    made_once = all(split["passes"][kind] == whole["passes"][kind] for kind in ("full", "lower"))
-    return made_once and line["equal results"] and not any(split["exit codes"])
+    if any(split["exit codes"] + whole["exit codes"]):
+        return False
+    return line["equal results"] and all(split["passes"][kind] == whole["passes"][kind] for kind in ("full", "lower"))
 
 
 def measure(folder: Path, calls: Sequence[Sequence[Path]], metrics: list[dict[str, Any]]) -> dict[str, Any]:

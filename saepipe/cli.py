@@ -479,7 +479,7 @@ def doctor(format_: FormatOption = "human") -> None:
 
     from saepipe.data.folders.artifact import provenance
     from saepipe.harvest.capture import capture
-    from saepipe.harvest.hooks import HookPoint
+    from saepipe.harvest.hook_point import HookPoint
     from saepipe.harvest.model import load_model
     from saepipe.harvest.model_config import ModelConfig
 

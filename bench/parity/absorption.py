@@ -18,7 +18,7 @@ from saepipe.data import toy
 from saepipe.evaluate.metrics.absorption.word_scores import word_scores
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 
 LETTERS = "bcdmps"
 WORDS_PER_LETTER = 12

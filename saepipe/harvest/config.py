@@ -14,11 +14,10 @@ from pydantic import (
     model_validator,
 )
 
-from saepipe.data.cache.codecs import Profile
-from saepipe.data.cache.int8 import SNR_FLOOR
+from saepipe.data.cache.codecs import SNR_FLOOR, Profile
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import PathText, Seed
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.local_rows import split_suffix
 from saepipe.harvest.model_config import ModelConfig
 

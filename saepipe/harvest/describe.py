@@ -68,7 +68,7 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
             implementation changes its activations.
     """
     for hook in config.hook_points:
-        hook.check_in(lm.model)
+        hook.check_in(lm.num_layers)
     num_positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     if num_positions is not None and config.context_size > num_positions:
         raise ConfigError(f"context_size {config.context_size} exceeds the model's {num_positions} positions")

@@ -12,7 +12,7 @@ from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError, is_out_of_memory
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.tokenize import Window
 

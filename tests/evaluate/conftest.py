@@ -19,7 +19,7 @@ from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.model_config import ModelConfig
 

@@ -28,7 +28,7 @@ from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.plan import plan
 from saepipe.evaluate.run import evaluate
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from saepipe.train.rundir.load import load

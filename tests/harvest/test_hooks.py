@@ -22,7 +22,8 @@ from transformers.masking_utils import sdpa_mask
 
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint, decoder_layers
+from saepipe.harvest.hook_point import HookPoint
+from saepipe.harvest.hooks import decoder_layers
 from saepipe.harvest.model import LanguageModel, check_attention, load_model
 from saepipe.harvest.model_config import ModelConfig
 
@@ -78,7 +79,7 @@ def test_other_names_are_refused(name: str) -> None:
 
 def test_a_layer_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="the model has 3 layers"):
-        HookPoint.parse("blocks.3.hook_resid_post").check_in(gemma2())
+        HookPoint.parse("blocks.3.hook_resid_post").check_in(len(decoder_layers(gemma2())))
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from saepipe.data.batches.shuffle import permutation
-from saepipe.data.cache.codecs import Profile
-from saepipe.data.cache.int8 import SNR_FLOOR
+from saepipe.data.cache.codecs import SNR_FLOOR, Profile
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.folders import artifact

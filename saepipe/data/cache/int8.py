@@ -24,10 +24,6 @@ NUM_EXACT = 16
 signal-to-noise ratio from 30 dB to 41 dB."""
 
 LEVELS = 127
-SNR_FLOOR = 30.0
-"""Default minimum in dB for the ordinary channels: noise of a thousandth of the variance, against the 5 to 30 % that
-an SAE leaves unexplained. Centred int8 reaches 40 to 43; with only a scale per token, massive channels leave 19."""
-
 _ROWS_AT_ONCE = 64
 _MAX_SERIAL_SIZE = 32_767
 """Largest number of elements for which torch starts no threads of its own, which it would do in each decoder."""

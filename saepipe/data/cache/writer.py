@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from saepipe.data.cache.codecs import SNR_FLOOR
 from saepipe.data.cache.hook_writer import HookWriter
-from saepipe.data.cache.int8 import SNR_FLOOR, Snr
+from saepipe.data.cache.int8 import Snr
 from saepipe.data.cache.layout import FOLDERS, Layout, Split
 from saepipe.data.cache.shards import RowArray, describe_shard
 from saepipe.data.cache.text_lines import text_lines

@@ -33,7 +33,7 @@ from saepipe.data.folders.atomic_folder import atomic_folder
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.export.neuronpedia_rows import Row, activations, feature
 from saepipe.evaluate.features.store import FeatureStore, StoreInfo
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 
 CREATOR_ID = "clkht01d40000jv08hvalcvly"
 """The initial user of a Neuronpedia database (SAEDashboard's FALLBACK_CREATOR_ID)."""

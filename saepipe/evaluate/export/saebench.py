@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.train.formats.rewrites import are_unit, decoder_norms, unit_rows
 from saepipe.train.formats.saelens import NAMES
 from saepipe.train.rundir.load import SAE, Run, load, open_run

@@ -17,7 +17,7 @@ from saepipe.evaluate.model.next_token import predict
 from saepipe.evaluate.model.upper_layers import UpperLayers, upper_layers
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
 
 _LARGEST_GAP = 0.1

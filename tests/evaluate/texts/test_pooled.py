@@ -17,7 +17,7 @@ from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae import reconstruction
 from saepipe.evaluate.texts.pooled import TextActivations, activations_work, pooled_latents, text_activations
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.train.sae.base import Architecture
 

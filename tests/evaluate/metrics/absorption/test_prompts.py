@@ -19,7 +19,7 @@ from saepipe.evaluate.metrics.absorption.prompts import (
 )
 from saepipe.evaluate.metrics.absorption.vocabulary import Word, lookup, vocabulary
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.model_config import ModelConfig
 

@@ -20,7 +20,7 @@ from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.model_config import ModelConfig
 

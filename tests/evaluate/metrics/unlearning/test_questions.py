@@ -21,7 +21,7 @@ from saepipe.evaluate.metrics.unlearning.questions import (
     read_questions,
 )
 from saepipe.harvest.capture import capture
-from saepipe.harvest.hooks import HookPoint
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
 
 HOOK = "blocks.1.hook_resid_post"
