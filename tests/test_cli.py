@@ -80,12 +80,17 @@ def test_the_pipeline(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.
     assert "no verdict" in out
 
 
-def test_the_demo_with_fewer_steps(
+def test_the_demo_with_fewer_steps_and_variants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, cuts in {
         "harvest.yaml": {"num_tokens: 300k": "num_tokens: 8k", "heldout_tokens: 24k": "heldout_tokens: 1k"},
-        "train.yaml": {"steps: 800": "steps: 12", "batch_size: 1024": "batch_size: 128"},
+        "train.yaml": {
+            "steps: 800": "steps: 12",
+            "batch_size: 1024": "batch_size: 128",
+            "  - {name: l1-half, penalties.0.weight: 0.5}\n": "",
+            "  - {name: l1-double, penalties.0.weight: 2.0}\n": "",
+        },
     }.items():
         text = (toy.CONFIGS / name).read_text()
         for old, new in cuts.items():
