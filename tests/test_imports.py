@@ -28,7 +28,7 @@ MAY_IMPORT = {
 FLOORS = {
     "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches toy"),
     "harvest": (
-        "hooks hub_client identity local_rows model_config",
+        "hook_point hooks hub_client identity local_rows model_config",
         "capture hub",
         "model",
         "config",
