@@ -30,10 +30,10 @@ lint: .venv/installed  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Outside CI, since it asks the network; --strict fails if a package cannot be looked up.
 soak: .venv/installed  ## fifteen minutes of random faults in a study, mended to the same bytes
 	$(BIN)/python bench/soak.py
 
+# Outside CI, since it asks the network; --strict fails if a package cannot be looked up.
 audit: build/audit/bin/pip-audit  ## known weaknesses of the versions in constraints.txt
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 

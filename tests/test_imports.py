@@ -28,7 +28,7 @@ MAY_IMPORT = {
 FLOORS = {
     "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches toy"),
     "harvest": (
-        "hook_point hooks hub_client identity local_rows model_config",
+        "decoder_layers hook_point hub_client identity local_rows model_config",
         "capture hub",
         "model",
         "config",
@@ -101,9 +101,14 @@ def test_imports_are_absolute() -> None:
         assert levels <= {0}, path
 
 
-def test_the_help_needs_no_torch() -> None:
-    code = (
-        "import sys, saepipe.cli; print([m for m in ('torch', 'transformers', 'zarr', 'datasets') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("module", "libraries"),
+    [
+        ("saepipe.cli", ["torch", "transformers", "zarr", "datasets"]),  # for the help
+        ("saepipe.harvest.config", ["torch", "transformers", "datasets"]),  # for a mistake in a config
+    ],
+)
+def test_what_answers_at_once_loads_no_large_library(module: str, libraries: list[str]) -> None:
+    code = f"import sys, {module}; print([name for name in {libraries} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from saepipe.harvest.decoder_layers import decoder_layers, layer_output
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.hooks import decoder_layers, layer_output
 
 
 class _LastHookReached(Exception):  # noqa: N818 - a jump out of the forward pass, not an error

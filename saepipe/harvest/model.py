@@ -26,8 +26,8 @@ from saepipe.data.errors import (
     is_out_of_memory,
 )
 from saepipe.harvest.capture import capture
+from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.hooks import decoder_layers
 from saepipe.harvest.hub import remote_error
 from saepipe.harvest.hub_client import is_from_the_network
 from saepipe.harvest.identity import describe_config, describe_tokenizer, probe_ids

@@ -22,8 +22,8 @@ from transformers.masking_utils import sdpa_mask
 
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.capture import capture
+from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.hooks import decoder_layers
 from saepipe.harvest.model import LanguageModel, check_attention, load_model
 from saepipe.harvest.model_config import ModelConfig
 

@@ -12,8 +12,8 @@ import torch
 from saepipe.data.cache.hook_writer import HookWriter
 from saepipe.data.cache.layout import Layout
 from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError
+from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.hooks import decoder_layers
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.model_config import ModelConfig
 from saepipe.harvest.rows import RowSource, WindowBatch

@@ -24,7 +24,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.terminal.progress import Silent
 from saepipe.harvest.capture import capture
 from saepipe.harvest.config import HarvestConfig
-from saepipe.harvest.hooks import decoder_layers
+from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.model import load_model
 from saepipe.harvest.plan import plan
 from saepipe.harvest.run import harvest

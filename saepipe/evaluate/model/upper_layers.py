@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.hooks import decoder_layers
 
 UpperLayers = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(ids (batch, seq), x (batch, seq, d_in)) -> logits (batch, seq, vocab) in the model's dtype."""
@@ -39,8 +39,8 @@ def upper_layers(model: PreTrainedModel, hook: HookPoint) -> Iterator[UpperLayer
     Raises:
         ConfigError: if the model does not have the hook.
     """
-    hook.check_in(len(decoder_layers(model)))
     layers = decoder_layers(model)
+    hook.check_in(len(layers))
     lower = list(layers[: hook.num_layers_below])
     at_hook: torch.Tensor
 

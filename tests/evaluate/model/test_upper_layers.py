@@ -17,8 +17,8 @@ from transformers import (
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.model.upper_layers import upper_layers
 from saepipe.harvest.capture import capture
+from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.hooks import decoder_layers
 
 WINDOW, SEQ, VOCAB, LAYERS = 8, 24, 64, 5
 

@@ -15,7 +15,7 @@ from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.stats.intervals import Estimate
-from saepipe.harvest.hooks import decoder_layers
+from saepipe.harvest.decoder_layers import decoder_layers
 
 pytestmark = pytest.mark.quick
 

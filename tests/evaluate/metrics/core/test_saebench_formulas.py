@@ -22,7 +22,7 @@ from saepipe.evaluate.model.next_token import predict_as_saebench
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.results.result_file import Request, envelope
 from saepipe.evaluate.stats.intervals import Estimate
-from saepipe.harvest.hooks import decoder_layers
+from saepipe.harvest.decoder_layers import decoder_layers
 
 pytestmark = pytest.mark.quick
 
