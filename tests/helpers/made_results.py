@@ -55,9 +55,10 @@ def write_result(
     findings: tuple[Finding, ...] = (),
     parts: Mapping[str, dict[str, float]] = {},
     settings: Mapping[str, Any] | None = None,
+    name: str = "core",
     **changes: Any,
 ) -> Path:
-    """Writes a result of core with these figures; `settings` are core's own, `changes` are keys of the request."""
+    """Writes a result like core's with these figures, as that of the evaluation `name`; `settings` are core's own, `changes` are keys of the request."""
     run, metric = open_run(folder), Core.model_validate(settings or {})
     cfg = json.loads((folder / "sae" / "cfg.json").read_text())
     subject: Any = SimpleNamespace(run=run, name=f"{run.variant}/seed-{run.seed}", cfg=cfg)
@@ -83,7 +84,7 @@ def write_result(
         "works": "w",
     }
     result = envelope(measurement, Request(**request | changes), metric, subject, testbed, "id")
-    write_sealed(folder / "eval" / "core.json", result)
+    write_sealed(folder / "eval" / f"{name}.json", result)
     return folder
 
 

@@ -27,6 +27,8 @@ class Finding:
     """The observed value, and a value that would be fine."""
     about: str = ""
     """The penalty, transform or other run concerned, if any."""
+    evaluation: str = ""
+    """Name of the evaluation whose figures alone are affected; empty if all figures of the run are."""
 
     def __str__(self) -> str:
         return f"{self.rule} {self.severity} ({RULES[self.rule].title}): {self.message}"

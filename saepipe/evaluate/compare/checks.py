@@ -13,6 +13,8 @@ from saepipe.data.folders.health import Finding
 from saepipe.evaluate.metrics.base import FigureSpec
 from saepipe.evaluate.results.run_results import Row
 
+CORE = "core"
+"""Name of the evaluation that measures L0. Since sparsity must match for any figure, all verdicts rest on it."""
 MATCHED_L0 = 0.05
 """Largest difference between two L0s, relative to the smaller, at which sparsity is matched."""
 SAME_MODEL = 1e-6
@@ -25,7 +27,8 @@ def check_same_data(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> lis
     if len({(row.run.cache_fingerprint, row.run.hook) for row in rows}) > 1:
         findings.append(_error("the runs were trained at different hooks or from different caches"))
     if len({row.heldout for row in rows if row.heldout}) > 1:
-        findings.append(_error("the runs were evaluated on different held-out tokens: figures are not comparable"))
+        message = "the runs were evaluated on different held-out tokens: figures are not comparable"
+        findings.append(_error(message, CORE))
     return [*findings, *_check_protocols(rows), *_check_same_model(rows, shown)]
 
 
@@ -39,7 +42,8 @@ def _check_protocols(rows: Sequence[Row]) -> Iterator[Finding]:
             if name not in reported and (changes := differences(reference.protocols[name], protocol)):
                 reported.add(name)
                 details = f"{'; '.join(changes[:3])}{'; ...' if changes[3:] else ''}"
-                yield _error(f"{name} was measured differently for {reference.label} and {row.label}: {details}")
+                message = f"{name} was measured differently for {reference.label} and {row.label}: {details}"
+                yield _error(message, name)
 
 
 def _check_same_model(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> Iterator[Finding]:
@@ -51,7 +55,8 @@ def _check_same_model(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> I
         if not math.isclose(least, most, rel_tol=SAME_MODEL, abs_tol=SAME_MODEL):
             yield _error(
                 f"different evaluation data: {shown[key].label} ({key}), which does not depend on the SAE, is "
-                f"{least:.7g} for {least_label} and {most:.7g} for {most_label}"
+                f"{least:.7g} for {least_label} and {most:.7g} for {most_label}",
+                next(row.evaluations[key] for row in rows if row.value(key) is not None),
             )
 
 
@@ -70,8 +75,8 @@ def check_parts(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> Iterato
             yield Finding("H16", "warning", f"{message}over the parts that both runs have")
 
 
-def _error(message: str) -> Finding:
-    return Finding("H16", "error", message)
+def _error(message: str, evaluation: str = "") -> Finding:
+    return Finding("H16", "error", message, evaluation=evaluation)
 
 
 def check_matched_l0(variant: Sequence[Row], baseline: Sequence[Row]) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
@@ -40,8 +40,8 @@ class Change:
     """None if there is no such pair."""
     p_holm: float | None = None
     """p after Holm's correction over the primary metrics of this comparison."""
-    forbidden: bool = False
-    """True if a health rule forbids a verdict on every figure of this comparison."""
+    blocked_by: tuple[Finding, ...] = ()
+    """Findings that forbid a verdict on this figure."""
     findings: tuple[Finding, ...] = ()
     """Findings of H17."""
 
@@ -59,7 +59,7 @@ class Change:
         """`better` or `worse` (`higher` or `lower` if neither is better), `within noise`, or why there is none."""
         if self.paired is None:
             return "not measured"
-        if self.forbidden or errors(self.findings):
+        if self.blocked_by or errors(self.findings):
             return "no result"
         if self.paired.num_seeds < SEEDS_FOR_A_VERDICT:
             return "too few seeds"
@@ -114,12 +114,16 @@ class Change:
             "interesting": self.interesting,
             "word": self.word,
             "remark": self.remark,
+            "blocked_by": list(dict.fromkeys(finding.rule for finding in self.blocked_by)),
             "findings": [asdict(finding) for finding in self.findings],
         }
 
 
 def changes(
-    sides: Mapping[str, Sides], primary: Mapping[str, float], shown: Mapping[str, FigureSpec], *, forbidden: bool
+    sides: Mapping[str, Sides],
+    primary: Mapping[str, float],
+    shown: Mapping[str, FigureSpec],
+    blocked_by: Callable[[str], tuple[Finding, ...]] = lambda key: (),
 ) -> tuple[Change, ...]:
     """Returns the changes of all primary metrics, then of all other figures that were measured.
 
@@ -130,11 +134,12 @@ def changes(
         sides: values by figure key; figures that were not measured are missing.
         primary: smallest effect of interest by figure key.
         shown: every figure that a metric knows, by key.
-        forbidden: True if a health rule forbids a verdict.
+        blocked_by: returns the findings that forbid a verdict on a figure, by its key.
     """
     keys = [*primary, *(key for key in shown if key in sides and key not in primary and not shown[key].of_model)]
     uncorrected = [
-        replace(_change(key, sides.get(key, ((), ())), primary.get(key), shown), forbidden=forbidden) for key in keys
+        replace(_change(key, sides.get(key, ((), ())), primary.get(key), shown), blocked_by=blocked_by(key))
+        for key in keys
     ]
     p_values = [change.paired.p if change.paired else None for change in uncorrected if change.primary]
     adjusted = holm([1.0 if p is None else p for p in p_values])

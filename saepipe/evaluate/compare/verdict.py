@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saepipe.data.folders.health import Finding, errors
 from saepipe.data.folders.health_rules import RULES
-from saepipe.evaluate.compare.checks import check_matched_l0, check_same_data
+from saepipe.evaluate.compare.checks import CORE, check_matched_l0, check_same_data
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT, Change, Sides, changes
 from saepipe.evaluate.compare.sweeps import AtCommonL0
 from saepipe.evaluate.metrics.base import FigureSpec
@@ -33,9 +33,9 @@ class Verdict:
     variant: str
     baseline: str
     run_errors: tuple[Finding, ...]
-    """Errors in the health or the evaluations of single runs, which forbid a verdict."""
+    """Errors in the health or the evaluations of single runs."""
     comparison_findings: tuple[Finding, ...]
-    """Findings between the runs, which forbid a verdict."""
+    """Findings between the runs."""
     num_seeds: int
     """Number of pairs: seeds that both sides have."""
     changes: tuple[Change, ...] = ()
@@ -46,11 +46,22 @@ class Verdict:
 
     @property
     def forbidden_by(self) -> tuple[Finding, ...]:
+        """Findings that forbid a verdict on every figure."""
+        return tuple(finding for finding in self._obstacles if _concerns_all(finding))
+
+    @property
+    def blocked(self) -> dict[str, tuple[Finding, ...]]:
+        """Findings that forbid a verdict on the figures of one evaluation, by the evaluation's name."""
+        names = dict.fromkeys(finding.evaluation for finding in self._obstacles if not _concerns_all(finding))
+        return {name: tuple(f for f in self._obstacles if f.evaluation == name) for name in names}
+
+    @property
+    def _obstacles(self) -> tuple[Finding, ...]:
         return (*self.run_errors, *self.comparison_findings)
 
     @property
     def may_judge(self) -> bool:
-        """True if no rule forbids a verdict and there are enough seeds for one."""
+        """True if no rule forbids a verdict on every figure and there are enough seeds for one."""
         return not self.forbidden_by and self.num_seeds >= SEEDS_FOR_A_VERDICT
 
     @property
@@ -60,11 +71,12 @@ class Verdict:
 
     def __str__(self) -> str:
         if self.forbidden_by:
-            rules = sorted({finding.rule for finding in self.forbidden_by}, key=lambda rule: int(rule[1:]))
-            why = ", ".join(f"{rule} {RULES[rule].title}" for rule in rules)
-            details = "".join(f"; {finding.rule}: {finding.message}" for finding in self.comparison_findings)
-            return f"{self.pair}: NO RESULT, whatever the figures show: {why}{details}"
+            between = [finding for finding in self.comparison_findings if _concerns_all(finding)]
+            details = "".join(f"; {finding.rule}: {finding.message}" for finding in between)
+            return f"{self.pair}: NO RESULT, whatever the figures show: {_titles(self.forbidden_by)}{details}"
         sound = f"{self.pair}: no health rule prevents comparing these runs"
+        for name, findings in self.blocked.items():
+            sound += f", except in {name}: {_titles(findings)}"
         if self.num_seeds == 0:
             return f"{sound}, but they have no seed in common"
         if self.num_seeds < SEEDS_FOR_A_VERDICT:
@@ -79,10 +91,21 @@ class Verdict:
             "l0": self.l0,
             "num_seeds": self.num_seeds,
             "forbidden_by": [asdict(finding) for finding in self.forbidden_by],
+            "blocked": {name: [asdict(finding) for finding in found] for name, found in self.blocked.items()},
             "findings": [asdict(finding) for finding in self.findings],
             "text": str(self),
             "changes": [change.to_dict() for change in self.changes],
         }
+
+
+def _concerns_all(finding: Finding) -> bool:
+    return finding.evaluation in ("", CORE)
+
+
+def _titles(findings: Iterable[Finding]) -> str:
+    """Returns the rules of the findings, each once: `H9 degenerate SAE, H10 chance-level probes`."""
+    rules = sorted({finding.rule for finding in findings}, key=lambda rule: int(rule[1:]))
+    return ", ".join(f"{rule} {RULES[rule].title}" for rule in rules)
 
 
 def verdict(variant: Sequence[Row], baseline: Sequence[Row], figures: Figures) -> Verdict:
@@ -124,9 +147,14 @@ def _verdict(
     ]
     repeated = {finding.rule for finding in run_errors} & {"H2", "H3"}
     comparison_findings = [finding for finding in comparison_findings if finding.rule not in repeated]
-    forbidden = bool(run_errors or comparison_findings)
-    judged = changes(sides, figures.primary, figures.shown, forbidden=forbidden)
-    claims = [finding for change in judged if change.primary for finding in change.findings]
+    evaluations = {key: name for row in (*rows[1], *rows[0]) for key, name in row.evaluations.items()}
+
+    def blocked_by(key: str) -> tuple[Finding, ...]:
+        found = (*run_errors, *comparison_findings)
+        return tuple(f for f in found if _concerns_all(f) or f.evaluation == evaluations.get(key))
+
+    judged = changes(sides, figures.primary, figures.shown, blocked_by)
+    claims = [finding for change in judged if change.primary and not change.blocked_by for finding in change.findings]
     return Verdict(
         variant=rows[0][0].variant,
         baseline=rows[1][0].variant,
@@ -134,7 +162,7 @@ def _verdict(
         comparison_findings=tuple(comparison_findings),
         num_seeds=num_seeds,
         changes=judged,
-        findings=(*unpaired, *([] if forbidden else claims)),
+        findings=(*unpaired, *claims),
     )
 
 

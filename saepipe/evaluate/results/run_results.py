@@ -61,6 +61,8 @@ class Row:
     findings: tuple[Finding, ...]
     """Findings of the run's health and of its evaluations."""
     evidence: Mapping[str, Any]
+    evaluations: Mapping[str, str]
+    """Name of the evaluation that measured each figure, by figure key."""
     protocols: Mapping[str, Mapping[str, Any]]
     """Protocol of each evaluation; figures are comparable if the protocols are equal."""
     parts: Mapping[str, Mapping[str, float]]
@@ -109,6 +111,7 @@ def read_row(run: Run) -> Row:
     """Reads `health.json` and `eval/*.json`; leaves out results that are not of this run, with a finding for each."""
     health = Health.read(run.path)
     cells: dict[str, Cell] = {}
+    evaluations: dict[str, str] = {}
     protocols: dict[str, Mapping[str, Any]] = {}
     parts: dict[str, Mapping[str, float]] = {}
     heldout = None
@@ -121,10 +124,12 @@ def read_row(run: Run) -> Row:
         if mismatches := check_result(result, run, path.name):
             findings += mismatches
             continue
-        cells |= dict(_figures(result))
+        measured = dict(_figures(result))
+        cells |= measured
+        evaluations |= dict.fromkeys(measured, path.stem)
         protocols[path.stem] = {key: ours.get(key) for key in PROTOCOL} | {"model": ours["fingerprints"]["model"]}
         parts |= ours.get("parts", {})
-        findings += [Finding(**finding) for finding in ours.get("findings", ())]
+        findings += [Finding(**{**finding, "evaluation": path.stem}) for finding in ours.get("findings", ())]
         warnings += ours["warnings"]
         unchecked += [] if is_sealed(result) else [path.name]
         if result["eval_type_id"] == "core":
@@ -138,6 +143,7 @@ def read_row(run: Run) -> Row:
         cells,
         tuple(findings),
         health.evidence,
+        evaluations,
         protocols,
         parts,
         heldout,
@@ -159,14 +165,15 @@ def check_result(result: Mapping[str, Any], run: Run, name: str) -> list[Finding
     ours, consequence = result["saepipe"], "its figures are left out; evaluate again"
     if ours["fingerprints"]["run"] != run.fingerprint:
         message = f"{name} is of an earlier run in this folder ({ours['fingerprints']['run'][:8]}): {consequence}"
-        return [Finding("H11", "error", message)]
+        return [Finding("H11", "error", message, evaluation=Path(name).stem)]
     cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
     keys = ("architecture", "d_in", "d_sae")
     expected = {"hook": run.hook, "cache": run.cache_fingerprint, **{key: cfg.get(key) for key in keys}}
     actual = {"hook": ours["hook"], "cache": ours["fingerprints"]["cache"]}
     actual |= {key: result["sae_cfg_dict"].get(key) for key in keys}
     wrong = [f"{key} {actual[key]}, not {expected[key]}" for key in expected if actual[key] != expected[key]]
-    return [Finding("H12", "error", f"{name} was measured at {'; '.join(wrong)}: {consequence}")] if wrong else []
+    message = f"{name} was measured at {'; '.join(wrong)}: {consequence}"
+    return [Finding("H12", "error", message, evaluation=Path(name).stem)] if wrong else []
 
 
 def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from saepipe.data.folders.health import Finding
 from saepipe.evaluate.compare.difference import Change, Word, changes
 from saepipe.evaluate.metrics.base import FigureSpec
 from saepipe.evaluate.stats.paired_seeds import holm, paired
@@ -27,7 +28,7 @@ UP, NOISE = (0.10, 0.11, 0.09, 0.10), (0.10, -0.08, 0.12, -0.05)
 def judge(key: str, moved: Any, base: Any = BASE, primary: dict[str, float] | None = None, **keys: Any) -> Change:
     """The change of one figure that differs from `base` by `moved`, seed by seed."""
     variant = [None if step is None else start + step for start, step in zip(base, moved, strict=True)]
-    judged = changes({key: (variant, base)}, primary or {}, SHOWN, forbidden=keys.get("forbidden", False))
+    judged = changes({key: (variant, base)}, primary or {}, SHOWN, lambda _: keys.get("blocked_by", ()))
     return next(change for change in judged if change.key == key)
 
 
@@ -65,13 +66,13 @@ def test_equal_differences_have_no_verdict() -> None:
 
 
 def test_a_forbidding_rule_removes_the_verdict() -> None:
-    assert judge("good", UP, forbidden=True).word == "no result"
+    assert judge("good", UP, blocked_by=(Finding("H10", "error", ""),)).word == "no result"
 
 
 def test_holm_covers_the_primary_metrics_only() -> None:
     sides = {key: ([b + step for b, step in zip(BASE, UP, strict=True)], BASE) for key in ("good", "bad", "size")}
     sides["bad"] = ([b + step for b, step in zip(BASE, NOISE, strict=True)], BASE)
-    by_key = {change.key: change for change in changes(sides, {"good": 0.01, "bad": 0.01}, SHOWN, forbidden=False)}
+    by_key = {change.key: change for change in changes(sides, {"good": 0.01, "bad": 0.01}, SHOWN)}
     raw = [paired(*sides[key]).p for key in ("good", "bad")]
     assert [by_key[key].p_holm for key in ("good", "bad")] == pytest.approx(holm(raw))
     assert by_key["good"].p == pytest.approx(2 * raw[0])
@@ -95,7 +96,7 @@ def test_holm_counts_a_primary_metric_that_was_not_measured() -> None:
 
 def test_primary_metrics_come_first_and_figures_of_the_model_are_left_out() -> None:
     sides = dict.fromkeys(SHOWN, (BASE, BASE))
-    judged = changes(sides, {"size": 1.0}, SHOWN, forbidden=False)
+    judged = changes(sides, {"size": 1.0}, SHOWN)
     assert [change.key for change in judged] == ["size", "good", "bad", "other"]
     assert [change.primary for change in judged] == [True, False, False, False]
     assert judged[-1].to_dict()["noisy"] == "says a paper"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers import made_results
-from helpers.made_results import write_core
+from helpers.made_results import write_core, write_result
 from saepipe.cli import main
 from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.compare.difference import Word
@@ -54,6 +54,31 @@ def test_an_error_on_either_side_forbids_a_result(make_run, side: str) -> None:
     rules, text = judged(make_run, sides["variant"], sides["baseline"])
     assert rules == ["H1"]
     assert text == "new against base: NO RESULT, whatever the figures show: H1 inert penalty"
+
+
+CHANCE = Finding("H10", "error", "the probes of 2 of 26 first letters have an F1 above 0.6 (required: 20)", "absorption")
+
+
+def test_an_error_of_an_evaluation_blocks_its_own_figures_alone(make_run) -> None:
+    """Nothing about reconstruction rests on the probes of the first letters."""
+    base = [write_core(make_run("base", seed)) for seed in range(3)]
+    new = [write_core(make_run("new", seed, weight=2.0), ev=0.95 + seed / 1000) for seed in range(3)]
+    for seed, run in enumerate((*base, *new)):
+        figures = {"mean_full_absorption_score": 0.1 + seed / 100}
+        write_result(run, figures, name="absorption", findings=(CHANCE,))
+    (verdict,) = compare([*base, *new], baseline=base[0]).verdicts
+    words = {change.key: (change.word, [finding.rule for finding in change.blocked_by]) for change in verdict.changes}
+    assert words["mean_full_absorption_score"] == ("no result", ["H10"] * 6)
+    assert words["explained_variance"] == ("better", [])
+    assert verdict.may_judge
+    assert str(verdict).endswith("comparing these runs, except in absorption: H10 chance-level probes (3 seeds)")
+    assert verdict.to_dict()["blocked"]["absorption"][0]["rule"] == "H10"
+
+
+def test_an_error_of_core_blocks_all_figures_since_they_rest_on_its_l0(make_run) -> None:
+    rules, text = judged(make_run, {}, {}, tokens=77)
+    assert rules == ["H16"]
+    assert "NO RESULT" in text
 
 
 def test_a_warning_does_not_forbid(make_run) -> None:

@@ -57,8 +57,10 @@ def num_own_latents(f1_by_k: Iterable[float], jump: float) -> tuple[int, list[fl
     return len(computed), computed
 
 
-def find_splits(train: WordActs, stems: Sequence[str], test: WordActs, jump: float) -> list[FeatureSplit]:
-    """Returns each letter's own latents.
+def find_splits(
+    train: WordActs, stems: Sequence[str], test: WordActs, jump: float, letters: Sequence[int]
+) -> list[FeatureSplit]:
+    """Returns the own latents of each of `letters`, in their order.
 
     Train words decide their number, in five folds: each word is judged by latents and a probe chosen without the word
     and its other forms. So a latent of a single word is not one of the letter's, and test words have no influence.
@@ -68,19 +70,22 @@ def find_splits(train: WordActs, stems: Sequence[str], test: WordActs, jump: flo
         stems: (num_words,) stems of the train words.
         test: words to report on.
         jump: by how much F1 must rise.
+        letters: columns of the labels.
     """
     # The products are too small for several threads, which on a busy machine mostly wait for each other.
     with threadpool_limits(1):
-        return _find_splits(train, stems, test, jump)
+        return _find_splits(train, stems, test, jump, letters)
 
 
-def _find_splits(train: WordActs, stems: Sequence[str], test: WordActs, jump: float) -> list[FeatureSplit]:
+def _find_splits(
+    train: WordActs, stems: Sequence[str], test: WordActs, jump: float, letters: Sequence[int]
+) -> list[FeatureSplit]:
     fold = assign_folds(train.labels.argmax(axis=1), stems)
     folds = [
         tuple(WordActs(train.acts[part], train.labels[part]) for part in (fold != index, fold == index))
         for index in np.unique(fold)
     ]
-    rankings = [rank_by_pursuit(fold_train.acts, fold_train.labels) for fold_train, _ in folds]
+    rankings = [_rank(fold_train, letters) for fold_train, _ in folds]
 
     def f1_by_k(letter: int, num_latents: int) -> Iterator[float]:
         truth = np.concatenate([fold_test.labels[:, letter] for _, fold_test in folds])
@@ -93,8 +98,13 @@ def _find_splits(train: WordActs, stems: Sequence[str], test: WordActs, jump: fl
 
     return [
         _split(train, test, letter, latents, num_own_latents(f1_by_k(letter, len(latents)), jump), scaled=True)
-        for letter, latents in enumerate(rank_by_pursuit(train.acts, train.labels))
+        for letter, latents in _rank(train, letters).items()
     ]
+
+
+def _rank(words: WordActs, letters: Sequence[int]) -> dict[int, list[int]]:
+    """Returns the ranked latents by letter."""
+    return dict(zip(letters, rank_by_pursuit(words.acts, words.labels[:, letters]), strict=True))
 
 
 def assign_folds(letters: np.ndarray, stems: Sequence[str]) -> np.ndarray:

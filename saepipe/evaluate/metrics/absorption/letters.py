@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,25 +51,46 @@ class Gate:
         return None
 
 
+def _no_words() -> np.ndarray:
+    return np.empty(0)
+
+
 @dataclass(frozen=True)
 class LetterResult:
     """Absorption at one letter of one SAE."""
 
     letter: str
     f1_probe: float
-    split: FeatureSplit
-    fraction: np.ndarray
-    """(num_true_positives,) float32: absorption fraction of each word"""
-    full: np.ndarray
-    """(num_true_positives,) bool: full absorption of each word"""
-    absorbers: np.ndarray
+    num_true_positives: int
+    """Number of test words that the probe detects."""
+    model_failure: str | None
+    """Why the model does not represent the letter well enough, whatever the SAE; None if it does."""
+    split: FeatureSplit | None = None
+    """Latents of the letter; None if they were not searched, because the model does not represent it."""
+    sae_failure: str | None = None
+    """Why the SAE does not represent the letter well enough; None if it does."""
+    fraction: np.ndarray = field(default_factory=_no_words)
+    """(num_true_positives,) float32: absorption fraction of each word; (0,) if there is no split"""
+    full: np.ndarray = field(default_factory=_no_words)
+    """(num_true_positives,) bool: full absorption of each word; (0,) if there is no split"""
+    absorbers: np.ndarray = field(default_factory=_no_words)
     """(num_absorbed,) int64: top latent of each word that is absorbed in part or in full"""
-    words: Sequence[str]
+    words: Sequence[str] = ()
     """(num_absorbed,): the absorbed words"""
-    in_model: bool
-    """True if the model represents the letter well enough, regardless of the SAE."""
-    reason: str | None
-    """Why the letter is not measurable; None if it is."""
+
+    @property
+    def in_model(self) -> bool:
+        """True if the model represents the letter well enough, whatever the SAE."""
+        return self.model_failure is None
+
+    @property
+    def reason(self) -> str | None:
+        """Why the letter is not measurable; None if it is."""
+        return self.model_failure or self.sae_failure
+
+    @property
+    def num_split_latents(self) -> int:
+        return len(self.split.latents) if self.split else 0
 
     @property
     def detail(self) -> dict[str, Any]:
@@ -80,8 +101,8 @@ class LetterResult:
             "mean_absorption_fraction": float(self.fraction.mean()) if measurable else None,
             "full_absorption_rate": float(self.full.mean()) if measurable else None,
             "num_full_absorption": int(self.full.sum()) if measurable else None,
-            "num_probe_true_positives": len(self.full),
-            "num_split_features": len(self.split.latents) if measurable else None,
+            "num_probe_true_positives": self.num_true_positives,
+            "num_split_features": self.num_split_latents if measurable else None,
         }
 
     @property
@@ -92,11 +113,11 @@ class LetterResult:
             "first_letter": self.letter,
             "not_measurable": self.reason,
             "f1_probe": self.f1_probe,
-            "split_latents": self.split.latents,
-            "f1_split": self.split.f1,
-            "f1_split_test": self.split.f1_test,
-            "f1_by_k": self.split.f1_by_k,
-            "num_probe_true_positives": len(self.full),
+            "split_latents": self.split.latents if self.split else [],
+            "f1_split": self.split.f1 if self.split else None,
+            "f1_split_test": self.split.f1_test if self.split else None,
+            "f1_by_k": self.split.f1_by_k if self.split else [],
+            "num_probe_true_positives": self.num_true_positives,
             "num_absorbed": None if self.reason else len(self.absorbers),
             "top_absorbers": None if self.reason else [list(pair) for pair in absorbers],
             "absorbed_words": None if self.reason else {str(latent): self._words_of(latent) for latent, _ in absorbers},
@@ -108,17 +129,32 @@ class LetterResult:
         return words[:_MAX_ABSORBED_WORDS]
 
 
+def unscored_letters(material: Material, gate: Gate) -> list[LetterResult]:
+    """Returns what is known of each letter without any SAE."""
+    probes = zip(LETTERS, material.f1.tolist(), material.true_positives.sum(0).tolist(), strict=True)
+    return [LetterResult(letter, f1, num_words, gate.model_failure(f1, num_words)) for letter, f1, num_words in probes]
+
+
 def score_letters(
-    subject: Subject, material: Material, splits: Sequence[FeatureSplit], gate: Gate, mode: Mode
+    subject: Subject, material: Material, splits: Mapping[int, FeatureSplit], gate: Gate, mode: Mode
 ) -> list[LetterResult]:
-    """Runs stage C: scores the SAE on each letter's words that the probe detects."""
+    """Runs stage C: scores the SAE on the words that the probe detects.
+
+    Args:
+        subject: the SAE.
+        material: words, activations and probes.
+        splits: own latents by letter's index; letters without are not scored.
+        gate: thresholds for a letter.
+        mode: definition of the scores.
+    """
     W_dec = subject.sae.W_dec
     no_acts = torch.zeros(1, subject.sae.d_sae, device=W_dec.device)
     # The latents do not have to explain the part of x that is there without any latent (b_dec), so it is subtracted.
     offset = torch.zeros_like(W_dec[0]) if mode == "reference" else subject.sae.decode(no_acts)[0]
     num_rows = rows_at_a_time(2 * subject.sae.d_sae)  # activations, and their parts of the direction
-    results = []
-    for index, split in enumerate(splits):
+
+    results = unscored_letters(material, gate)
+    for index, split in splits.items():
         detected = material.true_positives[:, index]
         x = material.x_scored[detected].to(W_dec.device, torch.float32)
         direction = material.probe.weight[index].to(W_dec.device)
@@ -127,20 +163,14 @@ def score_letters(
             for part in torch.split(x, num_rows)
         )
         absorbed = (scores.fraction > 0) | scores.full
-        f1_probe = float(material.f1[index])
-        model_failure = gate.model_failure(f1_probe, len(x))
-        results.append(
-            LetterResult(
-                letter=LETTERS[index],
-                f1_probe=f1_probe,
-                split=split,
-                fraction=scores.fraction.cpu().numpy(),
-                full=scores.full.cpu().numpy(),
-                absorbers=scores.top[absorbed].cpu().numpy(),
-                words=[material.test[word].text for word in detected.nonzero().flatten()[absorbed.cpu()].tolist()],
-                in_model=model_failure is None,
-                reason=model_failure or gate.sae_failure(split),
-            )
+        results[index] = replace(
+            results[index],
+            split=split,
+            sae_failure=gate.sae_failure(split),
+            fraction=scores.fraction.cpu().numpy(),
+            full=scores.full.cpu().numpy(),
+            absorbers=scores.top[absorbed].cpu().numpy(),
+            words=[material.test[word].text for word in detected.nonzero().flatten()[absorbed.cpu()].tolist()],
         )
     return results
 
@@ -172,7 +202,7 @@ def _word_values(letters: Sequence[LetterResult]) -> dict[str, list[np.ndarray]]
     return {
         "absorption_fraction_score": [letter.fraction for letter in letters],
         "full_absorption_score": [letter.full for letter in letters],
-        "num_split_features": [np.array([len(letter.split.latents)]) for letter in letters],
+        "num_split_features": [np.array([letter.num_split_latents]) for letter in letters],
     }
 
 

@@ -19,7 +19,14 @@ from saepipe.data.config.bounds import Seed
 from saepipe.data.folders.health import Finding
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.absorption.feature_splits import FeatureSplit, WordActs, find_splits, reference_splits
-from saepipe.evaluate.metrics.absorption.letters import Gate, LetterResult, figures, means_by_letter, score_letters
+from saepipe.evaluate.metrics.absorption.letters import (
+    Gate,
+    LetterResult,
+    figures,
+    means_by_letter,
+    score_letters,
+    unscored_letters,
+)
 from saepipe.evaluate.metrics.absorption.material import Material, MaterialSettings, labels, load_material
 from saepipe.evaluate.metrics.absorption.prompts import TEMPLATE, NotMeasurable
 from saepipe.evaluate.metrics.absorption.ranking import MAX_LATENTS, encode_words
@@ -85,16 +92,19 @@ class Absorption(Metric):
         except NotMeasurable as error:
             progress.say(f"absorption is not measurable: {error}")
             return [self._not_measurable(str(error), testbed) for _ in subjects]
+        gate = self._gate(testbed.mode)
+        letters = unscored_letters(material, gate)
+        searched = [index for index, letter in enumerate(letters) if letter.in_model or testbed.mode == "reference"]
+        if not searched:
+            progress.say("absorption: no SAE is measured, since the model represents no letter at the hook")
+            return [self._measurement(letters, material, testbed) for _ in subjects]
         progress.start(f"absorption at {testbed.hook}", len(subjects), "SAEs")
         try:
             measurements = []
             for subject in subjects:
+                splits = self._find_splits(subject, material, searched, testbed.mode)
                 with torch.no_grad():
-                    train = WordActs(encode_words(subject, material.x_train), labels(material.train).numpy())
-                    test = WordActs(encode_words(subject, material.x_test), labels(material.test).numpy())
-                splits = self._find_splits(train, test, material, testbed.mode)
-                with torch.no_grad():
-                    letters = score_letters(subject, material, splits, self._gate(testbed.mode), testbed.mode)
+                    letters = score_letters(subject, material, splits, gate, testbed.mode)
                 measurements.append(self._measurement(letters, material, testbed))
                 progress.advance(1)
         finally:
@@ -110,10 +120,19 @@ class Absorption(Metric):
             return Gate(self.min_GT_probe_f1, min_split_f1=-1.0, min_true_positives=1)
         return Gate(self.min_GT_probe_f1, self.min_split_f1, self.min_true_positives)
 
-    def _find_splits(self, train: WordActs, test: WordActs, material: Material, mode: Mode) -> list[FeatureSplit]:
+    def _find_splits(
+        self, subject: Subject, material: Material, letters: Sequence[int], mode: Mode
+    ) -> dict[int, FeatureSplit]:
+        """Returns the own latents by letter; SAEBench always searches all letters."""
+        with torch.no_grad():
+            train = WordActs(encode_words(subject, material.x_train), labels(material.train).numpy())
+            test = WordActs(encode_words(subject, material.x_test), labels(material.test).numpy())
+        jump = self.f1_jump_threshold
         if mode == "reference":
-            return reference_splits(train, test, self.f1_jump_threshold, self.k_sparse_probe_l1_decay, self.seed)
-        return find_splits(train, [word.stem for word in material.train], test, self.f1_jump_threshold)
+            splits = reference_splits(train, test, jump, self.k_sparse_probe_l1_decay, self.seed)
+        else:
+            splits = find_splits(train, [word.stem for word in material.train], test, jump, letters)
+        return dict(zip(letters, splits, strict=True))
 
     def _measurement(self, letters: Sequence[LetterResult], material: Material, testbed: Testbed) -> Measurement:
         measurable = [letter for letter in letters if letter.reason is None]
@@ -127,7 +146,7 @@ class Absorption(Metric):
             extra={
                 "first_letter_probe_f1": _probe_f1(material),
                 "first_letter_split_f1": two_stage(
-                    [np.array([letter.split.f1]) for letter in letters if letter.in_model],
+                    [np.array([letter.split.f1]) for letter in letters if letter.in_model and letter.split],
                     self.seed,
                     undefined="no letter has a good probe and enough words",
                 ),

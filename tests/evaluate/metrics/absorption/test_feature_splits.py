@@ -21,6 +21,7 @@ from saepipe.evaluate.sae.subject import Subject
 
 NUM_LETTERS, NUM_WORDS = 4, 400
 WHOLE, HALVED, LATENTS = 0, 1, 30
+ALL = range(NUM_LETTERS)
 """Letter 0 has one latent, letter 1 one for each half of its words, letters 2 and 3 have none."""
 
 
@@ -44,7 +45,7 @@ def stems(num_words: int = NUM_WORDS) -> list[str]:
 
 @pytest.fixture(scope="module")
 def result():
-    return find_splits(words(0), stems(), words(1), jump=0.03)
+    return find_splits(words(0), stems(), words(1), 0.03, ALL)
 
 
 def test_a_letter_with_one_latent(result) -> None:
@@ -57,6 +58,10 @@ def test_a_letter_split_into_two_latents(result) -> None:
     assert sorted(result[HALVED].latents) == [1, 2]
     assert result[HALVED].f1_by_k[0] == pytest.approx(2 / 3, abs=0.1)
     assert result[HALVED].f1 == pytest.approx(1.0)
+
+
+def test_only_the_letters_asked_for_are_searched(result) -> None:
+    assert find_splits(words(0), stems(), words(1), 0.03, [HALVED]) == [result[HALVED]]
 
 
 def test_letters_without_latents_have_a_low_f1(result) -> None:
@@ -79,8 +84,8 @@ def test_scales_of_latents_do_not_matter() -> None:
     def changed(original: WordActs) -> WordActs:
         return WordActs(csr_array((original.acts.toarray() * scale)[:, order].astype(np.float32)), original.labels)
 
-    plain = find_splits(words(0), stems(), words(1), 0.03)
-    moved = find_splits(changed(words(0)), stems(), changed(words(1)), 0.03)
+    plain = find_splits(words(0), stems(), words(1), 0.03, ALL)
+    moved = find_splits(changed(words(0)), stems(), changed(words(1)), 0.03, ALL)
     assert [[int(order[latent]) for latent in split.latents] for split in moved] == [split.latents for split in plain]
     assert [split.f1_by_k for split in moved] == [pytest.approx(split.f1_by_k) for split in plain]
 
@@ -89,7 +94,7 @@ def test_latents_of_single_words_do_not_belong_to_the_letter() -> None:
     """Each of a letter's words has its own latent: every latent fits its word, none generalises to another."""
     letter = np.arange(60) % 3
     sample = WordActs(csr_array(np.eye(60, dtype=np.float32)), letter[:, None] == np.arange(3))
-    result = find_splits(sample, stems(60), sample, jump=0.03)
+    result = find_splits(sample, stems(60), sample, 0.03, range(3))
     assert all(split.f1 < 0.6 for split in result)
     assert all(len(split.latents) == 1 for split in result)
 
@@ -98,7 +103,7 @@ def test_latents_that_fit_by_chance_have_a_low_f1() -> None:
     """The best of 300 random latents fits 90 words well, but does not generalise to words that did not choose it."""
     rng = np.random.default_rng(0)
     sample = WordActs(csr_array(rng.random((90, 300), dtype=np.float32)), (np.arange(90) % 3)[:, None] == np.arange(3))
-    result = find_splits(sample, stems(90), sample, jump=0.03)
+    result = find_splits(sample, stems(90), sample, 0.03, range(3))
     assert np.mean([split.f1 for split in result]) < 0.45
     assert np.mean([split.f1_test for split in result]) > 0.5  # on the words that chose the latents
 
@@ -108,8 +113,8 @@ def test_forms_of_a_word_are_judged_together() -> None:
     letter = np.arange(15) % 3
     acts = csr_array(np.repeat(np.eye(15, dtype=np.float32), 2, axis=0))
     sample = WordActs(acts, np.repeat(letter, 2)[:, None] == np.arange(3))
-    apart = find_splits(sample, stems(30), sample, jump=-1.0)
-    together = find_splits(sample, [str(index // 2) for index in range(30)], sample, jump=-1.0)
+    apart = find_splits(sample, stems(30), sample, -1.0, range(3))
+    together = find_splits(sample, [str(index // 2) for index in range(30)], sample, -1.0, range(3))
     assert max(split.f1 for split in together) < min(split.f1 for split in apart)
 
 
