@@ -131,7 +131,8 @@ def train(
         return
     with show_progress(format_) as progress:
         runs = saepipe.train(settings, out, resume=resume, strict=strict, progress=progress)
-    show({"runs": [str(run) for run in runs], "findings": findings_of(runs)}, format_)
+    findings = findings_of(runs) if format_ == "json" else grouped_findings_of(runs)
+    show({"runs": [str(run) for run in runs], "findings": findings}, format_)
 
 
 @app.command(
@@ -521,6 +522,14 @@ def findings_of(runs: Sequence[Path]) -> list[str]:
     from saepipe.data.folders.health import Health
 
     return [f"{run}: {finding}" for run in runs for finding in Health.read(run).findings]
+
+
+def grouped_findings_of(runs: Sequence[Path]) -> list[str]:
+    """Returns the health findings of runs, one line per rule and variant."""
+    from saepipe.data.folders.finding_groups import grouped
+    from saepipe.data.folders.health import Health
+
+    return [str(group) for group in grouped({"/".join(run.parts[-2:]): Health.read(run).findings for run in runs})]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -48,6 +48,7 @@ FLOORS = {
         "health memory_needs plan stacked",
         "rundir",
         "live_run",
+        "telling",
         "run",
     ),
     "evaluate": (

@@ -46,6 +46,7 @@ class LiveRun:
     strict: bool
     early_findings: list[Finding] = field(default_factory=list)  # before the first step
     reported: set[tuple[str, str]] = field(default_factory=set)  # rules, and what they were about
+    news: list[Finding] = field(default_factory=list)  # reported since `train` last told the user
     fatal: tuple[Finding, ...] = ()
 
     @classmethod
@@ -144,17 +145,16 @@ class LiveRun:
             self.report(check_steps(self.state.step, self.planned.recipe.num_steps))
 
     def report(self, findings: Sequence[Finding]) -> None:
-        """Prints new findings, and stops the run if it cannot become usable (strict: if it has any error)."""
-        folder = self.planned.folder
+        """Keeps new findings for the user, and stops the run if it cannot become usable (strict: at any error)."""
         for finding in findings:
             key = (finding.rule, finding.about or finding.message)
             if key not in self.reported:
                 self.reported.add(key)
-                self.progress.say(f"{folder}: {finding}")
+                self.news.append(finding)
                 self.trackers.log_finding(self.state.step, finding)
         if fatal := (errors if self.strict else unusable)(findings):
             self.fatal = tuple(fatal)
-            Health(tuple(dict.fromkeys([*self.early_findings, *findings]))).write(folder)
+            Health(tuple(dict.fromkeys([*self.early_findings, *findings]))).write(self.planned.folder)
 
     def _finish(self) -> None:
         """Judges the trained run by every rule, and commits it unless it is unusable."""

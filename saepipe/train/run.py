@@ -13,6 +13,7 @@ from torch import Tensor
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.errors import ConfigError, HealthError, is_out_of_memory
 from saepipe.data.folders.artifact import is_committed, writer_lock
+from saepipe.data.folders.finding_groups import grouped
 from saepipe.data.folders.health import Finding, Health, errors
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
@@ -26,6 +27,7 @@ from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.run_damage import check_undamaged
 from saepipe.train.stacked.teams import Team, teams
 from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.telling import Telling
 from saepipe.train.trackers.base import check_installed
 from saepipe.train.trackers.tracker_threads import Tracking
 
@@ -86,8 +88,9 @@ def train(
                 raise out_of_memory([run.recipe for run in runs], error) from error
     _print_invalid([run.folder for run in planned if is_committed(run.folder)], progress)
     if failed:
-        listed = "\n".join(f"  {folder}: {finding}" for folder, finding in failed)
-        raise HealthError(f"{len(failed)} of {len(planned)} runs failed:\n{listed}", hint="see their health.json")
+        reasons = {run_folder.label(folder): [finding] for folder, finding in failed}
+        listed = "\n".join(f"  {group}" for group in grouped(reasons))
+        raise HealthError(f"{len(failed)} of {len(planned)} runs failed:\n{listed}", hint=f"see {out}/*/*/health.json")
     return [run.folder for run in planned]
 
 
@@ -117,6 +120,8 @@ def train_group(
         for run in runs:
             with run.stops_alone():
                 run.check_before_start(early_batches)
+        telling = Telling(runs, progress)
+        telling.tell()
         # A run that has failed its checks keeps its step, but no batch is read for it.
         start = min((run.state.step for run in runs if not run.fatal), default=0)
         stop = max(run.planned.recipe.num_steps for run in runs)
@@ -136,11 +141,13 @@ def train_group(
                 on_device = rows.to(device, non_blocking=True)
                 for members, team in lineup:
                     _step(members, team, on_device)
+                telling.tell()
                 progress.advance(batch_size)
                 if stop_request:
                     raise stop_request.stopped(_keep(runs))
     for run in runs:
         run.check_complete()
+    telling.tell()
     return failed + [(run.planned.folder, run.fatal[0]) for run in runs if run.fatal]
 
 
@@ -187,10 +194,11 @@ def _team(members: Sequence[LiveRun]) -> Team:
 
 def _print_invalid(folders: Sequence[Path], progress: Progress) -> None:
     """Prints prominently which runs cannot show what they were made to show."""
-    invalid = {folder: findings for folder in folders if (findings := errors(Health.read(folder).findings))}
-    if invalid:
-        listed = "\n".join(f"  {folder}: {'; '.join(map(str, findings))}" for folder, findings in invalid.items())
-        progress.say(f"{len(invalid)} OF {len(folders)} RUNS CANNOT SHOW WHAT THEY WERE MADE TO SHOW:\n{listed}")
+    by_run = {run_folder.label(folder): errors(Health.read(folder).findings) for folder in folders}
+    num_invalid = sum(map(bool, by_run.values()))
+    if num_invalid:
+        broken = "; ".join(f"{group.where} ({group.rule})" for group in grouped(by_run))
+        progress.say(f"{num_invalid} OF {len(folders)} RUNS CANNOT SHOW WHAT THEY WERE MADE TO SHOW: {broken}")
 
 
 @contextmanager

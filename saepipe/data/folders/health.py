@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +28,28 @@ class Finding:
     """The observed value, and a value that would be fine."""
     about: str = ""
     """The penalty, transform or other run concerned, if any."""
+    values: tuple[float, ...] = ()
+    """Measured numbers in the message, if they are kept apart."""
+    pattern: str = ""
+    """Message as it holds for other seeds too, with a replacement field per value; empty: it is `message`."""
     evaluation: str = ""
     """Name of the evaluation whose figures alone are affected; empty if all figures of the run are."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))  # JSON has lists
+
+    @classmethod
+    def measured(cls, rule: str, severity: Severity, pattern: str, *values: float, about: str = "") -> Finding:
+        """Returns a finding whose message is `pattern` with `values`; these are kept apart if all are finite."""
+        message = pattern.format(*values)
+        if not all(map(math.isfinite, values)):  # JSON has no NaN
+            return cls(rule, severity, message, about)
+        return cls(rule, severity, message, about, values, pattern)
+
+    def prefixed(self, prefix: str, about: str) -> Finding:
+        """Returns the finding with another subject, which is also put before its message."""
+        pattern = f"{prefix}{self.pattern}" if self.pattern else ""
+        return replace(self, message=f"{prefix}{self.message}", pattern=pattern, about=about)
 
     def __str__(self) -> str:
         return f"{self.rule} {self.severity} ({RULES[self.rule].title}): {self.message}"

@@ -68,37 +68,42 @@ def check_behaviour(
     low, high = limits.norm_ratio
     most_l0 = limits.most_l0 * d_sae
     errors = [
-        (sae.l0 < limits.least_l0, f"L0 is {sae.l0:.3g}, below {limits.least_l0:g}; lower the sparsity weight"),
-        (sae.l0 > most_l0, f"L0 is {sae.l0:.3g}, above d_sae * {limits.most_l0:g}; raise the sparsity weight"),
+        (sae.l0 < limits.least_l0, sae.l0, f"L0 is {{:.3g}}, below {limits.least_l0:g}; lower the sparsity weight"),
+        (sae.l0 > most_l0, sae.l0, f"L0 is {{:.3g}}, above d_sae * {limits.most_l0:g}; raise the sparsity weight"),
         (
             sae.alive < limits.least_alive,
-            f"only {sae.alive:.1%} of the latents are active on any of {sae.num_tokens:,} tokens, below "
+            sae.alive,
+            f"only {{:.1%}} of the latents are active on any of {sae.num_tokens:,} tokens, below "
             f"{limits.least_alive:.0%}; lower the sparsity weight or resample dead latents",
         ),
         (
             not sae.explained_variance >= limits.least_variance,
-            f"the explained variance is {sae.explained_variance:.3g}, below {limits.least_variance:g}; "
+            sae.explained_variance,
+            f"the explained variance is {{:.3g}}, below {limits.least_variance:g}; "
             "train longer or lower the penalties' weights",
         ),
     ]
     warnings = [
         (
             dead > limits.most_dead,
-            f"{dead:.0%} of the latents are dead, above {limits.most_dead:.0%}; add auxk or set dead.resample_steps",
+            dead,
+            f"{{:.0%}} of the latents are dead, above {limits.most_dead:.0%}; add auxk or set dead.resample_steps",
         ),
         (
             sae.dense > limits.most_dense,
-            f"{sae.dense:.1%} of the latents are active on more than {limits.dense_rate:.0%} of the tokens, above "
+            sae.dense,
+            f"{{:.1%}} of the latents are active on more than {limits.dense_rate:.0%} of the tokens, above "
             f"{limits.most_dense:.0%} of the latents; raise the sparsity weight",
         ),
         (
             not low <= sae.l2_ratio <= high,
-            f"|x_hat| averages {sae.l2_ratio:.3g} times |x|, outside [{low:g}, {high:g}]; L1 shrinks reconstructions, "
+            sae.l2_ratio,
+            f"|x_hat| averages {{:.3g}} times |x|, outside [{low:g}, {high:g}]; L1 shrinks reconstructions, "
             "TopK and JumpReLU do not",
         ),
     ]
-    findings = [Finding("H9", "error", message) for broken, message in errors if broken]
-    findings += [Finding("H9", "warning", message) for broken, message in warnings if broken]
+    findings = [Finding.measured("H9", "error", pattern, value) for broken, value, pattern in errors if broken]
+    findings += [Finding.measured("H9", "warning", pattern, value) for broken, value, pattern in warnings if broken]
     return findings + (check_l0(sae.l0, l0_target, limits) if l0_target else [])
 
 
@@ -107,8 +112,8 @@ def check_l0(l0: float, target: float, limits: HealthConfig) -> list[Finding]:
     off = abs(l0 - target) / target
     if off <= limits.l0_warning:
         return []
-    message = f"L0 is {l0:.3g}, {off:.0%} off its target of {target:g}; train longer or start from a better weight"
-    return [Finding("H9", "error" if off > limits.l0_error else "warning", message)]
+    pattern = f"L0 is {{:.3g}}, {{:.0%}} off its target of {target:g}; train longer or start from a better weight"
+    return [Finding.measured("H9", "error" if off > limits.l0_error else "warning", pattern, l0, off)]
 
 
 def sample_rows(cache: Cache, hook: str, limit: int) -> Iterator[Tensor]:

@@ -77,7 +77,7 @@ def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
         message = f"{name} fails {when}{where}: {summary(error)}"
         return [Finding("H14", "error", f"{message}; it may confuse two of these axes", name)]
     findings = check_finite(state) or check_unit_rows(state.params["W_dec"], config.health.unit_tolerance)
-    return [replace(finding, message=f"{name} on random rows: {finding.message}", about=name) for finding in findings]
+    return [finding.prefixed(f"{name} on random rows: ", about=name) for finding in findings]
 
 
 def check_loss(loss: Loss, state: TrainState) -> list[Finding]:

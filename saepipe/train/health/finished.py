@@ -15,8 +15,8 @@ def check_finite(state: TrainState) -> list[Finding]:
     broken = [name for name, tensor in state.params.items() if not tensor.isfinite().all()]
     if not state.sums.isfinite().all():
         broken.insert(0, "the loss")
-    message = f"not finite at step {state.step}: {', '.join(broken)}; try a lower lr or smaller penalty weights"
-    return [Finding("H7", "error", message)] if broken else []
+    pattern = f"not finite at step {{:,}}: {', '.join(broken)}; try a lower lr or smaller penalty weights"
+    return [Finding.measured("H7", "error", pattern, state.step)] if broken else []
 
 
 def check_finished(recipe: Recipe, state: TrainState, initial: Params) -> list[Finding]:
@@ -32,24 +32,25 @@ def check_finished(recipe: Recipe, state: TrainState, initial: Params) -> list[F
 
 def check_steps(done: int, planned: int) -> list[Finding]:
     """H6: all planned steps were done, and there was at least one."""
-    message = f"{done} of {planned} planned steps done; run the same command again"
-    return [] if done == planned >= 1 else [Finding("H6", "error", message)]
+    pattern = f"{{:,}} of {planned:,} planned steps done; run the same command again"
+    return [] if done == planned >= 1 else [Finding.measured("H6", "error", pattern, done)]
 
 
 def check_moved(before: Params, after: Params, least: float) -> list[Finding]:
     """H8: training changed the encoder and the decoder."""
     moves = {name: relative_move(before[name], after[name]) for name in ("W_enc", "W_dec")}
-    small = [f"{name} by {move:.2g}" for name, move in moves.items() if move < least]
-    message = f"training moved {' and '.join(small)} times its norm, below {least:.2g}; raise lr or train longer"
-    return [Finding("H8", "error", message)] if small else []
+    small = {name: move for name, move in moves.items() if move < least}
+    moved = " and ".join(f"{name} by {{:.2g}}" for name in small)
+    pattern = f"training moved {moved} times its norm, below {least:.2g}; raise lr or train longer"
+    return [Finding.measured("H8", "error", pattern, *small.values())] if small else []
 
 
 def check_unit_rows(W_dec: Tensor, tolerance: float) -> list[Finding]:
     """H14: the decoder's rows (d_sae, d_in) have unit norm along d_in."""
     lengths = torch.linalg.vector_norm(W_dec.detach(), dim=1)
     worst = float((lengths - 1).abs().max())
-    message = f"a row of W_dec differs by {worst:.2g} from unit norm along d_in; was it normalised along d_sae?"
-    return [] if worst <= tolerance else [Finding("H14", "error", message)]
+    pattern = "a row of W_dec differs by {:.2g} from unit norm along d_in; was it normalised along d_sae?"
+    return [] if worst <= tolerance else [Finding.measured("H14", "error", pattern, worst)]
 
 
 def relative_move(before: Tensor, after: Tensor) -> float:

@@ -76,18 +76,22 @@ def check_inert(
         if penalty.may_rest and not mostly:
             return []
         severity: Severity = "error" if mostly and not penalty.may_rest else "warning"
-        return [Finding("H1", severity, _inert_message(label, longest, len(checks)), label)]
+        return [_inert(label, severity, longest, len(checks))]
     return _check_share(label, checks, limits) if ended and checks else []
 
 
-def _inert_message(label: str, streak: Sequence[Check], num_checks: int) -> str:
-    largest = max(check.share for check in streak)
+def _inert(label: str, severity: Severity, streak: Sequence[Check], num_checks: int) -> Finding:
+    values: list[float] = [len(streak)]
     if all(check.value == 0 for check in streak):
         observed, advice = "was exactly 0", "check its thresholds, and what it selected (`audit` in health.json)"
     else:
-        observed, advice = f"had a gradient of at most {largest:.1g} times the reconstruction's", "raise its weight"
-    checks = f"in {len(streak)} of {num_checks} checks (steps {streak[0].step:,} to {streak[-1].step:,})"
-    return f"{label} {observed} {checks} and had no effect there; {advice}"
+        observed, advice = "had a gradient of at most {:.1g} times the reconstruction's", "raise its weight"
+        values.insert(0, max(check.share for check in streak))
+    checks = f"in {{:,}} of {num_checks:,} checks"
+    steps = f"(steps {streak[0].step:,} to {streak[-1].step:,})"
+    pattern = f"{label} {observed} {checks} and had no effect there; {advice}"
+    message = f"{label} {observed} {checks} {steps} and had no effect there; {advice}".format(*values)
+    return Finding("H1", severity, message, label, tuple(values), pattern)
 
 
 def _check_share(label: str, checks: Sequence[Check], limits: HealthConfig) -> list[Finding]:
@@ -97,8 +101,8 @@ def _check_share(label: str, checks: Sequence[Check], limits: HealthConfig) -> l
         return []
     weak = share < limits.weak_share
     effect, advice = ("is too weak to matter", "raise") if weak else ("dominates the loss", "lower")
-    message = f"the gradient of {label} is {share:.2g} times the reconstruction's (median of {len(checks)} checks)"
-    return [Finding("H1", "warning", f"{message}, so it {effect}; {advice} its weight", label)]
+    observed = f"the gradient of {label} is {{:.2g}} times the reconstruction's (median of {len(checks)} checks)"
+    return [Finding.measured("H1", "warning", f"{observed}, so it {effect}; {advice} its weight", share, about=label)]
 
 
 def check_selection(
@@ -107,8 +111,8 @@ def check_selection(
     """H5: a latent paired with itself, or no pair at all. H4: a gate that no pair passes, or a rho that most do."""
     findings = []
     if (self_share := max(statistics.get("self_share", [0.0]))) > 0:
-        message = f"{self_share:.2%} of the pairs that {label} selects pair a latent with itself; exclude the diagonal"
-        findings.append(Finding("H5", "error", message, label))
+        pattern = f"{{:.2%}} of the pairs that {label} selects pair a latent with itself; exclude the diagonal"
+        findings.append(Finding.measured("H5", "error", pattern, self_share, about=label))
     if ended and max(statistics.get("num_pairs", [1.0])) == 0:
         severity: Severity = "warning" if penalty.may_rest else "error"
         checks = len(statistics["num_pairs"])
@@ -120,8 +124,8 @@ def check_selection(
             message = f"{label} selects none of its candidate pairs in the second half of the run; lower its threshold"
             findings.append(Finding("H4", "warning", message, label))
         elif share > limits.most_selected and "rho" in penalty.settings():
-            message = f"{label} selects {share:.0%} of its candidate pairs, so its gate excludes few; raise rho"
-            findings.append(Finding("H4", "warning", message, label))
+            pattern = f"{label} selects {{:.0%}} of its candidate pairs, so its gate excludes few; raise rho"
+            findings.append(Finding.measured("H4", "warning", pattern, share, about=label))
     return findings
 
 

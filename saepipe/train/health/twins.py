@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from saepipe.data.config.base import differences
+from saepipe.data.folders.finding_groups import variant_of
 from saepipe.data.folders.health import Finding
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.log_lines import Line, weight_at
@@ -68,12 +69,13 @@ def _check_pair(run: Twin, other: Twin, limits: HealthConfig) -> Iterator[Findin
     settings = f"{'; '.join(differing[:3])}{'; ...' if differing[3:] else ''}"
     contrast = f"although the configs differ in {settings}; the difference had no effect"
     if equal := _equal_losses(run.evidence, other.evidence, limits):
-        message = f"{equal} bit-identical to {other.name}'s, {contrast}"
-        yield Finding("H2", "error", message, other.name)
+        pattern = f"losses are bit-identical to {variant_of(other.name)}'s, {contrast}"
+        yield Finding("H2", "error", f"{equal} bit-identical to {other.name}'s, {contrast}", other.name, (), pattern)
     difference = _relative_difference(run.evidence, other.evidence)
     if difference < limits.twin_weights:
         message = f"W_dec equals {other.name}'s (relative difference {difference:.1g}), {contrast}"
-        yield Finding("H3", "error", message, other.name)
+        pattern = f"W_dec equals {variant_of(other.name)}'s, {contrast}"
+        yield Finding("H3", "error", message, other.name, (), pattern)
 
 
 def _config_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

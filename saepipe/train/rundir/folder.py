@@ -98,13 +98,17 @@ def of_the_steps(first_line: Mapping[str, Any]) -> dict[str, Any]:
     return {key: first_line[key] for key in ("commits", "stacked")}
 
 
+def label(folder: Path) -> str:
+    """Name of a run within its study: `VARIANT/seed-N`."""
+    return f"{folder.parent.name}/{folder.name}"
+
+
 def twin(folder: Path) -> Twin:
     """Reads from a run's folder what others are compared with; an unfinished run has no evidence."""
     config = {key: value for key, value in read_yaml(folder / CONFIG)[0].items() if key not in OUTSIDE_THE_ID}
     cache = artifact.read_manifest(folder)[0]["cache"]
     finished = artifact.is_committed(folder)
-    name = f"{folder.parent.name}/{folder.name}"
-    return Twin(name, {**config, "cache": cache}, Health.read(folder).evidence if finished else {})
+    return Twin(label(folder), {**config, "cache": cache}, Health.read(folder).evidence if finished else {})
 
 
 def finished_beside(folder: Path, say: Callable[[str], None]) -> Iterator[Twin]:
