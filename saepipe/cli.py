@@ -152,6 +152,8 @@ def evaluate(
     format_: FormatOption = "human",
 ) -> None:
     """Measure runs on held-out text; runs of the same cache share the model's passes."""
+    from saepipe.evaluate.compare.table import table_of_results
+    from saepipe.evaluate.compare.terminal import pointer_to_findings, render_variants
     from saepipe.evaluate.config import EvaluateConfig
     from saepipe.evaluate.model.testbed import Passes
     from saepipe.evaluate.plan import plan
@@ -164,8 +166,15 @@ def evaluate(
     passes = Passes()
     with show_progress(format_) as progress:
         results = saepipe.evaluate(runs, settings, out=out, progress=progress, passes=passes)
-    findings = [*findings_of(runs), *caveats(results)]
-    show({"results": [str(path) for path in results], "findings": findings, "passes": str(passes)}, format_)
+    if format_ == "human":
+        folders = list(dict.fromkeys(path.parent for path in results))
+        if folders:
+            table = table_of_results(list({run.resolve(): run for run in runs}.values()), folders)
+            print_parts([*render_variants(table, fits), *pointer_to_findings(table)])
+        show({"results": f"{len(results)} files in {', '.join(map(str, folders))}", "passes": str(passes)}, format_)
+    else:
+        findings = [*findings_of(runs), *caveats(results)]
+        show({"results": [str(path) for path in results], "findings": findings, "passes": str(passes)}, format_)
 
 
 @app.command(
@@ -174,9 +183,24 @@ def evaluate(
         "compare runs/study/*/seed-* --format json",
     )
 )
-def compare(runs: Runs, baseline: Baseline = None, format_: FormatOption = "human") -> None:
-    """Compare runs in one table: the config keys in which they differ, their metrics, and verdicts."""
-    show_table(saepipe.compare(runs, baseline), format_)
+def compare(
+    runs: Runs,
+    baseline: Baseline = None,
+    seeds: Annotated[bool, typer.Option("--seeds", help="Also show every single run.")] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="Also show the settings in which runs differ.")] = False,
+    format_: FormatOption = "human",
+) -> None:
+    """Compare variants: the means of their metrics over seeds and, with a baseline, a verdict on each."""
+    show_table(saepipe.compare(runs, baseline), format_, seeds=seeds, settings=settings)
+
+
+@app.command(epilog=examples("findings runs/study/*/seed-*"))
+def findings(runs: Runs, format_: FormatOption = "human") -> None:
+    """Print what the health rules found in runs and their evaluations, one line per rule and variant."""
+    from saepipe.evaluate.compare.notes import findings_and_warnings
+    from saepipe.evaluate.compare.table import read_rows
+
+    show({"findings": findings_and_warnings(read_rows(runs))}, format_)
 
 
 @app.command(
@@ -507,14 +531,14 @@ def config_class(stage: Stage) -> type[Config]:
     return classes[stage]
 
 
-def show_table(table: Table, format_: Format) -> None:
+def show_table(table: Table, format_: Format, *, seeds: bool = False, settings: bool = False) -> None:
     """Prints a comparison as JSON or as tables with their notes."""
     from saepipe.evaluate.compare.terminal import render
 
     if format_ == "json":
         stdout.print_json(table.to_json())
     elif format_ == "human":
-        print_parts(render(table, fits))
+        print_parts(render(table, fits, seeds=seeds, settings=settings))
 
 
 def findings_of(runs: Sequence[Path]) -> list[str]:

@@ -58,7 +58,10 @@ def write_result(
     name: str = "core",
     **changes: Any,
 ) -> Path:
-    """Writes a result like core's with these figures, as that of the evaluation `name`; `settings` are core's own, `changes` are keys of the request."""
+    """Writes a result like core's with these figures, as that of the evaluation `name`.
+
+    `settings` are core's own, `changes` are keys of the request.
+    """
     run, metric = open_run(folder), Core.model_validate(settings or {})
     cfg = json.loads((folder / "sae" / "cfg.json").read_text())
     subject: Any = SimpleNamespace(run=run, name=f"{run.variant}/seed-{run.seed}", cfg=cfg)

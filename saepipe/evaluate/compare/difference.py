@@ -86,14 +86,25 @@ class Change:
         return self.paired.mean.value
 
     @property
+    def is_underpowered(self) -> bool:
+        """True if these seeds would probably not have shown the effect of interest."""
+        if self.paired is None or self.interesting is None or self.paired.detectable is None:
+            return False
+        return self.paired.detectable > self.interesting
+
+    @property
+    def is_small(self) -> bool:
+        """True if the difference is significant but smaller than the effect of interest."""
+        if self.interesting is None or self.is_underpowered or not self.is_significant:
+            return False
+        return abs(self.difference) < self.interesting
+
+    @property
     def remark(self) -> str:
         """Comparison with the effect of interest, to be shown after the word; may be empty."""
-        if self.paired is None or self.interesting is None or self.paired.detectable is None:
-            return ""
-        if self.paired.detectable > self.interesting:
+        if self.is_underpowered:
             return f"underpowered for {self.interesting:g}"
-        small = self.is_significant and abs(self.difference) < self.interesting
-        return f"below the effect of interest ({self.interesting:g})" if small else ""
+        return f"below the effect of interest ({self.interesting:g})" if self.is_small else ""
 
     def to_dict(self) -> dict[str, Any]:
         paired = self.paired

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
@@ -12,30 +12,15 @@ from statistics import fmean
 
 from saepipe.data.folders.health import Finding, errors
 from saepipe.data.terminal.display import html_table
-from saepipe.evaluate.compare.checks import check_matched_l0, check_parts, check_same_data, check_sources, unmatched_l0
-from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
+from saepipe.evaluate.compare.checks import check_matched_l0
+from saepipe.evaluate.compare.notes import Note, notes_on
 from saepipe.evaluate.compare.sweeps import method_key, read_at_common_l0
+from saepipe.evaluate.compare.variant_means import Variant, by_variant, variants_of
 from saepipe.evaluate.compare.verdict import Figures, Verdict, verdict, verdict_on_sweep
 from saepipe.evaluate.metrics.base import FigureSpec
 from saepipe.evaluate.results.figures import SHORT, catalogue, primary_metrics
 from saepipe.evaluate.results.run_results import Cell, Row, comparable_values, read_row
 from saepipe.train.rundir.load import open_run
-
-_SEEDS = ("seed", "data_seed")
-
-
-@dataclass(frozen=True)
-class Note:
-    """Sentence that qualifies a table."""
-
-    text: str
-    finding: Finding | None = None
-    """Finding of a health rule that the text reports; None for a remark."""
-    runs: tuple[str, ...] = ()
-    """Labels of the runs concerned; empty if the note is about the whole comparison."""
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True)
@@ -52,8 +37,16 @@ class Table:
     short: frozenset[str]
     """Keys of the figures that a table for people shows."""
     notes: tuple[Note, ...]
+    variants: tuple[Variant, ...]
+    """The runs by variant, with means over their seeds."""
     verdicts: tuple[Verdict, ...] = ()
     """One per variant if there is a baseline, then one per sweep with enough runs."""
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """Labels of the figures that a table for people shows, by key."""
+        labels = self.columns[len(self.columns) - len(self.figures) :]
+        return {key: label for key, label in zip(self.figures, labels, strict=True) if key in self.short}
 
     @property
     def short_columns(self) -> list[int]:
@@ -88,6 +81,17 @@ def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> T
     return tabulate(read_rows(runs, baseline), judged=baseline is not None)
 
 
+def table_of_results(runs: Sequence[Path], results: Sequence[Path]) -> Table:
+    """Builds the table of what an evaluation has measured; without verdicts.
+
+    Args:
+        runs: run folders.
+        results: folder of each run's results.
+    """
+    rows = [read_row(open_run(run), folder) for run, folder in zip(runs, results, strict=True)]
+    return tabulate(_with_unique_labels(rows), judged=False)
+
+
 def read_rows(runs: Sequence[Path | str], baseline: Path | str | None = None) -> list[Row]:
     """Reads one row per run, the baseline's first; raises as `compare`."""
     folders = {Path(run).resolve(): Path(run) for run in ((baseline, *runs) if baseline else runs)}
@@ -106,20 +110,27 @@ def tabulate(rows: Sequence[Row], *, judged: bool) -> Table:
         first = by_variant(rows)[0]
         all_rows = [*_with_differences(rows, first), *_with_differences(means, means[:1] if len(first) > 1 else first)]
     settings = _differing(rows)
-    notes = [*_notes(rows, figures), *([Note(disagreement)] if disagreement else [])]
+    notes = [*notes_on(rows, figures), *([Note(disagreement)] if disagreement else [])]
     if judged:
         reference = f"the {rows[0].variant} run of the same seed, or from {rows[0].label} if there is none"
-        notes += [Note(f"in brackets: the difference from {reference}; for a mean, from the mean"), *caveats]
+        brackets = f"in brackets: the difference from {reference}; for a mean, from the mean"
+        notes += [Note(brackets, explains_runs=True), *caveats]
     return Table(
         columns=("run", *settings, "health", *(how.label for how in figures.values())),
         settings=tuple(settings),
         rows=tuple(
-            (row.label, *(str(row.settings.get(key, "-")) for key in settings), _health(row), *_cells(row, figures))
+            (
+                row.label,
+                *(str(row.settings.get(key, "-")) for key in settings),
+                health(row.findings, trained=row.run.trained is not None),
+                *_cells(row, figures),
+            )
             for row in all_rows
         ),
         figures=tuple(figures),
         short=frozenset(figures) & {*SHORT, *primary},
         notes=tuple(notes),
+        variants=tuple(variants_of(rows)),
         verdicts=tuple(verdicts),
     )
 
@@ -137,16 +148,15 @@ def _with_unique_labels(rows: Sequence[Row]) -> list[Row]:
     return [replace(row, label=str(row.run.path)) if count[row.label] > 1 else row for row in rows]
 
 
-def _health(row: Row) -> str:
+def health(findings: Iterable[Finding], *, trained: bool) -> str:
     """Returns the rules with errors, and in brackets those with warnings only; `ok` if there are no findings.
 
-    For an imported run without findings it is `not known`, since no rule checked its training.
+    For imported runs without findings it is `not known`, since no rule checked their training.
     """
-    wrong = {finding.rule for finding in errors(row.findings)}
-    rules = dict.fromkeys(finding.rule for finding in row.findings)
-    return ", ".join(rule if rule in wrong else f"({rule})" for rule in rules) or (
-        "ok" if row.run.trained else "not known"
-    )
+    findings = tuple(findings)
+    wrong = {finding.rule for finding in errors(findings)}
+    rules = dict.fromkeys(finding.rule for finding in findings)
+    return ", ".join(rule if rule in wrong else f"({rule})" for rule in rules) or ("ok" if trained else "not known")
 
 
 def _judge(rows: Sequence[Row], figures: Figures) -> tuple[list[Verdict], list[Note]]:
@@ -158,8 +168,8 @@ def _judge(rows: Sequence[Row], figures: Figures) -> tuple[list[Verdict], list[N
     verdicts += sweeps
     caveats += [Note(f"{judged.pair}: {finding}", finding) for judged in verdicts for finding in judged.findings]
     if len(verdicts) > 1 and any(judged.may_judge for judged in verdicts):
-        text = "Holm's correction covers the primary metrics of one comparison: with "
-        caveats.append(Note(f"{text}{len(verdicts)} comparisons, false verdicts are more likely"))
+        text = "comparisons: Holm's correction covers the primary metrics of each alone"
+        caveats.append(Note(f"{len(verdicts)} {text}"))
     return verdicts, caveats
 
 
@@ -198,14 +208,6 @@ def _differing(rows: Sequence[Row]) -> list[str]:
     return [key for key in keys if len({str(row.settings.get(key, "-")) for row in counted[key]}) > 1]
 
 
-def by_variant(rows: Sequence[Row]) -> list[list[Row]]:
-    """Groups runs whose configs differ in seeds alone."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[repr([item for item in row.settings.items() if item[0] not in _SEEDS])].append(row)
-    return list(groups.values())
-
-
 def _mean(group: Sequence[Row], figures: Mapping[str, FigureSpec]) -> Row:
     cells = {}
     for key in figures:
@@ -233,39 +235,3 @@ def _with_difference(row: Row, baseline: Row) -> Row:
         ours, theirs = comparable_values(row, baseline, key)
         cells[key] = cell if ours is None or theirs is None else replace(cell, difference=ours - theirs)
     return replace(row, cells=cells)
-
-
-def _warnings(rows: Sequence[Row]) -> Iterator[Note]:
-    """Yields each warning of the evaluations once; it names the runs unless all have it."""
-    warned: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        for warning in row.warnings:
-            warned[warning].append(row.label)
-    for warning, labels in warned.items():
-        text = warning if len(labels) == len(rows) else f"{', '.join(labels)}: {warning}"
-        yield Note(text, runs=tuple(labels))
-
-
-def _notes(rows: Sequence[Row], figures: Mapping[str, FigureSpec]) -> Iterator[Note]:
-    of_runs = [Note(f"{row.label}: {finding}", finding, (row.label,)) for row in rows for finding in row.findings]
-    yield from {note.text: note for note in of_runs}.values()
-    yield from (Note(str(finding), finding) for finding in (*check_sources(rows), *check_parts(rows, figures)))
-    yield from _warnings(rows)
-    if num_unchecked := sum(len(row.unchecked) for row in rows):
-        yield Note(f"results of an earlier version, without a digest, so not checked for damage: {num_unchecked}")
-    undefined = {
-        (how.label, why) for row in rows for key, how in figures.items() if (why := row.cells.get(key, Cell()).why)
-    }
-    yield from (Note(f"{name} is undefined: {why}") for name, why in sorted(undefined))
-    yield from (Note(f"{how.label}: {how.noisy}") for how in figures.values() if how.noisy)
-    if any(cell.low is not None for row in rows for cell in row.cells.values()):
-        yield Note(
-            "± is a 95 % interval over held-out documents, examples or words: it covers evaluation noise, not the "
-            "variation between training seeds"
-        )
-    l0s = [value for row in rows if (value := row.value("l0")) is not None]
-    if l0s and (message := unmatched_l0(min(l0s), max(l0s))):
-        yield Note(f"H18: {message}")
-    yield from (Note(str(finding), finding) for finding in check_same_data(rows, figures))
-    if min(len(group) for group in by_variant(rows)) < SEEDS_FOR_A_VERDICT:
-        yield Note(f"fewer than {SEEDS_FOR_A_VERDICT} seeds per variant: no verdict on which is better")

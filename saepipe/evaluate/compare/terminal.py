@@ -1,58 +1,136 @@
-"""Renders a comparison as tables for people: the runs side by side, then the figures behind each verdict."""
+"""Renders a comparison for a terminal: means of the variants, the figures behind each verdict, then the notes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.table import Table as RichTable
 
 from saepipe.evaluate.compare.difference import Change
-from saepipe.evaluate.compare.table import Table
+from saepipe.evaluate.compare.table import Table, health
+from saepipe.evaluate.compare.variant_means import Variant
 from saepipe.evaluate.compare.verdict import Verdict
 
+Fits = Callable[[RichTable], bool]
+UNDERPOWERED, SMALL = "†", "‡"
+"""Signs of the remarks on a verdict."""
 HEADINGS = ("figure", "", "baseline", "variant", "difference, 95 % over seeds", "p", "detectable (80 %)", "verdict")
 
 
-def render(table: Table, fits: Callable[[RichTable], bool]) -> Iterator[RichTable | str]:
-    """Yields the runs, the notes, then each verdict with its changes."""
-    yield from render_runs(table, fits)
-    yield from (f"- {note}" for note in table.notes)
+def render(table: Table, fits: Fits, *, seeds: bool = False, settings: bool = False) -> Iterator[RenderableType]:
+    """Yields the variants, each verdict with its changes, the notes, and on request single runs and settings."""
+    yield from render_variants(table, fits)
     for verdict in table.verdicts:
-        yield str(verdict)
+        yield f"\n{verdict}"
         if verdict.may_judge:
-            yield render_changes(verdict, table.short)
+            yield render_changes(verdict, table)
+    if seeds:
+        yield from render_runs(table, fits)
+    if settings:
+        yield from render_settings(table)
+    yield from (f"- {note}" for note in _notes(table, seeds=seeds))
 
 
-def render_runs(table: Table, fits: Callable[[RichTable], bool]) -> Iterator[RichTable]:
+def render_variants(table: Table, fits: Fits) -> Iterator[RichTable]:
+    """Yields a row per figure and a column per variant, in as many tables as needed for each to fit."""
+    columns: list[Variant] = []
+    for variant in table.variants:
+        if columns and not fits(_variant_columns(table, [*columns, variant])):
+            yield _variant_columns(table, columns)
+            columns = []
+        columns.append(variant)
+    yield _variant_columns(table, columns)
+
+
+def _variant_columns(table: Table, variants: Sequence[Variant]) -> RichTable:
+    seeds = {len(variant.rows) for variant in table.variants}
+    rendered = _new_table(f"mean of {_seeds(*seeds)}" if len(seeds) == 1 else "mean")
+    for variant in variants:
+        name = variant.name if len(seeds) == 1 else f"{variant.name}\n{_seeds(len(variant.rows))}"
+        rendered.add_column(name, no_wrap=True)
+    for key, label in table.shown.items():
+        rendered.add_row(label, *(str(variant.mean(key)) for variant in variants))
+    rendered.add_row("health", *(_health(variant) for variant in variants))
+    return rendered
+
+
+def _seeds(number: int) -> str:
+    return "1 seed" if number == 1 else f"{number} seeds"
+
+
+def _health(variant: Variant) -> str:
+    findings = (finding for row in variant.rows for finding in row.findings)
+    return health(findings, trained=not variant.imported)
+
+
+def render_changes(verdict: Verdict, table: Table) -> RichTable:
+    """Returns a row per figure but L0, which must match: the primary figures, then the exploratory ones."""
+    rendered = _new_table("figure (* primary)", *HEADINGS[4:6])
+    rendered.add_column("verdict", no_wrap=True)
+    for change in verdict.changes:
+        if change.key in table.short and change.key != "l0":
+            name, kind, *_, difference, p, _, _ = cells_of(change)
+            name = f"{name} *" if kind == "primary" else name
+            rendered.add_row(name, difference, p, f"{_word(change)} {_mark(change)}".rstrip())
+    return rendered
+
+
+def render_runs(table: Table, fits: Fits) -> Iterator[RichTable]:
     """Yields the runs in as many tables as needed for each to fit; every table begins with the run's name."""
+    figures = [index for index in table.short_columns if index > len(table.settings)]
     columns = [0]
-    for column in table.short_columns[1:]:
-        if len(columns) > 1 and not fits(_render_columns(table, [*columns, column])):
-            yield _render_columns(table, columns)
+    for column in figures:
+        if len(columns) > 1 and not fits(_run_columns(table, [*columns, column])):
+            yield _run_columns(table, columns)
             columns = [0]
         columns.append(column)
-    yield _render_columns(table, columns)
+    yield _run_columns(table, columns)
 
 
-def _render_columns(table: Table, columns: Sequence[int]) -> RichTable:
-    rendered = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+def _run_columns(table: Table, columns: Sequence[int]) -> RichTable:
+    rendered = _new_table()
     for column in columns:
-        rendered.add_column(table.columns[column].replace(".", ".\n").replace(" ", "\n"), no_wrap=True)
+        rendered.add_column(table.columns[column].replace(" ", "\n"), no_wrap=True)
     for row in table.rows:
-        rendered.add_row(*(str(row[column]).replace(" ", "\n") for column in columns))
+        rendered.add_row(*(str(row[column]).replace(" ", "\n") if column else str(row[0]) for column in columns))
     return rendered
 
 
-def render_changes(verdict: Verdict, short: frozenset[str]) -> RichTable:
-    """Returns a table of the primary figures, then the exploratory ones of the short list."""
-    rendered = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for heading in HEADINGS:
-        rendered.add_column(heading, no_wrap=heading != "verdict")
-    for change in verdict.changes:
-        if change.key in short:
-            rendered.add_row(*cells_of(change))
-    return rendered
+def render_settings(table: Table) -> Iterator[str]:
+    """Yields a line per variant with the settings in which the variants differ."""
+    columns = {key: index for index, key in enumerate(table.settings, start=1)}
+    for variant in table.variants:
+        row = next(row for row in table.rows if row[0] == variant.rows[0].label)
+        stated = (f"{key}={row[column]}" for key, column in columns.items() if row[column] != "-")
+        yield f"{variant.name}: {', '.join(stated) or 'the same as the others'}"
+
+
+def _notes(table: Table, *, seeds: bool) -> Iterator[str]:
+    """Yields the notes on the comparison, and where the ones on single runs are."""
+    yield from (note.text for note in table.notes if not note.runs and (seeds or not note.explains_runs))
+    yield from _legend(table)
+    yield from pointer_to_findings(table)
+
+
+def pointer_to_findings(table: Table) -> Iterator[str]:
+    """Yields the command that shows the findings and warnings about single runs, if there are any."""
+    if num_runs := len({run for note in table.notes for run in note.runs}):
+        yield f"findings and warnings about {num_runs} of these runs: saepipe findings RUN..."
+
+
+def _legend(table: Table) -> Iterator[str]:
+    """Yields what the signs in the tables mean."""
+    over = {variant.mean(key).over for variant in table.variants for key in table.shown} - {None}
+    if over:
+        yield f"± and [ ]: 95 % intervals over {' or '.join(sorted(map(str, over)))}"
+    changes = [
+        change for verdict in table.verdicts if verdict.may_judge for change in verdict.changes if change.primary
+    ]
+    for mark in (UNDERPOWERED, SMALL):
+        marked = dict.fromkeys(f"{change.remark}: {change.shown.label}" for change in changes if _mark(change) == mark)
+        if marked:
+            yield f"{mark} {'; '.join(marked)}"
 
 
 def cells_of(change: Change) -> tuple[str, ...]:
@@ -71,5 +149,26 @@ def cells_of(change: Change) -> tuple[str, ...]:
         f"{change.difference:+.3g}{interval}",
         "-" if change.p is None else f"{change.p:.2g}",
         "-" if change.paired.detectable is None else f"{change.paired.detectable:.2g}",
-        f"{change.word}; {change.remark}" if change.remark else change.word,
+        f"{_word(change)}; {change.remark}" if _mark(change) else _word(change),
     )
+
+
+def _word(change: Change) -> str:
+    """Returns the verdict on a figure, with the rules that block it: `no result (H10)`."""
+    if not change.blocked_by:
+        return change.word
+    return f"{change.word} ({', '.join(dict.fromkeys(finding.rule for finding in change.blocked_by))})"
+
+
+def _mark(change: Change) -> str:
+    """Returns the sign of the remark on a verdict; empty if there is none."""
+    if change.blocked_by:
+        return ""
+    return UNDERPOWERED if change.is_underpowered else SMALL if change.is_small else ""
+
+
+def _new_table(*headings: str) -> RichTable:
+    rendered = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        rendered.add_column(heading, no_wrap=True)
+    return rendered

@@ -18,7 +18,7 @@ from typing import Any
 from saepipe.data.errors import MachineError
 from saepipe.data.folders.health import errors
 from saepipe.data.folders.health_rules import RULES
-from saepipe.evaluate.compare.table import Note
+from saepipe.evaluate.compare.notes import Note
 from saepipe.evaluate.compare.terminal import HEADINGS, cells_of
 from saepipe.evaluate.report.chart import Section, Value, anchor
 from saepipe.evaluate.report.provenance import Link

@@ -11,11 +11,11 @@ from saepipe.data.folders.health import Finding
 from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.checks import check_parts, check_same_data, check_sources
 from saepipe.evaluate.compare.table import Table, read_rows, tabulate
+from saepipe.evaluate.compare.variant_means import Variant, variants_of
 from saepipe.evaluate.metrics.base import FigureSpec
 from saepipe.evaluate.report.cached import CacheFacts, read_cache
 from saepipe.evaluate.report.evaluations import read_results
 from saepipe.evaluate.report.provenance import Link, chain
-from saepipe.evaluate.report.variant_means import Variant, variants_of
 from saepipe.evaluate.results.figures import catalogue
 from saepipe.evaluate.results.run_results import Row
 from saepipe.train.rundir.sealed_log import read_log

@@ -107,8 +107,13 @@ def comparable_values(row: Row, other: Row, key: str) -> tuple[float | None, flo
     return fmean(ours[part] for part in common), fmean(theirs[part] for part in common)
 
 
-def read_row(run: Run) -> Row:
-    """Reads `health.json` and `eval/*.json`; leaves out results that are not of this run, with a finding for each."""
+def read_row(run: Run, results: Path | None = None) -> Row:
+    """Reads `health.json` and the results; leaves out results that are not of this run, with a finding for each.
+
+    Args:
+        run: a finished run.
+        results: folder of its results; default: `RUN/eval`.
+    """
     health = Health.read(run.path)
     cells: dict[str, Cell] = {}
     evaluations: dict[str, str] = {}
@@ -118,7 +123,7 @@ def read_row(run: Run) -> Row:
     warnings: list[str] = []
     unchecked: list[str] = []
     findings = list(health.findings)
-    for path in sorted((run.path / "eval").glob("*.json")):
+    for path in sorted((results or run.path / "eval").glob("*.json")):
         result = read(path)
         ours = result["saepipe"]
         if mismatches := check_result(result, run, path.name):

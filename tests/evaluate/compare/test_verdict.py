@@ -56,7 +56,9 @@ def test_an_error_on_either_side_forbids_a_result(make_run, side: str) -> None:
     assert text == "new against base: NO RESULT, whatever the figures show: H1 inert penalty"
 
 
-CHANCE = Finding("H10", "error", "the probes of 2 of 26 first letters have an F1 above 0.6 (required: 20)", "absorption")
+CHANCE = Finding(
+    "H10", "error", "the probes of 2 of 26 first letters have an F1 above 0.6 (required: 20)", "absorption"
+)
 
 
 def test_an_error_of_an_evaluation_blocks_its_own_figures_alone(make_run) -> None:

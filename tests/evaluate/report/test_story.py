@@ -15,9 +15,9 @@ from helpers.made_results import write_core, write_result, write_run
 from helpers.made_stories import write_evaluation, write_geometry, write_imported, write_log, write_run_on
 from saepipe.data.folders.health import Finding, Health
 from saepipe.data.folders.sealed_result import write_result as write_sealed
+from saepipe.evaluate.compare.variant_means import Mean, mean
 from saepipe.evaluate.report.cached import QUANTILES, CacheFacts
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variant_means import Mean, mean
 from saepipe.evaluate.results.run_results import Cell
 from saepipe.evaluate.stats.intervals import Estimate
 

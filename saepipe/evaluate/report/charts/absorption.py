@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from saepipe.evaluate.compare.variant_means import Mean
 from saepipe.evaluate.report.chart import Chart, Section
 from saepipe.evaluate.report.charts.dots import Dot, dots
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variant_means import Mean
 from saepipe.evaluate.stats.intervals import wilson
 
 Letter = Mapping[str, Any]

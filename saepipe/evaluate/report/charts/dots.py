@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from saepipe.evaluate.compare.variant_means import Mean
 from saepipe.evaluate.report.chart import Chart
 from saepipe.evaluate.report.charts.drawing import GREY, Record, Series, Tables, altair, rounded, tooltip
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variant_means import Mean
 
 _STEP, _CLOSE_STEP, _ROW, _TALL = 7.0, 3.5, 22.0, 900.0
 """Pixels: largest and smallest height of a variant in a row, smallest height of a row, preferred height of a chart."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from saepipe.evaluate.compare.variant_means import Variant
 from saepipe.evaluate.report.chart import Chart, Section, Value, slug
 from saepipe.evaluate.report.charts.drawing import rounded
 from saepipe.evaluate.report.charts.pareto_plot import Point, plot
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variant_means import Variant
 from saepipe.evaluate.results.run_results import Row
 
 _FIGURES = {

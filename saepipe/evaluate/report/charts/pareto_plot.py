@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from saepipe.evaluate.compare.sweeps import method_key
+from saepipe.evaluate.compare.variant_means import Mean, Variant
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, quantity, tooltip
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variant_means import Mean, Variant
 from saepipe.evaluate.results.run_results import Row
 
 _ONE_L0 = 1.01

@@ -1,19 +1,20 @@
-"""Runs grouped by variant for the charts, with means of their figures over seeds."""
+"""Runs grouped by variant, with means of their figures over seeds."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
-from saepipe.evaluate.compare.table import by_variant
 from saepipe.evaluate.results.run_results import Cell, Row
 from saepipe.evaluate.stats import paired_seeds as seeds
 
 Over = Literal["seeds", "evaluation"]
+
+_SEEDS = ("seed", "data_seed")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class Mean:
     over: Over | None = None
     """Source of the interval: training seeds, or documents, examples or words of the evaluation."""
     why: str | None = None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "not measured" if self.why == "not measured" else "undefined"
+        if self.low is None or self.high is None:
+            return f"{self.value:.4g}"
+        return f"{self.value:.4g} ±{(self.high - self.low) / 2:.1g}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,14 @@ def mean(cells: Sequence[Cell]) -> Mean:
         return Mean(fmean(values))
     lows, highs = zip(*ends, strict=True)
     return Mean(fmean(values), fmean(lows), fmean(highs), over="evaluation")
+
+
+def by_variant(rows: Sequence[Row]) -> list[list[Row]]:
+    """Groups runs whose configs differ in seeds alone."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[repr([item for item in row.settings.items() if item[0] not in _SEEDS])].append(row)
+    return list(groups.values())
 
 
 def variants_of(rows: Sequence[Row]) -> list[Variant]:
