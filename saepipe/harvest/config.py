@@ -17,6 +17,7 @@ from pydantic import (
 from saepipe.data.cache.codecs import SNR_FLOOR, Profile
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import PathText, Seed
+from saepipe.data.toy import KINDS
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.local_rows import split_suffix
 from saepipe.harvest.model_config import ModelConfig
@@ -41,7 +42,7 @@ class DatasetConfig(Config):
         "toy",
         description="hub id, a folder, a .txt, .parquet, .jsonl, .json or .csv file (or .jsonl.gz, ...), or `toy`",
     )
-    subset: str | None = Field(None, description="configuration name of a hub dataset")
+    subset: str | None = Field(None, description="configuration name of a hub dataset, or one kind of the toy text")
     split: str = "train"
     revision: str | None = None
     columns: Columns = Field(
@@ -87,6 +88,8 @@ class DatasetConfig(Config):
             raise ValueError(f"token ids need one column, not {len(self.columns)}: {list(self.columns)}")
         if any(isinstance(column, int) for column in self.columns) and self.suffix != ".csv":
             raise ValueError(f"columns by index are for .csv files without a header; {self.source!r} needs names")
+        if self.source == "toy" and self.subset not in (None, *KINDS):
+            raise ValueError(f"the toy text has no kind {self.subset!r}; subset may be {', '.join(KINDS)}")
         return self
 
 

@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -71,7 +71,8 @@ def read_documents(
         RemoteError: if the dataset cannot be loaded from the hub.
     """
     if config.source == "toy":
-        for number, generated in enumerate(toy.documents(seed=config.seed)):
+        kinds = toy.KINDS if config.subset is None else (cast(toy.Kind, config.subset),)
+        for number, generated in enumerate(toy.documents(seed=config.seed, kinds=kinds)):
             yield Document(number, text=generated.text)
         return
     for number, row in enumerate(read_rows(config, revision)):

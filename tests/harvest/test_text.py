@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from saepipe.data import toy
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.text import read_documents
@@ -93,6 +94,16 @@ def test_errors_name_the_mistake(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [3, 4]}), tmp_path / "numbers.parquet")
     with pytest.raises(ConfigError, match=r"document 0 of .*: column 'text' holds int \(3\), not text"):
         read(source=str(tmp_path / "numbers.parquet"))
+
+
+def test_a_subset_of_the_toy_is_one_kind_of_text() -> None:
+    first = next(read_documents(DatasetConfig(subset="spelling")))
+    assert first.text == next(toy.documents(kinds=("spelling",))).text
+
+
+def test_a_kind_that_the_toy_does_not_have_is_named() -> None:
+    with pytest.raises(ConfigError, match="no kind 'poems'; subset may be biography, review, spelling, narrative"):
+        DatasetConfig.parse({"subset": "poems"})
 
 
 def test_the_toy_is_the_default_and_endless() -> None:
