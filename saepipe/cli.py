@@ -457,7 +457,7 @@ def verify_cache(
     show({"files": files, "kept_work": kept_work.checked.get("kept work", 0), "damaged": damage}, format_)
     if damage:
         raise CorruptDataError(
-            f"{len(damage)} files of {cache} are damaged:\n  " + "\n  ".join(damage),
+            f"damaged files of {cache}: {len(damage)}\n  " + "\n  ".join(damage),
             hint=f"saepipe cache verify --repair {cache}",
         )
 

@@ -81,12 +81,18 @@ def compare(
             continue
         same_ids = all(stored.get(name) == current.get(name) for name in ("tokenizer", "probe"))
         explained = (key == "definition" and same_ids) or (key.startswith("config.") and _ABSENT in (before, after))
-        (accepted if upgrades and explained else changed).append(f"{key}: {before} -> {after}")
+        (accepted if upgrades and explained else changed).append(f"{_NAMES.get(key, key)}: {before} -> {after}")
     if upgrades and not changed:
         accepted.insert(0, f"{', '.join(upgrades)}; the model and the tokenizer do the same")
     return Comparison(tuple(changed), tuple(accepted))
 
 
+_NAMES = {
+    "definition": "the tokenizer's definition",
+    "tokenizer": "the tokenizer's vocabulary",
+    "probe": "the tokenizer's ids of a probe text",
+}
+"""Names of the keys for people, where the key does not say what it is."""
 _ABSENT = "(absent)"
 
 

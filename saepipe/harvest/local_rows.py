@@ -73,7 +73,7 @@ def _opened(path: Path, encoding: str) -> Iterator[TextIO]:
         raise
     except UnicodeError as error:
         raise ConfigError(
-            f"{path} is not text in {encoding}: {error}", hint="dataset.encoding, e.g. latin-1 or utf-16"
+            f"{path} is not text in {encoding}: {error}", hint="set dataset.encoding, e.g. to latin-1 or utf-16"
         ) from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}", hint="one object per line, or one array") from error

@@ -161,7 +161,7 @@ def _stream(config: DatasetConfig, revision: str | None, files: str) -> Iterator
             raise remote_error("dataset", config.source, config.revision, error) from error
         problem = f"cannot read the dataset {config.source!r}: {_first_line(error)}"
         encoding = isinstance(error, UnicodeError)
-        hint = "dataset.encoding" if encoding else "check dataset.split, dataset.subset, and the files"
+        hint = "set dataset.encoding" if encoding else "check dataset.split, dataset.subset, and the files"
         raise ConfigError(problem, hint=hint) from error
 
 

@@ -20,8 +20,9 @@ def out_of_memory(recipes: Sequence[Recipe], error: BaseException) -> OutOfSpace
     batch_size = recipes[0].config.batch_size
     batch = max(BYTES_PER_ACTIVATION * batch_size * recipe.config.sae.d_sae for recipe in recipes)
     reason = next(iter(str(error).splitlines()), "") or "nothing more could be allocated"
+    runs = "1 run needs" if len(recipes) == 1 else f"{len(recipes)} runs need"
     return OutOfSpaceError(
-        f"out of memory: {reason}\n  {len(recipes)} runs need about {_size(parameters)} for their parameters and "
+        f"out of memory: {reason}\n  {runs} about {_size(parameters)} for their parameters and "
         f"Adam's moments, and about {_size(batch)} for the activations of a batch of {batch_size:,}",
         hint=f"batch_size: {max(1, batch_size // 2)} halves the activations; fewer variants in a call, or a smaller "
         "d_sae, need less for parameters",

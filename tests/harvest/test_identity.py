@@ -61,8 +61,8 @@ def chat(model: Path) -> None:
 EDITS: list[tuple[Callable[[Path], None], str]] = [
     (soften, r"config\.final_logit_softcapping: 30\.0 -> null"),
     (rescale, r"config\.query_pre_attn_scalar: 32 -> 8"),
-    (lower, "definition: .*\n.*probe: "),
-    (split, "definition: .*\n.*probe: "),
+    (lower, "tokenizer's definition: .*\n.*probe text: "),
+    (split, "tokenizer's definition: .*\n.*probe text: "),
     (chat, "chat_template: "),
 ]
 

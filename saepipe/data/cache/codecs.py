@@ -74,6 +74,7 @@ def decode_into(profile: Profile, data: memoryview, out: np.ndarray) -> None:
 
     Raises:
         CorruptDataError: if the bytes are not such a chunk.
+        MemoryError: if Blosc cannot have the memory that it works in.
     """
     body = data[: -_CRC.size]
     try:
@@ -84,7 +85,18 @@ def decode_into(profile: Profile, data: memoryview, out: np.ndarray) -> None:
                 raise ValueError(problem)
             blosc.decompress(body, out)
     except (RuntimeError, ValueError) as error:
+        if isinstance(error, RuntimeError) and not _blosc_can_decode(out.nbytes):
+            raise MemoryError(f"Blosc cannot decode {out.nbytes:,} bytes") from None
         raise CorruptDataError(f"cannot decode a chunk of {len(data):,} bytes: {error}") from None
+
+
+def _blosc_can_decode(num_bytes: int) -> bool:
+    """Returns whether a sound chunk of this size can be decoded; Blosc reports a lack of memory as damage."""
+    try:
+        sound = blosc.compress(bytes(num_bytes), b"zstd", 1, blosc.SHUFFLE, _BLOCKSIZE)
+        return len(blosc.decompress(sound)) == num_bytes
+    except (MemoryError, RuntimeError):
+        return False
 
 
 def header_problem(body: memoryview, itemsize: int, num_bytes: int) -> str | None:

@@ -88,7 +88,7 @@ def _read_manifest(path: Path) -> tuple[str | None, list[Line]]:
     except CorruptDataError as error:
         raise CorruptDataError(
             f"{error.message}: this cannot be repaired",
-            hint="all other files are checked against the manifest; without it, harvest again into another folder",
+            hint="nothing was changed: without a sound manifest no file can be checked; harvest into another folder",
         ) from None
 
 
