@@ -30,7 +30,7 @@ from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.config import HarvestConfig
-from saepipe.train.rundir.load import Run
+from saepipe.train.rundir.finished_run import Run
 
 CLAIM = __doc__.split("\n\n")[0]
 WIDTHS, NUM_TOGETHER = (512, 4096), 4

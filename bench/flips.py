@@ -53,7 +53,8 @@ from saepipe.harvest.run import harvest
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint
-from saepipe.train.rundir.load import load, open_run
+from saepipe.train.rundir.finished_run import open_run
+from saepipe.train.rundir.load import load
 from saepipe.train.step.state import Recipe
 
 PROFILES = ("lossless", "none", "int8")

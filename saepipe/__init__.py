@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from saepipe.evaluate.run import evaluate as evaluate
     from saepipe.harvest.run import harvest as harvest
     from saepipe.train.run import train as train
-    from saepipe.train.rundir.load import SAE, Run, load, open_run
+    from saepipe.train.rundir.finished_run import Run, open_run
+    from saepipe.train.rundir.load import SAE, load
 
 __all__ = [
     "SAE",
@@ -47,9 +48,9 @@ _HOME = {
     "Cache": "data.cache.cache",
     "open_cache": "data.cache.cache",
     "SAE": "train.rundir.load",
-    "Run": "train.rundir.load",
+    "Run": "train.rundir.finished_run",
     "load": "train.rundir.load",
-    "open_run": "train.rundir.load",
+    "open_run": "train.rundir.finished_run",
     "Table": "evaluate.compare.table",
     "compare": "evaluate.compare.table",
     "export": "evaluate.export.run",

@@ -388,8 +388,8 @@ def import_(
 ) -> None:
     """Import an SAE of another library as a run, to evaluate and compare it beside your own."""
     from saepipe.data.folders.health import Health
+    from saepipe.train.rundir.finished_run import open_run
     from saepipe.train.rundir.importing import import_sae
-    from saepipe.train.rundir.load import open_run
 
     imported = import_sae(
         path,

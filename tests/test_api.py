@@ -78,7 +78,7 @@ def test_every_public_name_can_be_called() -> None:
 def test_a_stage_can_be_called_before_and_after_its_parts_are_imported() -> None:
     code = (
         "import saepipe as sp; print(callable(sp.train)); import saepipe.train.run; print(callable(sp.train)); "
-        "from saepipe.train.rundir import folder; print(folder.CONFIG)"
+        "from saepipe.train.rundir import folder; print(run_files.CONFIG)"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.split() == ["True", "True", "config.yaml"]

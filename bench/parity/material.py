@@ -27,7 +27,7 @@ from saepipe.harvest.model_config import ModelConfig
 from saepipe.harvest.run import harvest
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 LAYER, CONTEXT, BATCH = 1, 128, 16
 HOOK = f"blocks.{LAYER}.hook_resid_post"

@@ -20,7 +20,7 @@ from saepipe.evaluate.model.run_cache import cache_of
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.results.result_file import Request, standing
-from saepipe.train.rundir.load import Run, open_run
+from saepipe.train.rundir.finished_run import Run, open_run
 
 AnyJob = TypeVar("AnyJob", "MetricJob", StoreJob)
 

@@ -28,34 +28,12 @@ from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
 from saepipe.train.schedule import Schedule
+from saepipe.train.stored_config import PRIMARY_METRICS, Effect, stored_identity
 from saepipe.train.transforms.base import Transform
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[Count, Field(ge=1)]
-Effect = Annotated[float, Field(gt=0)]
-
-PRIMARY_METRICS = {"mean_full_absorption_score": 0.05, "explained_variance": 0.01, "delta_ce": 0.02}
-"""Evaluation figures, each with the smallest effect of interest."""
-
-# The place of a run, and how it is logged, judged or computed, do not change what it is.
-OUTSIDE_THE_ID = frozenset(
-    {
-        "cache",
-        "plugins",
-        "device",
-        "resident",
-        "sparse_steps",
-        "exact",
-        "log_every",
-        "trackers",
-        "checkpoint_every",
-        "health",
-        "primary_metrics",
-        "variants",
-        "seeds",
-    }
-)
 
 
 class OptimizerConfig(Config):
@@ -260,8 +238,7 @@ class TrainConfig(ConfigWithPlugins):
         """Returns what makes the run what it is: the config without paths, logging, machine and unused plugins."""
         used = self._used_plugins()
         sources = {stem: digest for stem, digest in self.plugin_sources.items() if stem in used}
-        config = {key: value for key, value in self.to_dict().items() if key not in OUTSIDE_THE_ID}
-        return config | {"plugin_sources": sources}
+        return stored_identity(self.to_dict()) | {"plugin_sources": sources}
 
     def _used_plugins(self) -> set[str]:
         """Returns the stems of the plugins that the run's components, or their base classes, come from."""

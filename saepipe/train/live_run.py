@@ -24,6 +24,7 @@ from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.rundir.metrics_log import MetricsLog
 from saepipe.train.rundir.process_log import log_process
 from saepipe.train.rundir.resume_point import remove_partial_files, resume_point
+from saepipe.train.rundir.run_files import CHECKPOINTS, METRICS
 from saepipe.train.step.init import center
 from saepipe.train.step.loss import RECONSTRUCTION
 from saepipe.train.step.measure import Measurement
@@ -66,7 +67,7 @@ class LiveRun:
         if differing and state.step:
             progress.say(f"{folder}: resumed with {', '.join(differing)}; its numbers may round otherwise")
         metadata = run_folder.sae_metadata(header, recipe, planned.cache)
-        log = MetricsLog(folder / run_folder.METRICS, state.step, point.log)
+        log = MetricsLog(folder / METRICS, state.step, point.log)
         config, study = recipe.config.to_dict() | {"run": header}, folder.resolve().parents[1].name
         tracked = TrackedRun(folder, planned.variant.folder, study, config, state.step)
         trackers = tracking.follow(recipe.config.trackers, tracked, log.lines)
@@ -132,7 +133,7 @@ class LiveRun:
     def save(self) -> None:
         """Writes a checkpoint of the steps done."""
         save_checkpoint(
-            self.planned.folder / run_folder.CHECKPOINTS,
+            self.planned.folder / CHECKPOINTS,
             self.planned.run_id,
             self.state,
             log=self.log.digest(),

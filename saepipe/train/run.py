@@ -25,6 +25,7 @@ from saepipe.train.memory_needs import out_of_memory
 from saepipe.train.plan import Planned, check_room, plan_runs
 from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.run_damage import check_undamaged
+from saepipe.train.rundir.run_files import CONFIG
 from saepipe.train.stacked.teams import Team, teams
 from saepipe.train.step.allocator import keep_freed_memory
 from saepipe.train.telling import Telling
@@ -211,7 +212,7 @@ def _task(progress: Progress, what: str, num_tokens: int, done: int) -> Iterator
 
 
 def _check_resume(run: Planned, resume: ResumeMode) -> None:
-    begun = (run.folder / run_folder.CONFIG).exists()
+    begun = (run.folder / CONFIG).exists()
     if resume == "never" and begun:
         raise ConfigError(f"{run.folder} already holds a run", hint="remove it, or drop --resume never")
     if resume == "must" and not begun:

@@ -16,7 +16,7 @@ from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.results.result_file import Request, envelope
 from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.train.config import TrainConfig
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 HOOK = "blocks.1.hook_resid_post"
 

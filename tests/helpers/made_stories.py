@@ -14,7 +14,7 @@ from saepipe.data.folders.sealed_result import write_result as write_sealed
 from saepipe.evaluate.metrics.base import Figure
 from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY
 from saepipe.evaluate.stats.intervals import Estimate
-from saepipe.train.rundir.importing import ImportConfig
+from saepipe.train.rundir.import_config import ImportConfig
 
 Term = tuple[float, float]
 """Weighted value of a loss term, and its share of the gradient."""

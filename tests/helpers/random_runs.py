@@ -14,8 +14,8 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.folders.artifact import write_json
 from saepipe.data.folders.health import Health
 from saepipe.train.config import TrainConfig
-from saepipe.train.rundir import folder
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir import folder, run_files
+from saepipe.train.rundir.finished_run import open_run
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.seeds import generator
 from saepipe.train.step.state import Recipe
@@ -87,7 +87,7 @@ def random_run(out: Path, name: str, cache: Path, *, seed: int = 0, mean: float 
     variant = Variant(name, seed, config)
     header = folder.header(variant, recipe, opened, {})
     folder.begin(out, recipe, header)
-    (out / folder.METRICS).write_bytes(b"")
+    (out / run_files.METRICS).write_bytes(b"")
     Health().write(out)
     params = random_params(config.sae, opened.d_in, seed, mean)
     state: Any = SimpleNamespace(all_params=params, step=3)

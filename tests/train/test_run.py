@@ -23,7 +23,8 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.plan import plan, plan_runs
 from saepipe.train.run import train
 from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint
-from saepipe.train.rundir.load import load, open_run
+from saepipe.train.rundir.finished_run import open_run
+from saepipe.train.rundir.load import load
 from saepipe.train.step.step import train_step
 
 Make = Callable[..., TrainConfig]

@@ -12,7 +12,7 @@ from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.plan import plan
 from saepipe.train.run import train
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 
 def config(cache: Path, **keys: Any) -> TrainConfig:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import ConfigError
 
-Index = int | slice | Sequence[int] | np.ndarray | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Index = Union[int, slice, Sequence[int], np.ndarray, "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Activations:
         """
         if isinstance(index, slice) and index.step in (None, 1):
             start, stop, _ = index.indices(len(self))
-            return _bfloat16(self.rows.read(start, max(start, stop)))
+            return bfloat16(self.rows.read(start, max(start, stop)))
         if isinstance(index, int | np.integer):
             return self._gather(np.array([index]))[0]
         if isinstance(index, slice):
@@ -58,8 +60,11 @@ class Activations:
             raise ConfigError(f"cannot index rows with {numbers.dtype} of shape {numbers.shape}", hint=hint)
         for row in numbers[(numbers < -len(self)) | (numbers >= len(self))][:1]:
             raise ConfigError(f"there is no row {row}", hint=f"rows 0 to {len(self) - 1:,}")
-        return _bfloat16(self.rows.take(numbers.astype(np.int64) % max(len(self), 1)))
+        return bfloat16(self.rows.take(numbers.astype(np.int64) % max(len(self), 1)))
 
 
-def _bfloat16(bits: np.ndarray) -> Tensor:
+def bfloat16(bits: np.ndarray) -> Tensor:
+    """Returns uint16 bits as a tensor of the same shape, without a copy."""
+    import torch  # here, so that a cache is opened and described without it
+
     return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)

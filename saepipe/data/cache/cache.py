@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from saepipe.data.cache.activations import Activations, Index
+from saepipe.data.cache.activations import Activations, Index, bfloat16
 from saepipe.data.cache.channel_vectors import read_vector
 from saepipe.data.cache.int8_rows import Int8Rows
 from saepipe.data.cache.layout import SPLITS, Layout
@@ -24,6 +23,9 @@ from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.inside import inside
 from saepipe.data.terminal.display import Displayed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 2
 """Newest version of the folder's layout that this saepipe reads: 1, or 2 if the training rows are `int8`."""
@@ -61,11 +63,11 @@ class Heldout:
     keep: np.ndarray
     rows: Mapping[str, MappedRows]
 
-    def activations(self, hook: str, start: int, stop: int) -> torch.Tensor:
+    def activations(self, hook: str, start: int, stop: int) -> Tensor:
         """Activations of contexts [start, stop), bfloat16 (stop - start, context_size, d_in)."""
         size = self.contexts.shape[1]
         bits = self.rows[hook].read(start * size, stop * size)
-        return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).view(stop - start, size, -1)
+        return bfloat16(bits).view(stop - start, size, -1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -179,7 +181,7 @@ class Cache(Displayed):
             raise ConfigError(f"{self.path} has {len(self.hooks)} hooks: {', '.join(self.hooks)}", hint="acts(HOOK)")
         return Activations(hook or self.hooks[0], self.rows(hook or self.hooks[0]))
 
-    def __getitem__(self, rows: Index) -> torch.Tensor:
+    def __getitem__(self, rows: Index) -> Tensor:
         """bfloat16 (d_in,) or (n, d_in): training rows of a cache with one hook; otherwise use `acts(hook)[rows]`."""
         return self.acts()[rows]
 

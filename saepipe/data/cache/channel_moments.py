@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 
 _ROWS_AT_ONCE = 4096
 
@@ -31,6 +30,8 @@ class Moments:
 
     @classmethod
     def _of_part(cls, bits: np.ndarray) -> Moments:
+        import torch  # here, so that a cache is opened and described without it
+
         x = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).float()
         mean = x.mean(0)
         # Centred first, so float32 sums of a few thousand terms are precise enough.

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import torch
 
 from saepipe.data.cache.channel_moments import Moments
 from saepipe.data.errors import CorruptDataError
@@ -124,6 +123,8 @@ def reconstruct(stored: QuantisedRows, channels: Channels, out: np.ndarray) -> N
 
     Each operation is rounded separately, as in the formula, so any reader gets the same bits.
     """
+    import torch  # here, so that a cache is opened and described without it
+
     assert out.flags.c_contiguous
     num_rows, d_in = stored.q.shape
     size = max(1, _MAX_SERIAL_SIZE // d_in)

@@ -104,6 +104,12 @@ def import_members(package: str) -> None:
     """Imports all modules of a family's package, at any depth, and all installed plugins, once."""
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, prefix=f"{package}."):
         importlib.import_module(module.name)
+    import_installed_plugins()
+
+
+@cache
+def import_installed_plugins() -> None:
+    """Imports the components that installed packages register, once."""
     for entry in importlib.metadata.entry_points(group="saepipe.components"):
         entry.load()
 

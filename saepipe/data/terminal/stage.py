@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,16 +53,30 @@ def callable_stage(name: str) -> None:
     sys.modules[name].__class__ = Stage
 
 
+_BARS = {
+    "huggingface_hub.utils": "disable_progress_bars",
+    "datasets": "disable_progress_bars",
+    "transformers.utils.logging": "disable_progress_bar",
+}
+"""Functions that disable the bars of a library, by the module that has them."""
+
+
+def _disable_progress_bars() -> None:
+    """Disables the bars of the model libraries: in those imported already, and in those that will be.
+
+    None is imported here, since most commands need none. transformers shows a bar only if the hub's client does.
+    """
+    for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(variable, "1")
+    for module, function in _BARS.items():
+        if module in sys.modules:
+            getattr(sys.modules[module], function)()
+
+
 @contextmanager
 def reporting_to(progress: Progress) -> Iterator[Progress]:
     """Reports progress through `progress` alone, with the progress bars of other libraries disabled."""
-    import datasets
-    import transformers
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # loaded lazily
-
-    datasets.disable_progress_bars()
-    disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    _disable_progress_bars()
     try:
         yield progress
     finally:

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from saepipe.data.config.base import differences
 from saepipe.data.folders.health import Finding
-from saepipe.evaluate.metrics.base import FigureSpec
+from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.run_results import Row
 
 CORE = "core"

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from saepipe.data.folders.health import Finding, errors
-from saepipe.evaluate.metrics.base import FigureSpec
+from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.figures import why_unknown
 from saepipe.evaluate.stats.intervals import LEVEL
 from saepipe.evaluate.stats.paired_seeds import Paired, holm, paired

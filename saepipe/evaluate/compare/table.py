@@ -17,10 +17,10 @@ from saepipe.evaluate.compare.notes import Note, notes_on
 from saepipe.evaluate.compare.sweeps import method_key, read_at_common_l0
 from saepipe.evaluate.compare.variant_means import Variant, by_variant, variants_of
 from saepipe.evaluate.compare.verdict import Figures, Verdict, verdict, verdict_on_sweep
-from saepipe.evaluate.metrics.base import FigureSpec
+from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.figures import SHORT, catalogue, primary_metrics
 from saepipe.evaluate.results.run_results import Cell, Row, comparable_values, read_row
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 
 @dataclass(frozen=True)

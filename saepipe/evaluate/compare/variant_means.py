@@ -104,8 +104,8 @@ def _terms(row: Row) -> str:
     config = row.run.trained
     if config is None:
         return f"imported from {row.run.settings['imported'].partition(':')[0]}"
-    weighted = [penalty.name for penalty in config.penalties if getattr(penalty, "weight", 1) != 0]
-    return " + ".join([*weighted, *(transform.name for transform in config.transforms)]) or "no penalty"
+    weighted = [penalty["name"] for penalty in config.penalties if penalty.get("weight", 1) != 0]
+    return " + ".join([*weighted, *(transform["name"] for transform in config.transforms)]) or "no penalty"
 
 
 def _architecture(row: Row) -> str:

@@ -11,7 +11,7 @@ from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.checks import CORE, check_matched_l0, check_same_data
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT, Change, Sides, changes
 from saepipe.evaluate.compare.sweeps import AtCommonL0
-from saepipe.evaluate.metrics.base import FigureSpec
+from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.run_results import Pair, Row, comparable_values
 from saepipe.train.health.twins import check_twins
 

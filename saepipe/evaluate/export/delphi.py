@@ -45,7 +45,7 @@ from saepipe.evaluate.model.run_cache import cache_of
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.train.rundir.load import Run, open_run
+from saepipe.train.rundir.finished_run import Run, open_run
 
 _MIN_ACT = 1e-5
 """delphi's own threshold"""

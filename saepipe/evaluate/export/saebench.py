@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.train.formats.rewrites import are_unit, decoder_norms, unit_rows
 from saepipe.train.formats.saelens import NAMES
-from saepipe.train.rundir.load import SAE, Run, load, open_run
+from saepipe.train.rundir.finished_run import Run, open_run
+from saepipe.train.rundir.load import SAE, load
 from saepipe.train.sae.base import Params
 
 
@@ -128,7 +129,7 @@ def custom_sae(
     """
     opened = run if isinstance(run, Run) else open_run(run)
     sae = load(opened)
-    trained = opened.trained.sae.name if opened.trained else sae.architecture
+    trained = opened.trained.sae["name"] if opened.trained else sae.architecture
     num_active = sae.settings.num_active
     cfg = CustomConfig(
         model_name=model_name or sae.metadata["model_name"],

@@ -11,7 +11,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.standing import Standing
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.model.testbed import Testbed
-from saepipe.train.rundir.load import Run
+from saepipe.train.rundir.finished_run import Run
 
 VERSION = 1
 """Incremented whenever the same inputs give another store; older stores are then rebuilt."""

@@ -17,8 +17,8 @@ from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.results.run_results import check_result
-from saepipe.train.rundir import folder
-from saepipe.train.rundir.load import Run
+from saepipe.train.rundir import run_files
+from saepipe.train.rundir.finished_run import Run
 from saepipe.train.rundir.sealed_log import damaged_log
 
 READABLE = frozenset({".safetensors", ".json", ".jsonl", ".yaml", ".md"})
@@ -45,7 +45,7 @@ class Contents:
         stale = [path for path in results if check_result(read(path), run, path.name)]
         for problem in damaged_log(run.path):
             raise CorruptDataError(problem, hint="train the run again; a damaged log is not pushed")
-        beside = [name for name in (folder.METRICS, folder.METRICS_SEAL) if (run.path / name).is_file()]
+        beside = [name for name in (run_files.METRICS, run_files.METRICS_SEAL) if (run.path / name).is_file()]
         files = (
             *(artifact.COMMITTED, artifact.MANIFEST, *sealed, *beside),
             *(_name(run, path) for path in results if path not in stale),

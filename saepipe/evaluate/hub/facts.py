@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -17,9 +16,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.hub.contents import is_local
 from saepipe.evaluate.results.run_results import Row, read_row
-from saepipe.train.formats import saelens
-from saepipe.train.rundir import folder
-from saepipe.train.rundir.load import Run
+from saepipe.train.rundir.finished_run import Run
 from saepipe.train.sae.base import Architecture
 
 
@@ -75,7 +72,7 @@ class Facts:
             ConfigError: if the run was not made from `cache`.
         """
         row, cached = read_row(run), _attributes(run, cache)
-        cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
+        cfg = run.sae_cfg
         metadata = cfg.get("metadata", {})
         models = (protocol["model"] for protocol in row.protocols.values())
         evaluated: dict[str, Any] = next((model for model in models if model), {})
@@ -129,7 +126,7 @@ def _first(text: str | None) -> str:
 def _attributes(run: Run, cache: Path | None) -> Mapping[str, Any] | None:
     if cache is not None:
         check_cache(run, cache)
-    path = find_length(cache or run.config.cache, run.cache_fingerprint)
+    path = find_length(cache or run.cache, run.cache_fingerprint)
     return Cache.open(path).attributes if path else None
 
 

@@ -13,7 +13,7 @@ from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.card import card, finding_lines
 from saepipe.evaluate.hub.contents import Contents, is_local
 from saepipe.evaluate.hub.facts import Facts
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 CARD = "README.md"
 

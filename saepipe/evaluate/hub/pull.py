@@ -28,8 +28,8 @@ from saepipe.evaluate.hub.push import KIND
 from saepipe.harvest.hub import remote_error
 from saepipe.harvest.hub_client import RequestFailed
 from saepipe.train.formats import saelens
-from saepipe.train.rundir import folder
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir import run_files
+from saepipe.train.rundir.finished_run import open_run
 from saepipe.train.rundir.sealed_log import damaged_log
 
 _IGNORED = frozenset({".gitattributes", ".gitignore"})
@@ -139,9 +139,9 @@ def _check(run: Path, cache: Path | None, trust_plugins: bool) -> None:
     for problem in (*artifact.damaged_files(run, lines), *damaged_log(run)):
         raise CorruptDataError(problem, hint="pull it again")
     sealed = {name for line in lines for name in line.get("files", {})}
-    if folder.CONFIG not in sealed:
-        raise CorruptDataError(f"the seal does not cover {folder.CONFIG}", hint="it is not a run of saepipe")
-    plugins = read_yaml(run / folder.CONFIG)[0].get("plugins")
+    if run_files.CONFIG not in sealed:
+        raise CorruptDataError(f"the seal does not cover {run_files.CONFIG}", hint="it is not a run of saepipe")
+    plugins = read_yaml(run / run_files.CONFIG)[0].get("plugins")
     if plugins and not trust_plugins:
         raise ConfigError(
             f"the config names Python files, which would run when the run is opened: {', '.join(map(str, plugins))}",

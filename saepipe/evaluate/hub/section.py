@@ -9,7 +9,8 @@ from saepipe.data.config.component import Component
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.facts import Facts, description_and_formula, settings_of
 from saepipe.evaluate.results.figures import catalogue
-from saepipe.train.rundir import folder
+from saepipe.train.rundir import run_files
+from saepipe.train.rundir.import_config import ImportConfig
 
 INTERVALS = (
     "Intervals are 95 % intervals of evaluation noise: how a figure would change with other documents, examples or "
@@ -54,8 +55,8 @@ def _training(facts: Facts) -> Iterator[str]:
     yield "### Architecture and loss"
     yield ""
     yield f"- {_component(facts.architecture.name, facts.architecture)}"
-    trained = facts.run.trained
-    if trained is None:
+    trained = facts.run.config
+    if isinstance(trained, ImportConfig):
         yield "- training settings unknown"
         return
     yield f"- `{trained.reconstruction}` reconstruction error, activations scaled by `{trained.activation_scale}`"
@@ -101,7 +102,7 @@ def _figures(facts: Facts) -> Iterator[str]:
 
 
 def _use(facts: Facts, address: Address) -> Iterator[str]:
-    sae = f"{address.folder}/{folder.SAE}"
+    sae = f"{address.folder}/{run_files.SAE}"
     if address.revision in (None, "main"):
         theirs = f'from sae_lens import SAE\n\nsae = SAE.from_pretrained(release="{address.repo}", sae_id="{sae}")'
     else:  # SAELens takes no revision

@@ -5,29 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from saepipe.data.config.component import Component
 from saepipe.data.folders.health import Finding
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.model.kept_work import Work
-from saepipe.evaluate.model.testbed import Testbed
-from saepipe.evaluate.sae.subject import Subject
+from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.stats.intervals import Estimate
 
+if TYPE_CHECKING:  # so that results are read without a model library
+    from saepipe.evaluate.model.kept_work import Work
+    from saepipe.evaluate.model.testbed import Testbed
+    from saepipe.evaluate.sae.subject import Subject
+
 Figure = float | int | Estimate
-
-
-@dataclass(frozen=True)
-class FigureSpec:
-    """Label of a figure in tables, and the meaning of a change in it."""
-
-    label: str
-    better: Literal["higher", "lower"] | None = None
-    of_model: bool = False
-    """True if the figure depends on the model alone, so that it must be the same for all runs."""
-    noisy: str | None = None
-    """Why the figure separates variants poorly, with a source."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from saepipe.data.cache.ancestors import open_length
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
-from saepipe.train.rundir.load import Run
+from saepipe.train.rundir.finished_run import Run
 
 
 def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], Cache] | None = None) -> Cache:
@@ -19,7 +19,7 @@ def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], 
         ConfigError: if that path has no cache, or another one, or if the cache does not have the run's hook.
         CorruptDataError: if it is unfinished or damaged.
     """
-    path, opened = path or run.config.cache, {} if opened is None else opened
+    path, opened = path or run.cache, {} if opened is None else opened
     if not path.is_dir():
         raise ConfigError(f"the cache of {run.path} is not at {path}", hint="--set cache=PATH")
     key = (path, run.cache_fingerprint)

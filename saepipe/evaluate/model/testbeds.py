@@ -13,7 +13,7 @@ from saepipe.evaluate.model.language_model import load_model_of, model_config
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.model import LanguageModel
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 
 class Testbeds:

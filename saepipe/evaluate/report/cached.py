@@ -17,7 +17,7 @@ from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import SaepipeError
 from saepipe.data.folders import artifact
-from saepipe.train.rundir.load import Run
+from saepipe.train.rundir.finished_run import Run
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _CHUNKS = 512
@@ -74,7 +74,7 @@ class CacheFacts:
 
 def read_cache(run: Run) -> CacheFacts | str:
     """Reads the facts about the cache that a run was trained on, or returns why they cannot be read."""
-    path = run.config.cache
+    path = run.cache
     if not path.is_dir():
         return f"the cache is no longer at {path}"
     try:

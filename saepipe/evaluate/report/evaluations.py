@@ -11,7 +11,7 @@ import numpy as np
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.results.run_results import check_result
 from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, histogram
-from saepipe.train.rundir.load import Run
+from saepipe.train.rundir.finished_run import Run
 
 HISTOGRAMS = "histograms"
 _PER_LATENT = ("core", "geometry")

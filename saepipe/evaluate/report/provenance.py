@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from saepipe.data.folders import artifact
 from saepipe.evaluate.report.cached import CacheFacts
-from saepipe.train.formats import saelens
-from saepipe.train.rundir import folder
-from saepipe.train.rundir.importing import ImportConfig
-from saepipe.train.rundir.load import Run
+from saepipe.train.rundir.finished_run import Run
 
 
 @dataclass(frozen=True)
@@ -32,9 +28,9 @@ def chain(run: Run, cache: CacheFacts | str) -> tuple[Link, ...]:
     facts = {"fingerprint": run.fingerprint, "run id": run.run_id, "hook": run.hook}
     facts |= _steps(header) | _source_code(provenance, header.get("commits", ()))
     links = [Link("run", f"{run.variant}/seed-{run.seed}", facts)]
-    if isinstance(run.config, ImportConfig):
-        files = {f"SHA-256 of {name}": digest for name, digest in run.config.files.items()}
-        links.append(Link("source", f"{run.config.imported}: {run.config.path}", files))
+    if imported := run.imported:
+        files = {f"SHA-256 of {name}": digest for name, digest in imported.files.items()}
+        links.append(Link("source", f"{imported.imported}: {imported.path}", files))
     return (*links, *(_without_cache(run, cache) if isinstance(cache, str) else _from_cache(cache)))
 
 
@@ -53,9 +49,8 @@ def _from_cache(cache: CacheFacts) -> tuple[Link, ...]:
 
 def _without_cache(run: Run, why: str) -> tuple[Link, ...]:
     """Returns what the run itself knows about the cache, the model and the data."""
-    cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
-    metadata = {**cfg, **cfg.get("metadata", {})}
-    links = [Link("cache", str(run.config.cache), {"fingerprint": run.cache_fingerprint, "now": why})]
+    metadata = {**run.sae_cfg, **run.sae_cfg.get("metadata", {})}
+    links = [Link("cache", str(run.cache), {"fingerprint": run.cache_fingerprint, "now": why})]
     names = {"model": metadata.get("model_name"), "dataset": metadata.get("dataset_path")}
     return (*links, *(Link(kind, str(name), {}) for kind, name in names.items() if name))
 

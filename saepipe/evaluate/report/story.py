@@ -12,7 +12,7 @@ from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.checks import check_parts, check_same_data, check_sources
 from saepipe.evaluate.compare.table import Table, read_rows, tabulate
 from saepipe.evaluate.compare.variant_means import Variant, variants_of
-from saepipe.evaluate.metrics.base import FigureSpec
+from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.report.cached import CacheFacts, read_cache
 from saepipe.evaluate.report.evaluations import read_results
 from saepipe.evaluate.report.provenance import Link, chain
@@ -79,7 +79,7 @@ class Story:
             logs={row.label: read_log(row.run.path) for row in rows},
             results={row.label: read_results(row.run) for row in rows},
             findings=tuple(_findings(rows, table, shown)),
-            configs={row.label: row.run.config.to_dict() for row in rows},
+            configs={row.label: dict(row.run.plain) for row in rows},
             provenance={row.label: chain(row.run, facts[row.run.cache_fingerprint]) for row in rows},
             caches=facts,
             baseline=rows[0].label if baseline else None,

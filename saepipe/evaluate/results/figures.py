@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import cast
 
-from saepipe.data.config.component import import_members
-from saepipe.evaluate.metrics.base import FigureSpec, Metric
-from saepipe.train.config import TrainConfig
+from saepipe.data.config.component import import_installed_plugins
+from saepipe.evaluate.figure_specs import BUILT_IN, FigureSpec
+from saepipe.evaluate.metrics.base import Metric
+from saepipe.train.stored_config import StoredConfig
 
 SHORT = (
     "l0",
@@ -26,13 +27,13 @@ SHORT = (
 
 def catalogue() -> dict[str, FigureSpec]:
     """Returns every figure that a metric knows, by key: those of SHORT first, then in the metrics' order."""
-    import_members(Metric.package)
+    import_installed_plugins()
     metrics = cast(Iterable[type[Metric]], Metric.members.values())
-    shown = {key: how for metric in metrics for key, how in metric.shown.items()}
+    shown = {**BUILT_IN, **{key: how for metric in metrics for key, how in metric.shown.items()}}
     return {key: shown[key] for key in dict.fromkeys((*SHORT, *shown)) if key in shown}
 
 
-def primary_metrics(configs: Iterable[TrainConfig]) -> tuple[dict[str, float], str | None]:
+def primary_metrics(configs: Iterable[StoredConfig]) -> tuple[dict[str, float], str | None]:
     """Returns all declared primary metrics with their smallest effects, and a note if the configs disagree.
 
     More metrics make Holm's correction stricter, and a smaller effect is harder to detect, so the union is the careful

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import CorruptDataError
@@ -14,9 +14,11 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.sealed_result import again, is_sealed, read_result
 from saepipe.data.folders.standing import Standing
 from saepipe.evaluate.metrics.base import Figure, Measurement, Metric
-from saepipe.evaluate.model.testbed import Testbed
-from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import Estimate
+
+if TYPE_CHECKING:  # so that results are read without a model library
+    from saepipe.evaluate.model.testbed import Testbed
+    from saepipe.evaluate.sae.subject import Subject
 
 
 @dataclass(frozen=True)

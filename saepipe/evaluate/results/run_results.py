@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,8 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Finding, Health
 from saepipe.data.folders.sealed_result import is_sealed
 from saepipe.evaluate.results.result_file import read
-from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin
-from saepipe.train.rundir import folder
-from saepipe.train.rundir.load import Run
+from saepipe.train.rundir.finished_run import Run
 
 PROTOCOL = ("metric_version", "mode", "activations", "config", "model_work")
 """Keys of a result's saepipe block that say how it was measured; the model is among the fingerprints."""
@@ -87,7 +84,7 @@ class Row:
 
     @property
     def twin(self) -> Twin:
-        config = {**self.run.config.identity(), "cache": self.run.cache_fingerprint}
+        config = {**self.run.settings, "cache": self.run.cache_fingerprint}
         return Twin(self.label, config, self.evidence)
 
     @property
@@ -171,7 +168,7 @@ def check_result(result: Mapping[str, Any], run: Run, name: str) -> list[Finding
     if ours["fingerprints"]["run"] != run.fingerprint:
         message = f"{name} is of an earlier run in this folder ({ours['fingerprints']['run'][:8]}): {consequence}"
         return [Finding("H11", "error", message, evaluation=Path(name).stem)]
-    cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
+    cfg = run.sae_cfg
     keys = ("architecture", "d_in", "d_sae")
     expected = {"hook": run.hook, "cache": run.cache_fingerprint, **{key: cfg.get(key) for key in keys}}
     actual = {"hook": ours["hook"], "cache": ours["fingerprints"]["cache"]}

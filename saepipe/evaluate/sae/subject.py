@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from saepipe.evaluate.sae.reconstruction import Autoencoder
-from saepipe.train.formats import saelens
-from saepipe.train.rundir import folder
-from saepipe.train.rundir.load import Run, load
+from saepipe.train.rundir.finished_run import Run
+from saepipe.train.rundir.load import load
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,7 @@ class Subject:
 
     @classmethod
     def load(cls, run: Run, device: torch.device) -> Subject:
-        cfg = json.loads((run.path / folder.SAE / saelens.CONFIG).read_text())
-        return cls(run, load(run, device=str(device)), cfg)
+        return cls(run, load(run, device=str(device)), run.sae_cfg)
 
     def encode(self, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
         """(num_tokens, d_in) of any dtype and device -> acts (num_tokens, d_sae) float32, on the SAE's device.

@@ -16,7 +16,7 @@ from saepipe.evaluate.features import store
 from saepipe.evaluate.metrics.base import Metric
 from saepipe.evaluate.model import kept_work
 from saepipe.train.rundir.checkpoint import checkpoints
-from saepipe.train.rundir.folder import CHECKPOINTS
+from saepipe.train.rundir.run_files import CHECKPOINTS
 
 Kind = Literal["cache", "run", "checkpoint", "feature store", "kept work", "result", "notes", "validation outcomes"]
 

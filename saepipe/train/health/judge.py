@@ -9,9 +9,10 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.folders.health import Finding, Health, unusable
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.health.degenerate import check_behaviour, measure_behaviour, sample_rows
+from saepipe.train.health.evidence import evidence
 from saepipe.train.health.finished import check_finished
 from saepipe.train.health.log_lines import Line, audit, check_log
-from saepipe.train.health.twins import Twin, check_twins, evidence
+from saepipe.train.health.twins import Twin, check_twins
 from saepipe.train.penalties.l0 import L0
 from saepipe.train.schedule import controllers
 from saepipe.train.step.state import Recipe, TrainState, initial_params

@@ -6,24 +6,16 @@ find a setting without effect, whatever the cause.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from saepipe.data.config.base import differences
 from saepipe.data.folders.finding_groups import variant_of
 from saepipe.data.folders.health import Finding
-from saepipe.train.config import TrainConfig
-from saepipe.train.health.log_lines import Line, weight_at
 from saepipe.train.health_config import HealthConfig
-from saepipe.train.step.loss import RECONSTRUCTION
-
-NUM_LINES, NUM_ENTRIES = 32, 256
-"""Size of the evidence kept of a run: the last log lines, and evenly spaced entries of W_dec."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +25,6 @@ class Twin:
     name: str
     config: Mapping[str, Any]  # plain data: identity of its config, and its cache
     evidence: Mapping[str, Any]
-
-
-def evidence(config: TrainConfig, num_steps: int, lines: Sequence[Line], W_dec: Tensor) -> dict[str, Any]:
-    """Returns what runs are compared by: reconstruction losses while all penalties are on, the last one, and W_dec."""
-    penalties = [penalty for penalty in config.penalties if penalty.weight != 0]
-    settled = [line for line in lines if all(weight_at(penalty, line["step"], num_steps) > 0 for penalty in penalties)]
-    weights = W_dec.detach().float().cpu().contiguous().numpy()
-    return {
-        "reconstruction": {str(line["step"]): line["terms"][RECONSTRUCTION]["value"] for line in settled[-NUM_LINES:]},
-        "final_reconstruction": lines[-1]["terms"][RECONSTRUCTION]["value"],
-        "W_dec": hashlib.sha256(weights.tobytes()).hexdigest(),
-        "W_dec_entries": weights.reshape(-1)[:: max(1, weights.size // NUM_ENTRIES)].tolist(),
-    }
 
 
 def check_twins(run: Twin, others: Iterable[Twin], limits: HealthConfig) -> list[Finding]:

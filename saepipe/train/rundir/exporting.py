@@ -17,8 +17,9 @@ from saepipe.data.folders.atomic_folder import atomic_folder
 from saepipe.data.folders.sealed_result import read_result
 from saepipe.train.formats.into import dictionary_learning, saelens, sparsify
 from saepipe.train.formats.into.base import Outgoing
-from saepipe.train.rundir.importing import ImportConfig
-from saepipe.train.rundir.load import Run, load, open_run
+from saepipe.train.rundir.finished_run import Run, open_run
+from saepipe.train.rundir.import_config import ImportConfig
+from saepipe.train.rundir.load import load
 
 Library = Literal["saelens", "dictionary_learning", "sparsify"]
 
@@ -53,10 +54,11 @@ def export_sae(run: Run | Path | str, library: Library, out: Path) -> Path:
 
 def outgoing(run: Run) -> Outgoing:
     """Returns the SAE of a run, with its metadata and evaluation."""
-    sae, trained = load(run), run.trained
+    sae, imported = load(run), run.imported
+    trained = None if isinstance(run.config, ImportConfig) else run.config
     metadata: dict[str, Any] = dict(sae.metadata)
-    if isinstance(run.config, ImportConfig) and run.config.imported == "saelens":
-        metadata = {**(run.config.said.get("metadata") or {}), **metadata}
+    if imported and imported.imported == "saelens":
+        metadata = {**(imported.said.get("metadata") or {}), **metadata}
     density, l0 = _density_and_l0(run)
     return Outgoing(
         sae=sae.settings,
@@ -66,7 +68,7 @@ def outgoing(run: Run) -> Outgoing:
         model=metadata["model_name"],
         dataset=metadata.get("dataset_path"),
         context_size=metadata["context_size"],
-        seed=run.config.seed if isinstance(run.config, ImportConfig) else run.seed,
+        seed=imported.seed if imported else run.seed,
         lr=trained.optimizer.lr if trained else None,
         steps=metadata["saepipe"].get("steps"),
         metadata=metadata,

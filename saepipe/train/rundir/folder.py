@@ -19,17 +19,15 @@ from saepipe.data.config.base import differences
 from saepipe.data.config.yaml_file import read_yaml
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
-from saepipe.data.folders.health import FILE, Health
-from saepipe.train.config import OUTSIDE_THE_ID, TrainConfig
+from saepipe.data.folders.health import Health
+from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin
-from saepipe.train.rundir import metrics_log
+from saepipe.train.rundir.run_files import CONFIG, HEALTH, SAE
 from saepipe.train.rundir.sealed_log import write_seal
 from saepipe.train.step.state import Recipe, TrainState
+from saepipe.train.stored_config import stored_identity
 from saepipe.train.variants import Variant
-
-CONFIG, METRICS, METRICS_SEAL = "config.yaml", metrics_log.FILE, metrics_log.SEAL
-HEALTH, CHECKPOINTS, SAE = FILE, "checkpoints", "sae"
 
 
 def refuse_other_run(folder: Path, config: TrainConfig, cache: Cache) -> None:
@@ -105,7 +103,7 @@ def label(folder: Path) -> str:
 
 def twin(folder: Path) -> Twin:
     """Reads from a run's folder what others are compared with; an unfinished run has no evidence."""
-    config = {key: value for key, value in read_yaml(folder / CONFIG)[0].items() if key not in OUTSIDE_THE_ID}
+    config = stored_identity(read_yaml(folder / CONFIG)[0])
     cache = artifact.read_manifest(folder)[0]["cache"]
     finished = artifact.is_committed(folder)
     return Twin(label(folder), {**config, "cache": cache}, Health.read(folder).evidence if finished else {})

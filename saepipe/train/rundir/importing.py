@@ -9,13 +9,11 @@ import hashlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import torch
 
 from saepipe.data.cache.cache import Cache
-from saepipe.data.config.base import Config, fingerprint
-from saepipe.data.config.bounds import Seed
 from saepipe.data.config.slug import slug
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
@@ -23,9 +21,8 @@ from saepipe.data.folders.health import Health
 from saepipe.train.formats import dictionary_learning, gemma_scope, pickle_format, saelens, sparsify
 from saepipe.train.formats.rewrites import decoder_norms
 from saepipe.train.formats.source import Source
-from saepipe.train.rundir import folder
-
-Library = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope"]
+from saepipe.train.rundir import run_files
+from saepipe.train.rundir.import_config import ImportConfig, Library
 
 READERS: dict[Library, Callable[[Path], Source]] = {
     "saelens": saelens.source,
@@ -34,32 +31,6 @@ READERS: dict[Library, Callable[[Path], Source]] = {
     "gemma-scope": gemma_scope.source,
 }
 assert READERS.keys() == set(get_args(Library))
-
-
-class ImportConfig(Config):
-    """`config.yaml` of an imported run: where it comes from and where it applies."""
-
-    imported: Library
-    path: Path
-    files: dict[str, str]
-    """SHA-256 of each source file"""
-    name: str
-    seed: Seed | None
-    """seed of its training; None if unknown"""
-    sae: dict[str, Any]
-    """name and d_sae; also k for topk"""
-    cache: Path
-    hook: str
-    said: dict[str, Any]
-    """the source's own config"""
-
-    def identity(self) -> dict[str, Any]:
-        """Returns what makes the run what it is: the content of its source, without its path, and the hook."""
-        plain = self.to_dict()
-        return {key: plain[key] for key in ("imported", "files", "name", "seed", "sae", "hook")}
-
-    def run_id(self, cache_fingerprint: str) -> str:
-        return fingerprint({"cache": cache_fingerprint, "config": self.identity()})
 
 
 def import_sae(
@@ -173,7 +144,7 @@ def _resolve_seed(source: Source, path: Path, given: int | None) -> int | None:
 
 def _refuse_other_run(out: Path, run_id: str) -> None:
     lines = artifact.read_manifest(out)
-    if (out / folder.CONFIG).exists() and not (lines and lines[0].get("run_id") == run_id):
+    if (out / run_files.CONFIG).exists() and not (lines and lines[0].get("run_id") == run_id):
         raise ConfigError(f"{out} holds another run", hint="choose another --out or remove this folder")
 
 
@@ -188,7 +159,7 @@ def _write(out: Path, source: Source, config: ImportConfig, cache: Cache) -> Non
         "imported": config.imported,
         "imported_by": dict(artifact.provenance()),
     }
-    artifact.write_file(out / folder.CONFIG, config.to_yaml().encode())
+    artifact.write_file(out / run_files.CONFIG, config.to_yaml().encode())
     artifact.rewrite_manifest(out, [header])
     metadata = {
         "hook_name": config.hook,
@@ -196,9 +167,11 @@ def _write(out: Path, source: Source, config: ImportConfig, cache: Cache) -> Non
         "context_size": cache.attributes["context_size"],
         "saepipe": {**config.identity(), "run_id": header["run_id"], "cache": cache.fingerprint},
     }
-    names = saelens.write(out / folder.SAE, source.sae, source.params, metadata)
+    names = saelens.write(out / run_files.SAE, source.sae, source.params, metadata)
     Health(audit={"imported": config.imported, "decoder_norms": _norm_range(source)}).write(out)
-    files = artifact.digest_files(out, [folder.CONFIG, folder.HEALTH, *(f"{folder.SAE}/{name}" for name in names)])
+    files = artifact.digest_files(
+        out, [run_files.CONFIG, run_files.HEALTH, *(f"{run_files.SAE}/{name}" for name in names)]
+    )
     artifact.rewrite_manifest(out, [header, {"files": files}])
     artifact.commit(out)
 

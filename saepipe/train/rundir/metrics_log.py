@@ -6,15 +6,15 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from saepipe.data.folders.artifact import write_file
-from saepipe.train.step.measure import Measurement
-from saepipe.train.step.state import Recipe, TrainState
 
-FILE, SEAL = "metrics.jsonl", "metrics.seal.json"
+if TYPE_CHECKING:
+    from saepipe.train.step.measure import Measurement
+    from saepipe.train.step.state import Recipe, TrainState
 
 
 class MetricsLog:

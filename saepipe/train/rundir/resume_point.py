@@ -10,8 +10,9 @@ from typing import Any
 import xxhash
 
 from saepipe.train.rundir.checkpoint import DamagedCheckpoint, Index, checkpoints, read_index, remove_checkpoint
-from saepipe.train.rundir.folder import CHECKPOINTS, METRICS, earlier_header
+from saepipe.train.rundir.folder import earlier_header
 from saepipe.train.rundir.metrics_log import parse_lines
+from saepipe.train.rundir.run_files import CHECKPOINTS, METRICS
 
 
 @dataclass(frozen=True)

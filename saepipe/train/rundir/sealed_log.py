@@ -13,13 +13,14 @@ from typing import Any
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
-from saepipe.train.rundir.metrics_log import FILE, SEAL, parse_lines
+from saepipe.train.rundir.metrics_log import parse_lines
+from saepipe.train.rundir.run_files import METRICS, METRICS_SEAL
 
 
 def write_seal(folder: Path) -> None:
     """Writes the seal of the log in `folder`, whose manifest is final."""
-    seal = {"run_id": _header(folder)["run_id"], **artifact.digest_file(folder / FILE)}
-    artifact.write_json(folder / SEAL, seal)
+    seal = {"run_id": _header(folder)["run_id"], **artifact.digest_file(folder / METRICS)}
+    artifact.write_json(folder / METRICS_SEAL, seal)
 
 
 def damaged_log(folder: Path) -> Iterator[str]:
@@ -27,15 +28,15 @@ def damaged_log(folder: Path) -> Iterator[str]:
     header = _header(folder)
     if not header.get("metrics_seal"):
         return
-    path = folder / FILE
+    path = folder / METRICS
     try:
-        seal = json.loads((folder / SEAL).read_text())
+        seal = json.loads((folder / METRICS_SEAL).read_text())
         run_id, expected = seal["run_id"], {key: seal[key] for key in ("bytes", "xxh3")}
     except (OSError, ValueError, KeyError, TypeError):
-        yield f"{folder / SEAL} is missing or damaged"
+        yield f"{folder / METRICS_SEAL} is missing or damaged"
         return
     if run_id != header["run_id"]:
-        yield f"{folder / SEAL} belongs to another run"
+        yield f"{folder / METRICS_SEAL} belongs to another run"
     elif not path.is_file():
         yield f"{path} is missing"
     elif artifact.digest_file(path) != expected:
@@ -48,10 +49,10 @@ def read_log(folder: Path) -> tuple[dict[str, Any], ...]:
     Raises:
         CorruptDataError: if the log is damaged or missing.
     """
-    hint = f"train the run again, or copy {FILE} and {SEAL} again from where the run was made"
+    hint = f"train the run again, or copy {METRICS} and {METRICS_SEAL} again from where the run was made"
     for problem in damaged_log(folder):
         raise CorruptDataError(problem, hint=hint)
-    path = folder / FILE
+    path = folder / METRICS
     try:
         return tuple(parse_lines(path.read_bytes())) if path.is_file() else ()
     except ValueError as error:

@@ -17,7 +17,7 @@ from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.inside import inside
 from saepipe.evaluate.features.store import FeatureStore
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 pytestmark = pytest.mark.quick
 

@@ -9,7 +9,7 @@ import pytest
 
 from saepipe.data.folders.health import Finding
 from saepipe.evaluate.compare.difference import Change, Word, changes
-from saepipe.evaluate.metrics.base import FigureSpec
+from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.stats.paired_seeds import holm, paired
 
 pytestmark = pytest.mark.quick

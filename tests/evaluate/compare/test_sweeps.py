@@ -12,7 +12,7 @@ from helpers.made_results import write_result, write_run
 from saepipe.evaluate.compare.sweeps import method_key
 from saepipe.evaluate.compare.table import compare
 from saepipe.evaluate.results.run_results import read_row
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 EFFECTS = (0.02, -0.01, 0.03, 0.0)
 """Effect of each seed on both sides; it cancels in the pair."""

@@ -15,7 +15,7 @@ from saepipe.cli import main
 from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.compare.difference import Word
 from saepipe.evaluate.compare.table import Table, compare
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 INERT = Finding("H1", "error", "absorption was exactly 0")
 EVIDENCE = {

@@ -31,7 +31,8 @@ from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
-from saepipe.train.rundir.load import Run, load
+from saepipe.train.rundir.finished_run import Run
+from saepipe.train.rundir.load import load
 from saepipe.train.sae.relu import ReLU
 
 HOOK = "blocks.1.hook_resid_post"

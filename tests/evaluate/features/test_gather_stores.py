@@ -15,7 +15,8 @@ from saepipe.evaluate.features import contexts
 from saepipe.evaluate.features.active import uniform
 from saepipe.evaluate.features.firing_statistics import EDGES
 from saepipe.evaluate.features.store import FeatureStore, window_start
-from saepipe.train.rundir.load import Run, load
+from saepipe.train.rundir.finished_run import Run
+from saepipe.train.rundir.load import load
 
 Build = Callable[..., list[FeatureStore]]
 

@@ -16,7 +16,7 @@ from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.features.mapped_tensors import map_safetensors
 from saepipe.evaluate.features.store import FOLDER, FeatureStore, window_start
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 
 
 @pytest.fixture

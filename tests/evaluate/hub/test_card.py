@@ -24,8 +24,8 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.penalties import l1
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.run import train
+from saepipe.train.rundir.finished_run import open_run
 from saepipe.train.rundir.importing import import_sae
-from saepipe.train.rundir.load import open_run
 from saepipe.train.sae.base import Architecture
 from saepipe.train.transforms.base import Transform
 

@@ -18,7 +18,8 @@ from saepipe.evaluate.hub.push import push
 from saepipe.evaluate.plan import plan
 from saepipe.evaluate.results.run_results import read_row
 from saepipe.evaluate.run import evaluate
-from saepipe.train.rundir.load import load, open_run
+from saepipe.train.rundir.finished_run import open_run
+from saepipe.train.rundir.load import load
 
 TO = "hf://org/name"
 ONE = "one/seed-0"

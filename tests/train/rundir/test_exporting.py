@@ -22,8 +22,9 @@ from saepipe.data.folders.atomic_folder import file_sizes
 from saepipe.train.formats import saelens
 from saepipe.train.formats.dictionary_learning import KEYS
 from saepipe.train.rundir.exporting import WRITERS, Library, export_sae
+from saepipe.train.rundir.finished_run import open_run
 from saepipe.train.rundir.importing import import_sae
-from saepipe.train.rundir.load import load, open_run
+from saepipe.train.rundir.load import load
 
 HOOK = "blocks.1.hook_resid_post"
 

@@ -30,8 +30,10 @@ from saepipe.data.folders.health import Health
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.run import train
-from saepipe.train.rundir.importing import READERS, ImportConfig, import_sae
-from saepipe.train.rundir.load import load, open_run
+from saepipe.train.rundir.finished_run import open_run
+from saepipe.train.rundir.import_config import ImportConfig
+from saepipe.train.rundir.importing import READERS, import_sae
+from saepipe.train.rundir.load import load
 from saepipe.train.sae.topk import TopK
 
 HOOK = "blocks.1.hook_resid_post"

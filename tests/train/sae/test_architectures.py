@@ -16,7 +16,8 @@ from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.run import train
-from saepipe.train.rundir.load import load, open_run
+from saepipe.train.rundir.finished_run import open_run
+from saepipe.train.rundir.load import load
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.seeds import generator
 

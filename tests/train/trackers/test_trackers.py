@@ -24,7 +24,7 @@ from saepipe.data.folders.health import Finding, Health
 from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
-from saepipe.train.rundir.load import open_run
+from saepipe.train.rundir.finished_run import open_run
 from saepipe.train.trackers import tensorboard, tracker_threads
 from saepipe.train.trackers.base import TrackedRun
 

@@ -18,6 +18,7 @@ from saepipe.data.config.base import Count
 from saepipe.data.config.bounds import Seed
 from saepipe.data.folders.health import Finding
 from saepipe.data.terminal.progress import Progress
+from saepipe.evaluate.figure_specs import ABSORPTION_FIGURES, FigureSpec
 from saepipe.evaluate.metrics.absorption.feature_splits import FeatureSplit, WordActs, find_splits, reference_splits
 from saepipe.evaluate.metrics.absorption.letters import (
     Gate,
@@ -30,7 +31,7 @@ from saepipe.evaluate.metrics.absorption.letters import (
 from saepipe.evaluate.metrics.absorption.material import Material, MaterialSettings, labels, load_material
 from saepipe.evaluate.metrics.absorption.prompts import TEMPLATE, NotMeasurable
 from saepipe.evaluate.metrics.absorption.ranking import MAX_LATENTS, encode_words
-from saepipe.evaluate.metrics.base import Figure, FigureSpec, Measurement, Metric
+from saepipe.evaluate.metrics.base import Figure, Measurement, Metric
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
@@ -74,14 +75,7 @@ class Absorption(Metric):
     """Seed of words, prompts and probes, the same for all SAEs."""
     eval_type_id: ClassVar[str] = "absorption_first_letter"
     version: ClassVar[int] = 1
-    shown: ClassVar[Mapping[str, FigureSpec]] = {
-        "mean_full_absorption_score": FigureSpec("full absorption", "lower"),
-        "mean_absorption_fraction_score": FigureSpec("absorption fraction", "lower"),
-        "mean_num_split_features": FigureSpec("latents per letter"),
-        "first_letter_split_f1": FigureSpec("F1 of letters' latents", "higher"),
-        "first_letter_num_letters": FigureSpec("letters measured"),
-        "first_letter_probe_f1": FigureSpec("F1 of letters' probes", of_model=True),
-    }
+    shown: ClassVar[Mapping[str, FigureSpec]] = ABSORPTION_FIGURES
 
     def works(self, testbed: Testbed) -> list[Work]:
         return list(self._material_settings.works(testbed))

@@ -15,11 +15,12 @@ import torch
 from pydantic import Field
 
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.base import FigureSpec, Measurement
+from saepipe.evaluate.figure_specs import SCR_FIGURES, FigureSpec
+from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.concepts.outcome import Outcome, Score
 from saepipe.evaluate.metrics.concepts.perturb import ablate_targets, accuracies, class_differences
 from saepipe.evaluate.metrics.concepts.probe_setup import ProbeSetup, prepare_probes
-from saepipe.evaluate.metrics.concepts.shared import NOISY, SIZES, Perturbation
+from saepipe.evaluate.metrics.concepts.shared import SIZES, Perturbation
 from saepipe.evaluate.metrics.concepts.spurious_pairs import (
     ATTRIBUTE,
     CONCEPT,
@@ -69,12 +70,7 @@ class SCR(Perturbation):
     eval_type_id: ClassVar[str] = "scr"
     version: ClassVar[int] = 1
     toy_sizes: ClassVar[tuple[int, int]] = (480, 240)
-    shown: ClassVar[Mapping[str, FigureSpec]] = {
-        "scr_metric_threshold_10": FigureSpec("SCR, 10 latents", "higher", noisy=NOISY),
-        "scr_metric_threshold_50": FigureSpec("SCR, 50 latents", "higher", noisy=NOISY),
-        "scr_llm_test_accuracy": FigureSpec("SCR, clean probes", of_model=True),
-        "scr_llm_misled_accuracy": FigureSpec("SCR, misled probes", of_model=True),
-    }
+    shown: ClassVar[Mapping[str, FigureSpec]] = SCR_FIGURES
 
     def works(self, testbed: Testbed) -> list[Work]:
         works = []

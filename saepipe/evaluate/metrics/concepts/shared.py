@@ -31,7 +31,6 @@ from saepipe.evaluate.texts.sample import Sampling
 Size = Literal[2, 5, 10, 20, 50, 100, 500]
 SIZES: tuple[Size, ...] = (2, 5, 10, 20, 50, 100, 500)
 """Numbers of latents that SAEBench's files have keys for."""
-NOISY = "it is noisy for comparing variants (arXiv 2605.18229)"
 _NOT_IN_N_VALUES = "not in n_values"
 
 

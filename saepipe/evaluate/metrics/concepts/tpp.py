@@ -15,11 +15,12 @@ import torch
 from pydantic import Field
 
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.base import FigureSpec, Measurement
+from saepipe.evaluate.figure_specs import TPP_FIGURES, FigureSpec
+from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.concepts.outcome import Outcome, mean_score
 from saepipe.evaluate.metrics.concepts.perturb import ablate_targets, accuracies, class_differences
 from saepipe.evaluate.metrics.concepts.probe_setup import ProbeSetup, prepare_probes
-from saepipe.evaluate.metrics.concepts.shared import NOISY, SIZES, Perturbation
+from saepipe.evaluate.metrics.concepts.shared import SIZES, Perturbation
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
@@ -66,11 +67,7 @@ class TPP(Perturbation):
     eval_type_id: ClassVar[str] = "tpp"
     version: ClassVar[int] = 1
     toy_sizes: ClassVar[tuple[int, int]] = (400, 200)
-    shown: ClassVar[Mapping[str, FigureSpec]] = {
-        "tpp_threshold_10_total_metric": FigureSpec("TPP, 10 latents", "higher", noisy=NOISY),
-        "tpp_threshold_50_total_metric": FigureSpec("TPP, 50 latents", "higher", noisy=NOISY),
-        "tpp_llm_test_accuracy": FigureSpec("TPP, clean probes", of_model=True),
-    }
+    shown: ClassVar[Mapping[str, FigureSpec]] = TPP_FIGURES
 
     def works(self, testbed: Testbed) -> list[Work]:
         works = []

@@ -15,7 +15,8 @@ from pydantic import Field
 from saepipe.data.config.base import Count
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.base import FigureSpec, Measurement, Metric
+from saepipe.evaluate.figure_specs import CORE_FIGURES, FigureSpec
+from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.metrics.core.accumulate import Accumulator, FixedAccumulator, ReferenceAccumulator
 from saepipe.evaluate.metrics.core.model_losses import batches_with_progress, losses_work, model_losses
 from saepipe.evaluate.metrics.core.saebench_formulas import ignored_ids
@@ -39,19 +40,7 @@ class Core(Metric):
     """Mode reference only: whether BOS, EOS and pad keep their activations; if not, the SAE replaces those too."""
     eval_type_id: ClassVar[str] = "core"
     version: ClassVar[int] = 2
-    shown: ClassVar[Mapping[str, FigureSpec]] = {
-        "l0": FigureSpec("L0"),
-        "explained_variance": FigureSpec("explained variance", "higher"),
-        "delta_ce": FigureSpec("delta CE (nats)", "lower"),
-        "ce_loss_score": FigureSpec("CE score", "higher"),
-        "kl_div_score": FigureSpec("KL score", "higher"),
-        "mse": FigureSpec("MSE", "lower"),
-        "cossim": FigureSpec("cosine", "higher"),
-        "l2_ratio": FigureSpec("l2 ratio"),
-        "frac_alive": FigureSpec("alive", "higher"),
-        "ce_loss_without_sae": FigureSpec("clean CE (nats)", of_model=True),
-        "ce_loss_with_ablation": FigureSpec("ablated CE (nats)", of_model=True),
-    }
+    shown: ClassVar[Mapping[str, FigureSpec]] = CORE_FIGURES
 
     def works(self, testbed: Testbed) -> list[Work]:
         return [losses_work(testbed, self._scored_contexts(testbed))]

@@ -16,7 +16,8 @@ from pydantic import Field
 from saepipe.data.config.base import Count
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.base import FigureSpec, Measurement, Metric
+from saepipe.evaluate.figure_specs import GEOMETRY_FIGURES, FigureSpec
+from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.metrics.geometry.baseline_change import TrackedPairs, changes, track_pairs
 from saepipe.evaluate.metrics.geometry.joint_firing import PairCounter, PairCounts
 from saepipe.evaluate.metrics.geometry.listing import latent_entries, pair_entries, with_match
@@ -37,17 +38,7 @@ class Geometry(Metric):
     eval_type_id: ClassVar[str] = "geometry"
     version: ClassVar[int] = 1
     uses_baseline: ClassVar[bool] = True
-    shown: ClassVar[Mapping[str, FigureSpec]] = {
-        "mean_max_decoder_cosine": FigureSpec("max cosine", "lower"),
-        "frac_max_decoder_cosine_over_70": FigureSpec("max cosine > 0.7", "lower"),
-        "mean_encoder_decoder_cosine": FigureSpec("enc-dec cosine"),
-        "mean_decoder_norm": FigureSpec("decoder norm"),
-        "frac_dead": FigureSpec("dead", "lower"),
-        "frac_dense": FigureSpec("dense", "lower"),
-        "mean_log10_density": FigureSpec("log10 density"),
-        "mean_pair_conditional": FigureSpec("P(parent | child) of similar pairs"),
-        "mean_pair_lift": FigureSpec("lift of similar pairs"),
-    }
+    shown: ClassVar[Mapping[str, FigureSpec]] = GEOMETRY_FIGURES
 
     @torch.no_grad()
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from saepipe.evaluate.metrics.sparse_probing.probe_keys import FULL
 from saepipe.evaluate.metrics.sparse_probing.tasks import Task, number_classes, sample_task
 from saepipe.evaluate.stats.linear_probes import Probe, Scaling, Training, fit, fit_validated, ranked, train
 from saepipe.evaluate.texts.binary_questions import BinaryExamples
-
-FULL = "full"
-"""The probe on all columns; the others are named by their number of columns."""
 
 _VALIDATION = 5
 """One training text in this many chooses the full probe's penalty."""

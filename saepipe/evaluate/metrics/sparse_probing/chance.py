@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from scipy import stats
 
 from saepipe.data.folders.health import Finding
-from saepipe.evaluate.metrics.sparse_probing.answers import FULL, Answers
+from saepipe.evaluate.metrics.sparse_probing.answers import Answers
+from saepipe.evaluate.metrics.sparse_probing.probe_keys import FULL
 
 _SIGNIFICANCE = 0.025
 """Probability that the best of a dataset's probes seems better than chance on random labels."""

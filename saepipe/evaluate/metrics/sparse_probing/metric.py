@@ -14,10 +14,12 @@ from pydantic import Field, field_validator
 from saepipe.data.config.base import Count
 from saepipe.data.config.bounds import Seed
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.base import FigureSpec, Measurement, Metric
+from saepipe.evaluate.figure_specs import SPARSE_PROBING_FIGURES, FigureSpec
+from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.metrics.sparse_probing.answers import Answers
 from saepipe.evaluate.metrics.sparse_probing.dataset import ProbingDataset, ProbingSettings
-from saepipe.evaluate.metrics.sparse_probing.result_keys import KS, measurement
+from saepipe.evaluate.metrics.sparse_probing.probe_keys import KS
+from saepipe.evaluate.metrics.sparse_probing.result_keys import measurement
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
@@ -49,13 +51,7 @@ class SparseProbing(Metric):
     """Seed of the sampled texts and negatives."""
     eval_type_id: ClassVar[str] = "sparse_probing"
     version: ClassVar[int] = 1
-    shown: ClassVar[Mapping[str, FigureSpec]] = {
-        "sae_top_1_test_accuracy": FigureSpec("probe of 1 latent", "higher"),
-        "sae_top_5_test_accuracy": FigureSpec("probe of 5 latents", "higher"),
-        "sae_test_accuracy": FigureSpec("probe of all latents", "higher"),
-        "llm_top_1_test_accuracy": FigureSpec("probe of 1 channel", of_model=True),
-        "llm_test_accuracy": FigureSpec("probe of the model", of_model=True),
-    }
+    shown: ClassVar[Mapping[str, FigureSpec]] = SPARSE_PROBING_FIGURES
 
     @field_validator("k_values")
     @classmethod

@@ -7,15 +7,12 @@ from typing import Any
 
 from saepipe.evaluate.metrics.base import Figure, Measurement
 from saepipe.evaluate.metrics.sparse_probing.accuracy import accuracy
-from saepipe.evaluate.metrics.sparse_probing.answers import FULL, Answers
+from saepipe.evaluate.metrics.sparse_probing.answers import Answers
 from saepipe.evaluate.metrics.sparse_probing.chance import at_chance, check_probes
 from saepipe.evaluate.metrics.sparse_probing.dataset import ProbingDataset, ProbingSettings
+from saepipe.evaluate.metrics.sparse_probing.probe_keys import FULL, PROBES, result_key
 from saepipe.evaluate.stats import intervals as stats
 from saepipe.evaluate.stats.intervals import Estimate
-
-KS = (1, 2, 5, 10, 20, 50, 100)
-"""Numbers of columns that SAEBench has keys for."""
-PROBES = (FULL, *map(str, KS))
 
 _MAX_LISTED_LATENTS = 10
 """Latents per class whose indices are in the result, those with the largest class difference first."""
@@ -58,11 +55,6 @@ def measurement(
         },
         eval_config=eval_config,
     )
-
-
-def result_key(side: str, probe: str) -> str:
-    """Returns SAEBench's key of an accuracy."""
-    return f"{side}_test_accuracy" if probe == FULL else f"{side}_top_{probe}_test_accuracy"
 
 
 def _estimate(settings: ProbingSettings, answers: Answers, probe: str, width: int) -> Estimate:

@@ -15,7 +15,8 @@ from pydantic import AfterValidator, Field
 from saepipe.data.config.base import Count
 from saepipe.data.config.bounds import Seed
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.base import FigureSpec, Measurement, Metric
+from saepipe.evaluate.figure_specs import UNLEARNING_FIGURES, FigureSpec
+from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.metrics.unlearning.answered_questions import AnsweredQuestions, ask_questions, questions_work
 from saepipe.evaluate.metrics.unlearning.corpora import Corpus, densities, token_blocks
 from saepipe.evaluate.metrics.unlearning.intervention import Clamp
@@ -75,11 +76,7 @@ class Unlearning(Metric):
     """Seed of the documents, the windows and the orders of choices, which are the same for all SAEs."""
     eval_type_id: ClassVar[str] = "unlearning"
     version: ClassVar[int] = 1
-    shown: ClassVar[Mapping[str, FigureSpec]] = {
-        "unlearning_score": FigureSpec("unlearning", "higher"),
-        "unlearning_llm_forget_accuracy": FigureSpec("LLM, forget questions", of_model=True),
-        "unlearning_llm_retain_accuracy": FigureSpec("LLM, retain questions", of_model=True),
-    }
+    shown: ClassVar[Mapping[str, FigureSpec]] = UNLEARNING_FIGURES
 
     def works(self, testbed: Testbed) -> list[Work]:
         corpora = [work for corpus in self._corpora(testbed.mode) for work in corpus.works(testbed)]

@@ -7,8 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from saepipe.evaluate.compare.variant_means import Mean, Variant, mean
-from saepipe.evaluate.metrics.sparse_probing.answers import FULL
-from saepipe.evaluate.metrics.sparse_probing.result_keys import PROBES, result_key
+from saepipe.evaluate.metrics.sparse_probing.probe_keys import FULL, PROBES, result_key
 from saepipe.evaluate.report.chart import Chart, Section, Value
 from saepipe.evaluate.report.charts.dots import Dot, Mark, dots
 from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, rounded, tooltip

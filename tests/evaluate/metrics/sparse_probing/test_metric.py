@@ -20,7 +20,7 @@ from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.metrics.sparse_probing.metric import SparseProbing
-from saepipe.evaluate.metrics.sparse_probing.result_keys import KS
+from saepipe.evaluate.metrics.sparse_probing.probe_keys import KS
 from saepipe.evaluate.model.testbed import Passes
 from saepipe.evaluate.plan import plan
 from saepipe.evaluate.run import evaluate

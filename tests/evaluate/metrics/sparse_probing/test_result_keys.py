@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 
 from saepipe.evaluate.metrics.sparse_probing.accuracy import accuracy
 from saepipe.evaluate.metrics.sparse_probing.answers import (
-    FULL,
     Answers,
     ProbeAnswers,
     fixed_answers,
@@ -24,6 +23,7 @@ from saepipe.evaluate.metrics.sparse_probing.answers import (
     to_tensors,
 )
 from saepipe.evaluate.metrics.sparse_probing.chance import at_chance, check_probes
+from saepipe.evaluate.metrics.sparse_probing.probe_keys import FULL
 from saepipe.evaluate.metrics.sparse_probing.tasks import number_classes, sample_tasks
 from saepipe.evaluate.stats import intervals as stats
 

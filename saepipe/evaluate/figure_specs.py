@@ -1,0 +1,99 @@
+"""What tables, verdicts and reports know of the figures of each metric in the package, by SAEBench's keys.
+
+They stand here, apart from what computes them, so that results are read without a model library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """Label of a figure in tables, and the meaning of a change in it."""
+
+    label: str
+    better: Literal["higher", "lower"] | None = None
+    of_model: bool = False
+    """True if the figure depends on the model alone, so that it must be the same for all runs."""
+    noisy: str | None = None
+    """Why the figure separates variants poorly, with a source."""
+
+
+NOISY = "it is noisy for comparing variants (arXiv 2605.18229)"
+
+Specs = Mapping[str, FigureSpec]
+
+ABSORPTION_FIGURES: Specs = {
+    "mean_full_absorption_score": FigureSpec("full absorption", "lower"),
+    "mean_absorption_fraction_score": FigureSpec("absorption fraction", "lower"),
+    "mean_num_split_features": FigureSpec("latents per letter"),
+    "first_letter_split_f1": FigureSpec("F1 of letters' latents", "higher"),
+    "first_letter_num_letters": FigureSpec("letters measured"),
+    "first_letter_probe_f1": FigureSpec("F1 of letters' probes", of_model=True),
+}
+
+SCR_FIGURES: Specs = {
+    "scr_metric_threshold_10": FigureSpec("SCR, 10 latents", "higher", noisy=NOISY),
+    "scr_metric_threshold_50": FigureSpec("SCR, 50 latents", "higher", noisy=NOISY),
+    "scr_llm_test_accuracy": FigureSpec("SCR, clean probes", of_model=True),
+    "scr_llm_misled_accuracy": FigureSpec("SCR, misled probes", of_model=True),
+}
+
+TPP_FIGURES: Specs = {
+    "tpp_threshold_10_total_metric": FigureSpec("TPP, 10 latents", "higher", noisy=NOISY),
+    "tpp_threshold_50_total_metric": FigureSpec("TPP, 50 latents", "higher", noisy=NOISY),
+    "tpp_llm_test_accuracy": FigureSpec("TPP, clean probes", of_model=True),
+}
+
+CORE_FIGURES: Specs = {
+    "l0": FigureSpec("L0"),
+    "explained_variance": FigureSpec("explained variance", "higher"),
+    "delta_ce": FigureSpec("delta CE (nats)", "lower"),
+    "ce_loss_score": FigureSpec("CE score", "higher"),
+    "kl_div_score": FigureSpec("KL score", "higher"),
+    "mse": FigureSpec("MSE", "lower"),
+    "cossim": FigureSpec("cosine", "higher"),
+    "l2_ratio": FigureSpec("l2 ratio"),
+    "frac_alive": FigureSpec("alive", "higher"),
+    "ce_loss_without_sae": FigureSpec("clean CE (nats)", of_model=True),
+    "ce_loss_with_ablation": FigureSpec("ablated CE (nats)", of_model=True),
+}
+
+GEOMETRY_FIGURES: Specs = {
+    "mean_max_decoder_cosine": FigureSpec("max cosine", "lower"),
+    "frac_max_decoder_cosine_over_70": FigureSpec("max cosine > 0.7", "lower"),
+    "mean_encoder_decoder_cosine": FigureSpec("enc-dec cosine"),
+    "mean_decoder_norm": FigureSpec("decoder norm"),
+    "frac_dead": FigureSpec("dead", "lower"),
+    "frac_dense": FigureSpec("dense", "lower"),
+    "mean_log10_density": FigureSpec("log10 density"),
+    "mean_pair_conditional": FigureSpec("P(parent | child) of similar pairs"),
+    "mean_pair_lift": FigureSpec("lift of similar pairs"),
+}
+
+SPARSE_PROBING_FIGURES: Specs = {
+    "sae_top_1_test_accuracy": FigureSpec("probe of 1 latent", "higher"),
+    "sae_top_5_test_accuracy": FigureSpec("probe of 5 latents", "higher"),
+    "sae_test_accuracy": FigureSpec("probe of all latents", "higher"),
+    "llm_top_1_test_accuracy": FigureSpec("probe of 1 channel", of_model=True),
+    "llm_test_accuracy": FigureSpec("probe of the model", of_model=True),
+}
+
+UNLEARNING_FIGURES: Specs = {
+    "unlearning_score": FigureSpec("unlearning", "higher"),
+    "unlearning_llm_forget_accuracy": FigureSpec("LLM, forget questions", of_model=True),
+    "unlearning_llm_retain_accuracy": FigureSpec("LLM, retain questions", of_model=True),
+}
+
+BUILT_IN: Specs = {
+    **ABSORPTION_FIGURES,
+    **SCR_FIGURES,
+    **TPP_FIGURES,
+    **CORE_FIGURES,
+    **GEOMETRY_FIGURES,
+    **SPARSE_PROBING_FIGURES,
+    **UNLEARNING_FIGURES,
+}

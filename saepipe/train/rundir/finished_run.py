@@ -1,0 +1,141 @@
+"""Finished runs, trained or imported: what their files say, read without the classes of their components."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saepipe.data.config.yaml_file import read_yaml
+from saepipe.data.errors import CorruptDataError
+from saepipe.data.folders import artifact
+from saepipe.data.folders.health import Health
+from saepipe.data.folders.inside import check_name
+from saepipe.data.terminal.display import Displayed
+from saepipe.train.rundir.import_config import ImportConfig
+from saepipe.train.rundir.run_files import CONFIG, SAE, SAE_CONFIG
+from saepipe.train.stored_config import StoredConfig, stored_identity
+
+if TYPE_CHECKING:
+    from saepipe.train.config import TrainConfig
+
+
+@dataclass(frozen=True, repr=False)
+class Run(Displayed):
+    """A finished run, whose files are as its manifest lists them."""
+
+    path: Path
+    fingerprint: str  # of the artifact: SHA-256 of its manifest
+    run_id: str  # hash of the cache and of the config without paths, logging and machine
+    plain: Mapping[str, Any]  # config.yaml: one run, every value set
+    cache_fingerprint: str
+    hook: str
+    variant: str
+    seed: int  # 0 if unknown
+    version: str | None = None  # of saepipe, which wrote `plain`
+
+    @cached_property
+    def trained(self) -> StoredConfig | None:
+        """Its settings, components as plain data; None for an imported run, whose training only its source knows."""
+        return None if "imported" in self.plain else StoredConfig.parse(self.plain, source=str(self.path / CONFIG))
+
+    @cached_property
+    def imported(self) -> ImportConfig | None:
+        """Where an imported run comes from; None for a trained run."""
+        return ImportConfig.parse(self.plain, source=str(self.path / CONFIG)) if "imported" in self.plain else None
+
+    @cached_property
+    def config(self) -> TrainConfig | ImportConfig:
+        """Its whole config, with the components as objects; imports torch and the run's plugins."""
+        from saepipe.train.config import TrainConfig
+
+        return self.imported or TrainConfig.load(self.path / CONFIG)
+
+    @property
+    def cache(self) -> Path:
+        """Folder of its cache when it was made."""
+        return Path(self.plain["cache"])
+
+    @property
+    def data_seed(self) -> int | None:
+        return self.trained.data_seed if self.trained else None
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Its settings as plain data, under the keys of a train config as far as they apply."""
+        if self.imported:
+            source = f"{self.imported.imported}: {self.variant}"
+            return {"imported": source, "sae": self.imported.sae, "hook": self.hook, "seed": self.imported.seed}
+        if self.version == importlib.metadata.version("saepipe"):
+            return stored_identity(self.plain)
+        return self.config.identity()  # an earlier version did not have all of today's keys
+
+    @property
+    def sae_cfg(self) -> dict[str, Any]:
+        """Its SAE's cfg.json."""
+        cfg: dict[str, Any] = json.loads((self.path / SAE / SAE_CONFIG).read_text())
+        return cfg
+
+    def facts(self) -> Mapping[str, Any]:
+        findings = Health.read(self.path).findings
+        config = self.config
+        if isinstance(config, ImportConfig):
+            origin: dict[str, Any] = {"sae": config.sae, "imported from": config.imported}
+        else:
+            origin = {"sae": config.sae, "penalties": config.penalties, "steps": config.steps}
+        return {
+            "path": self.path,
+            "fingerprint": self.fingerprint[:16],
+            "variant": self.variant,
+            "seed": self.seed,
+            "hook": self.hook,
+            **origin,
+            "health": "\n".join(map(str, findings)) or ("ok" if self.trained else "not known"),
+        }
+
+
+def open_run(path: Path | str) -> Run:
+    """Opens a finished run and verifies its files.
+
+    Raises:
+        CorruptDataError: if it is unfinished, is not a run, or its files have changed.
+    """
+    path = Path(path)
+    fingerprint, lines = artifact.open_committed(path, "run")
+    header = _header(path, lines)
+    for problem in artifact.damaged_files(path, lines):
+        raise CorruptDataError(problem, hint="import it again" if "imported" in header else "train it again")
+    return Run(
+        path=path,
+        fingerprint=fingerprint,
+        run_id=header["run_id"],
+        plain=read_yaml(path / CONFIG)[0],
+        cache_fingerprint=header["cache"],
+        hook=header["hook"],
+        variant=header["variant"],
+        seed=header["seed"],
+        version=_version(header),
+    )
+
+
+def _version(header: artifact.Line) -> str | None:
+    by = header.get("provenance") or header.get("imported_by")
+    return by.get("saepipe") if isinstance(by, dict) else None
+
+
+def _header(path: Path, lines: Sequence[artifact.Line]) -> artifact.Line:
+    """Returns the first line of a run's manifest; the variant's name and the seed become parts of paths later."""
+    header = lines[0] if lines else {}
+    if header.get("kind") != "run":
+        raise CorruptDataError(f"{path} is of kind {header.get('kind')!r}, not a run")
+    types = {"run_id": str, "cache": str, "hook": str, "variant": str, "seed": int}
+    if wrong := [key for key, kind in types.items() if not isinstance(header.get(key), kind)]:
+        raise CorruptDataError(f"{path / artifact.MANIFEST}: the run's {wrong[0]} is {header.get(wrong[0])!r}")
+    check_name(path, header["variant"])
+    if "/" in header["variant"]:
+        raise CorruptDataError(f"{path / artifact.MANIFEST}: the run's variant {header['variant']!r} is not one name")
+    return header

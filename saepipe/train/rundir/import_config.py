@@ -1,0 +1,37 @@
+"""Settings of an imported run, its `config.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from saepipe.data.config.base import Config, fingerprint
+from saepipe.data.config.bounds import Seed
+
+Library = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope"]
+
+
+class ImportConfig(Config):
+    """Where an imported SAE comes from and where it applies."""
+
+    imported: Library
+    path: Path
+    files: dict[str, str]
+    """SHA-256 of each source file"""
+    name: str
+    seed: Seed | None
+    """seed of its training; None if unknown"""
+    sae: dict[str, Any]
+    """name and d_sae; also k for topk"""
+    cache: Path
+    hook: str
+    said: dict[str, Any]
+    """the source's own config"""
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what makes the run what it is: the content of its source, without its path, and the hook."""
+        plain = self.to_dict()
+        return {key: plain[key] for key in ("imported", "files", "name", "seed", "sae", "hook")}
+
+    def run_id(self, cache_fingerprint: str) -> str:
+        return fingerprint({"cache": cache_fingerprint, "config": self.identity()})

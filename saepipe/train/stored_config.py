@@ -1,0 +1,59 @@
+"""Settings of a finished run as its `config.yaml` holds them, read without the classes of its components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from saepipe.data.config.base import Config, Count
+from saepipe.data.config.bounds import Seed
+from saepipe.train.health_config import HealthConfig
+
+Effect = Annotated[float, Field(gt=0)]
+
+PRIMARY_METRICS = {"mean_full_absorption_score": 0.05, "explained_variance": 0.01, "delta_ce": 0.02}
+"""Evaluation figures, each with the smallest effect of interest."""
+
+# The place of a run, and how it is logged, judged or computed, do not change what it is.
+OUTSIDE_THE_ID = frozenset(
+    {
+        "cache",
+        "plugins",
+        "device",
+        "resident",
+        "sparse_steps",
+        "exact",
+        "log_every",
+        "trackers",
+        "checkpoint_every",
+        "health",
+        "primary_metrics",
+        "variants",
+        "seeds",
+    }
+)
+
+
+class StoredConfig(Config):
+    """The part of a run's resolved `TrainConfig` that reports and comparisons read; components are plain data."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    cache: Path
+    sae: dict[str, Any]
+    penalties: tuple[dict[str, Any], ...] = ()
+    transforms: tuple[dict[str, Any], ...] = ()
+    steps: Count
+    batch_size: Count
+    seed: Seed
+    data_seed: Seed
+    health: HealthConfig = HealthConfig()
+    primary_metrics: dict[str, Effect] = Field(default_factory=PRIMARY_METRICS.copy)
+
+
+def stored_identity(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what makes the run what it is, from its resolved `TrainConfig` as plain data."""
+    return {key: value for key, value in plain.items() if key not in OUTSIDE_THE_ID}
