@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from saepipe.harvest.decoder_layers import decoder_layers, layer_output
 from saepipe.harvest.hook_point import HookPoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class _LastHookReached(Exception):  # noqa: N818 - a jump out of the forward pass, not an error

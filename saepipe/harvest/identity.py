@@ -6,12 +6,14 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from saepipe.data.config.base import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 PROBE = (
     "The CAFÉ's naïve façade\tcost $1,234.50 in 2019.\n\n  two  spaces, don't; x_1 != y-2 (ﬁne) "

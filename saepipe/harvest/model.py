@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import xxhash
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file, extract_commit_hash
 
 from saepipe.data.config.base import fingerprint
 from saepipe.data.device import pick_device
@@ -32,6 +30,9 @@ from saepipe.harvest.hub import remote_error
 from saepipe.harvest.hub_client import is_from_the_network
 from saepipe.harvest.identity import describe_config, describe_tokenizer, probe_ids
 from saepipe.harvest.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,9 @@ def load_model(config: ModelConfig) -> LanguageModel:
         CorruptDataError: if a file of weights is damaged.
         OutOfSpaceError: if the model does not fit in memory.
     """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
     device = pick_device(config.device)
     try:
         # Resolved only once, so that model and tokenizer come from the same commit even if the branch moves.
@@ -120,7 +124,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
         )
     except Exception as error:  # a damaged or foreign file raises whatever the reading library does not expect
         raise _loading_error(config, error) from error
-    model, loaded = cast(tuple[PreTrainedModel, dict[str, Any]], pair)
+    model, loaded = cast("tuple[PreTrainedModel, dict[str, Any]]", pair)
     _check_weights(config, loaded)
     if set(probe_ids(tokenizer, special=False)) <= set(tokenizer.all_special_ids):
         raise ConfigError(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
 import numpy as np
 from huggingface_hub import constants
 
@@ -119,6 +118,8 @@ def _saved_to_disk(config: DatasetConfig) -> str | None:
 
 def _read_saved(config: DatasetConfig, marker: str) -> Iterator[dict[Any, Any]]:
     """Yields the rows of a folder that `save_to_disk` wrote, of one split or of several."""
+    import datasets
+
     try:
         saved: Any = datasets.load_from_disk(config.source)
     except Exception as error:  # a damaged folder raises whatever its parts raise
@@ -135,6 +136,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _stream(config: DatasetConfig, revision: str | None, files: str) -> Iterator[dict[Any, Any]]:
+    import datasets
+
     options: dict[str, Any] = {"split": config.split, "streaming": True}
     if config.suffix in _READERS:
         options |= {"path": _READERS[config.suffix], "data_files": str(_existing_file(config)), "split": "train"}

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from saepipe.data.cache.layout import Split
 from saepipe.harvest.text import Document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _DOCUMENTS_AT_ONCE = 512
 

@@ -9,15 +9,17 @@ as is a bias.
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from saepipe.data.errors import MachineError
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _NORMS = ("norm", "final_layer_norm", "ln_f", "decoder.norm", "decoder.final_layer_norm", "language_model.norm")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from saepipe.data.cache.cache import Cache
 from saepipe.harvest.model import tokenizer_fingerprint
 from saepipe.harvest.model_config import ModelConfig
@@ -20,6 +18,8 @@ _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, b
 
 def token_texts(cache: Cache, ids: Iterable[int]) -> tuple[dict[int, str], str | None]:
     """Returns the text of each id; or no texts and the reason, if the tokenizer that made the cache is unavailable."""
+    from transformers import AutoTokenizer
+
     made_with, config = cache.attributes["model"], ModelConfig.parse(cache.attributes["config"]["model"])
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(config.path, revision=made_with["revision"])

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 UpperLayers = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(ids (batch, seq), x (batch, seq, d_in)) -> logits (batch, seq, vocab) in the model's dtype."""

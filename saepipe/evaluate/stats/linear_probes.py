@@ -9,8 +9,6 @@ from functools import cache
 from typing import Self
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -81,6 +79,8 @@ def fit(x: Tensor, y: Tensor, C: float = 1.0, *, balanced: bool = False, max_ite
         balanced: whether rows are weighted so that both classes count the same.
         max_iter: iterations of L-BFGS, at most.
     """
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(C=C, max_iter=max_iter, class_weight="balanced" if balanced else None)
     with _threads().limit(limits=torch.get_num_threads() if x.numel() > _MIN_SIZE_FOR_THREADS else 1):
         model.fit(x.numpy(), y.numpy())
@@ -101,6 +101,8 @@ def fit_validated(x: Tensor, y: Tensor, num_validation: int, strengths: Sequence
         num_validation: number of rows at the end to validate on; both values of y must be among them.
         strengths: C from the strongest penalty to the weakest; the first wins a tie.
     """
+    from sklearn.metrics import log_loss
+
     train_rows, validation_rows = slice(len(x) - num_validation), slice(len(x) - num_validation, None)
 
     def loss(C: float) -> float:

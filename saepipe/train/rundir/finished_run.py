@@ -56,6 +56,11 @@ class Run(Displayed):
         return self.imported or TrainConfig.load(self.path / CONFIG)
 
     @property
+    def config_yaml(self) -> str:
+        """Its whole config as text."""
+        return (self.path / CONFIG).read_text(encoding="utf-8")
+
+    @property
     def cache(self) -> Path:
         """Folder of its cache when it was made."""
         return Path(self.plain["cache"])

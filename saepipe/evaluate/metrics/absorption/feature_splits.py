@@ -12,8 +12,6 @@ from random import Random
 
 import numpy as np
 from scipy.sparse import csr_array
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from threadpoolctl import threadpool_limits
 
 from saepipe.evaluate.metrics.absorption.ranking import rank_by_probe_weight, rank_by_pursuit
@@ -94,7 +92,7 @@ def _find_splits(
                 predict(fold_train, fold_test, letter, ranking[letter][:k])
                 for (fold_train, fold_test), ranking in zip(folds, rankings, strict=True)
             ]
-            yield float(f1_score(truth, np.concatenate(predictions), zero_division=0))
+            yield _f1(truth, np.concatenate(predictions))
 
     return [
         _split(train, test, letter, latents, num_own_latents(f1_by_k(letter, len(latents)), jump), scaled=True)
@@ -125,7 +123,7 @@ def reference_splits(train: WordActs, test: WordActs, jump: float, l1_decay: flo
     def f1_by_k(letter: int, latents: Sequence[int]) -> Iterator[float]:
         for k in range(1, len(latents) + 1):
             predictions = predict(train, test, letter, latents[:k], scaled=False)
-            yield float(f1_score(test.labels[:, letter], predictions, zero_division=0))
+            yield _f1(test.labels[:, letter], predictions)
 
     return [
         _split(train, test, letter, latents, num_own_latents(f1_by_k(letter, latents), jump), scaled=False)
@@ -143,6 +141,8 @@ def predict(train: WordActs, test: WordActs, letter: int, latents: Sequence[int]
         latents: latents to use; without any, no word is predicted to have the letter.
         scaled: whether to divide each latent by its standard deviation; if not, small latents are penalised more.
     """
+    from sklearn.linear_model import LogisticRegression
+
     labels = train.labels[:, letter]
     if not latents or labels.all() or not labels.any():
         return np.full(len(test.labels), bool(latents) and bool(labels.all()))
@@ -155,10 +155,16 @@ def predict(train: WordActs, test: WordActs, letter: int, latents: Sequence[int]
     return predictions
 
 
+def _f1(truth: np.ndarray, predictions: np.ndarray) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(truth, predictions, zero_division=0))
+
+
 def _split(
     train: WordActs, test: WordActs, letter: int, ranking: Sequence[int], own: tuple[int, list[float]], *, scaled: bool
 ) -> FeatureSplit:
     num_latents, f1_by_k = own
     latents = list(ranking[:num_latents])
     predictions = predict(train, test, letter, latents, scaled=scaled)
-    return FeatureSplit(latents, f1_by_k, float(f1_score(test.labels[:, letter], predictions, zero_division=0)))
+    return FeatureSplit(latents, f1_by_k, _f1(test.labels[:, letter], predictions))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -37,6 +36,8 @@ def letter_labels(letters: Iterable[str], order: Sequence[str]) -> Tensor:
 
 def letter_f1(logits: Tensor, labels: Tensor) -> np.ndarray:
     """Returns the F1 of logit > 0, (num_letters,), from (num_words, num_letters) each; 0 without a true positive."""
+    from sklearn.metrics import f1_score
+
     return np.asarray(f1_score(labels.numpy(), (logits > 0).numpy(), average=None, zero_division=0))
 
 

@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.absorption.vocabulary import Word
 from saepipe.evaluate.model.testbed import Testbed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEMPLATE = "{word} has the first letter:"
 NUM_EXAMPLES = 10

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from random import Random
 from string import ascii_lowercase
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 LETTERS = ascii_lowercase
 """The 26 letters, in the order of a probe's outputs."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from torch import Tensor
 
 from saepipe.evaluate.stats.linear_probes import Probe, Scaling
@@ -27,6 +25,8 @@ def fit_sparse(x: Tensor, y: Tensor, num_validation: int) -> Probe:
         y: (num_rows,) bool.
         num_validation: number of last rows to validate on; both classes must be among them.
     """
+    from sklearn.metrics import log_loss
+
     scaling = Scaling.of(x)
     rows, fitted, held_out = scaling(x), slice(len(x) - num_validation), slice(len(x) - num_validation, None)
 
@@ -40,6 +40,8 @@ def fit_sparse(x: Tensor, y: Tensor, num_validation: int) -> Probe:
 
 
 def _fit(x: Tensor, y: Tensor, C: float) -> Probe:
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(
         C=C, l1_ratio=1.0, solver="liblinear", tol=1e-3, intercept_scaling=_INTERCEPT_SCALING, random_state=0
     )
