@@ -19,7 +19,19 @@ from rich.markup import escape
 import saepipe
 from saepipe.data.errors import CorruptDataError, Interrupted, MachineError, Stopped, explain
 from saepipe.data.folders.resume_mode import ResumeMode
-from saepipe.data.terminal.console import Format, fits, print_error, print_parts, show, show_progress, stderr, stdout
+from saepipe.data.folders.run_folders import first_run, run_folders
+from saepipe.data.terminal.console import (
+    Format,
+    fits,
+    print_error,
+    print_parts,
+    show,
+    show_parts,
+    show_progress,
+    stderr,
+    stdout,
+)
+from saepipe.data.terminal.display import aligned
 from saepipe.data.terminal.signals import raising_on_signals
 
 if TYPE_CHECKING:
@@ -44,8 +56,13 @@ ResumeOption = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and what it would cost.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End a run at the first error of a health rule; exit code 8.")]
-Runs = Annotated[list[Path], typer.Argument(help="Run folders.")]
-Baseline = Annotated[Path | None, typer.Option(help="Run that the others are compared with.")]
+Runs = Annotated[
+    list[Path],
+    typer.Argument(help="Run folders; the folder of a variant or study means all runs below it.", callback=run_folders),
+]
+Baseline = Annotated[
+    Path | None, typer.Option(help="Run, or variant, that the others are compared with.", callback=first_run)
+]
 
 
 def examples(*lines: str) -> str:
@@ -97,7 +114,7 @@ def harvest(
 
         with show_progress("quiet"):
             planned = plan(settings, out)
-        show(planned.to_dict(), format_)
+        show_parts(planned.to_dict(), aligned(planned.page()), format_)
         return
     with show_progress(format_) as progress:
         cache = saepipe.harvest(settings, out, resume=resume, progress=progress)
@@ -123,11 +140,14 @@ def train(
 ) -> None:
     """Train every variant of a config from one cache, in one pass."""
     from saepipe.train.config import TrainConfig
-    from saepipe.train.plan import plan
 
     settings = TrainConfig.load(config, [*set_, *([f"cache={cache}"] if cache else [])])
     if dry_run:
-        show(plan(settings), format_)
+        from saepipe.train.dry_run import dry_run as dry_run_of
+        from saepipe.train.dry_run import render
+
+        plan = dry_run_of(settings)
+        show_parts(plan.to_dict(), render(plan), format_)
         return
     with show_progress(format_) as progress:
         runs = saepipe.train(settings, out, resume=resume, strict=strict, progress=progress)
@@ -146,7 +166,9 @@ def evaluate(
     runs: Runs,
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006
-    baseline: Annotated[Path | None, typer.Option(help="Run that geometry compares the others with.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Run that geometry compares the others with.", callback=first_run)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results instead of RUN/eval.")] = None,
     dry_run: DryRun = False,
     format_: FormatOption = "human",
@@ -293,6 +315,7 @@ def push(
 ) -> None:
     """Push runs to the Hugging Face hub, with a model card that describes them and their health findings."""
     from saepipe.evaluate.hub.push import push as push_runs
+    from saepipe.evaluate.hub.summary import summary
 
     with show_progress(format_) as progress:
         sent = push_runs(
@@ -306,12 +329,7 @@ def push(
             cache=cache,
             progress=progress,
         )
-    if format_ == "human":
-        card = sent.pop("card")
-        show(sent | {"files": [f"{name}  {size:,}" for name, size in sent["files"].items()]}, format_)
-        print_parts(["", card])
-    else:
-        show(sent, format_)
+    show_parts(sent, [*summary(sent), "", "README.md", sent["card"]], format_)
 
 
 @app.command(
@@ -422,13 +440,11 @@ def import_(
 def info(cache: Path, format_: FormatOption = "human") -> None:
     """Print what a cache holds and how large it is."""
     from saepipe.data.cache.cache import Cache
+    from saepipe.data.cache.cache_page import cache_page, sizes
 
     opened = Cache.open(cache)
-    stored = opened.activation_bytes
-    rows = opened.num_tokens + opened.attributes["num_heldout_contexts"] * opened.attributes["context_size"]
-    raw = rows * opened.d_in * 2 * len(opened.hooks)
-    sizes = {"raw_bytes": raw, "stored_bytes": stored, "ratio": round(raw / stored, 3)}
-    show({"fingerprint": opened.fingerprint, **sizes, **opened.attributes}, format_)
+    facts = {"fingerprint": opened.fingerprint, **sizes(opened), **opened.attributes}
+    show_parts(facts, aligned(cache_page(opened)), format_)
 
 
 @cache_app.command("verify", epilog=examples("cache verify caches/gemma", "cache verify caches/gemma --repair"))
@@ -511,7 +527,8 @@ def doctor(format_: FormatOption = "human") -> None:
     with show_progress("quiet"):
         lm = load_model(ModelConfig(device="cpu"))
     hook = HookPoint(lm.num_layers - 1, "resid_post")
-    x = capture(lm.model, torch.tensor([[lm.bos_id, *lm.tokenizer("a first look")["input_ids"]]]), [hook])[str(hook)]
+    ids = lm.tokenizer("a first look", add_special_tokens=False)["input_ids"]
+    x = capture(lm.model, torch.tensor([[lm.bos_id, *ids]]), [hook])[str(hook)]
     if not torch.isfinite(x).all():
         raise MachineError("the embedded model gives NaN or Inf on this machine", hint="reinstall torch")
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

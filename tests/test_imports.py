@@ -36,7 +36,7 @@ FLOORS = {
         "tokenize",
         "rows",
         "describe feed pools text_marks",
-        "size",
+        "size text_size",
         "plan run",
     ),
     "train": (
@@ -46,7 +46,7 @@ FLOORS = {
         "config",
         "step variants",
         "health memory_needs plan stacked",
-        "rundir",
+        "dry_run rundir",
         "live_run",
         "telling",
         "run",

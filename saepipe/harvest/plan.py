@@ -1,31 +1,37 @@
-"""Cost estimate of a harvest, from a short calibration: a few batches through the model, and one encoded chunk."""
+"""Cost estimate of a harvest: the text counted, a few batches through the model, and one encoded chunk."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from saepipe.data.cache.layout import SPLITS, Layout, Split
 from saepipe.data.folders.disk import room_at
+from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
-from saepipe.harvest.model import load_model
-from saepipe.harvest.rows import RowSource, WindowBatch
+from saepipe.harvest.model import LanguageModel, load_model
+from saepipe.harvest.rows import Rows, RowSource, WindowBatch
 from saepipe.harvest.size import Size
+from saepipe.harvest.text_size import COUNT_SECONDS, TextSize, count_rows
 
 _BATCHES = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes in bytes, time in seconds; the held-out part is counted in full."""
+    """Sizes in bytes, time in seconds, of the rows that the text gives; if it was not counted, of those asked for."""
 
     tokens: int
+    tokens_asked_for: int
+    text: Literal["enough", "all", "some"]
+    """What was counted of the text: see `TextSize.found`."""
+    tokens_counted: int
     heldout_positions: int
     hooks: int
     d_in: int
@@ -41,39 +47,44 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def page(self) -> dict[str, str]:
+        """Returns a sentence for each part of the cost, for people."""
+        asked, counted = f"{self.tokens_asked_for:,}", f"{self.tokens_counted:,}"
+        tokens = {
+            "enough": f"{asked}, as asked for: the text has that many",
+            "all": f"{counted}, not the {asked} asked for: the text has no more",
+            "some": f"{asked} asked for; whether the text has that many is not known, but it has at least {counted}",
+        }
+        at_hooks = f"at {self.hooks} hook{'s' if self.hooks > 1 else ''} of {self.d_in} channels"
+        stored, raw = readable_bytes(self.compressed_bytes), readable_bytes(self.raw_bytes)
+        return {
+            "tokens": tokens[self.text],
+            "held out": f"{self.heldout_positions:,} positions",
+            "activations": f"{stored} in {self.shards} shards ({raw} of bfloat16), {at_hooks}",
+            "disk": f"{readable_bytes(self.free_disk)} free{'' if self.fits else ': NOT ENOUGH'}",
+            "time": f"{readable_time(self.seconds)}, at {self.tokens_per_second:,.0f} tokens per second",
+        }
 
-def plan(config: HarvestConfig, out: Path) -> Plan:
-    """Checks config, model and data like a harvest, and runs a few batches, but writes nothing."""
+
+def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECONDS) -> Plan:
+    """Checks config, model and data like a harvest, counts the text, and runs a few batches, but writes nothing."""
     lm = load_model(config.model)
-    describe(config, lm)
-    rows = RowSource(lm, config.hook_points, {})
-    windows = [window for split, window in islice(make_windows(config, lm), 2 * _BATCHES * config.batch_size)]
-    batches = [
-        WindowBatch.of(first, windows[first : first + config.batch_size])
-        for first in range(0, len(windows), config.batch_size)
-    ][:_BATCHES]
-    rows.train(batches[0])  # the first pass includes one-time setup, so it is not timed
-    start = time.perf_counter()
-    measured = [rows.train(batch) for batch in batches]
-    rate = sum(map(len, measured)) / (time.perf_counter() - start)
+    revision = describe(config, lm)["dataset"]["revision"]
+    measured, rate = _time_batches(config, lm, revision)
     chunk = np.concatenate([part.arrays[Layout.acts(config.hooks[0])] for part in measured])[: config.chunk_rows]
-
-    layout = make_layout(config, lm)
-    size = Size.of(config, lm.d_in)
+    text = count_rows(config, lm, revision, seconds=count_seconds)
+    size = _size(config, lm, text)
     compressed = size.stored_bytes(config.codec, chunk)
-    num_rows: dict[Split, int] = {"train": size.train_rows, "heldout": size.heldout_rows}
-    num_shards = sum(
-        layout.row_arrays(split)[Layout.acts(hook, split)].num_shards(num_rows[split])
-        for split in SPLITS
-        for hook in config.hooks
-    )
     free = room_at(out).num_bytes
     return Plan(
-        tokens=config.num_tokens,
+        tokens=size.train_rows,
+        tokens_asked_for=config.num_tokens,
+        text=text.found,
+        tokens_counted=text.train_rows,
         heldout_positions=size.heldout_rows,
         hooks=len(config.hooks),
         d_in=lm.d_in,
-        shards=num_shards,
+        shards=_num_shards(config, make_layout(config, lm), size),
         raw_bytes=size.raw_bytes,
         compressed_bytes=compressed,
         compression_ratio=round(size.raw_bytes / compressed, 3),
@@ -81,4 +92,33 @@ def plan(config: HarvestConfig, out: Path) -> Plan:
         fits=free > compressed,
         tokens_per_second=round(rate, 1),
         seconds=round((size.train_rows + size.heldout_rows) / rate, 1),
+    )
+
+
+def _time_batches(config: HarvestConfig, lm: LanguageModel, revision: str | None) -> tuple[list[Rows], float]:
+    """Returns the rows of the first batches, and the rows per second."""
+    rows = RowSource(lm, config.hook_points, {})
+    windows = [window for _, window in islice(make_windows(config, lm, revision), _BATCHES * config.batch_size)]
+    firsts = range(0, len(windows), config.batch_size)
+    batches = [WindowBatch.of(first, windows[first : first + config.batch_size]) for first in firsts]
+    rows.train(batches[0])  # the first pass includes one-time setup, so it is not timed
+    start = time.perf_counter()
+    measured = [rows.train(batch) for batch in batches]
+    return measured, sum(map(len, measured)) / (time.perf_counter() - start)
+
+
+def _size(config: HarvestConfig, lm: LanguageModel, text: TextSize) -> Size:
+    size = Size.of(config, lm.d_in)
+    if text.found == "some":
+        return size
+    return replace(size, train_rows=text.train_rows, heldout_rows=text.heldout_rows)
+
+
+def _num_shards(config: HarvestConfig, layout: Layout, size: Size) -> int:
+    """Number of shard files, training and held-out, at all hooks."""
+    num_rows: dict[Split, int] = {"train": size.train_rows, "heldout": size.heldout_rows}
+    return sum(
+        layout.row_arrays(split)[Layout.acts(hook, split)].num_shards(num_rows[split])
+        for split in SPLITS
+        for hook in config.hooks
     )

@@ -21,6 +21,8 @@ from saepipe.harvest.hub_client import is_from_the_network
 from saepipe.harvest.local_rows import csv_rows, json_rows, python_encoding
 
 _READERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+_LONGEST_NAME = 40
+"""Characters of a column's name that a message shows; without a header it may be a whole text."""
 _ROWS = (".csv", ".json", ".jsonl")
 """Formats that `local_rows` reads; plain UTF-8 lines of JSON are left to `datasets`, as ever."""
 
@@ -220,5 +222,12 @@ def value_of(source: str, row: dict[Any, Any], column: str | int) -> Any:
     if column in row:
         return row[column]
     near = difflib.get_close_matches(str(column), map(str, row), n=1, cutoff=0.5)
-    advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(map(str, row))}"
-    raise ConfigError(f"{source} has no column {column!r}; {advice}")
+    if near:
+        raise ConfigError(f"{source} has no column {column!r}; did you mean {near[0]!r}?")
+    names = [str(name) for name in row]
+    listed = ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names)
+    hint = None
+    if ".csv" in Path(source.lower()).suffixes and isinstance(column, str):
+        prose = [index for index, name in enumerate(names) if " " in name.strip()] or [len(names) - 1]
+        hint = f"if its first line is no header, give columns by number, counted from 0: columns: {prose}"
+    raise ConfigError(f"{source} has no column {column!r}; it has {listed}", hint=hint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
@@ -70,26 +69,6 @@ def check_room(planned: Sequence[Planned], out: Path) -> None:
         needed += 4 * run.num_params + (0 if resumed or not saves else 2 * 12 * run.num_params)
     what = f"a study of {len(planned)} runs in {out}"
     require_room(out, needed, what, "train fewer or smaller SAEs at a time")
-
-
-def plan(config: TrainConfig) -> dict[str, Any]:
-    """Returns what `train` would do: runs with steps and tokens, and their bytes on disk at the end."""
-    planned = plan_runs(config, Path())
-    runs = []
-    for run in planned:
-        steps, batch_size = run.recipe.num_steps, run.recipe.config.batch_size
-        runs.append(
-            {
-                "run": run.variant.folder,
-                "run_id": run.run_id,
-                "steps": steps,
-                "tokens": steps * batch_size,
-                "passes": steps * batch_size / run.cache.num_tokens,
-                "sae_bytes": 4 * run.num_params,
-                "checkpoint_bytes": 12 * run.num_params,
-            }
-        )
-    return {"streams": len({run.stream for run in planned}), "runs": runs}
 
 
 def resolve_hook(hook: str | None, cache: Cache) -> str:

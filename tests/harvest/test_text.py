@@ -89,6 +89,11 @@ def test_errors_name_the_mistake(tmp_path: Path) -> None:
     source = write(tmp_path, "a.jsonl")
     with pytest.raises(ConfigError, match="no column 'txet'; did you mean 'text'"):
         read(source=source, columns="txet")
+    (tmp_path / "news.csv").write_text("3,Oil rises again,Prices rose on Monday after talks in Vienna failed.\n" * 2)
+    with pytest.raises(ConfigError, match="no column 'text'; it has 3, Oil rises again, Prices rose on Mon") as error:
+        read(source=str(tmp_path / "news.csv"))
+    assert "columns: [1, 2]" in str(error.value.hint)
+    assert read(source=str(tmp_path / "news.csv"), columns=[1, 2])
     with pytest.raises(ConfigError, match="columns by index are for .csv files"):
         read(source=source, columns=[1])
     pq.write_table(pa.table({"text": [3, 4]}), tmp_path / "numbers.parquet")

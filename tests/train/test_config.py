@@ -88,7 +88,7 @@ def test_the_run_id_depends_only_on_what_is_computed(config: Make) -> None:
 
 
 def test_a_momentum_of_one_is_refused(config: Make) -> None:
-    with pytest.raises(ConfigError, match="less than 1"):
+    with pytest.raises(ConfigError, match="must be less than 1"):
         config(optimizer={"betas": [1.0, 0.9]})
 
 

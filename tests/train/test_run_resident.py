@@ -10,7 +10,7 @@ import pytest
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
-from saepipe.train.plan import plan
+from saepipe.train.plan import plan_runs
 from saepipe.train.run import train
 from saepipe.train.rundir.finished_run import open_run
 
@@ -47,11 +47,11 @@ def test_a_run_may_be_resumed_with_its_cache_in_other_memory(tiny_cache: Path, t
         assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_a_missing_gpu_is_found_when_planning(tiny_cache: Path) -> None:
+def test_a_missing_gpu_is_found_when_planning(tiny_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="resident: gpu needs a CUDA device, but the device is cpu"):
-        plan(config(tiny_cache, resident="gpu"))
+        plan_runs(config(tiny_cache, resident="gpu"), tmp_path)
 
 
-def test_variants_share_the_resident_cache(tiny_cache: Path) -> None:
+def test_variants_share_the_resident_cache(tiny_cache: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sets 'resident'"):
-        plan(config(tiny_cache, variants=[{"name": "a", "resident": "ram"}]))
+        plan_runs(config(tiny_cache, variants=[{"name": "a", "resident": "ram"}]), tmp_path)

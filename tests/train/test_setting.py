@@ -115,7 +115,7 @@ class Example(Config):
         ({"start": 0.5, "end": 0.1, "begin": 0.9, "finish": 0.3}, "finishes at 0.3 of the run"),
         ({"strat": 0.5, "end": 0.1}, "unknown key 'share.schedule.strat'; did you mean 'start'"),
         ({"to": 4, "start": 1, "gian": 2}, "unknown key 'share.controller.gian'; did you mean 'gain'"),
-        ("often", "should be a valid number"),
+        ("often", "must be a number"),
     ],
 )
 def test_a_setting_error_names_its_own_form_only(share: Any, message: str) -> None:

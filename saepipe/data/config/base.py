@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from saepipe.data.config.bounds import MOST, check_path, check_text
+from saepipe.data.config.mistakes import sentence
 from saepipe.data.config.yaml_file import Lines, apply_override, read_yaml
 from saepipe.data.errors import ConfigError
 
@@ -138,7 +139,7 @@ def _explain_item(cls: type[Config], raw: Any, item: dict[str, Any], source: str
         return f"{prefix}unknown key {key!r}; {advice}"
     if item["type"] == "missing":
         return f"{prefix}{key!r} is missing"
-    message = item["msg"].removeprefix("Value error, ")
+    message = sentence(item["type"], item.get("ctx", {}))
     if isinstance(item["input"], Mapping | list):
         return f"{prefix}{key}: {message}"
     return f"{prefix}{key} = {_shown(item['input'], repr)}: {message}"

@@ -80,7 +80,8 @@ class Component(Config):
         if Component not in cls.__bases__ or not isinstance(value, dict):
             return handler(value)
         if not isinstance(value.get("name"), str):
-            raise ValueError(f"the {cls.family} needs a name")
+            import_members(cls.package)
+            raise ValueError(f"the {cls.family} needs a name; valid names: {', '.join(sorted(cls.members))}")
         return cls.member(value["name"]).model_validate(value)
 
     @model_serializer(mode="wrap")

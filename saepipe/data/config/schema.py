@@ -26,7 +26,7 @@ COUNT_TEXT = {"type": "string", "pattern": r"^\s*([\d_]*\.?\d+[kMB]|[\d.]+[eE]\+
 
 def json_schema(root: type[Config]) -> dict[str, Any]:
     """Schema of a stage's config. Families contain the members in the package and in plugins imported so far."""
-    configs = _nested_configs(root, {})
+    configs = nested_configs(root, {})
     refs, schema = models_json_schema([(config, "validation") for config in configs], schema_generator=_Generator)
     definitions = schema["$defs"]
     keys = {config: refs[config, "validation"]["$ref"].rsplit("/", 1)[-1] for config in configs}
@@ -64,13 +64,13 @@ def _rename_bounds(schema: Any) -> Any:
     return [_rename_bounds(item) for item in schema] if isinstance(schema, list) else schema
 
 
-def _nested_configs(config: type[Config], configs: dict[type[Config], None]) -> dict[type[Config], None]:
+def nested_configs(config: type[Config], configs: dict[type[Config], None]) -> dict[type[Config], None]:
     """Adds a config, those in its fields at any depth, and the members of each family, to `configs`; returns it."""
     if config not in configs:
         configs[config] = None
         inner = [cls for field in config.model_fields.values() for cls in config_classes(field.annotation)]
         for cls in [*inner, *_members(config)]:
-            _nested_configs(cls, configs)
+            nested_configs(cls, configs)
     return configs
 
 

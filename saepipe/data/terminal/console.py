@@ -41,6 +41,14 @@ def show(value: Mapping[str, Any], format_: Format) -> None:
             stdout.print("\n  ".join(map(readable, lines)), markup=False)
 
 
+def show_parts(value: Mapping[str, Any], parts: Iterable[RenderableType], format_: Format) -> None:
+    """Prints plain data as JSON, or for people its rendering as tables and sentences."""
+    if format_ == "json":
+        show(value, format_)
+    elif format_ == "human":
+        print_parts(parts)
+
+
 def print_parts(parts: Iterable[RenderableType]) -> None:
     """Prints tables on stdout, and sentences unwrapped and without markup."""
     for part in parts:

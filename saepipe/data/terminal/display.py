@@ -37,6 +37,29 @@ def readable(value: Any) -> str:
     return str(value)
 
 
+def aligned(page: Mapping[str, str]) -> list[str]:
+    """Returns a line per heading, the texts below each other."""
+    width = max(map(len, page))
+    return [f"{heading:{width}}  {text}" for heading, text in page.items()]
+
+
+def readable_bytes(num_bytes: float) -> str:
+    """Formats a size for people: `640 bytes`, `3.4 MB`, `139 GB`."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes:.0f} bytes"
+
+
+def readable_time(seconds: float) -> str:
+    """Formats a duration for people: `less than a second`, `40 s`, `12 min`, `3.5 h`."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Plain HTML table with escaped cells; the first cell of a row is its heading."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)

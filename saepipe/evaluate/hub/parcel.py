@@ -79,6 +79,7 @@ class Parcel:
         return {
             "repository": self.address.repo,
             "revision": self.address.revision or "main",
+            "runs": list(self.folders),
             "files": sizes,
             "bytes": sum(sizes.values()),
             "findings": list(self.findings),

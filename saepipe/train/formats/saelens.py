@@ -30,6 +30,12 @@ NAMES = {"relu": "standard"}
 ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
 """SAELens' architectures that we support; it saves batchtopk and matryoshka_batchtopk as jumprelu."""
 
+FOLDED_BY = {
+    "expected_average_only_in": "fold_activation_norm_scaling_factor",
+    "covariance_whitening": "fold_activation_whitening",
+}
+"""SAELens' methods that put a normalisation into the weights, where it is the same for all tokens."""
+
 EXTRA = {"jumprelu": ("threshold",), "gated": ("r_mag", "b_mag")}
 """Parameters of an architecture besides W_enc, b_enc, W_dec and b_dec; each (d_sae,), with the same name in SAELens."""
 
@@ -82,9 +88,7 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
     settings = {key: config[key] for key in member.model_fields if key in config}
     sae = member.parse({**settings, "name": name}, source=str(folder / CONFIG))
     assert isinstance(sae, Architecture)
-    if config.get("normalize_activations", "none") != "none" or config.get("reshape_activations", "none") != "none":
-        changes = {key: config.get(key) for key in ("normalize_activations", "reshape_activations")}
-        raise ConfigError(f"{folder} needs its input transformed: {changes}", hint="fold that into the weights")
+    _refuse_changed_input(folder, config)
     expected = {
         "W_enc": (config["d_in"], sae.d_sae),
         "b_enc": (sae.d_sae,),
@@ -99,6 +103,23 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
         if actual != shape:
             raise CorruptDataError(f"{folder / WEIGHTS}: {key} has shape {actual}, not {shape} as {CONFIG} says")
     return sae, _to_our_convention(config, params), config.get("metadata") or {}
+
+
+def _refuse_changed_input(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the SAE does not read activations as they are; its hint depends on what it does to them."""
+    normalize, reshape = (config.get(key) or "none" for key in ("normalize_activations", "reshape_activations"))
+    if normalize == "none" == reshape:
+        return
+    if reshape != "none":
+        problem = f"it reads several heads at once (reshape_activations {reshape})"
+        hint = "saepipe reads one vector per token; import an SAE of a residual stream, or of one head"
+    elif normalize in FOLDED_BY:
+        problem = f"it normalises its input by what was measured in training (normalize_activations {normalize})"
+        hint = f"in SAELens, `sae.{FOLDED_BY[normalize]}` puts that into the weights; save it again after that"
+    else:
+        problem = f"it normalises each token by itself (normalize_activations {normalize})"
+        hint = "no weights on raw activations do that, so it cannot be a run; evaluate it in SAELens or SAEBench"
+    raise ConfigError(f"{folder} cannot be imported: {problem}", hint=hint)
 
 
 def source(folder: Path) -> Source:

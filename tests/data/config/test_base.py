@@ -45,7 +45,7 @@ def test_all_mistakes_in_one_error_with_lines_and_names(tmp_path: Path) -> None:
     assert "4 mistakes" in message
     assert "c.yaml:1: unknown key 'num_token'; did you mean 'num_tokens'?" in message
     assert "c.yaml:3: unknown key 'inner.treshold'; did you mean 'threshold'?" in message
-    assert "c.yaml:4: inner.threshold = 7: Input should be less than or equal to 1" in message
+    assert "c.yaml:4: inner.threshold = 7: must be at most 1" in message
     assert "c.yaml:7: parts.1.names = 5" in message
 
 

@@ -22,6 +22,15 @@ from saepipe.train.seeds import generator
 pytestmark = pytest.mark.quick
 
 
+NORMALISATIONS = {
+    "layer_norm": "cannot be a run",
+    "constant_norm_rescale": "cannot be a run",
+    "expected_average_only_in": "fold_activation_norm_scaling_factor",
+    "covariance_whitening": "fold_activation_whitening",
+}
+"""Part of the hint for each normalisation of SAELens'."""
+
+
 def change(folder: Path, **keys: object) -> None:
     path = folder / saelens.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | keys))
@@ -113,9 +122,15 @@ def test_unsupported_folders_are_refused(tmp_path: Path, params: Params) -> None
     change(tmp_path, architecture="temporal")
     with pytest.raises(ConfigError, match="no architecture called 'temporal'"):
         load(tmp_path)
-    change(tmp_path, architecture="standard", normalize_activations="layer_norm")
-    with pytest.raises(ConfigError, match="layer_norm"):
+    for normalize, possible in NORMALISATIONS.items():
+        change(tmp_path, architecture="standard", normalize_activations=normalize)
+        with pytest.raises(ConfigError, match=normalize) as error:
+            load(tmp_path)
+        assert possible in str(error.value.hint)
+    change(tmp_path, normalize_activations="none", reshape_activations="hook_z")
+    with pytest.raises(ConfigError, match="several heads at once"):
         load(tmp_path)
+    change(tmp_path, reshape_activations="none")
     saelens.write(tmp_path, JumpReLU(d_sae=40), {**own_parameters(JumpReLU(d_sae=40)), **params}, {})
     change(tmp_path, architecture="standard")
     with pytest.raises(ConfigError, match="holds tensors that a relu does not have: threshold"):

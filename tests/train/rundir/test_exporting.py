@@ -19,6 +19,7 @@ from helpers.random_runs import ARCHITECTURES, CLASSES, random_run, rows, write_
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders.artifact import COMMITTED
 from saepipe.data.folders.atomic_folder import file_sizes
+from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.formats.dictionary_learning import KEYS
 from saepipe.train.rundir.exporting import WRITERS, Library, export_sae
@@ -63,8 +64,8 @@ def test_the_content_of_config_json(tiny_cache: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, "matryoshka_batch_topk", tiny_cache, seed=4)
     out = export_sae(run, "dictionary_learning", tmp_path / "out")
     config, w = json.loads((out / "config.json").read_text()), torch.load(out / "ae.pt", weights_only=True)
-    trained = open_run(run).trained
-    assert trained is not None
+    trained = open_run(run).config
+    assert isinstance(trained, TrainConfig)
     sizes = [stop - start for start, stop in pairwise((0, 7, 16, D_SAE))]
     assert config["trainer"] == {
         "trainer_class": "MatryoshkaBatchTopKTrainer",

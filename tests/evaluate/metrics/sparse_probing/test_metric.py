@@ -200,7 +200,7 @@ def test_news_through_the_toy_model(runs: list[Path], ag_news: Path, tmp_path: P
         ({"datasets": ["toy_gendr"]}, "no dataset called 'toy_gendr'"),
         ({"datasets": ["toy_gender", "toy_gender"]}, "listed twice"),
         ({"k_values": [1, 3]}, r"no key for k in \[3\]"),
-        ({"test_size": 10}, "greater than or equal to 40"),
+        ({"test_size": 10}, "must be at least 40"),
     ],
 )
 def test_invalid_settings(metric: dict[str, Any], message: str) -> None:

@@ -1,0 +1,47 @@
+"""Rows that a text gives, counted before any of it goes through the model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from saepipe.data.cache.special_tokens import keep_mask
+from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.describe import make_windows
+from saepipe.harvest.model import LanguageModel
+
+COUNT_SECONDS = 10.0
+"""Time after which a text is not counted further."""
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """Rows that the text gives, at most as many as the config asks for."""
+
+    train_rows: int
+    heldout_rows: int
+    found: Literal["enough", "all", "some"]
+    """Whether the text has as many rows as asked for, was read to its end, or was read only in part."""
+
+
+def count_rows(
+    config: HarvestConfig, lm: LanguageModel, revision: str | None = None, *, seconds: float = COUNT_SECONDS
+) -> TextSize:
+    """Counts the rows of the text up to those asked for; gives up after `seconds`.
+
+    Rows that `drop_norm_above` will leave out are counted, since only the model's activations show them.
+    """
+    train = heldout = 0
+    most_heldout = config.heldout_tokens // config.context_size * config.context_size
+    until = time.monotonic() + seconds
+    for split, window in make_windows(config, lm, revision):
+        if split == "heldout":
+            heldout = min(heldout + config.context_size, most_heldout)
+            continue
+        train += int(keep_mask(window.ids, lm.special_ids).sum())
+        if train >= config.num_tokens:
+            return TextSize(config.num_tokens, heldout, "enough")
+        if time.monotonic() > until:
+            return TextSize(train, heldout, "some")
+    return TextSize(train, heldout, "all")

@@ -1,0 +1,170 @@
+"""What `saepipe train --dry-run` tells: steps, passes, time, memory and bytes on disk of every run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table
+from torch import Tensor
+
+from saepipe.data.terminal.display import readable_bytes, readable_time
+from saepipe.train.config import TrainConfig
+from saepipe.train.memory_needs import memory_needs
+from saepipe.train.plan import Planned, plan_runs
+from saepipe.train.stacked.stack import structure
+from saepipe.train.step.state import Recipe, fresh_state, initial_params
+from saepipe.train.step.step import train_step
+
+CALIBRATION_SECONDS = 2.0
+"""Time in which steps are tried, over all runs."""
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """Cost of one run, if it trains alone."""
+
+    run: str
+    run_id: str
+    steps: int
+    tokens: int
+    passes: float
+    """passes over the cache's training rows"""
+    step_seconds: float
+    seconds: float
+    memory_bytes: int
+    """parameters, gradients and Adam's moments, and the activations of a batch"""
+    sae_bytes: int
+    checkpoint_bytes: int
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """Cost of a study."""
+
+    runs: tuple[RunCost, ...]
+    streams: int
+    """passes over caches that runs share"""
+    device: str
+    seconds: float
+    memory_bytes: int
+    """of the runs that train at the same time"""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def dry_run(config: TrainConfig, *, seconds: float = CALIBRATION_SECONDS) -> DryRun:
+    """Plans every run like `train`, and times some of their steps; writes nothing.
+
+    Raises:
+        ConfigError: if a run cannot be made.
+    """
+    planned = plan_runs(config, Path())
+    by_kind = _time_kinds(planned, seconds)
+    costs = tuple(_cost(run, by_kind[_kind(run.recipe)]) for run in planned)
+    streams = groupby(sorted(planned, key=lambda run: run.stream), key=lambda run: run.stream)
+    together = [sum(memory_needs([run.recipe for run in group])) for _, group in streams]
+    return DryRun(
+        runs=costs,
+        streams=len(together),
+        device=str(planned[0].recipe.device),
+        seconds=sum(cost.seconds for cost in costs),
+        memory_bytes=max(together),
+    )
+
+
+def _cost(run: Planned, step_seconds: float) -> RunCost:
+    steps = run.recipe.num_steps
+    tokens = steps * run.recipe.config.batch_size
+    return RunCost(
+        run=run.variant.folder,
+        run_id=run.run_id,
+        steps=steps,
+        tokens=tokens,
+        passes=tokens / run.cache.num_tokens,
+        step_seconds=step_seconds,
+        seconds=steps * step_seconds,
+        memory_bytes=sum(memory_needs([run.recipe])),
+        sae_bytes=4 * run.num_params,
+        checkpoint_bytes=12 * run.num_params,
+    )
+
+
+def _kind(recipe: Recipe) -> str:
+    """Returns what a step's time depends on; runs that differ in seeds and weights only are of one kind."""
+    return repr(structure(recipe))
+
+
+def _time_kinds(planned: Iterable[Planned], seconds: float) -> Mapping[str, float]:
+    """Returns the seconds per step of each kind of run."""
+    first = {_kind(run.recipe): run for run in reversed([*planned])}
+    return {kind: time_step(run, seconds / len(first)) for kind, run in first.items()}
+
+
+def time_step(run: Planned, seconds: float) -> float:
+    """Returns the mean time of a step in the middle of the run, where its penalties are on, on the cache's first rows.
+
+    At least one step is timed, after one that is not, since that includes one-time setup.
+    """
+    recipe = run.recipe
+    state = fresh_state(recipe, initial_params(recipe))
+    state.step = recipe.num_steps // 2
+    rows = _first_rows(run)
+    train_step(recipe, state, rows)
+    times: list[float] = []
+    while not times or sum(times) < seconds:
+        start = time.perf_counter()
+        train_step(recipe, state, rows)
+        if recipe.device.type == "cuda":
+            torch.cuda.synchronize(recipe.device)
+        times.append(time.perf_counter() - start)
+        state.step = recipe.num_steps // 2
+    return fmean(times)
+
+
+def _first_rows(run: Planned) -> Tensor:
+    """Returns a batch of raw rows, (batch, d_in); a cache with fewer rows repeats them."""
+    batch_size = run.recipe.config.batch_size
+    rows = run.cache.acts(run.recipe.config.hook)[:batch_size].to(run.recipe.device)
+    return rows.repeat(-(-batch_size // len(rows)), 1)[:batch_size]
+
+
+def render(plan: DryRun) -> list[RenderableType]:
+    """Returns a table with a row per variant, and a sentence on the whole study."""
+    table = Table("variant", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("seeds", "steps", "passes", "ms/step", "time", "memory", "disk"):
+        table.add_column(heading, justify="right")
+    for name, group in groupby(plan.runs, key=lambda cost: cost.run.rpartition("/")[0]):
+        table.add_row(name, *_cells([*group]))
+    count = f"{len(plan.runs)} run{'s' if len(plan.runs) > 1 else ''}"
+    total = f"{count} on {plan.device}: about {readable_time(plan.seconds)} one after another"
+    reads = f"{plan.streams} stream{'s' if plan.streams > 1 else ''} of batches"
+    disk = readable_bytes(sum(cost.sae_bytes for cost in plan.runs))
+    return [
+        table,
+        f"{total}, {readable_bytes(plan.memory_bytes)} of memory, {disk} of SAEs on disk; {reads}",
+        "Times are of a few steps tried here; reading the cache, logging and checkpoints come on top, and stacking of "
+        "small runs on a GPU saves some.",
+    ]
+
+
+def _cells(costs: Sequence[RunCost]) -> tuple[str, ...]:
+    first = costs[0]
+    return (
+        str(len(costs)),
+        f"{first.steps:,}",
+        f"{first.passes:.3g}",
+        f"{1000 * first.step_seconds:.3g}",
+        readable_time(sum(cost.seconds for cost in costs)),
+        readable_bytes(first.memory_bytes),
+        readable_bytes(sum(cost.sae_bytes for cost in costs)),
+    )
