@@ -11,7 +11,7 @@ from saepipe.data.folders.health import Finding
 from saepipe.evaluate.compare.checks import check_parts, check_same_data, check_sources, unmatched_l0
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
 from saepipe.evaluate.compare.variant_means import by_variant
-from saepipe.evaluate.metrics.base import FigureSpec
+from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.run_results import Cell, Row
 
 
