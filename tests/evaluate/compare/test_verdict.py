@@ -304,6 +304,6 @@ def test_the_terminal_shows_the_words(make_run, capsys: pytest.CaptureFixture[st
     runs = moved(make_run, (0.050, 0.052, 0.049, 0.051))
     assert main(["compare", *map(str, runs), "--baseline", str(runs[0])]) == 0
     shown = capsys.readouterr().out
-    (line,) = (line for line in shown.splitlines() if line.split()[:3] == ["explained", "variance", "primary"])
+    (line,) = (line for line in shown.splitlines() if line.split()[:3] == ["explained", "variance", "*"])
     assert line.split()[-1] == "better"
     assert "[+0.0484, +0.0526]" in line
