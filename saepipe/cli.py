@@ -178,12 +178,16 @@ def evaluate(
     from saepipe.evaluate.compare.terminal import pointer_to_findings, render_variants
     from saepipe.evaluate.config import EvaluateConfig
     from saepipe.evaluate.model.testbed import Passes
-    from saepipe.evaluate.plan import plan
     from saepipe.evaluate.results.run_results import caveats
 
     settings = EvaluateConfig.load(config, [*set_, *([f"baseline={baseline}"] if baseline else [])])
     if dry_run:
-        show(plan(runs, settings, out=out), format_)
+        from saepipe.evaluate.dry_run import dry_run as dry_run_of
+        from saepipe.evaluate.dry_run import page
+
+        with show_progress("quiet"):
+            planned = dry_run_of(runs, settings, out=out)
+        show_parts(planned, aligned(page(planned)), format_)
         return
     passes = Passes()
     with show_progress(format_) as progress:

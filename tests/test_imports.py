@@ -58,7 +58,7 @@ FLOORS = {
         "features metrics",
         "config results",
         "browse compare export plan",
-        "hub report run verify",
+        "dry_run hub report run verify",
     ),
 }
 """The rooms of each stage, ground floor first. A room may import from the floors below its own, and from no other."""

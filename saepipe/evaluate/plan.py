@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import fingerprint
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, RemoteError
 from saepipe.data.folders.standing import Standing
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.store import FOLDER
@@ -48,9 +48,14 @@ class MetricJob:
 
 
 def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:
-    """Lists what `evaluate` would measure and what it would reuse; loads neither model nor SAE."""
-    jobs = plan_jobs(runs, config, out, Testbeds(config, Passes()))
-    stores = store_jobs(jobs, config, out)
+    """Lists what `evaluate` would measure, reuse and skip; loads neither model nor SAE."""
+    skipped: list[str] = []
+    jobs = plan_jobs(runs, config, out, Testbeds(config, Passes()), skipped.append)
+    return describe(jobs, store_jobs(jobs, config, out)) | {"skipped": skipped}
+
+
+def describe(jobs: Sequence[MetricJob], stores: Sequence[StoreJob]) -> dict[str, Any]:
+    """Lists what is to be done and what is there already, by path."""
     contexts = {str(job.testbed.cache.path): len(job.testbed.cache.heldout.contexts) for job in jobs}
     works: dict[bool, list[str]] = {True: [], False: []}
     for job in jobs:
@@ -69,10 +74,16 @@ def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = Non
     }
 
 
-def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, testbeds: Testbeds) -> list[MetricJob]:
+def plan_jobs(
+    runs: Sequence[Path], config: EvaluateConfig, out: Path | None, testbeds: Testbeds, say: Callable[[str], None]
+) -> list[MetricJob]:
     """Returns one job per run and metric, after checking every run against its cache.
 
+    A default metric whose texts cannot be had from the hub is skipped, and `say` told so; a metric that the config
+    names is required.
+
     Raises:
+        RemoteError: if the texts of a metric that the config names cannot be had.
         ConfigError: if a run was trained from another cache, or at a hook that its cache does not have; or if no run
             was trained at the hook and from the cache of the baseline.
         CorruptDataError: if a run or its cache is unfinished or damaged.
@@ -80,7 +91,7 @@ def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, te
     if not runs:
         raise ConfigError("no run to evaluate", hint="saepipe evaluate RUN...")
     caches: dict[tuple[Path, str], Cache] = {}
-    works: dict[tuple[int, str], list[Work]] = {}
+    works: dict[tuple[int, str], list[Work] | None] = {}
     jobs = []
     for folder in {Path(run).resolve(): Path(run) for run in runs}.values():
         run = open_run(folder)
@@ -89,12 +100,29 @@ def plan_jobs(runs: Sequence[Path], config: EvaluateConfig, out: Path | None, te
         for metric in config.metrics:
             key = (id(testbed), metric.name)
             if key not in works:  # only once, as it may look up texts on a hub
-                works[key] = metric.works(testbed)
-            request = _request(run, metric, works[key], testbed, config)
-            jobs.append(MetricJob(run, testbed, metric, works[key], request, results / f"{metric.name}.json"))
+                works[key] = _works(metric, testbed, config, say)
+            if (of_metric := works[key]) is not None:
+                request = _request(run, metric, of_metric, testbed, config)
+                jobs.append(MetricJob(run, testbed, metric, of_metric, request, results / f"{metric.name}.json"))
     if config.baseline and not any(job.testbed.baseline for job in jobs):
         raise ConfigError(f"no run was trained at the hook and from the cache of baseline {config.baseline}")
     return jobs
+
+
+def _works(metric: Metric, testbed: Testbed, config: EvaluateConfig, say: Callable[[str], None]) -> list[Work] | None:
+    """Returns the model's work for a metric; None if it is skipped."""
+    try:
+        return metric.works(testbed)
+    except RemoteError as error:
+        if "metrics" in config.model_fields_set:
+            raise
+        mine = "datasets: [{name: mine, source: mine.csv, text: text, label: label}]"
+        names = [f"{{name: {m.name}{f', {mine}' if m is metric else ''}}}" for m in config.metrics]
+        say(
+            f"{metric.name} is skipped: {error.message}\n"
+            f"  hint: with a file of labelled texts it needs no network: --set 'metrics=[{', '.join(names)}]'"
+        )
+        return None
 
 
 def store_jobs(jobs: Iterable[MetricJob], config: EvaluateConfig, out: Path | None) -> list[StoreJob]:

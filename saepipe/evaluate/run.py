@@ -49,12 +49,12 @@ def evaluate(
         The JSON files, run by run.
 
     Raises:
-        ConfigError: see `plan_jobs`.
+        ConfigError, RemoteError: see `plan_jobs`.
         CorruptDataError: see `plan_jobs`; also if an SAE gives NaN or Inf.
     """
     config, progress = EvaluateConfig.of(config), progress or Silent()
     folders, results = [Path(run) for run in runs], Path(out) if out else None
-    jobs = plan_jobs(folders, config, results, Testbeds(config, passes or Passes(), progress))
+    jobs = plan_jobs(folders, config, results, Testbeds(config, passes or Passes(), progress), progress.say)
     stores = store_jobs(jobs, config, results)
     with _locked(_Todo.of(jobs, stores), progress) as todo:
         todo.say(progress)

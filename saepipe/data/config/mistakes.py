@@ -30,7 +30,6 @@ SENTENCES = {
     "none_required": "must be null",
     "path_type": "must be a path",
     "recursion_loop": "must not contain itself",
-    "string_sub_type": "must be text",
     "string_type": "must be text",
     "string_unicode": "must be text",
     "too_long": "must have at most {max_length}, not {actual_length}",

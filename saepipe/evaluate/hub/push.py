@@ -56,8 +56,8 @@ def push(
 
     Returns:
         repository, revision, runs (their folders there), url, files (path: bytes), bytes, findings, local_paths,
-        left_out, card, dry_run; if sent, also commit, changed (whether anything was new) and
-        deleted (older files of the same runs).
+        left_out, card, dry_run; if sent, also commit, changed (whether anything was new) and deleted (older files of
+        the same runs).
 
     Raises:
         ConfigError: as `Parcel.pack`; if files contain local paths, the repository has runs that the card would not
