@@ -18,7 +18,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.hub import dataset_commit, downloaded_dataset, remote_error
 from saepipe.harvest.hub_client import is_from_the_network
-from saepipe.harvest.local_rows import csv_rows, json_rows, python_encoding
+from saepipe.harvest.local_rows import csv_rows, json_rows, python_encoding, split_suffix
 
 _READERS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
 _LONGEST_NAME = 40
@@ -221,13 +221,16 @@ def value_of(source: str, row: dict[Any, Any], column: str | int) -> Any:
     """Returns a row's value in a column; raises ConfigError with the nearest column name if there is none."""
     if column in row:
         return row[column]
-    near = difflib.get_close_matches(str(column), map(str, row), n=1, cutoff=0.5)
-    if near:
-        raise ConfigError(f"{source} has no column {column!r}; did you mean {near[0]!r}?")
     names = [str(name) for name in row]
+    near = difflib.get_close_matches(str(column), names, n=1, cutoff=0.5)
     listed = ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in names)
-    hint = None
-    if ".csv" in Path(source.lower()).suffixes and isinstance(column, str):
-        prose = [index for index, name in enumerate(names) if " " in name.strip()] or [len(names) - 1]
-        hint = f"if its first line is no header, give columns by number, counted from 0: columns: {prose}"
-    raise ConfigError(f"{source} has no column {column!r}; it has {listed}", hint=hint)
+    advice = f"did you mean {near[0]!r}?" if near else f"it has {listed}"
+    raise ConfigError(f"{source} has no column {column!r}; {advice}", hint=_header_hint(source, column, names))
+
+
+def _header_hint(source: str, column: str | int, names: list[str]) -> str | None:
+    """Returns how to read a CSV file whose first line is text; None if it looks like names of columns."""
+    prose = [index for index, name in enumerate(names) if " " in name.strip()]
+    if split_suffix(source)[0] != ".csv" or isinstance(column, int) or not prose:
+        return None
+    return f"if its first line is no header, give columns by number, counted from 0: columns: {prose}"
