@@ -211,11 +211,11 @@ def verified(run: Path, files: list[Path]) -> Any:
 def read_checkpoint(run: Path, checkpoint: Path) -> Any:
     """Loads the last checkpoint as a resumed training does; one that is passed over counts as reported."""
     opened = open_run(run)
-    assert opened.trained is not None
+    assert isinstance(opened.config, TrainConfig)
     if last_checkpoint(run / "checkpoints", opened.run_id) != checkpoint:
         raise CorruptDataError(f"{checkpoint} is passed over")
-    cache = Cache.open(opened.trained.cache)
-    recipe = Recipe(opened.trained, cache.d_in, 1.0, torch.device("cpu"))
+    cache = Cache.open(opened.cache)
+    recipe = Recipe(opened.config, cache.d_in, 1.0, torch.device("cpu"))
     state = load_checkpoint(checkpoint, recipe)
     params = {name: value.detach().numpy().tobytes() for name, value in state.params.items()}
     return state.step, params, state.sums.numpy().tobytes(), state.sparse

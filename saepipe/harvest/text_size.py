@@ -9,6 +9,7 @@ from typing import Literal
 from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import make_windows
+from saepipe.harvest.feed import WindowFeed
 from saepipe.harvest.model import LanguageModel
 
 COUNT_SECONDS = 10.0
@@ -32,16 +33,13 @@ def count_rows(
 
     Rows that `drop_norm_above` will leave out are counted, since only the model's activations show them.
     """
-    train = heldout = 0
-    most_heldout = config.heldout_tokens // config.context_size * config.context_size
-    until = time.monotonic() + seconds
-    for split, window in make_windows(config, lm, revision):
-        if split == "heldout":
-            heldout = min(heldout + config.context_size, most_heldout)
-            continue
-        train += int(keep_mask(window.ids, lm.special_ids).sum())
-        if train >= config.num_tokens:
-            return TextSize(config.num_tokens, heldout, "enough")
-        if time.monotonic() > until:
-            return TextSize(train, heldout, "some")
-    return TextSize(train, heldout, "all")
+    windows, most = make_windows(config, lm, revision), config.heldout_tokens // config.context_size
+    feed = WindowFeed(windows, config.batch_size, most, digest=False)
+    train, until = 0, time.monotonic() + seconds
+    found: Literal["enough", "all", "some"] = "all"
+    for batch in feed.train_batches():
+        train += int(keep_mask(batch.ids, lm.special_ids).sum())
+        if train >= config.num_tokens or time.monotonic() > until:
+            found = "enough" if train >= config.num_tokens else "some"
+            break
+    return TextSize(min(train, config.num_tokens), len(feed.heldout) * config.context_size, found)

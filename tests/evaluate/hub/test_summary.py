@@ -15,7 +15,7 @@ SENT: dict[str, Any] = {
     "url": "https://huggingface.co/me/saes",
     "revision": "main",
     "files": {"README.md": 1200, "l1/seed-0/COMMITTED": 65},
-    "bytes": 1265,
+    "bytes": 1260,
     "findings": ["l1/seed-0: H9 warning"],
     "local_paths": ["l1/seed-0/config.yaml: cache"],
     "left_out": [],
@@ -25,7 +25,7 @@ SENT: dict[str, Any] = {
 
 def test_a_dry_run_says_what_would_be_refused() -> None:
     lines = list(summary(SENT))
-    assert lines[0] == "would push l1/seed-0, l1/seed-1 (2 files, 1.27 kB)"
+    assert lines[0] == "would push l1/seed-0, l1/seed-1 (2 files, 1.26 kB)"
     assert "findings   1 health finding at the top of the card" in lines
     assert "refused    1 place with a path of this machine: it needs --local-paths:" in lines
     assert lines.index("files") < lines.index("  README.md  1.2 kB")
