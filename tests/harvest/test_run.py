@@ -245,7 +245,8 @@ def test_the_plan_writes_nothing_and_counts_correctly(
     assert not (tmp_path / "cache").exists()
     acts = [name for name in Cache.open(toy_cache).files if "acts/" in name and "/c/" in name]
     assert planned.shards == len(acts)
-    assert planned.raw_bytes == (12_000 + 23 * 128) * 128 * 2 * 2
+    assert planned.heldout_positions == Cache.open(toy_cache).heldout.contexts.size
+    assert planned.raw_bytes == (12_000 + planned.heldout_positions) * 128 * 2 * 2
     assert planned.fits
     assert 1.1 < planned.compression_ratio < 1.6
     assert planned.tokens_per_second > 0
