@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from saepipe.evaluate.export.run import export
     from saepipe.evaluate.report.run import report
     from saepipe.evaluate.run import evaluate as evaluate
+    from saepipe.evaluate.use.finished_run import Run, open_run
+    from saepipe.evaluate.use.sae import SAE, load
     from saepipe.harvest.run import harvest as harvest
     from saepipe.train.run import train as train
-    from saepipe.train.rundir.finished_run import Run, open_run
-    from saepipe.train.rundir.load import SAE, load
 
 __all__ = [
     "SAE",
@@ -47,10 +47,10 @@ _STAGES = ("harvest", "train", "evaluate")
 _HOME = {
     "Cache": "data.cache.cache",
     "open_cache": "data.cache.cache",
-    "SAE": "train.rundir.load",
-    "Run": "train.rundir.finished_run",
-    "load": "train.rundir.load",
-    "open_run": "train.rundir.finished_run",
+    "SAE": "evaluate.use.sae",
+    "Run": "evaluate.use.finished_run",
+    "load": "evaluate.use.sae",
+    "open_run": "evaluate.use.finished_run",
     "Table": "evaluate.compare.table",
     "compare": "evaluate.compare.table",
     "export": "evaluate.export.run",

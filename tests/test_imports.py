@@ -29,7 +29,8 @@ FLOORS = {
     "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches toy"),
     "harvest": (
         "decoder_layers hook_point hub_client identity local_rows model_config",
-        "capture hub",
+        "hub residual_hook",
+        "capture",
         "model",
         "config",
         "resume text",
@@ -59,6 +60,7 @@ FLOORS = {
         "config results",
         "browse compare export plan",
         "dry_run hub report run verify",
+        "use",
     ),
 }
 """The rooms of each stage, ground floor first. A room may import from the floors below its own, and from no other."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
-from saepipe.harvest.decoder_layers import decoder_layers, layer_output
 from saepipe.harvest.hook_point import HookPoint
+from saepipe.harvest.residual_hook import hook_residual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,23 +47,7 @@ def _recording(model: PreTrainedModel, hooks: Sequence[HookPoint], recorded: dic
         if recorded.keys() == names:
             raise _LastHookReached
 
-    handles = []
-    for hook in hooks:
-        layer = decoder_layers(model)[hook.layer]
-        if hook.kind == "resid_pre":
-
-            def before(_: Any, args: Any, kwargs: Any, hook: HookPoint = hook) -> None:
-                record(hook, args[0] if args else kwargs["hidden_states"])
-
-            handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-        else:
-
-            def after(_: Any, args: Any, output: Any, hook: HookPoint = hook) -> None:
-                record(hook, layer_output(output))
-
-            handles.append(layer.register_forward_hook(after))
-    try:
+    with ExitStack() as handles:
+        for hook in hooks:
+            handles.enter_context(hook_residual(model, hook, partial(record, hook)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

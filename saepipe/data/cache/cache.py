@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -180,6 +180,18 @@ class Cache(Displayed):
         if hook is None and len(self.hooks) > 1:
             raise ConfigError(f"{self.path} has {len(self.hooks)} hooks: {', '.join(self.hooks)}", hint="acts(HOOK)")
         return Activations(hook or self.hooks[0], self.rows(hook or self.hooks[0]))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(num_tokens, d_in) of the training rows, the same at every hook."""
+        return self.num_tokens, self.d_in
+
+    def __len__(self) -> int:
+        """Number of training rows."""
+        return self.num_tokens
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.acts())
 
     def __getitem__(self, rows: Index) -> Tensor:
         """bfloat16 (d_in,) or (n, d_in): training rows of a cache with one hook; otherwise use `acts(hook)[rows]`."""

@@ -91,6 +91,12 @@ class Config(BaseModel):
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
+    def __repr__(self) -> str:
+        """Shows what differs from the defaults, so that a signature with a default config fits a screen."""
+        fields = type(self).model_fields
+        changed = [(key, value) for key, value in self if value != fields[key].get_default(call_default_factory=True)]
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in changed)})"
+
 
 def fingerprint(value: Any) -> str:
     """First sixteen hex digits of the SHA-256 of `value` as canonical JSON."""

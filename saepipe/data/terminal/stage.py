@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,18 +23,10 @@ class Stage(ModuleType):
     Signature and docstring are those of the function, looked up on demand, since importing `run.py` imports torch.
     """
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the function, with progress on stderr unless `progress` is given."""
-        run = _run_function(self)
-        if "progress" in kwargs:
-            return run(*args, **kwargs)
-
-        from rich.console import Console
-
-        from saepipe.data.terminal.progress import Bar
-
-        with reporting_to(Bar(Console(stderr=True, soft_wrap=True))) as progress:
-            return run(*args, **kwargs, progress=progress)
+    @property
+    def __call__(self) -> Callable[..., Any]:
+        """The function, with progress on stderr unless `progress` is given."""
+        return _with_progress(_run_function(self))
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -40,12 +34,35 @@ class Stage(ModuleType):
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
-        return _run_function(self).__doc__
+        """The function's docstring below its signature, since `help` shows no signature of a module."""
+        function = _run_function(self)
+        return f"{function.__name__}{_written(inspect.signature(function))}\n\n{inspect.getdoc(function)}"
 
 
 def _run_function(stage: ModuleType) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(import_module(f"{stage.__name__}.run"), stage.__name__.rpartition(".")[2])
     return function
+
+
+def _with_progress(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if "progress" in kwargs:
+            return function(*args, **kwargs)
+
+        from rich.console import Console
+
+        from saepipe.data.terminal.progress import Bar
+
+        with reporting_to(Bar(Console(stderr=True, soft_wrap=True))) as progress:
+            return function(*args, **kwargs, progress=progress)
+
+    return call
+
+
+def _written(signature: inspect.Signature) -> str:
+    """Formats a signature as it is written in the source, where annotations that are strings have no quotes."""
+    return re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(signature))
 
 
 def callable_stage(name: str) -> None:

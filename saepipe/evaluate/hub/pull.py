@@ -57,7 +57,7 @@ def pull(
         RemoteError: if the hub refuses.
     """
     out, api, address = Path(out), api or HfApi(), Address.parse(source)
-    with _remote_errors(address):
+    with remote_errors(address):
         commit = str(api.model_info(address.repo, revision=address.revision).sha)
         listed = api.list_repo_tree(address.repo, recursive=True, revision=commit)
         names = [entry.path for entry in listed if isinstance(entry, RepoFile)]
@@ -68,12 +68,12 @@ def pull(
         fetched = Path(partial) / "repository"
         run = inside(fetched, run_address.folder) if run_address.folder else fetched
         if out.is_dir() and any(out.iterdir()):
-            with _remote_errors(address):
+            with remote_errors(address):
                 seal = run_address.file(artifact.COMMITTED)
                 api.hf_hub_download(address.repo, seal, revision=commit, local_dir=fetched)
             _check_same(out, (run / artifact.COMMITTED).read_text().strip(), run_address)
             return out
-        with _remote_errors(address):
+        with remote_errors(address):
             patterns = [glob.escape(name) for name in files]
             api.snapshot_download(address.repo, revision=commit, local_dir=fetched, allow_patterns=patterns)
         shutil.rmtree(fetched / ".cache")  # the client's own files, which would be inside a run at the root
@@ -84,7 +84,7 @@ def pull(
 
 
 @contextmanager
-def _remote_errors(address: Address) -> Iterator[None]:
+def remote_errors(address: Address) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of the hub's client or of the HTTP library that it uses

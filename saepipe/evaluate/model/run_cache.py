@@ -23,7 +23,7 @@ def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], 
     if not path.is_dir():
         raise ConfigError(f"the cache of {run.path} is not at {path}", hint="--set cache=PATH")
     key = (path, run.cache_fingerprint)
-    cache = opened[key] = opened.get(key) or open_length(*key)
+    cache = opened[key] = opened[key] if key in opened else open_length(*key)
     if cache.fingerprint != run.cache_fingerprint:
         raise ConfigError(
             f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",

@@ -16,6 +16,7 @@ from torch import nn
 
 from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
+from saepipe.harvest.residual_hook import hook_residual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,9 +47,6 @@ def upper_layers(model: PreTrainedModel, hook: HookPoint) -> Iterator[UpperLayer
     lower = list(layers[: hook.num_layers_below])
     at_hook: torch.Tensor
 
-    def feed(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return ((at_hook, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": at_hook})
-
     def run_upper(ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         nonlocal at_hook
         at_hook = x.to(model.device, model.dtype)
@@ -56,7 +54,7 @@ def upper_layers(model: PreTrainedModel, hook: HookPoint) -> Iterator[UpperLayer
 
     for index in range(len(lower)):
         layers[index] = PassThrough()
-    handle = layers[0].register_forward_pre_hook(feed, with_kwargs=True)
+    handle = hook_residual(model, HookPoint(0, "resid_pre"), lambda _: at_hook)
     try:
         yield run_upper
     finally:

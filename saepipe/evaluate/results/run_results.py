@@ -154,6 +154,12 @@ def read_row(run: Run, results: Path | None = None) -> Row:
     )
 
 
+def read_metrics(run: Run) -> dict[str, dict[str, Cell]]:
+    """Reads the figures of `eval/*.json`, by metric and key; leaves out results that are not of this run."""
+    results = {path.stem: read(path) for path in sorted((run.path / "eval").glob("*.json"))}
+    return {name: dict(_figures(result)) for name, result in results.items() if not check_result(result, run, name)}
+
+
 def caveats(paths: Iterable[Path]) -> Iterator[str]:
     """Yields the findings, then the warnings, of each result file, one line each."""
     for path in paths:

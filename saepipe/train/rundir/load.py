@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +34,34 @@ class SAE(nn.Module):
         for name, value in params.items():
             self.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
+    @classmethod
+    def open(cls, run: Run | Path | str, device: str | torch.device = "cpu") -> Self:
+        """Opens the SAE of a run, or of a plain SAELens folder; raises as `load`."""
+        if not isinstance(run, Run) and (Path(run) / artifact.MANIFEST).exists():
+            run = open_run(run)
+        folder = run.path / "sae" if isinstance(run, Run) else Path(run)
+        return cls(*saelens.read(folder)).to(device)
+
     @property
     def architecture(self) -> str:
         return self.settings.name
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters, where `encode` and `decode` take their inputs."""
+        return self.W_dec.device
+
+    @property
+    def cfg(self) -> dict[str, Any]:
+        """Settings as plain data: architecture and its own settings, d_in, hook, and the metadata of the folder."""
+        settings = self.settings.to_dict()
+        return {
+            "architecture": settings.pop("name"),
+            "d_in": self.d_in,
+            **settings,
+            "hook": self.hook,
+            "metadata": dict(self.metadata),
+        }
 
     @property
     def hook(self) -> str | None:
@@ -88,7 +113,4 @@ def load(run: Run | Path | str, device: str | torch.device = "cpu") -> SAE:
         CorruptDataError: if the run is unfinished or damaged.
         ConfigError: if the folder holds no SAE.
     """
-    if not isinstance(run, Run) and (Path(run) / artifact.MANIFEST).exists():
-        run = open_run(run)
-    folder = run.path / "sae" if isinstance(run, Run) else Path(run)
-    return SAE(*saelens.read(folder)).to(device)
+    return SAE.open(run, device)
