@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
+from saepipe.data.errors import MachineError
 from saepipe.data.folders.health import Finding, errors
 from saepipe.data.terminal.display import html_table
 from saepipe.evaluate.compare.checks import check_matched_l0
@@ -21,6 +23,9 @@ from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.figures import SHORT, catalogue, primary_metrics
 from saepipe.evaluate.results.run_results import Cell, Row, comparable_values, read_row
 from saepipe.train.rundir.finished_run import open_run
+
+if TYPE_CHECKING:  # installed with `datasets`, and slow to import
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,46 @@ class Table:
         notes, verdicts = [note.text for note in self.notes], [verdict.to_dict() for verdict in self.verdicts]
         plain = {"columns": self.columns, "figures": self.figures, "rows": rows, "notes": notes, "verdicts": verdicts}
         return json.dumps(plain, indent=2, allow_nan=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all columns, rows, notes and verdicts as plain data, as `compare --format json` prints them."""
+        return json.loads(self.to_json())
+
+    def to_pandas(self) -> DataFrame:
+        """Returns a row per run and mean, indexed by its label, with the settings and each figure by its key.
+
+        A figure with 95 % intervals also has the columns `KEY_low` and `KEY_high`, and one with differences from the
+        baseline `KEY_difference`. What is undefined or not measured is NaN.
+
+        Raises:
+            MachineError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MachineError("to_pandas needs pandas, which is not installed", hint="pip install pandas") from error
+        first = len(self.columns) - len(self.figures)
+        texts = [dict(zip(self.columns[:first], map(str, row), strict=False)) for row in self.rows]
+        figures = [_flat(dict(zip(self.figures, row[first:], strict=True))) for row in self.rows]
+        frame = pandas.DataFrame([text | values for text, values in zip(texts, figures, strict=True)])
+        ends = [key for key in frame.columns if key not in self.figures and frame[key].isna().all()]
+        return frame.drop(columns=ends).set_index("run")
+
+    def __repr__(self) -> str:
+        """Returns what `saepipe compare` prints, at most 80 characters wide."""
+        from saepipe.evaluate.compare.terminal import text  # which renders this class
+
+        return text(self, width=80)
+
+
+def _flat(cells: Mapping[str, str | Cell]) -> dict[str, float | None]:
+    """Returns `KEY`, `KEY_low`, `KEY_high` and `KEY_difference` of each cell."""
+    flat: dict[str, float | None] = {}
+    for key, cell in cells.items():
+        assert isinstance(cell, Cell)
+        flat |= {key: cell.value, f"{key}_low": cell.low, f"{key}_high": cell.high}
+        flat[f"{key}_difference"] = cell.difference
+    return flat
 
 
 def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> Table:

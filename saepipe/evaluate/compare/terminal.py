@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 
 from saepipe.evaluate.compare.difference import Change
@@ -30,6 +31,19 @@ def render(table: Table, fits: Fits, *, seeds: bool = False, settings: bool = Fa
     if settings:
         yield from render_settings(table)
     yield from (f"- {note}" for note in _notes(table, seeds=seeds))
+
+
+def text(table: Table, width: int, *, seeds: bool = False, settings: bool = False) -> str:
+    """Returns the comparison as text of at most `width` characters, unless a single cell is wider."""
+    console = Console(file=StringIO(), width=width, color_system=None)
+
+    def fits(part: RichTable) -> bool:
+        return console.measure(part, options=console.options.update(width=10_000)).maximum <= width
+
+    with console.capture() as captured:
+        for part in render(table, fits, seeds=seeds, settings=settings):
+            console.print(part, markup=False, highlight=False)
+    return captured.get().rstrip("\n")
 
 
 def render_variants(table: Table, fits: Fits) -> Iterator[RichTable]:
