@@ -51,6 +51,10 @@ def evaluate(
     Raises:
         ConfigError, RemoteError: see `plan_jobs`.
         CorruptDataError: see `plan_jobs`; also if an SAE gives NaN or Inf.
+
+    Example:
+        >>> results = sp.evaluate(["runs/base/seed-0"], {"metrics": [{"name": "core"}]})
+        >>> sp.open_run("runs/base/seed-0").metrics["core"]["delta_ce"]
     """
     config, progress = EvaluateConfig.of(config), progress or Silent()
     folders, results = [Path(run) for run in runs], Path(out) if out else None

@@ -49,6 +49,10 @@ def harvest(
 
     Raises:
         SaepipeError: for problems that a user can fix; the data on disk by then can be resumed.
+
+    Example:
+        >>> cache = sp.harvest({"dataset": {"source": "news.jsonl"}, "num_tokens": "2M"}, "cache")
+        >>> cache.shape  # (num_tokens, d_in)
     """
     config, out, progress = HarvestConfig.of(config), Path(out), progress or Silent()
     with artifact.writer_lock(out):

@@ -61,6 +61,10 @@ def train(
         HealthError: if a run has no usable SAE or, with `strict`, any error; the others were trained.
         Stopped: on SIGTERM, once every run in progress has a checkpoint of its last step.
         KeyboardInterrupt: on Ctrl-C, likewise; on the command line it is `Interrupted`.
+
+    Example:
+        >>> config = {"cache": "cache", "sae": {"name": "topk", "d_sae": 4096, "k": 32}, "seeds": [0, 1, 2]}
+        >>> runs = sp.train(config, "runs")
     """
     keep_freed_memory()
     config, progress = TrainConfig.of(config), progress or Silent()

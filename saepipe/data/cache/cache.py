@@ -72,7 +72,13 @@ class Heldout:
 
 @dataclass(frozen=True, repr=False)
 class Cache(Displayed):
-    """A finished cache, its manifest checked against its seal and its files against their sizes."""
+    """A finished cache, its manifest checked against its seal and its files against their sizes.
+
+    Example:
+        >>> cache = sp.open_cache("cache")
+        >>> cache[:1024]  # (1024, d_in) bfloat16
+        >>> cache.acts("blocks.2.hook_resid_post")[[3, 5]]  # of a cache with several hooks
+    """
 
     path: Path
     fingerprint: str
@@ -253,5 +259,9 @@ def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def open_cache(path: Path | str) -> Cache:
-    """Opens a finished cache; same as `Cache.open`."""
+    """Opens a finished cache; same as `Cache.open`.
+
+    Example:
+        >>> len(sp.open_cache("cache"))  # number of training rows
+    """
     return Cache.open(path)

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
+from math import nan
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,12 @@ if TYPE_CHECKING:  # installed with `datasets`, and slow to import
 
 @dataclass(frozen=True)
 class Table:
-    """Comparison as plain data, one cell per row and column. Rows are runs, then each variant's mean over seeds."""
+    """Comparison as plain data, one cell per row and column. Rows are runs, then each variant's mean over seeds.
+
+    Example:
+        >>> frame = sp.compare(["runs/l1/seed-0", "runs/topk/seed-0"]).to_pandas()
+        >>> frame[["l0", "explained_variance"]]
+    """
 
     columns: tuple[str, ...]
     """`run`, `settings`, `health`, then the labels of `figures`."""
@@ -103,13 +109,17 @@ class Table:
         return text(self, width=80)
 
 
-def _flat(cells: Mapping[str, str | Cell]) -> dict[str, float | None]:
+def _number(value: float | None) -> float:
+    return nan if value is None else value
+
+
+def _flat(cells: Mapping[str, str | Cell]) -> dict[str, float]:
     """Returns `KEY`, `KEY_low`, `KEY_high` and `KEY_difference` of each cell."""
-    flat: dict[str, float | None] = {}
+    flat: dict[str, float] = {}
     for key, cell in cells.items():
         assert isinstance(cell, Cell)
-        flat |= {key: cell.value, f"{key}_low": cell.low, f"{key}_high": cell.high}
-        flat[f"{key}_difference"] = cell.difference
+        flat |= {key: _number(cell.value), f"{key}_low": _number(cell.low), f"{key}_high": _number(cell.high)}
+        flat[f"{key}_difference"] = _number(cell.difference)
     return flat
 
 
@@ -122,6 +132,10 @@ def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> T
 
     Raises:
         CorruptDataError: if a run is unfinished or a result file is not one of saepipe.
+
+    Example:
+        >>> table = sp.compare(["runs/l1/seed-0", "runs/topk/seed-0"], baseline="runs/l1/seed-0")
+        >>> print(table)
     """
     return tabulate(read_rows(runs, baseline), judged=baseline is not None)
 

@@ -35,6 +35,9 @@ def export(
     Raises:
         ConfigError: if the target cannot represent the SAE, a setting does not exist, or `out` holds something else.
         CorruptDataError: if the run, its cache or its feature store is damaged.
+
+    Example:
+        >>> sp.export("runs/base/seed-0", "saelens", "exported")
     """
     writer = _writer(target)
     parameters = inspect.signature(writer).parameters

@@ -35,6 +35,9 @@ def report(
         CorruptDataError: if a run is unfinished or damaged, or a result is not one of saepipe.
         MachineError: if the extra `report` is not installed.
         OutOfSpaceError: if the disk is full.
+
+    Example:
+        >>> sp.report(["runs/l1/seed-0", "runs/topk/seed-0"], "report.html", baseline="runs/l1/seed-0")
     """
     if not runs and baseline is None:
         raise ConfigError("a report needs at least one run", hint="saepipe report RUN...")

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from saepipe.data.errors import ConfigError
 
 _HELD_AS = ("original_model", "_module")
-"""Attributes under which TransformerLens' TransformerBridge and nnsight's LanguageModel hold the model."""
+"""Attributes under which TransformerLens' TransformerBridge and nnsight's TransformersModel hold the model."""
 
 
 def plain_model(model: Any) -> PreTrainedModel:
@@ -20,5 +20,5 @@ def plain_model(model: Any) -> PreTrainedModel:
             return candidate
     raise ConfigError(
         f"{type(model).__name__} holds no Hugging Face model",
-        hint="give a model of transformers, or TransformerBridge or LanguageModel around one",
+        hint="give a model of transformers, or TransformerBridge or TransformersModel around one",
     )

@@ -30,7 +30,7 @@ class SAE(rundir.SAE):
 
         Args:
             model: a Hugging Face causal language model; or TransformerLens' TransformerBridge or nnsight's
-                LanguageModel around one.
+                TransformersModel around one.
             hook: such as `blocks.19.hook_resid_post`; default: the hook that the SAE was trained at.
             skip_ids: ids of tokens that stay as they are; default: the model's BOS, EOS and padding, on which no SAE
                 of saepipe is trained. `tokenizer.all_special_ids` are those that `evaluate` leaves out.
