@@ -13,7 +13,7 @@ import pytest
 
 import saepipe as sp
 from helpers.made_results import write_core, write_run
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, MachineError
 from saepipe.data.folders.health import Finding, Health
 from saepipe.harvest.config import HarvestConfig
 
@@ -24,6 +24,7 @@ STUDY = {
     "steps": 4,
     "batch_size": 64,
 }
+RUNS = (("a", 8, 0.9), ("b", 9, None))
 
 
 def test_a_study_in_python(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,6 +68,32 @@ def test_objects_have_text_and_html_for_notebooks(tiny_cache: Path, tmp_path: Pa
     assert "&lt;b&gt;" in html
 
 
+def test_a_cache_has_a_length_a_shape_and_rows(tiny_cache: Path) -> None:
+    cache = sp.open_cache(tiny_cache)
+    assert (len(cache), cache.shape) == (8200, (8200, 24))
+    assert next(iter(cache)).shape == (24,)
+
+
+def test_a_comparison_is_text_data_and_a_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [write_core(write_run(tmp_path / name / "seed-0", d_sae=size), ev=ev) for name, size, ev in RUNS]
+    table = sp.compare(runs, baseline=runs[0])
+    text = str(table)
+    assert repr(table) == text
+    assert max(map(len, text.splitlines())) <= 80
+    for expected in ("explained variance", "0.9 ±0.01", "undefined", "notes: print("):
+        assert expected in text
+    assert table.to_dict()["rows"][0][0] == "a/seed-0"
+    frame = table.to_pandas()
+    assert list(frame.index) == ["a/seed-0", "b/seed-0"]
+    assert list(frame["explained_variance"].isna()) == [False, True]
+    assert list(frame["l0_low"]) == [9.0, 9.0]
+    assert frame.loc["b/seed-0", "l0_difference"] == 0
+    assert "delta_ce_low" not in frame.columns  # no figure of this name has an interval
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MachineError, match="needs pandas"):
+        table.to_pandas()
+
+
 def test_every_public_name_can_be_called() -> None:
     assert sorted(sp.__all__) == dir(sp)
     for name in sp.__all__:
@@ -88,8 +115,14 @@ def test_a_stage_can_be_called_before_and_after_its_parts_are_imported() -> None
 def test_a_stage_has_the_signature_and_the_docstring_of_its_function(name: str) -> None:
     stage, function = getattr(sp, name), getattr(import_module(f"saepipe.{name}.run"), name)
     assert inspect.signature(stage) == inspect.signature(function)
-    assert inspect.getdoc(stage) == inspect.getdoc(function)
-    assert "Args:" in pydoc.render_doc(stage, renderer=pydoc.plaintext)
+    assert inspect.signature(stage.__call__) == inspect.signature(function)  # which a notebook's Shift-Tab shows too
+    heading, _, rest = stage.__doc__.partition("\n\n")
+    assert rest == inspect.getdoc(function)
+    first = next(iter(inspect.signature(function).parameters))
+    assert heading.startswith(f"{name}({first}: ")
+    assert "'" not in heading.replace("'auto'", "").replace("'cache'", "").replace("'runs'", "")
+    assert len(heading) < 300  # a default config is shown by what differs from the defaults: nothing
+    assert heading in pydoc.render_doc(stage, renderer=pydoc.plaintext)
 
 
 def test_importing_a_stage_needs_no_torch() -> None:

@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 from saepipe.data.errors import ConfigError
 
-_HELD_AS = ("original_model", "_module")
-"""Attributes under which TransformerLens' TransformerBridge and nnsight's TransformersModel hold the model."""
+_HELD_AS = ("original_model", "_module", "_model")
+"""Attributes under which TransformerLens' TransformerBridge and nnsight's models hold it."""
 
 
 def plain_model(model: Any) -> PreTrainedModel:
