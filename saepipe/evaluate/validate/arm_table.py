@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
 from rich.table import Table as RichTable
 
 from saepipe.data.errors import ConfigError
@@ -135,7 +136,9 @@ class Table:
             yield f"{baseline}, {world} world, at L0 {l0:g}, {rows[0].seeds} seeds", rows
 
 
-COLUMNS = ("arm", "absorbed", "from the baseline", "from random pairs", "FVU", "MCC", "F1", "share", "verdict")
+ABSORPTION = ("absorbed", "from the baseline", "from random pairs")
+QUALITY = ("FVU", "MCC", "F1", "share")
+COLUMNS = ("arm", *ABSORPTION, *QUALITY, "verdict")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -181,14 +184,47 @@ def lines(rows: list[Row]) -> list[tuple[str, ...]]:
     return ([baseline_cells(compared)] if compared else []) + [cells(row) for row in rows]
 
 
-def render(table: Table) -> Iterator[RichTable | str]:
-    """Renders the sections as terminal tables, then the notes."""
+def render(table: Table, fits: Callable[[RenderableType], bool]) -> Iterator[RichTable | str]:
+    """Renders each section as terminal tables, verdicts first, then the notes.
+
+    Args:
+        table: of a validation.
+        fits: whether a table is no wider than the terminal; otherwise the figures are split into two narrow tables.
+    """
     for title, rows in table.sections():
-        section = RichTable(*COLUMNS, title=title, title_justify="left", box=SIMPLE_HEAD, header_style="bold")
-        for line in lines(rows):
-            section.add_row(*line)
-        yield section
+        yield _verdicts(title, rows)
+        figures = _figures(rows, (*ABSORPTION, *QUALITY))
+        if fits(figures):
+            yield figures
+        else:
+            yield from (_figures(rows, columns, narrow=True) for columns in (ABSORPTION, QUALITY))
     yield from (f"- {note}" for note in table.notes)
+
+
+def _verdicts(title: str, rows: list[Row]) -> RichTable:
+    section = RichTable(title=title, title_justify="left", box=SIMPLE_HEAD, header_style="bold")
+    section.add_column("arm", overflow="fold")
+    section.add_column("verdict", overflow="fold", min_width=40)
+    for line in lines(rows):
+        if line[-1]:
+            section.add_row(line[0], line[-1])
+    return section
+
+
+def _figures(rows: list[Row], columns: Sequence[str], *, narrow: bool = False) -> RichTable:
+    """Returns a table of figures that never wraps one; `narrow`: an interval or a change is below its value."""
+    section = RichTable(box=SIMPLE_HEAD, header_style="bold")
+    section.add_column("arm", overflow="fold")
+    for column in columns:
+        section.add_column(column, no_wrap=True)
+    for line in lines(rows):
+        chosen = [line[COLUMNS.index(column)] for column in columns]
+        section.add_row(line[0], *(_on_two_lines(cell) if narrow else cell for cell in chosen))
+    return section
+
+
+def _on_two_lines(cell: str) -> str:
+    return cell.replace(" [", "\n[").replace(" (", "\n(")
 
 
 def markdown(table: Table) -> str:
