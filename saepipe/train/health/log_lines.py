@@ -30,6 +30,12 @@ class Check:
     step: int
     value: float  # before its weight, mean since the previous line
     share: float  # norm of its weighted gradient over the norm of the reconstruction's
+    num_dead: int = 0
+
+    @property
+    def resting(self) -> bool:
+        """True if the penalty is 0 and there is no dead latent, so that one that `may_rest` has nothing to do."""
+        return self.value == 0 and self.num_dead == 0
 
     def inert(self, limits: HealthConfig) -> bool:
         return self.value == 0 or self.share < limits.inert_share
@@ -64,9 +70,11 @@ def check_inert(
 ) -> list[Finding]:
     """H1: the penalty's value is 0, or its gradient is negligible beside the reconstruction's.
 
-    A warning if it was inert in no more than half of the checks. A penalty that `may_rest` gets no more than a warning,
-    and only if it was inert in more than half of them.
+    A warning if it was inert in no more than half of the checks. A penalty that `may_rest` is judged only by the checks
+    at which it was not resting; it gets no more than a warning, and only if it was inert in more than half of them.
     """
+    if penalty.may_rest:
+        checks = [check for check in checks if not check.resting]
     inert = [check for check in checks if check.inert(limits)]
     longest = max(_streaks(checks, limits), key=len, default=[])
     steps = longest[-1].step - longest[0].step if longest else 0
@@ -149,7 +157,7 @@ def _suspicious(line: Line, label: str, limits: HealthConfig) -> bool:
 
 def _check(line: Line, label: str) -> Check:
     term, norm = line["terms"][label], line["terms"][RECONSTRUCTION]["gradient_norm"]
-    return Check(line["step"], term["value"], term["gradient_norm"] / max(norm, 1e-30))
+    return Check(line["step"], term["value"], term["gradient_norm"] / max(norm, 1e-30), line["dead"])
 
 
 def _statistics(lines: Sequence[Line], label: str) -> dict[str, list[float]]:

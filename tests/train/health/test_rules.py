@@ -35,6 +35,7 @@ def lines(shares: list[float], statistics: dict[str, list[float]] | None = None,
     return [
         {
             "step": (number + 1) * every,
+            "dead": 0,
             "terms": {
                 "reconstruction": {"value": 1.0, "gradient_norm": 2.0},
                 "topk_orthogonality": {"value": float(share > 0), "gradient_norm": 2.0 * share},
@@ -86,14 +87,18 @@ def test_h1_ignores_a_weight_of_0_and_the_warmup(config: Make) -> None:
 
 
 def test_h1_is_only_a_warning_for_a_penalty_that_may_rest(config: Make) -> None:
-    def log(shares: list[float]) -> list[dict]:
+    def log(shares: list[float], dead: int = 3) -> list[dict]:
         return [
-            {**line, "terms": {**line["terms"], "auxk": line["terms"]["topk_orthogonality"]}} for line in lines(shares)
+            {**line, "dead": dead, "terms": {**line["terms"], "auxk": line["terms"]["topk_orthogonality"]}}
+            for line in lines(shares)
         ]
 
     trained = config(sae={"name": "topk", "d_sae": 40, "k": 4}, penalties=[{"name": "auxk"}])
     assert judged(trained, log([0.0] * 20)) == [("H1", "warning")]
     assert judged(trained, log([0.0] * 5 + [0.1] * 15)) == []
+    assert judged(trained, log([0.0] * 20, dead=0)) == []  # no latent died, so there was nothing to revive
+    assert judged(trained, log([1e-7] * 20, dead=0)) == [("H1", "warning")]  # it acts, but in vain
+    assert judged(trained, log([0.0] * 15 + [0.1] * 5, dead=0)) == []
 
 
 def test_weight_at_a_step(config: Make) -> None:
