@@ -49,7 +49,9 @@ class Absorption(Penalty):
     min_rate: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="least density of a latent; study A: 0.001")
     min_expected_joint: Annotated[float, Field(ge=0)] = Field(10, description="least N p_i p_j of an eligible pair")
     neighbours: Annotated[Count, Field(ge=1, le=1024)] = Field(4, description="nearest neighbours searched per latent")
-    refresh_every: Annotated[Count, Field(ge=1)] | None = Field(None, description="steps; null: takes 1 % of the time")
+    refresh_every: Annotated[Count, Field(ge=1)] | None = Field(
+        None, description="steps; null: takes 5 to 10 % of the time"
+    )
     statistics_tokens: Annotated[Count, Field(ge=1)] | None = Field(1024, description="tokens per batch; null: all")
 
     @model_validator(mode="after")

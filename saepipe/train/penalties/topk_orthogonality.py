@@ -36,7 +36,9 @@ class TopKOrthogonality(Penalty):
     pairs_per_latent: Annotated[Setting | None, within(0, math.inf)] = Field(None, description="K / d_sae")
     fraction: Annotated[Setting | None, within(0, 1)] = Field(None, description="K / (d_sae (d_sae - 1) / 2)")
     tau: Annotated[Setting, within(-1, 1)] = Field(0.0, description="cosine down to which pairs are pushed apart")
-    refresh_every: Annotated[Count, Field(ge=1)] | None = Field(None, description="steps; null: takes 1 % of the time")
+    refresh_every: Annotated[Count, Field(ge=1)] | None = Field(
+        None, description="steps; null: takes 5 to 10 % of the time"
+    )
     statistics_tokens: Annotated[Count, Field(ge=1)] | None = Field(1024, description="tokens per batch; null: all")
 
     @model_validator(mode="before")
