@@ -172,7 +172,7 @@ def _run(
     def forward_with_progress(batch: WindowBatch) -> Rows:
         rows = forward(batch)
         megabytes = (writer.bytes_written - bytes_before) / 1e6
-        progress.advance(len(rows), **{"MB/s": round(megabytes / (time.monotonic() - start), 2)})
+        progress.advance(len(rows), of="", **{"MB/s": round(megabytes / (time.monotonic() - start), 2)})
         return rows
 
     writer.log(split=split, pool=None, rows=0)  # so that the log shows the time of the first pool

@@ -123,7 +123,8 @@ class LiveRun:
         if measurement and not self.fatal:
             line = self.log.write(recipe, state, [RECONSTRUCTION, *labels(config.penalties)], measurement)
             self.trackers.log(line)
-            self.progress.advance(0, loss=line["loss"], l0=line["l0"], fvu=line["fvu"], dead=line["dead"])
+            figures = {name: line[name] for name in ("loss", "l0", "fvu", "dead")}
+            self.progress.advance(0, of=run_folder.label(self.planned.folder), **figures)
             self.report(check_log(config, recipe.num_steps, self.log.lines, config.health, ended=False))
         if saves and not self.fatal:
             self.save()

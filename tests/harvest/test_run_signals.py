@@ -23,7 +23,7 @@ class StoppedAfterTheFirstPool(Silent):
         super().__init__()
         self.number, self.rows = number, 0
 
-    def advance(self, amount: int, **figures: float) -> None:
+    def advance(self, amount: int, *, of: str = "", **figures: float) -> None:
         if self.rows > 4096:
             os.kill(os.getpid(), self.number)
         self.rows += amount

@@ -16,7 +16,7 @@ class KillAfter(Silent):
         super().__init__()
         self.remaining = batches
 
-    def advance(self, amount: int, **figures: float) -> None:
+    def advance(self, amount: int, *, of: str = "", **figures: float) -> None:
         self.remaining -= amount > 0
         if self.remaining == 0:
             raise Killed

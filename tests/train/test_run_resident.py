@@ -34,7 +34,7 @@ def test_a_run_may_be_resumed_with_its_cache_in_other_memory(tiny_cache: Path, t
         pass
 
     class KillAt(Silent):
-        def advance(self, amount: int, **figures: float) -> None:
+        def advance(self, amount: int, *, of: str = "", **figures: float) -> None:
             if (tmp_path / "killed" / "base" / "seed-1" / "checkpoints" / "3").exists():
                 raise Killed
 

@@ -30,7 +30,7 @@ class SignalAfter(Silent):
         super().__init__()
         self.remaining, self.number = batches, number
 
-    def advance(self, amount: int, **figures: float) -> None:
+    def advance(self, amount: int, *, of: str = "", **figures: float) -> None:
         self.remaining -= amount > 0
         if amount > 0 and self.remaining == 0:
             signal.raise_signal(self.number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import TextIOWrapper
 from typing import Any, Literal, TextIO
@@ -26,8 +26,40 @@ def escape_unprintable(stream: TextIO) -> None:
 
 escape_unprintable(sys.stdout)
 escape_unprintable(sys.stderr)
-stdout = Console(width=None if sys.stdout.isatty() else 240)  # a pipe has no width, but a table needs one
-stderr = Console(stderr=True, soft_wrap=True)
+
+
+class _Console(Console):
+    """A console whose first output replaces the notice of `announce`."""
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        clear_notice()
+        super().print(*args, **kwargs)
+
+
+stdout = _Console(width=None if sys.stdout.isatty() else 240)  # a pipe has no width, but a table needs one
+stderr = _Console(stderr=True)  # no soft_wrap, under which a live display repeats its lines
+
+
+_announced = False
+
+
+def announce(arguments: Sequence[str]) -> None:
+    """Shows in a terminal that a command has begun, since loading its libraries may take seconds."""
+    global _announced
+    silent = {"json", "quiet", "--format=json", "--format=quiet", "--help"}
+    if arguments and sys.stderr.isatty() and silent.isdisjoint(arguments):
+        sys.stderr.write(f"saepipe {arguments[0]}: loading\r")
+        sys.stderr.flush()
+        _announced = True
+
+
+def clear_notice() -> None:
+    """Removes what `announce` shows."""
+    global _announced
+    if _announced:
+        _announced = False
+        sys.stderr.write("\r\x1b[2K")
+        sys.stderr.flush()
 
 
 def show(value: Mapping[str, Any], format_: Format) -> None:
@@ -73,5 +105,5 @@ def print_error(code: int, message: str, hint: str | None, *, as_json: bool) -> 
     if as_json:
         print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
     else:
-        stderr.print(f"error: {message}", markup=False, highlight=False)
-        stderr.print(f"  hint: {hint}" if hint else "", end="\n" if hint else "", markup=False, highlight=False)
+        lines = [f"error: {message}", *([f"  hint: {hint}"] if hint else [])]
+        stderr.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -54,7 +54,7 @@ def _with_progress(function: Callable[..., Any]) -> Callable[..., Any]:
 
         from saepipe.data.terminal.progress import Bar
 
-        with reporting_to(Bar(Console(stderr=True, soft_wrap=True))) as progress:
+        with reporting_to(Bar(Console(stderr=True))) as progress:
             return function(*args, **kwargs, progress=progress)
 
     return call

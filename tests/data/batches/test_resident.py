@@ -38,7 +38,7 @@ class RecordedProgress(Silent):
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
         self.lines.append(f"{task}: {total} {unit}")
 
-    def advance(self, amount: int, **figures: float) -> None:
+    def advance(self, amount: int, *, of: str = "", **figures: float) -> None:
         self.advanced += amount
 
     def finish(self) -> None:
