@@ -22,6 +22,8 @@ from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.folders.run_folders import first_run, run_folders
 from saepipe.data.terminal.console import (
     Format,
+    announce,
+    clear_notice,
     fits,
     print_error,
     print_parts,
@@ -86,8 +88,10 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for everything.")] = Pat
         page = str(saepipe.report(runs, out / "report.html", baseline=runs[0]))
     except MachineError as error:  # only the report needs an extra
         page = f"none: {error.message}; {error.hint}"
-    stderr.print(f"\ncache   {cache.path}\nruns    {out / 'runs'}\nconfigs {CONFIGS}\nreport  {escape(page)}")
-    stderr.print(f"next    {sys.argv[0]} browse {' '.join(map(str, runs))}")
+    stderr.print(
+        f"\ncache   {cache.path}\nruns    {out / 'runs'}\nconfigs {CONFIGS}\nreport  {escape(page)}", soft_wrap=True
+    )
+    stderr.print(f"next    {sys.argv[0]} browse {' '.join(map(str, runs))}", soft_wrap=True)
 
 
 @app.command(
@@ -384,7 +388,7 @@ def validate(
     if format_ == "json":
         stdout.print_json(table.to_json())
     elif format_ == "human":
-        print_parts(render(table))
+        print_parts(render(table, fits))
 
 
 @app.command(
@@ -582,12 +586,16 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with raising_on_signals():
+            announce(arguments)
             code = int(app(args=arguments, standalone_mode=False) or 0)
             if code == Interrupted.exit_code:  # typer's answer to KeyboardInterrupt
                 raise KeyboardInterrupt
             return code
     except (Exception, KeyboardInterrupt, Stopped) as error:
-        code, message, hint = explain(error)
+        from saepipe.data.config.plugin_errors import plugin_mistake
+
+        mistake = plugin_mistake(error) if isinstance(error, Exception) else None
+        code, message, hint = explain(mistake or error)
         as_json = "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
         try:
             if code == 1:
@@ -596,6 +604,8 @@ def main(arguments: list[str] | None = None) -> int:
         except MemoryError:  # what prints must be loaded first
             sys.stderr.write(f"error: {message}\n  hint: {hint}\n")
         return code
+    finally:
+        clear_notice()
 
 
 if __name__ == "__main__":

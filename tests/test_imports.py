@@ -41,7 +41,7 @@ FLOORS = {
         "plan run",
     ),
     "train": (
-        "health_config kernels schedule seeds trackers",
+        "answers health_config kernels schedule seeds trackers",
         "pairs sae setting stored_config",
         "formats penalties transforms",
         "config",

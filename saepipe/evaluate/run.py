@@ -136,7 +136,7 @@ def _measure(jobs: Sequence[MetricJob], testbed: Testbed, eval_id: str, progress
     for name in dict.fromkeys(job.metric.name for job in jobs):
         group = [job for job in jobs if job.metric.name == name]
         metric = group[0].metric
-        measurements = metric.measure([subjects[job.run.path] for job in group], testbed, progress)
+        measurements = metric.measured([subjects[job.run.path] for job in group], testbed, progress)
         for job, measurement in zip(group, measurements, strict=True):
             result = envelope(measurement, job.request, metric, subjects[job.run.path], testbed, eval_id)
             write_result(job.path, result)

@@ -15,6 +15,7 @@ Least = Annotated[float, Field(ge=0)]
 class HealthConfig(Config):
     """Thresholds at which health rules report; docs/health.md lists them by rule. A run's id is independent of them."""
 
+    contract: bool = Field(True, description="refuse plugins that break the contract; false for negative controls")
     inert_share: Least = Field(1e-6, description="H1: gradient over the reconstruction's; inert below")
     inert_checks: Annotated[Count, Field(ge=1)] = Field(4, description="H1: least number of inert log lines in a row")
     inert_span: Share = Field(0.05, description="H1: least fraction of the run that those lines span")

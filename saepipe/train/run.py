@@ -19,6 +19,7 @@ from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.data.terminal.signals import stop_requests
 from saepipe.train.config import TrainConfig
+from saepipe.train.health.plugin_checks import check_plugins
 from saepipe.train.health.raised import raised_by_component
 from saepipe.train.live_run import LiveRun
 from saepipe.train.memory_needs import out_of_memory
@@ -54,7 +55,8 @@ def train(
         The folders of all runs.
 
     Raises:
-        ConfigError: if a run cannot be made; raised before any run begins.
+        ConfigError: if a run cannot be made, or a plugin fails or breaks the contract of penalties; raised before any
+            run begins.
         MachineError: if the package of one of `trackers` is missing; raised before any run begins.
         CorruptDataError: if a finished run is damaged; raised before any run begins.
         OutOfSpaceError: if the disk will not hold the runs; raised before any run begins.
@@ -70,6 +72,7 @@ def train(
     config, progress = TrainConfig.of(config), progress or Silent()
     planned = plan_runs(config, Path(out))
     check_installed(sorted({name for run in planned for name in run.recipe.config.trackers}))
+    check_plugins(run.recipe for run in planned if not is_committed(run.folder))
     failed: list[Failure] = []
     with ExitStack() as locks, Tracking(progress) as tracking:
         for run in planned:

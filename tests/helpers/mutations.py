@@ -61,6 +61,7 @@ class World:
             "init": {"b_dec_rows": 1000},
             "log_every": 10,
             "device": "cpu",
+            "health": {"contract": False},
             "plugins": [str(Path(__file__).with_name("faulty_penalties.py"))],
         }
         return TrainConfig.parse({**raw, **changes})
@@ -135,7 +136,7 @@ def with_another_commit(world: World) -> list[str]:
         pass
 
     class KillAt(Silent):
-        def advance(self, amount: int, **figures: float) -> None:
+        def advance(self, amount: int, *, of: str = "", **figures: float) -> None:
             if figures and (world.folder / "base" / "seed-0" / "checkpoints").exists():
                 raise Killed
 
@@ -272,7 +273,7 @@ MUTATIONS = (
     Mutation(
         "H14",
         "a penalty that confuses d_in with d_sae",
-        "fault_wrong_axis fails with d_in 24",
+        "fails with d_in 24, d_sae 40 and batch 17",
         penalties({"name": "fault_wrong_axis", "weight": 1}),
     ),
     Mutation("H14", "W_dec normalised along the wrong axis", "from unit norm along d_in", with_wrong_axis),

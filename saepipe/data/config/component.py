@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, ClassVar, Self
 
 from pydantic import ValidatorFunctionWrapHandler, model_serializer, model_validator
@@ -27,6 +28,11 @@ from saepipe.data.errors import ConfigError
 
 _PLUGIN = "saepipe_plugin_"
 """Prefix of the module name of a plugin file."""
+
+_entry_modules: set[str] = set()
+"""Modules of installed plugins."""
+_plugin_files: set[str] = set()
+"""Plugin files that were imported, as frames name them."""
 
 
 class Component(Config):
@@ -66,6 +72,8 @@ class Component(Config):
             advice = f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(sorted(cls.members))}"
             shown = name if len(name) <= 80 else f"{name[:80]}..."
             raise ConfigError(f"there is no {cls.family} called {shown!r}; {advice}")
+        if missing := getattr(cls.members[name], "__abstractmethods__", None):
+            raise ConfigError(f"{cls.family} {name} lacks {', '.join(sorted(missing))}", hint="define it in its class")
         return cls.members[name]
 
     @classmethod
@@ -112,6 +120,7 @@ def import_members(package: str) -> None:
 def import_installed_plugins() -> None:
     """Imports the components that installed packages register, once."""
     for entry in importlib.metadata.entry_points(group="saepipe.components"):
+        _entry_modules.add(entry.module)
         entry.load()
 
 
@@ -129,12 +138,25 @@ def import_plugins(paths: Sequence[Path]) -> None:
         if spec is None or spec.loader is None or not path.is_file():
             raise ConfigError(f"plugin {path} is not a Python file", hint="give the path of a .py file")
         module = importlib.util.module_from_spec(spec)
+        _plugin_files.add(str(path.resolve()))
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[name]
-            raise ConfigError(f"plugin {path} fails to import: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"plugin {path}{_line_in(path, error)} fails to import: {_named(error)}") from error
+
+
+def _line_in(path: Path, error: Exception) -> str:
+    """Returns `:12`, the line of a file at which its import failed, if the error tells."""
+    if isinstance(error, SyntaxError) and error.filename == str(path.resolve()):
+        return f":{error.lineno}"
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(path.resolve())]
+    return f":{lines[-1]}" if lines else ""
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _is_path(value: Any) -> bool:
@@ -142,6 +164,21 @@ def _is_path(value: Any) -> bool:
         return isinstance(value, Path | str) and bool(check_path(str(value)))
     except ValueError:
         return False
+
+
+def plugin_files() -> set[str]:
+    """Returns the files of all plugins that were imported, as the frames of a traceback name them."""
+    return _plugin_files | {str(getattr(sys.modules.get(name), "__file__", None)) for name in _entry_modules}
+
+
+def is_plugin_module(name: str) -> bool:
+    """Returns whether a module comes from a plugin file or from an installed plugin."""
+    return name.startswith(_PLUGIN) or name in _entry_modules
+
+
+def is_plugin(component: type[Component]) -> bool:
+    """Returns whether a component or one of its base classes comes from outside the package."""
+    return any(is_plugin_module(base.__module__) for base in component.__mro__)
 
 
 def plugin_stems(component: type[Component]) -> set[str]:

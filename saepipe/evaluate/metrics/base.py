@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from saepipe.data.config.component import Component
+from saepipe.data.config.plugin_errors import AnswerError, plugin_errors
+from saepipe.data.errors import ConfigError
 from saepipe.data.folders.health import Finding
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.figure_specs import FigureSpec
@@ -62,6 +64,13 @@ class Metric(Component):
     uses_baseline: ClassVar[bool] = False
     """True if the metric also measures the change from the baseline."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        lacking = [name for name in ("eval_type_id", "version") if not hasattr(cls, name)]
+        if lacking and isinstance(cls.model_fields["name"].default, str):
+            raise ConfigError(f"metric {cls.__name__} lacks {' and '.join(lacking)}", hint="set it in its class")
+
     def works(self, testbed: Testbed) -> list[Work]:
         """Returns the model's work that `measure` needs, for a plan. Does not load the model."""
         return []
@@ -72,3 +81,26 @@ class Metric(Component):
 
         Work that depends on the model alone is done once for all subjects.
         """
+
+    def measured(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
+        """Calls `measure`; raises ConfigError if a plugin's fails, or returns something else than it must."""
+        with plugin_errors():
+            answer = self.measure(subjects, testbed, progress)
+            if not (isinstance(answer, list) and all(isinstance(each, Measurement) for each in answer)):
+                given = f"a {type(answer).__name__} ({str(answer)[:60]})"
+                raise AnswerError(self, "measure", given, "a list of Measurement, one per subject")
+            if len(answer) != len(subjects):
+                raise AnswerError(self, "measure", f"{len(answer)} measurements", f"{len(subjects)}, one per subject")
+            for measurement in answer:
+                self._check_figures(measurement)
+        return answer
+
+    def _check_figures(self, measurement: Measurement) -> None:
+        """Raises AnswerError if a figure is no number."""
+        for category, group in {**measurement.metrics, "extra": measurement.extra}.items():
+            if not isinstance(group, Mapping):
+                raise AnswerError(self, "measure", f"as {category} a {type(group).__name__}", "figures by key, a dict")
+            for key, figure in group.items():
+                if not isinstance(figure, float | int | Estimate):
+                    given = f"as {category}.{key} a {type(figure).__name__} ({str(figure)[:40]})"
+                    raise AnswerError(self, "measure", given, "a float, an int or an Estimate")

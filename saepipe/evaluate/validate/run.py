@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from saepipe.data.config.plugin_errors import defined_at, plugin_errors
+from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.stats.l0_curves import Curve, difference, why_not_covered
 from saepipe.evaluate.stats.paired_seeds import mean
@@ -19,7 +21,7 @@ from saepipe.evaluate.validate.config import Baseline, ValidateConfig
 from saepipe.evaluate.validate.trained_stacks import Outcome, StackJob, StackTrainer, Trial
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.penalties.base import Penalty
-from saepipe.train.penalties.contract import CHECKS
+from saepipe.train.penalties.contract import first_breach
 
 PLACEBO = "random_pairs"
 
@@ -64,14 +66,16 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
         progress: receives the number of trained SAEs.
 
     Raises:
-        ConfigError: if an arm is unknown, or cannot be trained with its settings.
+        ConfigError: if an arm is unknown, breaks the contract of penalties, or cannot be trained with its settings.
     """
     arms = select_arms(names)
     setups = [
         Setup(arm, baseline, weight) for arm in arms for baseline in _baselines(arm, config) for weight in _weights(arm)
     ]
     first = next(iter(config.baselines))
-    violations = [violation for arm in arms if arm not in ARMS for violation in _contract_violations(arm)]
+    for arm in arms:
+        if arm not in ARMS:
+            _check_contract(arm)
     controls = [Setup(BASELINE, baseline, None) for baseline in config.baselines]
     to_choose = [
         setup for setup in setups if len(_weights(setup.arm)) > 1 and setup.baseline == _baselines(setup.arm, config)[0]
@@ -92,16 +96,16 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
         for setup in best
         for world in (config.worlds if setup.baseline == first else choice_worlds)
     ]
-    return Table(tuple(rows), config.to_dict(), (*violations, *READING))
+    return Table(tuple(rows), config.to_dict(), READING)
 
 
-def _contract_violations(arm: Arm) -> Iterator[str]:
-    """Yields how an external penalty breaks the contract that ours are tested for; its results then mean nothing."""
-    penalty = Penalty.member(arm.penalty["name"]).model_validate({"weight": 1.0, **arm.penalty})
-    assert isinstance(penalty, Penalty)
-    for name, check in CHECKS.items():
-        if problem := check(penalty):
-            yield f"{arm.name} breaks the contract ({name}): {problem}"
+def _check_contract(arm: Arm) -> None:
+    """Raises ConfigError if an external penalty breaks the contract: its results would mean nothing."""
+    with plugin_errors():
+        penalty = Penalty.member(arm.penalty["name"]).model_validate({"weight": 1.0, **arm.penalty})
+        assert isinstance(penalty, Penalty)
+        if breach := first_breach(penalty):
+            raise ConfigError(f"penalty {arm.name} ({defined_at(type(penalty), '__call__')}): {breach}")
 
 
 def _baselines(arm: Arm, config: ValidateConfig) -> list[Baseline]:
@@ -170,9 +174,17 @@ def _train_stacks(
     stacks = [
         group[start : start + config.stack] for group in groups.values() for start in range(0, len(group), config.stack)
     ]
-    futures = {trainer.submit(_stack_job(stack)): stack for stack in stacks}
+    jobs = [_stack_job(stack) for stack in stacks]
     progress.start(label, len(requests), "SAEs")
-    for future in as_completed(futures):
+    futures, counted = {}, set()
+    for job, stack in zip(jobs, stacks, strict=True):
+        future = trainer.submit(job)
+        futures[future] = stack
+        if future.done():  # kept by an earlier call, or trained in this process
+            counted.add(future)
+            future.result()
+            progress.advance(len(stack))
+    for future in as_completed(futures.keys() - counted):
         future.result()
         progress.advance(len(futures[future]))
     progress.finish()

@@ -20,6 +20,7 @@ from torch import Tensor
 import saepipe
 from saepipe.data.config.base import fingerprint
 from saepipe.data.config.component import import_plugins
+from saepipe.data.config.plugin_errors import plugin_errors
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import write_json
 from saepipe.data.synthetic import Tokens, Truth, World, draw
@@ -138,7 +139,8 @@ def read_outcomes(path: Path) -> list[Outcome]:
 
 
 def _train_and_store(job: StackJob, config: ValidateConfig, path: Path) -> list[Outcome]:
-    outcomes = train_single_threaded(job, config)
+    with plugin_errors():  # here, because another process cannot tell from the traceback
+        outcomes = train_single_threaded(job, config)
     write_outcomes(path, outcomes)
     return outcomes
 

@@ -13,11 +13,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from saepipe.data.config.plugin_errors import summary
 from saepipe.data.errors import is_out_of_memory
 from saepipe.data.folders.health import Finding
 from saepipe.train.config import DeadConfig, TrainConfig, labels
 from saepipe.train.health.finished import check_finite, check_unit_rows
-from saepipe.train.health.raised import locate, raised_by_component, summary
+from saepipe.train.health.raised import locate, raised_by_component
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.seeds import generator
 from saepipe.train.step.loss import Loss
@@ -56,20 +57,13 @@ def separate_parts(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
 
 def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
     """H14 and H7: two steps on random rows, with every third latent dead."""
-    d_sae, num_steps = config.sae.d_sae, max(STEPS + 1, recipe.num_steps)
-    d_in, batch = D_IN + (d_sae == D_IN), BATCH + (d_sae == BATCH)
-    changes = {"steps": num_steps, "batch_size": batch, "dead": DeadConfig(after_tokens=1)}
-    tiny = replace(recipe, config=config.model_copy(update=changes), d_in=d_in, scale=1.0)
-    state = fresh_state(tiny, initial_params(tiny))
-    rows = torch.randn(STEPS, batch, d_in, generator=generator(config.seed, "dry"))
+    tiny = tiny_recipe(recipe, config)
     try:
-        for x in rows:
-            state.tokens_since_fired[::3] = batch
-            train_step(tiny, state, x)
+        state = two_steps(tiny)
     except Exception as error:
-        when = f"with d_in {d_in}, d_sae {d_sae} and batch {batch}"
+        when = f"with d_in {tiny.d_in}, d_sae {config.sae.d_sae} and batch {tiny.config.batch_size}"
         finding = raised_by_component(config, error, when)
-        if not isinstance(error, RuntimeError | IndexError) or is_out_of_memory(error):
+        if not is_shape_error(error):
             if finding is None:
                 raise
             return [replace(finding, about=name)]
@@ -78,6 +72,31 @@ def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
         return [Finding("H14", "error", f"{message}; it may confuse two of these axes", name)]
     findings = check_finite(state) or check_unit_rows(state.params["W_dec"], config.health.unit_tolerance)
     return [finding.prefixed(f"{name} on random rows: ", about=name) for finding in findings]
+
+
+def tiny_recipe(recipe: Recipe, config: TrainConfig) -> Recipe:
+    """Returns a recipe whose d_in, d_sae and batch all differ."""
+    d_sae = config.sae.d_sae
+    d_in, batch = D_IN + (d_sae == D_IN), BATCH + (d_sae == BATCH)
+    changes = {"steps": max(STEPS + 1, recipe.num_steps), "batch_size": batch, "dead": DeadConfig(after_tokens=1)}
+    return replace(recipe, config=config.model_copy(update=changes), d_in=d_in, scale=1.0)
+
+
+def two_steps(tiny: Recipe) -> TrainState:
+    """Trains from the start on random rows, with every third latent dead, and returns the state."""
+    state, batch = fresh_state(tiny, initial_params(tiny)), tiny.config.batch_size
+    for x in torch.randn(STEPS, batch, tiny.d_in, generator=generator(tiny.config.seed, "dry")):
+        state.tokens_since_fired[::3] = batch
+        train_step(tiny, state, x)
+    return state
+
+
+def is_shape_error(error: Exception) -> bool:
+    """Returns whether torch refused shapes or an index, by its wording."""
+    if is_out_of_memory(error) or not isinstance(error, RuntimeError | IndexError):
+        return False
+    words = ("size", "shape", "dimension", "out of bounds", "out of range", "broadcast", "expand")
+    return isinstance(error, IndexError) or any(word in str(error) for word in words)
 
 
 def check_loss(loss: Loss, state: TrainState) -> list[Finding]:

@@ -8,6 +8,7 @@ from inspect import isfunction
 from pathlib import Path
 
 from saepipe.data.config.component import Component, plugin_stems
+from saepipe.data.config.plugin_errors import AnswerError, shown_path, summary
 from saepipe.data.errors import SaepipeError, is_out_of_memory
 from saepipe.data.folders.health import Finding
 from saepipe.train.config import TrainConfig
@@ -26,6 +27,8 @@ def raised_by_component(config: TrainConfig, error: Exception, when: str) -> Fin
     """
     if isinstance(error, SaepipeError) or is_out_of_memory(error):
         return None
+    if isinstance(error, AnswerError):
+        return Finding("H21", "error", f"{error} ({when}); correct it there", error.about)
     if located := locate(config, error):
         label, line = located
         return Finding("H21", "error", f"{label} raised {summary(error)} at {line}, {when}; correct it there", label)
@@ -42,22 +45,13 @@ def locate(config: TrainConfig, error: Exception) -> tuple[str, str] | None:
     labels = {file: label for label, component in _components(config) for file in _files(type(component))}
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename in labels:
-            return labels[frame.filename], f"{_shown(Path(frame.filename))}:{frame.lineno}"
+            return labels[frame.filename], f"{shown_path(Path(frame.filename))}:{frame.lineno}"
     return None
-
-
-def summary(error: Exception) -> str:
-    """Returns the class and the first line of an error."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
 
 
 def _files(component: type[Component]) -> set[str]:
     """Returns the file of a component's own methods, as their frames name it."""
     return {member.__code__.co_filename for member in vars(component).values() if isfunction(member)}
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _components(config: TrainConfig) -> Iterator[tuple[str, Component]]:

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saepipe.data.config.component import Component
+from saepipe.train.answers import check_scalars, check_tensor, check_type
 from saepipe.train.sae.base import Architecture, is_active
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.entries import LatentActs
@@ -181,3 +182,12 @@ class Penalty(Component):
     @abstractmethod
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         """Computes the term before its weight, averaged over the batch so that no weight depends on the batch size."""
+
+
+def ask(penalty: Penalty, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+    """Calls a penalty on a step; raises AnswerError if what it returns has another type or shape than declared."""
+    answer = penalty(ctx, state, now)
+    check_type(answer, Penalised, penalty)
+    check_tensor(answer.value, (), penalty, "value", "()")
+    check_scalars(answer.statistics, penalty)
+    return answer

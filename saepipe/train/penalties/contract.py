@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, ask
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.entries import encode
 from saepipe.train.sae.relu import ReLU
@@ -72,7 +72,7 @@ def warm_state(penalty: Penalty, ctx: StepContext) -> State:
 def answer(penalty: Penalty, ctx: StepContext, state: State) -> Penalised:
     """Calls the penalty on one step; a setting under a controller has its start value."""
     steered = {name: torch.tensor(steering.start).log() for name, steering in controllers(penalty).items()}
-    return penalty(ctx, state, settings_at(penalty, ctx.step, ctx.num_steps, steered))
+    return ask(penalty, ctx, state, settings_at(penalty, ctx.step, ctx.num_steps, steered))
 
 
 def check_gradient(penalty: Penalty) -> str | None:
@@ -84,7 +84,10 @@ def check_gradient(penalty: Penalty) -> str | None:
         return answer(penalty, step, state).value
 
     leaves = [getattr(ctx, name) for name in DIFFERENTIABLE]
-    optional = torch.autograd.grad(value(ctx), leaves, allow_unused=True)
+    now = value(ctx)
+    if not now.requires_grad:
+        return "it has no gradient for any tensor of a step: its value does not depend on one, or was detached"
+    optional = torch.autograd.grad(now, leaves, allow_unused=True)
     gradients = {name: g for name, g in zip(DIFFERENTIABLE, optional, strict=True) if g is not None}
     if not any(gradient.any() for gradient in gradients.values()):
         return "it has no gradient for any tensor of a step"
@@ -144,13 +147,13 @@ def check_answer(penalty: Penalty) -> str | None:
     """Value and statistics are scalars; the statistics are the declared ones, each in its range."""
     ctx = synthetic_step()
     result = answer(penalty, ctx, warm_state(penalty, ctx))
-    if result.value.shape != () or not float(result.value.detach()) >= 0:
-        return f"its value is {result.value.detach()}, not a scalar of at least 0"
+    if not float(result.value.detach()) >= 0:
+        return f"its value is {float(result.value.detach()):.6g}; wanted: at least 0"
     if result.statistics.keys() != penalty.statistics.keys():
         return f"it declares the statistics {sorted(penalty.statistics)} but returns {sorted(result.statistics)}"
     for name, (low, high) in penalty.statistics.items():
         tensor = result.statistics[name]
-        if tensor.shape != () or tensor.requires_grad or not low <= float(tensor) <= high:
+        if tensor.requires_grad or not low <= float(tensor) <= high:
             return f"its statistic {name} is {tensor}, not a scalar without gradient in [{low:g}, {high:g}]"
     return None
 
@@ -206,3 +209,11 @@ CHECKS: dict[str, Check] = {
     "stacking": check_stacking,
     "sparse step": check_sparse_step,
 }
+
+
+def first_breach(penalty: Penalty, *, stacked: bool = True) -> str | None:
+    """Returns the first check that a penalty fails, and how; `stacked`: it must also work in stacked runs."""
+    for name, check in CHECKS.items():
+        if (stacked or name != "stacking") and (problem := check(penalty)):
+            return f"it breaks the contract of penalties ({name}): {problem}"
+    return None

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import check_stacking
 from saepipe.train.stacked.stack import MOVING, Stack, structure, why_not_stackable
 from saepipe.train.step.measure import Measurement, measure
@@ -39,7 +40,14 @@ def may_be_stacked(recipe: Recipe) -> bool:
     config = recipe.config
     small = config.batch_size * recipe.d_in * config.sae.d_sae <= MAX_STACKED_WORK
     allowed = not config.exact and config.sparse_steps != "always"
-    return small and allowed and not why_not_stackable(recipe) and not any(map(check_stacking, config.penalties))
+    return small and allowed and not why_not_stackable(recipe) and all(map(_stacks, config.penalties))
+
+
+def _stacks(penalty: Penalty) -> bool:
+    try:
+        return check_stacking(penalty) is None
+    except Exception:  # a plugin may fail at the check's own steps; its run then shows where it fails
+        return False
 
 
 def _rate(recipe: Recipe) -> tuple[float, ...]:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saepipe.train.answers import check_scalars, check_tensor, check_type
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.kernels.autograd import column_sums
-from saepipe.train.penalties.base import State, StepContext
+from saepipe.train.penalties.base import State, StepContext, ask
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.entries import LatentActs, encode
 from saepipe.train.setting import SettingsNow
-from saepipe.train.transforms.base import Codes
+from saepipe.train.transforms.base import Codes, Transformed
 
 RECONSTRUCTION = "reconstruction"
 
@@ -94,7 +95,7 @@ def compute_loss(
     error = torch.stack([reconstruction(x, x_hat, config.reconstruction) for x_hat in forward.x_hats]).sum()
     terms = {RECONSTRUCTION: Term(error, 1.0)}
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
-        answer = penalty(ctx, moment.states[label], moment.now[label])
+        answer = ask(penalty, ctx, moment.states[label], moment.now[label])
         terms[label] = Term(answer.value, moment.now[label]["weight"])
         statistics |= {f"{label}/{name}": value.detach() for name, value in answer.statistics.items()}
         states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
@@ -117,7 +118,10 @@ def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype
     """Computes all latents at every token: the definition."""
     sae = config.sae
     pre_acts = sae.pre_acts(params, x, dtype)
+    shape = (len(x), sae.d_sae)
+    check_tensor(pre_acts, shape, sae, "pre_acts", "(batch, d_sae)", "pre_acts")
     encoded = sae.activate_training(params, pre_acts)
+    check_tensor(encoded, shape, sae, "activations", "(batch, d_sae)", _activating(sae))
     encoded_sum = encoded.sum(0, dtype=x.dtype)
     acts, states, statistics = _transform(config, encoded, pre_acts, params["W_dec"], moment)
     activations = DenseActs(
@@ -127,7 +131,15 @@ def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype
         gate_acts=sae.gate_acts(params, pre_acts, acts),
     )
     x_hats = sae.reconstructions(params, pre_acts, acts)
+    for x_hat in x_hats:
+        check_tensor(x_hat, tuple(x.shape), sae, "x_hat", "(batch, d_in)", "decode")
     return _Forward(activations, x_hats, encoded.detach(), encoded_sum.detach(), states, statistics)
+
+
+def _activating(sae: Architecture) -> str:
+    """Returns the method that computes a training step's activations."""
+    plain = type(sae).activate_training is Architecture.activate_training
+    return "activate" if plain else "activate_training"
 
 
 def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
@@ -165,6 +177,9 @@ def _transform(
     for label, transform in zip(labels(config.transforms), config.transforms, strict=True):
         codes = Codes(pre_acts=pre_acts, acts=acts, W_dec=W_dec, seed=moment.seed, step=moment.step)
         answer = transform(codes, moment.states[label], moment.now[label])
+        check_type(answer, Transformed, transform)
+        check_tensor(answer.acts, tuple(acts.shape), transform, "acts", "(batch, d_sae)")
+        check_scalars(answer.statistics, transform)
         acts = answer.acts
         statistics |= {f"{label}/{name}": value.detach() for name, value in answer.statistics.items()}
         states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
