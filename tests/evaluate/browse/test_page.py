@@ -3,98 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.chromium import open_browser, screenshot
-from helpers.runs_to_browse import D_SAE, rewritten, serving, write_roles, write_runs
-from saepipe.evaluate.browse.run import browse
+from helpers.chromium import screenshot
+from helpers.runs_to_browse import D_SAE, rewritten, serving, write_runs
+from helpers.site import EVIL, ROWS, Site, column, heading
 from saepipe.evaluate.features.store import FeatureStore
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-EVIL = "<img src=x onerror=\"document.title='broken'\">"
-ROWS = "tbody tr:not(.spacer)"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
-
-
-@dataclass
-class Site:
-    """Address of the browser; opens its pages and collects their messages and errors."""
-
-    url: str
-    runs: list[Path]
-    kind: str
-    context: Callable[..., Any]
-    complaints: list[str] = field(default_factory=list)
-
-    def open(self, where: str = "", **options: Any) -> Page:
-        context = self.context(offline=self.kind == "files", **({"viewport": {"width": 1280, "height": 850}} | options))
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.go(page, where)
-        return page
-
-    def go(self, page: Page, where: str) -> None:
-        page.goto(f"{self.url}{where}")
-        page.wait_for_selector("h1")
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Runs with hostile tokens and with roles."""
-    folders = write_runs(tmp_path_factory.mktemp("page"))
-    rewritten(folders[0], dict.fromkeys(range(100, 130), EVIL))
-    write_roles(folders[0])
-    return folders
-
-
-@pytest.fixture(scope="module")
-def addresses(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    index = browse(runs, static=tmp_path_factory.mktemp("files") / "site")
-    assert index is not None
-    with serving(runs) as (url, _):
-        yield {"server": url, "files": index.as_uri()}
-
-
-@pytest.fixture(params=["server", "files"])
-def site(
-    request: pytest.FixtureRequest, chromium: Browser, runs: list[Path], addresses: dict[str, str]
-) -> Iterator[Site]:
-    yield from quiet(Site(addresses[request.param], runs, request.param, chromium.new_context))
-
-
-@pytest.fixture
-def served(chromium: Browser, runs: list[Path], addresses: dict[str, str]) -> Iterator[Site]:
-    """The server, for tests that do not depend on the source of the data."""
-    yield from quiet(Site(addresses["server"], runs, "server", chromium.new_context))
-
-
-def quiet(site: Site) -> Iterator[Site]:
-    """Fails the test on any message on the console."""
-    yield site
-    assert site.complaints == []
-
-
-def column(page: Page, name: str) -> list[str]:
-    return page.locator(f"{ROWS} td.c-{name}").all_inner_texts()
-
-
-def heading(page: Page, text: str) -> None:
-    """Waits for a view by its heading."""
-    page.wait_for_function("text => document.querySelector('h1')?.textContent === text", arg=text)
+    from playwright.sync_api import Browser
 
 
 def test_search_and_sort(site: Site, tmp_path: Path) -> None:
@@ -308,9 +228,9 @@ def test_the_token_is_removed_from_the_address(served: Site) -> None:
     page.wait_for_selector(ROWS)
 
 
-def test_a_stopped_server_is_reported(chromium: Browser, runs: list[Path]) -> None:
-    with serving(runs) as (url, process):
-        page = Site(url, runs, "server", chromium.new_context).open()
+def test_a_stopped_server_is_reported(chromium: Browser, hostile_runs: list[Path]) -> None:
+    with serving(hostile_runs) as (url, process):
+        page = Site(url, hostile_runs, "server", chromium.new_context).open()
         page.wait_for_selector(ROWS)
         process.terminate()
         process.wait()

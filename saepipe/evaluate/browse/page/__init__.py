@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Literal
 
-SCRIPTS = ("dom.js", "table.js", "list.js", "examples.js", "latent.js", "compare.js", "browse.js")
+SCRIPTS = (
+    "dom.js", "table.js", "scales.js", "map.js", "list.js", "examples.js", "latent.js", "compare.js", "browse.js",
+)  # fmt: skip
 
 
 def page_files(source: Literal["server", "static"]) -> dict[str, bytes]:

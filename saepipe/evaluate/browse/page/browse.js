@@ -9,7 +9,7 @@ let turn = 0;
 function address({ run, latent, other }) {
   const parts = { run: runs[run].label };
   if (latent !== undefined) Object.assign(parts, { latent }, other !== undefined && { with: runs[other].label });
-  else for (const key of ["q", "only", "sort"]) if (list[key]) parts[key] = list[key];
+  else for (const key of ["q", "only", "sort", "y"]) if (list[key]) parts[key] = list[key];
   const encoded = (value) => encodeURIComponent(value).replaceAll("%2F", "/");
   return "#" + Object.entries(parts).map(([key, value]) => `${key}=${encoded(value)}`).join("&");
 }
@@ -39,7 +39,7 @@ async function viewOf(asked) {
   document.getElementById("run").value = run;
   const table = await Table.open(run);
   if (!asked.has("latent")) {
-    if (asked.has("run")) for (const key of ["q", "only", "sort"]) list[key] = asked.get(key) ?? "";
+    if (asked.has("run")) for (const key of ["q", "only", "sort", "y"]) list[key] = asked.get(key) ?? "";
     if (list.run !== run) list.place = 0;
     return listView(table);
   }

@@ -1,9 +1,9 @@
 "use strict";
-// List of all latents of a run: search, sort, filter. Only the rows in view are in the document.
+// Map and list of all latents of a run: search, sort, filter. Only the rows in view are in the document.
 
 const ROW = 44; // pixels, as in browse.css
 const SPARE = 8; // extra rows above and below those in view
-const list = { run: null, q: "", only: "", sort: "", found: [], place: 0 };
+const list = { run: null, q: "", only: "", sort: "", y: "", found: [], place: 0 };
 const FILTERS = {
   "": "All", alive: "Alive", dead: "Dead", dense: "Dense (over 10 %)", role: "With a role", note: "With a note",
 };
@@ -38,6 +38,7 @@ function listView(table) {
   const only = h("select", { onchange: () => change({ only: only.value }) },
     Object.entries(FILTERS).map(([value, label]) => h("option", { value }, label)));
   const sort = h("select", { onchange: () => change({ sort: sort.value }) }, columns.flatMap((key) => sorts(key)));
+  const map = new LatentMap(table, { choose: (y) => change({ y }), dead: () => change({ only: "dead" }) });
   let range = "", pending = false;
 
   function change(asked) {
@@ -58,6 +59,7 @@ function listView(table) {
     sort.value = list.sort || "latent";
     head.replaceChildren(...columns.map(heading));
     grid.setAttribute("aria-rowcount", found + 1);
+    map.update(list.found);
     render(true);
   }
 
@@ -93,7 +95,8 @@ function listView(table) {
     };
     const dead = table.columns.density[latent] === 0;
     const onclick = (event) => follow(event, place, href);
-    return h("tr", { "aria-rowindex": place + 2, class: dead && "dead", onclick },
+    const onpointerenter = () => map.point(latent);
+    return h("tr", { "aria-rowindex": place + 2, class: dead && "dead", onclick, onpointerenter },
       columns.map((key) => h("td", { class: classOf(key) }, cells[key]?.() ?? number(table.columns[key][latent]))));
   }
 
@@ -122,6 +125,7 @@ function listView(table) {
 
   function focusRow() {
     body.querySelector(`[data-place="${list.place}"]`)?.focus({ preventScroll: true });
+    map.point(list.found[list.place]);
   }
 
   function move(by) {
@@ -163,7 +167,7 @@ function listView(table) {
       h("form", { class: "bar", role: "search", onsubmit: (event) => (event.preventDefault(), move(0)) },
         h("label", { class: "grow" }, h("span", {}, "Search"), search), h("label", {}, h("span", {}, "Show"), only),
         h("label", {}, h("span", {}, "Sort"), sort), count),
-      rows,
+      map.element, rows,
     ],
     after() {
       list.run = table.run;
@@ -177,8 +181,8 @@ function listView(table) {
     },
     keys: {
       j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
-      "/": () => search.select(), Escape: () => (search === document.activeElement ? move(0) : change({ q: "" })),
+      "/": () => search.select(), m: () => map.canvas.focus(), Escape: () => (search === document.activeElement ? move(0) : change({ q: "" })),
     },
-    help: { "/": "search", "j k ↓ ↑": "move", Enter: "open", Esc: "clear the search" },
+    help: { "/": "search", "j k ↓ ↑": "move", m: "map", Enter: "open", Esc: "clear the search" },
   };
 }
