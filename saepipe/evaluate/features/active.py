@@ -17,10 +17,16 @@ _LOOK_UPS = 2**22  # activations in windows, held at once
 
 
 class TokenRows:
-    """The rows of a chunk: the flat index of each token, and a random number that depends on the token alone."""
+    """The rows of a chunk: the flat index of each token, and a random number that depends on the token alone.
 
-    def __init__(self, chunk: Chunk, context_size: int, seed: int, device: torch.device) -> None:
+    `surroundings` are digests of the text around each token, (num_rows,) int64.
+    """
+
+    def __init__(
+        self, chunk: Chunk, surroundings: np.ndarray, context_size: int, seed: int, device: torch.device
+    ) -> None:
         self.context_size = context_size
+        self.surroundings = torch.from_numpy(surroundings).to(device)
         self.x = chunk.x.to(device, torch.float32)  # (num_rows, d_in)
         flat_index = chunk.context * context_size + chunk.position
         self.flat_index = torch.from_numpy(flat_index).to(device)  # (num_rows,): context * context_size + position

@@ -12,6 +12,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.layout import Layout
 from saepipe.data.errors import SaepipeError
 from saepipe.data.terminal.progress import Progress
+from saepipe.evaluate.features import surroundings
 from saepipe.evaluate.features.active import TokenRows, active_entries
 from saepipe.evaluate.features.coactive import CoactivationCounter
 from saepipe.evaluate.features.config import Features
@@ -46,14 +47,15 @@ class StoreBuilder:
         self.subject = subject
         self.statistics = FiringStatistics(d_sae, device)
         self.top = TopExamples(d_sae, settings.num_top, window, device)
-        self.sample = TopExamples(d_sae, sample, window, device)
+        # Those that turn out to repeat a top example are left out in the end.
+        self.sample = TopExamples(d_sae, sample + settings.num_top, window, device)
         self.coactive = CoactivationCounter(d_sae, settings.coactive_pairs * d_sae)
 
     def add(self, tokens: TokenRows) -> None:
         entries = active_entries(self.subject, tokens)
         self.statistics.add(entries)
-        self.top.add(entries, entries.act, one_per_context=True)
-        self.sample.add(entries, tokens.uniform[entries.row], one_per_context=False)
+        self.top.add(entries, entries.act)
+        self.sample.add(entries, tokens.uniform[entries.row])
         self.coactive.add(entries)
 
 
@@ -81,7 +83,8 @@ def _read(builders: Sequence[StoreBuilder], testbed: Testbed, settings: Features
     progress.start(f"features at {testbed.hook} (SAEs: {len(builders)})", total, "tokens")
     try:
         for chunk in chunks(cache, testbed.hook, settings):
-            tokens = TokenRows(chunk, cache.attributes["context_size"], settings.seed, testbed.device)
+            digests = surroundings.of_chunk(cache, settings.split, chunk)
+            tokens = TokenRows(chunk, digests, cache.attributes["context_size"], settings.seed, testbed.device)
             for builder in builders:
                 builder.add(tokens)
             num_contexts += len(np.unique(chunk.context))
@@ -137,6 +140,7 @@ def _write(builder: StoreBuilder, job: StoreJob, counts: ReadCounts, progress: P
 def _examples(builder: StoreBuilder, max_act: np.ndarray, cache: Cache, settings: Features) -> Arrays:
     """Returns the top and the sample side by side, and the contexts that contain them, each once."""
     size = cache.attributes["context_size"]
+    builder.sample.leave_out(builder.top, settings.num_quantiles * settings.per_quantile, size)
     tops, samples = builder.top.in_order(strongest_first=True), builder.sample.in_order(strongest_first=False)
     flat_index, windows = (np.concatenate(both, axis=1) for both in zip(tops, samples, strict=True))
     filled = flat_index >= 0

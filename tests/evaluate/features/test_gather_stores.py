@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from saepipe.evaluate.features.store import FeatureStore, window_start
 from saepipe.train.rundir.finished_run import Run
 from saepipe.train.rundir.load import load
 
+SIZE = 16
 Build = Callable[..., list[FeatureStore]]
 
 
@@ -52,25 +53,50 @@ def check_statistics(store: FeatureStore, acts: np.ndarray) -> None:
     assert store.info.num_dead == (num == 0).sum()
 
 
+def texts_around(world: Any) -> np.ndarray:
+    """Returns the number of the text around each token, (num_contexts, context_size): equal numbers, equal text."""
+    numbers: dict[tuple[int, ...], int] = {}
+    around = np.zeros(world.contexts.shape, int)
+    for context, position in np.ndindex(*around.shape):
+        document = world.documents[context, position]
+        text = [
+            world.contexts[context, there] if 0 <= there < SIZE and world.documents[context, there] == document else -1
+            for there in range(position - 10, position + 6)
+        ]
+        around[context, position] = numbers.setdefault(tuple(text), len(numbers))
+    return around
+
+
+def distinct(tokens: np.ndarray, around: np.ndarray, num: int, shown: Sequence[Any] = ()) -> list[tuple[int, int]]:
+    """Returns the first `num` tokens (any, 2) of contexts and texts that neither they nor those in `shown` repeat."""
+    _, first = np.unique(tokens[:, 0], return_index=True)
+    best_of_context = tokens[np.sort(first)]
+    contexts, texts = {c for c, _ in shown}, {around[token] for token in shown}
+    chosen: dict[int, tuple[int, int]] = {}
+    for context, position in best_of_context.tolist():
+        text = around[context, position]
+        if text not in chosen:
+            chosen[text] = (context, position)
+    return [token for text, token in chosen.items() if text not in texts and token[0] not in contexts][:num]
+
+
 def check_examples(store: FeatureStore, acts: np.ndarray, world: Any) -> None:
     """Checks the top by activation, the sample by random numbers, and windows token by token."""
     num_top, num_sample = 3, 4
-    size = acts.shape[1]
+    size, around = acts.shape[1], texts_around(world)
     numbers = uniform(np.arange(acts[..., 0].size), store.info.settings["seed"]).reshape(acts.shape[:2])
     for latent in range(acts.shape[2]):
         of_latent, examples = acts[..., latent], store.latent(latent).examples
-        top = [example for example in examples if example.group == "top"]
-        best = np.nan_to_num(of_latent).max(axis=1)
-        strongest = np.lexsort((np.arange(len(best)), -best))[:num_top]
-        assert [example.context for example in top] == [c for c in strongest if best[c] > 0]
-        assert all(example.position == np.nanargmax(of_latent[example.context]) for example in top)
+        active = np.argwhere(np.nan_to_num(of_latent) > 0)
+        top = [(example.context, example.position) for example in examples if example.group == "top"]
+        strongest = active[np.argsort(-of_latent[tuple(active.T)], kind="stable")]
+        assert top == distinct(strongest, around, num_top)
 
         sample = [example for example in examples if example.group != "top"]
-        active = np.argwhere(np.nan_to_num(of_latent) > 0)
-        sampled = active[np.argsort(-numbers[tuple(active.T)])][:num_sample]
-        assert {(example.context, example.position) for example in sample} == {
-            tuple(token) for token in sampled.tolist()
-        }
+        drawn = active[np.argsort(-numbers[tuple(active.T)])]
+        assert {(example.context, example.position) for example in sample} == set(
+            distinct(drawn, around, num_sample, top)
+        )
         strengths = [of_latent[example.context, example.position] for example in sample]
         assert strengths == sorted(strengths)
         if len(sample) == num_sample:
@@ -82,7 +108,8 @@ def check_examples(store: FeatureStore, acts: np.ndarray, world: Any) -> None:
             expected = of_latent[example.context, start : start + 6]
             stored = np.array([np.nan if act is None else act for act in example.acts], np.float32)
             np.testing.assert_array_equal(np.isnan(stored), np.isnan(expected))
-            np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-6 * best.max())  # float16 of the largest
+            largest = np.nanmax(of_latent)
+            np.testing.assert_allclose(stored, expected, rtol=1e-3, atol=1e-6 * largest)  # float16 of the largest
             assert stored[example.peak] > 0
             assert example.document == world.documents[example.context, example.position]
             assert example.tokens == [f"[{token}]" for token in world.contexts[example.context, start : start + 6]]
