@@ -39,9 +39,10 @@ def rewritten(run: Path, texts: Mapping[int, str] | None = None, **changes: Any)
 
 
 def write_roles(run: Path) -> None:
-    """Writes an evaluation that gives roles to latents 5 and 6."""
+    """Writes an evaluation that gives roles to latents 5 and 6, and a weak lead to latent 7."""
     letter = {"first_letter": "k", "split_latents": [5], "f1_split": 0.9, "top_absorbers": [[6, 2]]}
-    artifact.write_json(run / "eval" / "absorption.json", {"saepipe": {"letters": [letter]}})
+    weak = {"first_letter": "q", "split_latents": [7], "f1_split": 0.3, "top_absorbers": None}
+    artifact.write_json(run / "eval" / "absorption.json", {"saepipe": {"letters": [letter, weak]}})
 
 
 SERVE = """

@@ -133,7 +133,7 @@ def _about(run: OpenRun) -> dict[str, Any]:
 
 
 def _role(role: Role) -> dict[str, Any]:
-    return {"text": role.text, "about": [role.metric, role.kind, *role.about]}
+    return {"text": role.text, "about": [role.metric, role.kind, *role.about], "named": role.named}
 
 
 def _match_json(match: Match | None) -> bytes:

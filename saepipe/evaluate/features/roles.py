@@ -11,6 +11,9 @@ from typing import Any
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.sealed_result import again, read_result
 
+MIN_F1 = 0.6
+"""F1 below which a latent is not said to have a role: what absorption asks of the model's own probe."""
+
 LatentRoles = Iterator[tuple[int, "Role"]]
 
 
@@ -23,6 +26,12 @@ class Role:
     text: str  # a sentence without its full stop
     about: tuple[str, ...]  # search terms: the letter and its words, or the class and its dataset
     value: float | None = None  # F1 of the split, words absorbed, accuracy of the probe; None for ablated latents
+    f1: float | None = None  # with which it, or the latents that it is one of, tell the class; None: not measured
+
+    @property
+    def named(self) -> bool:
+        """Whether the F1 is high enough to call this the latent's role; otherwise it is a weak lead."""
+        return self.f1 is not None and self.f1 >= MIN_F1
 
 
 def roles(folder: Path | str) -> dict[int, list[Role]]:
@@ -47,17 +56,17 @@ def roles(folder: Path | str) -> dict[int, list[Role]]:
 
 def _absorption(result: Mapping[str, Any]) -> LatentRoles:
     for letter in result["saepipe"]["letters"]:
-        name, own, f1 = f'"{letter["first_letter"]}"', letter["split_latents"], letter["f1_split"]
+        name, own = f'"{letter["first_letter"]}"', letter["split_latents"]
+        f1 = letter.get("f1_split_test", letter["f1_split"])  # on words that did not choose the latents, if known
         for latent in own:
-            share = "the latent" if len(own) == 1 else f"one of the {len(own)} latents"
-            text = f"{share} for words that begin with {name} (F1 {f1:.2f})"
-            yield latent, Role("absorption", "split", text, (letter["first_letter"],), f1)
+            text = f"{_share('the latent', len(own))} for words that begin with {name} (F1 {f1:.2f})"
+            yield latent, Role("absorption", "split", text, (letter["first_letter"],), f1, f1)
         for latent, num in letter["top_absorbers"] or ():
             words = letter.get("absorbed_words", {}).get(str(latent), [])
             words = [word.strip() for word in words]
             listed = ", ".join(words) + (", ..." if 0 < len(words) < num else "")
             text = f"absorbs {name} on {num} word{'s' if num > 1 else ''}" + (f": {listed}" if words else "")
-            yield latent, Role("absorption", "absorbs", text, (letter["first_letter"], *words), float(num))
+            yield latent, Role("absorption", "absorbs", text, (letter["first_letter"], *words), float(num), f1)
 
 
 def _sparse_probing(result: Mapping[str, Any]) -> LatentRoles:
@@ -65,14 +74,30 @@ def _sparse_probing(result: Mapping[str, Any]) -> LatentRoles:
         accuracies = result["eval_result_unstructured"][f"{dataset}_results"]
         sizes = sorted(int(key.split("_")[2]) for key in accuracies if key.startswith("sae_top_"))
         for label, latents in about["latents"].items():
+            by_size = {size: accuracies[f"sae_top_{size}_test_accuracy"][label] for size in sizes}
+            enough = next((size for size in sizes if _least_f1(by_size[size]) >= MIN_F1), 0)
             for rank, latent in enumerate(latents, 1):
-                k = next((size for size in sizes if size >= rank), None)
+                k = next((size for size in sizes if size >= max(rank, enough)), None)
                 if k is None:
                     continue
-                accuracy = accuracies[f"sae_top_{k}_test_accuracy"][label]
-                which = "the latent" if k == 1 else f"one of the {k} latents"
+                which, accuracy = _share("the latent", k), by_size[k]
                 text = f'{which} most indicative of "{label}" in {dataset} (accuracy {accuracy:.3f})'
-                yield latent, Role("sparse_probing", "probe", text, (label, dataset), accuracy)
+                # Beyond the fewest that tell the class, a latent may add nothing.
+                f1 = None if 0 < enough < k else _least_f1(accuracy)
+                yield latent, Role("sparse_probing", "probe", text, (label, dataset), accuracy, f1)
+
+
+def _share(one: str, num: int) -> str:
+    return one if num == 1 else f"one of the {num} latents"
+
+
+def _least_f1(accuracy: float) -> float:
+    """Returns the lowest F1 that a probe of this accuracy can have, if half of the texts are of its class.
+
+    With 2n texts there are TP + TN = 2n accuracy right answers, and F1 = 2 TP / (n + TP + FP), which is least if all n
+    texts of the other class are among them.
+    """
+    return max(0.0, (2 * accuracy - 1) / accuracy) if accuracy > 0 else 0.0
 
 
 def _tpp(result: Mapping[str, Any]) -> LatentRoles:

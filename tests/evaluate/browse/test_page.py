@@ -82,6 +82,14 @@ def test_one_latent(site: Site, tmp_path: Path) -> None:
     heading(page, "Latent 5")
 
 
+def test_a_weak_lead_is_not_called_a_role(served: Site) -> None:
+    page = served.open("#run=topk/seed-0&latent=7")
+    heading(page, "Latent 7")
+    assert page.get_by_text("None that its F1 supports.").is_visible()
+    page.get_by_text("Weak leads: 1").click()
+    assert page.get_by_text('the latent for words that begin with "q" (F1 0.30)').is_visible()
+
+
 def test_a_dead_latent(served: Site) -> None:
     page = served.open("#run=topk/seed-0&latent=9")
     heading(page, "Latent 9")

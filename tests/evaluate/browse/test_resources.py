@@ -68,8 +68,21 @@ def test_a_dead_latent_has_no_mean_or_largest_activation(resources: Resources) -
 
 def test_roles_by_latent(resources: Resources) -> None:
     assert load(resources, "0/roles") == {
-        "5": [{"text": 'the latent for words that begin with "k" (F1 0.90)', "about": ["absorption", "split", "k"]}],
-        "6": [{"text": 'absorbs "k" on 2 words', "about": ["absorption", "absorbs", "k"]}],
+        "5": [
+            {
+                "text": 'the latent for words that begin with "k" (F1 0.90)',
+                "about": ["absorption", "split", "k"],
+                "named": True,
+            }
+        ],
+        "6": [{"text": 'absorbs "k" on 2 words', "about": ["absorption", "absorbs", "k"], "named": True}],
+        "7": [
+            {
+                "text": 'the latent for words that begin with "q" (F1 0.30)',
+                "about": ["absorption", "split", "q"],
+                "named": False,
+            }
+        ],
     }
     assert load(resources, "1/roles") == {}
 

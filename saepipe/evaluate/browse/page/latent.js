@@ -34,10 +34,10 @@ async function latentView(table, latent) {
 }
 
 function sides(one, table, others, note) {
-  const roles = table.roles[one.index];
+  const roles = table.roles[one.index], leads = table.leads[one.index];
   return [
     part("Note", note),
-    roles && part("Role", h("ul", {}, roles.map((role) => h("li", {}, role)))),
+    (roles || leads) && part("Role", roleList(roles), leads && weak(leads)),
     others.length > 0 && part("In the other runs", counterparts(table, one.index, others)),
     one.num_active > 0 && part("Activations", histogram(one)),
     part("Promotes", logits(one.positive_logits, table.about)),
@@ -45,6 +45,16 @@ function sides(one, table, others, note) {
     part("Nearest by decoder cosine", ranked(one.neighbours, table)),
     part("Active together with", ranked(one.coactive, table)),
   ];
+}
+
+function roleList(roles) {
+  if (!roles) return h("p", { class: "quiet" }, "None that its F1 supports.");
+  return h("ul", {}, roles.map((role) => h("li", {}, role)));
+}
+
+// What evaluations chose the latent for, without an F1 that would make it a role.
+function weak(leads) {
+  return h("details", {}, h("summary", {}, `Weak leads: ${leads.length}`), h("ul", {}, leads.map((lead) => h("li", {}, lead))));
 }
 
 function isLatent(table, latent) {

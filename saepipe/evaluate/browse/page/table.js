@@ -20,9 +20,12 @@ class Table {
     const names = ["columns", "roles", "notes"];
     const [columns, roles, notes] = await Promise.all(names.map((name) => source.get(`${this.run}/${name}`)));
     this.columns = Object.fromEntries(Object.entries(columns).map(([key, packed]) => [key, floats(packed)]));
-    const each = (key) => Object.entries(roles).map(([latent, told]) => [latent, told.flatMap((one) => one[key])]);
-    const [texts, about] = ["text", "about"].map((key) => Object.fromEntries(each(key)));
-    return Object.assign(this, { roles: texts, roles_about: about, notes });
+    const told = (named, key) => Object.fromEntries(Object.entries(roles)
+      .map(([latent, all]) => [latent, all.filter((one) => one.named === named).flatMap((one) => one[key])])
+      .filter(([, found]) => found.length));
+    return Object.assign(this, {
+      roles: told(true, "text"), roles_about: told(true, "about"), leads: told(false, "text"), notes,
+    });
   }
 
   // The top tokens of a latent, when its block is loaded.
