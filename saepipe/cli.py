@@ -253,13 +253,16 @@ def report(
 
 
 @app.command(
-    epilog=examples("browse runs/study/*/seed-0", "browse runs/study/*/seed-0 --static site", "browse RUN --port 8600")
+    epilog=examples("browse runs/study/*/seed-0", "browse runs/study/*/seed-0 --static site", "browse RUN --model auto")
 )
 def browse(
     runs: Runs,
     static: Annotated[Path | None, typer.Option(help="Write static files to this folder instead of serving.")] = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1 (0 picks a free one).")] = 0,
     open_: Annotated[bool, typer.Option("--open", help="Also open the page in the default browser.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Model for texts of your own: hub id, folder, or auto, the cache's.")
+    ] = None,
     format_: FormatOption = "human",
 ) -> None:
     """Browse every latent: its examples, its neighbours, and its counterpart in each other run."""
@@ -267,9 +270,9 @@ def browse(
 
     if static:
         with show_progress(format_) as progress:
-            show({"page": str(browse_runs(runs, static=static, progress=progress))}, format_)
+            show({"page": str(browse_runs(runs, static=static, model=model, progress=progress))}, format_)
     else:
-        browse_runs(runs, port=port, open_page=open_, announce=lambda url: show({"browse": url}, format_))
+        browse_runs(runs, port=port, open_page=open_, model=model, announce=lambda url: show({"browse": url}, format_))
 
 
 @app.command(

@@ -50,6 +50,7 @@ def write_store(
         **_examples(dead, num_top, slots, window, (num_contexts, context_size), rng),
         **_contexts((num_contexts, context_size), vocab_size, rng),
         **_related(dead, num_neighbours, rng),
+        **_firings(dead, num_contexts * context_size, rng),
         **({} if no_logits else _logits(d_sae, num_logits, vocab_size, rng)),
     }
     info = StoreInfo(
@@ -72,6 +73,7 @@ def write_store(
         num_quantiles=num_quantiles,
         per_quantile=per_quantile,
         window=window,
+        firing_share=1.0,
         no_logits=no_logits,
     )
     texts = {0: "<bos>"} | {token: _word(token) for token in range(1, vocab_size)}
@@ -132,6 +134,20 @@ def _related(dead: np.ndarray, num: int, rng: np.random.Generator) -> Arrays:
     coactive, score = related_latents(0.0)
     score[dead], coactive[dead] = np.nan, -1
     return {"neighbours": neighbours, "neighbour_cosine": cosine, "coactive": coactive, "coactive_score": score}
+
+
+def _firings(dead: np.ndarray, num_tokens: int, rng: np.random.Generator) -> Arrays:
+    """Returns random latents that are active on each of at most 400 tokens."""
+    token = np.arange(min(num_tokens, 400), dtype=np.int64)
+    alive = np.flatnonzero(~dead).astype(np.int32)
+    active = rng.random((len(token), len(alive))) < 0.1
+    _, column = np.nonzero(active)
+    return {
+        "firing_token": token,
+        "firing_count": active.sum(axis=1).astype(np.int32),
+        "firing_latent": alive[column],
+        "firing_act": rng.random(len(column)).astype(np.float16),
+    }
 
 
 def _logits(d_sae: int, num: int, vocab_size: int, rng: np.random.Generator) -> Arrays:

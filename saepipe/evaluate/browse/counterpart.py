@@ -33,6 +33,10 @@ def nearest_of_each(rows: np.ndarray, others: np.ndarray) -> Iterator[Match | No
             yield _match(row, others, int(latent)) if row.any() else None
 
 
+def cosine(row: np.ndarray, other: np.ndarray) -> float:
+    """Returns the cosine of two unit rows, by one product in float64: single rows and blocks give the same digits."""
+    return float(np.dot(row.astype(np.float64), other.astype(np.float64)))
+
+
 def _match(row: np.ndarray, others: np.ndarray, latent: int) -> Match:
-    """Computes the cosine by one product in float64, so that single rows and blocks give the same digits."""
-    return Match(latent, float(np.dot(row.astype(np.float64), others[latent].astype(np.float64))))
+    return Match(latent, cosine(row, others[latent]))

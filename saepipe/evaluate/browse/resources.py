@@ -6,7 +6,7 @@ runs                    the open runs
 0/roles                 by latent, its roles in the evaluations
 0/notes                 by latent, people's notes
 0/latent/123            one latent, with its examples
-0/match/1/123           its counterpart in run 1
+0/match/1/123           its counterparts in run 1, by decoder and by firing
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from saepipe.data.errors import SaepipeError
-from saepipe.evaluate.browse.counterpart import Match, nearest, nearest_of_each
 from saepipe.evaluate.browse.latent_json import latent_json
+from saepipe.evaluate.browse.matches import Matches
 from saepipe.evaluate.browse.notes import Notes
+from saepipe.evaluate.browse.open_run import OpenRun
 from saepipe.evaluate.features.roles import Role
-from saepipe.evaluate.features.store import FeatureStore
 
 BLOCKS = {"tokens": 1024, "latent": 64, "match": 4096}
 """Number of latents in one resource of tokens, and in one file of `--static`."""
@@ -34,30 +35,19 @@ BLOCKS = {"tokens": 1024, "latent": 64, "match": 4096}
 _NAME = re.compile(r"([0-9]{1,4})/([a-z]{1,9})(?:/([0-9]{1,9}))?(?:/([0-9]{1,9}))?")
 
 
-@dataclass(frozen=True)
-class OpenRun:
-    """A run in the browser."""
-
-    label: str
-    store: FeatureStore
-    roles: dict[int, list[Role]]
-    notes: Notes
-
-    @property
-    def d_sae(self) -> int:
-        return self.store.info.d_sae
-
-
 class Resources:
     """All resources of some runs. Names refer to runs and latents by number; they are never used as paths."""
 
     def __init__(self, runs: Sequence[OpenRun]) -> None:
         self.runs = tuple(runs)
+        self.reads_text = False
+        pairs = permutations(range(len(self.runs)), 2)
+        self._matches = {(one, two): Matches(self.runs[one], self.runs[two]) for one, two in pairs}
 
     def get(self, name: str) -> bytes | None:
         """Returns a resource as JSON; None if it does not exist."""
         if name == "runs":
-            return _json({"runs": [_about(run) for run in self.runs], "blocks": BLOCKS})
+            return _json({"runs": [_about(run) for run in self.runs], "blocks": BLOCKS, "reads_text": self.reads_text})
         if (parsed := self._parse(name)) is None:
             return None
         run, kind, numbers = parsed
@@ -73,7 +63,7 @@ class Resources:
             case "latent", [latent] if latent < run.d_sae:
                 return _json(latent_json(run.store.latent(latent)))
             case "match", [other, latent] if other < len(self.runs) and latent < run.d_sae:
-                return self._match(run, self.runs[other], latent)
+                return _json(self._matches_of(run, self.runs[other]).get(latent))
         return None
 
     def note_of(self, name: str) -> tuple[Notes, int] | None:
@@ -83,12 +73,13 @@ class Resources:
                 return run.notes, latent
         return None
 
+    def run(self, number: str) -> OpenRun | None:
+        """Returns the run of a number such as `0`; None if there is none."""
+        return self.runs[int(number)] if number in map(str, range(len(self.runs))) else None
+
     def matches(self, run: OpenRun, other: OpenRun) -> Iterator[bytes]:
         """Yields the `match` resources of all latents of `run`, in order."""
-        if reason := incomparable(run, other):
-            yield from (_json({"latent": None, "reason": reason}) for _ in range(run.d_sae))
-        else:
-            yield from map(_match_json, nearest_of_each(run.store.decoder, other.store.decoder))
+        yield from map(_json, self._matches_of(run, other).all())
 
     def warm(self) -> None:
         """Reads every decoder once, so that the first match does not wait for the disk."""
@@ -96,10 +87,8 @@ class Resources:
             with suppress(SaepipeError):  # reported when a match is requested
                 run.store.decoder.max()
 
-    def _match(self, run: OpenRun, other: OpenRun, latent: int) -> bytes:
-        if reason := incomparable(run, other):
-            return _json({"latent": None, "reason": reason})
-        return _match_json(nearest(run.store.decoder[latent], other.store.decoder))
+    def _matches_of(self, run: OpenRun, other: OpenRun) -> Matches:
+        return Matches(run, other) if run is other else self._matches[self.runs.index(run), self.runs.index(other)]
 
     def _parse(self, name: str) -> tuple[OpenRun, str, list[int]] | None:
         parts = _NAME.fullmatch(name)
@@ -114,32 +103,12 @@ def blocks_of(d_sae: int, kind: str) -> Iterator[range]:
     yield from (range(start, min(start + size, d_sae)) for start in range(0, d_sae, size))
 
 
-def incomparable(run: OpenRun, other: OpenRun) -> str | None:
-    """Returns why decoder rows of two runs cannot be compared; None if they can."""
-    ours, theirs = run.store.info, other.store.info
-    if ours.model.get("id") != theirs.model.get("id"):
-        return f"it belongs to another model, {theirs.model.get('id')}"
-    if ours.hook != theirs.hook or ours.d_in != theirs.d_in:
-        return f"it belongs to another hook, {theirs.hook}"
-    try:
-        _ = run.store.decoder, other.store.decoder
-    except SaepipeError as error:  # a run was moved away from its store, or is damaged
-        return error.message
-    return None
-
-
 def _about(run: OpenRun) -> dict[str, Any]:
     return {"label": run.label} | asdict(run.store.info)
 
 
 def _role(role: Role) -> dict[str, Any]:
     return {"text": role.text, "about": [role.metric, role.kind, *role.about], "named": role.named}
-
-
-def _match_json(match: Match | None) -> bytes:
-    if match is None:
-        return _json({"latent": None, "reason": "this latent's decoder row is zero"})
-    return _json({"latent": match.latent, "cosine": round(match.cosine, 4)})
 
 
 def _packed(column: np.ndarray) -> str:

@@ -9,14 +9,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from saepipe.data.errors import ConfigError, MachineError
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.browse.notes import Notes
-from saepipe.evaluate.browse.resources import OpenRun, Resources
+from saepipe.evaluate.browse.open_run import OpenRun
+from saepipe.evaluate.browse.resources import Resources
 from saepipe.evaluate.browse.static import write_static
 from saepipe.evaluate.features.roles import roles
 from saepipe.evaluate.features.store import FeatureStore
+
+if TYPE_CHECKING:
+    from saepipe.evaluate.browse.server import Reader
 
 _PRINT = partial(print, flush=True)
 """Flushed, because a reader of a pipe waits for the address."""
@@ -28,6 +33,7 @@ def browse(
     port: int = 0,
     open_page: bool = False,
     static: Path | None = None,
+    model: str | None = None,
     announce: Callable[[str], object] = _PRINT,
     progress: Progress | None = None,
 ) -> Path | None:
@@ -38,6 +44,8 @@ def browse(
         port: port on 127.0.0.1; 0 picks a free one.
         open_page: open the address in the desktop's browser.
         static: folder for the files.
+        model: language model for texts of one's own: hub id, folder, or `auto`, the one that made the cache; None: no
+            model is loaded.
         announce: receives the address, whose token grants access.
         progress: progress of writing the files.
 
@@ -45,17 +53,22 @@ def browse(
         With `static`, its index.html.
 
     Raises:
-        ConfigError: if a run has no feature store, or `static` holds something else.
+        ConfigError: if a run has no feature store, `static` holds something else, or `model` is of none of the runs.
         CorruptDataError: if a store or the notes are damaged.
         MachineError: if the extra [browse] is not installed, or the port is taken.
     """
     resources = open_runs(runs)
     if static is not None:
+        if model is not None:
+            raise ConfigError(
+                "static files cannot read texts", hint="omit --model or --static"
+            )
         return write_static(resources, static, progress or Silent())
     try:
         from saepipe.evaluate.browse.server import ADDRESS, application, listen, serve
     except ImportError as error:
         raise MachineError(f"browse needs {error.name}", hint="pip install 'saepipe[browse]'") from None
+    own_text = _own_text(resources, model) if model else None
     listening = listen(port)
     port = listening.getsockname()[1]
     token = secrets.token_urlsafe(24)  # 192 bits; the address still fits a line of 80 characters
@@ -64,8 +77,15 @@ def browse(
     Thread(target=resources.warm, daemon=True).start()
     if open_page:
         webbrowser.open(url)
-    serve(application(resources, token, port), listening)
+    serve(application(resources, token, port, own_text), listening)
     return None
+
+
+def _own_text(resources: Resources, model: str) -> Reader:
+    from saepipe.evaluate.browse.own_text import open_model  # needs torch and transformers
+
+    resources.reads_text = True
+    return open_model(model, resources.runs).read
 
 
 def open_runs(runs: Sequence[Path]) -> Resources:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp
 
 from saepipe.data.errors import MachineError, SaepipeError
 from saepipe.evaluate.browse.guard import Guard
+from saepipe.evaluate.browse.open_run import OpenRun
 from saepipe.evaluate.browse.page import page_files
 from saepipe.evaluate.browse.resources import Resources
 
@@ -25,10 +27,17 @@ ADDRESS = "127.0.0.1"
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 MAX_NOTE = 20_000
 """Characters."""
+MAX_TEXT = 8_000
+"""Characters."""
+Reader = Callable[[OpenRun, str], Mapping[str, Any]]
+"""Reads a text with the model and the SAE of a run."""
 
 
-def application(resources: Resources, token: str, port: int) -> ASGIApp:
-    """Returns the application behind its guard. A URL names a resource or one of the page's files, never a path."""
+def application(resources: Resources, token: str, port: int, own_text: Reader | None = None) -> ASGIApp:
+    """Returns the application behind its guard. A URL names a resource or one of the page's files, never a path.
+
+    `own_text` answers the texts that people try; without it the page says that there is no model.
+    """
     files = page_files("server")
 
     def file(request: Request) -> Response:
@@ -46,17 +55,29 @@ def application(resources: Resources, token: str, port: int) -> ASGIApp:
     async def write_note(request: Request) -> Response:
         if (target := resources.note_of(request.path_params["name"])) is None:
             return PlainTextResponse("There is no such latent.\n", 404)
-        text = _text(await request.body())
+        text = _text(await request.body(), MAX_NOTE)
         if text is None:
             return PlainTextResponse(f'A note is {{"text": "..."}} of at most {MAX_NOTE:,} characters.\n', 400)
         notes, latent = target
         await run_in_threadpool(notes.write, latent, text)
         return Response(status_code=204)
 
+    async def read_text(request: Request) -> Response:
+        if own_text is None:
+            return PlainTextResponse("There is no model: start saepipe browse with --model auto.\n", 404)
+        if (run := resources.run(request.path_params["run"])) is None:
+            return PlainTextResponse("There is no such run.\n", 404)
+        text = _text(await request.body(), MAX_TEXT)
+        if text is None:
+            return PlainTextResponse(f'A text is {{"text": "..."}} of at most {MAX_TEXT:,} characters.\n', 400)
+        answer = await run_in_threadpool(own_text, run, text)
+        return Response(json.dumps(answer, allow_nan=False), media_type="application/json")
+
     routes = [
         Route("/", file),
         Route("/data/{name:path}", resource),
         Route("/data/{name:path}", write_note, methods=["PUT"]),
+        Route("/text/{run}", read_text, methods=["PUT"]),
         Route("/{name}", file),
     ]
     return Guard(Starlette(routes=routes, exception_handlers={SaepipeError: _explained}), token, port)
@@ -90,13 +111,13 @@ def _explained(request: Request, error: Exception) -> Response:
     return PlainTextResponse(f"{error}\n", 409)
 
 
-def _text(body: bytes) -> str | None:
-    """Returns the text of a note that was sent; None if it is not a valid note."""
+def _text(body: bytes, limit: int) -> str | None:
+    """Returns the text that was sent; None if there is none, or it is longer than `limit` characters."""
     try:
         text = json.loads(body)["text"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return text if isinstance(text, str) and len(text) <= MAX_NOTE else None
+    return text if isinstance(text, str) and len(text) <= limit else None
 
 
 @contextmanager

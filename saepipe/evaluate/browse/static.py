@@ -13,8 +13,9 @@ from pathlib import Path
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.data.terminal.progress import Progress
+from saepipe.evaluate.browse.open_run import OpenRun
 from saepipe.evaluate.browse.page import page_files
-from saepipe.evaluate.browse.resources import OpenRun, Resources, blocks_of
+from saepipe.evaluate.browse.resources import Resources, blocks_of
 
 INDEX, DATA = "index.html", "data"
 Named = Iterable[tuple[str, bytes]]

@@ -1,61 +1,25 @@
 """Latents that are active on the same tokens, by Jaccard index, without an array of d_sae x d_sae.
 
-A token with n active latents has n^2 pairs. If all tokens together have more than `num_pairs`, random tokens are left
-out, half of them at a time; which ones depends on the tokens and the SAE alone.
+A token with n active latents has n^2 pairs. If all tokens together have more than `num_pairs`, a sample is counted.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from saepipe.evaluate.features.active import ActiveEntries
+from saepipe.evaluate.features.token_sample import TokenSample
 
 _BLOCK = 2**24  # counts held at once
-
-
-@dataclass(frozen=True)
-class _TokenSample:
-    """Some tokens with all of their active latents."""
-
-    uniform: np.ndarray  # (num_tokens,) float64
-    num: np.ndarray  # (num_tokens,) int64: active latents
-    latents: np.ndarray  # (num.sum(),) int32: those latents, token by token
-
-    @property
-    def num_pairs(self) -> int:
-        return int((self.num**2).sum())
-
-    def below(self, share: float) -> _TokenSample:
-        chosen = self.uniform < share
-        return _TokenSample(self.uniform[chosen], self.num[chosen], self.latents[np.repeat(chosen, self.num)])
 
 
 class CoactivationCounter:
     """Keeps the active latents of as many tokens as have no more than `num_pairs` pairs."""
 
     def __init__(self, d_sae: int, num_pairs: int) -> None:
-        self._d_sae, self._max_pairs = d_sae, num_pairs
-        self._share, self._num_pairs = 1.0, 0
-        self._parts: list[_TokenSample] = []
-
-    def add(self, entries: ActiveEntries) -> None:
-        num = torch.bincount(entries.row, minlength=len(entries.tokens.x))
-        chosen = entries.tokens.uniform < self._share
-        tensors = (entries.tokens.uniform[chosen], num[chosen], entries.latent[chosen[entries.row]].int())
-        self._parts.append(_TokenSample(*(tensor.cpu().numpy() for tensor in tensors)))
-        self._num_pairs += self._parts[-1].num_pairs
-        while self._num_pairs > self._max_pairs:
-            self._share /= 2
-            self._parts = [part.below(self._share) for part in self._parts]
-            self._num_pairs = sum(part.num_pairs for part in self._parts)
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(part.num) for part in self._parts)
+        self._d_sae = d_sae
+        self.sample = TokenSample(num_pairs, np.square)
 
     def nearest(self, num: int) -> dict[str, np.ndarray]:
         """Returns indices and scores of the latents with the largest Jaccard index, (d_sae, num); -1 and NaN for 0.
@@ -81,10 +45,10 @@ class CoactivationCounter:
 
     def _matrix(self) -> csr_array:
         """Returns (num_tokens, d_sae): 1 if the latent is active on the token."""
-        num = np.concatenate([part.num for part in self._parts])
-        latents = np.concatenate([part.latents for part in self._parts])
-        starts = np.concatenate([[0], num.cumsum()])
-        return csr_array((np.ones(len(latents), np.int32), latents, starts), shape=(len(num), self._d_sae))
+        tokens = self.sample.tokens()
+        starts = np.concatenate([[0], tokens.num.cumsum()])
+        ones = np.ones(len(tokens.latents), np.int32)
+        return csr_array((ones, tokens.latents, starts), shape=(len(tokens.num), self._d_sae))
 
 
 def best_of(scores: torch.Tensor, num: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,5 +31,8 @@ class Features(Config):
     """Number of tokens most promoted, and of tokens most suppressed, by a latent; 0: none, and no model is needed."""
     coactive_pairs: Count = Field(default=20_000, gt=0)
     """Pairs of active latents counted, at most, per latent; if there are more, on a random part of the tokens."""
+    firing_entries: Count = Field(default=256, gt=0)
+    """Activations kept of random tokens, at most, per latent on average: the store's latents are matched by them with
+    those of other runs."""
     seed: Seed = 0
     """Seed of the sample."""

@@ -21,6 +21,7 @@ from saepipe.evaluate.features.firing_statistics import FiringStatistics
 from saepipe.evaluate.features.logits import logits
 from saepipe.evaluate.features.store import StoreInfo
 from saepipe.evaluate.features.store_job import StoreJob
+from saepipe.evaluate.features.token_sample import SampledTokens, TokenSample
 from saepipe.evaluate.features.token_texts import token_texts
 from saepipe.evaluate.features.top_examples import TopExamples
 from saepipe.evaluate.features.write_store import write_features
@@ -50,13 +51,15 @@ class StoreBuilder:
         # Those that turn out to repeat a top example are left out in the end.
         self.sample = TopExamples(d_sae, sample + settings.num_top, window, device)
         self.coactive = CoactivationCounter(d_sae, settings.coactive_pairs * d_sae)
+        self.firings = TokenSample(settings.firing_entries * d_sae, np.asarray)
 
     def add(self, tokens: TokenRows) -> None:
         entries = active_entries(self.subject, tokens)
         self.statistics.add(entries)
         self.top.add(entries, entries.act)
         self.sample.add(entries, tokens.uniform[entries.row])
-        self.coactive.add(entries)
+        self.coactive.sample.add(entries)
+        self.firings.add(entries)
 
 
 @torch.no_grad()
@@ -104,6 +107,7 @@ def _write(builder: StoreBuilder, job: StoreJob, counts: ReadCounts, progress: P
     arrays["decoder_norm"] = torch.linalg.vector_norm(W_dec.float(), dim=1).cpu().numpy()
     arrays |= _examples(builder, arrays["max_act"], cache, settings)
     arrays |= neighbours(W_dec, settings.num_neighbours) | builder.coactive.nearest(settings.num_neighbours)
+    arrays |= _firings(builder.firings.tokens(), arrays["max_act"])
     logit_arrays, no_logits = _logits(W_dec, testbed, settings)
     arrays |= logit_arrays
     ids = [arrays[name] for name in ("contexts", "positive_ids", "negative_ids") if name in arrays]
@@ -125,7 +129,8 @@ def _write(builder: StoreBuilder, job: StoreJob, counts: ReadCounts, progress: P
         num_tokens=counts.num_tokens,
         num_contexts=counts.num_contexts,
         num_dead=int((builder.statistics.num_active == 0).sum()),
-        coactive_tokens=builder.coactive.num_tokens,
+        coactive_tokens=builder.coactive.sample.num_tokens,
+        firing_share=builder.firings.share,
         num_top=settings.num_top,
         num_quantiles=settings.num_quantiles,
         per_quantile=settings.per_quantile,
@@ -155,6 +160,15 @@ def _examples(builder: StoreBuilder, max_act: np.ndarray, cache: Cache, settings
         "contexts": cache.array(Layout.contexts(settings.split)).take(ids),
         "documents": cache.array(Layout.documents(settings.split)).take(ids),
         "context_ids": ids.astype(np.int64),
+    }
+
+
+def _firings(sampled: SampledTokens, max_act: np.ndarray) -> Arrays:
+    return {
+        "firing_token": sampled.flat_index,
+        "firing_count": sampled.num.astype(np.int32),
+        "firing_latent": sampled.latents,
+        "firing_act": (sampled.acts / max_act[sampled.latents]).astype(np.float16),
     }
 
 

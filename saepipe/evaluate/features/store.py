@@ -19,13 +19,15 @@ import numpy as np
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
+from saepipe.evaluate.features.firings import Firings
 from saepipe.evaluate.features.mapped_tensors import map_safetensors
 
 FOLDER, INFO, TOKENS, ARRAYS = "features", "info.json", "tokens.json", "features.safetensors"
 WEIGHTS = "sae/sae_weights.safetensors"
 RUN_PATH = "log/run"
 """File with the run's path, if the store was written outside the run; not covered by any digest."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no firings."""
 EVALUATE = "saepipe evaluate RUN"
 
 
@@ -53,6 +55,7 @@ class StoreInfo:
     per_quantile: int  # examples per group
     window: int  # tokens per example
     settings: Mapping[str, Any] = field(default_factory=dict)  # `Features`, as plain data
+    firing_share: float | None = None  # of tokens, on which firings are stored; None: none are
     no_logits: str | None = None  # reason why there are none
     no_texts: str | None = None  # reason why tokens are shown as ids
     format_version: int = FORMAT_VERSION
@@ -162,7 +165,7 @@ class FeatureStore:
             ConfigError: if the store is outside its run and the run has moved since.
             CorruptDataError: if the run's weights are damaged.
         """
-        run = self._run_folder()
+        run = self.run_folder()
         _, lines = artifact.open_committed(run, "run")
         files = {name: entry for line in lines for name, entry in line.get("files", {}).items()}
         if WEIGHTS in files:
@@ -174,6 +177,11 @@ class FeatureStore:
             return W_dec
         unit: np.ndarray = np.divide(W_dec, norm, out=np.zeros_like(W_dec), where=norm > 0)
         return unit
+
+    @cached_property
+    def firings(self) -> Firings | None:
+        """Latents that are active on random tokens; None in a store of format version 1."""
+        return None if self.info.firing_share is None else Firings.read(self.arrays)
 
     @cached_property
     def peak_ids(self) -> np.ndarray:
@@ -255,7 +263,8 @@ class FeatureStore:
         ids, values = self.arrays[f"{sign}_ids"][index], self.arrays[f"{sign}_values"][index]
         return [(self.text(token), value) for token, value in zip(ids.tolist(), values.tolist(), strict=True)]
 
-    def _run_folder(self) -> Path:
+    def run_folder(self) -> Path:
+        """Returns the folder of the store's run; raises ConfigError if the run has moved since."""
         elsewhere = self.folder / RUN_PATH
         run = Path(elsewhere.read_text().strip()) if elsewhere.is_file() else self.folder.parent
         sealed = run / artifact.COMMITTED

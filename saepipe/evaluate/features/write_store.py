@@ -12,6 +12,10 @@ The arrays of `features.safetensors`, where num_slots = num_top + num_quantiles 
     contexts, documents              int32 (num_kept_contexts, context_size);   context_ids   int64 (num_kept_contexts,)
     neighbours, neighbour_cosine     int32, float32 (d_sae, num_neighbours)   -1 and NaN: no latent
     coactive, coactive_score         int32, float32 (d_sae, num_neighbours)   -1 and NaN: no latent
+    firing_token, firing_count       int64, int32 (num_sampled,)   random tokens: context * context_size + position, and
+                                     the number of latents active there
+    firing_latent, firing_act        int32, float16 (firing_count.sum(),)   those latents, token by token, and their
+                                     activation / max_act
     positive_ids, positive_values    int32, float32 (d_sae, num_logits)   absent if the info gives a reason
     negative_ids, negative_values    int32, float32 (d_sae, num_logits)   absent if the info gives a reason
 """

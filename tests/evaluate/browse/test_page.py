@@ -75,7 +75,7 @@ def test_one_latent(site: Site, tmp_path: Path) -> None:
     page.keyboard.press("v")
     assert first.locator(".value").first.is_visible()
     screenshot(page, f"browse-latent-{site.kind}", tmp_path)
-    assert page.get_by_text("no real counterpart").count() == 1  # in the run with another decoder
+    assert page.get_by_text("no real counterpart").count() == 2  # both ways, in the run with another decoder
     page.locator(".bars a").first.click()
     page.wait_for_function("() => document.querySelector('h1').textContent !== 'Latent 5'")
     page.go_back()
@@ -101,8 +101,12 @@ def test_side_by_side(site: Site, tmp_path: Path) -> None:
     heading(page, "Latent 5")
     page.get_by_role("link", name="topk_orthogonal/seed-0").click()
     heading(page, "Latent 5, side by side")
-    text = page.inner_text(".told")
-    assert text == "The counterpart in topk_orthogonal/seed-0 is latent 5: the cosine of their decoder rows is 1.00."
+    assert page.inner_text(".told").split("\n\n") == [
+        "Counterparts in topk_orthogonal/seed-0:",
+        "By decoder: latent 5, cosine 1.00, Jaccard 1.00, correlation 1.00.",
+        "By same tokens: latent 5, cosine 1.00, Jaccard 1.00, correlation 1.00.",
+        "Jaccard index and correlation are of 400 random tokens that both stores sampled.",
+    ]
     assert page.locator(".changes tbody tr").count() == 3
     assert (
         page.locator(".changes tr", has_text="Max act.").inner_text().endswith(" 1.33")
@@ -111,8 +115,14 @@ def test_side_by_side(site: Site, tmp_path: Path) -> None:
     screenshot(page, f"browse-compare-{site.kind}", tmp_path, full_page=False)
     page.get_by_role("navigation", name="Other runs").get_by_role("link", name="jumprelu/seed-0").click()
     page.wait_for_selector(".warn")
-    assert "jumprelu/seed-0 has no real counterpart: the nearest is latent" in page.inner_text(".warn")
+    assert "jumprelu/seed-0 has no real counterpart." in page.inner_text(".warn")
     assert page.locator(".pair section").count() > 2
+    firing = page.locator(".told p", has_text="By same tokens").get_by_role("link")
+    name = firing.inner_text()
+    firing.click()
+    page.wait_for_function("name => document.querySelector('.told b').textContent === name", arg=name)
+    assert page.url.endswith("&by=firing")
+    assert page.locator(".heads a").last.inner_text() == f"jumprelu/seed-0 / {name.removeprefix('latent ')}"
 
 
 def test_a_note_is_stored_and_searched(site: Site) -> None:

@@ -87,39 +87,60 @@ def test_roles_by_latent(resources: Resources) -> None:
     assert load(resources, "1/roles") == {}
 
 
-def test_counterparts_by_brute_force(resources: Resources) -> None:
+def test_counterparts_by_decoder_by_brute_force(resources: Resources) -> None:
     ours, theirs = (np.array(run.store.decoder, np.float64) for run in (resources.runs[0], resources.runs[2]))
     cosine = ours @ theirs.T
     for latent in range(0, D_SAE, 7):
-        assert load(resources, f"0/match/1/{latent}") == {"latent": latent, "cosine": 1.0}
+        same = load(resources, f"0/match/1/{latent}")["decoder"]
+        assert (same["latent"], same["cosine"]) == (latent, 1.0)
         match = load(resources, f"0/match/2/{latent}")
-        assert match["latent"] == cosine[latent].argmax()
-        assert match["cosine"] == pytest.approx(cosine[latent].max(), abs=1e-4)
+        assert match["decoder"]["latent"] == cosine[latent].argmax()
+        assert match["decoder"]["cosine"] == pytest.approx(cosine[latent].max(), abs=1e-4)
+        if match["firing"]["latent"] is not None:
+            assert match["firing"]["cosine"] == pytest.approx(cosine[latent, match["firing"]["latent"]], abs=1e-4)
 
 
-def test_runs_of_other_hooks_or_models_have_no_counterparts(tmp_path: Path) -> None:
+def test_the_same_firings_make_a_counterpart(resources: Resources) -> None:
+    match = load(resources, "0/match/1/5")
+    assert match["tokens"] == 400
+    assert match["firing"] == match["decoder"] == {"latent": 5, "cosine": 1.0, "jaccard": 1.0, "correlation": 1.0}
+    dead = load(resources, "0/match/1/9")
+    assert dead["firing"] == {"latent": None, "reason": "no latent there is active on any of the tokens on which it is"}
+    assert dead["decoder"]["jaccard"] == 0
+
+
+def test_runs_of_other_hooks_or_models_have_no_counterparts_by_decoder(tmp_path: Path) -> None:
     first, second, third = write_runs(tmp_path)
     rewritten(second, hook="blocks.2.hook_resid_post")
-    rewritten(third, model={"id": "gpt2"})
+    rewritten(third, model={"id": "gpt2"}, cache="another")
     resources = open_runs([first, second, third])
-    assert load(resources, "0/match/1/0") == {
-        "latent": None,
-        "reason": "it belongs to another hook, blocks.2.hook_resid_post",
-    }
-    assert load(resources, "0/match/2/0") == {"latent": None, "reason": "it belongs to another model, gpt2"}
-    assert {json.loads(data)["reason"] for data in resources.matches(*resources.runs[:2])} == {
-        "it belongs to another hook, blocks.2.hook_resid_post"
-    }
+    hook = load(resources, "0/match/1/0")
+    assert hook["decoder"] == {"latent": None, "reason": "it belongs to another hook, blocks.2.hook_resid_post"}
+    assert hook["firing"] == {"latent": 0, "cosine": None, "jaccard": 1.0, "correlation": 1.0}
+    model = load(resources, "0/match/2/0")
+    assert model["decoder"] == {"latent": None, "reason": "it belongs to another model, gpt2"}
+    assert model["firing"] == {"latent": None, "reason": "the two feature stores are of different tokens"}
+    assert next(map(json.loads, resources.matches(*resources.runs[:2]))) == hook
 
 
-def test_a_store_without_its_run_has_everything_but_counterparts(tmp_path: Path) -> None:
+def test_a_store_of_the_first_format_has_no_counterparts_by_firing(tmp_path: Path) -> None:
+    first, second = write_runs(tmp_path)[:2]
+    rewritten(second, firing_share=None, format_version=1)
+    match = load(open_runs([first, second]), "0/match/1/3")
+    assert match["decoder"] == {"latent": 3, "cosine": 1.0, "jaccard": None, "correlation": None}
+    assert "topk_orthogonal/seed-0 has no firings; saepipe evaluate" in match["firing"]["reason"]
+
+
+def test_a_store_without_its_run_has_everything_but_decoders(tmp_path: Path) -> None:
     first, second = write_runs(tmp_path)[:2]
     (second / "features").rename(tmp_path / "features")
     artifact.write_file(tmp_path / "features" / RUN_PATH, str(tmp_path / "gone").encode())
     resources = open_runs([first, tmp_path / "features"])
     resources.warm()
-    assert "is not at" in load(resources, "0/match/1/0")["reason"]
-    assert set(resources.matches(*resources.runs)) == {resources.get("0/match/1/0")}
+    match = load(resources, "0/match/1/0")
+    assert "is not at" in match["decoder"]["reason"]
+    assert match["firing"]["latent"] == 0
+    assert next(resources.matches(*resources.runs)) == resources.get("0/match/1/0")
     assert load(resources, "1/latent/0")["num_active"] > 0
 
 

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.features import contexts
-from saepipe.evaluate.features.active import uniform
 from saepipe.evaluate.features.firing_statistics import EDGES
 from saepipe.evaluate.features.store import FeatureStore, window_start
+from saepipe.evaluate.features.token_numbers import uniform
 from saepipe.train.rundir.finished_run import Run
 from saepipe.train.rundir.load import load
 
@@ -221,6 +221,26 @@ def test_pairs_are_counted_on_fewer_tokens_if_there_are_too_many(
     check_coactive(store, chosen)
     (whole,) = build([run], coactive_pairs=int(-(-pairs // 12)))
     assert whole.info.coactive_tokens == whole.info.num_tokens
+
+
+@pytest.mark.parametrize("firing_entries", [5, 10_000])
+def test_firings_are_all_active_latents_of_random_tokens(
+    firing_entries: int, build: Build, make_run: Any, acts_of: Any, world: Any
+) -> None:
+    run = make_run(17)
+    (store,) = build([run], firing_entries=firing_entries)
+    acts = acts_of(run, world.x).reshape(-1, 12)
+    numbers, share, firings = uniform(np.arange(len(acts)), 0), store.info.firing_share, store.firings
+    assert firings is not None
+    assert (share == 1) == (firing_entries == 10_000)
+    chosen = np.flatnonzero((numbers < share) & ~np.isnan(acts[:, 0]))
+    np.testing.assert_array_equal(firings.token, chosen)
+    token, latent = np.nonzero(acts[chosen] > 0)
+    assert len(token) <= 12 * firing_entries
+    np.testing.assert_array_equal(firings.latent, latent)
+    np.testing.assert_array_equal(np.diff(firings.start), np.bincount(token, minlength=len(chosen)))
+    largest = store.arrays["max_act"][latent]
+    np.testing.assert_allclose(firings.act, acts[chosen][token, latent] / largest, rtol=1e-3, atol=1e-6)
 
 
 def test_neighbours_match_the_full_matrix_of_cosines(build: Build, make_run: Any) -> None:

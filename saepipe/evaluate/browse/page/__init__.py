@@ -6,7 +6,8 @@ from importlib.resources import files
 from typing import Literal
 
 SCRIPTS = (
-    "dom.js", "table.js", "scales.js", "map.js", "list.js", "examples.js", "latent.js", "compare.js", "browse.js",
+    "dom.js", "table.js", "scales.js", "map.js", "list.js", "examples.js", "counterparts.js", "latent.js", "compare.js",
+    "text.js", "browse.js",
 )  # fmt: skip
 
 

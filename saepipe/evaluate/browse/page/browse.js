@@ -1,14 +1,15 @@
 "use strict";
 // Shows the view in the address: a run's list, a latent, or two latents side by side.
 
-let runs, blocks;
+let runs, blocks, reads_text;
 let view = { keys: {}, help: {} };
 let turn = 0;
 
-// #run=topk/seed-0&latent=12&with=jumprelu/seed-0
-function address({ run, latent, other }) {
+// #run=topk/seed-0&latent=12&with=jumprelu/seed-0&by=firing, or #run=topk/seed-0&text=The king&heat=12
+function address({ run, latent, other, by, text, heat }) {
   const parts = { run: runs[run].label };
-  if (latent !== undefined) Object.assign(parts, { latent }, other !== undefined && { with: runs[other].label });
+  if (text !== undefined) Object.assign(parts, { text }, heat !== undefined && { heat });
+  else if (latent !== undefined) Object.assign(parts, { latent }, other !== undefined && { with: runs[other].label }, by && { by });
   else for (const key of ["q", "only", "sort", "y"]) if (list[key]) parts[key] = list[key];
   const encoded = (value) => encodeURIComponent(value).replaceAll("%2F", "/");
   return "#" + Object.entries(parts).map(([key, value]) => `${key}=${encoded(value)}`).join("&");
@@ -38,6 +39,7 @@ async function viewOf(asked) {
   if (run < 0) throw new Error(`No open run is called ${asked.get("run")}.`);
   document.getElementById("run").value = run;
   const table = await Table.open(run);
+  if (asked.has("text")) return textView(table, asked.get("text"), asked.has("heat") ? Number(asked.get("heat")) : null);
   if (!asked.has("latent")) {
     if (asked.has("run")) for (const key of ["q", "only", "sort", "y"]) list[key] = asked.get(key) ?? "";
     if (list.run !== run) list.place = 0;
@@ -50,7 +52,7 @@ async function viewOf(asked) {
   if (!asked.has("with")) return latentView(table, latent);
   const other = find(asked.get("with"));
   if (other < 0) throw new Error(`No open run is called ${asked.get("with")}.`);
-  return compareView(table, latent, other);
+  return compareView(table, latent, other, asked.get("by"));
 }
 
 function failed(error) {
@@ -96,13 +98,15 @@ async function exportNotes() {
 async function start() {
   history.replaceState(null, "", location.pathname + location.hash); // remove the token, which the cookie has replaced
   try {
-    ({ runs, blocks } = await source.get("runs"));
+    ({ runs, blocks, reads_text } = await source.get("runs"));
   } catch (error) {
     return document.getElementById("main").replaceChildren(h("p", { role: "alert" }, error.message));
   }
   const select = document.getElementById("run");
   select.append(...runs.map(({ label }, run) => h("option", { value: run }, label)));
   select.addEventListener("change", () => (location.hash = address({ run: Number(select.value) })));
+  document.getElementById("own").addEventListener("click", () =>
+    (location.hash = address({ run: Number(select.value), text: "" })));
   document.getElementById("export").addEventListener("click", exportNotes);
   addEventListener("keydown", press);
   addEventListener("hashchange", show);

@@ -1,15 +1,14 @@
 "use strict";
 // A latent next to its counterpart in another run, and the changes.
 
-const REAL = 0.5; // below this cosine the nearest latent is not called a counterpart
-
-async function compareView(table, latent, other) {
+async function compareView(table, latent, other, by) {
   const [match, ours, its] = await Promise.all([
     source.get(`${table.run}/match/${other}/${latent}`),
     source.get(`${table.run}/latent/${latent}`),
     Table.open(other),
   ]);
-  const theirs = match.latent === null ? null : await source.get(`${other}/latent/${match.latent}`);
+  const way = wayOf(match, by), found = match[way].latent;
+  const theirs = found === null ? null : await source.get(`${other}/latent/${found}`);
   const pair = [[table, ours], [its, theirs]].filter(([, one]) => one);
   const tokens = await Promise.all(pair.map(([side, one]) => side.tokensOf(one.index)));
   const rest = runs.map((_, run) => run).filter((run) => run !== table.run);
@@ -23,7 +22,7 @@ async function compareView(table, latent, other) {
         h("h1", { tabindex: -1 }, `Latent ${latent}, side by side`),
         h("nav", { class: "beside", "aria-label": "Other runs" },
           rest.map((run) => choice(table, latent, run, run === other)))),
-      counterpart(match, its.about.label),
+      counterpart(match, way, { table, latent, other }),
       theirs && part("What changed", figures(pair), words(pair, tokens)),
       h("div", { class: "pair heads" }, pair.map(heading)),
       groupsOf(...pair.map(([, one]) => one)).map((which) => together(which, pair)),
@@ -42,17 +41,6 @@ function nameOf([side, one]) {
 function choice(table, latent, run, isCurrent) {
   const href = address({ run: table.run, latent, other: run });
   return h("a", { class: "button", href, "aria-current": isCurrent && "true" }, runs[run].label);
-}
-
-function counterpart({ latent, cosine, reason }, label) {
-  if (latent === null) return h("p", { class: "told warn" }, `${label} has no counterpart: ${reason}.`);
-  const shown = cosine.toFixed(2);
-  if (cosine >= REAL) {
-    return h("p", { class: "told" },
-      `The counterpart in ${label} is latent ${latent}: the cosine of their decoder rows is ${shown}.`);
-  }
-  return h("p", { class: "told warn" }, `${label} has no real counterpart: the nearest is latent ${latent}, ` +
-    `and the cosine of their decoder rows is only ${shown}.`);
 }
 
 function heading(sided) {

@@ -14,6 +14,7 @@ async function latentView(table, latent) {
         h("p", { class: "crumb" }, h("a", { href: address({ run: table.run }) }, table.about.label)),
         h("h1", { tabindex: -1 }, `Latent ${latent}`),
         h("nav", { class: "beside", "aria-label": "Neighbouring latents" },
+          h("a", { class: "button", href: address({ run: table.run, text: "", heat: latent }) }, "Try a text"),
           placeInList(table, latent), link(table, before, "←", "previous"), link(table, after, "→", "next"))),
       facts(one, table),
       h("div", { class: "two" },
@@ -111,8 +112,8 @@ function ranked(pairs, table) {
   }));
 }
 
-function bars(entries) {
-  const most = Math.max(...entries.map(([, value]) => Math.abs(value)));
+function bars(entries, full) {
+  const most = full ?? Math.max(...entries.map(([, value]) => Math.abs(value)));
   const line = ([what, value]) => h("li", { "--share": Math.abs(value) / most || 0 },
     h("span", { class: "what" }, what), h("span", { class: "number" }, number(value)));
   return h("ol", { class: "bars" }, entries.map(line));
@@ -135,20 +136,4 @@ function noteBox(table, latent) {
     }
   }
   return h("div", { class: "note" }, text, h("div", {}, h("button", { type: "button", onclick: save }, "Save"), told));
-}
-
-function counterparts(table, latent, others) {
-  return h("ul", { class: "counterparts" }, others.map((other) => {
-    const href = address({ run: table.run, latent, other });
-    const told = h("span", { class: "quiet" }, "…");
-    source.get(`${table.run}/match/${other}/${latent}`).then((match) => (told.textContent = verdict(match)));
-    return h("li", {}, h("a", { href }, runs[other].label), " ", told);
-  }));
-}
-
-function verdict(match) {
-  if (match.latent === null) return `none: ${match.reason}`;
-  const cosine = `cosine ${match.cosine.toFixed(2)}`;
-  if (match.cosine < REAL) return `no real counterpart (nearest ${match.latent}, ${cosine})`;
-  return `latent ${match.latent}, ${cosine}`;
 }

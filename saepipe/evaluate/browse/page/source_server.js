@@ -3,6 +3,7 @@
 
 const source = {
   notes: "kept in the run's folder",
+  noText: "There is no model to read a text: start saepipe browse with --model auto.",
 
   async get(name) {
     return (await asked(`data/${name}`)).json();
@@ -11,6 +12,11 @@ const source = {
   async writeNote(run, latent, text) {
     const headers = { "Content-Type": "application/json" };
     await asked(`data/${run}/notes/${latent}`, { method: "PUT", headers, body: JSON.stringify({ text }) });
+  },
+
+  async read(run, text) {
+    const headers = { "Content-Type": "application/json" };
+    return (await asked(`text/${run}`, { method: "PUT", headers, body: JSON.stringify({ text }) })).json();
   },
 };
 

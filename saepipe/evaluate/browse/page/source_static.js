@@ -10,6 +10,7 @@ function keep(resources) {
 
 const source = {
   notes: "kept in this browser",
+  noText: "These are files, which have no model to read a text. On the machine with the runs: saepipe browse RUN --model auto",
 
   async get(name) {
     if (!(name in held)) await script(fileOf(name));
