@@ -22,9 +22,9 @@ VARIANTS = {"topk": 0, "topk_orthogonal": 0, "jumprelu": 1}
 """Variants with the seed of their decoders and other content."""
 
 
-def write_runs(folder: Path) -> list[Path]:
+def write_runs(folder: Path, d_in: int = D_IN) -> list[Path]:
     return [
-        write_store(folder / variant / "seed-0", D_SAE, d_in=D_IN, seed=seed, heat=3.0 + index)
+        write_store(folder / variant / "seed-0", D_SAE, d_in=d_in, seed=seed, heat=3.0 + index)
         for index, (variant, seed) in enumerate(VARIANTS.items())
     ]
 

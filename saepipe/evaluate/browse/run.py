@@ -60,9 +60,7 @@ def browse(
     resources = open_runs(runs)
     if static is not None:
         if model is not None:
-            raise ConfigError(
-                "static files cannot read texts", hint="omit --model or --static"
-            )
+            raise ConfigError("static files cannot read texts", hint="omit --model or --static")
         return write_static(resources, static, progress or Silent())
     try:
         from saepipe.evaluate.browse.server import ADDRESS, application, listen, serve

@@ -88,7 +88,7 @@ class LatentMap {
     for (const tick of this.x.ticks) {
       const [x] = this.place({ x: this.x.of(tick), y: 0 });
       line([x, top], [x, floor]);
-      text(`${Number((tick * 100).toPrecision(1))} %`, x, floor + 14, "center");
+      text(`${Number((tick * 100).toPrecision(2))} %`, x, floor + 14, "center");
     }
     for (const tick of this.y.ticks) {
       const [, y] = this.place({ x: 0, y: this.y.of(tick) });

@@ -12,7 +12,7 @@ function linear(values) {
   return { of: (value) => (value - low) / (high - low), ticks };
 }
 
-// Labels powers of ten, and with fewer than three of them also 2 and 5 times those, or all multiples.
+// Labels powers of ten, and with fewer than three of them also 2 and 5 times those, or more multiples.
 function logarithmic(values) {
   const [low, high] = extent(values.map(Math.log10));
   const within = (tick) => Math.log10(tick) >= low && Math.log10(tick) <= high;
@@ -20,7 +20,7 @@ function logarithmic(values) {
     const powers = Array.from({ length: Math.ceil(high) - Math.floor(low) }, (_, i) => 10 ** (Math.floor(low) + i));
     return powers.flatMap((power) => marks.map((mark) => mark * power)).filter(within);
   };
-  const choices = [[1, 10], [1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9]].map(multiples);
+  const choices = [[1, 10], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 7]].map(multiples);
   const ticks = choices.find((found) => new Set(found).size >= 3) ?? choices.at(-1);
   return { of: (value) => (Math.log10(value) - low) / (high - low), ticks: [...new Set(ticks)] };
 }
