@@ -170,6 +170,7 @@ def _write_decoder(run: Path, d_sae: int, d_in: int, rng: np.random.Generator) -
     save_file(
         {"W_enc": np.ascontiguousarray(W_dec.T), "W_dec": W_dec, **zeros}, run / "sae" / "sae_weights.safetensors"
     )
+    artifact.write_json(run / "sae" / "cfg.json", {"architecture": "standard", "d_in": d_in, "d_sae": d_sae})
     header, listed = artifact.read_manifest(run)
     files = artifact.digest_files(run, [*listed["files"], "sae/sae_weights.safetensors"])
     artifact.rewrite_manifest(run, [header, {"files": files}])

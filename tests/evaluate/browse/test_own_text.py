@@ -66,7 +66,7 @@ def test_a_run_of_another_model_is_refused(toy: Resources, own: OwnText) -> None
 
 def test_files_take_no_model(toy: Resources, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="static files cannot read texts"):
-        browse([tmp_path], static=tmp_path / "site", model="auto")
+        browse([toy.runs[0].store.run_folder()], static=tmp_path / "site", model="auto")
 
 
 def client_of(toy: Resources, own: OwnText | None) -> TestClient:
