@@ -46,8 +46,8 @@ class TokenSample:
         num = torch.bincount(entries.row, minlength=len(tokens.x))
         chosen = tokens.uniform < self.share
         of_chosen = chosen[entries.row]
-        tensors = (tokens.uniform[chosen], tokens.flat_index[chosen], num[chosen])
-        tensors += (entries.latent[of_chosen].int(), entries.act[of_chosen])
+        of_tokens = (tokens.uniform[chosen], tokens.flat_index[chosen], num[chosen])
+        tensors = (*of_tokens, entries.latent[of_chosen].int(), entries.act[of_chosen])
         self._parts.append(SampledTokens(*(tensor.cpu().numpy() for tensor in tensors)))
         self._total += self._sum(self._parts[-1])
         while self._total > self._limit:
