@@ -1,4 +1,4 @@
-"""Python code for users passes mypy: of README.md and docs/, of the docstrings of public names, and of the notebooks."""
+"""Python code for users passes mypy: in README.md and docs/, in docstrings of public names, and in notebooks."""
 
 from __future__ import annotations
 
