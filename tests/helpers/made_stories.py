@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from helpers.made_results import HOOK, write_result, write_run
 from saepipe.data.folders import artifact
-from saepipe.data.folders.health import Health
+from saepipe.data.folders.health import Finding, Health
 from saepipe.data.folders.sealed_result import write_result as write_sealed
 from saepipe.evaluate.metrics.base import Figure
 from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY
@@ -69,7 +71,7 @@ def _histogram(edges: Sequence[float], counts: Mapping[int, int]) -> dict[str, A
     return {"edges": edges, "counts": [counts.get(index, 0) for index in range(len(edges) - 1)]}
 
 
-def write_absorption(run: Path, letters: Mapping[str, tuple[int, int] | str]) -> Path:
+def write_absorption(run: Path, letters: Mapping[str, tuple[int, int] | str], **ours: Any) -> Path:
     """Writes by letter (absorbed words, words), or why absorption is not measurable; the fraction is half the rate."""
     details, more, rates = [], [], []
     for letter, content in letters.items():
@@ -80,7 +82,7 @@ def write_absorption(run: Path, letters: Mapping[str, tuple[int, int] | str]) ->
         details.append(entry | {"mean_absorption_fraction": None if rate is None else rate / 2})
         more.append({"first_letter": letter, "not_measurable": content if isinstance(content, str) else None})
     mean = sum(rates) / len(rates) if rates else None
-    return write_evaluation(run, "absorption", {"mean_full_absorption_score": mean}, details, letters=more)
+    return write_evaluation(run, "absorption", {"mean_full_absorption_score": mean}, details, letters=more, **ours)
 
 
 def write_probing(run: Path, accuracy: float, dense: float = 0.95) -> Path:
@@ -137,3 +139,40 @@ def values(spec: Mapping[str, Any], layer: int | None = None) -> list[dict[str, 
     """Returns the first table of a chart, or that of one of its layers."""
     name = "table0" if layer is None else spec["layer"][layer].get("data", spec.get("data"))["name"]
     return spec["datasets"][name]
+
+
+def write_study(folder: Path, num_seeds: int = 3) -> dict[str, list[Path]]:
+    """Writes three variants at matched L0, by name, with a log and every evaluation that has charts.
+
+    Beside the baseline `l1`, `ortsae` has better explained variance and fewer absorbed words. `placebo` differs by noise,
+    and its absorption cannot be compared, because its probes do no better than chance.
+    """
+    weights = {"l1": 0.0, "placebo": 1e-6, "ortsae": 0.1}
+    return {
+        name: [_write_seed(folder / name / f"seed-{seed}", weight, name == "placebo") for seed in range(num_seeds)]
+        for name, weight in weights.items()
+    }
+
+
+def _write_seed(run: Path, weight: float, at_chance: bool) -> Path:
+    ortsae = [{"name": "ortsae", "weight": weight}] if weight else []
+    primary = {"explained_variance": 0.01, "mean_full_absorption_score": 0.05}
+    dead = Finding.measured("H9", "warning", "{:.0%} of latents are dead", 0.48 + 0.01 * int(run.name[-1]))
+    health = Health((dead,) if weight > 0.01 else ())
+    write_run(run, health=health, penalties=[{"name": "l1", "weight": 1.0}, *ortsae], primary_metrics=primary)
+    seed = int(run.name.removeprefix("seed-"))
+    rng = random.Random(f"{run.parent.name} {seed}")
+    noise = [rng.gauss(0.0, 0.003) for _ in range(5)]
+    ev = 0.8 + 0.3 * weight + 0.01 * seed + noise[0]
+    figures = {"delta_ce": 0.3 - weight + 3 * noise[1], "ce_loss_score": 0.97 + 0.1 * weight + noise[2]}
+    figures |= {"frac_alive": 0.9 - 0.1 * weight + noise[3], "l0": 20 + 0.2 * seed + 20 * noise[4]}
+    write_result(run, {"explained_variance": Estimate(ev, ev - 0.01, ev + 0.01), **figures})
+    names = ("reconstruction", "l1", *(["ortsae"] if weight else []))
+    write_log(
+        run, {name: [(rng.uniform(1, 2) / (1 + t), 0.3 + 0.1 * rng.random()) for t in range(40)] for name in names}
+    )
+    write_geometry(run, {index: 10 - abs(index - 20 - seed) for index in range(12, 28)}, {20 + seed: 5, 26: 2})
+    chance = Finding("H10", "error", "the probes of letters do no better than guessing", evaluation="absorption")
+    letters = {letter: (4 + rng.randrange(7) - round(30 * weight), 20) for letter in "abcdefgh"}
+    write_absorption(run, letters, findings=[asdict(chance)] if at_chance else [])
+    return write_probing(run, 0.8 + weight / 3 + 2 * noise[4])

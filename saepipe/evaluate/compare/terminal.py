@@ -16,7 +16,6 @@ from saepipe.evaluate.compare.verdict import Verdict
 Fits = Callable[[RichTable], bool]
 UNDERPOWERED, SMALL = "†", "‡"
 """Signs of the remarks on a verdict."""
-HEADINGS = ("figure", "", "baseline", "variant", "difference, 95 % over seeds", "p", "detectable (80 %)", "verdict")
 
 
 def render(table: Table, fits: Fits, *, seeds: bool = False, settings: bool = False) -> Iterator[RenderableType]:
@@ -80,13 +79,12 @@ def _health(variant: Variant) -> str:
 
 def render_changes(verdict: Verdict, table: Table) -> RichTable:
     """Returns a row per figure but L0, which must match: the primary figures, then the exploratory ones."""
-    rendered = _new_table("figure (* primary)", *HEADINGS[4:6])
-    rendered.add_column("verdict", no_wrap=True)
+    rendered = _new_table("figure (* primary)", "difference, 95 % over seeds", "p", "verdict")
     for change in verdict.changes:
         if change.key in table.short and change.key != "l0":
-            name, kind, *_, difference, p, _, _ = cells_of(change)
-            name = f"{name} *" if kind == "primary" else name
-            rendered.add_row(name, difference, p, f"{_word(change)} {_mark(change)}".rstrip())
+            name = f"{change.shown.label} *" if change.primary else change.shown.label
+            p = "-" if change.paired is None or change.p is None else f"{change.p:.2g}"
+            rendered.add_row(name, _difference(change), p, f"{_word(change)} {_mark(change)}".rstrip())
     return rendered
 
 
@@ -147,24 +145,12 @@ def _legend(table: Table) -> Iterator[str]:
             yield f"{mark} {'; '.join(marked)}"
 
 
-def cells_of(change: Change) -> tuple[str, ...]:
-    """Returns one text per heading of HEADINGS."""
-    kind = "primary" if change.primary else "exploratory"
-    name = f"{change.shown.label} (noisy)" if change.shown.noisy else change.shown.label
+def _difference(change: Change) -> str:
+    """Returns the difference with its interval over seeds."""
     if change.paired is None:
-        return (name, kind, "-", "-", "-", "-", "-", change.word)
+        return "-"
     mean = change.paired.mean
-    interval = f" [{mean.low:+.3g}, {mean.high:+.3g}]" if mean.low is not None else ""
-    return (
-        name,
-        kind,
-        f"{change.baseline:.4g}",
-        f"{change.variant:.4g}",
-        f"{change.difference:+.3g}{interval}",
-        "-" if change.p is None else f"{change.p:.2g}",
-        "-" if change.paired.detectable is None else f"{change.paired.detectable:.2g}",
-        f"{_word(change)}; {change.remark}" if _mark(change) else _word(change),
-    )
+    return f"{change.difference:+.3g}" + (f" [{mean.low:+.3g}, {mean.high:+.3g}]" if mean.low is not None else "")
 
 
 def _word(change: Change) -> str:

@@ -157,6 +157,22 @@ function markCurrentSection(links) {
   link.forEach((_, section) => watcher.observe(section));
 }
 
+// Tells on which sides of each table there is more.
+function markScrollers(scrollers) {
+  const mark = (scroller) => {
+    const { scrollLeft, scrollWidth, clientWidth } = scroller.firstElementChild;
+    scroller.classList.toggle("left", scrollLeft > 1);
+    scroller.classList.toggle("right", scrollLeft + clientWidth < scrollWidth - 1);
+  };
+  const watcher = new ResizeObserver((entries) => entries.forEach(({ target }) => mark(target.closest(".scroller"))));
+  for (const scroller of scrollers) {
+    const scroll = scroller.firstElementChild;
+    scroll.addEventListener("scroll", () => mark(scroller), { passive: true });
+    watcher.observe(scroll);
+    watcher.observe(scroll.firstElementChild);
+  }
+}
+
 addEventListener("DOMContentLoaded", () => {
   themeButton(document.querySelector("#theme"));
   document.addEventListener("click", ({ target }) => {
@@ -169,6 +185,7 @@ addEventListener("DOMContentLoaded", () => {
   addEventListener("hashchange", openRun);
   openRun();
   printing();
+  markScrollers(document.querySelectorAll(".scroller"));
   markCurrentSection(document.querySelectorAll("nav a"));
   renderInView(document.querySelectorAll(".chart"));
 });

@@ -16,13 +16,15 @@ from importlib.resources import files
 from typing import Any
 
 from saepipe.data.errors import MachineError
-from saepipe.data.folders.health import errors
+from saepipe.data.folders.health import Finding, errors
 from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.notes import Note
-from saepipe.evaluate.compare.terminal import HEADINGS, cells_of
-from saepipe.evaluate.report.chart import Section, Value, anchor
+from saepipe.evaluate.compare.verdict import Verdict
+from saepipe.evaluate.report.chart import Chart, Section, Value, anchor
+from saepipe.evaluate.report.conclusions import counted
 from saepipe.evaluate.report.provenance import Link
 from saepipe.evaluate.report.story import ReportedFinding, Story
+from saepipe.evaluate.report.verdict_rows import HEADINGS, cells_of, changes_of
 from saepipe.evaluate.results.run_results import Row
 
 
@@ -31,10 +33,13 @@ class Page:
     """Content of the page."""
 
     title: str
-    summary: str
-    """One paragraph."""
+    conclusions: tuple[str, ...]
+    """Sentences that open the page, each a paragraph."""
     story: Story
+    forest: Chart | None
+    """Differences from the baseline; None if there are none."""
     sections: tuple[Section, ...]
+    """Sections with charts; the first has the results, and comes before health."""
     written_by: str
 
     @property
@@ -44,13 +49,12 @@ class Page:
 
     @property
     def columns(self) -> list[tuple[int, str]]:
-        """Indices of the table's columns in the page's order, with figure keys: run, health, figures, settings.
+        """Indices of the table's columns in the page's order, with figure keys: run, health, figures.
 
-        The settings come last because the page has a section of its own for them.
+        Settings have a section of their own.
         """
         health = 1 + len(self.story.table.settings)
-        settings = [(index, "") for index in range(1, health)]
-        return [(0, ""), (health, ""), *enumerate(self.story.table.figures, health + 1), *settings]
+        return [(0, ""), (health, ""), *enumerate(self.story.table.figures, health + 1)]
 
     @property
     def notes(self) -> list[Note]:
@@ -96,6 +100,9 @@ def render(page: Page) -> str:
     environment.filters |= {
         "number": number,
         "cells": cells_of,
+        "changes": changes_of,
+        "remarks": remarks,
+        "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
         "health": health,
         "reported": lambda finding: ReportedFinding(finding, ()),
     }
@@ -139,9 +146,10 @@ def health(row: Row) -> str:
     )
 
 
-def counted(counts: dict[str, int]) -> str:
-    """Returns counts in words, such as `2 errors and 1 warning`; an empty string if all are 0."""
-    return " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items() if count)
+def remarks(verdict: Verdict) -> list[Finding]:
+    """Returns the findings about a comparison that its sentence does not tell."""
+    sentence = str(verdict)
+    return [f for f in (*verdict.comparison_findings, *verdict.findings) if f.message not in sentence]
 
 
 def _policy(*scripts: str) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
-from saepipe.data.folders.health import errors
-from saepipe.evaluate.report.page import Page, counted, render
+from saepipe.evaluate.report.charts.forest import forest
+from saepipe.evaluate.report.conclusions import conclusions
+from saepipe.evaluate.report.page import Page, render
 from saepipe.evaluate.report.sections import sections
 from saepipe.evaluate.report.story import Story
 
@@ -48,24 +49,11 @@ def report(
     provenance = artifact.provenance()
     page = Page(
         title=title or TITLE,
-        summary=summary(story),
+        conclusions=conclusions(story),
         story=story,
+        forest=forest(story),
         sections=tuple(sections(story)),
         written_by=f"Written by saepipe {provenance['saepipe']} (commit {provenance['commit']}).",
     )
     artifact.write_file(out, render(page).encode())
     return out
-
-
-def summary(story: Story) -> str:
-    """Returns a paragraph on what was compared, with what, and how many findings there are."""
-    hooks = ", ".join(dict.fromkeys(row.run.hook for row in story.rows))
-    models = ", ".join(
-        dict.fromkeys(link.name for chain in story.provenance.values() for link in chain if link.kind == "model")
-    )
-    text = f"{counted({'run': len(story.rows)})} of {counted({'variant': len(story.variants)})} at {hooks}"
-    text += f" of {models}" if models else ""
-    text += f", compared with {story.baseline}" if story.baseline else ""
-    findings = [reported.finding for reported in story.findings]
-    counts = counted({"error": len(errors(findings)), "warning": len(findings) - len(errors(findings))})
-    return f"{text}. The health rules found {counts or 'nothing'}."

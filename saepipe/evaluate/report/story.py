@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saepipe.data.folders.finding_groups import grouped
 from saepipe.data.folders.health import Finding
 from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.checks import check_parts, check_same_data, check_sources
@@ -25,14 +26,18 @@ LogLine = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ReportedFinding:
-    """A finding with the labels of its runs; no labels if it is about their comparison."""
+    """A finding of a variant's runs, or of their comparison: then without labels, variant and where."""
 
     finding: Finding
     labels: tuple[str, ...]
+    """Runs concerned."""
+    variant: str = ""
+    where: str = ""
+    """`l1, 3 seeds`, or the label of the only run."""
 
     def __str__(self) -> str:
         rule = f"{RULES[self.finding.rule].title} ({self.finding.rule}, {self.finding.severity})"
-        return f"{', '.join(self.labels) or 'the comparison'}: {rule}: {self.finding.message}"
+        return f"{self.where or 'the comparison'}: {rule}: {self.finding.message}"
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Story:
     results: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """Evaluations by run and name, as `read_results` returns them."""
     findings: tuple[ReportedFinding, ...]
-    """Errors before warnings."""
+    """Errors before warnings, without those of the verdicts."""
     configs: Mapping[str, Mapping[str, Any]]
     """Each run's complete resolved config as plain data."""
     provenance: Mapping[str, tuple[Link, ...]]
@@ -78,7 +83,7 @@ class Story:
             table=table,
             logs={row.label: read_log(row.run.path) for row in rows},
             results={row.label: read_results(row.run) for row in rows},
-            findings=tuple(_findings(rows, table, shown)),
+            findings=tuple(_findings(rows, shown)),
             configs={row.label: dict(row.run.plain) for row in rows},
             provenance={row.label: chain(row.run, facts[row.run.cache_fingerprint]) for row in rows},
             caches=facts,
@@ -94,21 +99,16 @@ class Story:
         return next(variant for variant in self.variants if any(row.label == label for row in variant.rows))
 
 
-def _findings(rows: Sequence[Row], table: Table, shown: Mapping[str, FigureSpec]) -> list[ReportedFinding]:
-    """Returns the findings about runs, then about their comparison, errors first; equal findings of runs are merged."""
-    of_runs: dict[Finding, list[str]] = {}
-    for row in rows:
-        for finding in row.findings:
-            of_runs.setdefault(finding, []).append(row.label)
-    of_comparison: Iterable[Finding] = dict.fromkeys(
-        [*check_sources(rows), *check_same_data(rows, shown), *check_parts(rows, shown), *_of_verdicts(table)]
-    )
-    findings = [ReportedFinding(finding, tuple(labels)) for finding, labels in of_runs.items()]
+def _findings(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> list[ReportedFinding]:
+    """Returns the findings about runs, grouped over seeds, then about all of them together, errors first.
+
+    Findings about the comparison with the baseline belong to its verdict.
+    """
+    groups = grouped({row.label: row.findings for row in rows})
+    findings = [
+        ReportedFinding(Finding(group.rule, group.severity, group.message), group.runs, group.variant, group.where)
+        for group in groups
+    ]
+    of_comparison = [*check_sources(rows), *check_same_data(rows, shown), *check_parts(rows, shown)]
     findings += [ReportedFinding(finding, ()) for finding in of_comparison]
     return sorted(findings, key=lambda reported: reported.finding.severity != "error")
-
-
-def _of_verdicts(table: Table) -> Iterator[Finding]:
-    for verdict in table.verdicts:
-        for finding in (*verdict.comparison_findings, *verdict.findings):
-            yield replace(finding, message=f"{verdict.pair}: {finding.message}")

@@ -12,8 +12,9 @@ from typing import Any
 
 from saepipe.data.errors import MachineError
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito (2008): distinct for all kinds of colour vision; their black and yellow would vanish in one theme."""
+COLOURS = ("#0072B2", "#B84A00", "#009E73", "#BF5A93", "#C28800", "#5B93F0")
+"""Six hues of Okabe and Ito (2008), changed so that each has a contrast of 3 to the cards of both themes and all stay
+as distinct as theirs for all kinds of colour vision."""
 GREY = "#888888"
 """References: probes of the model, imported SAEs, limits."""
 _DASHES: tuple[Sequence[int], ...] = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
@@ -52,6 +53,8 @@ class Series:
     """Names in the legend; None for all."""
     strokes: bool = False
     """True if the legend shows strokes, with their dashes, instead of points."""
+    top: bool = False
+    """True if the legend is above the chart, in a line if there is room, at all widths."""
 
     @property
     def colour(self) -> Any:
@@ -76,6 +79,9 @@ class Series:
         scale = alt.Scale(domain=[*self.names, *self.references], range=values)
         settings: dict[str, Any] = {"values": list(self.legend)} if self.legend is not None else {}
         settings |= {"symbolType": "stroke"} if self.strokes else {}
+        settings |= (
+            {"orient": "top", "columns": alt.ExprRef("width < 400 ? 1 : 3"), "labelLimit": 260} if self.top else {}
+        )
         legend = alt.Legend(title=None, symbolOpacity=1, **settings)  # otherwise as faint as a faint layer
         return getattr(alt, channel)(f"{self.field}:N", scale=scale, legend=legend)
 
