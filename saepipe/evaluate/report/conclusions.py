@@ -34,9 +34,10 @@ def _measured(story: Story) -> str:
     models = ", ".join(
         dict.fromkeys(link.name for chain in story.provenance.values() for link in chain if link.kind == "model")
     )
-    text = f"{counted({'run': len(story.rows)})} of {counted({'variant': len(story.variants)})} at {hooks}"
-    text += f" of {models}" if models else ""
-    return f"{text}{f', compared with {story.baseline}' if story.baseline else ''}."
+    sizes = {len(variant.rows) for variant in story.variants}
+    seeds = f" with {counted({'seed': sizes.pop()})} each" if len(sizes) == 1 else f", {counted({'run': len(story.rows)})}"
+    text = f"{counted({'variant': len(story.variants)})}{seeds} at {hooks}{f' of {models}' if models else ''}"
+    return f"{text}{f', compared with {story.table.verdicts[0].baseline}' if story.table.verdicts else ''}."
 
 
 def _needs(story: Story) -> str:
@@ -61,10 +62,14 @@ def _judged(verdicts: Sequence[Verdict], story: Story) -> str:
     """Returns the outcome of each comparison; comparisons with equal outcomes share their words."""
     primary = any(change.primary and change.paired for verdict in verdicts for change in verdict.changes)
     names: dict[str, list[str]] = {}
-    for verdict in verdicts:
+    for verdict in sorted(verdicts, key=_num_significant, reverse=True):
         names.setdefault(_outcome(verdict, story, primary=primary), []).append(name_of(verdict))
     outcomes = "; ".join(f"{listed(of)} {'is' if len(of) == 1 else 'are'} {text}" for text, of in names.items())
     return f"{'In the primary metrics, ' if primary else ''}{outcomes}."
+
+
+def _num_significant(verdict: Verdict) -> int:
+    return sum(change.primary and change.is_significant and not change.blocked_by for change in verdict.changes)
 
 
 def _outcome(verdict: Verdict, story: Story, *, primary: bool) -> str:

@@ -41,8 +41,13 @@ _KINDS = {
 def section(story: Story) -> Section:
     """Returns the section, with charts of the runs whose absorption was measured."""
     letters = {run: _letters(result["absorption"]) for run, result in story.results.items() if "absorption" in result}
-    charts = tuple(_charts(story, letters)) if letters else ()
-    return Section("absorption", "Absorption", _TEXT if charts else "", charts, tuple(_absent(story, letters)))
+    charts, absent = [], list(_absent(story, letters))
+    for chart in _charts(story, letters):
+        if any(value for _, _, value, *_ in chart.rows):
+            charts.append(chart)
+        else:
+            absent.append(f"{chart.title}: 0 on every letter in every run.")
+    return Section("absorption", "Absorption", _TEXT if charts else "", tuple(charts), tuple(absent))
 
 
 def _letters(result: Mapping[str, Any]) -> dict[str, Letter]:

@@ -80,7 +80,7 @@ def _spec(
     step = max(min(_STEP, _TALL / (len(order) * slots)), _ROW / slots, _CLOSE_STEP)
     layers = [
         base.transform_filter("isValid(datum.low)")
-        .mark_rule(strokeWidth=step / 4, opacity=0.6)
+        .mark_rule(strokeWidth=step / 4)
         .encode(x=alt.X("low:Q"), x2=alt.X2("high:Q")),
         base.mark_point(filled=True, size=6 * step, opacity=1).encode(x=x, shape=series.shape, tooltip=hover),
     ]

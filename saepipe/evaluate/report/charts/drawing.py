@@ -5,6 +5,7 @@ Colours of text, axes and background are not set here but by the page's theme, w
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,6 +115,18 @@ def ticks(low: float, high: float) -> list[float]:
         return [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
     every = math.ceil((last - first) / _MANY_DECADES)
     return [10.0**power for power in range(first, last + 1, every)]
+
+
+def text_axis(orient: str, places: Sequence[float], lines: Sequence[Sequence[str]], hidden_below: int = 0) -> Any:
+    """Returns a y axis with nothing but lines of text at some places.
+
+    It has no text on pages on which the chart is narrower than `hidden_below` pixels.
+    """
+    expression = f"{json.dumps(lines)}[indexof({json.dumps(places)}, datum.value)]"
+    if hidden_below:
+        expression = f"containerSize()[0] < {hidden_below} ? '' : {expression}"
+    plain = {"grid": False, "ticks": False, "domain": False, "labelLimit": 260, "labelOverlap": False}
+    return altair().Axis(orient=orient, values=places, labelExpr=expression, **plain)
 
 
 def tooltip(fields: Mapping[str, str]) -> list[Any]:

@@ -6,7 +6,6 @@ axis of a figure for which lower is better runs from right to left.
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saepipe.evaluate.compare.difference import Change
-from saepipe.evaluate.report.charts.drawing import GREY, Record, Series, Tables, altair, tooltip
+from saepipe.evaluate.report.charts.drawing import GREY, Record, Series, Tables, altair, text_axis, tooltip
 from saepipe.evaluate.report.story import Story
 
 TOP = 1.2
@@ -132,7 +131,7 @@ def plot(story: Story, rows: Sequence[ForestRow], description: str) -> dict[str,
     bottom = rows[-1].bottom
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[-_EDGE, _EDGE], nice=False))
     y = alt.Y("y:Q", title=None, axis=None, scale=alt.Scale(domain=[bottom, 0], nice=False, zero=False))
-    labels = _labels("left", [(row.top + row.axis) / 2 for row in rows], [row.label for row in rows])
+    labels = text_axis("left", [(row.top + row.axis) / 2 for row in rows], [row.label for row in rows])
     shade = alt.Chart(tables.add(_shades(rows))).mark_rect(color=GREY, opacity=0.25)
     zero = alt.Chart(tables.add([{"x": 0.0, "y": TOP, "y2": bottom}])).mark_rule(color=GREY, strokeWidth=1.5)
     axes = alt.Chart(tables.add(_axes(rows))).mark_rule(color=GREY, strokeWidth=0.5)
@@ -162,7 +161,7 @@ def _entries(story: Story, tables: Tables, rows: Sequence[ForestRow], x: Any, y:
         {"variant:N": "variant", "figure:N": "figure", "text:N": "difference", "verdict:N": "verdict", "why:N": "why"}
     )
     base = alt.Chart(tables.add(records))
-    numbers = _labels("right", [record["y"] for record in records], [[record["text"]] for record in records], _NARROW)
+    numbers = text_axis("right", [record["y"] for record in records], [[record["text"]] for record in records], _NARROW)
     yield base.mark_point(opacity=0).encode(x=x, y=y.copy().axis(numbers))
     for why, colour, shape in (("!", series.colour, series.shape), ("", alt.value(GREY), alt.value("cross"))):
         some = base.transform_filter(f"{why}datum.why").encode(y=y, color=colour)
@@ -172,15 +171,6 @@ def _entries(story: Story, tables: Tables, rows: Sequence[ForestRow], x: Any, y:
         for filled in (True, False):
             mark = points.transform_filter(f"datum.filled === {str(filled).lower()} && isValid(datum.x)")
             yield mark.mark_point(filled=filled, size=70, strokeWidth=2, opacity=1)
-
-
-def _labels(orient: str, places: Sequence[float], lines: Sequence[Sequence[str]], hidden_below: int = 0) -> Any:
-    """Returns an axis with nothing but lines of text at some heights."""
-    expression = f"{json.dumps(lines)}[indexof({json.dumps(places)}, datum.value)]"
-    if hidden_below:
-        expression = f"containerSize()[0] < {hidden_below} ? '' : {expression}"
-    plain = {"grid": False, "ticks": False, "domain": False, "labelLimit": 260, "labelOverlap": False}
-    return altair().Axis(orient=orient, values=places, labelExpr=expression, **plain)
 
 
 def _words(rows: Sequence[ForestRow], baseline: str) -> Iterator[Record]:

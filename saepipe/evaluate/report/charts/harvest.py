@@ -145,7 +145,7 @@ def _channels(hook: str, stats: ActivationStats, suffix: str) -> Chart:
     points = alt.Chart(tables.add(records)).transform_fold(["rms", "std"], as_=["kind", "value"])
     hover = tooltip({f"{column}:Q": column for column in columns})
     points = points.encode(x=x, y=quantity("Y", "value", "scale", scales), color=kinds, tooltip=hover)
-    layers = [points.mark_line(strokeWidth=1, opacity=0.5), points.mark_point(filled=True, size=22, opacity=0.9)]
+    layers = [points.mark_line(strokeWidth=1), points.mark_point(filled=True, size=22, opacity=1)]
     if named := [record for record in records if record["channel"] in massive[:_MOST_NAMED]]:
         text_marks = alt.Chart(tables.add(named)).mark_text(align="left", dx=7, dy=-7, fontSize=11)
         layers.append(text_marks.encode(x=x, y=alt.Y("rms:Q"), text="channel:N"))

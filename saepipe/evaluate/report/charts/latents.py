@@ -8,10 +8,12 @@ from typing import Any
 
 from saepipe.evaluate.report.chart import Chart, Section
 from saepipe.evaluate.report.charts.lines import Axes, Line, lines
+from saepipe.evaluate.report.charts.small_multiples import small_multiples
 from saepipe.evaluate.report.evaluations import HISTOGRAMS
 from saepipe.evaluate.report.story import Story
 
 _TEXT = "Each line is a run, coloured by variant. Heights are shares, so SAEs of different sizes are comparable."
+_ABOUT_PANELS = " All panels have one scale; the first variant is in grey behind the others."
 _SOURCES = ("geometry", "core")
 """Evaluations with histograms, in order of preference."""
 
@@ -84,9 +86,12 @@ def _chart(story: Story, name: str, kind: _Kind, histograms: Mapping[str, Mappin
         shares = (f"{row.label} {dead:.2%}" for row in story.rows if (dead := row.value("frac_dead")) is not None)
         dead_shares = ", ".join(shares)
         text += f" Latents that are never active are not included: {dead_shares}." if dead_shares else ""
+        text += _ABOUT_PANELS if len(story.variants) > 1 else ""
     first, last = _visible_bins(histograms)
     series = [_line(label, histogram, first, last) for label, histogram in histograms.items()]
-    return lines(kind.id, kind.title, text, story, series, Axes(kind.x, kind.y, steps=True, may_be_log=kind.may_be_log))
+    axes = Axes(kind.x, kind.y, steps=True, may_be_log=kind.may_be_log)
+    draw = small_multiples if name == "log10_density" and len(story.variants) > 1 else lines
+    return draw(kind.id, kind.title, text, story, series, axes)
 
 
 def _visible_bins(histograms: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:

@@ -57,12 +57,16 @@ class Axes:
 
 def lines(id_: str, title: str, description: str, story: Story, series: Sequence[Line], axes: Axes) -> Chart:
     """Returns a chart whose table has one row per x and one column per run."""
+    columns, rows = table_of(series, axes)
+    return Chart(id_, title, description, _spec(story, series, axes, description), columns, rows)
+
+
+def table_of(series: Sequence[Line], axes: Axes) -> tuple[tuple[str, ...], tuple[tuple[Value, ...], ...]]:
+    """Returns the table's columns, and one row per x."""
     points = {line.label: dict(zip(line.x, line.y, strict=True)) for line in series}
     xs = sorted({x for line in series for x in line.x})
-    rows: list[tuple[Value, ...]] = [(rounded(x), *(rounded(points[line.label].get(x)) for line in series)) for x in xs]
-    columns = (axes.x, *(line.label for line in series))
-    spec = _spec(story, series, axes, description)
-    return Chart(id_, title, description, spec, columns, tuple(rows))
+    rows = tuple((rounded(x), *(rounded(points[line.label].get(x)) for line in series)) for x in xs)
+    return (axes.x, *(line.label for line in series)), rows
 
 
 def _spec(story: Story, lines: Sequence[Line], axes: Axes, description: str) -> dict[str, Any]:
@@ -81,19 +85,19 @@ def _spec(story: Story, lines: Sequence[Line], axes: Axes, description: str) -> 
     if floor is not None:  # in the browser, so that the data keep their true values
         base = base.transform_calculate(place=f"datum.y === 0 ? {floor!r} : datum.y")
     several = any(len(variant.rows) > 1 for variant in story.variants)
-    layers = list(_layers(base.encode(y=y), series, axes, crossed=axes.mark_zeros and 0 in values, faint=several))
+    layers = list(_layers(base.encode(y=y), series, axes, crossed=axes.mark_zeros and 0 in values, thin=several))
     if axes.limit is not None and positive and min(floor or math.inf, *positive) < axes.limit < max(positive):
         rule = alt.Chart(tables.add([{}])).mark_rule(color=GREY, strokeDash=[4, 3])
         layers.append(rule.encode(y=alt.datum(axes.limit)))
     return tables.spec(alt.layer(*layers), description, _HEIGHT)
 
 
-def _layers(base: Any, series: Series, axes: Axes, *, crossed: bool, faint: bool) -> Iterator[Any]:
+def _layers(base: Any, series: Series, axes: Axes, *, crossed: bool, thin: bool) -> Iterator[Any]:
     """Yields lines, invisible points for the tooltip, and crosses at zeros; a click in the legend picks one variant."""
     alt = altair()
     picked = alt.selection_point(name="picked", fields=["variant"], bind="legend")
-    shown = alt.condition(picked, alt.value(0.55 if faint else 0.9), alt.value(0.08))
-    line = base.mark_line(strokeWidth=2, interpolate="step-after" if axes.steps else "linear")
+    shown = alt.condition(picked, alt.value(1.0), alt.value(0.08))
+    line = base.mark_line(strokeWidth=1.25 if thin else 2, interpolate="step-after" if axes.steps else "linear")
     yield line.encode(strokeDash=series.dash, opacity=shown).add_params(picked)
     hover = tooltip({"run:N": "run", "x:Q": axes.x, "y:Q": axes.y})
     yield base.mark_point(size=60, filled=True).encode(opacity=alt.value(0), tooltip=hover)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from saepipe.evaluate.compare.variant_means import Variant
+from saepipe.evaluate.compare.variant_means import Mean, Variant
 from saepipe.evaluate.report.chart import Chart, Section, Value, slug
 from saepipe.evaluate.report.charts.drawing import rounded
 from saepipe.evaluate.report.charts.pareto_plot import Point, plot
@@ -14,13 +15,14 @@ from saepipe.evaluate.results.run_results import Row
 _FIGURES = {
     "explained_variance": "explained variance",
     "ce_loss_score": "loss recovered",
+    "frac_dead": "dead share",
     "mean_absorption_fraction_score": "absorption fraction",
     "mean_full_absorption_score": "full absorption",
     "sae_top_1_test_accuracy": "accuracy of probes of 1 latent",
     "sae_top_5_test_accuracy": "accuracy of probes of 5 latents",
 }
 _TEXT = (
-    "Each strong point is a variant: the mean of its seeds, which are the faint points. Lines join variants that "
+    "Each large point is a variant: the mean of its seeds, which are the small points. Lines join variants that "
     "differ in sparsity alone. Bars are 95 % intervals: over training seeds if there are three or more, otherwise over "
     "evaluation noise only, which does not cover variation between seeds. Hover over a point for the settings in "
     "which it differs; click it to open its run."
@@ -47,10 +49,12 @@ def _chart(story: Story, key: str, name: str) -> Chart | str:
     if not any(point.plottable for point in (*means, *seeds)):
         reasons = dict.fromkeys(point.why for point in means if point.why)
         return f"No plot of L0 against {name}: {'; '.join(filter(None, reasons))}."
+    if not any(point.figure.value for point in (*means, *seeds)):
+        return f"No plot of L0 against {name}: it is 0 in every run."
     better = story.shown[key].better
     missing = [f"{point.label} ({point.why})" for point in means if not point.plottable]
     sentences = [
-        f"L0 against {name}, with 95 % intervals, coloured by penalty.",
+        f"L0 against {name}, with 95 % intervals.",
         f"{better.capitalize()} is better." if better else "",
         _range(means),
         f"Not shown: {'; '.join(missing)}." if missing else "",
@@ -69,12 +73,22 @@ def _chart(story: Story, key: str, name: str) -> Chart | str:
 def _of_variant(variant: Variant, key: str) -> Point:
     num = len(variant.rows)
     label = variant.rows[0].label if num == 1 else f"{variant.name} (mean, n={num})"
-    return Point(label, variant, variant.rows[0], variant.mean("l0"), variant.mean(key))
+    return Point(label, variant, variant.rows[0], variant.mean("l0"), _mean(variant, key))
 
 
 def _of_run(row: Row, variant: Variant, key: str) -> Point:
     alone = Variant(variant.name, variant.penalty, (row,))
-    return Point(row.label, variant, row, alone.mean("l0"), alone.mean(key))
+    return Point(row.label, variant, row, alone.mean("l0"), _mean(alone, key))
+
+
+def _mean(variant: Variant, key: str) -> Mean:
+    """Returns the mean of a figure; that of the dead share also from the share that is alive, which core measures."""
+    mean = variant.mean(key)
+    if key != "frac_dead" or mean.value is not None:
+        return mean
+    alive = variant.mean("frac_alive")
+    value, low, high = (None if end is None else 1.0 - end for end in (alive.value, alive.high, alive.low))
+    return replace(alive, value=value, low=low, high=high)
 
 
 def _range(means: Sequence[Point]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from saepipe.evaluate.compare.checks import MATCHED_L0
 from saepipe.evaluate.compare.sweeps import method_key
 from saepipe.evaluate.compare.variant_means import Mean, Variant
 from saepipe.evaluate.report.chart import anchor
@@ -13,9 +15,10 @@ from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Table
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.results.run_results import Row
 
-_ONE_L0 = 1.01
-"""If the largest L0 is at most this multiple of the smallest, points would overlap, so variants are placed side by
-side."""
+_ONE_L0 = 1 + MATCHED_L0
+"""If the largest mean L0 is at most this multiple of the smallest, sparsity is matched: variants are side by side."""
+_LEAST_SPAN = 1.5
+"""Least ratio of the ends of the L0 axis, so that it does not stretch a small difference."""
 _OVER = {"seeds": "training seeds", "evaluation": "evaluation noise", None: "-"}
 
 
@@ -48,19 +51,19 @@ def plot(
     alt, tables = altair(), Tables()
     strong, faint = ([_record(point, story) for point in points if point.plottable] for points in (means, seeds))
     records = [*strong, *faint]
-    l0s = [record["x"] for record in records]
+    l0s = [record["x"] for record in strong or faint]
     one_l0 = len(records) > 1 and max(l0s) <= _ONE_L0 * min(l0s)
-    x = _side_by_side(records) if one_l0 else quantity("X", "x", "L0", _with_ends(records, "x"))
+    x = _side_by_side(records) if one_l0 else _l0_axis(_with_ends(records, "x"))
     y = quantity("Y", "y", name, _with_ends(records, "y"), zero=story.shown[key].better == "lower")
-    series = _penalties(story)
-    points = alt.Chart().mark_point(filled=True).encode(x=x, y=y, color=series.colour, shape=series.shape, href="url:N")
+    series = _colours(story)
+    points = alt.Chart().encode(x=x, y=y, color=series.colour, shape=series.shape, href="url:N")
     points = points.encode(tooltip=_tooltip(story, name))
     of_means, of_seeds, of_sweeps = tables.add(strong), tables.add(faint), tables.add(_sweeps(means))
     layers = [
         *(() if one_l0 else (_lines(of_sweeps, x, y, series), _bars(of_means, "x", "y", y, series))),
         _bars(of_means, "y", "x", x, series),
-        points.properties(data=of_seeds).encode(opacity=alt.value(0.5), size=alt.value(40)),
-        points.properties(data=of_means).encode(opacity=alt.value(1.0), size=alt.value(110)),
+        points.properties(data=of_seeds).mark_point(filled=False, size=26, opacity=1, strokeWidth=1.25),
+        points.properties(data=of_means).mark_point(filled=True, size=110, opacity=1),
     ]
     return tables.spec(alt.layer(*layers), description, HEIGHT)
 
@@ -69,11 +72,22 @@ def _with_ends(records: Sequence[Record], axis: str) -> list[float | None]:
     return [record[key] for record in records for key in (axis, f"{axis}_low", f"{axis}_high")]
 
 
+def _l0_axis(l0s: Sequence[float | None]) -> Any:
+    x = quantity("X", "x", "L0", l0s)
+    low, high = (end(value for value in l0s if value is not None) for end in (min, max))
+    if high < _LEAST_SPAN * low:
+        middle, factor = math.sqrt(low * high), math.sqrt(_LEAST_SPAN)
+        x.scale.domain, x.scale.nice = [middle / factor, middle * factor], False
+    return x
+
+
 def _side_by_side(records: Sequence[Record]) -> Any:
     alt = altair()
     names = list(dict.fromkeys(record["variant"] for record in records))
-    axis = alt.Axis(labelAngle=-30 if len(names) > 3 else 0, labelLimit=110)
-    return alt.X("variant:N", title=f"variant, all at L0 {records[0]['x']:.4g}", sort=names, axis=axis)
+    ends = [f"{end(record['x'] for record in records):.3g}" for end in (min, max)]
+    l0s = " to ".join(dict.fromkeys(ends))
+    axis = alt.Axis(labelAngle=-30 if len(names) > 3 else 0, labelLimit=160)
+    return alt.X("variant:N", title=f"variant, all at L0 {l0s}", sort=names, axis=axis)
 
 
 def _bars(data: Any, along: str, across: str, position: Any, series: Series) -> Any:
@@ -81,14 +95,14 @@ def _bars(data: Any, along: str, across: str, position: Any, series: Series) -> 
     alt = altair()
     first, second = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
     ends = {along: first(f"{along}_low:Q"), f"{along}2": second(f"{along}_high:Q"), across: position}
-    bar = alt.Chart(data).mark_rule(strokeWidth=2, opacity=0.6)
+    bar = alt.Chart(data).mark_rule(strokeWidth=1.5)
     return bar.transform_filter(f"isValid(datum.{along}_low)").encode(color=series.colour, **ends)
 
 
 def _lines(data: Any, x: Any, y: Any, series: Series) -> Any:
     """Encodes a faint line through each sweep."""
     alt = altair()
-    line = alt.Chart(data).mark_line(opacity=0.35, strokeWidth=1.5)
+    line = alt.Chart(data).mark_line(strokeWidth=1)
     return line.encode(x=x, y=y, color=series.colour, detail="sweep:N", order="x:Q")
 
 
@@ -102,10 +116,15 @@ def _sweeps(means: Sequence[Point]) -> Iterator[Record]:
         if len(points) > 1:
             for point in points:
                 position = {"x": point.l0.value, "y": point.figure.value}
-                yield {**position, "penalty": point.variant.penalty, "sweep": sweep}
+                about = {"variant": point.variant.name, "penalty": point.variant.penalty}
+                yield {**position, **about, "sweep": sweep}
 
 
-def _penalties(story: Story) -> Series:
+def _colours(story: Story) -> Series:
+    """Returns a colour per variant, as in all other charts; per method if some method has several sparsities."""
+    methods = [method_key(variant.rows) for variant in story.variants if not variant.imported]
+    if len(set(methods)) == len(methods):
+        return Series("variant", tuple(variant.name for variant in story.variants))
     ours = dict.fromkeys(variant.penalty for variant in story.variants if not variant.imported)
     theirs = dict.fromkeys(variant.penalty for variant in story.variants if variant.imported)
     return Series("penalty", tuple(ours), tuple(theirs))

@@ -84,9 +84,9 @@ def _spec(story: Story, points: Sequence[tuple[str, str, Mean]], dense: Mean) ->
     base = alt.Chart(tables.add(records)).encode(x=x, xOffset=offset, color=series.colour)
     hover = tooltip({"variant:N": "variant", "k:N": "k", "y:Q": "accuracy", "low:Q": "from", "high:Q": "to"})
     layers = [
-        base.mark_line(strokeWidth=1.5, opacity=0.7).encode(y=y, strokeDash=series.dash),
+        base.mark_line(strokeWidth=1.5).encode(y=y, strokeDash=series.dash),
         base.transform_filter("isValid(datum.low)")
-        .mark_rule(strokeWidth=2, opacity=0.5)
+        .mark_rule(strokeWidth=2)
         .encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q")),
         base.mark_point(filled=True, size=40, opacity=1).encode(y=y, tooltip=hover),
     ]

@@ -26,8 +26,13 @@ def section(story: Story) -> Section:
     """Returns the section, with charts of the runs that have a log."""
     most = min(POINTS_PER_LINE, POINTS_PER_CHART // len(story.rows) + 2)
     logs = {label: thinned(log, most) for label, log in story.logs.items() if log}
-    charts = tuple(_charts(story, logs)) if logs else ()
-    return Section("training", "Training", _TEXT if charts else "", charts, tuple(_absent(story)))
+    charts, absent = [], list(_absent(story))
+    for chart in _charts(story, logs):
+        if any(value for row in chart.rows for value in row[1:]):
+            charts.append(chart)
+        else:
+            absent.append(f"{chart.title}: 0 at every line of every log.")
+    return Section("training", "Training", _TEXT if charts else "", tuple(charts), tuple(absent))
 
 
 def thinned(log: Sequence[LogLine], most: int = POINTS_PER_LINE) -> list[LogLine]:
