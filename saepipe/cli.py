@@ -237,6 +237,7 @@ def findings(runs: Runs, format_: FormatOption = "human") -> None:
     epilog=examples(
         "report runs/study/*/seed-* -o report.html",
         "report runs/study/*/seed-* runs/gemma-scope --baseline runs/study/baseline/seed-0",
+        "report runs/study/*/seed-* --browse http://127.0.0.1:8000/",
     )
 )
 def report(
@@ -244,11 +245,15 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")] = Path("report.html"),
     baseline: Baseline = None,
     title: Annotated[str | None, typer.Option(help="Page title.")] = None,
+    browse: Annotated[
+        str | None,
+        typer.Option(help="Address of a feature browser, or its --static folder; the page links latents to it."),
+    ] = None,
     format_: FormatOption = "human",
 ) -> None:
-    """Write one self-contained HTML page: findings, the table, charts, and the provenance of every run."""
+    """Write one self-contained HTML page: conclusions, verdicts, charts, findings, and the provenance of every run."""
     with show_progress(format_):
-        page = saepipe.report(runs, out, baseline=baseline, title=title)
+        page = saepipe.report(runs, out, baseline=baseline, title=title, browse=browse)
     show({"report": str(page), "bytes": page.stat().st_size}, format_)
 
 

@@ -43,7 +43,12 @@ def write_log(run: Path, terms: Mapping[str, Sequence[Term]], every: int = 10) -
 
 
 def write_evaluation(
-    run: Path, name: str, figures: Mapping[str, Figure | None], details: Sequence[Any] = (), **ours: Any
+    run: Path,
+    name: str,
+    figures: Mapping[str, Figure | None],
+    details: Sequence[Any] = (),
+    unstructured: Mapping[str, Any] | None = None,
+    **ours: Any,
 ) -> Path:
     """Writes `eval/<name>.json`; `ours` goes into its saepipe block."""
     core = run / "eval" / "core.json"
@@ -52,6 +57,7 @@ def write_evaluation(
     result = json.loads(core.read_text())
     core.unlink() if kept is None else core.write_bytes(kept)
     result |= {"eval_type_id": name, "eval_result_details": list(details)}
+    result |= {"eval_result_unstructured": dict(unstructured)} if unstructured else {}
     result["saepipe"] |= ours
     write_sealed(run / "eval" / f"{name}.json", result)
     return run
@@ -80,7 +86,9 @@ def write_absorption(run: Path, letters: Mapping[str, tuple[int, int] | str], **
         rates += [] if rate is None else [rate]
         entry = {"first_letter": letter, "full_absorption_rate": rate, "num_probe_true_positives": words}
         details.append(entry | {"mean_absorption_fraction": None if rate is None else rate / 2})
-        more.append({"first_letter": letter, "not_measurable": content if isinstance(content, str) else None})
+        reason = content if isinstance(content, str) else None
+        split = {"split_latents": [ord(letter) % 8], "f1_split": 0.9, "top_absorbers": [[7, 3]] if absorbed else []}
+        more.append({"first_letter": letter, "not_measurable": reason, **split})
     mean = sum(rates) / len(rates) if rates else None
     return write_evaluation(run, "absorption", {"mean_full_absorption_score": mean}, details, letters=more, **ours)
 
@@ -95,7 +103,11 @@ def write_probing(run: Path, accuracy: float, dense: float = 0.95) -> Path:
     figures |= {"llm_test_accuracy": dense, "llm_top_1_test_accuracy": 0.6}
     details = [{"dataset_name": "news_results", "sae_top_5_test_accuracy": accuracy, "llm_test_accuracy": dense}]
     intervals = {"sae_top_5_test_accuracy": [accuracy - 0.1, accuracy + 0.1]}
-    return write_evaluation(run, "sparse_probing", figures, details, datasets={"news": {"intervals": intervals}})
+    datasets = {"news": {"intervals": intervals, "latents": {"sport": [1, 2, 3], "war": [2, 3, 4]}}}
+    accuracies = {
+        "news_results": {f"sae_top_{k}_test_accuracy": {"sport": accuracy, "war": accuracy} for k in (1, 2, 5)}
+    }
+    return write_evaluation(run, "sparse_probing", figures, details, datasets=datasets, unstructured=accuracies)
 
 
 def write_imported(run: Path) -> Path:
@@ -144,8 +156,8 @@ def values(spec: Mapping[str, Any], layer: int | None = None) -> list[dict[str, 
 def write_study(folder: Path, num_seeds: int = 3) -> dict[str, list[Path]]:
     """Writes three variants at matched L0, by name, with a log and every evaluation that has charts.
 
-    Beside the baseline `l1`, `ortsae` has better explained variance and fewer absorbed words. `placebo` differs by noise,
-    and its absorption cannot be compared, because its probes do no better than chance.
+    Beside the baseline `l1`, `ortsae` has better explained variance and fewer absorbed words. `placebo` differs by
+    noise, and its absorption cannot be compared, because its probes do no better than chance.
     """
     weights = {"l1": 0.0, "placebo": 1e-6, "ortsae": 0.1}
     return {

@@ -35,7 +35,8 @@ def _measured(story: Story) -> str:
         dict.fromkeys(link.name for chain in story.provenance.values() for link in chain if link.kind == "model")
     )
     sizes = {len(variant.rows) for variant in story.variants}
-    seeds = f" with {counted({'seed': sizes.pop()})} each" if len(sizes) == 1 else f", {counted({'run': len(story.rows)})}"
+    each = f" with {counted({'seed': max(sizes)})} each"
+    seeds = each if len(sizes) == 1 else f", {counted({'run': len(story.rows)})},"
     text = f"{counted({'variant': len(story.variants)})}{seeds} at {hooks}{f' of {models}' if models else ''}"
     return f"{text}{f', compared with {story.table.verdicts[0].baseline}' if story.table.verdicts else ''}."
 

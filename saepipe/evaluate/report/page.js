@@ -30,7 +30,7 @@ function vegaConfig(figure) {
   const card = getComputedStyle(figure), note = getComputedStyle(figure.querySelector("figcaption p"));
   const ink = card.color, grid = card.borderTopColor, muted = note.color, font = card.fontFamily;
   const words = { labelColor: muted, titleColor: ink, labelFontSize: 11, titleFontSize: 11, titleFontWeight: 500 };
-  const width = figure.querySelector(".plot").clientWidth, columns = width < 340 ? 1 : 2;
+  const width = figure.querySelector(".plot").clientWidth, columns = width < 340 ? 1 : width < 440 ? 2 : 3;
   const legend = width < 560
     ? { orient: "bottom", columns, labelLimit: width / columns - 50 }
     : { orient: "right", columns: 1, labelLimit: 180 };

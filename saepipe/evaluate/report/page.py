@@ -20,12 +20,14 @@ from saepipe.data.folders.health import Finding, errors
 from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.notes import Note
 from saepipe.evaluate.compare.verdict import Verdict
+from saepipe.evaluate.report.browser_links import BrowserLinks
 from saepipe.evaluate.report.chart import Chart, Section, Value, anchor
+from saepipe.evaluate.report.charts.latent_roles import by_role
 from saepipe.evaluate.report.conclusions import counted
 from saepipe.evaluate.report.provenance import Link
 from saepipe.evaluate.report.story import ReportedFinding, Story
 from saepipe.evaluate.report.verdict_rows import HEADINGS, cells_of, changes_of
-from saepipe.evaluate.results.run_results import Row
+from saepipe.evaluate.results.run_results import Cell, Row
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Page:
     sections: tuple[Section, ...]
     """Sections with charts; the first has the results, and comes before health."""
     written_by: str
+    browser: BrowserLinks | None = None
+    """Feature browser that latents are linked to."""
 
     @property
     def blocks(self) -> dict[str, str]:
@@ -55,6 +59,11 @@ class Page:
         """
         health = 1 + len(self.story.table.settings)
         return [(0, ""), (health, ""), *enumerate(self.story.table.figures, health + 1)]
+
+    @property
+    def rows(self) -> list[tuple[str | Cell, ...]]:
+        """Rows of the table, means over seeds first."""
+        return sorted(self.story.table.rows, key=lambda row: row[0] in self.blocks)
 
     @property
     def notes(self) -> list[Note]:
@@ -102,6 +111,7 @@ def render(page: Page) -> str:
         "cells": cells_of,
         "changes": changes_of,
         "remarks": remarks,
+        "by_role": by_role,
         "sentence": lambda text: f"{text[:1].upper()}{text[1:]}.",
         "health": health,
         "reported": lambda finding: ReportedFinding(finding, ()),

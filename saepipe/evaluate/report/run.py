@@ -7,6 +7,7 @@ from pathlib import Path
 
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
+from saepipe.evaluate.report.browser_links import BrowserLinks
 from saepipe.evaluate.report.charts.forest import forest
 from saepipe.evaluate.report.conclusions import conclusions
 from saepipe.evaluate.report.page import Page, render
@@ -22,6 +23,7 @@ def report(
     *,
     baseline: Path | str | None = None,
     title: str | None = None,
+    browse: Path | str | None = None,
 ) -> Path:
     """Writes a page that compares runs, as one file that opens without a network.
 
@@ -30,9 +32,10 @@ def report(
         out: the page to write, atomically.
         baseline: the run that the others are compared with.
         title: title of the page.
+        browse: address of a feature browser, or its folder of static files, to which latents are linked.
 
     Raises:
-        ConfigError: if there is no run, a run does not exist, or `out` is a folder.
+        ConfigError: if there is no run, a run does not exist, `out` is a folder, or `browse` is not a browser.
         CorruptDataError: if a run is unfinished or damaged, or a result is not one of saepipe.
         MachineError: if the extra `report` is not installed.
         OutOfSpaceError: if the disk is full.
@@ -53,6 +56,7 @@ def report(
         story=story,
         forest=forest(story),
         sections=tuple(sections(story)),
+        browser=BrowserLinks.find(browse, out) if browse is not None else None,
         written_by=f"Written by saepipe {provenance['saepipe']} (commit {provenance['commit']}).",
     )
     artifact.write_file(out, render(page).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saepipe.evaluate.report.chart import Section
-from saepipe.evaluate.report.charts import absorption, harvest, latents, pareto, probing, training
+from saepipe.evaluate.report.charts import absorption, harvest, latent_roles, latents, pareto, probing, training
 from saepipe.evaluate.report.story import Story
 
 
@@ -13,4 +13,5 @@ def sections(story: Story) -> list[Section]:
     Raises:
         MachineError: if the extra `report` is not installed.
     """
-    return [module.section(story) for module in (pareto, training, latents, absorption, probing, harvest)]
+    modules = (pareto, latents, absorption, probing, latent_roles, training, harvest)
+    return [module.section(story) for module in modules]

@@ -13,6 +13,7 @@ from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.checks import check_parts, check_same_data, check_sources
 from saepipe.evaluate.compare.table import Table, read_rows, tabulate
 from saepipe.evaluate.compare.variant_means import Variant, variants_of
+from saepipe.evaluate.features.roles import Role, roles
 from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.report.cached import CacheFacts, read_cache
 from saepipe.evaluate.report.evaluations import read_results
@@ -54,6 +55,8 @@ class Story:
     """Lines of each run's metrics.jsonl; empty for an imported run."""
     results: Mapping[str, Mapping[str, Mapping[str, Any]]]
     """Evaluations by run and name, as `read_results` returns them."""
+    roles: Mapping[str, Mapping[int, Sequence[Role]]]
+    """Roles of latents in the evaluations, by run and latent."""
     findings: tuple[ReportedFinding, ...]
     """Errors before warnings, without those of the verdicts."""
     configs: Mapping[str, Mapping[str, Any]]
@@ -75,6 +78,7 @@ class Story:
         rows = read_rows(runs, baseline)
         table, shown = tabulate(rows, judged=baseline is not None), catalogue()
         caches = {row.run.cache_fingerprint: row.run for row in reversed(rows)}
+        results = {row.label: read_results(row.run) for row in rows}
         facts = {fingerprint: read_cache(run) for fingerprint, run in caches.items()}
         return cls(
             rows=tuple(rows),
@@ -82,7 +86,8 @@ class Story:
             shown=shown,
             table=table,
             logs={row.label: read_log(row.run.path) for row in rows},
-            results={row.label: read_results(row.run) for row in rows},
+            results=results,
+            roles={row.label: _roles(row, results[row.label]) for row in rows},
             findings=tuple(_findings(rows, shown)),
             configs={row.label: dict(row.run.plain) for row in rows},
             provenance={row.label: chain(row.run, facts[row.run.cache_fingerprint]) for row in rows},
@@ -97,6 +102,14 @@ class Story:
     def variant_of(self, label: str) -> Variant:
         """Returns the variant of a run's label."""
         return next(variant for variant in self.variants if any(row.label == label for row in variant.rows))
+
+
+def _roles(row: Row, results: Mapping[str, Any]) -> dict[int, list[Role]]:
+    """Reads the roles of a run's latents, without those in results of other runs."""
+    if not results:
+        return {}
+    of_run = {latent: [role for role in all_ if role.metric in results] for latent, all_ in roles(row.run.path).items()}
+    return {latent: some for latent, some in of_run.items() if some}
 
 
 def _findings(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> list[ReportedFinding]:

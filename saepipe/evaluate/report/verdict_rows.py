@@ -6,7 +6,7 @@ from saepipe.evaluate.compare.difference import Change
 from saepipe.evaluate.compare.verdict import Verdict
 from saepipe.evaluate.report.charts.forest import titles
 
-HEADINGS = ("figure", "baseline", "variant", "difference, 95 % over seeds", "p", "detectable (80 %)", "verdict")
+HEADINGS = ("figure", "verdict", "difference, 95 % over seeds", "baseline", "variant", "p", "detectable (80 %)")
 
 
 def changes_of(verdict: Verdict, short: frozenset[str]) -> list[Change]:
@@ -18,17 +18,17 @@ def cells_of(change: Change) -> tuple[str, ...]:
     """Returns one text per heading."""
     name = f"{change.shown.label}{' (noisy)' if change.shown.noisy else ''}{', primary' if change.primary else ''}"
     if change.paired is None:
-        return (name, *("-" for _ in HEADINGS[2:]), change.word)
+        return (name, change.word, *("-" for _ in HEADINGS[2:]))
     mean = change.paired.mean
     interval = f" [{mean.low:+.3g}, {mean.high:+.3g}]" if mean.low is not None else ""
     return (
         name,
+        word(change),
+        f"{change.difference:+.3g}{interval}",
         f"{change.baseline:.4g}",
         f"{change.variant:.4g}",
-        f"{change.difference:+.3g}{interval}",
         "-" if change.p is None else f"{change.p:.2g}",
         "-" if change.paired.detectable is None else f"{change.paired.detectable:.2g}",
-        word(change),
     )
 
 

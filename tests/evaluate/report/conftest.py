@@ -76,7 +76,8 @@ def page_on(runs: list[Path], title: str) -> Page:
         Section("pareto", "Sparsity against quality", "Each point is a run.", (pareto(labels),)),
         Section("training", "Training", "What was logged.", charts, ("No absorption: it was not evaluated.",)),
     )
-    return Page(title, "Some runs of one cache.", story, sections, "Written by saepipe 0.1.0 (commit tests).")
+    sentences = ("Some runs of one cache.", "There is no verdict yet.", "The rules found nothing.")
+    return Page(title, sentences, story, None, sections, "Written by saepipe 0.1.0 (commit tests).")
 
 
 @pytest.fixture(scope="module")

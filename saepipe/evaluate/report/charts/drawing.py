@@ -51,7 +51,7 @@ class Series:
     names: tuple[str, ...]
     references: tuple[str, ...] = ()
     legend: tuple[str, ...] | None = None
-    """Names in the legend; None for all."""
+    """Names in the legend; None for all, an empty tuple for no legend."""
     strokes: bool = False
     """True if the legend shows strokes, with their dashes, instead of points."""
     top: bool = False
@@ -78,11 +78,12 @@ class Series:
         """Encodes a channel; equal field, domain and title make all channels share one legend."""
         alt = altair()
         scale = alt.Scale(domain=[*self.names, *self.references], range=values)
+        if self.legend == ():
+            return getattr(alt, channel)(f"{self.field}:N", scale=scale, legend=None)
         settings: dict[str, Any] = {"values": list(self.legend)} if self.legend is not None else {}
         settings |= {"symbolType": "stroke"} if self.strokes else {}
-        settings |= (
-            {"orient": "top", "columns": alt.ExprRef("width < 400 ? 1 : 3"), "labelLimit": 260} if self.top else {}
-        )
+        if self.top:
+            settings |= {"orient": "top", "columns": alt.ExprRef("width < 400 ? 1 : 3"), "labelLimit": 260}
         legend = alt.Legend(title=None, symbolOpacity=1, **settings)  # otherwise as faint as a faint layer
         return getattr(alt, channel)(f"{self.field}:N", scale=scale, legend=legend)
 

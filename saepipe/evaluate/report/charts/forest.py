@@ -15,8 +15,8 @@ from saepipe.evaluate.report.story import Story
 _FEW = 4
 """With more comparisons than these, those without any verdict are only named."""
 _TEXT = (
-    "Difference from {baseline}, mean over seeds, with its 95 % interval. Better is on the right, and every row has its "
-    "own scale. Shaded: differences below the smallest effect of interest. Filled points are significant, hollow "
+    "Difference from {baseline}, mean over seeds, with its 95 % interval. Better is on the right, and every row has "
+    "its own scale. Shaded: differences below the smallest effect of interest. Filled points are significant, hollow "
     "points are not; grey crosses cannot be compared."
 )
 _COLUMNS = ("variant", "figure", "kind", "difference", "low", "high", "effect of interest", "verdict", "reason")

@@ -16,6 +16,7 @@ from saepipe.evaluate.compare.difference import Change
 from saepipe.evaluate.report.charts.drawing import GREY, Record, Series, Tables, altair, text_axis, tooltip
 from saepipe.evaluate.report.story import Story
 
+MINUS = "\N{MINUS SIGN}"
 TOP = 1.2
 """Height of the header. Heights are in units of the slot of one variant."""
 _AXIS, _SLOT = 1.3, 16
@@ -68,10 +69,10 @@ class Entry:
         if self.difference is None:
             return ""
         if self.low is None or self.high is None:
-            return f"{self.difference:+.3g}".replace("-", "−")
+            return f"{self.difference:+.3g}".replace("-", MINUS)
         half = (self.high - self.low) / 2
         digits = max(0, 1 - math.floor(math.log10(half)))
-        return f"{self.difference:+.{digits}f} ± {half:.{digits}f}".replace("-", "−")
+        return f"{self.difference:+.{digits}f} ± {half:.{digits}f}".replace("-", MINUS)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _words(rows: Sequence[ForestRow], baseline: str) -> Iterator[Record]:
     yield {"x": _EDGE, "y": TOP / 2, "text": "better →", "align": "right"}
     for row in rows:
         for value in (-row.tick, row.tick):
-            text = f"{value:+g}".replace("-", "−")
+            text = f"{value:+g}".replace("-", MINUS)
             yield {"x": row.place(value), "y": row.axis + 0.55, "text": text, "align": "center"}
 
 

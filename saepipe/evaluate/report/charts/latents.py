@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from saepipe.data.folders.finding_groups import Range
 from saepipe.evaluate.report.chart import Chart, Section
 from saepipe.evaluate.report.charts.lines import Axes, Line, lines
 from saepipe.evaluate.report.charts.small_multiples import small_multiples
 from saepipe.evaluate.report.evaluations import HISTOGRAMS
 from saepipe.evaluate.report.story import Story
+from saepipe.evaluate.report.variant_means import Variant
 
 _TEXT = "Each line is a run, coloured by variant. Heights are shares, so SAEs of different sizes are comparable."
 _ABOUT_PANELS = " All panels have one scale; the first variant is in grey behind the others."
@@ -83,8 +85,7 @@ def _histogram(story: Story, label: str, name: str) -> Mapping[str, Any] | None:
 def _chart(story: Story, name: str, kind: _Kind, histograms: Mapping[str, Mapping[str, Any]]) -> Chart:
     text = kind.text
     if name == "log10_density":
-        shares = (f"{row.label} {dead:.2%}" for row in story.rows if (dead := row.value("frac_dead")) is not None)
-        dead_shares = ", ".join(shares)
+        dead_shares = ", ".join(filter(None, map(_dead_share, story.variants)))
         text += f" Latents that are never active are not included: {dead_shares}." if dead_shares else ""
         text += _ABOUT_PANELS if len(story.variants) > 1 else ""
     first, last = _visible_bins(histograms)
@@ -92,6 +93,12 @@ def _chart(story: Story, name: str, kind: _Kind, histograms: Mapping[str, Mappin
     axes = Axes(kind.x, kind.y, steps=True, may_be_log=kind.may_be_log)
     draw = small_multiples if name == "log10_density" and len(story.variants) > 1 else lines
     return draw(kind.id, kind.title, text, story, series, axes)
+
+
+def _dead_share(variant: Variant) -> str:
+    """Returns `l1 24% to 27%`: the range over seeds; an empty string if it was not measured."""
+    values = [value for row in variant.rows if (value := row.value("frac_dead")) is not None]
+    return f"{variant.name} {Range(min(values), max(values)):.1%}" if values else ""
 
 
 def _visible_bins(histograms: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:

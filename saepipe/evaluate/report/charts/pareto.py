@@ -52,7 +52,7 @@ def _chart(story: Story, key: str, name: str) -> Chart | str:
     if not any(point.figure.value for point in (*means, *seeds)):
         return f"No plot of L0 against {name}: it is 0 in every run."
     better = story.shown[key].better
-    missing = [f"{point.label} ({point.why})" for point in means if not point.plottable]
+    missing = [f"{point.variant.name} ({point.why})" for point in means if not point.plottable]
     sentences = [
         f"L0 against {name}, with 95 % intervals.",
         f"{better.capitalize()} is better." if better else "",
@@ -95,7 +95,7 @@ def _range(means: Sequence[Point]) -> str:
     """Describes the plotted points of lowest and highest L0 in a sentence."""
     plotted = sorted((point for point in means if point.plottable), key=lambda point: point.l0.value or 0.0)
     ends = plotted if len(plotted) < 2 else (plotted[0], plotted[-1])
-    values = (f"{point.label} has {point.figure.value:.3g} at L0 {point.l0.value:.3g}" for point in ends)
+    values = (f"{point.variant.name} has {point.figure.value:.3g} at L0 {point.l0.value:.3g}" for point in ends)
     return f"{'; '.join(values)}." if ends else ""
 
 

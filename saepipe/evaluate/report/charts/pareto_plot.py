@@ -55,7 +55,7 @@ def plot(
     one_l0 = len(records) > 1 and max(l0s) <= _ONE_L0 * min(l0s)
     x = _side_by_side(records) if one_l0 else _l0_axis(_with_ends(records, "x"))
     y = quantity("Y", "y", name, _with_ends(records, "y"), zero=story.shown[key].better == "lower")
-    series = _colours(story)
+    series = _colours(story, named=one_l0)
     points = alt.Chart().encode(x=x, y=y, color=series.colour, shape=series.shape, href="url:N")
     points = points.encode(tooltip=_tooltip(story, name))
     of_means, of_seeds, of_sweeps = tables.add(strong), tables.add(faint), tables.add(_sweeps(means))
@@ -120,11 +120,14 @@ def _sweeps(means: Sequence[Point]) -> Iterator[Record]:
                 yield {**position, **about, "sweep": sweep}
 
 
-def _colours(story: Story) -> Series:
-    """Returns a colour per variant, as in all other charts; per method if some method has several sparsities."""
+def _colours(story: Story, *, named: bool) -> Series:
+    """Returns a colour per variant, as in all other charts; per method if some method has several sparsities.
+
+    Without a legend of variants if they are `named` on an axis.
+    """
     methods = [method_key(variant.rows) for variant in story.variants if not variant.imported]
     if len(set(methods)) == len(methods):
-        return Series("variant", tuple(variant.name for variant in story.variants))
+        return Series("variant", tuple(variant.name for variant in story.variants), legend=() if named else None)
     ours = dict.fromkeys(variant.penalty for variant in story.variants if not variant.imported)
     theirs = dict.fromkeys(variant.penalty for variant in story.variants if variant.imported)
     return Series("penalty", tuple(ours), tuple(theirs))
