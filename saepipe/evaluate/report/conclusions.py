@@ -66,7 +66,7 @@ def _judged(verdicts: Sequence[Verdict], story: Story) -> str:
     for verdict in sorted(verdicts, key=_num_significant, reverse=True):
         names.setdefault(_outcome(verdict, story, primary=primary), []).append(name_of(verdict))
     outcomes = "; ".join(f"{listed(of)} {'is' if len(of) == 1 else 'are'} {text}" for text, of in names.items())
-    return f"{'In the primary metrics, ' if primary else ''}{outcomes}."
+    return f"{'In the primary metrics, ' if primary and any(v.may_judge for v in verdicts) else ''}{outcomes}."
 
 
 def _num_significant(verdict: Verdict) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers.made_results import write_core, write_run
-from helpers.made_stories import write_absorption, write_geometry, write_log, write_probing
+from helpers.made_stories import write_absorption, write_geometry, write_log, write_probing, write_study
 from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.report.chart import Chart, Section, anchor
 from saepipe.evaluate.report.page import Page
@@ -78,6 +78,18 @@ def page_on(runs: list[Path], title: str) -> Page:
     )
     sentences = ("Some runs of one cache.", "There is no verdict yet.", "The rules found nothing.")
     return Page(title, sentences, story, None, sections, "Written by saepipe 0.1.0 (commit tests).")
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Three seeds of `l1`, `placebo` and `ortsae`, as `write_study` writes them."""
+    return write_study(tmp_path_factory.mktemp("verdicts"))
+
+
+@pytest.fixture(scope="session")
+def judged(study: dict[str, list[Path]]) -> Story:
+    """That study, compared with `l1`."""
+    return Story.read([run for runs in study.values() for run in runs], study["l1"][0])
 
 
 @pytest.fixture(scope="module")

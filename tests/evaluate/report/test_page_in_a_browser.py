@@ -260,6 +260,62 @@ def test_names_chosen_by_users_cannot_act(opened, make_page: Callable[..., Repor
     assert page.locator("img").count() == 0
 
 
+@pytest.fixture(scope="module")
+def compared(study: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Report of a study with verdicts, linked to a feature browser."""
+    runs = [run for runs in study.values() for run in runs]
+    out = tmp_path_factory.mktemp("compared") / "report.html"
+    return report(runs, out, baseline=study["l1"][0], browse="http://127.0.0.1:1/")
+
+
+def test_conclusions_and_the_forest_plot_are_on_the_first_screen(opened, compared: Path, tmp_path: Path) -> None:
+    page = opened(1400, 900, file=compared, errors_only=True)
+    page.locator("#forest svg").wait_for()
+    assert page.locator("#forest").bounding_box()["y"] + page.locator("#forest").bounding_box()["height"] <= 900
+    assert page.locator("header .verdict").inner_text().startswith("In the primary metrics, ortsae is better")
+    labels = page.locator("#forest .role-axis-label text").all_inner_texts()
+    assert "primary" in " ".join(labels)
+    assert any("not comparable: H10" in label for label in labels)
+    screenshot(page, "report-forest", tmp_path, full_page=False)
+
+
+def test_on_a_phone_the_forest_plot_keeps_its_rows_without_the_numbers(opened, compared: Path) -> None:
+    page = opened(390, 844, file=compared, errors_only=True)
+    page.locator("#forest svg").wait_for()
+    text = " ".join(page.locator("#forest .role-axis-label text").all_inner_texts())
+    assert "explained variance" in text
+    assert "within noise" not in text
+    assert page.locator("#forest svg").bounding_box()["width"] <= 390
+
+
+def test_a_point_of_the_forest_plot_leads_to_its_verdict(opened, compared: Path) -> None:
+    page = opened(1400, 900, file=compared, errors_only=True)
+    page.locator("#forest .mark-symbol.role-mark a[*|href='#verdict-1'] path").first.click()
+    page.wait_for_function("location.hash === '#verdict-1'")
+
+
+def test_a_table_that_scrolls_says_so(opened, compared: Path) -> None:
+    page = opened(390, 844, file=compared, errors_only=True)
+    hint = "(scroller) => getComputedStyle(scroller, '::before').content"
+    table = page.locator("#comparison .scroller")
+    page.wait_for_function("document.querySelector('#comparison .scroller.right') !== null")
+    assert "scroll sideways" in table.evaluate(hint)
+    table.locator(".scroll").evaluate("(scroll) => { scroll.scrollLeft = scroll.scrollWidth; }")
+    page.wait_for_function("document.querySelector('#comparison .scroller.left:not(.right)') !== null")
+    wide = opened(1900, 900, file=compared, errors_only=True)
+    wide.wait_for_timeout(100)
+    assert wide.locator("#differences .scroller").evaluate(hint) == "none"
+
+
+def test_runs_and_latents_lead_to_the_feature_browser(opened, compared: Path) -> None:
+    page = opened(file=compared, errors_only=True)
+    page.evaluate("location.hash = '#run-ortsae-seed-1'")
+    run = page.locator("#run-ortsae-seed-1")
+    links = run.locator("a[href^='http']").evaluate_all("(links) => links.map((link) => link.href)")
+    assert links[0] == "http://127.0.0.1:1/#run=ortsae/seed-1"
+    assert "http://127.0.0.1:1/#run=ortsae/seed-1&latent=7" in links
+
+
 def test_a_report_of_runs_opens_without_a_network_and_renders_every_chart(
     opened, make_study: Callable[[int, int], list[Path]], tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def test_every_section_has_its_charts(runs: list[Path]) -> None:
     assert ids == {
         "pareto": [
             "pareto-explained-variance",
+            "pareto-dead-share",
             "pareto-full-absorption",
             "pareto-accuracy-of-probes-of-1-latent",
             "pareto-accuracy-of-probes-of-5-latents",
@@ -77,17 +78,15 @@ def test_every_section_has_its_charts(runs: list[Path]) -> None:
         "training": [
             "training-share-l1",
             "training-share-x",
-            "training-share-ortsae",
             "training-loss-l1",
             "training-loss-x",
-            "training-loss-ortsae",
             "training-l0",
             "training-fvu",
-            "training-dead",
         ],
         "latents": ["latents-density", "latents-nearest-cosine", "latents-decoder-cosine"],
         "absorption": ["absorption-full", "absorption-fraction"],
         "probing": ["probing-accuracy", "probing-datasets"],
+        "roles": ["roles-counts"],
         "harvest": ["harvest-throughput", "harvest-norms", "harvest-channels"],
     }
 
@@ -132,7 +131,15 @@ def test_equal_runs_give_equal_charts(runs: list[Path], charts: list[Chart]) -> 
 
 def test_a_bare_run_gives_reasons_instead_of_charts(tmp_path: Path) -> None:
     bare = sections(Story.read([write_run(tmp_path / "a" / "seed-0")]))
-    assert [section.id for section in bare] == ["pareto", "training", "latents", "absorption", "probing", "harvest"]
+    assert [section.id for section in bare] == [
+        "pareto",
+        "latents",
+        "absorption",
+        "probing",
+        "roles",
+        "training",
+        "harvest",
+    ]
     for section in bare:
         assert section.charts == ()
         assert section.text == ""

@@ -12,7 +12,14 @@ import pytest
 
 from helpers.made_caches import structured_rows, write_cache
 from helpers.made_results import write_core, write_result, write_run
-from helpers.made_stories import write_evaluation, write_geometry, write_imported, write_log, write_run_on
+from helpers.made_stories import (
+    write_evaluation,
+    write_geometry,
+    write_imported,
+    write_log,
+    write_probing,
+    write_run_on,
+)
 from saepipe.data.folders.health import Finding, Health
 from saepipe.data.folders.sealed_result import write_result as write_sealed
 from saepipe.evaluate.compare.variant_means import Mean, mean
@@ -103,17 +110,30 @@ def test_errors_come_before_warnings_and_equal_findings_once(tmp_path: Path) -> 
         ("H10", "error", ("a/seed-0",)),
         ("H1", "error", ("b/seed-0",)),
         ("H16", "error", ()),
-        ("H1", "warning", ("a/seed-0", "b/seed-0")),
+        ("H1", "warning", ("a/seed-0",)),
+        ("H1", "warning", ("b/seed-0",)),
     ]
     assert str(findings[1]) == "b/seed-0: inert penalty (H1, error): it was exactly 0"
     assert str(findings[2]).startswith("the comparison: different data (H16, error): ")
 
 
-def test_findings_of_a_verdict_are_included(tmp_path: Path) -> None:
-    base, other = write_core(run(tmp_path, "a")), write_core(run(tmp_path, "b", penalties=[ORTSAE]), l0=20.0)
-    story = Story.read([other, base], baseline=base)
-    assert story.baseline == story.rows[0].label == "a/seed-0"
-    assert any(item.finding.rule == "H18" and "b against a" in item.finding.message for item in story.findings)
+def test_findings_are_grouped_over_the_seeds_of_a_variant(tmp_path: Path) -> None:
+    dead = [Finding.measured("H9", "warning", "{:.0%} are dead", share) for share in (0.48, 0.51)]
+    runs = [write_core(run(tmp_path, "a", seed, health=Health((dead[seed],)))) for seed in (0, 1)]
+    (reported,) = Story.read(runs).findings
+    assert (reported.where, reported.variant, reported.labels) == ("a, 2 seeds", "a", ("a/seed-0", "a/seed-1"))
+    assert reported.finding.message == "48 to 51% are dead"
+
+
+def test_roles_are_those_of_the_runs_own_results(tmp_path: Path) -> None:
+    a, b = write_probing(run(tmp_path, "a"), 0.8), run(tmp_path, "b", penalties=[ORTSAE])
+    story = Story.read([a, b])
+    assert list(story.roles["a/seed-0"]) == [1, 2, 3, 4]
+    assert story.roles["b/seed-0"] == {}
+    result = json.loads((a / "eval" / "sparse_probing.json").read_text())
+    result["saepipe"]["fingerprints"]["run"] = "another"
+    write_sealed(a / "eval" / "sparse_probing.json", result)
+    assert Story.read([a]).roles["a/seed-0"] == {}
 
 
 def test_configs_are_complete_and_their_differences_listed(tmp_path: Path) -> None:

@@ -73,12 +73,12 @@ def _with_ends(records: Sequence[Record], axis: str) -> list[float | None]:
 
 
 def _l0_axis(l0s: Sequence[float | None]) -> Any:
-    x = quantity("X", "x", "L0", l0s)
     low, high = (end(value for value in l0s if value is not None) for end in (min, max))
-    if high < _LEAST_SPAN * low:
-        middle, factor = math.sqrt(low * high), math.sqrt(_LEAST_SPAN)
-        x.scale.domain, x.scale.nice = [middle / factor, middle * factor], False
-    return x
+    x = quantity("X", "x", "L0", l0s)
+    if low <= 0 or high >= _LEAST_SPAN * low:
+        return x
+    middle, factor = math.sqrt(low * high), math.sqrt(_LEAST_SPAN)
+    return x.scale(domain=[middle / factor, middle * factor], nice=False)
 
 
 def _side_by_side(records: Sequence[Record]) -> Any:

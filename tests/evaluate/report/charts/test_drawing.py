@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -22,6 +24,22 @@ def test_names_beyond_the_palette_differ_in_dash_and_shape() -> None:
     shapes = series.shape.to_dict()["scale"]
     assert shapes["domain"] == [*names, "theirs"]
     assert len({*zip(looks[0], shapes["range"], strict=True)}) == 21
+
+
+def luminance(colour: str) -> float:
+    levels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    red, green, blue = (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in levels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_every_colour_has_a_contrast_of_3_to_the_cards_of_both_themes() -> None:
+    style = (files("saepipe.evaluate.report") / "page.css").read_text()
+    cards = re.search(r"--card: light-dark\((#\w{6}), (#\w{6})\)", style)
+    assert cards
+    light, dark = map(luminance, cards.groups())
+    for colour in (*COLOURS, GREY):
+        assert (light + 0.05) / (luminance(colour) + 0.05) >= 3, colour
+        assert (luminance(colour) + 0.05) / (dark + 0.05) >= 3, colour
 
 
 def test_an_axis_is_logarithmic_if_its_values_span_a_decade() -> None:

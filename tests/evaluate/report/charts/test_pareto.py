@@ -17,8 +17,10 @@ from saepipe.evaluate.report.charts.drawing import COLOURS, GREY
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.stats.intervals import Estimate
 
+WEIGHTS = (("a", 1.0), ("b", 2.0))
 
-def test_a_point_is_a_variant_and_its_seeds_are_faint(tmp_path: Path) -> None:
+
+def test_a_large_point_is_a_variant_and_its_seeds_are_small(tmp_path: Path) -> None:
     runs = [write_core(run(tmp_path, "a", seed), l0=10.0 + seed, ev=0.8 + 0.01 * seed) for seed in range(3)]
     runs.append(write_core(run(tmp_path, "b", weight=2.0), l0=5.0, ev=0.7))
     chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
@@ -34,11 +36,11 @@ def test_a_point_is_a_variant_and_its_seeds_are_faint(tmp_path: Path) -> None:
     assert (other["run"], other["low"], other["high"], other["interval"]) == ("b/seed-0", 0.69, 0.71, "evaluation")
     assert [seed["run"] for seed in seeds] == ["a/seed-0", "a/seed-1", "a/seed-2"]
 
-    *_, faint, strong = range(len(chart.spec["layer"]))
-    assert [record["run"] for record in values(chart.spec, strong)] == ["a (mean, n=3)", "b/seed-0"]
-    assert [record["y"] for record in values(chart.spec, faint)] == [0.8, 0.81, 0.82]
-    opacity = [chart.spec["layer"][layer]["encoding"]["opacity"]["value"] for layer in (faint, strong)]
-    assert opacity[0] < opacity[1] == 1
+    *_, small, large = range(len(chart.spec["layer"]))
+    assert [record["run"] for record in values(chart.spec, large)] == ["a (mean, n=3)", "b/seed-0"]
+    assert [record["y"] for record in values(chart.spec, small)] == [0.8, 0.81, 0.82]
+    assert [chart.spec["layer"][layer]["mark"]["filled"] for layer in (small, large)] == [False, True]
+    assert chart.spec["layer"][small]["mark"]["size"] < chart.spec["layer"][large]["mark"]["size"]
 
 
 def test_a_point_shows_its_settings_and_opens_its_run(tmp_path: Path) -> None:
@@ -60,7 +62,15 @@ def test_anchors_are_unique() -> None:
     assert all(re.fullmatch("[A-Za-z0-9-]+", anchor(name)) for name in names)
 
 
-def test_a_colour_is_a_penalty_and_imported_runs_are_grey_diamonds(tmp_path: Path) -> None:
+def test_a_colour_is_a_variant_without_sweeps(tmp_path: Path) -> None:
+    ortsae = [{"name": "l1", "weight": 1}, {"name": "ortsae", "weight": 1}]
+    runs = [write_core(run(tmp_path, "a"), l0=10.0), write_core(run(tmp_path, "b", penalties=ortsae), l0=20.0)]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    scale = chart.spec["layer"][-1]["encoding"]["color"]["scale"]
+    assert dict(zip(scale["domain"], scale["range"], strict=True)) == {"a": COLOURS[0], "b": COLOURS[1]}
+
+
+def test_in_a_sweep_a_colour_is_a_penalty_and_imported_runs_are_grey_diamonds(tmp_path: Path) -> None:
     runs = [write_core(run(tmp_path, f"w{weight:g}", weight=weight), l0=weight) for weight in (8.0, 9.0)]
     runs += [
         write_core(run(tmp_path, "both", penalties=[{"name": "l1", "weight": 1}, {"name": "ortsae", "weight": 1}]))
@@ -82,6 +92,34 @@ def test_l0_is_logarithmic_if_it_spans_a_decade(tmp_path: Path) -> None:
     assert chart.spec["layer"][-1]["encoding"]["x"]["scale"]["type"] == "log"
 
 
+def test_a_small_difference_in_l0_does_not_fill_the_axis(tmp_path: Path) -> None:
+    runs = [write_core(run(tmp_path, f"w{l0:g}", weight=l0), l0=l0) for l0 in (20.0, 22.0)]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    low, high = chart.spec["layer"][-1]["encoding"]["x"]["scale"]["domain"]
+    assert high == pytest.approx(1.5 * low)
+    assert low < 19
+    assert high > 23
+
+
+def test_variants_at_matched_l0_are_placed_side_by_side_without_a_legend(tmp_path: Path) -> None:
+    ortsae = [{"name": "l1", "weight": 1}, {"name": "ortsae", "weight": 1}]
+    runs = [write_core(run(tmp_path, "a"), l0=20.0), write_core(run(tmp_path, "b", penalties=ortsae), l0=20.9)]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
+    encoding = chart.spec["layer"][-1]["encoding"]
+    assert encoding["x"]["title"] == "variant, all at L0 20 to 20.9"
+    assert encoding["color"]["legend"] is None
+
+
+def test_the_dead_share_is_what_core_does_not_count_as_alive(tmp_path: Path) -> None:
+    runs = [write_result(run(tmp_path, name, weight=w), {"l0": 9 * w, "frac_alive": 1 - w / 8}) for name, w in WEIGHTS]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-dead-share"]
+    assert [row["value"] for row in table(chart)] == [0.125, 0.25]
+    runs = [write_result(run(tmp_path, name, weight=w), {"l0": 9 * w, "frac_alive": 1.0}) for name, w in WEIGHTS]
+    section = pareto.section(Story.read(runs))
+    assert "pareto-dead-share" not in charts_of(section)
+    assert "No plot of L0 against dead share: it is 0 in every run." in section.absent
+
+
 def test_variants_at_one_l0_are_placed_side_by_side(tmp_path: Path) -> None:
     runs = [write_core(run(tmp_path, name, weight=weight), l0=10.0) for name, weight in (("a", 1.0), ("b", 2.0))]
     chart = charts_of(pareto.section(Story.read(runs)))["pareto-explained-variance"]
@@ -94,7 +132,7 @@ def test_undefined_points_are_named_and_not_shown(tmp_path: Path) -> None:
     runs = [write_core(run(tmp_path, "a")), write_core(run(tmp_path, "b", weight=2.0), ev=None)]
     section = pareto.section(Story.read(runs))
     chart = charts_of(section)["pareto-explained-variance"]
-    assert "Not shown: b/seed-0 (nothing varies)." in chart.description
+    assert "Not shown: b (nothing varies)." in chart.description
     assert [(row["value"], row["reason"]) for row in table(chart)] == [(0.9, None), (None, "nothing varies")]
     assert [record["run"] for record in values(chart.spec, -1)] == ["a/seed-0"]
     assert "No plot of L0 against loss recovered: not measured." in section.absent

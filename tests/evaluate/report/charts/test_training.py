@@ -69,16 +69,15 @@ def test_every_term_and_figure_is_shown_for_the_runs_that_have_it(tmp_path: Path
         "training-loss-l1",
         "training-l0",
         "training-fvu",
-        "training-dead",
     ]
     assert charts["training-loss-l1"].columns == ("step", "a/seed-0")
     assert charts["training-loss-reconstruction"].rows == ((10, 1.0, 2.0), (20, 1.0, 2.0))
     assert charts["training-l0"].rows == ((10, 120.0, 120.0), (20, 70.0, 70.0))
-    assert marks(charts["training-dead"]) == ["line", "point"]  # zero dead latents need no crosses
     assert next(values_under(charts["training-loss-l1"].spec, "legend"))["values"] == ["a"]
     assert section.absent == (
         "c/seed-0 has no metrics.jsonl, so its training is not shown.",
         "d/seed-0 was imported, so its training is unknown.",
+        "Dead latents over steps: 0 at every line of every log.",
     )
 
 
