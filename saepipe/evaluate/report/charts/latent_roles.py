@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from saepipe.evaluate.compare.variant_means import Variant, mean
 from saepipe.evaluate.features.roles import Role
 from saepipe.evaluate.report.chart import Section
 from saepipe.evaluate.report.charts.dots import Dot, dots
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variant_means import Variant, mean
 from saepipe.evaluate.results.run_results import Cell
 
 ROLES = {

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from saepipe.data.folders.finding_groups import Range
+from saepipe.evaluate.compare.variant_means import Variant
 from saepipe.evaluate.report.chart import Chart, Section
 from saepipe.evaluate.report.charts.lines import Axes, Line, lines
 from saepipe.evaluate.report.charts.small_multiples import small_multiples
 from saepipe.evaluate.report.evaluations import HISTOGRAMS
 from saepipe.evaluate.report.story import Story
-from saepipe.evaluate.report.variant_means import Variant
 
 _TEXT = "Each line is a run, coloured by variant. Heights are shares, so SAEs of different sizes are comparable."
 _ABOUT_PANELS = " All panels have one scale; the first variant is in grey behind the others."
