@@ -26,6 +26,12 @@ inputs: dict[str, torch.Tensor]
 FRAGMENTS = ("README.md",)
 """Pages whose blocks need the prelude; the others must stand alone."""
 
+NOT_OURS = ("[no-untyped-call]", "[misc]")
+"""Untyped functions of transformers, and its models, which do not fit the type of its own `generate`.
+
+Other options of mypy would do, but not with the cache of `make lint`.
+"""
+
 
 def examples() -> dict[str, str]:
     """Returns the code of each public name's docstring."""
@@ -60,8 +66,6 @@ def test_it_passes_mypy(tmp_path: Path) -> None:
     mistake = tmp_path / "mistake.py"
     mistake.write_text("import saepipe as sp\nsp.compare(3)\nsp.train().nonsense\nsp.open_cache('cache').shapes\n")
     options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
-    options += ["--no-pretty", "--no-error-summary", "--disable-error-code", "no-untyped-call"]
-    options += ["--disable-error-code", "misc"]  # transformers' own models do not fit the type of its `generate`
     process = subprocess.run(
         [sys.executable, "-m", "mypy", *options, *map(str, files), str(mistake)],
         cwd=ROOT,
@@ -69,7 +73,7 @@ def test_it_passes_mypy(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    lines = [line for line in process.stdout.splitlines() if ": error:" in line]
+    lines = [line for line in process.stdout.splitlines() if ": error:" in line and not line.endswith(NOT_OURS)]
     wrong = [line for line in lines if "mistake.py" in line]
     assert {int(line.split(":")[1]) for line in wrong} == {2, 3, 4}, process.stdout + process.stderr
     assert [line for line in lines if line not in wrong] == []
