@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 import saepipe
-from saepipe.data.errors import CorruptDataError, Interrupted, MachineError, Stopped, explain
+from saepipe.data.errors import ConfigError, CorruptDataError, Interrupted, MachineError, Stopped, explain
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.folders.run_folders import first_run, run_folders
 from saepipe.data.terminal.console import (
@@ -38,6 +38,7 @@ from saepipe.data.terminal.signals import raising_on_signals
 
 if TYPE_CHECKING:
     from saepipe.data.config.base import Config
+    from saepipe.data.terminal.progress import Progress
     from saepipe.evaluate.compare.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Harvest once, train many, evaluate honestly.")
@@ -72,26 +73,44 @@ def examples(*lines: str) -> str:
     return "\n\n".join(["Examples:", *(escape(f"  saepipe {line}") for line in lines)])
 
 
-@app.command(epilog=examples("demo", "demo --out /tmp/demo"))
-def demo(out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo")) -> None:
+@app.command(epilog=examples("demo", "demo --out /tmp/demo", "demo --real --out real"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("demo"),
+    real: Annotated[bool, typer.Option("--real", help="Study SmolLM2-135M instead of the toy (100 MB, once).")] = False,
+    text: Annotated[Path | None, typer.Option(help="Text to read instead of speeches, with --real.")] = None,
+) -> None:
     """Run the whole pipeline on the embedded toy model: a cache, five SAEs, their metrics, a table and a report."""
-    from saepipe.data.toy import CONFIGS
-    from saepipe.train.config import TrainConfig
-
+    if text and not real:
+        raise ConfigError("--text is for --real; the toy model knows only its own text", hint="saepipe demo --real")
     with show_progress("human") as progress:
-        cache = saepipe.harvest(CONFIGS / "harvest.yaml", out / "cache", progress=progress)
-        training = TrainConfig.load(CONFIGS / "train.yaml", [f"cache={cache.path}"])
-        runs = saepipe.train(training, out / "runs", progress=progress)
-        saepipe.evaluate(runs, progress=progress)
+        if real:
+            from saepipe.evaluate.real_study import run_real_study
+
+            runs = run_real_study(out, text, progress)
+        else:
+            runs = toy_study(out, progress)
     show_table(saepipe.compare(runs, runs[0]), "human")
     try:
         page = str(saepipe.report(runs, out / "report.html", baseline=runs[0]))
     except MachineError as error:  # only the report needs an extra
         page = f"none: {error.message}; {error.hint}"
-    stderr.print(
-        f"\ncache   {cache.path}\nruns    {out / 'runs'}\nconfigs {CONFIGS}\nreport  {escape(page)}", soft_wrap=True
-    )
-    stderr.print(f"next    {sys.argv[0]} browse {' '.join(map(str, runs))}", soft_wrap=True)
+    paths = {"cache": out / "cache", "runs": out / "runs", "report": page}
+    for name, path in paths.items():
+        stderr.print(f"{name:7} {escape(str(path))}", soft_wrap=True)
+    browsable = [run for run in runs if (run / "features").is_dir()]
+    stderr.print(f"next    {sys.argv[0]} browse {' '.join(map(str, browsable))}", soft_wrap=True)
+
+
+def toy_study(out: Path, progress: Progress) -> list[Path]:
+    """Harvests, trains and evaluates on the embedded toy model; returns the runs."""
+    from saepipe.data.toy import CONFIGS
+    from saepipe.train.config import TrainConfig
+
+    cache = saepipe.harvest(CONFIGS / "harvest.yaml", out / "cache", progress=progress)
+    training = TrainConfig.load(CONFIGS / "train.yaml", [f"cache={cache.path}"])
+    runs = saepipe.train(training, out / "runs", progress=progress)
+    saepipe.evaluate(runs, progress=progress)
+    return runs
 
 
 @app.command(

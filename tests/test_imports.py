@@ -26,13 +26,13 @@ MAY_IMPORT = {
 }
 
 FLOORS = {
-    "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches toy"),
+    "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches smollm2 toy"),
     "harvest": (
         "decoder_layers hook_point hub_client identity local_rows model_config",
         "hub residual_hook",
         "capture",
         "model",
-        "config",
+        "config gguf",
         "resume text",
         "tokenize",
         "rows",
@@ -60,7 +60,7 @@ FLOORS = {
         "config results",
         "browse compare export plan",
         "dry_run hub report run verify",
-        "use",
+        "real_study use",
     ),
 }
 """The rooms of each stage, ground floor first. A room may import from the floors below its own, and from no other."""

