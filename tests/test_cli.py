@@ -110,6 +110,12 @@ def test_the_demo_with_fewer_steps_and_variants(
     assert (tmp_path / "demo" / "runs" / "baseline" / "seed-0" / "features" / "COMMITTED").is_file()
 
 
+def test_the_toy_demo_takes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "demo", "--out", tmp_path / "demo", "--text", tmp_path / "mine.txt")
+    assert (code, out) == (2, "")
+    assert "--text is for --real" in err
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_shipped_configs_are_valid(path: Path) -> None:
     kind = TrainConfig if "sae:" in path.read_text() else HarvestConfig

@@ -26,7 +26,8 @@ def run_real_study(out: Path, text: Path | None, progress: Progress) -> list[Pat
     """
     settings = harvest_config(prepare_model(progress), text or prepare_text(progress))
     cache = harvest(settings, out / "cache", progress=progress)
-    runs = train(TrainConfig.load(CONFIGS / "train.yaml", [f"cache={cache.path}"]), out / "runs", progress=progress)
+    training = TrainConfig.load(CONFIGS / "train.yaml").model_copy(update={"cache": cache.path})
+    runs = train(training, out / "runs", progress=progress)
     evaluate(runs, EvaluateConfig.load(CONFIGS / "evaluate.yaml"), progress=progress)
     first_seeds = [run for run in runs if run.name == "seed-0"]
     evaluate(first_seeds, EvaluateConfig.load(CONFIGS / "features.yaml"), progress=progress)
@@ -49,6 +50,7 @@ def prepare_text(progress: Progress) -> Path:
 
 def harvest_config(model: Path, text: Path) -> HarvestConfig:
     """Returns the study's harvest config; the dtype is the one in which this machine runs the model fastest."""
-    dtype = fast_dtype(pick_device("auto"))
-    given = {"model.model": model.resolve(), "model.dtype": dtype, "dataset.source": text.resolve()}
-    return HarvestConfig.load(CONFIGS / "harvest.yaml", [f"{key}={value}" for key, value in given.items()])
+    plain = HarvestConfig.load(CONFIGS / "harvest.yaml").to_dict()
+    plain["model"] = {"model": str(model.resolve()), "dtype": fast_dtype(pick_device("auto"))}
+    plain["dataset"] |= {"source": str(text.resolve())}
+    return HarvestConfig.parse(plain)
