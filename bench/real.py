@@ -1,0 +1,83 @@
+"""Writes the table and the pictures of docs/real.md from a finished `saepipe demo --real`.
+
+saepipe demo --real --out real
+python bench/real.py real
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+import saepipe as sp
+from saepipe.evaluate.browse.run import browse
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from helpers.chromium import open_browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "real.md"
+PICTURES = ROOT / "docs" / "pictures"
+MARKERS = ("<!-- compare -->\n", "<!-- /compare -->\n")
+SCREEN = (1400, 900)
+WIDTH = 1000
+"""Pixels of a committed picture, which has 64 colours to stay small."""
+
+
+def main() -> None:
+    study = Path(sys.argv[1])
+    runs = [study / "runs" / variant / f"seed-{n}" for variant in ("baseline", "ortsae", "placebo") for n in range(3)]
+    before, rest = PAGE.read_text().split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    PAGE.write_text(before + MARKERS[0] + f"```text\n{compared(runs)}```\n" + MARKERS[1] + after)
+    with open_browser() as browser, tempfile.TemporaryDirectory() as folder:
+        sp.report(runs, Path(folder) / "report.html", baseline=runs[0])
+        picture(browser, f"file://{folder}/report.html", "real-report")
+        letter = best_letter(runs[0])
+        browse(runs[::3], static=Path(folder) / "site")
+        latent = letter["split_latents"][0]
+        picture(browser, f"file://{folder}/site/index.html#run=0&latent={latent}", "real-browser")
+    print(f"the browser shows latent {latent}, of the letter {letter['first_letter']}")
+
+
+def compared(runs: list[Path]) -> str:
+    """Returns the screen of `saepipe compare` at 80 columns."""
+    command = [sys.executable, "-m", "saepipe.cli", "compare", *map(str, runs), "--baseline", str(runs[0])]
+    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+def best_letter(run: Path) -> dict[str, Any]:
+    """Returns the letter whose own latents detect its test words best."""
+    letters = json.loads((run / "eval" / "absorption.json").read_text())["saepipe"]["letters"]
+    measurable = [letter for letter in letters if letter["not_measurable"] is None]
+    best: dict[str, Any] = max(measurable, key=lambda letter: float(letter["f1_split_test"]))
+    return best
+
+
+def picture(browser: Browser, address: str, name: str) -> None:
+    """Writes docs/pictures/<name>.png, the first screen of a page in the light theme."""
+    page = browser.new_page(viewport={"width": SCREEN[0], "height": SCREEN[1]}, color_scheme="light")
+    page.goto(address)
+    page.wait_for_timeout(3000)  # charts render when they come into view
+    screen = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    small = screen.resize((WIDTH, WIDTH * SCREEN[1] // SCREEN[0]), Image.Resampling.LANCZOS)
+    PICTURES.mkdir(exist_ok=True)
+    small.quantize(64).save(PICTURES / f"{name}.png", optimize=True)
+    page.close()
+
+
+if __name__ == "__main__":
+    main()
