@@ -34,6 +34,8 @@ from saepipe.harvest.model_config import ModelConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_FOLDER_HINT = "give a Hugging Face checkpoint folder, and attention: eager"
+
 
 @dataclass(frozen=True)
 class LanguageModel:
@@ -174,7 +176,8 @@ def _loading_error(config: ModelConfig, error: Exception) -> SaepipeError:
         return remote_error("model", config.model, config.revision, error)
     if not isinstance(error, OSError | ValueError):
         problem = f"cannot load {config.model!r}: {type(error).__name__}: {reason}"
-    return ConfigError(problem, hint="give a Hugging Face checkpoint folder, and attention: eager")
+    hint = "gguf_file is the name of a GGUF file in that folder" if config.gguf_file else _FOLDER_HINT
+    return ConfigError(problem, hint=hint)
 
 
 def _check_weights(config: ModelConfig, loaded: Mapping[str, Any]) -> None:

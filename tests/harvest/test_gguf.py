@@ -79,8 +79,15 @@ def test_a_config_without_a_file_is_written_as_before() -> None:
 
 
 def test_a_missing_file_is_a_config_error(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot load"):
+    with pytest.raises(ConfigError, match=r"cannot load .*c\.gguf") as raised:
         load(folder, "c.gguf")
+    assert raised.value.hint == "gguf_file is the name of a GGUF file in that folder"
+
+
+def test_a_damaged_file_is_a_config_error(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes((folder / "a.gguf").read_bytes()[:500])
+    with pytest.raises(ConfigError, match="cannot load"):
+        load(tmp_path, "a.gguf")
 
 
 def test_smollm2_is_converted_and_reads_a_batch(tmp_path: Path) -> None:
