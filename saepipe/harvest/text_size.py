@@ -35,13 +35,11 @@ def count_rows(
     """
     windows, most = make_windows(config, lm, revision), config.heldout_tokens // config.context_size
     feed = WindowFeed(windows, config.batch_size, most, digest=False)
-    train, ended, until = 0, True, time.monotonic() + seconds
-    for batch in feed.train_batches():  # a harvest, too, reads the batch after the last that it needs
-        if train >= config.num_tokens or (train and time.monotonic() > until):
-            ended = False
-            break
+    train, until = 0, time.monotonic() + seconds
+    found: Literal["enough", "all", "some"] = "all"
+    for batch in feed.train_batches():
         train += int(keep_mask(batch.ids, lm.special_ids).sum())
-    heldout = len(feed.heldout) * config.context_size
-    if train >= config.num_tokens:
-        return TextSize(config.num_tokens, heldout, "enough")
-    return TextSize(train, heldout, "all" if ended else "some")
+        if train >= config.num_tokens or time.monotonic() > until:
+            found = "enough" if train >= config.num_tokens else "some"
+            break
+    return TextSize(min(train, config.num_tokens), len(feed.heldout) * config.context_size, found)
