@@ -20,7 +20,8 @@ from saepipe.data.folders.artifact import MANIFEST, commit, read_manifest, write
 from saepipe.data.folders.health import Health
 from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
-from saepipe.train.plan import plan, plan_runs
+from saepipe.train.dry_run import dry_run
+from saepipe.train.plan import plan_runs
 from saepipe.train.run import train
 from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint
 from saepipe.train.rundir.finished_run import open_run
@@ -309,20 +310,20 @@ def test_both_compute_dtypes_train(config: Make, tmp_path: Path) -> None:
     assert metrics(half)[-1]["fvu"] == pytest.approx(metrics(single)[-1]["fvu"], rel=0.1)
 
 
-def test_the_plan_is_made_without_training(config: Make, tmp_path: Path) -> None:
-    planned = plan(config(variants=VARIANTS, seeds=[0, 1], steps=1000))
-    assert planned["streams"] == 1
-    assert len(planned["runs"]) == 6
-    run = planned["runs"][0]
-    assert (run["run"], run["steps"], run["tokens"]) == ("plain/seed-0", 1000, 17_000)
-    assert run["passes"] == pytest.approx(17_000 / 8200)
-    assert run["sae_bytes"] == 4 * (2 * 24 * 40 + 40 + 24)
-    assert planned["runs"][2]["steps"] == 13
+def test_the_dry_run_trains_nothing(config: Make, tmp_path: Path) -> None:
+    planned = dry_run(config(variants=VARIANTS, seeds=[0, 1], steps=1000), seconds=0)
+    assert planned.streams == 1
+    assert len(planned.runs) == 6
+    run = planned.runs[0]
+    assert (run.run, run.steps, run.tokens) == ("plain/seed-0", 1000, 17_000)
+    assert run.passes == pytest.approx(17_000 / 8200)
+    assert run.sae_bytes == 4 * (2 * 24 * 40 + 40 + 24)
+    assert planned.runs[2].steps == 13
 
 
 def test_runs_that_read_different_batches_have_streams_of_their_own(config: Make, tmp_path: Path) -> None:
     variants = [{"name": "a"}, {"name": "b", "data_seed": 4}, {"name": "c", "batch_size": 8}]
-    assert plan(config(variants=variants))["streams"] == 3
+    assert dry_run(config(variants=variants), seconds=0).streams == 3
     assert [path.parent.name for path in train(config(variants=variants), tmp_path)] == ["a", "b", "c"]
 
 
