@@ -176,7 +176,9 @@ def test_python_files_in_a_config_are_not_run(api: HfApi, hub: Hub, runs: list[P
         pull("hf://org/stranger", tmp_path / "got", api=api)
     assert not (tmp_path / "it-ran").exists()
     assert not (tmp_path / "got").exists()
-    pull("hf://org/stranger", tmp_path / "got", trust_plugins=True, api=api)
+    run = open_run(pull("hf://org/stranger", tmp_path / "got", trust_plugins=True, api=api))
+    assert not (tmp_path / "it-ran").exists()
+    assert run.config.seed == run.seed  # only building the components runs their files
     assert (tmp_path / "it-ran").exists()
 
 
