@@ -38,7 +38,6 @@ from saepipe.data.terminal.signals import raising_on_signals
 
 if TYPE_CHECKING:
     from saepipe.data.config.base import Config
-    from saepipe.data.terminal.progress import Progress
     from saepipe.evaluate.compare.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Harvest once, train many, evaluate honestly.")
@@ -79,7 +78,7 @@ def demo(
     real: Annotated[bool, typer.Option("--real", help="Study SmolLM2-135M instead of the toy (100 MB, once).")] = False,
     text: Annotated[Path | None, typer.Option(help="Text to read instead of speeches, with --real.")] = None,
 ) -> None:
-    """Run the whole pipeline on the embedded toy model: a cache, five SAEs, their metrics, a table and a report."""
+    """Run a whole study: a baseline, a penalty that helps and a placebo, with three seeds, verdicts and a report."""
     if text and not real:
         raise ConfigError("--text is for --real; the toy model knows only its own text", hint="saepipe demo --real")
     with show_progress("human") as progress:
@@ -88,7 +87,11 @@ def demo(
 
             runs = run_real_study(out, text, progress)
         else:
-            runs = toy_study(out, progress)
+            from saepipe.data.toy import CONFIGS
+            from saepipe.evaluate.study import run_study
+            from saepipe.harvest.config import HarvestConfig
+
+            runs = run_study(CONFIGS, HarvestConfig.load(CONFIGS / "harvest.yaml"), out, progress)
     show_table(saepipe.compare(runs, runs[0]), "human")
     try:
         page = str(saepipe.report(runs, out / "report.html", baseline=runs[0]))
@@ -99,18 +102,6 @@ def demo(
         stderr.print(f"{name:7} {escape(str(path))}", soft_wrap=True)
     browsable = [run for run in runs if (run / "features").is_dir()]
     stderr.print(f"next    {sys.argv[0]} browse {' '.join(map(str, browsable))}", soft_wrap=True)
-
-
-def toy_study(out: Path, progress: Progress) -> list[Path]:
-    """Harvests, trains and evaluates on the embedded toy model; returns the runs."""
-    from saepipe.data.toy import CONFIGS
-    from saepipe.train.config import TrainConfig
-
-    cache = saepipe.harvest(CONFIGS / "harvest.yaml", out / "cache", progress=progress)
-    training = TrainConfig.load(CONFIGS / "train.yaml", [f"cache={cache.path}"])
-    runs = saepipe.train(training, out / "runs", progress=progress)
-    saepipe.evaluate(runs, progress=progress)
-    return runs
 
 
 @app.command(

@@ -60,7 +60,8 @@ FLOORS = {
         "config results",
         "browse compare export plan",
         "dry_run hub report run verify",
-        "real_study use",
+        "study use",
+        "real_study",
     ),
 }
 """The rooms of each stage, ground floor first. A room may import from the floors below its own, and from no other."""

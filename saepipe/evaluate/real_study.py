@@ -7,13 +7,9 @@ from pathlib import Path
 from saepipe.data.device import fast_dtype, pick_device
 from saepipe.data.smollm2 import CONFIGS, GGUF_FILE, MODEL, TEXT, cache_folder, fetch, write_documents
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.run import evaluate
+from saepipe.evaluate.study import run_study
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.gguf import convert
-from saepipe.harvest.run import harvest
-from saepipe.train.config import TrainConfig
-from saepipe.train.run import train
 
 
 def run_real_study(out: Path, text: Path | None, progress: Progress) -> list[Path]:
@@ -25,13 +21,7 @@ def run_real_study(out: Path, text: Path | None, progress: Progress) -> list[Pat
         progress: is also told the licences of what is downloaded.
     """
     settings = harvest_config(prepare_model(progress), text or prepare_text(progress))
-    cache = harvest(settings, out / "cache", progress=progress)
-    training = TrainConfig.load(CONFIGS / "train.yaml").model_copy(update={"cache": cache.path})
-    runs = train(training, out / "runs", progress=progress)
-    evaluate(runs, EvaluateConfig.load(CONFIGS / "evaluate.yaml"), progress=progress)
-    first_seeds = [run for run in runs if run.name == "seed-0"]
-    evaluate(first_seeds, EvaluateConfig.load(CONFIGS / "features.yaml"), progress=progress)
-    return runs
+    return run_study(CONFIGS, settings, out, progress)
 
 
 def prepare_model(progress: Progress) -> Path:

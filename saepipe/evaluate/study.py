@@ -1,0 +1,32 @@
+"""A whole study from a folder of configs, as `saepipe demo` runs it: each step unless it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from saepipe.data.terminal.progress import Progress
+from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.run import evaluate
+from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.run import harvest
+from saepipe.train.config import TrainConfig
+from saepipe.train.run import train
+
+
+def run_study(configs: Path, settings: HarvestConfig, out: Path, progress: Progress) -> list[Path]:
+    """Harvests, trains and evaluates below `out`; returns the runs, the baseline's first.
+
+    Feature stores are gathered for one seed per variant, which is enough for the browser.
+
+    Args:
+        configs: folder with `train.yaml`, `evaluate.yaml`, and `features.yaml` for the feature stores.
+        settings: of the harvest.
+        out: folder of the cache and the runs.
+        progress: receives the progress of each stage.
+    """
+    cache = harvest(settings, out / "cache", progress=progress)
+    runs = train(TrainConfig.load(configs / "train.yaml", [f"cache={cache.path}"]), out / "runs", progress=progress)
+    evaluate(runs, EvaluateConfig.load(configs / "evaluate.yaml"), progress=progress)
+    first_seeds = [run for run in runs if run.name == "seed-0"]
+    evaluate(first_seeds, EvaluateConfig.load(configs / "features.yaml"), progress=progress)
+    return runs
