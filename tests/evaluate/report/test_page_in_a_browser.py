@@ -18,6 +18,7 @@ import pytest
 from helpers.chromium import open_browser, screenshot
 from saepipe.data.folders.health import Finding
 from saepipe.evaluate.report.chart import anchor
+from saepipe.evaluate.report.charts.drawing import COLOURS
 from saepipe.evaluate.report.page import Page as ReportPage
 from saepipe.evaluate.report.page import render
 from saepipe.evaluate.report.run import report
@@ -273,7 +274,7 @@ def test_conclusions_and_the_forest_plot_are_on_the_first_screen(opened, compare
     page.locator("#forest svg").wait_for()
     assert page.locator("#forest").bounding_box()["y"] + page.locator("#forest").bounding_box()["height"] <= 900
     assert page.locator("header .verdict").inner_text().startswith("In the primary metrics, ortsae is better")
-    labels = page.locator("#forest .role-axis-label text").all_inner_texts()
+    labels = page.locator("#forest .role-axis-label text").all_text_contents()
     assert "primary" in " ".join(labels)
     assert any("not comparable: H10" in label for label in labels)
     screenshot(page, "report-forest", tmp_path, full_page=False)
@@ -282,7 +283,7 @@ def test_conclusions_and_the_forest_plot_are_on_the_first_screen(opened, compare
 def test_on_a_phone_the_forest_plot_keeps_its_rows_without_the_numbers(opened, compared: Path) -> None:
     page = opened(390, 844, file=compared, errors_only=True)
     page.locator("#forest svg").wait_for()
-    text = " ".join(page.locator("#forest .role-axis-label text").all_inner_texts())
+    text = " ".join(page.locator("#forest .role-axis-label text").all_text_contents())
     assert "explained variance" in text
     assert "within noise" not in text
     assert page.locator("#forest svg").bounding_box()["width"] <= 390
@@ -290,7 +291,7 @@ def test_on_a_phone_the_forest_plot_keeps_its_rows_without_the_numbers(opened, c
 
 def test_a_point_of_the_forest_plot_leads_to_its_verdict(opened, compared: Path) -> None:
     page = opened(1400, 900, file=compared, errors_only=True)
-    page.locator("#forest .mark-symbol.role-mark a[*|href='#verdict-1'] path").first.click()
+    page.locator(f"#forest .mark-symbol.role-mark path[fill='{COLOURS[2]}' i]").first.click()
     page.wait_for_function("location.hash === '#verdict-1'")
 
 
@@ -304,7 +305,7 @@ def test_a_table_that_scrolls_says_so(opened, compared: Path) -> None:
     page.wait_for_function("document.querySelector('#comparison .scroller.left:not(.right)') !== null")
     wide = opened(1900, 900, file=compared, errors_only=True)
     wide.wait_for_timeout(100)
-    assert wide.locator("#differences .scroller").evaluate(hint) == "none"
+    assert wide.locator("#verdicts .scroller").first.evaluate(hint) == "none"
 
 
 def test_runs_and_latents_lead_to_the_feature_browser(opened, compared: Path) -> None:
