@@ -19,14 +19,15 @@ def run_study(configs: Path, settings: HarvestConfig, out: Path, progress: Progr
     Feature stores are gathered for one seed per variant, which is enough for the browser.
 
     Args:
-        configs: folder with `train.yaml`, `evaluate.yaml`, and `features.yaml` for the feature stores.
+        configs: folder with `train.yaml` and `evaluate.yaml`.
         settings: of the harvest.
         out: folder of the cache and the runs.
         progress: receives the progress of each stage.
     """
     cache = harvest(settings, out / "cache", progress=progress)
     runs = train(TrainConfig.load(configs / "train.yaml", [f"cache={cache.path}"]), out / "runs", progress=progress)
-    evaluate(runs, EvaluateConfig.load(configs / "evaluate.yaml"), progress=progress)
-    first_seeds = [run for run in runs if run.name == "seed-0"]
-    evaluate(first_seeds, EvaluateConfig.load(configs / "features.yaml"), progress=progress)
+    config = EvaluateConfig.load(configs / "evaluate.yaml")
+    evaluate([run for run in runs if run.name == "seed-0"], config, progress=progress)
+    others = [run for run in runs if run.name != "seed-0"]
+    evaluate(others, config.model_copy(update={"features": None}), progress=progress)
     return runs

@@ -148,7 +148,8 @@ def load_tokenizer(config: ModelConfig, revision: str | None) -> PreTrainedToken
     from transformers import AutoTokenizer
 
     options = {"gguf_file": config.gguf_file} if config.gguf_file else {}
-    return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(config.path, revision=revision, **options))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(config.path, revision=revision, **options)
+    return tokenizer
 
 
 def _gguf_options(config: ModelConfig) -> dict[str, Any]:
