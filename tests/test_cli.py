@@ -83,37 +83,29 @@ def test_the_pipeline(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.
 def test_the_demo_with_fewer_steps_and_variants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, cuts in {
+    cuts = {
         "harvest.yaml": {"num_tokens: 300k": "num_tokens: 8k", "heldout_tokens: 24k": "heldout_tokens: 1k"},
-        "train.yaml": {
-            "steps: 800": "steps: 12",
-            "batch_size: 1024": "batch_size: 128",
-            "  - {name: l1-half, penalties.0.weight: 0.5}\n": "",
-            "  - {name: l1-double, penalties.0.weight: 2.0}\n": "",
-        },
-    }.items():
-        text = (toy.CONFIGS / name).read_text()
-        for old, new in cuts.items():
+        "train.yaml": {"steps: 1000": "steps: 12", "batch_size: 512": "batch_size: 128", "[0, 1, 2]": "[0, 1]"},
+        "evaluate.yaml": {"{name: absorption}": "{name: absorption, max_words: 300}", "100k": "4k"},
+    }
+    for path in toy.CONFIGS.glob("*.yaml"):
+        text = path.read_text()
+        for old, new in cuts[path.name].items():
             assert old in text
             text = text.replace(old, new)
-        (tmp_path / name).write_text(text)
+        (tmp_path / path.name).write_text(text)
     monkeypatch.setattr(toy, "CONFIGS", tmp_path)
     code, out, err = call(capsys, "demo", "--out", tmp_path / "demo")
     assert code == 0
-    for word in ("baseline/seed-0", "l1-quadruple/seed-0", "topk/seed-0", "no verdict"):
+    runs = tmp_path / "demo" / "runs"
+    for word in ("mean of 2 seeds", "tanh against l1", "placebo against l1"):
         assert word in out
     assert "not measured" not in out
-    results = sorted(path.stem for path in (tmp_path / "demo" / "runs" / "topk" / "seed-0" / "eval").glob("*.json"))
-    assert results == ["absorption", "core", "geometry", "sparse_probing"]
-    assert str(tmp_path / "demo" / "runs") in err.replace("\n", "")
+    results = sorted(path.stem for path in (runs / "placebo" / "seed-1" / "eval").glob("*.json"))
+    assert results == ["absorption", "core", "geometry"]
+    assert str(runs) in err.replace("\n", "")
     assert (tmp_path / "demo" / "report.html").is_file()
-    assert (tmp_path / "demo" / "runs" / "baseline" / "seed-0" / "features" / "COMMITTED").is_file()
-
-
-def test_the_toy_demo_takes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = call(capsys, "demo", "--out", tmp_path / "demo", "--text", tmp_path / "mine.txt")
-    assert (code, out) == (2, "")
-    assert "--text is for --real" in err
+    assert [path.parent.parent.name for path in sorted(runs.glob("*/*/features"))] == ["l1", "placebo", "tanh"]
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
