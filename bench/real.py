@@ -11,29 +11,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from PIL import Image
+from pictures import open_browser, picture
 
 import saepipe as sp
 from saepipe.evaluate.browse.run import browse
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from helpers.chromium import open_browser
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "real.md"
-PICTURES = ROOT / "docs" / "pictures"
 MARKERS = ("<!-- compare -->\n", "<!-- /compare -->\n")
-SCREEN = (1400, 900)
-WIDTH = 1000
-"""Pixels of a committed picture, which has 64 colours to stay small."""
 
 
 def main() -> None:
@@ -65,18 +53,6 @@ def best_letter(run: Path) -> dict[str, Any]:
     measurable = [letter for letter in letters if letter["not_measurable"] is None]
     best: dict[str, Any] = max(measurable, key=lambda letter: float(letter["f1_split_test"]))
     return best
-
-
-def picture(browser: Browser, address: str, name: str) -> None:
-    """Writes docs/pictures/<name>.png, the first screen of a page in the light theme."""
-    page = browser.new_page(viewport={"width": SCREEN[0], "height": SCREEN[1]}, color_scheme="light")
-    page.goto(address)
-    page.wait_for_timeout(3000)  # charts render when they come into view
-    screen = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    small = screen.resize((WIDTH, WIDTH * SCREEN[1] // SCREEN[0]), Image.Resampling.LANCZOS)
-    PICTURES.mkdir(exist_ok=True)
-    small.quantize(64).save(PICTURES / f"{name}.png", optimize=True)
-    page.close()
 
 
 if __name__ == "__main__":
