@@ -28,6 +28,11 @@ PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SCREEN = (1400, 900)
 WIDTH = 1000
 """Pixels of a committed picture, which has 64 colours to stay small."""
+SHORTEN = """home => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) walker.currentNode.data = walker.currentNode.data.replace(home, "~");
+}"""
+"""Replaces the path of this machine's home folder in a page."""
 
 
 def main() -> None:
@@ -44,6 +49,7 @@ def picture(browser: Browser, address: str, name: str) -> None:
     """Writes docs/pictures/<name>.png, the first screen of a page in the light theme."""
     page = browser.new_page(viewport={"width": SCREEN[0], "height": SCREEN[1]}, color_scheme="light")
     page.goto(address)
+    page.evaluate(SHORTEN, str(Path.home()))
     page.wait_for_timeout(3000)  # charts render when they come into view
     screen = Image.open(BytesIO(page.screenshot())).convert("RGB")
     small = screen.resize((WIDTH, WIDTH * SCREEN[1] // SCREEN[0]), Image.Resampling.LANCZOS)

@@ -36,7 +36,7 @@ def main() -> None:
         letter = best_letter(runs[0])
         browse(runs[::3], static=Path(folder) / "site")
         latent = letter["split_latents"][0]
-        picture(browser, f"file://{folder}/site/index.html#run=0&latent={latent}", "real-browser")
+        picture(browser, f"file://{folder}/site/index.html#run=baseline/seed-0&latent={latent}", "real-browser")
     print(f"the browser shows latent {latent}, of the letter {letter['first_letter']}")
 
 
