@@ -63,11 +63,11 @@ class Bar(Silent):
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
         self.finish()
-        self._task, self._unit, self._total = task, unit, total
+        self._task, self._unit, self._total = task if total else "", unit, total
         self._done = self._resumed = done
         self._of, self._figures = "", dict[str, float]()
         self._began = self._last_line = time.monotonic()
-        if self._console.is_terminal:
+        if self._task and self._console.is_terminal:  # a task without work shows nothing
             self._live = Live(get_renderable=self._lines, console=self._console, refresh_per_second=5)
             self._live.start()
 

@@ -67,3 +67,12 @@ def test_elsewhere_there_are_lines_of_json() -> None:
     bar.finish()
     line = json.loads(console.file.getvalue())  # type: ignore[attr-defined]
     assert (line["done"], line["run"], line["loss"]) == (100, "l1/seed-0", 0.5)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_task_without_work_shows_nothing(terminal: bool) -> None:
+    console = Console(width=80, file=StringIO(), force_terminal=terminal, _environ={"TERM": "xterm"})
+    bar = Bar(console)
+    bar.start("placebo", 0, "SAEs")
+    bar.finish()
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]
