@@ -211,7 +211,8 @@ def evaluate(
         if folders:
             table = table_of_results(list({run.resolve(): run for run in runs}.values()), folders)
             print_parts([*render_variants(table, fits), *pointer_to_findings(table)])
-        show({"results": f"{len(results)} files in {', '.join(map(str, folders))}", "passes": str(passes)}, format_)
+        where = f" in {len(folders)} folders such as {folders[-1]}" if folders else ""
+        show({"results": f"{len(results)} files{where}", "passes": str(passes)}, format_)
     else:
         findings = [*findings_of(runs), *caveats(results)]
         show({"results": [str(path) for path in results], "findings": findings, "passes": str(passes)}, format_)

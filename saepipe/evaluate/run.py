@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -102,12 +103,16 @@ class _Todo:
 
     def say(self, progress: Progress) -> None:
         """Says what is reused, and what is made again because it is damaged."""
+        reused: dict[str, list[Path]] = defaultdict(list)
         by_path = [(job.path, standing) for job, standing in self.metric_jobs]
         for path, standing in [*by_path, *((job.folder, standing) for job, standing in self.store_jobs)]:
             if standing.done:
-                progress.say(f"{path} is up to date: same run, cache and settings{standing.remark}")
+                reused[standing.remark].append(path)
             elif standing.damage:
                 progress.say(f"{standing.damage}: it is made again")
+        for remark, paths in reused.items():
+            others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            progress.say(f"up to date, with the same run, cache and settings{remark}: {paths[0]}{others}")
 
 
 @contextmanager
