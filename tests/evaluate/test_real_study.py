@@ -28,7 +28,7 @@ def test_every_variant_has_three_seeds_and_the_same_l0() -> None:
     variants = expand(study)
     assert [variant.folder for variant in variants][:1] == ["baseline/seed-0"]
     assert len(variants) == 3 * len({variant.name for variant in variants})
-    assert {variant.config.sae.k for variant in variants} == {32}
+    assert {variant.config.sae.k for variant in variants} == {16}
 
 
 def test_evaluation_needs_no_network() -> None:
