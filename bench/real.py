@@ -22,6 +22,11 @@ from saepipe.evaluate.browse.run import browse
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "real.md"
 MARKERS = ("<!-- compare -->\n", "<!-- /compare -->\n")
+SHOWN = """\
+![First screen of the report](pictures/real-report.png)
+
+![Latent of a letter in the feature browser](pictures/real-browser.png)
+"""
 
 
 def main() -> None:
@@ -29,7 +34,7 @@ def main() -> None:
     runs = [study / "runs" / variant / f"seed-{n}" for variant in ("baseline", "ortsae", "placebo") for n in range(3)]
     before, rest = PAGE.read_text().split(MARKERS[0])
     after = rest.split(MARKERS[1])[1]
-    PAGE.write_text(before + MARKERS[0] + f"```text\n{compared(runs)}```\n" + MARKERS[1] + after)
+    PAGE.write_text(before + MARKERS[0] + f"```text\n{compared(runs)}```\n\n{SHOWN}" + MARKERS[1] + after)
     with open_browser() as browser, tempfile.TemporaryDirectory() as folder:
         sp.report(runs, Path(folder) / "report.html", baseline=runs[0])
         picture(browser, f"file://{folder}/report.html", "real-report")
