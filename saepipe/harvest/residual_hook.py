@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 
 from saepipe.harvest.decoder_layers import decoder_layers, layer_output
 from saepipe.harvest.hook_point import HookPoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 See = Callable[[torch.Tensor], torch.Tensor | None]
 """x (batch, seq, d_in) at the hook -> what replaces it, of the same shape; None leaves it as it is."""

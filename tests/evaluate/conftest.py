@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from helpers.chromium import open_browser
 from helpers.made_results import write_run
 from saepipe.evaluate.model.kept_work import KeptWork
 from saepipe.evaluate.model.testbed import Testbed
@@ -22,6 +23,9 @@ from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 HOOK = "blocks.1.hook_resid_post"
 BOS, VOCAB, D_IN, NUM_CONTEXTS, SEQ = 2, 50, 16, 10, 20
@@ -159,3 +163,10 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         return write_run(folder, penalties=[{"name": "l1", "weight": weight}], **keys)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The one browser of a test process: playwright allows no second one beside it."""
+    with open_browser() as browser:
+        yield browser

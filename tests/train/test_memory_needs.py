@@ -21,7 +21,7 @@ def test_a_training_says_what_it_needs_and_what_needs_less(
 
     monkeypatch.setattr("saepipe.train.stacked.teams.train_step", step)
     with pytest.raises(
-        OutOfSpaceError, match=r"(?s)out of memory: .*2 runs need about 0.0614 MB .* batch of 17"
+        OutOfSpaceError, match=r"(?s)out of memory: .*2 runs need about 61.4 kB .* batch of 17"
     ) as raised:
         train(config(variants=[{"name": "a"}, {"name": "b", "penalties.0.weight": 2.0}]), tmp_path)
     assert str(raised.value.hint).startswith("batch_size: 8 halves")

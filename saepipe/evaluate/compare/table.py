@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from math import nan
@@ -13,12 +13,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from saepipe.data.errors import MachineError
-from saepipe.data.folders.health import Finding, errors
 from saepipe.data.terminal.display import html_table
 from saepipe.evaluate.compare.checks import check_matched_l0
 from saepipe.evaluate.compare.notes import Note, notes_on
 from saepipe.evaluate.compare.sweeps import method_key, read_at_common_l0
-from saepipe.evaluate.compare.variant_means import Variant, by_variant, variants_of
+from saepipe.evaluate.compare.terminal import text
+from saepipe.evaluate.compare.variant_means import Variant, by_variant, rules_found, variants_of
 from saepipe.evaluate.compare.verdict import Figures, Verdict, verdict, verdict_on_sweep
 from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.figures import SHORT, catalogue, primary_metrics
@@ -104,8 +104,6 @@ class Table:
 
     def __repr__(self) -> str:
         """Returns what `saepipe compare` prints, at most 80 characters wide."""
-        from saepipe.evaluate.compare.terminal import text  # which renders this class
-
         return text(self, width=80)
 
 
@@ -181,7 +179,7 @@ def tabulate(rows: Sequence[Row], *, judged: bool) -> Table:
             (
                 row.label,
                 *(str(row.settings.get(key, "-")) for key in settings),
-                health(row.findings, trained=row.run.trained is not None),
+                rules_found(row.findings, trained=row.run.trained is not None),
                 *_cells(row, figures),
             )
             for row in all_rows
@@ -205,17 +203,6 @@ def _with_unique_labels(rows: Sequence[Row]) -> list[Row]:
     """Labels rows by their folders if they share a label (the same variant, trained twice)."""
     count = Counter(row.label for row in rows)
     return [replace(row, label=str(row.run.path)) if count[row.label] > 1 else row for row in rows]
-
-
-def health(findings: Iterable[Finding], *, trained: bool) -> str:
-    """Returns the rules with errors, and in brackets those with warnings only; `ok` if there are no findings.
-
-    For imported runs without findings it is `not known`, since no rule checked their training.
-    """
-    findings = tuple(findings)
-    wrong = {finding.rule for finding in errors(findings)}
-    rules = dict.fromkeys(finding.rule for finding in findings)
-    return ", ".join(rule if rule in wrong else f"({rule})" for rule in rules) or ("ok" if trained else "not known")
 
 
 def _judge(rows: Sequence[Row], figures: Figures) -> tuple[list[Verdict], list[Note]]:

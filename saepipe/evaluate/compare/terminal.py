@@ -4,21 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 
 from saepipe.evaluate.compare.difference import Change
-from saepipe.evaluate.compare.table import Table, health
+from saepipe.evaluate.compare.notes import Note
 from saepipe.evaluate.compare.variant_means import Variant
 from saepipe.evaluate.compare.verdict import Verdict
+from saepipe.evaluate.results.run_results import Cell
 
 Fits = Callable[[RichTable], bool]
+"""Returns whether a table is no wider than the terminal."""
 UNDERPOWERED, SMALL = "†", "‡"
 """Signs of the remarks on a verdict."""
 
 
-def render(table: Table, fits: Fits, *, seeds: bool = False, settings: bool = False) -> Iterator[RenderableType]:
+class Comparison(Protocol):
+    """What is rendered of a `Table`, which renders itself by this module."""
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    @property
+    def short_columns(self) -> list[int]: ...
+    @property
+    def settings(self) -> tuple[str, ...]: ...
+    @property
+    def rows(self) -> tuple[tuple[str | Cell, ...], ...]: ...
+    @property
+    def short(self) -> frozenset[str]: ...
+    @property
+    def shown(self) -> dict[str, str]: ...
+    @property
+    def variants(self) -> tuple[Variant, ...]: ...
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]: ...
+    @property
+    def notes(self) -> tuple[Note, ...]: ...
+
+
+def render(table: Comparison, fits: Fits, *, seeds: bool = False, settings: bool = False) -> Iterator[RenderableType]:
     """Yields the variants, each verdict with its changes, the notes, and on request single runs and settings."""
     yield from render_variants(table, fits)
     for verdict in table.verdicts:
@@ -32,7 +58,7 @@ def render(table: Table, fits: Fits, *, seeds: bool = False, settings: bool = Fa
     yield from (f"- {note}" for note in _notes(table, seeds=seeds))
 
 
-def text(table: Table, width: int, *, seeds: bool = False, settings: bool = False) -> str:
+def text(table: Comparison, width: int, *, seeds: bool = False, settings: bool = False) -> str:
     """Returns the comparison as text of at most `width` characters, unless a single cell is wider."""
     console = Console(file=StringIO(), width=width, color_system=None)
 
@@ -45,7 +71,7 @@ def text(table: Table, width: int, *, seeds: bool = False, settings: bool = Fals
     return captured.get().rstrip("\n")
 
 
-def render_variants(table: Table, fits: Fits) -> Iterator[RichTable]:
+def render_variants(table: Comparison, fits: Fits) -> Iterator[RichTable]:
     """Yields a row per figure and a column per variant, in as many tables as needed for each to fit."""
     columns: list[Variant] = []
     for variant in table.variants:
@@ -56,7 +82,7 @@ def render_variants(table: Table, fits: Fits) -> Iterator[RichTable]:
     yield _variant_columns(table, columns)
 
 
-def _variant_columns(table: Table, variants: Sequence[Variant]) -> RichTable:
+def _variant_columns(table: Comparison, variants: Sequence[Variant]) -> RichTable:
     seeds = {len(variant.rows) for variant in table.variants}
     rendered = _new_table(f"mean of {_seeds(*seeds)}" if len(seeds) == 1 else "mean")
     for variant in variants:
@@ -64,7 +90,7 @@ def _variant_columns(table: Table, variants: Sequence[Variant]) -> RichTable:
         rendered.add_column(name, no_wrap=True)
     for key, label in table.shown.items():
         rendered.add_row(label, *(str(variant.mean(key)) for variant in variants))
-    rendered.add_row("health", *(_health(variant) for variant in variants))
+    rendered.add_row("health", *(variant.health for variant in variants))
     return rendered
 
 
@@ -72,12 +98,7 @@ def _seeds(number: int) -> str:
     return "1 seed" if number == 1 else f"{number} seeds"
 
 
-def _health(variant: Variant) -> str:
-    findings = (finding for row in variant.rows for finding in row.findings)
-    return health(findings, trained=not variant.imported)
-
-
-def render_changes(verdict: Verdict, table: Table) -> RichTable:
+def render_changes(verdict: Verdict, table: Comparison) -> RichTable:
     """Returns a row per figure but L0, which must match: the primary figures, then the exploratory ones."""
     rendered = _new_table("figure (* primary)", "difference, 95 % over seeds", "p", "verdict")
     for change in verdict.changes:
@@ -88,7 +109,7 @@ def render_changes(verdict: Verdict, table: Table) -> RichTable:
     return rendered
 
 
-def render_runs(table: Table, fits: Fits) -> Iterator[RichTable]:
+def render_runs(table: Comparison, fits: Fits) -> Iterator[RichTable]:
     """Yields the runs in as many tables as needed for each to fit; every table begins with the run's name."""
     figures = [index for index in table.short_columns if index > len(table.settings)]
     columns = [0]
@@ -100,7 +121,7 @@ def render_runs(table: Table, fits: Fits) -> Iterator[RichTable]:
     yield _run_columns(table, columns)
 
 
-def _run_columns(table: Table, columns: Sequence[int]) -> RichTable:
+def _run_columns(table: Comparison, columns: Sequence[int]) -> RichTable:
     rendered = _new_table()
     for column in columns:
         rendered.add_column(table.columns[column].replace(" ", "\n"), no_wrap=True)
@@ -109,7 +130,7 @@ def _run_columns(table: Table, columns: Sequence[int]) -> RichTable:
     return rendered
 
 
-def render_settings(table: Table) -> Iterator[str]:
+def render_settings(table: Comparison) -> Iterator[str]:
     """Yields a line per variant with the settings in which the variants differ."""
     columns = {key: index for index, key in enumerate(table.settings, start=1)}
     for variant in table.variants:
@@ -118,20 +139,20 @@ def render_settings(table: Table) -> Iterator[str]:
         yield f"{variant.name}: {', '.join(stated) or 'the same as the others'}"
 
 
-def _notes(table: Table, *, seeds: bool) -> Iterator[str]:
+def _notes(table: Comparison, *, seeds: bool) -> Iterator[str]:
     """Yields the notes on the comparison, and where the ones on single runs are."""
     yield from (note.text for note in table.notes if not note.runs and (seeds or not note.explains_runs))
     yield from _legend(table)
     yield from pointer_to_findings(table)
 
 
-def pointer_to_findings(table: Table) -> Iterator[str]:
+def pointer_to_findings(table: Comparison) -> Iterator[str]:
     """Yields the command that shows the findings and warnings about single runs, if there are any."""
     if num_runs := len({run for note in table.notes for run in note.runs}):
         yield f"findings and warnings about {num_runs} of these runs: saepipe findings RUN..."
 
 
-def _legend(table: Table) -> Iterator[str]:
+def _legend(table: Comparison) -> Iterator[str]:
     """Yields what the signs in the tables mean."""
     over = {variant.mean(key).over for variant in table.variants for key in table.shown} - {None}
     if over:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from saepipe.data.folders.health import Finding, errors
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
 from saepipe.evaluate.results.run_results import Cell, Row
 from saepipe.evaluate.stats import paired_seeds as seeds
@@ -47,12 +48,28 @@ class Variant:
     rows: tuple[Row, ...]
 
     @property
+    def health(self) -> str:
+        """Rules that were found in any of its runs, as `rules_found` writes them."""
+        return rules_found((finding for row in self.rows for finding in row.findings), trained=not self.imported)
+
+    @property
     def imported(self) -> bool:
         return self.rows[0].run.trained is None
 
     def mean(self, key: str) -> Mean:
         """Returns the mean of a figure over all seeds; without a value if a seed has none."""
         return mean([row.cells.get(key, Cell()) for row in self.rows])
+
+
+def rules_found(findings: Iterable[Finding], *, trained: bool) -> str:
+    """Returns the rules with errors, and in brackets those with warnings only; `ok` if there are no findings.
+
+    For imported runs without findings it is `not known`, since no rule checked their training.
+    """
+    findings = tuple(findings)
+    wrong = {finding.rule for finding in errors(findings)}
+    rules = dict.fromkeys(finding.rule for finding in findings)
+    return ", ".join(rule if rule in wrong else f"({rule})" for rule in rules) or ("ok" if trained else "not known")
 
 
 def mean(cells: Sequence[Cell]) -> Mean:

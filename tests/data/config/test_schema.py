@@ -27,10 +27,11 @@ STAGES: dict[str, type[Config]] = {
     "evaluate": EvaluateConfig,
     "validate": ValidateConfig,
 }
+DEMOS = ROOT / "saepipe" / "data"
 FILES = {
-    "train": [*ROOT.glob("configs/study-*.yaml"), ROOT / "saepipe/data/toy/configs/train.yaml"],
-    "harvest": [ROOT / "configs/gemma-2-2b-l19.yaml", ROOT / "saepipe/data/toy/configs/harvest.yaml"],
-    "evaluate": [ROOT / "examples/ag_news.yaml"],
+    "train": [*ROOT.glob("configs/study-*.yaml"), *DEMOS.glob("*/configs/train.yaml")],
+    "harvest": [ROOT / "configs/gemma-2-2b-l19.yaml", *DEMOS.glob("*/configs/harvest.yaml")],
+    "evaluate": [ROOT / "examples/ag_news.yaml", *DEMOS.glob("*/configs/evaluate.yaml")],
 }
 RUN = "{cache: c, sae: {name: relu, d_sae: 8}, steps: 5"
 
@@ -45,15 +46,19 @@ def validators() -> dict[str, Draft202012Validator]:
 
 
 def test_every_config_in_the_repository_is_tested() -> None:
-    folders = ("configs", "examples", "saepipe/data/toy/configs")
-    assert {path for folder in folders for path in (ROOT / folder).glob("*.yaml")} == {
+    patterns = ("configs/*.yaml", "examples/*.yaml", "saepipe/data/*/configs/*.yaml")
+    assert {path for pattern in patterns for path in ROOT.glob(pattern)} == {
         path for paths in FILES.values() for path in paths
     }
 
 
 @pytest.mark.parametrize(
     ("stage", "path"),
-    [pytest.param(stage, path, id=path.stem) for stage, paths in FILES.items() for path in sorted(paths)],
+    [
+        pytest.param(stage, path, id=str(path.relative_to(ROOT)))
+        for stage, paths in FILES.items()
+        for path in sorted(paths)
+    ],
 )
 def test_every_config_in_the_repository_is_valid(
     validators: dict[str, Draft202012Validator], stage: str, path: Path

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.chromium import open_browser
 from helpers.runs_to_browse import rewritten, serving, write_roles, write_runs
 from helpers.site import EVIL, Site, quiet
 from saepipe.evaluate.browse.resources import Resources
@@ -31,12 +30,6 @@ def resources(runs: list[Path]) -> Resources:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="session")
 def hostile_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Runs with hostile tokens and with roles."""
     folders = write_runs(tmp_path_factory.mktemp("page"))
@@ -55,12 +48,12 @@ def addresses(hostile_runs: list[Path], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(params=["server", "files"])
 def site(
-    request: pytest.FixtureRequest, chromium: Browser, hostile_runs: list[Path], addresses: dict[str, str]
+    request: pytest.FixtureRequest, browser: Browser, hostile_runs: list[Path], addresses: dict[str, str]
 ) -> Iterator[Site]:
-    yield from quiet(Site(addresses[request.param], hostile_runs, request.param, chromium.new_context))
+    yield from quiet(Site(addresses[request.param], hostile_runs, request.param, browser.new_context))
 
 
 @pytest.fixture
-def served(chromium: Browser, hostile_runs: list[Path], addresses: dict[str, str]) -> Iterator[Site]:
+def served(browser: Browser, hostile_runs: list[Path], addresses: dict[str, str]) -> Iterator[Site]:
     """The server, for tests that do not depend on the source of the data."""
-    yield from quiet(Site(addresses["server"], hostile_runs, "server", chromium.new_context))
+    yield from quiet(Site(addresses["server"], hostile_runs, "server", browser.new_context))

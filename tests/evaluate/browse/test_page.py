@@ -209,11 +209,11 @@ def test_tokens_are_only_text(served: Site) -> None:
     assert page.title().startswith("Latent ")
 
 
-def test_names_of_runs_are_only_text(chromium: Browser, tmp_path: Path) -> None:
+def test_names_of_runs_are_only_text(browser: Browser, tmp_path: Path) -> None:
     run, other = write_runs(tmp_path / "runs")[:2]
     name = "<img src=x onerror=document.title=1>&latent=3"
     rewritten(run, variant=name)
-    site = Site("", [run], "server", chromium.new_context)
+    site = Site("", [run], "server", browser.new_context)
     with serving([run, other]) as (site.url, _):
         page = site.open()
         page.wait_for_selector(ROWS)
@@ -246,9 +246,9 @@ def test_the_token_is_removed_from_the_address(served: Site) -> None:
     page.wait_for_selector(ROWS)
 
 
-def test_a_stopped_server_is_reported(chromium: Browser, hostile_runs: list[Path]) -> None:
+def test_a_stopped_server_is_reported(browser: Browser, hostile_runs: list[Path]) -> None:
     with serving(hostile_runs) as (url, process):
-        page = Site(url, hostile_runs, "server", chromium.new_context).open()
+        page = Site(url, hostile_runs, "server", browser.new_context).open()
         page.wait_for_selector(ROWS)
         process.terminate()
         process.wait()

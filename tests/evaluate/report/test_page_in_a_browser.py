@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers.chromium import open_browser, screenshot
+from helpers.chromium import screenshot
 from saepipe.data.folders.health import Finding
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts.drawing import COLOURS
@@ -40,12 +40,6 @@ CONTRAST = """(selector) => {
     return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
   });
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
