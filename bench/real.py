@@ -49,7 +49,8 @@ def compared(runs: list[Path]) -> str:
     """Returns the screen of `saepipe compare` at 80 columns."""
     command = [sys.executable, "-m", "saepipe.cli", "compare", *map(str, runs), "--baseline", str(runs[0])]
     environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    screen = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    return "".join(f"{line.rstrip()}\n" for line in screen.splitlines())
 
 
 def best_letter(run: Path) -> dict[str, Any]:

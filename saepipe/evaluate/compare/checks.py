@@ -67,12 +67,12 @@ def check_parts(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> Iterato
         keys_by_parts[tuple(tuple(row.parts[key]) for row in rows if key in row.parts)].append(key)
     for parts, keys in keys_by_parts.items():
         if len(set(parts)) > 1:
-            labels = [row.label for row in rows if keys[0] in row.parts]
-            first = dict(zip(reversed(parts), reversed(labels), strict=True))
-            each = ", ".join(f"{len(part)} ({' '.join(part) or 'none'}) for {label}" for part, label in first.items())
+            least, most = min(map(len, parts)), max(map(len, parts))
+            common = [part for part in parts[0] if all(part in others for others in parts)]
             names = ", ".join(shown[key].label if key in shown else key for key in keys)
-            message = f"{names}: mean over the parts that could be measured, which differ: {each}; differences are "
-            yield Finding("H16", "warning", f"{message}over the parts that both runs have")
+            message = f"{names}: mean over the parts that could be measured, {least} to {most} in a run, of which "
+            message += f"{len(common)} in all runs ({' '.join(common) or 'none'}); differences are over the parts that "
+            yield Finding("H16", "warning", f"{message}both runs have")
 
 
 def _error(message: str, evaluation: str = "") -> Finding:
