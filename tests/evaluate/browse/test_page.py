@@ -201,7 +201,7 @@ def test_the_keyboard_is_enough(site: Site) -> None:
 def test_tokens_are_only_text(served: Site) -> None:
     page = served.open()
     page.get_by_label("Search").fill("onerror")
-    assert page.locator(ROWS).count() > 0
+    page.locator(ROWS).first.wait_for()
     page.locator(f"{ROWS} a").first.click()
     page.wait_for_selector(".examples")
     assert EVIL in page.inner_text("main")
