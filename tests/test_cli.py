@@ -86,7 +86,7 @@ def test_the_demo_with_fewer_steps_and_variants(
     cuts = {
         "harvest.yaml": {"num_tokens: 300k": "num_tokens: 8k", "heldout_tokens: 24k": "heldout_tokens: 1k"},
         "train.yaml": {"steps: 1000": "steps: 12", "batch_size: 512": "batch_size: 128", "[0, 1, 2]": "[0, 1]"},
-        "evaluate.yaml": {"{name: absorption}": "{name: absorption, max_words: 300}", "100k": "4k"},
+        "evaluate.yaml": {"{name: absorption}": "{name: absorption, max_words: 300}", "50k": "4k"},
     }
     for path in toy.CONFIGS.glob("*.yaml"):
         text = path.read_text()
