@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.rows import Rows, RowSource, WindowBatch
 from saepipe.harvest.size import Size
-from saepipe.harvest.text_size import COUNT_SECONDS, TextSize, count_rows
+from saepipe.harvest.text_size import COUNT_SECONDS, Found, TextSize, count_rows
 
 _BATCHES = 4
 
@@ -29,8 +29,7 @@ class Plan:
 
     tokens: int
     tokens_asked_for: int
-    text: Literal["enough", "all", "some"]
-    """What was counted of the text: see `TextSize.found`."""
+    text: Found
     tokens_counted: int
     heldout_positions: int
     hooks: int

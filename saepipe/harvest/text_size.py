@@ -12,6 +12,9 @@ from saepipe.harvest.describe import make_windows
 from saepipe.harvest.feed import WindowFeed
 from saepipe.harvest.model import LanguageModel
 
+Found = Literal["enough", "all", "some"]
+"""Whether a text has as many rows as asked for, was read to its end, or was read only in part."""
+
 COUNT_SECONDS = 10.0
 """Time after which a text is not counted further."""
 
@@ -22,8 +25,7 @@ class TextSize:
 
     train_rows: int
     heldout_rows: int
-    found: Literal["enough", "all", "some"]
-    """Whether the text has as many rows as asked for, was read to its end, or was read only in part."""
+    found: Found
 
 
 def count_rows(

@@ -30,7 +30,7 @@ class Role:
 
     @property
     def named(self) -> bool:
-        """Whether the F1 is high enough to call this the latent's role; otherwise it is a weak lead."""
+        """True if the F1 is high enough to call this the latent's role; otherwise it is a weak lead."""
         return self.f1 is not None and self.f1 >= MIN_F1
 
 

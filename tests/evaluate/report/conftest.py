@@ -88,7 +88,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 
 @pytest.fixture(scope="session")
 def judged(study: dict[str, list[Path]]) -> Story:
-    """That study, compared with `l1`."""
+    """Reads the study, compared with `l1`."""
     return Story.read([run for runs in study.values() for run in runs], study["l1"][0])
 
 
