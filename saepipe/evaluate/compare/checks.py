@@ -70,9 +70,9 @@ def check_parts(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> Iterato
             least, most = min(map(len, parts)), max(map(len, parts))
             common = [part for part in parts[0] if all(part in others for others in parts)]
             names = ", ".join(shown[key].label if key in shown else key for key in keys)
-            message = f"{names}: mean over the parts that could be measured, {least} to {most} in a run, of which "
-            message += f"{len(common)} in all runs ({' '.join(common) or 'none'}); differences are over the parts that "
-            yield Finding("H16", "warning", f"{message}both runs have")
+            counted = f"{least} to {most} measurable parts per run, {len(common)} in all runs"
+            listed = f" ({' '.join(common)})" if common else ""
+            yield Finding("H16", "warning", f"{names}: means over {counted}{listed}")
 
 
 def _error(message: str, evaluation: str = "") -> Finding:

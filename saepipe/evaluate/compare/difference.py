@@ -100,6 +100,13 @@ class Change:
         return abs(self.difference) < self.interesting
 
     @property
+    def is_unestablished(self) -> bool:
+        """True if the difference reaches the effect of interest but is not significant (H17)."""
+        if self.paired is None or self.interesting is None or self.paired.num_seeds < self.num_pairs:
+            return False
+        return abs(self.difference) >= self.interesting and not self.is_significant
+
+    @property
     def remark(self) -> str:
         """Comparison with the effect of interest, to be shown after the word; may be empty."""
         if self.is_underpowered:
@@ -190,7 +197,7 @@ def check_claim(change: Change, why_absent: str | None = None) -> Iterator[Findi
     if change.paired.num_seeds < change.num_pairs:
         message = f"{name} has a value for only {change.paired.num_seeds} of {change.num_pairs} paired seeds"
         yield Finding("H17", "error", f"{message}: evaluate the others, or find out why they have none", change.key)
-    elif change.interesting is not None and abs(change.difference) >= change.interesting and not change.is_significant:
+    elif change.is_unestablished:
         message = (
             f"{name} differs by {change.difference:+.3g}, which reaches the effect of interest "
             f"({change.interesting:g}), but {_why_not_significant(change)}: do not claim a change"

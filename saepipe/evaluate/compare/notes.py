@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from saepipe.data.folders.finding_groups import grouped
@@ -31,18 +31,21 @@ class Note:
         return self.text
 
 
-def notes_on(rows: Sequence[Row], figures: Mapping[str, FigureSpec]) -> Iterator[Note]:
-    """Yields the notes on runs, then those on their figures and their comparison."""
+def notes_on(rows: Sequence[Row], figures: Mapping[str, FigureSpec], short: Collection[str]) -> Iterator[Note]:
+    """Yields the notes on runs, then those on their figures and their comparison.
+
+    Args:
+        rows: one per run.
+        figures: all figures of these runs, by key.
+        short: keys of those that are shown, and so explained where they are undefined; each cell has its own reason.
+    """
     of_runs = [Note(f"{row.label}: {finding}", finding, (row.label,)) for row in rows for finding in row.findings]
     yield from {note.text: note for note in of_runs}.values()
     yield from (Note(str(finding), finding) for finding in (*check_sources(rows), *check_parts(rows, figures)))
     yield from _warnings(rows)
     if num_unchecked := sum(len(row.unchecked) for row in rows):
         yield Note(f"results of an earlier version, without a digest, so not checked for damage: {num_unchecked}")
-    undefined = {
-        (how.label, why) for row in rows for key, how in figures.items() if (why := row.cells.get(key, Cell()).why)
-    }
-    yield from (Note(f"{name} is undefined: {why}") for name, why in sorted(undefined))
+    yield from _undefined(rows, {key: how for key, how in figures.items() if key in short})
     yield from (Note(f"{how.label}: {how.noisy}") for how in figures.values() if how.noisy)
     if any(cell.low is not None for row in rows for cell in row.cells.values()):
         yield Note(
@@ -56,6 +59,17 @@ def notes_on(rows: Sequence[Row], figures: Mapping[str, FigureSpec]) -> Iterator
     yield from (Note(str(finding), finding) for finding in check_same_data(rows, figures))
     if min(len(group) for group in by_variant(rows)) < SEEDS_FOR_A_VERDICT:
         yield Note(f"fewer than {SEEDS_FOR_A_VERDICT} seeds per variant: no verdict on which is better")
+
+
+def _undefined(rows: Sequence[Row], figures: Mapping[str, FigureSpec]) -> Iterator[Note]:
+    """Yields a note per reason why figures are undefined."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        for key, how in figures.items():
+            if why := row.cells.get(key, Cell()).why:
+                names[why].add(how.label)
+    for why, labels in sorted(names.items()):
+        yield Note(f"{', '.join(sorted(labels))} {'is' if len(labels) == 1 else 'are'} undefined: {why}")
 
 
 def findings_and_warnings(rows: Sequence[Row]) -> list[str]:

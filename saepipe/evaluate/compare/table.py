@@ -167,7 +167,8 @@ def tabulate(rows: Sequence[Row], *, judged: bool) -> Table:
         first = by_variant(rows)[0]
         all_rows = [*_with_differences(rows, first), *_with_differences(means, means[:1] if len(first) > 1 else first)]
     settings = _differing(rows)
-    notes = [*notes_on(rows, figures), *([Note(disagreement)] if disagreement else [])]
+    short = frozenset(figures) & {*SHORT, *primary}
+    notes = [*notes_on(rows, figures, short), *([Note(disagreement)] if disagreement else [])]
     if judged:
         reference = f"the {rows[0].variant} run of the same seed, or from {rows[0].label} if there is none"
         brackets = f"in brackets: the difference from {reference}; for a mean, from the mean"
@@ -185,7 +186,7 @@ def tabulate(rows: Sequence[Row], *, judged: bool) -> Table:
             for row in all_rows
         ),
         figures=tuple(figures),
-        short=frozenset(figures) & {*SHORT, *primary},
+        short=short,
         notes=tuple(notes),
         variants=tuple(variants_of(rows)),
         verdicts=tuple(verdicts),
@@ -213,9 +214,6 @@ def _judge(rows: Sequence[Row], figures: Figures) -> tuple[list[Verdict], list[N
     sweeps, caveats = _judge_sweeps([baseline, *others], unmatched, figures)
     verdicts += sweeps
     caveats += [Note(f"{judged.pair}: {finding}", finding) for judged in verdicts for finding in judged.findings]
-    if len(verdicts) > 1 and any(judged.may_judge for judged in verdicts):
-        text = "comparisons: Holm's correction covers the primary metrics of each alone"
-        caveats.append(Note(f"{len(verdicts)} {text}"))
     return verdicts, caveats
 
 

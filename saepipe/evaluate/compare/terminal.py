@@ -9,6 +9,7 @@ from typing import Protocol
 from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 
+from saepipe.data.folders.health import Finding, errors
 from saepipe.evaluate.compare.difference import Change
 from saepipe.evaluate.compare.notes import Note
 from saepipe.evaluate.compare.variant_means import Variant
@@ -17,7 +18,7 @@ from saepipe.evaluate.results.run_results import Cell
 
 Fits = Callable[[RichTable], bool]
 """Returns whether a table is no wider than the terminal."""
-UNDERPOWERED, SMALL = "†", "‡"
+UNDERPOWERED, SMALL, UNESTABLISHED = "†", "‡", "§"
 """Signs of the remarks on a verdict."""
 
 
@@ -102,10 +103,10 @@ def render_changes(verdict: Verdict, table: Comparison) -> RichTable:
     """Returns a row per figure but L0, which must match: the primary figures, then the exploratory ones."""
     rendered = _new_table("figure (* primary)", "difference, 95 % over seeds", "p", "verdict")
     for change in verdict.changes:
-        if change.key in table.short and change.key != "l0":
+        if change.key in table.short and change.key != "l0" and (change.primary or change.paired):
             name = f"{change.shown.label} *" if change.primary else change.shown.label
             p = "-" if change.paired is None or change.p is None else f"{change.p:.2g}"
-            rendered.add_row(name, _difference(change), p, f"{_word(change)} {_mark(change)}".rstrip())
+            rendered.add_row(name, _difference(change), p, f"{_word(change)} {_marks(change)}".rstrip())
     return rendered
 
 
@@ -141,9 +142,23 @@ def render_settings(table: Comparison) -> Iterator[str]:
 
 def _notes(table: Comparison, *, seeds: bool) -> Iterator[str]:
     """Yields the notes on the comparison, and where the ones on single runs are."""
-    yield from (note.text for note in table.notes if not note.runs and (seeds or not note.explains_runs))
+    claims = [finding for verdict in table.verdicts for finding in verdict.findings]
+    about_all = (note for note in table.notes if not note.runs and note.finding not in claims)
+    yield from (note.text for note in about_all if seeds or not note.explains_runs)
+    yield from _claims(table.verdicts)
     yield from _legend(table)
     yield from pointer_to_findings(table)
+
+
+def _claims(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Yields each finding about a claim once, with the variants concerned, unless a table of changes shows it."""
+    found: dict[Finding, list[str]] = {}
+    for verdict in verdicts:
+        shown = {change.key for change in verdict.changes if verdict.may_judge and change.paired}
+        for finding in verdict.findings:
+            if finding.about not in shown:
+                found.setdefault(finding, []).append(verdict.variant)
+    yield from (f"{', '.join(variants)}: {finding}" for finding, variants in found.items())
 
 
 def pointer_to_findings(table: Comparison) -> Iterator[str]:
@@ -153,17 +168,23 @@ def pointer_to_findings(table: Comparison) -> Iterator[str]:
 
 
 def _legend(table: Comparison) -> Iterator[str]:
-    """Yields what the signs in the tables mean."""
+    """Yields what the words and signs in the tables mean."""
+    judged = [verdict for verdict in table.verdicts if verdict.may_judge]
     over = {variant.mean(key).over for variant in table.variants for key in table.shown} - {None}
+    correction = "; p: Holm's over each comparison's primary metrics" if len(judged) > 1 else ""
     if over:
-        yield f"± and [ ]: 95 % intervals over {' or '.join(sorted(map(str, over)))}"
-    changes = [
-        change for verdict in table.verdicts if verdict.may_judge for change in verdict.changes if change.primary
-    ]
-    for mark in (UNDERPOWERED, SMALL):
-        marked = dict.fromkeys(f"{change.remark}: {change.shown.label}" for change in changes if _mark(change) == mark)
+        yield f"± and [ ]: 95 % over {' or '.join(sorted(map(str, over)))}{correction}"
+    changes = [change for verdict in judged for change in verdict.changes]
+    if any(errors(change.findings) for change in changes if change.paired):
+        yield "no result (H17): only some of the paired seeds have a value"
+    for mark, remark in ((UNDERPOWERED, "underpowered for"), (SMALL, "below the effect of interest")):
+        marked = {
+            f"{change.interesting:g} in {change.shown.label}": None for change in changes if mark in _marks(change)
+        }
         if marked:
-            yield f"{mark} {'; '.join(marked)}"
+            yield f"{mark} {remark} {', '.join(marked)}"
+    if any(UNESTABLISHED in _marks(change) for change in changes):
+        yield f"{UNESTABLISHED} reaches the effect of interest but is not significant: claim no change (H17)"
 
 
 def _difference(change: Change) -> str:
@@ -176,16 +197,16 @@ def _difference(change: Change) -> str:
 
 def _word(change: Change) -> str:
     """Returns the verdict on a figure, with the rules that block it: `no result (H10)`."""
-    if not change.blocked_by:
-        return change.word
-    return f"{change.word} ({', '.join(dict.fromkeys(finding.rule for finding in change.blocked_by))})"
+    rules = dict.fromkeys(finding.rule for finding in (*change.blocked_by, *errors(change.findings)))
+    return f"{change.word} ({', '.join(rules)})" if rules else change.word
 
 
-def _mark(change: Change) -> str:
-    """Returns the sign of the remark on a verdict; empty if there is none."""
-    if change.blocked_by:
+def _marks(change: Change) -> str:
+    """Returns the signs of the remarks on a verdict; empty if there are none."""
+    if change.blocked_by or errors(change.findings):
         return ""
-    return UNDERPOWERED if change.is_underpowered else SMALL if change.is_small else ""
+    size = UNDERPOWERED if change.is_underpowered else SMALL if change.is_small else ""
+    return size + (UNESTABLISHED if change.is_unestablished else "")
 
 
 def _new_table(*headings: str) -> RichTable:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from helpers.made_results import write_result
+from helpers.made_results import write_core, write_result
 from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.compare.terminal import text
@@ -33,10 +33,52 @@ def study(make_run) -> Table:
     return compare(runs, baseline=runs[0])
 
 
-def test_nine_runs_of_three_variants_fit_forty_lines_of_eighty_columns(study: Table) -> None:
-    lines = text(study, 80).splitlines()
+NO_HARM = Estimate(None, reason="with zeros at the hook the model does no worse")
+NO_LETTER = Estimate(None, reason="no letter is measurable")
+UP_TO_NOISE = (-0.05, 0.02, 0.06)
+
+
+@pytest.fixture
+def weak_study(make_run) -> Table:
+    """Nine runs with a remark of every kind: figures undefined in all runs or some, large but noisy differences."""
+    runs = []
+    for number, name in enumerate(("l1", "ortsae", "tanh")):
+        for seed in range(3):
+            run = make_run(name, seed, weight=1.0 + number, health=Health((DEAD,)))
+            value = 0.7 + number * UP_TO_NOISE[seed]
+            figures = {key: Estimate(value, value - 0.01, value + 0.01) for key in SHORT if "absorption" not in key}
+            write_result(run, {**figures, "l0": Estimate(32.0, 31.0, 33.0), "ce_loss_score": NO_HARM})
+            keys = [key for key in SHORT if "absorption" in key]
+            absorption = dict.fromkeys(keys, Estimate(0.0, 0.0, 0.0) if seed else NO_LETTER)
+            parts = {key: {"e": 0.0, "t" if number else "s": 0.0} for key in keys} if seed else {}
+            write_result(run, absorption, name="absorption", parts=parts)
+            runs.append(run)
+    return compare(runs, baseline=runs[0])
+
+
+@pytest.mark.parametrize("name", ["study", "weak_study"])
+def test_nine_runs_of_three_variants_fit_forty_lines_of_eighty_columns(name: str, request) -> None:
+    lines = text(request.getfixturevalue(name), 80).splitlines()
     assert len(lines) <= 40, "\n".join(lines)
     assert max(map(len, lines)) <= 80
+
+
+def test_every_remark_is_explained_once(weak_study: Table) -> None:
+    shown = text(weak_study, 120)
+    assert re.search(r"explained variance \* .* within noise †§", shown)
+    assert re.search(r"full absorption \* .* no result \(H17\)", shown)
+    assert "† underpowered for 0.01 in explained variance, 0.02 in delta CE (nats)" in shown
+    for explanation in ("claim no change (H17)", "only some of the paired seeds", "no letter is measurable", "H16"):
+        assert shown.count(explanation) == 1, explanation
+    assert "absorption fraction, full absorption are undefined: no letter is measurable" in shown
+
+
+def test_a_primary_metric_that_nobody_measured_is_named_once(make_run) -> None:
+    names = {"a": 1.0, "b": 2.0, "c": 3.0}
+    runs = [write_core(make_run(name, seed, weight=names[name])) for name in names for seed in range(3)]
+    shown = text(compare(runs, baseline=runs[0]), 120)
+    assert shown.count("full absorption is a primary metric but was not measured") == 1
+    assert "b, c: H17 warning" in shown
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -252,7 +252,7 @@ def test_means_over_different_letters_are_compared_over_the_common_ones(make_run
     new = [absorbed(make_run("new", seed, weight=2.0), a=1.0, b=0.3, c=0.5 - 0.01 * seed) for seed in range(3)]
     table = compare([*base, *new], baseline=base[0])
     [note] = [note.text for note in table.notes if note.text.startswith("H16 warning")]
-    assert "2 to 3 in a run, of which 2 in all runs (b c)" in note
+    assert "means over 2 to 3 measurable parts per run, 2 in all runs (b c)" in note
     (verdict,) = table.verdicts
     assert verdict.forbidden_by == ()
     [change] = [change for change in verdict.changes if change.key == ABSORBED]

@@ -22,7 +22,7 @@ _NO_TOKENS = "no held-out token was kept"
 _NO_SCORED_TOKENS = "no position has an ordinary token both as input and as target"
 _NO_VARIATION = "the held-out activations do not vary"
 _NO_EFFECT = "zeros at the hook do not change the model's predictions"
-_NO_HARM = "the model predicts this text no worse with zeros at the hook, so there is no loss to recover"
+_NO_HARM = "with zeros at the hook the model does no worse"
 
 
 @dataclass(frozen=True)
