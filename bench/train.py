@@ -30,6 +30,7 @@ from record import write_result
 from saepipe.train.config import TrainConfig
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
@@ -109,7 +110,7 @@ def settle(name: str, folder: Path) -> None:
     state = fresh_state(recipe, initial_params(recipe))
     for number in range(SETTLING):
         train_step(recipe, state, data[number % len(data)])
-    last = train_step(recipe, state, data[0], watched=True)
+    last = train_step(recipe, state, data[0], Due.LINE)
     assert last is not None
     print(f"{name}: L0 {last.l0:.1f}, {'sparse' if state.sparse else 'dense'} steps", flush=True)
     save_checkpoint(folder / name, name, state)
@@ -125,7 +126,7 @@ def make_step(name: str, folder: Path, data: Sequence[torch.Tensor]) -> Callable
 
     def step(number: int, x: torch.Tensor) -> float:
         before = state.sums[:, 1].sum().item()
-        train_step(recipe, state, x, watched=number == warmup)
+        train_step(recipe, state, x, Due.GRADIENTS | Due.LINE if number == warmup else Due.NOTHING)
         return state.sums[:, 1].sum().item() - before
 
     return step

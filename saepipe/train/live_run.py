@@ -28,6 +28,7 @@ from saepipe.train.rundir.run_files import CHECKPOINTS, METRICS
 from saepipe.train.step.init import center
 from saepipe.train.step.loss import RECONSTRUCTION
 from saepipe.train.step.measure import Measurement
+from saepipe.train.step.sampling import Due, due_at
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.trackers.base import TrackedRun
 from saepipe.train.trackers.tracker_threads import Trackers, Tracking
@@ -79,10 +80,10 @@ class LiveRun:
         return None if self.fatal or self.state.step >= self.planned.recipe.num_steps else self.state.step
 
     @property
-    def logs_next_step(self) -> bool:
-        """True if the next step ends with a line of the log."""
-        done = self.state.step + 1
-        return done in (1, self.planned.recipe.num_steps) or done % self.planned.recipe.config.log_every == 0
+    def due(self) -> Due:
+        """What the next step is measured for."""
+        recipe, sampled = self.planned.recipe, self.state.sampled is not None
+        return due_at(self.state.step + 1, recipe.num_steps, recipe.config.log_every, sampled=sampled)
 
     def check_before_start(self, batches: Sequence[torch.Tensor]) -> None:
         """Reports doubts about the config and the findings of the dry step on the first batches."""

@@ -162,7 +162,7 @@ def train_group(
 def _step(members: Sequence[LiveRun], team: Team, rows: Tensor) -> None:
     """Makes one step of a team; if a component raises, its members stop and the other teams go on."""
     try:
-        measurements = team.step(rows, [run.logs_next_step for run in members])
+        measurements = team.step(rows, [run.due for run in members])
     except Exception as error:
         for run in members:
             run.failed_by(error)

@@ -15,6 +15,7 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.schedule import Controller, Schedule, settings_at
 from saepipe.train.setting import Setting, within
+from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
@@ -89,10 +90,11 @@ def test_a_run_trains_with_its_steered_weight_and_keeps_it_in_its_state(config: 
     state = fresh_state(recipe, initial_params(recipe))
     assert float(state.steered["l0_target.weight"].exp()) == pytest.approx(0.1)
     rows = torch.randn(17, 24, generator=torch.Generator().manual_seed(0))
-    measured = train_step(recipe, state, rows, watched=True)
+    measured = train_step(recipe, state, rows, Due.GRADIENTS | Due.LINE)
     assert measured is not None
+    assert state.sampled is not None
     assert measured.l0 > 4
-    assert measured.statistics["l0_target/l0"] == pytest.approx(measured.l0)
+    assert state.sampled.statistics["l0_target/l0"] == pytest.approx(measured.l0)
     moved = 0.1 * math.exp(0.03 * min(1.0, math.log(measured.l0 / 4)))
     assert float(state.steered["l0_target.weight"].exp()) == pytest.approx(moved, rel=1e-5)
 

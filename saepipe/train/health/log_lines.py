@@ -49,10 +49,16 @@ def check_log(
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
         if not (ended or _suspicious(lines[-1], label, limits)):
             continue
-        active = [line for line in lines if weight_at(penalty, line["step"], num_steps) > 0]
+        active = [line for line in lines if weight_at(penalty, gradients_at(line), num_steps) > 0]
         findings += check_inert(label, penalty, [_check(line, label) for line in active], num_steps, limits, ended)
         findings += check_selection(label, penalty, _statistics(active, label), limits, ended)
     return findings
+
+
+def gradients_at(line: Line) -> int:
+    """Returns the step at which a line's gradients and statistics were sampled; in earlier versions the line's own."""
+    step: int = line.get("gradients_at", line["step"])
+    return step
 
 
 def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:

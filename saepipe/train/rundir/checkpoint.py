@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from saepipe.data.folders.artifact import digest_file, write_file, write_json
+from saepipe.train.step.sampling import GradientSample
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 
 NUM_KEPT = 2
@@ -25,7 +27,7 @@ TENSORS, INDEX = "state.safetensors", "state.json"
 
 
 Index = Mapping[str, Any]
-"""Contents of `state.json`. Checkpoints of earlier versions have no `log`, `header` and `seal`."""
+"""Contents of `state.json`. Checkpoints of earlier versions have no `log`, `header` and `seal`, or no `sampled`."""
 
 
 class DamagedCheckpoint(Exception):  # noqa: N818 - says what a checkpoint is
@@ -55,7 +57,7 @@ def save_checkpoint(
     checkpoint = folder / str(state.step)
     write_file(checkpoint / TENSORS, save({name: tensor.contiguous() for name, tensor in _tensors(state).items()}))
     index = {"run_id": run_id, "step": state.step, "num_summed": state.num_summed}
-    index |= {"sparse": state.sparse, **digest_file(checkpoint / TENSORS)}
+    index |= {"sparse": state.sparse, "sampled": _text(state.sampled), **digest_file(checkpoint / TENSORS)}
     if log is not None and header is not None:
         index |= {"log": dict(log), "header": dict(header)}
     write_json(checkpoint / INDEX, {**index, "seal": _seal(index)})
@@ -120,6 +122,8 @@ def load_checkpoint(path: Path, recipe: Recipe) -> TrainState:
         for name, tensor in _tensors(state).items():
             tensor.copy_(tensors[name])
     state.step, state.num_summed = index["step"], index["num_summed"]
+    if text := index.get("sampled"):
+        state.sampled = GradientSample(**json.loads(text))
     if recipe.config.sparse_steps == "auto":
         state.sparse = index["sparse"]
     return state
@@ -136,6 +140,11 @@ def _tensors(state: TrainState) -> dict[str, Tensor]:
     for label, tensors in state.states.items():
         named |= {f"states/{label}/{name}": tensor for name, tensor in tensors.items()}
     return named
+
+
+def _text(sample: GradientSample | None) -> str | None:
+    """Returns a sample as text: its statistics may be NaN, which our JSON files do not hold."""
+    return None if sample is None else json.dumps(asdict(sample))
 
 
 def _seal(index: Mapping[str, Any]) -> str:

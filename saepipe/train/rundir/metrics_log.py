@@ -34,26 +34,29 @@ class MetricsLog:
         self._last = (time.monotonic(), step)
 
     def write(self, recipe: Recipe, state: TrainState, names: list[str], measurement: Measurement) -> dict[str, Any]:
-        """Appends a line on the step just done, with the terms' means since the last line; resets their sums."""
+        """Appends a line on the step just done, with what the state gathered since the last line, which is reset."""
         now, (last_time, last_step) = time.monotonic(), self._last
         batch = recipe.config.batch_size
         means = dict(zip(names, (state.sums / state.num_summed).tolist(), strict=True))
-        sum_of_norms = sum(measurement.gradient_norms.values())
+        sample = state.sampled
+        assert sample is not None, "a line's gradients are sampled at its own step at the latest"
+        sum_of_norms = sum(sample.norms.values())
         line = {
             "step": state.step,
+            "gradients_at": sample.step,
             "tokens": state.step * batch,
             "loss": sum(weighted for _, weighted in means.values()),
             "terms": {
                 name: {
                     "value": value,
                     "weighted": weighted,
-                    "gradient_norm": measurement.gradient_norms[name],
-                    "gradient_share": measurement.gradient_norms[name] / sum_of_norms if sum_of_norms else 0.0,
+                    "gradient_norm": sample.norms[name],
+                    "gradient_share": sample.norms[name] / sum_of_norms if sum_of_norms else 0.0,
                 }
                 for name, (value, weighted) in means.items()
             },
-            "gradient_norm": measurement.gradient_norm,
-            "statistics": measurement.statistics,
+            "gradient_norm": sample.total_norm,
+            "statistics": sample.statistics,
             "l0": measurement.l0,
             "fvu": measurement.fvu,
             "dead": measurement.dead,
@@ -68,7 +71,7 @@ class MetricsLog:
         self._hash.update(written)
         self.lines.append(line)
         state.sums.zero_()
-        state.num_summed = 0
+        state.num_summed, state.sampled = 0, None
         self._last = (now, state.step)
         return line
 

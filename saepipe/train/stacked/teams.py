@@ -10,7 +10,8 @@ from torch import Tensor
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import check_stacking
 from saepipe.train.stacked.stack import MOVING, Stack, structure, why_not_stackable
-from saepipe.train.step.measure import Measurement, measure
+from saepipe.train.step.measure import Measurement, measure_due
+from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState
 from saepipe.train.step.step import step_loss, train_step
 
@@ -61,20 +62,20 @@ class Team:
         self._runs = runs
         self._stack = Stack(runs) if len(runs) > 1 else None
 
-    def step(self, rows: Tensor, watched: Sequence[bool]) -> list[Measurement | None]:
-        """Trains every run on one batch and measures the watched ones, which changes nothing else.
+    def step(self, rows: Tensor, due: Sequence[Due]) -> list[Measurement | None]:
+        """Trains every run on one batch and measures what is due, which changes no bit of the training.
 
         Args:
             rows: raw activations (batch, d_in).
-            watched: one per run.
+            due: one per run.
         """
         if self._stack is None:
-            (recipe, state), (is_watched,) = self._runs[0], watched
-            return [train_step(recipe, state, rows, watched=is_watched)]
+            (recipe, state), (own,) = self._runs[0], due
+            return [train_step(recipe, state, rows, own)]
         x = self._stack.first.scaled(rows)
         measurements = [
-            measure(recipe, state, step_loss(recipe, state, x)) if is_watched else None
-            for (recipe, state), is_watched in zip(self._runs, watched, strict=True)
+            measure_due(recipe, state, step_loss(recipe, state, x), own) if own else None
+            for (recipe, state), own in zip(self._runs, due, strict=True)
         ]
         self._stack.step(x)
         return measurements

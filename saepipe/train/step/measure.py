@@ -1,4 +1,4 @@
-"""Detailed measurement of one step: the gradient of each term, L0, FVU, dead latents."""
+"""Detailed measurement of steps for the log: L0, FVU and dead latents of a line's step, gradients of a sampled one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from saepipe.train.sae.base import Params
 from saepipe.train.step.learning_rate import learning_rate
 from saepipe.train.step.loss import Loss
 from saepipe.train.step.optim import remove_parallel
+from saepipe.train.step.sampling import Due, GradientSample
 from saepipe.train.step.state import Recipe, TrainState
 
 
@@ -19,9 +20,6 @@ from saepipe.train.step.state import Recipe, TrainState
 class Measurement:
     """Figures of one step, for its log line."""
 
-    gradient_norms: dict[str, float]  # of each weighted term, over all parameters, W_dec's parallel part removed
-    gradient_norm: float  # of the whole loss, in the same way, before clipping
-    statistics: dict[str, float]
     l0: float  # active latents per token, mean over the batch
     fvu: float  # |x - x_hat|^2 over |x - batch mean|^2, both summed over the batch
     dead: int
@@ -29,17 +27,30 @@ class Measurement:
     sparse: bool
 
 
-def measure(recipe: Recipe, state: TrainState, loss: Loss) -> Measurement:
-    """Measures a step before its update, and keeps the graph of `loss` for that update."""
-    config, ctx = recipe.config, loss.ctx
+def measure_due(recipe: Recipe, state: TrainState, loss: Loss, due: Due) -> Measurement | None:
+    """Measures a step before its update; gradients wait in the state for their line, figures are returned."""
+    if Due.GRADIENTS in due:
+        state.sampled = sample_gradients(state, loss)
+    return measure(recipe, state, loss) if Due.LINE in due else None
+
+
+def sample_gradients(state: TrainState, loss: Loss) -> GradientSample:
+    """Measures the gradients of a step before its update, and keeps the graph of `loss` for that update."""
     gradients = {name: projected_gradient(term.weighted, state.params) for name, term in loss.terms.items()}
-    total = [sum(parts) for parts in zip(*gradients.values(), strict=True)]
+    return GradientSample(
+        step=state.step + 1,
+        norms={name: _norm(gradient) for name, gradient in gradients.items()},
+        total_norm=_norm([sum(parts) for parts in zip(*gradients.values(), strict=True)]),
+        statistics={name: float(value) for name, value in loss.statistics.items()},
+    )
+
+
+def measure(recipe: Recipe, state: TrainState, loss: Loss) -> Measurement:
+    """Measures the figures of a step before its update."""
+    config, ctx = recipe.config, loss.ctx
     error = (ctx.x - ctx.x_hat).detach().square().sum()
     variance = (ctx.x - ctx.x.mean(0)).square().sum()
     return Measurement(
-        gradient_norms={name: _norm(gradient) for name, gradient in gradients.items()},
-        gradient_norm=_norm(total),
-        statistics={name: float(value) for name, value in loss.statistics.items()},
         l0=float(ctx.l0),
         fvu=float(error / variance),
         dead=int(ctx.dead.sum()),

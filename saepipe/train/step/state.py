@@ -14,6 +14,7 @@ from saepipe.train.schedule import controllers
 from saepipe.train.seeds import generator
 from saepipe.train.step.density import starts_sparse
 from saepipe.train.step.optim import Moments, initial_moments
+from saepipe.train.step.sampling import GradientSample
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TrainState:
     steered: dict[str, Tensor]  # () logarithms of controlled settings, by `<label>.<setting>`
     sums: Tensor  # (num_terms, 2) float64: each term's value and weighted value, summed since the last log line
     num_summed: int
+    sampled: GradientSample | None  # measured since the last log line, for the next one
     sparse: bool  # whether the next step is sparse
 
     @property
@@ -97,5 +99,6 @@ def fresh_state(recipe: Recipe, params: Params) -> TrainState:
         steered=steered,
         sums=torch.zeros(1 + len(config.penalties), 2, dtype=torch.float64, device=device),
         num_summed=0,
+        sampled=None,
         sparse=starts_sparse(config, recipe.d_in),
     )

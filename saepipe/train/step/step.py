@@ -15,26 +15,27 @@ from saepipe.train.step.dead import any_dead, count_silence, dead_mask, resample
 from saepipe.train.step.density import density, measures_density, next_is_sparse
 from saepipe.train.step.learning_rate import last_resampling, learning_rate
 from saepipe.train.step.loss import Loss, Moment, compute_loss
-from saepipe.train.step.measure import Measurement, measure
+from saepipe.train.step.measure import Measurement, measure_due
 from saepipe.train.step.optim import update
+from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState
 
 
-def train_step(recipe: Recipe, state: TrainState, rows: Tensor, *, watched: bool = False) -> Measurement | None:
+def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.NOTHING) -> Measurement | None:
     """Trains on one batch.
 
     Args:
         recipe: of the run.
         state: changed in place.
         rows: raw activations (batch, d_in).
-        watched: also measure the step (more backward passes). This changes no bit of the state.
+        due: what to measure the step for (gradients: more backward passes). This changes no bit of the training.
     """
     config = recipe.config
     x = recipe.scaled(rows)
     if last_resampling(config.dead, state.step, recipe.num_steps) == state.step:
         resample(recipe, state, x)
     loss = step_loss(recipe, state, x)
-    measurement = measure(recipe, state, loss) if watched else None
+    measurement = measure_due(recipe, state, loss, due)
     gradients = torch.autograd.grad(loss.total, list(state.params.values()))
     lr = learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps)
     update(state.params, dict(zip(state.params, gradients, strict=True)), state.moments, lr, config.optimizer)

@@ -9,7 +9,7 @@ import torch
 from saepipe.data.folders.artifact import digest_bytes
 from saepipe.train.config import TrainConfig
 from saepipe.train.rundir.metrics_log import MetricsLog, parse_lines
-from saepipe.train.step.measure import measure
+from saepipe.train.step.measure import measure, sample_gradients
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss
 
@@ -27,7 +27,8 @@ def begin(config: TrainConfig) -> tuple[Recipe, TrainState, torch.Tensor]:
 
 def test_a_measurement_equals_plain_autograd(config: Make) -> None:
     recipe, state, x = begin(config(penalties=[{"name": "l1", "weight": 3.0}]))
-    measurement = measure(recipe, state, step_loss(recipe, state, x))
+    loss = step_loss(recipe, state, x)
+    sample, measurement = sample_gradients(state, loss), measure(recipe, state, loss)
     leaves = {name: value.detach().clone().requires_grad_() for name, value in state.params.items()}
     acts = torch.relu((x - leaves["b_dec"]) @ leaves["W_enc"] + leaves["b_enc"])
     squared = (x - acts @ leaves["W_dec"] - leaves["b_dec"]).pow(2).sum(1)
@@ -39,19 +40,19 @@ def test_a_measurement_equals_plain_autograd(config: Make) -> None:
         W_dec = leaves["W_dec"].detach()
         named["W_dec"] = named["W_dec"] - (named["W_dec"] * W_dec).sum(1, keepdim=True) * W_dec
         flat = torch.cat([value.flatten() for value in named.values()])
-        assert measurement.gradient_norms[name] == pytest.approx(flat.norm().item(), rel=1e-4)
+        assert sample.norms[name] == pytest.approx(flat.norm().item(), rel=1e-4)
         total = flat + total if len(total) else flat
-    assert measurement.gradient_norm == pytest.approx(total.norm().item(), rel=1e-4)
+    assert sample.total_norm == pytest.approx(total.norm().item(), rel=1e-4)
     assert measurement.l0 == pytest.approx(sum(value > 0 for row in acts.tolist() for value in row) / 17)
     assert measurement.fvu == pytest.approx((squared.sum() / ((x - x.mean(0)) ** 2).sum()).item(), rel=1e-5)
 
 
 def test_a_constant_term_has_no_gradient(config: Make) -> None:
     recipe, state, x = begin(config(sae={"name": "topk", "d_sae": 40, "k": 4}, penalties=[{"name": "auxk"}]))
-    measurement = measure(recipe, state, step_loss(recipe, state, x))
-    assert measurement.gradient_norms["auxk"] == 0
-    assert measurement.gradient_norm == pytest.approx(measurement.gradient_norms["reconstruction"])
-    assert measurement.statistics == {"auxk/num_dead": 0, "auxk/unexplained": 0}
+    sample = sample_gradients(state, step_loss(recipe, state, x))
+    assert sample.norms["auxk"] == 0
+    assert sample.total_norm == pytest.approx(sample.norms["reconstruction"])
+    assert sample.statistics == {"auxk/num_dead": 0, "auxk/unexplained": 0}
 
 
 def test_only_the_lines_up_to_the_checkpoint_are_kept(tmp_path: Path) -> None:

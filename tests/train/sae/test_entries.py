@@ -17,6 +17,7 @@ from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.entries import Entries
 from saepipe.train.schedule import settings_at
 from saepipe.train.step.loss import Loss, Moment, compute_loss
+from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import settings_now, train_step
 
@@ -145,7 +146,7 @@ def run(config: Make, data: Tensor, **changes: Any) -> tuple[Recipe, TrainState,
     state = fresh_state(recipe, initial_params(recipe))
     fvus = []
     for rows in data:
-        measured = train_step(recipe, state, rows, watched=True)
+        measured = train_step(recipe, state, rows, Due.LINE)
         assert measured is not None
         fvus.append(measured.fvu)
     return recipe, state, fvus

@@ -14,7 +14,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from saepipe.train.stacked.stack import Stack
-from saepipe.train.step.measure import measure
+from saepipe.train.step.measure import sample_gradients
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss, train_step
 
@@ -112,7 +112,7 @@ def test_a_state_is_a_slice_of_the_stack(config: Make, tmp_path: Path) -> None:
         assert path is not None
         loaded.append(load_checkpoint(path, recipe))
         assert_same(loaded[-1], state, rtol=0, atol=0)
-        figures, expected = (measure(recipe, each, step_loss(recipe, each, data[10])) for each in (state, loaded[-1]))
+        figures, expected = (sample_gradients(each, step_loss(recipe, each, data[10])) for each in (state, loaded[-1]))
         assert figures == expected
     restacked = Stack(list(zip(recipes, loaded, strict=True)))
     for x in data[10:20]:
@@ -149,8 +149,8 @@ def test_each_run_has_its_own_weight_and_share(config: Make) -> None:
     shares = Stack(runs).measure(x)
     for number, recipe in enumerate(recipes):
         state = fresh(recipe)
-        alone = measure(recipe, state, step_loss(recipe, state, x[number]))
-        for name, norm in alone.gradient_norms.items():
+        alone = sample_gradients(state, step_loss(recipe, state, x[number]))
+        for name, norm in alone.norms.items():
             assert shares.gradient_norms[name][number].item() == pytest.approx(norm, rel=1e-4)
     override = {"l1.weight": torch.tensor([1.0, 1.0, 1.0])}
     equal = Stack(runs).measure(x, override).gradient_norms["l1"] / shares.gradient_norms["l1"]

@@ -12,6 +12,7 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.step import density as density_module
 from saepipe.train.step.density import density, measures_density, next_is_sparse, starts_sparse
+from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss, train_step
 
@@ -128,7 +129,7 @@ def test_measuring_a_sparse_step_changes_nothing(config: Make) -> None:
     make_active(other, 0.05)
     state.sparse = True
     train_step(recipe, state, rows())
-    measurement = train_step(recipe, other, rows(), watched=True)
+    measurement = train_step(recipe, other, rows(), Due.GRADIENTS | Due.LINE)
     assert measurement is not None
     assert measurement.sparse
     for name, value in state.params.items():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import itemgetter
 
 from saepipe.evaluate.report.chart import Chart, Section, slug
 from saepipe.evaluate.report.charts.lines import Axes, Line, lines
 from saepipe.evaluate.report.story import LogLine, Story
+from saepipe.train.health.log_lines import gradients_at
 
 POINTS_PER_LINE, POINTS_PER_CHART = 200, 2000
 _RECONSTRUCTION = "reconstruction"
@@ -68,11 +70,11 @@ def _charts(story: Story, logs: dict[str, list[LogLine]]) -> Iterator[Chart]:
 
 
 def _share(story: Story, logs: dict[str, list[LogLine]], name: str) -> Chart:
-    series = _lines(logs, partial(_of_term, name, "gradient_share"))
+    series = _lines(logs, partial(_of_term, name, "gradient_share"), gradients_at)
     limit = max(row.run.trained.health.inert_share for row in story.rows if row.run.trained)
     low = any(0 < share < limit for line in series for share in line.y if share is not None)
     text = (
-        f"Gradient norm of {name}, weighted, divided by the sum over all terms, at each line of the log. "
+        f"Gradient norm of {name}, weighted, divided by the sum over all terms, at one step per line of the log. "
         f"{_zeros_of(story, name)}{'Below the dashed line, rule H1 counts the penalty as inert.' if low else ''}"
     )
     axes = Axes("step", "share of the gradient", "~s", mark_zeros=True, limit=limit if low else None)
@@ -97,9 +99,13 @@ def _zeros_of(story: Story, name: str) -> str:
     return "".join(f"It is exactly 0 at {n} lines of {', '.join(runs)}. " for n, runs in runs_by_count.items())
 
 
-def _lines(logs: dict[str, list[LogLine]], value: Callable[[LogLine], float | None]) -> list[Line]:
-    """Returns the lines of the runs that have the value."""
-    series = [Line(label, [line["step"] for line in log], [value(line) for line in log]) for label, log in logs.items()]
+def _lines(
+    logs: dict[str, list[LogLine]],
+    value: Callable[[LogLine], float | None],
+    step: Callable[[LogLine], int] = itemgetter("step"),
+) -> list[Line]:
+    """Returns the lines of the runs that have the value, over the steps at which it was measured."""
+    series = [Line(label, list(map(step, log)), list(map(value, log))) for label, log in logs.items()]
     return [line for line in series if any(y is not None for y in line.y)]
 
 
