@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from saepipe.train.live_run import first_state
 from saepipe.train.plan import plan_runs
 from saepipe.train.run import train
 from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.step.sampling import interval, sampled_step
 from saepipe.train.step.state import Recipe, TrainState
 from saepipe.train.step.step import train_step
 
@@ -53,23 +55,19 @@ class Turns(Silent):
         super().__init__()
         self._recipe, self._twin, self._rows = recipe, twin, rows
         self._since = time.perf_counter()
-        self._logged = False
         self.loop: list[float] = []  # seconds of each step
         self.bare: list[float] = []
-        self.logged: list[bool] = []
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
         self._since = time.perf_counter()
 
     def advance(self, amount: int, **figures: float) -> None:
         if not amount:  # a log line reports its figures
-            self._logged = True
             return
         now = time.perf_counter()
         self.loop.append(now - self._since)
-        self.logged.append(self._logged)
         train_step(self._recipe, self._twin, self._rows[self._twin.step])
-        self._since, self._logged = time.perf_counter(), False
+        self._since = time.perf_counter()
         self.bare.append(self._since - now)
 
 
@@ -137,17 +135,22 @@ def milliseconds_of_addition(*, keep: bool) -> float:
 
 def shares(turns: Turns, loader: float, log_every: int) -> dict[str, float]:
     """Returns shares of a step, from medians over steps, since other jobs may share the machine."""
-    steps = list(zip(turns.loop, turns.bare, turns.logged, strict=True))[WARM:-1]
-    bare_step = statistics.median(bare for _, bare, _ in steps)
-    unlogged = statistics.median(loop - bare for loop, bare, logged in steps if not logged)
-    line = statistics.median(loop - bare for loop, bare, logged in steps if logged)
-    whole = unlogged + (line - unlogged) / log_every
+    steps = list(zip(turns.loop, turns.bare, strict=True))
+    spans = [interval(step, len(steps), log_every) for step in range(1, len(steps) + 1)]
+    extra: dict[Any, list[float]] = defaultdict(list)  # by whether a step ends a line, and gives its gradients
+    for step, (span, (loop, bare)) in enumerate(zip(spans, steps, strict=True), 1):
+        if WARM < step < len(steps):
+            extra[step == span[1], step == sampled_step(*span)].append(loop - bare)
+    bare_step = statistics.median(bare for _, bare in steps[WARM:-1])
+    unlogged = statistics.median(extra[False, False])
+    line = statistics.median(extra[True, False]) + statistics.median(extra[False, True]) - 2 * unlogged
+    whole = unlogged + line / log_every
     return {
         "overhead / step": whole / (bare_step + whole),
-        "of it: log lines and their measurements": (line - unlogged) / log_every / (bare_step + whole),
+        "of it: log lines and their measurements": line / log_every / (bare_step + whole),
         "of it: every step (loop, loader's wait)": unlogged / (bare_step + whole),
-        "all steps: (loop - bare) / loop": 1 - sum(bare for _, bare, _ in steps) / sum(loop for loop, _, _ in steps),
-        "a log line, in steps": (line - unlogged) / bare_step,
+        "all steps: (loop - bare) / loop": 1 - sum(turns.bare[WARM:-1]) / sum(turns.loop[WARM:-1]),
+        "a log line, in steps": line / bare_step,
         "ms a bare step": 1e3 * bare_step,
         "loader alone, CPU-ms a batch": 1e3 * loader,
     }

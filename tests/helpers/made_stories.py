@@ -22,7 +22,9 @@ Term = tuple[float, float]
 """Weighted value of a loss term, and its share of the gradient."""
 
 
-def write_log(run: Path, terms: Mapping[str, Sequence[Term]], every: int = 10) -> Path:
+def write_log(
+    run: Path, terms: Mapping[str, Sequence[Term]], every: int = 10, gradients_at: Sequence[int] = ()
+) -> Path:
     """Writes metrics.jsonl with one line per element of the terms' sequences; L0 falls, and no latent dies."""
     (num_lines,) = {len(values) for values in terms.values()}
     lines = [
@@ -35,6 +37,7 @@ def write_log(run: Path, terms: Mapping[str, Sequence[Term]], every: int = 10) -
             "l0": 20.0 + 100.0 / (index + 1),
             "fvu": 0.1 + 0.5 / (index + 1),
             "dead": 0,
+            **({"gradients_at": gradients_at[index]} if gradients_at else {}),
         }
         for index in range(num_lines)
     ]

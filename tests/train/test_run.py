@@ -169,6 +169,30 @@ def test_a_killed_training_is_resumed_bit_for_bit(
         assert metrics(run) == metrics(twin)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_sample_that_waits_for_its_line_survives_a_kill(
+    config: Make, tmp_path: Path, exact: bool, known: bool
+) -> None:
+    """A checkpoint of an earlier version knows no sample; the line then samples its own step."""
+    settings = config(log_every=18, checkpoint_every=6, exact=exact, seeds=[0, 1])
+    uninterrupted = train(settings, tmp_path / "uninterrupted")
+    with pytest.raises(Killed):
+        train(settings, tmp_path / "parts", progress=KillAfter(17))
+    for index in (tmp_path / "parts").glob("*/*/checkpoints/12/state.json"):
+        raw = json.loads(index.read_text())
+        sample = json.loads(raw.pop("sampled"))
+        assert sample["step"] == metrics(uninterrupted[0])[1]["gradients_at"] <= 12
+        if not known:
+            index.write_text(json.dumps({key: raw[key] for key in raw.keys() - {"log", "header", "seal"}}))
+    for run, twin in zip(train(settings, tmp_path / "parts", resume="must"), uninterrupted, strict=True):
+        assert weights(run) == weights(twin)
+        lines, expected = metrics(run), metrics(twin)
+        assert lines[1].pop("gradients_at") == (expected[1].pop("gradients_at") if known else 18)
+        assert lines[1]["terms"]["l1"]["value"] == expected[1]["terms"]["l1"]["value"]
+        assert (lines == expected) == known or lines[1]["gradient_norm"] != expected[1]["gradient_norm"]
+
+
 def test_a_resumed_run_is_trained_beside_a_variant_that_fails_its_dry_step(config: Make, tmp_path: Path) -> None:
     sound = {"name": "sound"}
     lenient = {"most_l0": 1.0, "least_variance": -1e9}  # 20 steps make no good SAE
@@ -299,6 +323,12 @@ def test_metrics_are_means_since_the_last_line(config: Make, tmp_path: Path) -> 
         assert sum(term["gradient_share"] for term in line["terms"].values()) == pytest.approx(1)
         assert line["l0"] == single[line["step"] - 1]["l0"]
         assert line["tokens"] == 17 * line["step"]
+        sampled = single[line["gradients_at"] - 1]
+        assert max(1, line["step"] - 5) < line["gradients_at"] <= line["step"]
+        assert line["gradient_norm"] == sampled["gradient_norm"]
+        for name, term in line["terms"].items():
+            assert term["gradient_share"] == sampled["terms"][name]["gradient_share"]
+    assert all(line["gradients_at"] == line["step"] for line in single)
     assert [line["lr"] for line in single[:2]] == pytest.approx([3e-3, 3e-3])
     assert single[-1]["lr"] == pytest.approx(3e-3 / 4)
 

@@ -18,6 +18,7 @@ from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.schedule import Controller, Schedule
 from saepipe.train.step.loss import RECONSTRUCTION
+from saepipe.train.step.sampling import gradients_at
 
 Line = Mapping[str, Any]
 """A line of metrics.jsonl."""
@@ -53,12 +54,6 @@ def check_log(
         findings += check_inert(label, penalty, [_check(line, label) for line in active], num_steps, limits, ended)
         findings += check_selection(label, penalty, _statistics(active, label), limits, ended)
     return findings
-
-
-def gradients_at(line: Line) -> int:
-    """Returns the step at which a line's gradients and statistics were sampled; in earlier versions the line's own."""
-    step: int = line.get("gradients_at", line["step"])
-    return step
 
 
 def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:

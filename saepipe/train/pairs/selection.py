@@ -75,8 +75,8 @@ def default_interval(batch: int, d_sae: int) -> int:
     """Steps between two searches, chosen so that searching takes 5 to 10 % of the time.
 
     A search has 2 d_sae^2 d_in operations, a step 12 batch d_sae d_in. Between two searches the pull on the chosen
-    pairs falls as they turn apart, by about a fifth at most at this interval (docs/penalties.md). It is a divisor of
-    100, so that log lines at multiples of it always see the same part of that fall, instead of a slow saw.
+    pairs falls as they turn apart, by about a fifth at most at this interval (docs/penalties.md). It is rounded to a
+    divisor of 100, since other values would change runs; the log needs no divisor (saepipe/train/step/sampling.py).
     """
     most = 20 * d_sae / (6 * batch)
     return max((steps for steps in (1, 2, 4, 5, 10, 20, 25, 50, 100) if steps <= most), default=1)

@@ -9,8 +9,10 @@ their own where `log_every` is 5, 8 or 13 times the time between searches.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
+from typing import Any
 
 import xxhash
 
@@ -52,3 +54,9 @@ def interval(step: int, num_steps: int, log_every: int) -> tuple[int, int]:
 def sampled_step(first: int, last: int) -> int:
     """Chooses one of the steps `first` to `last`, uniformly over the intervals, and alike in all runs."""
     return first + xxhash.xxh3_64_intdigest(str(last).encode()) % (last - first + 1)
+
+
+def gradients_at(line: Mapping[str, Any]) -> int:
+    """Returns the step at which a line's gradients and statistics were sampled; in earlier versions the line's own."""
+    step: int = line.get("gradients_at", line["step"])
+    return step

@@ -82,6 +82,9 @@ def test_h1_ignores_a_weight_of_0_and_the_warmup(config: Make) -> None:
     assert judged(config(penalties=[{**PENALTY, "weight": 0.0}]), inert) == []
     warm = lines([0.0] * 10 + [0.1] * 10)
     assert judged(config(penalties=[{**PENALTY, "warmup": 0.5}]), warm) == []
+    (line,) = lines([0.0], every=110)
+    for sampled, expected in ((106, []), (107, [("H1", "error")])):
+        assert judged(config(penalties=[{**PENALTY, "warmup": 0.53}]), [{**line, "gradients_at": sampled}]) == expected
     later = {**PENALTY, "weight": {"start": 0.0, "end": 1.0, "begin": 0.5}}
     assert judged(config(penalties=[later]), warm) == []
 

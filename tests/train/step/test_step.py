@@ -1,4 +1,4 @@
-"""Between two log lines no step reads the value of a tensor: on CUDA that would wait for all queued operations."""
+"""A step that is not measured reads the value of no tensor: on CUDA that would wait for all queued operations."""
 
 from __future__ import annotations
 

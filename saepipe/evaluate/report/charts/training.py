@@ -9,7 +9,7 @@ from operator import itemgetter
 from saepipe.evaluate.report.chart import Chart, Section, slug
 from saepipe.evaluate.report.charts.lines import Axes, Line, lines
 from saepipe.evaluate.report.story import LogLine, Story
-from saepipe.train.health.log_lines import gradients_at
+from saepipe.train.step.sampling import gradients_at
 
 POINTS_PER_LINE, POINTS_PER_CHART = 200, 2000
 _RECONSTRUCTION = "reconstruction"

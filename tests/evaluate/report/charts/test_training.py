@@ -81,6 +81,15 @@ def test_every_term_and_figure_is_shown_for_the_runs_that_have_it(tmp_path: Path
     )
 
 
+def test_a_share_is_shown_at_the_step_where_it_was_sampled(tmp_path: Path) -> None:
+    sampled = write_log(run(tmp_path, "a"), {"l1": shares(0.5, 0.4, 0.3)}, gradients_at=[3, 17, 30])
+    earlier = write_log(run(tmp_path, "b"), {"l1": shares(0.2, 0.2, 0.2)})
+    charts = charts_of(training.section(Story.read([sampled, earlier])))
+    data = [(record["x"], record["y"]) for record in values(charts["training-share-l1"].spec)]
+    assert data == [(3, 0.5), (17, 0.4), (30, 0.3), (10, 0.2), (20, 0.2), (30, 0.2)]
+    assert [row[0] for row in charts["training-loss-l1"].rows] == [10, 20, 30]
+
+
 def log_of(shares: list[float]) -> list[dict[str, Any]]:
     return [{"step": step, "terms": {"l1": {"gradient_share": share}}} for step, share in enumerate(shares)]
 
