@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import correlation, fmean
 
 import numpy as np
@@ -11,7 +13,8 @@ import torch
 
 from helpers.made_caches import structured_rows
 from saepipe.train.config import TrainConfig
-from saepipe.train.step.sampling import Due, due_at, gradients_at, interval, sampled_step
+from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
+from saepipe.train.step.sampling import Due, GradientSample, due_at, gradients_at, interval, sampled_step
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
@@ -68,6 +71,15 @@ def test_every_phase_of_every_search_interval_is_sampled_equally_often(log_every
         assert abs(counts - expected).max() < 5 * expected**0.5, search_every
         if search_every <= log_every:  # a longer fall spans several lines, and the chart shows it
             assert abs(correlation(phases[1:].tolist(), phases[:-1].tolist())) < 0.1, search_every
+
+
+@pytest.mark.quick
+def test_a_checkpoint_keeps_a_sample_that_is_not_finite(config: Make, tmp_path: Path) -> None:
+    recipe = Recipe(config().resolved(hook="h", num_rows=1000, device=CPU), 24, 1.0, CPU)
+    state = fresh_state(recipe, initial_params(recipe))
+    state.sampled = GradientSample(3, {"l1": 0.1 + 0.2}, math.inf, {"l1/odd": math.nan})
+    save_checkpoint(tmp_path, "id", state)
+    assert repr(load_checkpoint(tmp_path / "0", recipe).sampled) == repr(state.sampled)
 
 
 def shares_of_every_step(config: Make, refresh_every: int, num_steps: int) -> list[float]:
