@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -153,6 +152,7 @@ def train(
     format_: FormatOption = "human",
 ) -> None:
     """Train every variant of a config from one cache, in one pass."""
+    from saepipe.evaluate.compare.finding_lines import lines_by_run, lines_by_variant
     from saepipe.train.config import TrainConfig
 
     settings = TrainConfig.load(config, [*set_, *([f"cache={cache}"] if cache else [])])
@@ -165,7 +165,7 @@ def train(
         return
     with show_progress(format_) as progress:
         runs = saepipe.train(settings, out, resume=resume, strict=strict, progress=progress)
-    findings = findings_of(runs) if format_ == "json" else grouped_findings_of(runs)
+    findings = lines_by_run(runs) if format_ == "json" else lines_by_variant(runs, evaluated=False)
     show({"runs": [str(run) for run in runs], "findings": findings}, format_)
 
 
@@ -188,11 +188,11 @@ def evaluate(
     format_: FormatOption = "human",
 ) -> None:
     """Measure runs on held-out text; runs of the same cache share the model's passes."""
+    from saepipe.evaluate.compare.finding_lines import lines_by_run
     from saepipe.evaluate.compare.table import table_of_results
     from saepipe.evaluate.compare.terminal import pointer_to_findings, render_variants
     from saepipe.evaluate.config import EvaluateConfig
     from saepipe.evaluate.model.testbed import Passes
-    from saepipe.evaluate.results.run_results import caveats
 
     settings = EvaluateConfig.load(config, [*set_, *([f"baseline={baseline}"] if baseline else [])])
     if dry_run:
@@ -214,7 +214,7 @@ def evaluate(
         where = f" in {len(folders)} folders such as {folders[-1]}" if folders else ""
         show({"results": f"{len(results)} files{where}", "passes": str(passes)}, format_)
     else:
-        findings = [*findings_of(runs), *caveats(results)]
+        findings = lines_by_run(runs, results)
         show({"results": [str(path) for path in results], "findings": findings, "passes": str(passes)}, format_)
 
 
@@ -238,10 +238,9 @@ def compare(
 @app.command(epilog=examples("findings runs/study/*/seed-*"))
 def findings(runs: Runs, format_: FormatOption = "human") -> None:
     """Print what the health rules found in runs and their evaluations, one line per rule and variant."""
-    from saepipe.evaluate.compare.notes import findings_and_warnings
-    from saepipe.evaluate.compare.table import read_rows
+    from saepipe.evaluate.compare.finding_lines import lines_by_variant
 
-    show({"findings": findings_and_warnings(read_rows(runs))}, format_)
+    show({"findings": lines_by_variant(runs)}, format_)
 
 
 @app.command(
@@ -583,21 +582,6 @@ def show_table(table: Table, format_: Format, *, seeds: bool = False, settings: 
         stdout.print_json(table.to_json())
     elif format_ == "human":
         print_parts(render(table, fits, seeds=seeds, settings=settings))
-
-
-def findings_of(runs: Sequence[Path]) -> list[str]:
-    """Returns the health findings of each run, one line per finding."""
-    from saepipe.data.folders.health import Health
-
-    return [f"{run}: {finding}" for run in runs for finding in Health.read(run).findings]
-
-
-def grouped_findings_of(runs: Sequence[Path]) -> list[str]:
-    """Returns the health findings of runs, one line per rule and variant."""
-    from saepipe.data.folders.finding_groups import grouped
-    from saepipe.data.folders.health import Health
-
-    return [str(group) for group in grouped({"/".join(run.parts[-2:]): Health.read(run).findings for run in runs})]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from saepipe.data.folders.finding_groups import grouped
 from saepipe.data.folders.health import Finding
 from saepipe.evaluate.compare.checks import check_parts, check_same_data, check_sources, unmatched_l0
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
@@ -42,7 +41,7 @@ def notes_on(rows: Sequence[Row], figures: Mapping[str, FigureSpec], short: Coll
     of_runs = [Note(f"{row.label}: {finding}", finding, (row.label,)) for row in rows for finding in row.findings]
     yield from {note.text: note for note in of_runs}.values()
     yield from (Note(str(finding), finding) for finding in (*check_sources(rows), *check_parts(rows, figures)))
-    yield from _warnings(rows)
+    yield from warnings_of(rows)
     if num_unchecked := sum(len(row.unchecked) for row in rows):
         yield Note(f"results of an earlier version, without a digest, so not checked for damage: {num_unchecked}")
     yield from _undefined(rows, {key: how for key, how in figures.items() if key in short})
@@ -72,13 +71,7 @@ def _undefined(rows: Sequence[Row], figures: Mapping[str, FigureSpec]) -> Iterat
         yield Note(f"{', '.join(sorted(labels))} {'is' if len(labels) == 1 else 'are'} undefined: {why}")
 
 
-def findings_and_warnings(rows: Sequence[Row]) -> list[str]:
-    """Returns the findings of runs, one line per rule and variant, then the warnings of their evaluations."""
-    groups = grouped({row.label: row.findings for row in rows})
-    return [*map(str, groups), *(note.text for note in _warnings(rows))]
-
-
-def _warnings(rows: Sequence[Row]) -> Iterator[Note]:
+def warnings_of(rows: Sequence[Row]) -> Iterator[Note]:
     """Yields each warning of the evaluations once; it names the runs unless all have it."""
     warned: dict[str, list[str]] = defaultdict(list)
     for row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -158,14 +158,6 @@ def read_metrics(run: Run) -> dict[str, dict[str, Cell]]:
     """Reads the figures of `eval/*.json`, by metric and key; leaves out results that are not of this run."""
     results = {path.stem: read(path) for path in sorted((run.path / "eval").glob("*.json"))}
     return {name: dict(_figures(result)) for name, result in results.items() if not check_result(result, run, name)}
-
-
-def caveats(paths: Iterable[Path]) -> Iterator[str]:
-    """Yields the findings, then the warnings, of each result file, one line each."""
-    for path in paths:
-        ours = read(path)["saepipe"]
-        yield from (f"{path}: {Finding(**finding)}" for finding in ours["findings"])
-        yield from (f"{path}: {warning}" for warning in ours["warnings"])
 
 
 def check_result(result: Mapping[str, Any], run: Run, name: str) -> list[Finding]:
