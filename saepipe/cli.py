@@ -18,7 +18,6 @@ from rich.markup import escape
 import saepipe
 from saepipe.data.errors import ConfigError, CorruptDataError, Interrupted, MachineError, Stopped, explain
 from saepipe.data.folders.resume_mode import ResumeMode
-from saepipe.data.folders.run_folders import first_run, run_folders
 from saepipe.data.terminal.console import (
     Format,
     announce,
@@ -58,12 +57,9 @@ ResumeOption = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and what it would cost.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End a run at the first error of a health rule; exit code 8.")]
 Runs = Annotated[
-    list[Path],
-    typer.Argument(help="Run folders; the folder of a variant or study means all runs below it.", callback=run_folders),
+    list[Path], typer.Argument(help="Run folders; the folder of a variant or study means all runs below it.")
 ]
-Baseline = Annotated[
-    Path | None, typer.Option(help="Run, or variant, that the others are compared with.", callback=first_run)
-]
+Baseline = Annotated[Path | None, typer.Option(help="Run, or variant, that the others are compared with.")]
 
 
 def examples(*lines: str) -> str:
@@ -180,9 +176,7 @@ def evaluate(
     runs: Runs,
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006
-    baseline: Annotated[
-        Path | None, typer.Option(help="Run that geometry compares the others with.", callback=first_run)
-    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="Run that geometry compares the others with.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results instead of RUN/eval.")] = None,
     dry_run: DryRun = False,
     format_: FormatOption = "human",
@@ -209,7 +203,7 @@ def evaluate(
     if format_ == "human":
         folders = list(dict.fromkeys(path.parent for path in results))
         if folders:
-            table = table_of_results(list({run.resolve(): run for run in runs}.values()), folders)
+            table = table_of_results(runs, folders)
             print_parts([*render_variants(table, fits), *pointer_to_findings(table)])
         where = f" in {len(folders)} folders such as {folders[-1]}" if folders else ""
         show({"results": f"{len(results)} files{where}", "passes": str(passes)}, format_)

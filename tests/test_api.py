@@ -94,6 +94,16 @@ def test_a_comparison_is_text_data_and_a_frame(tmp_path: Path, monkeypatch: pyte
         table.to_pandas()
 
 
+def test_the_folder_of_a_study_stands_for_its_runs(tmp_path: Path) -> None:
+    runs = [write_core(write_run(tmp_path / name / f"seed-{seed}")) for name in "ab" for seed in range(2)]
+    assert sp.compare(tmp_path, tmp_path / "a").to_dict() == sp.compare(runs, runs[0]).to_dict()
+    assert sp.compare([tmp_path / "b", runs[1]]).to_dict() == sp.compare([*runs[2:], runs[1]]).to_dict()
+    pages = [tmp_path / name for name in ("folder.html", "runs.html")]
+    sp.report(str(tmp_path), pages[0])
+    sp.report(runs, pages[1])
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
 def test_every_public_name_can_be_called() -> None:
     assert sorted(sp.__all__) == dir(sp)
     for name in sp.__all__:

@@ -21,7 +21,11 @@ CALIBRATION_SECONDS = 2.0
 
 
 def dry_run(
-    runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None, seconds: float = CALIBRATION_SECONDS
+    runs: Path | str | Sequence[Path | str],
+    config: EvaluateConfig,
+    *,
+    out: Path | None = None,
+    seconds: float = CALIBRATION_SECONDS,
 ) -> dict[str, Any]:
     """Returns the plan with the time of the model's passes for `core`; loads the model only if it has to make some.
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError, RemoteError
+from saepipe.data.folders.run_folders import run_folders
 from saepipe.data.folders.standing import Standing
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.store import FOLDER
@@ -47,7 +48,7 @@ class MetricJob:
         return standing(self.path, self.request)
 
 
-def plan(runs: Sequence[Path], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:
+def plan(runs: Path | str | Sequence[Path | str], config: EvaluateConfig, *, out: Path | None = None) -> dict[str, Any]:
     """Lists what `evaluate` would measure, reuse and skip; loads neither model nor SAE."""
     skipped: list[str] = []
     jobs = plan_jobs(runs, config, out, Testbeds(config, Passes()), skipped.append)
@@ -75,9 +76,15 @@ def describe(jobs: Sequence[MetricJob], stores: Sequence[StoreJob]) -> dict[str,
 
 
 def plan_jobs(
-    runs: Sequence[Path], config: EvaluateConfig, out: Path | None, testbeds: Testbeds, say: Callable[[str], None]
+    runs: Path | str | Sequence[Path | str],
+    config: EvaluateConfig,
+    out: Path | None,
+    testbeds: Testbeds,
+    say: Callable[[str], None],
 ) -> list[MetricJob]:
     """Returns one job per run and metric, after checking every run against its cache.
+
+    A folder of runs, such as that of a variant or study, stands for all runs below it.
 
     A default metric whose texts cannot be had from the hub is skipped, and `say` told so; a metric that the config
     names is required.
@@ -93,7 +100,7 @@ def plan_jobs(
     caches: dict[tuple[Path, str], Cache] = {}
     works: dict[tuple[int, str], list[Work] | None] = {}
     jobs = []
-    for folder in {Path(run).resolve(): Path(run) for run in runs}.values():
+    for folder in run_folders(runs):
         run = open_run(folder)
         testbed = testbeds.at(cache_of(run, config.cache, caches), run.hook)
         results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"

@@ -25,7 +25,7 @@ from saepipe.evaluate.sae.subject import Subject
 
 
 def evaluate(
-    runs: Sequence[Path | str],
+    runs: Path | str | Sequence[Path | str],
     config: EvaluateConfig | Mapping[str, Any] | Path | str = EvaluateConfig(),  # noqa: B008 - a frozen value
     *,
     out: Path | str | None = None,
@@ -38,7 +38,7 @@ def evaluate(
     for their feature stores.
 
     Args:
-        runs: run folders.
+        runs: run folders; the folder of a variant or study means all runs below it.
         config: metrics and how the model runs; also as plain data, or the path of a YAML file.
         out: a folder for the results, `<variant>-seed-<n>-<fingerprint>/<metric>.json`; default: `RUN/eval/`.
             Feature stores go beside them, or to `RUN/features/`.
@@ -58,8 +58,8 @@ def evaluate(
         >>> sp.open_run("runs/base/seed-0").metrics["core"]["delta_ce"]
     """
     config, progress = EvaluateConfig.of(config), progress or Silent()
-    folders, results = [Path(run) for run in runs], Path(out) if out else None
-    jobs = plan_jobs(folders, config, results, Testbeds(config, passes or Passes(), progress), progress.say)
+    results = Path(out) if out else None
+    jobs = plan_jobs(runs, config, results, Testbeds(config, passes or Passes(), progress), progress.say)
     stores = store_jobs(jobs, config, results)
     with _locked(_Todo.of(jobs, stores), progress) as todo:
         todo.say(progress)

@@ -90,6 +90,16 @@ def test_runs_of_several_hooks_share_one_model(
     assert weak["reconstruction_quality"]["explained_variance"] > strong["reconstruction_quality"]["explained_variance"]
 
 
+def test_a_study_stands_for_its_runs(trained: list[Path], tmp_path: Path) -> None:
+    study, settings = (
+        trained[0].parents[1],
+        EvaluateConfig.parse(CONFIG.to_dict() | {"baseline": str(trained[0].parent)}),
+    )
+    planned = plan(str(study), settings, out=tmp_path)
+    assert planned == plan(trained[:2], settings, out=tmp_path)
+    assert len(planned["measure"]) == 2
+
+
 def test_a_result_is_reused_until_something_changes(runs: list[Path]) -> None:
     [path] = evaluate(runs[:1], CONFIG)
     first, progress = path.read_bytes(), Silent()

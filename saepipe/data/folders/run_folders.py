@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from saepipe.data.folders.artifact import MANIFEST
 
 
-def run_folders(paths: Iterable[Path]) -> list[Path]:
+def run_folders(paths: Path | str | Sequence[Path | str]) -> list[Path]:
     """Returns the paths, with `study/l1` or `study` replaced by the runs below it, `study/l1/seed-0` and so on.
 
-    A path with neither a manifest nor runs below it is returned as it is, for its reader to report.
+    A run is returned once. A path with neither a manifest nor runs below it is returned as it is, for its reader to
+    report.
     """
-    return [run for path in paths for run in (_runs_below(path) or [path])]
+    given = [paths] if isinstance(paths, Path | str) else paths
+    runs = [run for path in map(Path, given) for run in (_runs_below(path) or [path])]
+    return list({run.resolve(): run for run in runs}.values())
 
 
-def first_run(path: Path | None) -> Path | None:
+def first_run(path: Path | str) -> Path:
     """Returns the path, or the first run below it: the baseline's runs of all seeds are those of its variant."""
-    return None if path is None else run_folders([path])[0]
+    return run_folders(path)[0]
 
 
 def _runs_below(path: Path) -> list[Path]:

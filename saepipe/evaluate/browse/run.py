@@ -12,6 +12,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from saepipe.data.errors import ConfigError, MachineError
+from saepipe.data.folders.run_folders import run_folders
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.browse.notes import Notes
 from saepipe.evaluate.browse.open_run import OpenRun
@@ -28,7 +29,7 @@ _PRINT = partial(print, flush=True)
 
 
 def browse(
-    runs: Sequence[Path],
+    runs: Path | str | Sequence[Path | str],
     *,
     port: int = 0,
     open_page: bool = False,
@@ -40,7 +41,8 @@ def browse(
     """Serves the browser until Ctrl-C or SIGTERM; with `static`, writes it as files instead.
 
     Args:
-        runs: run folders, each with the feature store that `saepipe evaluate` makes.
+        runs: run folders, each with the feature store that `saepipe evaluate` makes; the folder of a variant or study
+            means all runs below it.
         port: port on 127.0.0.1; 0 picks a free one.
         open_page: open the address in the desktop's browser.
         static: folder for the files.
@@ -86,18 +88,17 @@ def _own_text(resources: Resources, model: str) -> Reader:
     return open_model(model, resources.runs).read
 
 
-def open_runs(runs: Sequence[Path]) -> Resources:
+def open_runs(runs: Path | str | Sequence[Path | str]) -> Resources:
     """Opens each run's store and roles, and reads its notes once, so that damage is reported at the start."""
-    if not runs:
+    folders = run_folders(runs)
+    if not folders:
         raise ConfigError("no run was given", hint="saepipe browse RUN...")
-    stores = [FeatureStore.open(run) for run in runs]
+    stores = [FeatureStore.open(folder) for folder in folders]
     names = [f"{store.info.variant}/seed-{store.info.seed}" for store in stores]
     count = Counter(names)
-    labels = [name if count[name] == 1 else str(run) for name, run in zip(names, runs, strict=True)]
-    if len(set(labels)) < len(labels):
-        raise ConfigError("a run was given twice", hint="give each run once")
+    labels = [name if count[name] == 1 else str(run) for name, run in zip(names, folders, strict=True)]
     opened = []
-    for label, run, store in zip(labels, runs, stores, strict=True):
+    for label, run, store in zip(labels, folders, stores, strict=True):
         notes = Notes(run, store.info.run)
         notes.read()
         opened.append(OpenRun(label, store, roles(run), notes))

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from saepipe.data.errors import MachineError
+from saepipe.data.folders.run_folders import first_run, run_folders
 from saepipe.data.terminal.display import html_table
 from saepipe.evaluate.compare.checks import check_matched_l0
 from saepipe.evaluate.compare.notes import Note, notes_on
@@ -121,38 +122,39 @@ def _flat(cells: Mapping[str, str | Cell]) -> dict[str, float]:
     return flat
 
 
-def compare(runs: Sequence[Path | str], baseline: Path | str | None = None) -> Table:
+def compare(runs: Path | str | Sequence[Path | str], baseline: Path | str | None = None) -> Table:
     """Compares runs by their `RUN/eval/*.json`; measures nothing.
 
     Args:
-        runs: run folders.
-        baseline: the run that the others are compared with; it comes first in the table.
+        runs: run folders; the folder of a variant or study means all runs below it.
+        baseline: run, or variant, that the others are compared with; it comes first in the table.
 
     Raises:
         CorruptDataError: if a run is unfinished or a result file is not one of saepipe.
 
     Example:
-        >>> table = sp.compare(["runs/l1/seed-0", "runs/topk/seed-0"], baseline="runs/l1/seed-0")
+        >>> table = sp.compare("runs", baseline="runs/l1")
         >>> print(table)
     """
     return tabulate(read_rows(runs, baseline), judged=baseline is not None)
 
 
-def table_of_results(runs: Sequence[Path], results: Sequence[Path]) -> Table:
+def table_of_results(runs: Path | str | Sequence[Path | str], results: Sequence[Path]) -> Table:
     """Builds the table of what an evaluation has measured; without verdicts.
 
     Args:
-        runs: run folders.
+        runs: run folders, or folders of runs, as for `compare`.
         results: folder of each run's results.
     """
-    rows = [read_row(open_run(run), folder) for run, folder in zip(runs, results, strict=True)]
+    rows = [read_row(open_run(run), folder) for run, folder in zip(run_folders(runs), results, strict=True)]
     return tabulate(_with_unique_labels(rows), judged=False)
 
 
-def read_rows(runs: Sequence[Path | str], baseline: Path | str | None = None) -> list[Row]:
+def read_rows(runs: Path | str | Sequence[Path | str], baseline: Path | str | None = None) -> list[Row]:
     """Reads one row per run, the baseline's first; raises as `compare`."""
-    folders = {Path(run).resolve(): Path(run) for run in ((baseline, *runs) if baseline else runs)}
-    return _with_unique_labels([read_row(open_run(folder)) for folder in folders.values()])
+    first = [first_run(baseline)] if baseline else []
+    folders = run_folders([*first, *run_folders(runs)])
+    return _with_unique_labels([read_row(open_run(folder)) for folder in folders])
 
 
 def tabulate(rows: Sequence[Row], *, judged: bool) -> Table:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saepipe.data.errors import ConfigError
+from saepipe.data.folders.run_folders import run_folders
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.card import card, finding_lines
 from saepipe.evaluate.hub.contents import Contents, is_local
@@ -36,14 +37,16 @@ class Parcel:
     """Results of earlier runs in the same folders."""
 
     @classmethod
-    def pack(cls, runs: Sequence[Path | str], address: Address, licence: str | None, cache: Path | None) -> Parcel:
+    def pack(
+        cls, runs: Path | str | Sequence[Path | str], address: Address, licence: str | None, cache: Path | None
+    ) -> Parcel:
         """Prepares the push of some runs; opening them verifies their digests.
 
         Raises:
             ConfigError: if there is no run, two have the same label, or a run was not made from `cache`.
             CorruptDataError: if a run is unfinished or damaged.
         """
-        all_facts = [Facts.of(open_run(run), cache) for run in runs]
+        all_facts = [Facts.of(open_run(run), cache) for run in run_folders(runs)]
         if not all_facts:
             raise ConfigError("no run to push", hint="saepipe push RUN... --to hf://org/name")
         if twice := [label for label, count in Counter(facts.label for facts in all_facts).items() if count > 1]:

@@ -43,7 +43,7 @@ def push(
     is part of the run's fingerprint: if it, or a result, has an absolute path, the run needs `local_paths` to be sent.
 
     Args:
-        runs: finished runs.
+        runs: finished runs; the folder of a variant or study means all runs below it.
         to: `hf://org/name[@branch][/folder]`; a missing repository or branch is created.
         dry_run: only return what would be sent; uses no network.
         private: make a new repository private, and refuse an existing public one; None: the hub's default.
@@ -66,7 +66,7 @@ def push(
         RemoteError: if the hub refuses.
     """
     api, progress = api or HfApi(), progress or Silent()
-    parcel = Parcel.pack([runs] if isinstance(runs, Path | str) else runs, Address.parse(to), licence, cache)
+    parcel = Parcel.pack(runs, Address.parse(to), licence, cache)
     report = parcel.to_dict() | {"url": f"{api.endpoint}/{parcel.address.repo}", "dry_run": dry_run}
     _warn(parcel, progress)
     if dry_run:

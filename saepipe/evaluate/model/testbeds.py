@@ -6,6 +6,7 @@ from functools import partial
 
 from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
+from saepipe.data.folders.run_folders import first_run
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.model.config import ModelSettings
 from saepipe.evaluate.model.kept_work import KeptWork, beside
@@ -28,7 +29,7 @@ class Testbeds:
         self.device = pick_device(config.device)
         self._testbeds: dict[tuple[str, str], Testbed] = {}
         self._models: dict[str, LanguageModel] = {}
-        self._baseline = open_run(config.baseline) if config.baseline else None
+        self._baseline = open_run(first_run(config.baseline)) if config.baseline else None
 
     def at(self, cache: Cache, hook: str) -> Testbed:
         """Returns the testbed of this hook of this cache."""

@@ -18,7 +18,7 @@ TITLE = "Comparison of sparse autoencoders"
 
 
 def report(
-    runs: Sequence[Path | str],
+    runs: Path | str | Sequence[Path | str],
     out: Path | str = "report.html",
     *,
     baseline: Path | str | None = None,
@@ -28,9 +28,9 @@ def report(
     """Writes a page that compares runs, as one file that opens without a network.
 
     Args:
-        runs: run folders, with any evaluations.
+        runs: run folders, with any evaluations; the folder of a variant or study means all runs below it.
         out: the page to write, atomically.
-        baseline: the run that the others are compared with.
+        baseline: run, or variant, that the others are compared with.
         title: title of the page.
         browse: address of a feature browser, or its folder of static files, to which latents are linked.
 
@@ -41,7 +41,7 @@ def report(
         OutOfSpaceError: if the disk is full.
 
     Example:
-        >>> sp.report(["runs/l1/seed-0", "runs/topk/seed-0"], "report.html", baseline="runs/l1/seed-0")
+        >>> sp.report("runs", "report.html", baseline="runs/l1")
     """
     if not runs and baseline is None:
         raise ConfigError("a report needs at least one run", hint="saepipe report RUN...")

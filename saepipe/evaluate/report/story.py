@@ -68,7 +68,7 @@ class Story:
     baseline: str | None = None
 
     @classmethod
-    def read(cls, runs: Sequence[Path | str], baseline: Path | str | None = None) -> Story:
+    def read(cls, runs: Path | str | Sequence[Path | str], baseline: Path | str | None = None) -> Story:
         """Reads finished runs, with any evaluations; their caches may be missing.
 
         Raises:

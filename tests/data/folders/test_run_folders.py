@@ -25,8 +25,9 @@ def test_a_folder_means_the_runs_below_it(study: Path) -> None:
     assert run_folders([study / "l1"]) == l1
     assert run_folders([study]) == [*l1, study / "topk" / "seed-0"]
     assert run_folders([l1[1], study / "topk"]) == [l1[1], study / "topk" / "seed-0"]
+    assert run_folders(str(study / "l1")) == l1
+    assert run_folders([l1[1], study / "l1"]) == [l1[1], l1[0], l1[2]], "each run once"
     assert first_run(study / "l1") == l1[0]
-    assert first_run(None) is None
 
 
 def test_what_holds_no_run_is_left_for_its_reader(study: Path) -> None:

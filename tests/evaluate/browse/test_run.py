@@ -68,11 +68,18 @@ def test_a_run_without_a_store_is_refused_with_the_remedy(tmp_path: Path) -> Non
     assert caught.value.hint == "saepipe evaluate RUN"
 
 
-def test_no_run_and_the_same_run_twice_are_refused(runs: list[Path]) -> None:
+def test_no_run_is_refused() -> None:
     with pytest.raises(ConfigError, match="no run was given"):
         open_runs([])
-    with pytest.raises(ConfigError, match="given twice"):
-        open_runs([runs[0], runs[0]])
+
+
+def test_a_study_stands_for_its_runs_each_of_them_once(runs: list[Path]) -> None:
+    study = runs[0].parents[1]
+    assert sorted(run.label for run in open_runs([study, runs[0]]).runs) == [
+        "jumprelu/seed-0",
+        "topk/seed-0",
+        "topk_orthogonal/seed-0",
+    ]
 
 
 def test_runs_of_two_studies_are_labelled_by_folder(runs: list[Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ def test_runs_that_cannot_be_pushed(runs: list[Path], tmp_path: Path, toy_cache:
     with pytest.raises(ConfigError, match="no run to push"):
         push([], TO, dry_run=True)
     with pytest.raises(ConfigError, match="two runs are called one/seed-0"):
-        push([runs[0], runs[0]], TO, dry_run=True)
+        push([runs[0], shutil.copytree(runs[0], tmp_path / "copy" / "seed-0")], TO, dry_run=True)
     with pytest.raises(CorruptDataError, match="not a run"):
         push(toy_cache, TO, dry_run=True)
     weights = runs[0] / "sae" / "sae_weights.safetensors"
