@@ -50,6 +50,7 @@ function render(figure) {
   const rendering = vegaEmbed(plot, spec, {
     mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, tooltip: { disableDefaultStyle: true },
     config: vegaConfig(figure), ast: true, // ast: without eval, which the page's policy forbids
+    loader: { rel: "noreferrer" }, // of the links to a feature browser
     logLevel: 1, // errors only: an empty layer needs no warning
   });
   rendering.catch((error) => {

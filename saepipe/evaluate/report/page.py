@@ -44,7 +44,7 @@ class Page:
     """Sections with charts; the first has the results, and comes before health."""
     written_by: str
     browser: BrowserLinks | None = None
-    """Feature browser that latents are linked to."""
+    """Feature browser that runs and latents are linked to."""
 
     @property
     def blocks(self) -> dict[str, str]:

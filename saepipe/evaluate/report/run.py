@@ -32,7 +32,8 @@ def report(
         out: the page to write, atomically.
         baseline: run, or variant, that the others are compared with.
         title: title of the page.
-        browse: address of a feature browser, or its folder of static files, to which latents are linked.
+        browse: address of a feature browser, or its folder of static files, to which runs and latents are
+            linked.
 
     Raises:
         ConfigError: if there is no run, a run does not exist, `out` is a folder, or `browse` is not a browser.
@@ -48,6 +49,7 @@ def report(
     out = Path(out)
     if out.is_dir():
         raise ConfigError(f"{out} is a folder", hint=f"-o {out / 'report.html'}")
+    browser = BrowserLinks.find(browse, out) if browse is not None else None
     story = Story.read(runs, baseline)
     provenance = artifact.provenance()
     page = Page(
@@ -55,8 +57,8 @@ def report(
         conclusions=conclusions(story),
         story=story,
         forest=forest(story),
-        sections=tuple(sections(story)),
-        browser=BrowserLinks.find(browse, out) if browse is not None else None,
+        sections=tuple(sections(story, browser)),
+        browser=browser,
         written_by=f"Written by saepipe {provenance['saepipe']} (commit {provenance['commit']}).",
     )
     artifact.write_file(out, render(page).encode())

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from saepipe.evaluate.report.browser_links import BrowserLinks
 from saepipe.evaluate.report.chart import Section
 from saepipe.evaluate.report.charts import absorption, harvest, latent_roles, latents, pareto, probing, training
 from saepipe.evaluate.report.story import Story
 
 
-def sections(story: Story) -> list[Section]:
+def sections(story: Story, browser: BrowserLinks | None = None) -> list[Section]:
     """Returns the sections, from the results to the data behind them.
+
+    Args:
+        story: data of the runs.
+        browser: feature browser that the points of Pareto plots lead to, instead of the runs' blocks of the page.
 
     Raises:
         MachineError: if the extra `report` is not installed.
     """
-    modules = (pareto, latents, absorption, probing, latent_roles, training, harvest)
-    return [module.section(story) for module in modules]
+    modules = (latents, absorption, probing, latent_roles, training, harvest)
+    return [pareto.section(story, browser), *(module.section(story) for module in modules)]

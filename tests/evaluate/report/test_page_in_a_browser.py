@@ -311,6 +311,16 @@ def test_runs_and_latents_lead_to_the_feature_browser(opened, compared: Path) ->
     assert "http://127.0.0.1:1/#run=ortsae/seed-1&latent=7" in links
 
 
+def test_a_point_of_a_pareto_plot_leads_to_the_feature_browser(opened, compared: Path) -> None:
+    page = opened(file=compared, errors_only=True)
+    keep = "function () { window.followed = [this.href, this.rel]; }"  # the link that a chart makes of a click
+    page.evaluate(f"HTMLAnchorElement.prototype.dispatchEvent = {keep}")
+    page.locator("#pareto-explained-variance").scroll_into_view_if_needed()
+    page.locator("#pareto-explained-variance .mark-symbol.role-mark path").first.click()
+    page.wait_for_function("window.followed")
+    assert page.evaluate("window.followed") == ["http://127.0.0.1:1/#run=l1/seed-0", "noreferrer"]
+
+
 def test_a_report_of_runs_opens_without_a_network_and_renders_every_chart(
     opened, make_study: Callable[[int, int], list[Path]], tmp_path: Path
 ) -> None:

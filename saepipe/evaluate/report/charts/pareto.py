@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from saepipe.evaluate.compare.variant_means import Mean, Variant
-from saepipe.evaluate.report.chart import Chart, Section, Value, slug
+from saepipe.evaluate.report.browser_links import BrowserLinks
+from saepipe.evaluate.report.chart import Chart, Section, Value, anchor, slug
 from saepipe.evaluate.report.charts.drawing import rounded
 from saepipe.evaluate.report.charts.pareto_plot import Point, plot
 from saepipe.evaluate.report.story import Story
@@ -25,27 +26,29 @@ _TEXT = (
     "Each large point is a variant: the mean of its seeds, which are the small points. Lines join variants that "
     "differ in sparsity alone. Bars are 95 % intervals: over training seeds if there are three or more, otherwise over "
     "evaluation noise only, which does not cover variation between seeds. Hover over a point for the settings in "
-    "which it differs; click it to open its run."
+    "which it differs; click it to open its run"
 )
 _COLUMNS = ("run", "penalty", "L0", "L0 low", "L0 high", "value", "low", "high", "interval", "reason")
 
 
-def section(story: Story) -> Section:
-    """Returns the section, with one plot per figure that any run has."""
+def section(story: Story, browser: BrowserLinks | None = None) -> Section:
+    """Returns the section, with one plot per figure that any run has; points lead to the feature browser if given."""
     charts, absent = [], []
     for key, name in _FIGURES.items():
-        chart = _chart(story, key, name)
+        chart = _chart(story, key, name, browser)
         if isinstance(chart, Chart):
             charts.append(chart)
         else:
             absent.append(chart)
-    return Section("pareto", "Sparsity against quality", _TEXT if charts else "", tuple(charts), tuple(absent))
+    text = f"{_TEXT} in the feature browser." if browser else f"{_TEXT}."
+    return Section("pareto", "Sparsity against quality", text if charts else "", tuple(charts), tuple(absent))
 
 
-def _chart(story: Story, key: str, name: str) -> Chart | str:
+def _chart(story: Story, key: str, name: str, browser: BrowserLinks | None) -> Chart | str:
     """Returns the plot, or why there is none."""
-    means = [_of_variant(variant, key) for variant in story.variants]
-    seeds = [_of_run(row, variant, key) for variant in story.variants if len(variant.rows) > 1 for row in variant.rows]
+    means = [_of_variant(variant, key, browser) for variant in story.variants]
+    several = [variant for variant in story.variants if len(variant.rows) > 1]
+    seeds = [_of_run(row, variant, key, browser) for variant in several for row in variant.rows]
     if not any(point.plottable for point in (*means, *seeds)):
         reasons = dict.fromkeys(point.why for point in means if point.why)
         return f"No plot of L0 against {name}: {'; '.join(filter(None, reasons))}."
@@ -70,15 +73,20 @@ def _chart(story: Story, key: str, name: str) -> Chart | str:
     )
 
 
-def _of_variant(variant: Variant, key: str) -> Point:
-    num = len(variant.rows)
-    label = variant.rows[0].label if num == 1 else f"{variant.name} (mean, n={num})"
-    return Point(label, variant, variant.rows[0], variant.mean("l0"), _mean(variant, key))
+def _of_variant(variant: Variant, key: str, browser: BrowserLinks | None) -> Point:
+    num, first = len(variant.rows), variant.rows[0]
+    label = first.label if num == 1 else f"{variant.name} (mean, n={num})"
+    return Point(label, variant, first, _url(first, browser), variant.mean("l0"), _mean(variant, key))
 
 
-def _of_run(row: Row, variant: Variant, key: str) -> Point:
+def _of_run(row: Row, variant: Variant, key: str, browser: BrowserLinks | None) -> Point:
     alone = Variant(variant.name, variant.penalty, (row,))
-    return Point(row.label, variant, row, alone.mean("l0"), _mean(alone, key))
+    return Point(row.label, variant, row, _url(row, browser), alone.mean("l0"), _mean(alone, key))
+
+
+def _url(row: Row, browser: BrowserLinks | None) -> str:
+    """Returns the address of a run: in the feature browser, or its block of the page."""
+    return browser.run(row) if browser else f"#{anchor(row.label)}"
 
 
 def _mean(variant: Variant, key: str) -> Mean:

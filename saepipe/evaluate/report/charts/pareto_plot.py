@@ -10,7 +10,6 @@ from typing import Any
 from saepipe.evaluate.compare.checks import MATCHED_L0
 from saepipe.evaluate.compare.sweeps import method_key
 from saepipe.evaluate.compare.variant_means import Mean, Variant
-from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, quantity, tooltip
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.results.run_results import Row
@@ -30,6 +29,8 @@ class Point:
     variant: Variant
     row: Row
     """Run that a click opens."""
+    url: str
+    """Where a click leads."""
     l0: Mean
     figure: Mean
 
@@ -156,6 +157,6 @@ def _record(point: Point, story: Story) -> Record:
         "y_high": figure.high,
         "interval": f"{figure.low:.4g} to {figure.high:.4g}" if has_interval else "none",
         "over": _OVER[figure.over],
-        "url": f"#{anchor(point.row.label)}",
+        "url": point.url,
         **{f"setting_{index}": value for index, value in enumerate(settings.values())},
     }

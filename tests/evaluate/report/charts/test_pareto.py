@@ -11,6 +11,7 @@ import pytest
 from helpers.charts import charts_of, marks, run, table
 from helpers.made_results import write_core, write_result
 from helpers.made_stories import values, write_imported
+from saepipe.evaluate.report.browser_links import BrowserLinks
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts import pareto
 from saepipe.evaluate.report.charts.drawing import COLOURS, GREY
@@ -52,6 +53,16 @@ def test_a_point_shows_its_settings_and_opens_its_run(tmp_path: Path) -> None:
     (setting,) = [field for field, title in titles.items() if title == "penalties.0.weight"]
     settings = {record["url"]: record[setting] for record in values(chart.spec, -1)}
     assert settings == {f"#{anchor('w=1.0/seed-0')}": "1.0", f"#{anchor('w=2.5/seed-0')}": "2.5"}
+
+
+def test_with_a_feature_browser_a_point_opens_its_run_there(tmp_path: Path) -> None:
+    runs = [write_core(run(tmp_path, "a", seed), l0=10.0 + seed) for seed in range(2)]
+    section = pareto.section(Story.read(runs), BrowserLinks("site/index.html"))
+    spec = charts_of(section)["pareto-explained-variance"].spec
+    mean, seeds = "site/index.html#run=a/seed-0", [f"site/index.html#run=a/seed-{seed}" for seed in range(2)]
+    assert [record["url"] for record in values(spec, -1)] == [mean]
+    assert [record["url"] for record in values(spec, -2)] == seeds
+    assert section.text.endswith("click it to open its run in the feature browser.")
 
 
 def test_anchors_are_unique() -> None:
