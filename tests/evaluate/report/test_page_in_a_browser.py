@@ -283,6 +283,20 @@ def test_on_a_phone_the_forest_plot_keeps_its_rows_without_the_numbers(opened, c
     assert page.locator("#forest svg").bounding_box()["width"] <= 390
 
 
+def test_the_contents_stand_below_the_forest_plot_on_a_phone_and_beside_it_elsewhere(
+    opened, compared: Path, tmp_path: Path
+) -> None:
+    phone = opened(390, 844, file=compared, errors_only=True)
+    phone.locator("#forest svg").wait_for()
+    boxes = [phone.locator(name).bounding_box() for name in ("header", "#forest", "nav", "#verdicts")]
+    assert all(above["y"] + above["height"] <= below["y"] for above, below in pairwise(boxes))
+    screenshot(phone, "report-contents-phone", tmp_path, full_page=False)
+    desk = opened(1400, 900, file=compared, errors_only=True)
+    forest, contents, verdicts = (desk.locator(name).bounding_box() for name in ("#forest", "nav", "#verdicts"))
+    assert contents["x"] + contents["width"] <= min(forest["x"], verdicts["x"])
+    assert contents["y"] <= forest["y"]
+
+
 def test_a_point_of_the_forest_plot_leads_to_its_verdict(opened, compared: Path) -> None:
     page = opened(1400, 900, file=compared, errors_only=True)
     page.locator(f"#forest .mark-symbol.role-mark path[fill='{COLOURS[2]}' i]").first.click()
