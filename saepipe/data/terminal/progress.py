@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
+
+from saepipe.data.terminal.live_lines import LiveLines
 
 
 class Progress(Protocol):
@@ -48,7 +49,9 @@ class Silent:
 
 
 WIDTH, BAR_WIDTH = 79, 16
-"""Columns of the live display; a terminal of 80 shows its lines whole, also after a wider one was made narrower."""
+"""Columns of the live display, and of the bar in it."""
+LEAST_BAR_WIDTH, BESIDE_THE_BAR = 2, 24
+"""Least columns of the bar, and those that a narrow terminal keeps for share, time left and some of the task."""
 
 
 class Bar(Silent):
@@ -57,7 +60,7 @@ class Bar(Silent):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
-        self._live: Live | None = None
+        self._live: LiveLines | None = None
         self._task, self._unit = "", ""
         self._done = self._resumed = self._total = 0
 
@@ -68,7 +71,7 @@ class Bar(Silent):
         self._of, self._figures = "", dict[str, float]()
         self._began = self._last_line = time.monotonic()
         if self._task and self._console.is_terminal:  # a task without work shows nothing
-            self._live = Live(get_renderable=self._lines, console=self._console, refresh_per_second=5)
+            self._live = LiveLines(self._lines, self._console)
             self._live.start()
 
     def advance(self, amount: int, *, of: str = "", **figures: float) -> None:
@@ -98,10 +101,11 @@ class Bar(Silent):
         width = min(self._console.width - 1, WIDTH)
         share = self._done / self._total if self._total else 1.0
         full, empty = "\u2501\u2500" if self._console.encoding.startswith("utf") else "#-"
-        filled = round(share * BAR_WIDTH)
+        size = max(min(BAR_WIDTH, width - BESIDE_THE_BAR), LEAST_BAR_WIDTH)
+        filled = round(share * size)
         left = self._seconds_left()
         eta = "-:--:--" if left is None else str(timedelta(seconds=left))
-        tail = f" {full * filled}{empty * (BAR_WIDTH - filled)} {share:4.0%} ETA {eta}"
+        tail = f" {full * filled}{empty * (size - filled)} {share:4.0%} ETA {eta}"
         task = shortened(self._task, width - len(tail))
         elapsed = timedelta(seconds=round(time.monotonic() - self._began))
         rate = f"  {self._rate():,.0f} {self._unit}/s  {elapsed} so far"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from io import StringIO
 
@@ -57,6 +58,27 @@ def test_every_line_of_a_frame_is_shorter_than_the_terminal() -> None:
     for width in (40, 80, 120):
         live = [line for line in frames(width, LONG) if line and "sentence" not in line]
         assert max(map(len, live)) < width
+
+
+def test_a_narrow_terminal_has_a_shorter_bar() -> None:
+    bars = [line for line in frames(30, LONG) if "ETA" in line]
+    assert all(re.fullmatch(r"pro.* [━─]{5} +\d+% ETA (-:--:--|\d+:\d\d:\d\d)", line) for line in bars), bars
+
+
+@pytest.mark.parametrize("narrower", [100, 50, 30])
+def test_a_narrower_terminal_keeps_no_row_that_it_wrapped(narrower: int) -> None:
+    written = StringIO()
+    console = Console(width=100, file=written, force_terminal=True, _environ={"TERM": "xterm"})
+    bar = Bar(console)
+    bar.start(LONG, 1000, "tokens")
+    bar.advance(400, of="l1-half/seed-0", **FIGURES)
+    bar.say("before")
+    printed = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue().rpartition("before\n")[2])
+    start, console.width = written.tell(), narrower
+    bar.say("after")
+    erased = written.getvalue()[start:].partition("after")[0].count("\x1b[1A")
+    bar.finish()
+    assert erased + 1 == sum(math.ceil(len(line) / narrower) for line in printed.split("\n"))
 
 
 def test_elsewhere_there_are_lines_of_json() -> None:
