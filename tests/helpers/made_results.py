@@ -39,7 +39,7 @@ def write_run(
     artifact.write_json(folder / "sae" / "cfg.json", {"architecture": "standard", "d_in": 4, "d_sae": d_sae})
     (health or Health()).write(folder)
     header = {"kind": "run", "cache": "c", "hook": config.hook, "variant": variant, "seed": seed}
-    header |= {"run_id": config.run_id("c"), "provenance": {"commit": commit}}
+    header |= {"run_id": config.run_id("c"), "provenance": {"commit": commit}, "stated": list(config.stated())}
     files = artifact.digest_files(folder, ["config.yaml", "health.json", "sae/cfg.json"])
     artifact.rewrite_manifest(folder, [header, {"files": files}])
     artifact.commit(folder)

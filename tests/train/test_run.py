@@ -54,6 +54,8 @@ def test_a_finished_run(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
     header, files = read_manifest(path)
     cache = Cache.open(tiny_cache)
     assert (header["planned_steps"], header["done_steps"], header["cache"]) == (20, 20, cache.fingerprint)
+    assert {"penalties.0.name", "penalties.0.weight", "steps"} <= set(header["stated"])
+    assert {"optimizer.eps", "health.most_dead"}.isdisjoint(header["stated"])
     assert set(files["files"]) == {"config.yaml", "health.json", "sae/cfg.json", "sae/sae_weights.safetensors"}
     health = Health.read(path)
     assert {finding.rule for finding in health.findings} == {"H9"}  # 20 steps make no good SAE

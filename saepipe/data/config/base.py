@@ -88,6 +88,13 @@ class Config(BaseModel):
         """Plain JSON data, including all defaults."""
         return self.model_dump(mode="json")
 
+    def stated(self, prefix: str = "") -> Iterator[str]:
+        """Yields the dotted keys that do not have their defaults, and those of the names of components."""
+        fields = type(self).model_fields
+        for key, value in self:
+            if key == "name" or value != fields[key].get_default(call_default_factory=True):
+                yield from _stated(value, f"{prefix}{key}")
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
@@ -112,6 +119,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key, "(absent)") != after.get(key, "(absent)")
     ]
+
+
+def _stated(value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, Config):
+        yield from value.stated(f"{key}.")
+    elif isinstance(value, Mapping) and value:
+        yield from (leaf for name, item in value.items() for leaf in _stated(item, f"{key}.{name}"))
+    elif isinstance(value, list | tuple) and value:
+        yield from (leaf for index, item in enumerate(value) for leaf in _stated(item, f"{key}.{index}"))
+    else:
+        yield key
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -132,11 +132,12 @@ def _run_columns(table: Comparison, columns: Sequence[int]) -> RichTable:
 
 
 def render_settings(table: Comparison) -> Iterator[str]:
-    """Yields a line per variant with the settings in which the variants differ."""
+    """Yields a line per variant with the settings in which the variants differ, without those left at the default."""
     columns = {key: index for index, key in enumerate(table.settings, start=1)}
     for variant in table.variants:
         row = next(row for row in table.rows if row[0] == variant.rows[0].label)
-        stated = (f"{key}={row[column]}" for key, column in columns.items() if row[column] != "-")
+        keys = variant.rows[0].run.stated or columns.keys()
+        stated = (f"{key}={row[at]}" for key, at in columns.items() if row[at] != "-" and key in keys)
         yield f"{variant.name}: {', '.join(stated) or 'the same as the others'}"
 
 

@@ -37,6 +37,7 @@ class Run(Displayed):
     variant: str
     seed: int  # 0 if unknown
     version: str | None = None  # of saepipe, which wrote `plain`
+    stated: frozenset[str] | None = None  # dotted keys of `plain` without the defaults; None in an earlier version
 
     @cached_property
     def trained(self) -> StoredConfig | None:
@@ -124,6 +125,7 @@ def open_run(path: Path | str) -> Run:
         variant=header["variant"],
         seed=header["seed"],
         version=_version(header),
+        stated=frozenset(header["stated"]) if "stated" in header else None,
     )
 
 

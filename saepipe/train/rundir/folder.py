@@ -68,6 +68,7 @@ def begin(folder: Path, recipe: Recipe, header: dict[str, Any]) -> None:
 def header(variant: Variant, recipe: Recipe, cache: Cache, earlier: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the first line of a run's manifest.
 
+    `stated` lists the config's keys that do not have their defaults, which are known only to the components' classes.
     `commits` lists all commits that have trained the run. `stacked` is the largest number of runs that made steps
     together with it (1: it was alone, or `exact`); it affects only rounding. `earlier` has both for the steps done.
     """
@@ -80,6 +81,7 @@ def header(variant: Variant, recipe: Recipe, cache: Cache, earlier: Mapping[str,
         "variant": variant.name,
         "seed": variant.seed,
         "planned_steps": recipe.num_steps,
+        "stated": list(recipe.config.stated()),
         "stacked": earlier.get("stacked", 1),
         "commits": list(dict.fromkeys(commits)),
         "provenance": dict(artifact.provenance()),
