@@ -132,13 +132,15 @@ def _run_columns(table: Comparison, columns: Sequence[int]) -> RichTable:
 
 
 def render_settings(table: Comparison) -> Iterator[str]:
-    """Yields a line per variant with the settings in which the variants differ, without those left at the default."""
+    """Yields a line per variant with the settings in which the variants differ, unless all leave them at a default."""
     columns = {key: index for index, key in enumerate(table.settings, start=1)}
-    for variant in table.variants:
+    first_runs = [variant.rows[0].run for variant in table.variants]
+    anywhere = frozenset[str]().union(*(run.stated or () for run in first_runs))
+    for variant, run in zip(table.variants, first_runs, strict=True):
         row = next(row for row in table.rows if row[0] == variant.rows[0].label)
-        keys = variant.rows[0].run.stated or columns.keys()
-        stated = (f"{key}={row[at]}" for key, at in columns.items() if row[at] != "-" and key in keys)
-        yield f"{variant.name}: {', '.join(stated) or 'the same as the others'}"
+        keys = columns.keys() if run.stated is None else columns.keys() & anywhere
+        settings = (f"{key}={row[at]}" for key, at in columns.items() if row[at] != "-" and key in keys)
+        yield f"{variant.name}: {', '.join(settings) or 'the same as the others'}"
 
 
 def _notes(table: Comparison, *, seeds: bool) -> Iterator[str]:
