@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from saepipe.train.kernels import mkl, reference
+from saepipe.train.kernels import cpu, reference
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.kernels.pick import Kernels
 
 
 def kernels_on(name: str) -> tuple[Kernels, str]:
-    """Returns `reference`, `mkl` or `triton` and its device; without a GPU, Triton is interpreted on the CPU."""
+    """Returns `reference`, `cpu` or `triton` and its device; without a GPU, Triton is interpreted on the CPU."""
     if name != "triton":
-        return {"reference": reference, "mkl": mkl}[name], "cpu"
+        return {"reference": reference, "cpu": cpu}[name], "cpu"
     pytest.importorskip("triton", reason="Triton has wheels for Linux only")
     from saepipe.train.kernels import triton_ops
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saepipe.data.errors import MachineError
-from saepipe.train.kernels import mkl, reference
+from saepipe.train.kernels import cpu, reference
 from saepipe.train.kernels.pattern import Pattern
 
 
@@ -30,7 +30,7 @@ def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
     if dtype == torch.float64:
         return reference
     if device.type == "cpu":
-        return mkl
+        return cpu
     return _on_cuda() if device.type == "cuda" else reference
 
 

@@ -19,7 +19,7 @@ from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params, is_active, product
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.jumprelu import near
-from saepipe.train.sae.straight_through import StraightThrough
+from saepipe.train.sae.straight_through import DENSE_ABOVE, StraightThrough
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,30 @@ class Entries:
         return x_hat + autograd.decode_zeros(slopes.mask, slopes.pattern, slopes.carrier, W_dec)
 
     def decode_largest(self, num_latents: int, among: Tensor, W_dec: Tensor) -> Tensor:
+        if among.device.type == "cpu":
+            return self._decode_largest_of(among.nonzero().squeeze(1), num_latents, W_dec)
+        # Elsewhere nothing waits for the number of candidates, so the others are passed over instead of left out.
         candidates = self.constant_pre_acts.masked_fill(~among, float("-inf"))
         pattern = Pattern.of_indices(candidates.topk(num_latents, dim=1, sorted=False).indices, len(among))
         values = pattern.values_of(self.constant_pre_acts).masked_fill(~among[pattern.columns], float("-inf"))
-        acts = autograd.encode_at(pattern, values, self.inputs, self.W_enc, self.bias).relu()
+        return self._decode_relu(pattern, values, W_dec)
+
+    def _decode_largest_of(self, latents: Tensor, num_latents: int, W_dec: Tensor) -> Tensor:
+        """Decodes each token's largest pre-activations of the latents with these indices (num_candidates,)."""
+        candidates = self.constant_pre_acts.index_select(1, latents)
+        if num_latents < DENSE_ABOVE * len(latents):
+            chosen = candidates.topk(num_latents, dim=1, sorted=False).indices
+            pattern = Pattern.of_indices(latents[chosen], len(W_dec))
+            return self._decode_relu(pattern, pattern.values_of(self.constant_pre_acts), W_dec)
+        W_enc, bias = self.W_enc.index_select(1, latents), self.bias[latents]
+        acts = autograd.encode_all(candidates, self.inputs, W_enc, bias).relu()
+        if num_latents < len(latents):
+            values, chosen = acts.topk(num_latents, dim=1, sorted=False)
+            acts = torch.zeros_like(acts).scatter(1, chosen, values)
+        return acts @ W_dec.index_select(0, latents).to(acts.dtype)
+
+    def _decode_relu(self, pattern: Pattern, pre_acts: Tensor, W_dec: Tensor) -> Tensor:
+        acts = autograd.encode_at(pattern, pre_acts, self.inputs, self.W_enc, self.bias).relu()
         return autograd.decode(pattern, acts, W_dec)
 
 

@@ -10,7 +10,7 @@ from helpers.kernel_products import kernels_on, random_mask
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
 
-NAMES = ["reference", "mkl", "triton"]
+NAMES = ["reference", "cpu", "triton"]
 SHAPES = [
     (1, 1, 1, 1.0),
     (3, 5, 7, 0.5),

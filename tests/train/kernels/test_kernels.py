@@ -19,7 +19,7 @@ from saepipe.data.errors import MachineError
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.kernels.pick import Kernels, kernels_for
 
-NAMES = ["reference", "mkl", "triton"]
+NAMES = ["reference", "cpu", "triton"]
 # (num_rows, num_columns, n, density)
 SHAPES = list(product([1, 3, 17, 33], [1, 7, 100, 257], [1, 5, 64, 130], [0.0, 0.01, 0.5, 1.0]))
 # Fewer, since each row or column is a program that takes milliseconds if interpreted. The last has three blocks of n.
@@ -109,7 +109,7 @@ def test_triton_sums_a_long_row_in_two_steps(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("name", ["mkl", "triton"])
+@pytest.mark.parametrize("name", ["cpu", "triton"])
 def test_results_repeat_bit_by_bit(name: str, operation: str) -> None:
     kernels, device = kernels_on(name)
     for case in (Case.of(random_mask(9, 13, 0.5), 70, device=device), uneven_case(device, by_column=True)):
@@ -145,7 +145,7 @@ def test_triton_compiles_without_a_gpu(tmp_path: Path) -> None:
 
 
 def test_each_device_gets_its_kernels() -> None:
-    for name, device in [("mkl", "cpu"), ("reference", "mps"), ("triton", "cuda")]:
+    for name, device in [("cpu", "cpu"), ("reference", "mps"), ("triton", "cuda")]:
         assert kernels_for(torch.device(device), torch.float32) is kernels_on(name)[0]
         assert kernels_for(torch.device(device), torch.float64) is kernels_on("reference")[0]
 

@@ -104,6 +104,27 @@ def test_estimated_slopes_entry_by_entry_equal_those_of_one_product(
     torch.testing.assert_close(gradients(sparse, parameters), gradients(dense, parameters))
 
 
+@pytest.mark.parametrize("among", ["14 of 40", "none", "all"])
+@pytest.mark.parametrize("num_latents", [1, 12, 20])
+def test_the_largest_of_some_latents_are_decoded_alike(
+    config: Make, params: Params, x: Tensor, num_latents: int, among: str
+) -> None:
+    """Fewer latents than `num_latents`, a small share of them and a large one are computed in different ways."""
+    train_config = config(sae={"name": "topk", "d_sae": D_SAE, **SAES["topk"]}, penalties=[])
+    parameters = leaves(train_config, params)
+    chosen = {"14 of 40": torch.arange(D_SAE) % 3 == 0, "none": torch.zeros(D_SAE), "all": torch.ones(D_SAE)}[among]
+    weights = torch.randn(BATCH, D_IN, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    answers = []
+    for sparse in (False, True):
+        ctx = loss_of(train_config, parameters, x, torch.float64, sparse=sparse).ctx
+        decoded = ctx.decode_largest(num_latents, chosen.bool())
+        slopes = torch.autograd.grad((decoded * weights).sum(), list(parameters.values()), allow_unused=True)
+        answers.append([decoded, *(torch.zeros(()) if slope is None else slope for slope in slopes)])
+    assert (answers[0][0] != 0).any() == (among != "none")
+    for dense, sparse_one in zip(*answers, strict=True):
+        torch.testing.assert_close(sparse_one, dense)
+
+
 @pytest.mark.parametrize("sae", SAES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("sparse", [False, True])
