@@ -52,6 +52,16 @@ class Pattern:
         first = torch.arange(num_rows, device=indices.device).unsqueeze(1) * num_columns
         return cls(num_columns, row_starts, columns.flatten().int(), (first + columns).flatten())
 
+    def between(self, low: int, high: int) -> tuple[Pattern, Tensor]:
+        """Returns the part in columns `low` to `high` - 1, counted from 0 there, and its entries' indices, int64.
+
+        Waits for their number on CUDA.
+        """
+        entries = ((self.columns >= low) & (self.columns < high)).nonzero().squeeze(1)
+        width, rows, columns = high - low, self.rows[entries].long(), self.columns[entries]
+        positions = rows * width + (columns - low)
+        return Pattern.of_positions(positions, self.num_rows, width), entries
+
     @property
     def num_rows(self) -> int:
         return len(self.row_starts) - 1

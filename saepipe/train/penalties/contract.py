@@ -185,9 +185,10 @@ def check_sparse_step(penalty: Penalty) -> str | None:
     pre_acts, entries = sae.pre_acts(params, ctx.x, ctx.x.dtype), encode(sae, params, ctx.x, ctx.x.dtype)
     acts = pre_acts.relu()
     whole = DenseActs(pre_acts=pre_acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts)
+    x_hats = sae.decode(params, acts), entries.reconstructions(sae, params)[-1]
     results = []
-    for activations, decoded in ((whole, acts @ params["W_dec"]), (entries, entries.decode(params["W_dec"]))):
-        step = ctx.changed(**params, latent_acts=activations, x_hat=decoded + params["b_dec"])
+    for activations, x_hat in zip((whole, entries), x_hats, strict=True):
+        step = ctx.changed(**params, latent_acts=activations, x_hat=x_hat)
         value = answer(penalty, step, warm_state(penalty, ctx)).value
         gradients = torch.autograd.grad(value, list(params.values()), allow_unused=True, materialize_grads=True)
         results.append([value.detach(), *gradients])

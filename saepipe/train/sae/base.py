@@ -13,6 +13,7 @@ from torch.nn.functional import linear, normalize
 
 from saepipe.data.config.base import Count
 from saepipe.data.config.component import Component
+from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.straight_through import StraightThrough
 
@@ -95,7 +96,7 @@ class Architecture(Component):
         return self.activate(params_of(params, latents), pre_acts)
 
     def gate_acts(self, params: Params, pre_acts: Tensor, acts: Tensor) -> Tensor:
-        """Returns the values on which sparsity penalties act (batch, d_sae)."""
+        """Returns the values on which sparsity penalties act, each from its own pre-activation and activation."""
         return acts
 
     def threshold(self, params: Params) -> Tensor | None:
@@ -125,6 +126,12 @@ class Architecture(Component):
     def reconstructions(self, params: Params, pre_acts: Tensor, acts: Tensor) -> tuple[Tensor, ...]:
         """Returns all reconstructions (batch, d_in) whose errors the training loss adds up; the last is x_hat."""
         return (self.decode(params, acts),)
+
+    def entry_reconstructions(
+        self, params: Params, pattern: Pattern, pre_acts: Tensor, acts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Returns `reconstructions` in a sparse step, from what its entries hold: pre_acts and acts (num_entries,)."""
+        return (autograd.decode(pattern, acts, params["W_dec"]) + params["b_dec"],)
 
     def inference(self, params: Params) -> tuple[Architecture, Params]:
         """Returns the SAE to save: an architecture whose `activate` needs no batch, and its parameters."""

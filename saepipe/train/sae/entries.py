@@ -31,7 +31,9 @@ class Entries:
     """
 
     pattern: Pattern  # where the entries are, in (batch, d_sae)
+    entry_pre_acts: Tensor  # (num_entries,)
     entry_acts: Tensor  # (num_entries,), never negative; without the straight-through slopes
+    entry_gates: Tensor  # (num_entries,): what sparsity penalties act on; `entry_acts` but in a gated SAE
     constant_pre_acts: Tensor  # (batch, d_sae) every pre-activation, without gradient
     inputs: Tensor  # (batch, d_in) left factor of the encoder's product
     W_enc: Tensor  # (d_in, d_sae)
@@ -52,13 +54,13 @@ class Entries:
         acts_sum = autograd.column_sums(self.pattern, self.entry_acts)
         return acts_sum if self.estimate is None else acts_sum + self.estimate.count * self.estimate.carrier
 
-    @property
+    @cached_property
     def gate_acts(self) -> Tensor:
-        return self.acts
+        return self.acts if self.entry_gates is self.entry_acts else self.pattern.dense(self.entry_gates)
 
     @property
     def gate_values(self) -> Tensor:
-        return self.acts if self.estimate else self.entry_acts
+        return self.acts if self.estimate else self.entry_gates
 
     @property
     def gate_sum(self) -> Tensor:
@@ -85,13 +87,14 @@ class Entries:
         flat = acts.new_zeros(size + 1).scatter(0, self.pattern.positions.clamp_max(size), acts)
         return flat[:size].view(num_rows, -1)
 
-    def decode(self, W_dec: Tensor) -> Tensor:
-        """Returns the reconstruction without b_dec, (batch, d_in)."""
-        x_hat = autograd.decode(self.pattern, self.entry_acts, W_dec)
+    def reconstructions(self, sae: Architecture, params: Params) -> tuple[Tensor, ...]:
+        """Returns every reconstruction (batch, d_in) of the architecture; the last is x_hat."""
+        x_hats = sae.entry_reconstructions(params, self.pattern, self.entry_pre_acts, self.entry_acts)
         if self.estimate is None:
-            return x_hat
+            return x_hats
         slopes = self.estimate
-        return x_hat + autograd.decode_zeros(slopes.mask, slopes.pattern, slopes.carrier, W_dec)
+        zeros = autograd.decode_zeros(slopes.mask, slopes.pattern, slopes.carrier, params["W_dec"])
+        return (*x_hats[:-1], x_hats[-1] + zeros)
 
     def decode_largest(self, num_latents: int, among: Tensor, W_dec: Tensor) -> Tensor:
         if among.device.type == "cpu":
@@ -129,7 +132,8 @@ def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype) -> 
         pattern = sae.pattern(params, constant)
     pre_acts = autograd.encode_at(pattern, pattern.values_of(constant), inputs, W_enc, bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
-    return Entries(pattern, acts, constant, inputs, W_enc, bias, sae.estimate(params, constant))
+    gates = sae.gate_acts(params, pre_acts, acts)
+    return Entries(pattern, pre_acts, acts, gates, constant, inputs, W_enc, bias, sae.estimate(params, constant))
 
 
 LatentActs = DenseActs | Entries

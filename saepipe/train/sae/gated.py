@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params
 
 
@@ -22,6 +23,7 @@ class Gated(Architecture):
 
     name: Literal["gated"] = "gated"
     elementwise: ClassVar[bool] = True
+    sparse: ClassVar[bool] = True
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
         params = super().init(d_in, encoder_scale, generator)
@@ -32,12 +34,22 @@ class Gated(Architecture):
         magnitude = pre_acts * rescale.to(pre_acts.dtype) + shift.to(pre_acts.dtype)
         return magnitude.relu() * (pre_acts > 0)
 
+    def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
+        return pre_acts > 0
+
     def gate_acts(self, params: Params, pre_acts: Tensor, acts: Tensor) -> Tensor:
         return pre_acts.relu()
 
     def reconstructions(self, params: Params, pre_acts: Tensor, acts: Tensor) -> tuple[Tensor, ...]:
         frozen = {name: params[name].detach() for name in ("W_dec", "b_dec")}
         return self.decode(frozen, pre_acts.relu()), self.decode(params, acts)
+
+    def entry_reconstructions(
+        self, params: Params, pattern: Pattern, pre_acts: Tensor, acts: Tensor
+    ) -> tuple[Tensor, ...]:
+        frozen = {name: params[name].detach() for name in ("W_dec", "b_dec")}
+        (of_gates,) = super().entry_reconstructions(frozen, pattern, pre_acts, pre_acts.relu())
+        return of_gates, *super().entry_reconstructions(params, pattern, pre_acts, acts)
 
     def unscaled(self, params: Params, scale: float) -> Params:
         return {**super().unscaled(params, scale), "b_mag": params["b_mag"] / scale}

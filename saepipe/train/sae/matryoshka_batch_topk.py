@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate, pairwise
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
+import torch
 from pydantic import model_validator
 from torch import Tensor
 
+from saepipe.train.kernels import autograd
+from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Params
 from saepipe.train.sae.batch_topk import BatchTopK
 
@@ -24,7 +27,6 @@ class MatryoshkaBatchTopK(BatchTopK):
     """
 
     name: Literal["matryoshka_batch_topk"] = "matryoshka_batch_topk"  # type: ignore[assignment]
-    sparse: ClassVar[bool] = False  # each prefix would need its own pattern
     groups: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
     @model_validator(mode="after")
@@ -47,3 +49,15 @@ class MatryoshkaBatchTopK(BatchTopK):
         W_dec, b_dec = params["W_dec"].to(acts.dtype), params["b_dec"]
         parts = [(acts[:, low:high] @ W_dec[low:high]).to(b_dec.dtype) for low, high in pairwise((0, *self.sizes))]
         return tuple(accumulate(parts, initial=b_dec))[1:]
+
+    def entry_reconstructions(
+        self, params: Params, pattern: Pattern, pre_acts: Tensor, acts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Decodes each entry once, in the part between two prefixes that it belongs to."""
+        spans = list(pairwise((0, *self.sizes)))
+        blocks = torch.split(params["W_dec"], [high - low for low, high in spans])
+        parts = []
+        for (low, high), W_dec in zip(spans, blocks, strict=True):
+            part, entries = pattern.between(low, high)
+            parts.append(autograd.decode(part, acts.index_select(0, entries), W_dec))
+        return tuple(accumulate(parts, initial=params["b_dec"]))[1:]

@@ -145,9 +145,9 @@ def _activating(sae: Architecture) -> str:
 def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
     """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
     entries = encode(config.sae, params, x, dtype)
-    x_hat = entries.decode(params["W_dec"]) + params["b_dec"]
     encoded = entries.entry_acts.detach()
-    return _Forward(entries, (x_hat,), encoded, column_sums(entries.pattern, encoded), {}, {})
+    encoded_sum = column_sums(entries.pattern, encoded)
+    return _Forward(entries, entries.reconstructions(config.sae, params), encoded, encoded_sum, {}, {})
 
 
 def _context(sae: Architecture, params: Params, x: Tensor, moment: Moment, forward: _Forward) -> StepContext:

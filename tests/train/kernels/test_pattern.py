@@ -39,6 +39,13 @@ def test_of_a_mask(mask: Tensor) -> None:
     check(Pattern.of_mask(mask), mask)
 
 
+def test_the_part_between_two_columns(mask: Tensor) -> None:
+    low, high = mask.shape[1] // 3, (2 * mask.shape[1] + 2) // 3
+    part, chosen = Pattern.of_mask(mask).between(low, high)
+    check(part, mask[:, low:high])
+    assert [entries(mask)[entry] for entry in chosen.tolist()] == [(r, c + low) for r, c in entries(mask[:, low:high])]
+
+
 def test_of_positions(mask: Tensor) -> None:
     num_rows, num_columns = mask.shape
     positions = torch.tensor([r * num_columns + c for r, c in entries(mask)], dtype=torch.int64)

@@ -33,6 +33,8 @@ SAES: dict[str, dict[str, Any]] = {
     "topk": {"k": 7},
     "batch_topk": {"k": 6.5},
     "jumprelu": {"bandwidth": 0.7, "initial_threshold": 0.4},
+    "gated": {},
+    "matryoshka_batch_topk": {"k": 6.5, "groups": [0.2, 0.5, 1]},
 }
 REQUIRED: dict[str, dict[str, Any]] = {"l0_target": {"l0": 5.0}}
 
@@ -187,6 +189,8 @@ def synthetic_rows(num_steps: int, batch: int, d_in: int) -> Tensor:
         ({"name": "relu"}, [{"name": "l1", "weight": 0.5}]),
         ({"name": "topk", "k": 5}, [{"name": "auxk"}]),
         ({"name": "jumprelu"}, [{"name": "l0", "weight": 0.05}]),
+        ({"name": "gated"}, [{"name": "l1", "weight": 0.5}]),
+        ({"name": "matryoshka_batch_topk", "k": 5}, [{"name": "auxk"}]),
     ],
     ids=lambda part: part["name"] if isinstance(part, dict) else "",
 )
@@ -194,18 +198,17 @@ def test_training_curves_agree_over_500_steps(config: Make, sae: dict[str, Any],
     data = synthetic_rows(500, 64, D_IN)
     settings = {"sae": {**sae, "d_sae": D_SAE}, "penalties": penalties, "optimizer": {"lr": 1e-3}}
     curves = [run(config, data, **settings, sparse_steps=path)[2] for path in ("never", "always")]
-    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-4
+    # A gate that opens one step earlier, by rounding, makes a jump in a gated SAE's activations.
+    tolerance = 1e-3 if sae["name"] == "gated" else 1e-4
+    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < tolerance
     assert curves[1][-1] < 0.6 * curves[1][0]  # they learned
 
 
 def test_sparse_steps_are_refused_if_unsupported(config: Make) -> None:
-    for changes in (
-        {"sae": {"name": "gated", "d_sae": D_SAE}},
-        {"transforms": [{"name": "latent_dropout", "rate": 0.1}]},
-    ):
-        with pytest.raises(Exception, match="sparse_steps: always is impossible"):
-            config(sparse_steps="always", **changes)
-        config(sparse_steps="never", **changes)
+    transforms = [{"name": "latent_dropout", "rate": 0.1}]
+    with pytest.raises(Exception, match="sparse_steps: always is impossible"):
+        config(sparse_steps="always", transforms=transforms)
+    config(sparse_steps="never", transforms=transforms)
 
 
 def test_settings_now_equals_settings_at(config: Make) -> None:
