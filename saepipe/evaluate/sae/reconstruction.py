@@ -7,7 +7,11 @@ from typing import Protocol
 
 import torch
 
-from saepipe.train.sae.base import is_active
+from saepipe.train.kernels import autograd
+from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.rundir.load import SAE
+from saepipe.train.sae.base import Architecture, is_active
+from saepipe.train.sae.straight_through import DENSE_ABOVE
 
 MAX_HELD = 2**26
 """Latent activations held at a time (256 MiB in float32)."""
@@ -69,13 +73,28 @@ def reconstruct(
     num_rows = rows_at_a_time(sae.d_sae)
     num_active = torch.zeros(num_contexts, sae.d_sae, device=x.device)
     parts = []
-    for rows, index in zip(torch.split(x, num_rows), torch.split(contexts, num_rows), strict=True):
+    for rows, context in zip(torch.split(x, num_rows), torch.split(contexts, num_rows), strict=True):
         acts = sae.encode(rows)
-        active = (acts != 0).to(num_active.dtype)
-        num_active.index_add_(0, index, is_active(acts).to(num_active.dtype) if positive else active)
-        parts.append((sae.decode(acts), active.sum(1), acts.abs().sum(1), acts.sum(1)))
+        pattern = Pattern.of_mask(acts != 0)
+        values = pattern.values_of(acts)
+        counted = is_active(values).to(num_active.dtype) if positive else torch.ones_like(values)
+        latents = context[pattern.rows] * sae.d_sae + pattern.columns
+        num_active.view(-1).index_add_(0, latents, counted)
+        x_hat, l0 = decode_entries(sae, pattern, values), pattern.row_starts.diff()
+        parts.append((x_hat, l0.to(values.dtype), pattern.row_sums(values.abs()), pattern.row_sums(values)))
     x_hat, l0, l1, signed_l1 = (torch.cat(part) for part in zip(*parts, strict=True))
     return Reconstruction(x_hat, l0, l1, signed_l1, num_active)
+
+
+def decode_entries(sae: Autoencoder, pattern: Pattern, acts: torch.Tensor) -> torch.Tensor:
+    """Decodes acts (num_entries,) at a pattern of (num_tokens, d_sae): x_hat (num_tokens, d_in).
+
+    On a CPU it costs what the entries do, if they are few and the decoder is the usual one.
+    """
+    few = pattern.num_entries <= DENSE_ABOVE * pattern.num_rows * pattern.num_columns
+    if few and acts.device.type == "cpu" and isinstance(sae, SAE) and type(sae.settings).decode is Architecture.decode:
+        return autograd.decode(pattern, acts, sae.W_dec) + sae.b_dec
+    return sae.decode(pattern.dense(acts))
 
 
 def token_values(x: torch.Tensor, x_hat: torch.Tensor, mean: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -50,6 +50,11 @@ def decode_zeros(near: Tensor, pattern: Pattern | None, carrier: Tensor, W_dec: 
     return _DecodeZeros.apply(carrier, near, pattern, W_dec)  # type: ignore[no-untyped-call]
 
 
+def carrying_bias(b_enc: Tensor, b_dec: Tensor, W_enc: Tensor) -> Tensor:
+    """Returns b_enc (d_sae,), with the gradient that it has as b_enc - b_dec @ W_enc for b_dec (d_in,) too."""
+    return _CarryingBias.apply(b_enc, b_dec, W_enc)  # type: ignore[no-untyped-call]
+
+
 def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
     """Sums values (num_entries,) over the batch -> (d_sae,)."""
     return _ColumnSums.apply(values, pattern)  # type: ignore[no-untyped-call]
@@ -67,7 +72,7 @@ class _EncodeAt(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         kernels = kernels_for(x.device, ctx.dtype)
-        W_enc_gradient = kernels.decode_t(ctx.pattern, gradient, x).T.contiguous()
+        W_enc_gradient = kernels.decode_t(ctx.pattern, gradient, x).T
         return W_enc_gradient, kernels.column_sums(ctx.pattern, gradient), None, None, None
 
 
@@ -125,6 +130,23 @@ class _DecodeZeros(torch.autograd.Function):
             slopes = kernels.sampled(ctx.pattern, gradient, W_dec.to(ctx.dtype))
             carrier_gradient = kernels.column_sums(ctx.pattern, slopes)
         return carrier_gradient.to(ctx.dtype), None, None, None
+
+
+class _CarryingBias(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(b_enc: Tensor, b_dec: Tensor, W_enc: Tensor) -> Tensor:
+        return b_enc.view_as(b_enc)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (W_enc,) = ctx.saved_tensors
+        return gradient, -(W_enc @ gradient), None
 
 
 class _ColumnSums(torch.autograd.Function):

@@ -85,6 +85,10 @@ class Pattern:
         """Returns ones, (num_entries,) float32."""
         return torch.ones(self.num_entries, device=self.columns.device)
 
+    def row_sums(self, values: Tensor) -> Tensor:
+        """Sums values (num_entries,) over each row, (num_rows,)."""
+        return values.new_zeros(self.num_rows).index_add_(0, self.rows, values)
+
     def values_of(self, array: Tensor) -> Tensor:
         """Returns the entries' values (num_entries,) in an array (num_rows, num_columns)."""
         return array.flatten()[self.positions]

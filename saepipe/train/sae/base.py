@@ -44,10 +44,13 @@ class Architecture(Component):
     d_sae: Annotated[Count, Field(ge=1, le=2**26)]
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
-        """Returns random decoder rows of unit norm, W_enc = encoder_scale * W_dec.T and zero biases, on the CPU."""
+        """Returns random decoder rows of unit norm, W_enc = encoder_scale * W_dec.T and zero biases, on the CPU.
+
+        W_enc has the memory layout of W_dec, in which sparse steps compute its gradient.
+        """
         W_dec = normalize(torch.randn(self.d_sae, d_in, generator=generator), dim=1)
         return {
-            "W_enc": (encoder_scale * W_dec.T).contiguous(),
+            "W_enc": encoder_scale * W_dec.T,
             "b_enc": torch.zeros(self.d_sae),
             "W_dec": W_dec,
             "b_dec": torch.zeros(d_in),
@@ -60,10 +63,10 @@ class Architecture(Component):
 
     def encoder_input(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Returns W_enc's input (..., d_in), without gradient, and a bias (d_sae,) that carries b_dec's gradient."""
-        W_enc, b_dec = params["W_enc"], params["b_dec"]
-        # The value is b_enc. b_dec's gradient goes through W_enc once, here, instead of once per row of the batch. This
-        # saves a matrix product in the backward pass, and x - b_dec is still rounded only after the subtraction.
-        bias = params["b_enc"] + (b_dec.detach() - b_dec) @ W_enc.detach()
+        b_dec = params["b_dec"]
+        # b_dec's gradient goes through W_enc once, here, instead of once per row of the batch. This saves a matrix
+        # product in the backward pass, and x - b_dec is still rounded only after the subtraction.
+        bias = autograd.carrying_bias(params["b_enc"], b_dec, params["W_enc"])
         return (x - b_dec.detach()).to(dtype), bias
 
     @property
@@ -120,8 +123,10 @@ class Architecture(Component):
 
     def decode(self, params: Params, acts: Tensor) -> Tensor:
         """Computes acts @ W_dec + b_dec, in the parameters' precision, (..., d_sae) -> (..., d_in)."""
-        b_dec = params["b_dec"]
-        return (acts @ params["W_dec"].to(acts.dtype)).to(b_dec.dtype) + b_dec
+        W_dec, b_dec = params["W_dec"], params["b_dec"]
+        if acts.dtype == b_dec.dtype:
+            return linear(acts, W_dec.T, b_dec)
+        return (acts @ W_dec.to(acts.dtype)).to(b_dec.dtype) + b_dec
 
     def reconstructions(self, params: Params, pre_acts: Tensor, acts: Tensor) -> tuple[Tensor, ...]:
         """Returns all reconstructions (batch, d_in) whose errors the training loss adds up; the last is x_hat."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saepipe.train.config import OptimizerConfig
 from saepipe.train.sae.base import Params
-from saepipe.train.step.optim import Moments, adam_step, remove_parallel, to_unit_rows
+from saepipe.train.step.optim import Moments, adam_step, clip_divisor, remove_parallel, to_unit_rows
 
 
 @torch.no_grad()
@@ -50,9 +50,9 @@ def update_each(
 
 def clip_each(gradients: Mapping[str, Tensor], limit: float) -> None:
     """Scales each run's whole gradient, in place, to a norm of at most `limit`."""
-    factor = (limit / (norm_each(gradients) + 1e-6)).clamp(max=1.0)
+    divisor = clip_divisor(norm_each(gradients), limit)
     for value in gradients.values():
-        value.mul_(factor.view(-1, *(1,) * (value.dim() - 1)))
+        value.div_(divisor.view(-1, *(1,) * (value.dim() - 1)))
 
 
 def norm_each(gradients: Mapping[str, Tensor]) -> Tensor:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from saepipe.train.answers import check_scalars, check_tensor, check_type
 from saepipe.train.config import TrainConfig, labels
@@ -45,9 +48,9 @@ class Term:
     value: Tensor  # () float32, before the weight
     weight: float | Tensor  # its value at this step
 
-    @property
+    @cached_property
     def weighted(self) -> Tensor:
-        return self.value * self.weight
+        return self.value if isinstance(self.weight, float) and self.weight == 1 else self.value * self.weight
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Loss:
 
     @property
     def total(self) -> Tensor:
-        return torch.stack([term.weighted for term in self.terms.values()]).sum()
+        return reduce(add, (term.weighted for term in self.terms.values()))
 
 
 def reconstruction(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
@@ -72,8 +75,9 @@ def reconstruction(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
     It is summed row by row, because torch splits the sum of a whole matrix by the number of threads, and health.json
     would then depend on it.
     """
-    error = x - x_hat
-    return error.square().sum(1).sum() / len(x) if kind == "squared" else torch.linalg.vector_norm(error, dim=1).mean()
+    if kind == "squared":
+        return mse_loss(x_hat, x, reduction="none").sum(1).mean()
+    return torch.linalg.vector_norm(x - x_hat, dim=1).mean()
 
 
 def compute_loss(
@@ -92,7 +96,7 @@ def compute_loss(
     forward = (_sparse if sparse else _dense)(config, params, x, moment, dtype)
     ctx = _context(config.sae, params, x, moment, forward)
     states, statistics = forward.states, forward.statistics
-    error = torch.stack([reconstruction(x, x_hat, config.reconstruction) for x_hat in forward.x_hats]).sum()
+    error = reduce(add, (reconstruction(x, x_hat, config.reconstruction) for x_hat in forward.x_hats))
     terms = {RECONSTRUCTION: Term(error, 1.0)}
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
         answer = ask(penalty, ctx, moment.states[label], moment.now[label])

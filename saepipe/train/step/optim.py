@@ -53,11 +53,21 @@ def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
 
 
+def clip_divisor(norm: Tensor, limit: float) -> Tensor:
+    """Returns what a gradient of this norm is divided by, so that its norm is at most `limit`; any shape."""
+    return (norm / limit if limit != 1 else norm).clamp(min=1.0)
+
+
 @torch.no_grad()
 def adam_step(
-    params: Params, gradients: Mapping[str, Tensor], moments: Moments, lr: float, config: OptimizerConfig
+    params: Params,
+    gradients: Mapping[str, Tensor],
+    moments: Moments,
+    lr: float,
+    config: OptimizerConfig,
+    divisor: Tensor | None = None,
 ) -> None:
-    """Makes one step of torch's fused Adam; changes params and moments in place."""
+    """Makes one step of torch's fused Adam on gradients / `divisor` (); changes params and moments in place."""
     beta1, beta2 = config.betas
     adam(
         list(params.values()),
@@ -67,6 +77,7 @@ def adam_step(
         [],
         [moments[name]["step"] for name in params],
         fused=True,
+        grad_scale=divisor,
         amsgrad=False,
         beta1=beta1,
         beta2=beta2,
@@ -84,8 +95,8 @@ def update(
     """Makes one step: projects, clips the norm of the whole gradient, applies Adam, rescales rows to unit norm."""
     remove_parallel(gradients, params["W_dec"])
     gradients = {name: laid_out_like(value, gradients[name]) for name, value in params.items()}
+    divisor = None
     if config.clip is not None:
-        norm = torch.nn.utils.get_total_norm(list(gradients.values()))
-        torch._foreach_mul_(list(gradients.values()), (config.clip / (norm + 1e-6)).clamp(max=1.0))
-    adam_step(params, gradients, moments, lr, config)
+        divisor = clip_divisor(torch.nn.utils.get_total_norm(list(gradients.values())).float(), config.clip)
+    adam_step(params, gradients, moments, lr, config, divisor)
     to_unit_rows(params["W_dec"])  # Adam's momentum is not quite tangent, so the rows drift a little at each step

@@ -102,8 +102,8 @@ def _carry_over(recipe: Recipe, state: TrainState, loss: Loss) -> None:
     state.states = loss.states
     for name, value in loss.buffers.items():
         state.buffers[name].copy_(value)
-    terms = [torch.stack([term.value, term.weighted]) for term in loss.terms.values()]
-    state.sums.add_(torch.stack(terms).detach())
+    values = [value for term in loss.terms.values() for value in (term.value, term.weighted)]
+    state.sums.add_(torch.stack(values).view_as(state.sums))
     state.num_summed += 1
     if measures_density(recipe.config, recipe.d_in, state.step):
         state.sparse = next_is_sparse(state.sparse, density(recipe.config.sae, state.all_params, loss))

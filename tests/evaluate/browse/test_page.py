@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from helpers.chromium import screenshot
+from helpers.chromium import screenshot, wait_until
 from helpers.runs_to_browse import D_SAE, rewritten, serving, write_runs
 from helpers.site import EVIL, ROWS, Site, column, heading
 from saepipe.evaluate.features.store import FeatureStore
@@ -55,7 +55,7 @@ def test_a_search_for_a_whole_token_agrees_with_the_store(served: Site) -> None:
     expected = [n for n in range(D_SAE) if any(token.strip() == word for token in store.top_tokens(n))]
     page = served.open()
     page.get_by_label("Search").fill(f'"{word}"')
-    page.wait_for_function("n => document.querySelector('.count').textContent.startsWith(`${n} of`)", arg=len(expected))
+    wait_until(page, "n => document.querySelector('.count').textContent.startsWith(`${n} of`)", len(expected))
     assert [int(text) for text in column(page, "latent")] == expected
     page.get_by_label("Search").fill(word[:-1])
     assert int(page.inner_text(".count").split()[0]) > len(expected)
@@ -77,7 +77,7 @@ def test_one_latent(site: Site, tmp_path: Path) -> None:
     screenshot(page, f"browse-latent-{site.kind}", tmp_path)
     assert page.get_by_text("no real counterpart").count() == 2  # both ways, in the run with another decoder
     page.locator(".bars a").first.click()
-    page.wait_for_function("() => document.querySelector('h1').textContent !== 'Latent 5'")
+    wait_until(page, "() => document.querySelector('h1').textContent !== 'Latent 5'")
     page.go_back()
     heading(page, "Latent 5")
 
@@ -120,7 +120,7 @@ def test_side_by_side(site: Site, tmp_path: Path) -> None:
     firing = page.locator(".told p", has_text="By same tokens").get_by_role("link")
     name = firing.inner_text()
     firing.click()
-    page.wait_for_function("name => document.querySelector('.told b').textContent === name", arg=name)
+    wait_until(page, "name => document.querySelector('.told b').textContent === name", name)
     assert page.url.endswith("&by=firing")
     assert page.locator(".heads a").last.inner_text() == f"jumprelu/seed-0 / {name.removeprefix('latent ')}"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helpers.chromium import screenshot
+from helpers.chromium import screenshot, wait_until
 from saepipe.data.folders.health import Finding
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts.drawing import COLOURS
@@ -300,17 +300,17 @@ def test_the_contents_stand_below_the_forest_plot_on_a_phone_and_beside_it_elsew
 def test_a_point_of_the_forest_plot_leads_to_its_verdict(opened, compared: Path) -> None:
     page = opened(1400, 900, file=compared, errors_only=True)
     page.locator(f"#forest .mark-symbol.role-mark path[fill='{COLOURS[2]}' i]").first.click()
-    page.wait_for_function("location.hash === '#verdict-1'")
+    wait_until(page, "location.hash === '#verdict-1'")
 
 
 def test_a_table_that_scrolls_says_so(opened, compared: Path) -> None:
     page = opened(390, 844, file=compared, errors_only=True)
     hint = "(scroller) => getComputedStyle(scroller, '::before').content"
     table = page.locator("#comparison .scroller")
-    page.wait_for_function("document.querySelector('#comparison .scroller.right') !== null")
+    wait_until(page, "document.querySelector('#comparison .scroller.right') !== null")
     assert "scroll sideways" in table.evaluate(hint)
     table.locator(".scroll").evaluate("(scroll) => { scroll.scrollLeft = scroll.scrollWidth; }")
-    page.wait_for_function("document.querySelector('#comparison .scroller.left:not(.right)') !== null")
+    wait_until(page, "document.querySelector('#comparison .scroller.left:not(.right)') !== null")
     wide = opened(1900, 900, file=compared, errors_only=True)
     wide.wait_for_timeout(100)
     assert wide.locator("#verdicts .scroller").first.evaluate(hint) == "none"
@@ -331,7 +331,7 @@ def test_a_point_of_a_pareto_plot_leads_to_the_feature_browser(opened, compared:
     page.evaluate(f"HTMLAnchorElement.prototype.dispatchEvent = {keep}")
     page.locator("#pareto-explained-variance").scroll_into_view_if_needed()
     page.locator("#pareto-explained-variance .mark-symbol.role-mark path").first.click()
-    page.wait_for_function("window.followed")
+    wait_until(page, "window.followed")
     assert page.evaluate("window.followed") == ["http://127.0.0.1:1/#run=l1/seed-0", "noreferrer"]
 
 

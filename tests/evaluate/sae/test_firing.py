@@ -7,7 +7,11 @@ import torch
 
 from saepipe.evaluate.sae import firing, reconstruction
 from saepipe.evaluate.sae.firing import ActiveCounts, max_cosine, weight_figures
-from saepipe.evaluate.sae.reconstruction import reconstruct
+from saepipe.evaluate.sae.reconstruction import decode_entries, reconstruct
+from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.rundir.load import SAE
+from saepipe.train.sae.base import Architecture
+from saepipe.train.sae.relu import ReLU
 
 pytestmark = pytest.mark.quick
 
@@ -62,6 +66,23 @@ def test_chunks_do_not_change_a_reconstruction(chunk: int, random_sae, monkeypat
     assert torch.equal(reconstructed.l0, (acts > 0).sum(1).float())
     for context in range(4):
         assert torch.equal(reconstructed.num_active[context], (acts[contexts == context] > 0).sum(0).float())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.6])
+@pytest.mark.parametrize("own_decoder", [False, True])
+def test_entries_are_decoded_like_the_whole_array(
+    share: float, own_decoder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few entries are decoded one by one; many, or by an architecture's own decoder, as a whole array."""
+    if own_decoder:
+        monkeypatch.setattr(ReLU, "decode", lambda self, params, acts: 2 * Architecture.decode(self, params, acts))
+    rng = torch.Generator().manual_seed(2)
+    settings = ReLU(d_sae=24)
+    sae = SAE(settings, settings.init(16, 1.0, rng) | {"b_dec": torch.randn(16, generator=rng)}, {})
+    mask = torch.rand(40, 24, generator=rng) < share
+    acts = torch.rand(40, 24, generator=rng) * mask
+    pattern = Pattern.of_mask(mask)
+    torch.testing.assert_close(decode_entries(sae, pattern, pattern.values_of(acts)), sae.decode(acts))
 
 
 def test_tokens_and_contexts_are_counted() -> None:
