@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +30,17 @@ def open_browser() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def wait_until(page: Page, condition: str, argument: Any = None) -> None:
+    """Waits until a JavaScript expression, or a function of `argument`, is true in the page; fails after ten seconds.
+
+    playwright's own `wait_for_function` evaluates text within the page, which our pages' security policy forbids.
+    """
+    deadline = time.monotonic() + 10
+    while not page.evaluate(condition, argument):
+        assert time.monotonic() < deadline, f"never true: {condition}"
+        time.sleep(0.02)
 
 
 def screenshot(page: Page, name: str, folder: Path, *, full_page: bool = True) -> Path:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helpers.chromium import wait_until
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -50,4 +52,4 @@ def column(page: Page, name: str) -> list[str]:
 
 def heading(page: Page, text: str) -> None:
     """Waits for a view by its heading."""
-    page.wait_for_function("text => document.querySelector('h1')?.textContent === text", arg=text)
+    wait_until(page, "text => document.querySelector('h1')?.textContent === text", text)

@@ -9,6 +9,7 @@ from torch import Tensor
 from helpers.kernel_products import kernels_on, random_mask
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.sae.relu import ReLU
 
 NAMES = ["reference", "cpu", "triton"]
 SHAPES = [
@@ -115,8 +116,9 @@ def test_an_unneeded_gradient_is_not_computed(device: str) -> None:
 
 
 def test_the_encoders_gradient_has_the_encoders_memory_layout(device: str) -> None:
-    """Otherwise a fused or foreach optimizer takes its slow path."""
-    W_enc, bias, _ = (param.to(device, torch.float32).requires_grad_() for param in parameters(3, 7))
+    """Otherwise each step would copy it for the fused optimiser."""
+    params = ReLU(d_sae=7).init(3, 0.5, torch.Generator().manual_seed(0))
+    W_enc, bias = (params[name].to(device).requires_grad_() for name in ("W_enc", "b_enc"))
     x, pattern = randn(4, 3).to(device, torch.float32), Pattern.of_mask(random_mask(4, 7, 0.5).to(device))
     pre_acts = autograd.encode_at(pattern, pattern.values_of((x @ W_enc + bias).detach()), x, W_enc, bias)
     (gradient,) = torch.autograd.grad(pre_acts.sum(), W_enc)
