@@ -146,7 +146,7 @@ class _CarryingBias(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (W_enc,) = ctx.saved_tensors
-        return gradient, -(W_enc @ gradient), None
+        return gradient, torch.addmv(W_enc[:, 0], W_enc, gradient, beta=0, alpha=-1), None
 
 
 class _ColumnSums(torch.autograd.Function):

@@ -39,7 +39,7 @@ class Pattern:
     @classmethod
     def of_positions(cls, positions: Tensor, num_rows: int, num_columns: int) -> Pattern:
         """Returns the pattern of the entries at row * num_columns + column, int64 (num_entries,), ascending."""
-        edges = torch.arange(num_rows + 1, device=positions.device) * num_columns
+        edges = torch.arange(0, (num_rows + 1) * num_columns, num_columns, device=positions.device)
         row_starts = torch.searchsorted(positions, edges, out_int32=True)
         return cls(num_columns, row_starts, (positions % num_columns).int(), positions)
 

@@ -19,5 +19,8 @@ class ReLU(Architecture):
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()
 
+    def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
+        return pre_acts.relu()
+
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts > 0

@@ -43,7 +43,8 @@ def test_the_part_between_two_columns(mask: Tensor) -> None:
     low, high = mask.shape[1] // 3, (2 * mask.shape[1] + 2) // 3
     part, chosen = Pattern.of_mask(mask).between(low, high)
     check(part, mask[:, low:high])
-    assert [entries(mask)[entry] for entry in chosen.tolist()] == [(r, c + low) for r, c in entries(mask[:, low:high])]
+    of_all = entries(mask)
+    assert [of_all[entry] for entry in chosen.tolist()] == [(r, c + low) for r, c in entries(mask[:, low:high])]
 
 
 def test_of_positions(mask: Tensor) -> None:
