@@ -37,8 +37,26 @@ REQUIRED: dict[str, dict[str, Any]] = {
 L1 = {"name": "l1", "weight": 0.3}
 BASES: dict[str, tuple[str, list[dict[str, Any]]]] = {"auxk": ("topk", []), "l0": ("jumprelu", []), "l1": ("relu", [])}
 VIEWS = frozenset(
-    "_unsafe_view alias as_strided detach diagonal expand lift_fresh permute select slice split split_with_sizes "
-    "squeeze t transpose unbind unsqueeze view".split()
+    [
+        "_unsafe_view",
+        "alias",
+        "as_strided",
+        "detach",
+        "diagonal",
+        "expand",
+        "lift_fresh",
+        "permute",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "t",
+        "transpose",
+        "unbind",
+        "unsqueeze",
+        "view",
+    ]
 )
 
 
