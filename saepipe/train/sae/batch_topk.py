@@ -14,6 +14,10 @@ from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.jumprelu import JumpReLU
 
 
+LIKELY = 0.9
+"""Share of the running threshold above which all of a batch's kept pre-activations are likely to be."""
+
+
 class BatchTopK(Architecture):
     """In training, acts = max(pre_acts, 0) at the k * batch largest of a batch, 0 elsewhere; k may be fractional.
 
@@ -51,8 +55,15 @@ class BatchTopK(Architecture):
         return torch.zeros_like(flat).scatter(0, indices, values).view_as(pre_acts)
 
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
-        indices = pre_acts.flatten().topk(self._num_kept(len(pre_acts)), sorted=False).indices
-        return Pattern.of_positions(indices.sort().values, len(pre_acts), self.d_sae)
+        flat, num_kept = pre_acts.flatten(), self._num_kept(len(pre_acts))
+        kept = None
+        # Elsewhere, the number of likely ones would have to be waited for; in bfloat16 many are equal, and which of
+        # those are kept would depend on the way they are found.
+        if flat.device.type == "cpu" and flat.dtype != torch.bfloat16:
+            kept = largest_above(flat, num_kept, LIKELY * float(params["threshold"]))
+        if kept is None:
+            kept = flat.topk(num_kept, sorted=False).indices
+        return Pattern.of_positions(kept.sort().values, len(pre_acts), self.d_sae)
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()
@@ -74,3 +85,12 @@ class BatchTopK(Architecture):
 
     def unscaled(self, params: Params, scale: float) -> Params:
         return {**super().unscaled(params, scale), "threshold": params["threshold"] / scale}
+
+
+def largest_above(values: Tensor, k: int, bound: float) -> Tensor | None:
+    """Returns the indices of the k largest values (num,), in any order; None unless k of them exceed `bound`.
+
+    Only those above the bound are compared with each other, which costs much less than looking at all.
+    """
+    above = (values > bound).nonzero().squeeze(1)
+    return above[values[above].topk(k, sorted=False).indices] if len(above) >= k else None

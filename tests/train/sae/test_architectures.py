@@ -19,6 +19,7 @@ from saepipe.train.run import train
 from saepipe.train.rundir.finished_run import open_run
 from saepipe.train.rundir.load import load
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.batch_topk import BatchTopK
 from saepipe.train.seeds import generator
 
 import_members(Architecture.package)
@@ -345,3 +346,13 @@ def test_a_trained_sae_explains_raw_rows(sae: Architecture, config: Callable[...
     assert 1 < num_active < 0.7 * D_SAE
     if sae.num_active is not None:
         assert num_active == pytest.approx(sae.num_active, rel=0.2)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.9, 1.6, 99.0])
+def test_the_running_threshold_does_not_change_what_a_batch_keeps(threshold: float) -> None:
+    """It is far below, just below, above and far above the least kept pre-activation."""
+    sae = BatchTopK(d_sae=50, k=4)
+    pre_acts = torch.randn(30, 50, generator=torch.Generator().manual_seed(0))
+    kept = pre_acts.flatten().topk(120).indices.sort().values
+    assert 0.9 < pre_acts.flatten()[kept].min() < 1.6
+    assert torch.equal(sae.pattern({"threshold": torch.tensor(threshold)}, pre_acts).positions, kept)
