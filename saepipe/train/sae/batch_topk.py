@@ -13,7 +13,6 @@ from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.jumprelu import JumpReLU
 
-
 LIKELY = 0.9
 """Share of the running threshold above which all of a batch's kept pre-activations are likely to be."""
 
