@@ -55,14 +55,20 @@ class BatchTopK(Architecture):
 
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
         flat, num_kept = pre_acts.flatten(), self._num_kept(len(pre_acts))
-        kept = None
-        # Elsewhere, the number of likely ones would have to be waited for; in bfloat16 many are equal, and which of
-        # those are kept would depend on the way they are found.
-        if flat.device.type == "cpu" and flat.dtype != torch.bfloat16:
-            kept = largest_above(flat, num_kept, LIKELY * float(params["threshold"]))
+        kept = self._kept_if_likely(params, flat, num_kept)
         if kept is None:
             kept = flat.topk(num_kept, sorted=False).indices
         return Pattern.of_positions(kept.sort().values, len(pre_acts), self.d_sae)
+
+    def _kept_if_likely(self, params: Params, flat: Tensor, num_kept: int) -> Tensor | None:
+        """Returns the largest of all pre-activations if they are near the running threshold or above, on a CPU.
+
+        Elsewhere the number of likely ones would have to be waited for. In bfloat16 many are equal, and which of those
+        are kept would depend on the way they are found.
+        """
+        if flat.device.type != "cpu" or flat.dtype == torch.bfloat16:
+            return None
+        return largest_above(flat, num_kept, LIKELY * float(params["threshold"]))
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()
