@@ -81,7 +81,7 @@ class LiveRun:
 
     @property
     def due(self) -> Due:
-        """What the next step is measured for."""
+        """Purposes for which the next step is measured."""
         recipe, sampled = self.planned.recipe, self.state.sampled is not None
         return due_at(self.state.step + 1, recipe.num_steps, recipe.config.log_every, sampled=sampled)
 

@@ -35,7 +35,8 @@ def sampled(pattern: Pattern, A: Tensor, W: Tensor) -> Tensor:
 
 
 def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
-    return torch.zeros(pattern.num_columns).index_add_(0, pattern.columns, values.float())
+    values = values.float()
+    return values.new_zeros(pattern.num_columns).index_add_(0, pattern.columns, values)
 
 
 def _weighted_sums(rows: Tensor, chosen: Tensor, starts: Tensor, weights: Tensor) -> Tensor:

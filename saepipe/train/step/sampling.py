@@ -18,7 +18,7 @@ import xxhash
 
 
 class Due(Flag):
-    """What a step is measured for."""
+    """Purposes for which a step is measured."""
 
     NOTHING = 0
     GRADIENTS = auto()
