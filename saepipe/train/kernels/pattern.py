@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -46,11 +48,26 @@ class Pattern:
     @classmethod
     def of_indices(cls, indices: Tensor, num_columns: int) -> Pattern:
         """Returns a pattern with k entries per row, from distinct columns (num_rows, k) in any order."""
-        num_rows, k = indices.shape
-        columns = indices.sort(dim=1).values
-        row_starts = torch.arange(0, num_rows * k + 1, k, dtype=torch.int32, device=indices.device)
-        first = torch.arange(num_rows, device=indices.device).unsqueeze(1) * num_columns
+        return cls.of_sorted(indices.sort(dim=1).values, num_columns)
+
+    @classmethod
+    def of_sorted(cls, columns: Tensor, num_columns: int) -> Pattern:
+        """Returns a pattern with k entries per row, from columns (num_rows, k) that ascend in each row."""
+        num_rows, k = columns.shape
+        row_starts = torch.arange(0, num_rows * k + 1, k, dtype=torch.int32, device=columns.device)
+        first = torch.arange(num_rows, device=columns.device).unsqueeze(1) * num_columns
         return cls(num_columns, row_starts, columns.flatten().int(), (first + columns).flatten())
+
+    @classmethod
+    def stacked(cls, parts: Sequence[Pattern]) -> Pattern:
+        """Returns the pattern of several with the same columns, one below the other."""
+        firsts = [0, *accumulate(part.num_rows for part in parts)]
+        positions = [part.positions + first * part.num_columns for part, first in zip(parts, firsts, strict=False)]
+        before = [0, *accumulate(part.num_entries for part in parts)]
+        starts = [part.row_starts[:-1] + entries for part, entries in zip(parts, before, strict=False)]
+        end = parts[0].row_starts.new_tensor(before[-1:])
+        columns = torch.cat([part.columns for part in parts])
+        return cls(parts[0].num_columns, torch.cat([*starts, end]), columns, torch.cat(positions))
 
     def between(self, low: int, high: int) -> tuple[Pattern, Tensor]:
         """Returns the part in columns `low` to `high` - 1, counted from 0 there, and its entries' indices, int64.

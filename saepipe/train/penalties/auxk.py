@@ -9,6 +9,7 @@ from pydantic import Field
 
 from saepipe.data.config.base import Count
 from saepipe.train.penalties.base import ANY, Penalised, Penalty, State, StepContext
+from saepipe.train.sae.base import Architecture
 from saepipe.train.setting import Setting, SettingsNow, within
 
 
@@ -25,6 +26,9 @@ class AuxK(Penalty):
     may_rest: ClassVar = True
     weight: Annotated[Setting, within(0, math.inf)] = 1 / 32
     k_aux: Annotated[Count, Field(ge=1)] | None = Field(None, description="dead latents per token; null: d_in / 2")
+
+    def reads_pre_acts(self, sae: Architecture) -> Literal["dead"]:
+        return "dead"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         num_dead = ctx.dead.sum()

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -102,6 +102,10 @@ class StepContext:
         assert self.threshold is not None, "the architecture has no thresholds"
         return self.latent_acts.num_near(self.threshold.detach(), bandwidth).to(self.x.dtype)
 
+    def num_above(self, threshold: Tensor | float) -> Tensor:
+        """Counts the batch's pre-activations above a threshold, () or (d_sae,), that no inactive one exceeds."""
+        return self.latent_acts.num_above(threshold)
+
     def first_acts(self, num_tokens: int) -> Tensor:
         """Returns `acts` of the batch's first tokens, (num_tokens, d_sae), without gradient."""
         return self.latent_acts.first_acts(num_tokens)
@@ -166,6 +170,13 @@ class Penalty(Component):
     def refuses(self, sae: Architecture) -> str | None:
         """Returns why it cannot be used with an architecture, or None if it can."""
         return None
+
+    def reads_pre_acts(self, sae: Architecture) -> Literal["active", "dead", "all"]:
+        """Returns the latents whose pre-activations it reads at tokens where they are off, too.
+
+        Only speed depends on it: a sparse step keeps these, and computes others again if they are read.
+        """
+        return "active"
 
     def doubts(self) -> Sequence[str]:
         """Returns doubts that the settings alone raise; each becomes a warning of rule H4."""

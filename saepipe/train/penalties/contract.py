@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, ask
 from saepipe.train.sae.dense_acts import DenseActs
-from saepipe.train.sae.entries import encode
+from saepipe.train.sae.encoding import encode
 from saepipe.train.sae.relu import ReLU
 from saepipe.train.schedule import controllers, settings_at
 from saepipe.train.seeds import generator

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext
 from saepipe.train.sae.base import Architecture
-from saepipe.train.sae.jumprelu import BANDWIDTH, near
+from saepipe.train.sae.jumprelu import BANDWIDTH, JumpReLU, near
 from saepipe.train.setting import Setting, SettingsNow, within
 
 
@@ -33,9 +33,12 @@ class L0(Penalty):
     def refuses(self, sae: Architecture) -> str | None:
         return None if sae.num_active is None else f"{sae.name} always keeps k = {sae.num_active:g} latents"
 
+    def reads_pre_acts(self, sae: Architecture) -> Literal["active", "all"]:
+        return "active" if isinstance(sae, JumpReLU) and sae.bandwidth == self.bandwidth else "all"
+
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         threshold = now["threshold"] if ctx.threshold is None else ctx.threshold.detach()
-        l0 = (ctx.pre_acts.detach() > threshold).sum() / len(ctx.x)
+        l0 = ctx.num_above(threshold) / len(ctx.x)
         if ctx.threshold is None:
             inside = near(ctx.pre_acts, threshold, self.bandwidth)
             num_near, above = inside.sum(), (inside * ctx.pre_acts).sum()

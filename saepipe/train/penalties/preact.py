@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.sae.base import Architecture
 from saepipe.train.setting import Setting, SettingsNow, within
 
 
@@ -19,6 +20,9 @@ class PreAct(Penalty):
     name: Literal["preact"] = "preact"
     statistics: ClassVar = {"off_share": SHARE}  # share of the pre-activations that the term acts on
     weight: Annotated[Setting, within(0, 1e6)] = 3e-6
+
+    def reads_pre_acts(self, sae: Architecture) -> Literal["all"]:
+        return "all"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         pre_acts = ctx.pre_acts.to(ctx.x.dtype)

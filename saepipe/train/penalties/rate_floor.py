@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext
-from saepipe.train.sae.base import is_active
+from saepipe.train.sae.base import Architecture, is_active
 from saepipe.train.setting import Setting, SettingsNow, within
 
 SOFT = 0.1
@@ -41,6 +41,9 @@ class RateFloor(Penalty):
 
     def init_state(self, d_in: int, d_sae: int) -> State:
         return {"rate": torch.zeros(d_sae), "seen": torch.zeros(())}
+
+    def reads_pre_acts(self, sae: Architecture) -> Literal["all"]:
+        return "all"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         density = is_active(ctx.gate_acts).to(ctx.x.dtype).mean(0)

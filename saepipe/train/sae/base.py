@@ -86,13 +86,28 @@ class Architecture(Component):
         """Marks the entries (batch, d_sae) that are active in training, bool."""
         raise NotImplementedError(f"{self.name} has no sparse steps")
 
-    def estimate(self, params: Params, pre_acts: Tensor) -> StraightThrough | None:
-        """Returns the estimator that `activate_training` adds, at all pre-activations (batch, d_sae); None if none."""
+    def near(self, params: Params, pre_acts: Tensor) -> Tensor | None:
+        """Marks the entries (batch, d_sae) whose slope is estimated, bool; None if none is."""
         return None
+
+    def estimate(self, params: Params, near: Tensor, dtype: torch.dtype) -> StraightThrough:
+        """Returns the estimator that `activate_training` adds at the entries `near` (batch, d_sae)."""
+        raise NotImplementedError(f"{self.name} estimates no slopes")
 
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
         """Returns the active entries, from all pre-activations (batch, d_sae) of a sparse step."""
         return Pattern.of_mask(self.mask(params, pre_acts))
+
+    def candidates(self, params: Params, pre_acts: Tensor) -> Pattern | None:
+        """Returns entries of some tokens (num_tokens, d_sae) that contain the active ones; None if all may be."""
+        return self.pattern(params, pre_acts)
+
+    def chosen(self, candidates: Pattern, pre_acts: Tensor) -> tuple[Pattern, Tensor] | None:
+        """Returns the active ones of a batch's candidates and their pre-activations (num_entries,).
+
+        None if others may be active too.
+        """
+        return candidates, pre_acts
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         """Returns the activations of active entries: pre_acts (num_entries,) at the latents with these indices."""

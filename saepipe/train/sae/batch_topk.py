@@ -55,20 +55,25 @@ class BatchTopK(Architecture):
 
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
         flat, num_kept = pre_acts.flatten(), self._num_kept(len(pre_acts))
-        kept = self._kept_if_likely(params, flat, num_kept)
-        if kept is None:
-            kept = flat.topk(num_kept, sorted=False).indices
+        kept = flat.topk(num_kept, sorted=False).indices
         return Pattern.of_positions(kept.sort().values, len(pre_acts), self.d_sae)
 
-    def _kept_if_likely(self, params: Params, flat: Tensor, num_kept: int) -> Tensor | None:
-        """Returns the largest of all pre-activations if they are near the running threshold or above, on a CPU.
+    def candidates(self, params: Params, pre_acts: Tensor) -> Pattern | None:
+        """Returns the entries near the running threshold or above, which are few compared with all.
 
-        Elsewhere the number of likely ones would have to be waited for. In bfloat16 many are equal, and which of those
-        are kept would depend on the way they are found.
+        None in bfloat16, where many are equal, and which of those are kept would depend on how they are found.
         """
-        if flat.device.type != "cpu" or flat.dtype == torch.bfloat16:
+        threshold = float(params["threshold"])
+        if threshold == 0 or pre_acts.dtype == torch.bfloat16:
             return None
-        return largest_above(flat, num_kept, LIKELY * float(params["threshold"]))
+        return Pattern.of_mask(pre_acts > LIKELY * threshold)
+
+    def chosen(self, candidates: Pattern, pre_acts: Tensor) -> tuple[Pattern, Tensor] | None:
+        num_kept = self._num_kept(candidates.num_rows)
+        if candidates.num_entries < num_kept:
+            return None
+        kept = pre_acts.topk(num_kept, sorted=False).indices.sort().values
+        return Pattern.of_positions(candidates.positions[kept], candidates.num_rows, self.d_sae), pre_acts[kept]
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()
@@ -90,12 +95,3 @@ class BatchTopK(Architecture):
 
     def unscaled(self, params: Params, scale: float) -> Params:
         return {**super().unscaled(params, scale), "threshold": params["threshold"] / scale}
-
-
-def largest_above(values: Tensor, k: int, bound: float) -> Tensor | None:
-    """Returns the indices of the k largest values (num,), in any order; None unless k of them exceed `bound`.
-
-    Only those above the bound are compared with each other, which costs much less than looking at all.
-    """
-    above = (values > bound).nonzero().squeeze(1)
-    return above[values[above].topk(k, sorted=False).indices] if len(above) >= k else None

@@ -40,6 +40,9 @@ class DenseActs:
     def num_near(self, threshold: Tensor, bandwidth: float) -> Tensor:
         return near(self.pre_acts, threshold, bandwidth).sum(0)
 
+    def num_above(self, threshold: Tensor | float) -> Tensor:
+        return (self.pre_acts.detach() > threshold).sum()
+
     def first_acts(self, num_tokens: int) -> Tensor:
         return self.acts[:num_tokens].detach()
 

@@ -46,26 +46,33 @@ class JumpReLU(Architecture):
         return parameter + (parameter.relu() - parameter).detach()
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
-        return pre_acts * (pre_acts > self.threshold(params))
+        return pre_acts * self.mask(params, pre_acts)
 
     def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
-        estimate = self.estimate(params, pre_acts)
+        estimate = self.estimate(params, self.near(params, pre_acts), pre_acts.dtype)
         return self.activate(params, pre_acts) + estimate.mask * estimate.carrier
 
-    def estimate(self, params: Params, pre_acts: Tensor) -> StraightThrough:
-        threshold = self.threshold(params)
-        frozen = threshold.detach()
-        carrier = -frozen / self.bandwidth * (threshold - frozen)
-        return StraightThrough(near(pre_acts, frozen, self.bandwidth), carrier.to(pre_acts.dtype), self.bandwidth)
+    def near(self, params: Params, pre_acts: Tensor) -> Tensor:
+        return near(pre_acts, _value(params), self.bandwidth)
+
+    def estimate(self, params: Params, near: Tensor, dtype: torch.dtype) -> StraightThrough:
+        parameter = params["threshold"]
+        carrier = -_value(params) / self.bandwidth * (parameter - parameter.detach())
+        return StraightThrough(near, carrier.to(dtype), self.bandwidth)
 
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
-        return pre_acts > self.threshold(params)
+        return pre_acts > _value(params)
 
     def inference(self, params: Params) -> tuple[Architecture, Params]:
         return self, {**params, "threshold": self.threshold(params)}
 
     def unscaled(self, params: Params, scale: float) -> Params:
         return {**super().unscaled(params, scale), "threshold": params["threshold"] / scale}
+
+
+def _value(params: Params) -> Tensor:
+    """Returns the thresholds, without gradient."""
+    return params["threshold"].detach().relu()
 
 
 def near(pre_acts: Tensor, threshold: Tensor | float, bandwidth: float) -> Tensor:

@@ -5,7 +5,7 @@ Everything here is a function of tensors. The dense path works under torch.func.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
@@ -17,14 +17,16 @@ from torch.nn.functional import mse_loss
 from saepipe.train.answers import check_scalars, check_tensor, check_type
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.kernels.autograd import column_sums
-from saepipe.train.penalties.base import State, StepContext, ask
+from saepipe.train.penalties.base import Penalty, State, StepContext, ask
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.dense_acts import DenseActs
-from saepipe.train.sae.entries import LatentActs, encode
+from saepipe.train.sae.encoding import encode
+from saepipe.train.sae.entries import LatentActs
 from saepipe.train.setting import SettingsNow
 from saepipe.train.transforms.base import Codes, Transformed
 
 RECONSTRUCTION = "reconstruction"
+NO_LATENT = torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,20 @@ def _activating(sae: Architecture) -> str:
 
 def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
     """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
-    entries = encode(config.sae, params, x, dtype)
+    entries = encode(config.sae, params, x, dtype, _kept(config.sae, config.penalties, moment))
     encoded = entries.entry_acts.detach()
     encoded_sum = column_sums(entries.pattern, encoded)
     return _Forward(entries, entries.reconstructions(config.sae, params), encoded, encoded_sum, {}, {})
+
+
+def _kept(sae: Architecture, penalties: Sequence[Penalty], moment: Moment) -> Tensor | None:
+    """Returns the indices of the latents whose pre-activations are kept for the penalties; None: all."""
+    read = {penalty.reads_pre_acts(sae) for penalty in penalties}
+    if "all" in read or moment.dead.device.type != "cpu":  # elsewhere nothing waits for the number of dead latents
+        return None
+    if "dead" in read and moment.any_dead:
+        return moment.dead.nonzero().squeeze(1)
+    return NO_LATENT
 
 
 def _context(sae: Architecture, params: Params, x: Tensor, moment: Moment, forward: _Forward) -> StepContext:

@@ -355,4 +355,10 @@ def test_the_running_threshold_does_not_change_what_a_batch_keeps(threshold: flo
     pre_acts = torch.randn(30, 50, generator=torch.Generator().manual_seed(0))
     kept = pre_acts.flatten().topk(120).indices.sort().values
     assert 0.9 < pre_acts.flatten()[kept].min() < 1.6
-    assert torch.equal(sae.pattern({"threshold": torch.tensor(threshold)}, pre_acts).positions, kept)
+    candidates = sae.candidates({"threshold": torch.tensor(threshold)}, pre_acts)
+    chosen = None if candidates is None else sae.chosen(candidates, candidates.values_of(pre_acts))
+    assert (chosen is None) == (threshold in (0.0, 99.0))
+    if chosen is not None:
+        assert torch.equal(chosen[0].positions, kept)
+        assert torch.equal(chosen[1], pre_acts.flatten()[kept])
+    assert torch.equal(sae.pattern({}, pre_acts).positions, kept)

@@ -12,7 +12,7 @@ from torch import Tensor
 from saepipe.data.config.component import import_members
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalty
-from saepipe.train.sae import straight_through
+from saepipe.train.sae import encoding, straight_through
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.entries import Entries
 from saepipe.train.schedule import settings_at
@@ -66,9 +66,14 @@ def gradients(loss: Loss, params: Params) -> dict[str, Tensor]:
     return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(params.items(), values, strict=True)}
 
 
+@pytest.mark.parametrize("piece", [5, BATCH])
 @pytest.mark.parametrize("sae", SAES)
 @pytest.mark.parametrize("penalty", ["none", *sorted(Penalty.members)])
-def test_a_sparse_step_equals_the_dense_one(config: Make, params: Params, x: Tensor, sae: str, penalty: str) -> None:
+def test_a_sparse_step_equals_the_dense_one(
+    config: Make, params: Params, x: Tensor, sae: str, penalty: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoded in pieces of 5 tokens, and at once."""
+    monkeypatch.setattr(encoding, "PIECE", piece)
     settings = [{"name": penalty, "weight": 0.5, **REQUIRED.get(penalty, {})}] if penalty != "none" else []
     architecture = Architecture.parse({"name": sae, "d_sae": D_SAE, **SAES[sae]})
     assert isinstance(architecture, Architecture)
@@ -77,7 +82,13 @@ def test_a_sparse_step_equals_the_dense_one(config: Make, params: Params, x: Ten
         return
     train_config = config(sae=architecture.to_dict(), penalties=settings)
     parameters = leaves(train_config, params)
+    if "batch_topk" in sae:
+        parameters["threshold"].detach().fill_(0.5)  # a running threshold, near which candidates are looked for
     dense, sparse = (loss_of(train_config, parameters, x, torch.float64, sparse=path) for path in (False, True))
+    assert isinstance(sparse.ctx.latent_acts, Entries)
+    forgot = sparse.ctx.latent_acts.constant.latents is not None
+    reads_all = any(penalty.reads_pre_acts(architecture) == "all" for penalty in train_config.penalties)
+    assert forgot == (piece < BATCH and not reads_all)
     torch.testing.assert_close(sparse.total, dense.total)
     torch.testing.assert_close(sparse.encoded_sum, dense.encoded_sum)
     torch.testing.assert_close(sparse.statistics, dense.statistics)
@@ -106,12 +117,17 @@ def test_estimated_slopes_entry_by_entry_equal_those_of_one_product(
     torch.testing.assert_close(gradients(sparse, parameters), gradients(dense, parameters))
 
 
+@pytest.mark.parametrize("piece", [5, BATCH])
 @pytest.mark.parametrize("among", ["14 of 40", "none", "all"])
 @pytest.mark.parametrize("num_latents", [1, 12, 20])
 def test_the_largest_of_some_latents_are_decoded_alike(
-    config: Make, params: Params, x: Tensor, num_latents: int, among: str
+    config: Make, params: Params, x: Tensor, num_latents: int, among: str, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fewer latents than `num_latents`, a small share of them and a large one are computed in different ways."""
+    """Fewer latents than `num_latents`, a small share of them and a large one are computed in different ways.
+
+    In pieces of 5 tokens no pre-activation is kept, so those that are decoded are computed again.
+    """
+    monkeypatch.setattr(encoding, "PIECE", piece)
     train_config = config(sae={"name": "topk", "d_sae": D_SAE, **SAES["topk"]}, penalties=[])
     parameters = leaves(train_config, params)
     chosen = {"14 of 40": torch.arange(D_SAE) % 3 == 0, "none": torch.zeros(D_SAE), "all": torch.ones(D_SAE)}[among]
@@ -153,9 +169,9 @@ def rows_with_equal_choices(train_config: TrainConfig, low: Params, high: Params
         for params, rows, products in ((low, x, dtype), (high, x.double(), torch.float64)):
             ctx = loss_of(train_config, params, rows, products, sparse=False).ctx
             pre_acts = train_config.sae.pre_acts(params, rows, products)
-            estimate = train_config.sae.estimate(params, pre_acts)
+            near = train_config.sae.near(params, pre_acts)
             dead = pre_acts.masked_fill(~ctx.dead, -torch.inf).topk(D_IN // 2).indices.sort().values
-            chosen.append([ctx.acts > 0, dead, estimate.mask if estimate else torch.zeros(())])
+            chosen.append([ctx.acts > 0, dead, torch.zeros(()) if near is None else near])
         if all(map(torch.equal, *chosen)):
             return x
     raise AssertionError("no such rows in a thousand samples")

@@ -87,7 +87,7 @@ def test_a_penalty_does_not_wait(config: Make, name: str) -> None:
 def test_a_sparse_step_waits_only_for_the_number_of_entries(
     config: Make, name: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BatchTopK, "_kept_if_likely", lambda *_: None)  # on a CPU only, where nothing has to wait
+    monkeypatch.setattr(BatchTopK, "candidates", lambda *_: None)  # on a CPU only, where nothing has to wait
     sae = {"name": name, "d_sae": 40, **K.get(name, {})}
     assert waits_of_a_step(config, sae=sae, penalties=[], sparse_steps="always") == expected
 

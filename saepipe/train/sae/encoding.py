@@ -1,0 +1,85 @@
+"""The encoder of a sparse step: one dense product, then only the entries that a gradient can reach.
+
+On a CPU the product is computed for some tokens at a time, so all pre-activations of a batch are never in memory at
+once. Those that are not entries are forgotten, unless a penalty declares that it reads them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saepipe.train.kernels import autograd
+from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.sae.base import Architecture, Params, product
+from saepipe.train.sae.entries import Entries
+from saepipe.train.sae.pre_acts import PreActs
+
+PIECE = 512
+"""Tokens encoded at a time on a CPU; with fewer the product becomes slower."""
+
+
+def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype, keep: Tensor | None = None) -> Entries:
+    """Encodes x (batch, d_in) by an architecture that has sparse steps.
+
+    Args:
+        sae: architecture.
+        params: its parameters.
+        x: activations (batch, d_in).
+        dtype: dtype of the products.
+        keep: indices (num_kept,) of the latents whose pre-activations are kept at every token; None: all.
+    """
+    inputs, bias = sae.encoder_input(params, x, dtype)
+    with torch.no_grad():
+        found = _by_pieces(sae, params, inputs, bias, keep) or _at_once(sae, params, inputs, bias)
+    pattern = found.pattern
+    pre_acts = autograd.encode_at(pattern, found.values, inputs, params["W_enc"], bias)
+    acts = sae.activate_at(params, pre_acts, pattern.columns)
+    gates = sae.gate_acts(params, pre_acts, acts)
+    estimate = None if found.near is None else sae.estimate(params, found.near, dtype)
+    return Entries(pattern, pre_acts, acts, gates, found.pre_acts, estimate)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The entries of a batch."""
+
+    pattern: Pattern
+    values: Tensor  # (num_entries,) pre-activations
+    pre_acts: PreActs
+    near: Tensor | None  # (batch, d_sae) bool, see `Architecture.near`
+
+
+def _at_once(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor) -> _Found:
+    """Finds the entries among all pre-activations of the batch."""
+    pre_acts = product(inputs, params["W_enc"], bias)
+    pattern = sae.pattern(params, pre_acts)
+    kept = PreActs(inputs, params["W_enc"], bias, None, pre_acts)
+    return _Found(pattern, pattern.values_of(pre_acts), kept, sae.near(params, pre_acts))
+
+
+def _by_pieces(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, keep: Tensor | None) -> _Found | None:
+    """Finds the entries among the pre-activations of `PIECE` tokens at a time; None where that is impossible."""
+    if keep is None or len(inputs) <= PIECE:
+        return None
+    patterns, values, kept, near = [], [], [], []
+    for tokens in torch.split(inputs, PIECE):
+        pre_acts = product(tokens, params["W_enc"], bias)
+        pattern = sae.candidates(params, pre_acts)
+        if pattern is None:
+            return None
+        patterns.append(pattern)
+        values.append(pattern.values_of(pre_acts))
+        kept.append(pre_acts.index_select(1, keep))
+        near.append(sae.near(params, pre_acts))
+    chosen = sae.chosen(Pattern.stacked(patterns), torch.cat(values))
+    if chosen is None:
+        return None
+    return _Found(*chosen, PreActs(inputs, params["W_enc"], bias, keep, torch.cat(kept)), _joined(near))
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    masks = [part for part in parts if part is not None]
+    return torch.cat(masks) if masks else None
