@@ -35,7 +35,7 @@ def remove_parallel(gradients: Mapping[str, Tensor], W_dec: Tensor) -> None:
         W_dec: (..., d_sae, d_in), rows d_i of unit norm along d_in.
     """
     gradient = gradients["W_dec"]
-    along = torch.linalg.vecdot(gradient, W_dec.detach())
+    along = torch.einsum("...i,...i->...", gradient, W_dec.detach())  # unlike vecdot it makes no array of products
     gradient.addcmul_(W_dec.detach(), along.unsqueeze(-1), value=-1)
 
 
