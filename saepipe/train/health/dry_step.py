@@ -22,6 +22,7 @@ from saepipe.train.health.raised import locate, raised_by_component
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.seeds import generator
 from saepipe.train.step.loss import Loss
+from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss, train_step
 
@@ -87,7 +88,7 @@ def two_steps(tiny: Recipe) -> TrainState:
     state, batch = fresh_state(tiny, initial_params(tiny)), tiny.config.batch_size
     for x in torch.randn(STEPS, batch, tiny.d_in, generator=generator(tiny.config.seed, "dry")):
         state.tokens_since_fired[::3] = batch
-        train_step(tiny, state, x)
+        train_step(tiny, state, x, Due.GRADIENTS)  # reads the statistics too
     return state
 
 

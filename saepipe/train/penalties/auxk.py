@@ -31,15 +31,15 @@ class AuxK(Penalty):
         return "dead"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        num_dead = ctx.dead.sum()
         if not ctx.any_dead:
             zero = ctx.x.new_zeros(())
-            return Penalised(zero, {"num_dead": num_dead, "unexplained": zero}, state)
+            return Penalised(zero, {"num_dead": zero, "unexplained": zero}, state)
         d_sae, d_in = ctx.W_dec.shape
         k_aux = min(self.k_aux or max(1, d_in // 2), d_sae)
         error = (ctx.x - ctx.x_hat).detach()
         error_hat = ctx.decode_largest(k_aux, ctx.dead)
         energy = error.square().sum(1).clamp_min(1e-12)
         unexplained = ((error - error_hat).square().sum(1) / energy).mean()
+        num_dead = ctx.dead.sum()
         value = ctx.power * unexplained * (num_dead > 0)
         return Penalised(value, {"num_dead": num_dead, "unexplained": unexplained.detach()}, state)

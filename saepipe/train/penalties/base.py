@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -47,11 +49,17 @@ class StepContext:
     W_dec: Tensor  # (d_sae, d_in)
     b_dec: Tensor  # (d_in,)
     threshold: Tensor | None  # (d_sae,) that pre_acts must exceed, if the architecture has thresholds
-    dead: Tensor  # (d_sae,) bool: silent for longer than the run's threshold, before this step
+    tokens_since_fired: Tensor  # (d_sae,) int64: tokens since each latent was last active, before this step
+    dead_after: int  # tokens of silence after which a latent is dead
     any_dead: bool  # False if `dead` is all False and that is known without waiting for the device
     step: int  # counted from 0
     num_steps: int
     uniform: Tensor | None  # (d_sae,) random numbers in [0, 1) of this seed and step, for penalties that draw
+
+    @cached_property
+    def dead(self) -> Tensor:
+        """Latents that have been silent for at least the run's threshold, before this step: (d_sae,) bool."""
+        return self.tokens_since_fired >= self.dead_after
 
     @property
     def pre_acts(self) -> Tensor:
@@ -83,7 +91,7 @@ class StepContext:
         """`gate_acts` summed over batch and latents, () float32."""
         return self.latent_acts.gate_sum
 
-    @property
+    @cached_property
     def l0(self) -> Tensor:
         """Active latents per token, mean over the batch, () without gradient."""
         return self.latent_acts.num_active / len(self.x)
@@ -122,10 +130,10 @@ class StepContext:
         """
         return self.latent_acts.decode_largest(num_latents, among, self.W_dec).to(self.x.dtype)
 
-    @property
+    @cached_property
     def power(self) -> Tensor:
         """E_b |x|^2, () without gradient: brings a term without units to the units of the reconstruction error."""
-        return self.x.square().sum(1).mean().detach()
+        return self.x.detach().square().sum(1).mean()
 
     def changed(self, **fields: Any) -> StepContext:
         """A copy with other fields; dense activations may be given by their own names (`acts`, `gate_acts`, ...)."""
@@ -136,12 +144,33 @@ class StepContext:
         return replace(self, **fields)
 
 
+class WhenRead(Mapping[str, Tensor]):
+    """Statistics that `compute` returns, computed when one is read: most steps are not sampled for the log."""
+
+    def __init__(self, compute: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._compute = compute
+
+    @cached_property
+    def _computed(self) -> Mapping[str, Tensor]:
+        with torch.no_grad():
+            return self._compute()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._computed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._computed)
+
+    def __len__(self) -> int:
+        return len(self._computed)
+
+
 @dataclass(frozen=True)
 class Penalised:
     """The answer of a penalty."""
 
     value: Tensor  # () float32, before its weight
-    statistics: Mapping[str, Tensor]  # () each, logged beside the value
+    statistics: Mapping[str, Tensor]  # () each, logged beside the value; `WhenRead` if they take many operations
     state: State
 
 
@@ -200,5 +229,6 @@ def ask(penalty: Penalty, ctx: StepContext, state: State, now: SettingsNow) -> P
     answer = penalty(ctx, state, now)
     check_type(answer, Penalised, penalty)
     check_tensor(answer.value, (), penalty, "value", "()")
-    check_scalars(answer.statistics, penalty)
+    if not isinstance(answer.statistics, WhenRead):
+        check_scalars(answer.statistics, penalty)
     return answer

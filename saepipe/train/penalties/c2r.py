@@ -11,7 +11,7 @@ from saepipe.data.config.base import Count
 from saepipe.train.pairs import selection
 from saepipe.train.pairs.hinge import hinge
 from saepipe.train.pairs.nearest_in_chunk import initial_nearest, nearest_pairs, nearest_statistics
-from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.setting import SettingsNow
 
 
@@ -42,4 +42,5 @@ class C2R(Penalty):
         strength = (rms + rms[pairs.j]) ** self.alpha
         scale = ctx.power ** (1 - self.alpha / 2) / len(cosine)
         value = scale * hinge(ctx.W_dec, pairs, cosine, strength, 0.0)
-        return Penalised(value, nearest_statistics(state, ctx.W_dec, pairs, cosine), state)
+        statistics = WhenRead(lambda: nearest_statistics(state, ctx.W_dec, pairs, cosine))
+        return Penalised(value, statistics, state)

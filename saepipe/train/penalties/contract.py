@@ -52,7 +52,8 @@ def synthetic_step(seed: int = 0) -> StepContext:
         latent_acts=activations,
         **leaves,
         threshold=None,
-        dead=torch.arange(D_SAE) % 3 == 0,
+        tokens_since_fired=(torch.arange(D_SAE) % 3 == 0).long(),
+        dead_after=1,
         any_dead=True,
         step=WARMUP_STEPS,
         num_steps=NUM_STEPS,
@@ -121,7 +122,7 @@ def check_latent_order(penalty: Penalty) -> str | None:
     order = torch.randperm(D_SAE, generator=generator(2))
     permuted: dict[str, Any] = {name: getattr(ctx, name).index_select(axis, order) for name, axis in PER_LATENT.items()}
     assert ctx.uniform is not None
-    reordered = ctx.changed(**permuted, dead=ctx.dead[order], uniform=ctx.uniform[order])
+    reordered = ctx.changed(**permuted, tokens_since_fired=ctx.tokens_since_fired[order], uniform=ctx.uniform[order])
     before, after = (float(answer(penalty, at, warm_state(penalty, at)).value.detach()) for at in (ctx, reordered))
     close = abs(before - after) <= 1e-6 * abs(before)
     return None if close else f"it is {before:.6g}, but {after:.6g} with the latents reordered"
@@ -130,7 +131,7 @@ def check_latent_order(penalty: Penalty) -> str | None:
 def check_purity(penalty: Penalty) -> str | None:
     """Two calls give the same value, change no argument, and keep the shapes and dtypes of the state."""
     ctx = synthetic_step()
-    copies = {name: getattr(ctx, name).detach().clone() for name in (*DIFFERENTIABLE, "x", "dead", "uniform")}
+    copies = {name: getattr(ctx, name).detach().clone() for name in (*DIFFERENTIABLE, "x", "tokens_since_fired", "uniform")}
     state = warm_state(penalty, ctx)
     first, second = answer(penalty, ctx, state), answer(penalty, ctx, state)
     if not torch.equal(first.value, second.value):
@@ -167,7 +168,8 @@ def check_stacking(penalty: Penalty) -> str | None:
     def two_steps(tensors: dict[str, Any]) -> Tensor:
         first = runs[0].changed(**tensors, step=0)
         state = answer(penalty, first, penalty.init_state(D_IN, D_SAE)).state
-        return answer(penalty, first.changed(step=1), state).value
+        second = answer(penalty, first.changed(step=1), state)
+        return torch.stack([second.value, *(value.to(second.value.dtype) for value in second.statistics.values())])
 
     try:
         together = torch.func.vmap(two_steps)(stacked)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.sae.base import Architecture
 from saepipe.train.sae.jumprelu import BANDWIDTH, JumpReLU, near
 from saepipe.train.setting import Setting, SettingsNow, within
@@ -40,13 +40,13 @@ class L0(Penalty):
         threshold = now["threshold"] if ctx.threshold is None else ctx.threshold.detach()
         l0 = ctx.num_above(threshold) / len(ctx.x)
         if ctx.threshold is None:
-            inside = near(ctx.pre_acts, threshold, self.bandwidth)
-            num_near, above = inside.sum(), (inside * ctx.pre_acts).sum()
+            num_near = near(ctx.pre_acts, threshold, self.bandwidth)
+            above = (num_near * ctx.pre_acts).sum()
         else:
-            near_counts = ctx.num_near(self.bandwidth)
-            num_near, above = near_counts.sum(), -(near_counts * ctx.threshold).sum()
+            num_near = ctx.num_near(self.bandwidth)
+            above = -num_near.dot(ctx.threshold)
         carrier = above / (self.bandwidth * len(ctx.x))  # its gradient is the estimate
-        statistics = {"l0": l0, "near_share": num_near / (len(ctx.x) * len(ctx.dead))}
+        statistics = WhenRead(lambda: {"l0": l0, "near_share": num_near.sum() / (len(ctx.x) * len(ctx.b_enc))})
         value = l0 + (carrier - carrier.detach())
         if self.target is not None:
             value = ctx.power * (value / self.target - 1).square()

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from saepipe.train.penalties.base import ANY, Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import ANY, Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.sae.base import Architecture
 from saepipe.train.schedule import Controller, controllers, settings_at
@@ -47,5 +47,6 @@ class L0Target(Penalty):
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         inner = settings_at(self.penalty, ctx.step, ctx.num_steps)
         answer = self.penalty(ctx, state, inner)
-        steered = ctx.x.new_zeros(()) + now["weight"]
-        return Penalised(answer.value * inner["weight"], {"l0": ctx.l0, "weight": steered}, answer.state)
+        value = answer.value if inner["weight"] == 1 else answer.value * inner["weight"]
+        statistics = WhenRead(lambda: {"l0": ctx.l0, "weight": ctx.x.new_zeros(()) + now["weight"]})
+        return Penalised(value, statistics, answer.state)

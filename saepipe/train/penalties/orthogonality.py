@@ -13,7 +13,7 @@ from saepipe.train.pairs import selection
 from saepipe.train.pairs.hinge import cosines, hinge, zero_with_gradient
 from saepipe.train.pairs.keys import empty_keys, pairs_at
 from saepipe.train.pairs.search import nearest, neighbour_keys
-from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.setting import Setting, SettingsNow, within
 
 
@@ -47,18 +47,8 @@ class Orthogonality(Penalty):
     def _all_pairs(self, ctx: StepContext, state: State, due: bool) -> Penalised:
         if due:
             state = {"max_cos_mean": nearest(ctx.W_dec, 1)[0].mean().to(state["max_cos_mean"].dtype)}
-        pairs = selection.all_pairs(ctx.W_dec)
-        zero, one = torch.zeros_like(pairs.num), torch.ones_like(pairs.num)
-        statistics = {
-            "num_pairs": pairs.num,
-            "selected_share": one,
-            "self_share": zero,
-            "cos_in": pairs.cosine_sum / pairs.num,
-            "cos_out": zero,
-            "jaccard": one,
-            "survival": one,
-        }
-        return Penalised(ctx.power / len(ctx.W_dec) * squared_cosines(ctx.W_dec), statistics | state, state)
+        value = ctx.power / len(ctx.W_dec) * squared_cosines(ctx.W_dec)
+        return Penalised(value, WhenRead(lambda: all_pairs_statistics(ctx.W_dec) | state), state)
 
     def _hinge(self, ctx: StepContext, state: State, now: SettingsNow, due: bool) -> Penalised:
         d_sae = len(ctx.W_dec)
@@ -71,8 +61,25 @@ class Orthogonality(Penalty):
         if due:
             state = state | selection.refreshed_state(state, ctx.W_dec, state["keys"], chosen, max_cos)
         value = ctx.power / d_sae * hinge(ctx.W_dec, pairs, cosine, pairs.real.to(cosine.dtype), now["margin"])
-        statistics = selection.statistics(state, pairs, cosine, chosen, selection.all_pairs(ctx.W_dec))
+        statistics = WhenRead(
+            lambda: selection.statistics(state, pairs, cosine, chosen, selection.all_pairs(ctx.W_dec))
+        )
         return Penalised(value, statistics, state)
+
+
+def all_pairs_statistics(W_dec: Tensor) -> dict[str, Tensor]:
+    """Returns the statistics of the choice of all pairs, but for those of the state."""
+    pairs = selection.all_pairs(W_dec)
+    zero, one = torch.zeros_like(pairs.num), torch.ones_like(pairs.num)
+    return {
+        "num_pairs": pairs.num,
+        "selected_share": one,
+        "self_share": zero,
+        "cos_in": pairs.cosine_sum / pairs.num,
+        "cos_out": zero,
+        "jaccard": one,
+        "survival": one,
+    }
 
 
 def squared_cosines(W_dec: Tensor) -> Tensor:

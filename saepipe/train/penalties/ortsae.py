@@ -11,7 +11,7 @@ from saepipe.data.config.base import Count
 from saepipe.train.pairs import selection
 from saepipe.train.pairs.hinge import hinge
 from saepipe.train.pairs.nearest_in_chunk import initial_nearest, nearest_pairs, nearest_statistics
-from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.setting import SettingsNow
 
 
@@ -37,4 +37,5 @@ class OrtSAE(Penalty):
         state, pairs, cosine = nearest_pairs(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
         weight = torch.full_like(cosine, 1 / len(cosine))
         value = ctx.power * hinge(ctx.W_dec, pairs, cosine, weight, 0.0)
-        return Penalised(value, nearest_statistics(state, ctx.W_dec, pairs, cosine), state)
+        statistics = WhenRead(lambda: nearest_statistics(state, ctx.W_dec, pairs, cosine))
+        return Penalised(value, statistics, state)

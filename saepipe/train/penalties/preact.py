@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.sae.base import Architecture
 from saepipe.train.setting import Setting, SettingsNow, within
 
@@ -28,5 +28,5 @@ class PreAct(Penalty):
         pre_acts = ctx.pre_acts.to(ctx.x.dtype)
         missing = (-pre_acts if ctx.threshold is None else ctx.threshold - pre_acts).relu()
         # |W_dec_i| = 1, as in `l1`.
-        off_share = (missing > 0).sum() / missing.numel()
-        return Penalised(missing.sum() / len(missing), {"off_share": off_share}, state)
+        statistics = WhenRead(lambda: {"off_share": (missing > 0).sum() / missing.numel()})
+        return Penalised(missing.sum() / len(missing), statistics, state)

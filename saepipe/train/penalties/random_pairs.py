@@ -11,7 +11,7 @@ from saepipe.data.config.base import Count
 from saepipe.train.pairs import selection
 from saepipe.train.pairs.hinge import cosines, hinge
 from saepipe.train.pairs.keys import keys_of, pairs_at
-from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.setting import Setting, SettingsNow, within
 
 
@@ -44,7 +44,9 @@ class RandomPairs(Penalty):
         chosen = pairs.real
         if selection.search_is_due(None, ctx.step, batch, d_sae):
             state = state | selection.refreshed_state(state, ctx.W_dec, keys, chosen)
-        statistics = selection.statistics(state, pairs, cosine, chosen, selection.all_pairs(ctx.W_dec))
+        statistics = WhenRead(
+            lambda: selection.statistics(state, pairs, cosine, chosen, selection.all_pairs(ctx.W_dec))
+        )
         return Penalised(value, statistics, state)
 
     def _rounds(self, d_sae: int) -> int:

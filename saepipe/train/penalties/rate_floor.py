@@ -11,8 +11,9 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import SHARE, Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.sae.base import Architecture, is_active
 from saepipe.train.setting import Setting, SettingsNow, within
 
@@ -46,17 +47,30 @@ class RateFloor(Penalty):
         return "all"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        density = is_active(ctx.gate_acts).to(ctx.x.dtype).mean(0)
+        density = is_active(ctx.gate_acts).mean(0, dtype=ctx.x.dtype)
         state = {
             name: state[name].lerp(new.to(state[name].dtype), 1 - self.decay)
             for name, new in (("rate", density), ("seen", torch.ones_like(state["seen"])))
         }
-        margin = ctx.pre_acts.to(ctx.x.dtype) - (0.0 if ctx.threshold is None else ctx.threshold)
+        pre_acts = ctx.pre_acts.to(ctx.x.dtype)
+        margin = pre_acts if ctx.threshold is None else pre_acts - ctx.threshold
         carrier = (margin / self.bandwidth).sigmoid().mean(0)  # its gradient is the estimate
         p_min = now["p_min"]
         rate = state["rate"] / state["seen"] + (carrier - carrier.detach()) + SOFT * p_min
-        share = rate / rate.sum()
-        uneven = (math.log(len(rate)) + (share * share.log()).sum()).relu()
-        low = ((1 + SOFT) * p_min / rate).log().relu()
-        statistics = {"below": (low > 0).sum() / len(low), "entropy": 1 - uneven.detach() / math.log(len(rate))}
-        return Penalised(low.mean() if self.form == "log_floor" else uneven, statistics, state)
+        statistics = WhenRead(lambda: {
+            "below": (shortfall(rate, p_min) > 0).sum() / len(rate),
+            "entropy": 1 - unevenness(rate) / math.log(len(rate)),
+        })
+        value = shortfall(rate, p_min).mean() if self.form == "log_floor" else unevenness(rate)
+        return Penalised(value, statistics, state)
+
+
+def shortfall(rate: Tensor, p_min: float | Tensor) -> Tensor:
+    """Returns max(log(1.1 p_min) - log rate, 0), (d_sae,)."""
+    return ((1 + SOFT) * p_min / rate).log().relu()
+
+
+def unevenness(rate: Tensor) -> Tensor:
+    """Returns log d_sae + sum_i q_i log q_i for q = rate / sum rate, ()."""
+    share = rate / rate.sum()
+    return (math.log(len(rate)) + (share * share.log()).sum()).relu()

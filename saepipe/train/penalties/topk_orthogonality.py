@@ -16,7 +16,7 @@ from saepipe.train.pairs.coactivation import top_coactive
 from saepipe.train.pairs.hinge import cosines, hinge
 from saepipe.train.pairs.keys import empty_keys, find, no_pair, pairs_at
 from saepipe.train.pairs.search import top_pairs
-from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.schedule import Controller
 from saepipe.train.setting import Setting, SettingsNow, configured_values, within
 
@@ -76,7 +76,9 @@ class TopKOrthogonality(Penalty):
         if due:
             state = state | selection.refreshed_state(state, ctx.W_dec, keys, chosen)
         value = ctx.power / d_sae * hinge(ctx.W_dec, pairs, cosine, chosen.to(cosine.dtype), now["tau"])
-        statistics = selection.statistics(state, pairs, cosine, chosen, selection.all_pairs(ctx.W_dec))
+        statistics = WhenRead(
+            lambda: selection.statistics(state, pairs, cosine, chosen, selection.all_pairs(ctx.W_dec))
+        )
         return Penalised(value, statistics, state)
 
     def _largest(self) -> dict[str, float]:

@@ -21,7 +21,7 @@ from saepipe.train.sae.base import Params
 from saepipe.train.schedule import controllers
 from saepipe.train.stacked.optim import norm_each, update_each
 from saepipe.train.stacked.slices import overwrite, shared
-from saepipe.train.step.dead import any_dead, count_silence, dead_mask
+from saepipe.train.step.dead import any_dead, count_silence
 from saepipe.train.step.learning_rate import learning_rate
 from saepipe.train.step.loss import RECONSTRUCTION, Moment, compute_loss
 from saepipe.train.step.measure import projected_gradient
@@ -52,7 +52,7 @@ class Shares:
 class _Varying(NamedTuple):
     """The parts of `Moment` that differ between runs; every tensor has a leading axis of runs."""
 
-    dead: Tensor
+    tokens_since_fired: Tensor
     now: dict[str, dict[str, Tensor]]
     states: dict[str, Params]
     steered: Params
@@ -127,18 +127,18 @@ class Stack:
     def _forward(self, x: Tensor, overrides: Overrides) -> _Losses:
         """Computes the loss of every run."""
         first, step = self.first, self._runs[0].step
-        dead = dead_mask(first, self._tokens_since_fired)
-        somewhere_dead = any_dead(first, step, dead)
+        somewhere_dead = any_dead(first, step, self._tokens_since_fired)
         numbers = [sample for recipe in self.recipes if (sample := uniform(recipe, step)) is not None]
         drawn = (torch.stack(numbers),) if numbers else ()
-        varying = _Varying(dead, self._settings_now(overrides), self._states, self._steered, drawn)
+        varying = _Varying(self._tokens_since_fired, self._settings_now(overrides), self._states, self._steered, drawn)
 
         def of_one_run(params: Params, buffers: Params, x: Tensor, varying: _Varying) -> _Losses:
             moment = Moment(
                 step=step,
                 num_steps=first.num_steps,
                 seed=first.config.seed,  # read only by transforms
-                dead=varying.dead,
+                tokens_since_fired=varying.tokens_since_fired,
+                dead_after=first.dead_after,
                 any_dead=somewhere_dead,
                 uniform=varying.uniform[0] if varying.uniform else None,
                 now=varying.now,

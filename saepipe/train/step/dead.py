@@ -32,10 +32,11 @@ def dead_mask(recipe: Recipe, tokens_since_fired: Tensor) -> Tensor:
     return tokens_since_fired >= recipe.dead_after
 
 
-def any_dead(recipe: Recipe, step: int, dead: Tensor) -> bool:
-    """False only if no latent is dead; looks at `dead` only if that does not wait for a device."""
-    possible = step * recipe.config.batch_size >= recipe.dead_after
-    return possible and (dead.device.type != "cpu" or bool(dead.any()))
+def any_dead(recipe: Recipe, step: int, tokens_since_fired: Tensor) -> bool:
+    """False only if no latent is dead; looks at the tensor only if that does not wait for a device."""
+    if step * recipe.config.batch_size < recipe.dead_after:
+        return False
+    return tokens_since_fired.device.type != "cpu" or bool(dead_mask(recipe, tokens_since_fired).any())
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from operator import add
 
 import torch
@@ -36,7 +36,8 @@ class Moment:
     step: int  # counted from 0
     num_steps: int
     seed: int
-    dead: Tensor  # (d_sae,) bool
+    tokens_since_fired: Tensor  # (d_sae,) int64
+    dead_after: int  # tokens
     any_dead: bool
     uniform: Tensor | None  # (d_sae,) random numbers of this seed and step
     now: Mapping[str, SettingsNow]
@@ -61,14 +62,51 @@ class Loss:
 
     ctx: StepContext
     terms: dict[str, Term]
-    statistics: dict[str, Tensor]  # () each, as `<component>/<statistic>`
+    statistics_by_label: Mapping[str, Mapping[str, Tensor]]
     states: dict[str, State]  # of penalties and transforms, after this step
     encoded_sum: Tensor  # (d_sae,): activations before any transform, summed over the batch
     buffers: Mapping[str, Tensor]  # the architecture's, after this step
 
+    @cached_property
+    def statistics(self) -> dict[str, Tensor]:
+        """() each, as `<component>/<statistic>`. Read them before the parameters change: some are computed only now."""
+        return {
+            f"{label}/{name}": value.detach()
+            for label, statistics in self.statistics_by_label.items()
+            for name, value in statistics.items()
+        }
+
     @property
     def total(self) -> Tensor:
         return reduce(add, (term.weighted for term in self.terms.values()))
+
+    @cached_property
+    def factors(self) -> Tensor:
+        """(num_terms, 2): 1 and the weight of each term; its value times these is what the log sums up."""
+        values = [term.value for term in self.terms.values()]
+        pairs = [factor for term in self.terms.values() for factor in (1.0, term.weight)]
+        return scalars(tuple(pairs), values[0].dtype, values[0].device).view(-1, 2)
+
+    def gradients(self, params: Params) -> list[Tensor]:
+        """Returns the gradient of `total` for each parameter; starts each term with its weight, and forms no sum."""
+        weighted = zip((term.value for term in self.terms.values()), self.factors[:, 1], strict=True)
+        values, weights = zip(*[pair for pair in weighted if pair[0].requires_grad], strict=True)
+        return list(torch.autograd.grad(values, list(params.values()), weights))
+
+
+def scalars(numbers: tuple[float | Tensor, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns numbers, of which some may be () tensors, as one tensor (num,), not to be changed in place."""
+    if any(isinstance(number, Tensor) for number in numbers):
+        return torch.stack([
+            number.to(dtype) if isinstance(number, Tensor) else _sent((number,), dtype, device)[0] for number in numbers
+        ])
+    return _sent(numbers, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _sent(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Sends numbers to the device once, as most weights are the same in every step."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def reconstruction(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
@@ -103,7 +141,7 @@ def compute_loss(
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
         answer = ask(penalty, ctx, moment.states[label], moment.now[label])
         terms[label] = Term(answer.value, moment.now[label]["weight"])
-        statistics |= {f"{label}/{name}": value.detach() for name, value in answer.statistics.items()}
+        statistics[label] = answer.statistics
         states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
     return Loss(ctx, terms, statistics, states, forward.encoded_sum, config.sae.observe(params, forward.encoded))
 
@@ -117,7 +155,7 @@ class _Forward:
     encoded: Tensor  # the activations before any transform, without gradient, of any shape
     encoded_sum: Tensor  # (d_sae,): `encoded` summed over the batch
     states: dict[str, State]  # of the transforms
-    statistics: dict[str, Tensor]
+    statistics: dict[str, Mapping[str, Tensor]]
 
 
 def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
@@ -159,10 +197,10 @@ def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtyp
 def _kept(sae: Architecture, penalties: Sequence[Penalty], moment: Moment) -> Tensor | None:
     """Returns the indices of the latents whose pre-activations are kept for the penalties; None: all."""
     read = {penalty.reads_pre_acts(sae) for penalty in penalties}
-    if "all" in read or moment.dead.device.type != "cpu":  # elsewhere nothing waits for the number of dead latents
+    if "all" in read or moment.tokens_since_fired.device.type != "cpu":  # elsewhere nothing waits for a number
         return None
     if "dead" in read and moment.any_dead:
-        return moment.dead.nonzero().squeeze(1)
+        return (moment.tokens_since_fired >= moment.dead_after).nonzero().squeeze(1)
     return NO_LATENT
 
 
@@ -176,7 +214,8 @@ def _context(sae: Architecture, params: Params, x: Tensor, moment: Moment, forwa
         W_dec=params["W_dec"],
         b_dec=params["b_dec"],
         threshold=sae.threshold(params),
-        dead=moment.dead,
+        tokens_since_fired=moment.tokens_since_fired,
+        dead_after=moment.dead_after,
         any_dead=moment.any_dead,
         step=moment.step,
         num_steps=moment.num_steps,
@@ -186,10 +225,10 @@ def _context(sae: Architecture, params: Params, x: Tensor, moment: Moment, forwa
 
 def _transform(
     config: TrainConfig, acts: Tensor, pre_acts: Tensor, W_dec: Tensor, moment: Moment
-) -> tuple[Tensor, dict[str, State], dict[str, Tensor]]:
+) -> tuple[Tensor, dict[str, State], dict[str, Mapping[str, Tensor]]]:
     """Applies every transform in the config's order; returns the activations, the new states and the statistics."""
     states: dict[str, State] = {}
-    statistics: dict[str, Tensor] = {}
+    statistics: dict[str, Mapping[str, Tensor]] = {}
     for label, transform in zip(labels(config.transforms), config.transforms, strict=True):
         codes = Codes(pre_acts=pre_acts, acts=acts, W_dec=W_dec, seed=moment.seed, step=moment.step)
         answer = transform(codes, moment.states[label], moment.now[label])
@@ -197,6 +236,6 @@ def _transform(
         check_tensor(answer.acts, tuple(acts.shape), transform, "acts", "(batch, d_sae)")
         check_scalars(answer.statistics, transform)
         acts = answer.acts
-        statistics |= {f"{label}/{name}": value.detach() for name, value in answer.statistics.items()}
+        statistics[label] = answer.statistics
         states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
     return acts, states, statistics

@@ -11,7 +11,7 @@ from saepipe.data.batches.staging_memory import to_device
 from saepipe.train.schedule import Controller, controllers, settings_at
 from saepipe.train.seeds import generator
 from saepipe.train.setting import SettingsNow
-from saepipe.train.step.dead import any_dead, count_silence, dead_mask, resample
+from saepipe.train.step.dead import any_dead, count_silence, resample
 from saepipe.train.step.density import density, measures_density, next_is_sparse
 from saepipe.train.step.learning_rate import last_resampling, learning_rate
 from saepipe.train.step.loss import Loss, Moment, compute_loss
@@ -36,7 +36,8 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.N
         resample(recipe, state, x)
     loss = step_loss(recipe, state, x)
     measurement = measure_due(recipe, state, loss, due)
-    gradients = torch.autograd.grad(loss.total, list(state.params.values()))
+    gradients = loss.gradients(state.params)
+    state.steered = steer(recipe, state.step, loss, state.steered)  # before the update: it may read statistics
     lr = learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps)
     update(state.params, dict(zip(state.params, gradients, strict=True)), state.moments, lr, config.optimizer)
     count_silence(state.tokens_since_fired, loss.encoded_sum, len(x))
@@ -47,13 +48,13 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.N
 
 def step_loss(recipe: Recipe, state: TrainState, x: Tensor) -> Loss:
     """Computes the loss of the next step on x (batch, d_in), scaled by `Recipe.scaled`."""
-    dead = dead_mask(recipe, state.tokens_since_fired)
     moment = Moment(
         step=state.step,
         num_steps=recipe.num_steps,
         seed=recipe.config.seed,
-        dead=dead,
-        any_dead=any_dead(recipe, state.step, dead),
+        tokens_since_fired=state.tokens_since_fired,
+        dead_after=recipe.dead_after,
+        any_dead=any_dead(recipe, state.step, state.tokens_since_fired),
         uniform=uniform(recipe, state.step),
         now=settings_now(recipe, state.step, state.steered),
         states=state.states,
@@ -97,13 +98,12 @@ def _quantity(loss: Loss, label: str, controller: Controller) -> Tensor:
 
 @torch.no_grad()
 def _carry_over(recipe: Recipe, state: TrainState, loss: Loss) -> None:
-    """Writes to the state what the next step starts from: states, buffers, steered settings, log sums, the path."""
-    state.steered = steer(recipe, state.step, loss, state.steered)
+    """Writes to the state what the next step starts from: states, buffers, log sums, the path."""
     state.states = loss.states
     for name, value in loss.buffers.items():
         state.buffers[name].copy_(value)
-    values = [value for term in loss.terms.values() for value in (term.value, term.weighted)]
-    state.sums.add_(torch.stack(values).view_as(state.sums))
+    values = torch.stack([term.value for term in loss.terms.values()])
+    state.sums.addcmul_(values.unsqueeze(1), loss.factors)
     state.num_summed += 1
     if measures_density(recipe.config, recipe.d_in, state.step):
         state.sparse = next_is_sparse(state.sparse, density(recipe.config.sae, state.all_params, loss))

@@ -100,9 +100,9 @@ def test_auxk_teaches_dead_latents_only(ctx: StepContext) -> None:
 
 
 def test_auxk_is_zero_while_no_latent_is_dead(ctx: StepContext) -> None:
-    none_dead = torch.zeros_like(ctx.dead)
-    assert value(AuxK(), ctx.changed(dead=none_dead, any_dead=False)).item() == 0
-    unknown = value(AuxK(), ctx.changed(dead=none_dead, any_dead=True))  # as without waiting for the device
+    silence = torch.zeros_like(ctx.tokens_since_fired)
+    assert value(AuxK(), ctx.changed(tokens_since_fired=silence, any_dead=False)).item() == 0
+    unknown = value(AuxK(), ctx.changed(tokens_since_fired=silence, any_dead=True))  # as without waiting for the device
     assert unknown.item() == 0
     (gradient,) = torch.autograd.grad(unknown, [ctx.W_dec])
     assert not gradient.any()

@@ -112,7 +112,8 @@ def test_the_estimate_is_the_slope_of_the_expected_l0() -> None:
     ctx = StepContext(
         x=z, latent_acts=DenseActs(pre_acts=z, acts=acts, acts_sum=z.sum(0), gate_acts=z), x_hat=z,
         W_enc=unused, b_enc=unused[0], W_dec=unused, b_dec=unused[0], threshold=threshold,
-        dead=torch.zeros(1, dtype=torch.bool), any_dead=False, step=0, num_steps=10, uniform=None,
+        tokens_since_fired=torch.zeros(1, dtype=torch.int64), dead_after=1, any_dead=False, step=0, num_steps=10,
+        uniform=None,
     )  # fmt: skip
     (slope,) = torch.autograd.grad(answer(L0(weight=1, bandwidth=0.2), ctx).value, threshold)
     density = math.exp(-(0.7**2) / 2) / math.sqrt(2 * math.pi)

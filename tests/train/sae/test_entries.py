@@ -50,8 +50,8 @@ def loss_of(train_config: TrainConfig, params: Params, x: Tensor, dtype: torch.d
     steered = fresh_state(recipe, initial_params(recipe)).steered
     states = {label: component.init_state(D_IN, D_SAE) for label, component in train_config.components()}
     uniform = torch.rand(D_SAE, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
-    dead = torch.arange(D_SAE) % 3 == 0
-    moment = Moment(3, 20, 0, dead, True, uniform, settings_now(recipe, 3, steered), states)
+    silence = (torch.arange(D_SAE) % 3 == 0).long()
+    moment = Moment(3, 20, 0, silence, 1, True, uniform, settings_now(recipe, 3, steered), states)
     return compute_loss(train_config, params, x, moment, dtype, sparse=sparse)
 
 

@@ -44,11 +44,10 @@ def test_silence_is_counted_in_tokens() -> None:
 def test_a_latent_is_dead_at_the_threshold(config: Make) -> None:
     recipe, state = begin(config(dead={"after_tokens": 34}), num_steps=2)
     state.tokens_since_fired[:] = torch.tensor([33, 34] * 20)
-    mask = dead_mask(recipe, state.tokens_since_fired)
-    assert mask.tolist() == [False, True] * 20
-    assert any_dead(recipe, state.step, mask)
+    assert dead_mask(recipe, state.tokens_since_fired).tolist() == [False, True] * 20
+    assert any_dead(recipe, state.step, state.tokens_since_fired)
     state.step = 1  # after 17 tokens no latent can be dead yet
-    assert not any_dead(recipe, state.step, mask)
+    assert not any_dead(recipe, state.step, state.tokens_since_fired)
 
 
 def test_resampled_latents_are_reset(config: Make) -> None:

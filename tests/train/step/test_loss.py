@@ -21,8 +21,8 @@ def loss_at(config: TrainConfig, params: Params, x: Tensor, step: int, dtype: to
     """Returns the loss at a step of a run of 20 steps in which no latent is dead."""
     now = {label: settings_at(component, step, 20) for label, component in config.components()}
     states = {label: component.init_state(24, 40) for label, component in config.components()}
-    none_dead = torch.zeros(40, dtype=torch.bool)
-    moment = Moment(step, 20, seed=0, dead=none_dead, any_dead=False, uniform=None, now=now, states=states)
+    silence = torch.zeros(40, dtype=torch.int64)
+    moment = Moment(step, 20, 0, silence, dead_after=1, any_dead=False, uniform=None, now=now, states=states)
     return compute_loss(config, params, x, moment, dtype)
 
 
