@@ -55,6 +55,11 @@ def carrying_bias(b_enc: Tensor, b_dec: Tensor, W_enc: Tensor) -> Tensor:
     return _CarryingBias.apply(b_enc, b_dec, W_enc)  # type: ignore[no-untyped-call]
 
 
+def with_gradient(value: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
+    """Returns value (), whose gradient for `parameter` is increased by a known one, of the parameter's shape."""
+    return _WithGradient.apply(value, parameter, gradient)  # type: ignore[no-untyped-call]
+
+
 def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
     """Sums values (num_entries,) over the batch -> (d_sae,)."""
     return _ColumnSums.apply(values, pattern)  # type: ignore[no-untyped-call]
@@ -147,6 +152,23 @@ class _CarryingBias(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (W_enc,) = ctx.saved_tensors
         return gradient, torch.addmv(W_enc[:, 0], W_enc, gradient, beta=0, alpha=-1), None
+
+
+class _WithGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (known,) = ctx.saved_tensors
+        return gradient, gradient * known, None
 
 
 class _ColumnSums(torch.autograd.Function):

@@ -6,18 +6,47 @@ Sets keep their size from step to step, so that runs can be stacked; unused slot
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from saepipe.train.kernels.pattern import Pattern
+
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of latents, unpacked from a vector of keys."""
+    """Pairs of latents i and j. What is derived is computed once, and serves every product of a step."""
 
-    i: Tensor  # (num_pairs,) int64; 0 in an unused slot
-    j: Tensor  # (num_pairs,) int64; 0 in an unused slot
-    real: Tensor  # (num_pairs,) bool: the slot holds a pair
+    ends: Tensor  # (2, num_pairs) int64: i, then j; the last latent twice in an unused slot
+    d_sae: int
+    positions: Tensor | None = None  # (num_pairs,) i d_sae + j, if they are known
+    ascending: bool = False  # whether i d_sae + j ascends
+
+    @property
+    def i(self) -> Tensor:
+        """(num_pairs,) int64."""
+        return self.ends[0]
+
+    @property
+    def j(self) -> Tensor:
+        """(num_pairs,) int64."""
+        return self.ends[1]
+
+    @cached_property
+    def swapped(self) -> Tensor:
+        """(2, num_pairs) int64: j, then i."""
+        return self.ends.flip(0)
+
+    @cached_property
+    def pattern(self) -> tuple[Pattern, Tensor | None]:
+        """The entries (i, j) of a (d_sae, d_sae) array, and the pairs' order in it, (num_pairs,); None: as they are."""
+        positions, order = self.positions, None
+        if positions is None:
+            positions = self.i * self.d_sae + self.j
+        if not self.ascending:
+            positions, order = positions.sort()
+        return Pattern.of_positions(positions, self.d_sae, self.d_sae), order
 
 
 def no_pair(d_sae: int) -> int:
@@ -36,11 +65,15 @@ def keys_of(i: Tensor, j: Tensor, d_sae: int) -> Tensor:
     return keys.masked_fill(i == j, no_pair(d_sae))
 
 
-def pairs_at(keys: Tensor, d_sae: int) -> Pairs:
-    """Returns the latents of keys (num_pairs,)."""
-    real = keys < no_pair(d_sae)
-    valid = keys.where(real, 0)
-    return Pairs(valid // d_sae, valid % d_sae, real)
+def is_pair(keys: Tensor, d_sae: int) -> Tensor:
+    """Returns which slots hold a pair, bool of the keys' shape."""
+    return keys < no_pair(d_sae)
+
+
+def pairs_at(keys: Tensor, d_sae: int, *, ascending: bool = False) -> Pairs:
+    """Returns the latents of keys (num_pairs,), which may be known to be `ascending`."""
+    keys = keys.clamp_max(no_pair(d_sae) - 1)
+    return Pairs(torch.stack([keys // d_sae, keys % d_sae]), d_sae, keys, ascending)
 
 
 def unique_keys(keys: Tensor, d_sae: int) -> Tensor:
@@ -53,7 +86,7 @@ def unique_keys(keys: Tensor, d_sae: int) -> Tensor:
 def find(keys: Tensor, sorted_keys: Tensor, d_sae: int) -> tuple[Tensor, Tensor]:
     """Returns each key's position in `sorted_keys` (ascending), and whether it is there; no pair never is."""
     position = torch.searchsorted(sorted_keys, keys).clamp_max(len(sorted_keys) - 1)
-    return position, (sorted_keys[position] == keys) & (keys < no_pair(d_sae))
+    return position, (sorted_keys[position] == keys) & is_pair(keys, d_sae)
 
 
 def overlap(new: Tensor, old: Tensor, d_sae: int) -> tuple[Tensor, Tensor]:
@@ -62,5 +95,5 @@ def overlap(new: Tensor, old: Tensor, d_sae: int) -> tuple[Tensor, Tensor]:
     Each is 0 if the set that it divides by is empty.
     """
     shared = find(new, old, d_sae)[1].sum()
-    num_new, num_old = (new < no_pair(d_sae)).sum(), (old < no_pair(d_sae)).sum()
+    num_new, num_old = is_pair(new, d_sae).sum(), is_pair(old, d_sae).sum()
     return shared / (num_new + num_old - shared).clamp_min(1), shared / num_old.clamp_min(1)

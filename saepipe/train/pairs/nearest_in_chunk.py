@@ -52,7 +52,7 @@ def nearest_in_chunk(W_dec: Tensor, uniform: Tensor, chunk: int) -> tuple[Tensor
 def stored_pairs(state: Mapping[str, Tensor]) -> Pairs:
     """Returns each latent i with its neighbour j."""
     j = state["fellow"]
-    return Pairs(torch.arange(len(j), device=j.device), j, torch.ones_like(j, dtype=torch.bool))
+    return Pairs(torch.stack([torch.arange(len(j), device=j.device), j]), len(j), ascending=True)
 
 
 def nearest_statistics(state: Mapping[str, Tensor], W_dec: Tensor, pairs: Pairs, cosine: Tensor) -> dict[str, Tensor]:

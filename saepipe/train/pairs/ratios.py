@@ -50,9 +50,8 @@ def magnitude_lift(m: Moments) -> Tensor:
 
 def suppression(m: Moments) -> Tensor:
     """Loss of the parent's strength where the child is active: relu(1 - E[f_parent | child] / E[f_parent | parent])."""
-    with_child = m.joint / m.rate_child.clamp_min(TINY)
-    usual = m.mean_parent / m.rate_parent.clamp_min(TINY)
-    return (1 - with_child / usual.clamp_min(TINY)).clamp(0, 1)
+    kept = m.joint * m.rate_parent / (m.rate_child * m.mean_parent).clamp_min(TINY)
+    return (1 - kept).clamp(0, 1)
 
 
 def none(m: Moments) -> Tensor:

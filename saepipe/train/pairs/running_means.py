@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.pairs.hinge import products
-from saepipe.train.pairs.keys import Pairs, empty_keys, find, pairs_at
+from saepipe.train.pairs.keys import Pairs, empty_keys, find, is_pair
 
 Joint = Literal["firing", "strength", "product"]
 """Mean kept of a pair: [both active]; acts_i [j active] and acts_j [i active]; acts_i acts_j."""
@@ -52,50 +52,52 @@ def carried_over(state: Mapping[str, Tensor], new_keys: Tensor, d_sae: int) -> d
 
 
 def updated_means(
-    state: Mapping[str, Tensor], rate: Tensor, mean: Tensor, acts: Tensor, joint: Joint | None, share: float
+    state: Mapping[str, Tensor],
+    pairs: Pairs,
+    rate: Tensor,
+    mean: Tensor,
+    acts: Tensor,
+    joint: Joint | None,
+    share: float,
 ) -> dict[str, Tensor]:
     """Returns the state after one more batch.
 
     Args:
         state: from `initial_means` or from an earlier batch.
+        pairs: of the state's keys.
         rate: (d_sae,) share of the batch's tokens on which each latent is active.
         mean: (d_sae,) its mean activation.
         acts: (num_tokens, d_sae) of the tokens on which pairs are observed.
         joint: mean kept of a pair.
         share: the batch's share of the window.
     """
-    pairs = pairs_at(state["keys"], acts.shape[1])
     new = {
         "rate": rate,
         "mean": mean,
         "seen": torch.ones_like(state["seen"]),
         "joint": state["joint"] if joint is None else joint_means(acts, pairs, joint),
-        "joint_seen": pairs.real,
+        "joint_seen": is_pair(state["keys"], pairs.d_sae),
     }
-    return {
-        **state,
-        **{name: (1 - share) * state[name] + share * value.to(state[name].dtype) for name, value in new.items()},
-    }
+    return {**state, **{name: state[name].lerp(value.to(state[name].dtype), share) for name, value in new.items()}}
 
 
-def moments(state: Mapping[str, Tensor], tokens_per_unit: float) -> Moments:
+def moments(state: Mapping[str, Tensor], pairs: Pairs, tokens_per_unit: float) -> Moments:
     """Returns the moments of the pairs.
 
     Args:
         state: after this step's batch.
+        pairs: of the state's keys.
         tokens_per_unit: observed tokens at which `joint_seen` is 1.
     """
-    rate, mean = (state[name] / state["seen"].clamp_min(TINY) for name in ("rate", "mean"))
-    pairs = pairs_at(state["keys"], len(rate))
-    joint = state["joint"] / state["joint_seen"].clamp_min(TINY).unsqueeze(1)
+    of_ends = (torch.stack([state["rate"], state["mean"]]) / state["seen"])[:, pairs.ends]
+    (rate_i, rate_j), (mean_i, mean_j) = of_ends
     # Of two equally frequent latents the stronger is the parent, since the latents' order must not matter.
-    i_is_parent = (rate[pairs.i] > rate[pairs.j]) | (
-        (rate[pairs.i] == rate[pairs.j]) & (mean[pairs.i] >= mean[pairs.j])
-    )
-    parent, child = pairs.i.where(i_is_parent, pairs.j), pairs.j.where(i_is_parent, pairs.i)
+    i_is_parent = torch.where(rate_i == rate_j, mean_i >= mean_j, rate_i > rate_j)
+    (rate_parent, rate_child), (mean_parent, mean_child) = of_ends.where(i_is_parent, of_ends.flip(1))
+    joint = state["joint"] / state["joint_seen"].clamp_min(TINY).unsqueeze(1)
     if joint.shape[1]:
         joint = joint[:, 0].where(i_is_parent, joint[:, -1])
-    return Moments(rate[parent], rate[child], mean[parent], mean[child], joint, state["joint_seen"] * tokens_per_unit)
+    return Moments(rate_parent, rate_child, mean_parent, mean_child, joint, state["joint_seen"] * tokens_per_unit)
 
 
 def joint_means(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
@@ -107,11 +109,12 @@ def joint_means(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
 
 def _by_products(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
     """Returns sums over tokens, from the product of all latents with all."""
-    on = (acts > 0).float()
+    on = acts.sign()  # 1 where active, as no activation is negative
     first = on if joint == "firing" else acts
     sums = first.T @ (acts if joint == "product" else on)
-    ends = [(pairs.i, pairs.j), (pairs.j, pairs.i)] if joint == "strength" else [(pairs.i, pairs.j)]
-    return torch.stack([sums[i, j] for i, j in ends], dim=1)
+    if joint == "strength":
+        return sums[pairs.ends, pairs.swapped].T
+    return sums[pairs.i, pairs.j].unsqueeze(1)
 
 
 def _by_pairs(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
@@ -119,7 +122,7 @@ def _by_pairs(acts: Tensor, pairs: Pairs, joint: Joint) -> Tensor:
     by_latent = acts.T.contiguous()
     if joint == "product":
         return products(pairs, by_latent, by_latent).unsqueeze(1)
-    on = (by_latent > 0).to(by_latent.dtype)
+    on = by_latent.sign()  # 1 where active, as no activation is negative
     if joint == "firing":
         return products(pairs, on, on).unsqueeze(1)
     return torch.stack([products(pairs, by_latent, on), products(pairs, on, by_latent)], dim=1)

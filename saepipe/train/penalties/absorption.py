@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from saepipe.data.config.base import Count
 from saepipe.train.pairs import selection
 from saepipe.train.pairs.hinge import cosines, hinge
-from saepipe.train.pairs.keys import pairs_at
+from saepipe.train.pairs.keys import is_pair, pairs_at
 from saepipe.train.pairs.ratios import RATIOS, RatioName, threshold_problem, threshold_weight
 from saepipe.train.pairs.running_means import carried_over, initial_means, moments, updated_means
 from saepipe.train.pairs.search import neighbour_keys
-from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import ANY, SHARE, Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.setting import Setting, SettingsNow, configured_values, within
 
 ABSORBED = math.sqrt(0.5)
@@ -80,25 +80,29 @@ class Absorption(Penalty):
         if due:
             max_cos, keys = neighbour_keys(ctx.W_dec, self.neighbours)
             state = carried_over(state, keys, d_sae)
+        pairs, real = pairs_at(state["keys"], d_sae, ascending=True), is_pair(state["keys"], d_sae)
         rate, mean, share = ctx.rate, ctx.acts_sum.detach() / batch, min(1.0, batch / self.window)
-        state = updated_means(state, rate, mean, ctx.first_acts(num_joint), RATIOS[self.ratio].joint, share)
-        means = moments(state, self.window * num_joint / batch)
-        pairs = pairs_at(state["keys"], d_sae)
+        state = updated_means(state, pairs, rate, mean, ctx.first_acts(num_joint), RATIOS[self.ratio].joint, share)
+        means = moments(state, pairs, self.window * num_joint / batch)
         cosine = cosines(ctx.W_dec, pairs)
-        active = (state["rate"] * self.window >= self.min_firings) & (state["rate"] >= self.min_rate * state["seen"])
+        # The child is active less often than the parent, so that both are active often enough if the child is.
+        least_rate = (self.min_firings / self.window / state["seen"]).clamp_min(self.min_rate)
         expected = means.num_tokens * means.rate_parent * means.rate_child
-        meaningful = pairs.real & active[pairs.i] & active[pairs.j] & (expected >= self.min_expected_joint)
+        meaningful = real & (means.rate_child >= least_rate) & (expected >= self.min_expected_joint)
         eligible = meaningful & (cosine > now["tau"])
         ratio = RATIOS[self.ratio].formula(means)
         weight = (threshold_weight(ratio, now["rho"]) if "rho" in now else ratio) * eligible
-        chosen = weight > 0
         if due:
-            state = state | selection.refreshed_state(state, ctx.W_dec, state["keys"], chosen, max_cos)
-        value = ctx.power / d_sae * hinge(ctx.W_dec, pairs, cosine, weight.to(cosine.dtype), now["margin"])
-        statistics = selection.statistics(state, pairs, cosine, chosen, selection.marked_pairs(cosine, eligible)) | {
-            "active_share": active.float().mean(),
-            "eligible_share": eligible.sum() / pairs.real.sum().clamp_min(1),
-            "ratio_in": selection.masked_mean(ratio, chosen),
-            "ratio_out": selection.masked_mean(ratio, eligible & ~chosen),
-        }
+            state = state | selection.refreshed_state(state, ctx.W_dec, state["keys"], weight > 0, max_cos)
+        scale = ctx.power / d_sae
+        value = hinge(ctx.W_dec, pairs, cosine, scale * weight.to(scale.dtype), now["margin"])
+        statistics = WhenRead(
+            lambda: {
+                **selection.statistics(state, pairs, cosine, weight > 0, selection.marked_pairs(cosine, eligible)),
+                "active_share": (state["rate"] >= least_rate * state["seen"]).float().mean(),
+                "eligible_share": eligible.sum() / real.sum().clamp_min(1),
+                "ratio_in": selection.masked_mean(ratio, weight > 0),
+                "ratio_out": selection.masked_mean(ratio, eligible & (weight <= 0)),
+            }
+        )
         return Penalised(value, statistics, state)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saepipe.data.config.component import Component
 from saepipe.train.answers import check_scalars, check_tensor, check_type
-from saepipe.train.sae.base import Architecture, is_active
+from saepipe.train.sae.base import Architecture
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.entries import LatentActs
 from saepipe.train.setting import Setting, SettingsNow, settings_of, within
@@ -99,7 +99,7 @@ class StepContext:
     @property
     def rate(self) -> Tensor:
         """Share of the batch's tokens on which each latent is active, (d_sae,) without gradient."""
-        return self.over_batch(lambda acts: is_active(acts).to(self.x.dtype)) / len(self.x)
+        return self.over_batch(lambda acts: acts.detach().sign()) / len(self.x)  # as no activation is negative
 
     def over_batch(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Sums over the batch a function of each activation that is 0 at 0: (d_sae,) float32."""

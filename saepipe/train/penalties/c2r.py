@@ -38,9 +38,10 @@ class C2R(Penalty):
         due = ctx.step % self.every == 0
         state, pairs, cosine = nearest_pairs(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
         mean_square = ctx.over_batch(torch.square) / len(ctx.x)
-        rms = mean_square.clamp_min(1e-12).sqrt()  # a silent latent gets no gradient instead of an infinite one
-        strength = (rms + rms[pairs.j]) ** self.alpha
+        rms = (mean_square + 1e-12).sqrt()  # a silent latent gets no gradient instead of an infinite one
+        both = rms + rms[pairs.j]
+        strength = both if self.alpha == 1 else both**self.alpha
         scale = ctx.power ** (1 - self.alpha / 2) / len(cosine)
-        value = scale * hinge(ctx.W_dec, pairs, cosine, strength, 0.0)
+        value = scale * hinge(ctx.W_dec, pairs, cosine, strength)
         statistics = WhenRead(lambda: nearest_statistics(state, ctx.W_dec, pairs, cosine))
         return Penalised(value, statistics, state)

@@ -131,7 +131,9 @@ def check_latent_order(penalty: Penalty) -> str | None:
 def check_purity(penalty: Penalty) -> str | None:
     """Two calls give the same value, change no argument, and keep the shapes and dtypes of the state."""
     ctx = synthetic_step()
-    copies = {name: getattr(ctx, name).detach().clone() for name in (*DIFFERENTIABLE, "x", "tokens_since_fired", "uniform")}
+    copies = {
+        name: getattr(ctx, name).detach().clone() for name in (*DIFFERENTIABLE, "x", "tokens_since_fired", "uniform")
+    }
     state = warm_state(penalty, ctx)
     first, second = answer(penalty, ctx, state), answer(penalty, ctx, state)
     if not torch.equal(first.value, second.value):

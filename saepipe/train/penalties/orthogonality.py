@@ -9,9 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from saepipe.data.config.base import Count
+from saepipe.train.kernels.autograd import with_gradient
 from saepipe.train.pairs import selection
-from saepipe.train.pairs.hinge import cosines, hinge, zero_with_gradient
-from saepipe.train.pairs.keys import empty_keys, pairs_at
+from saepipe.train.pairs.hinge import cosines, hinge
+from saepipe.train.pairs.keys import empty_keys, is_pair, pairs_at
 from saepipe.train.pairs.search import nearest, neighbour_keys
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.setting import Setting, SettingsNow, within
@@ -55,12 +56,12 @@ class Orthogonality(Penalty):
         if due:
             max_cos, keys = neighbour_keys(ctx.W_dec, self.neighbours)
             state = state | {"keys": keys}
-        pairs = pairs_at(state["keys"], d_sae)
+        pairs, real = pairs_at(state["keys"], d_sae, ascending=True), is_pair(state["keys"], d_sae)
         cosine = cosines(ctx.W_dec, pairs)
-        chosen = pairs.real & (cosine > now["margin"])
+        chosen = real & (cosine > now["margin"])
         if due:
             state = state | selection.refreshed_state(state, ctx.W_dec, state["keys"], chosen, max_cos)
-        value = ctx.power / d_sae * hinge(ctx.W_dec, pairs, cosine, pairs.real.to(cosine.dtype), now["margin"])
+        value = hinge(ctx.W_dec, pairs, cosine, ctx.power / d_sae * real, now["margin"])
         statistics = WhenRead(
             lambda: selection.statistics(state, pairs, cosine, chosen, selection.all_pairs(ctx.W_dec))
         )
@@ -91,4 +92,4 @@ def squared_cosines(W_dec: Tensor) -> Tensor:
     gram = D.T @ D
     norms = D.square().sum(1, keepdim=True)
     value = (gram.square().sum() - norms.square().sum()) / 2
-    return value + zero_with_gradient(W_dec, 2 * (D @ gram - norms * D))
+    return with_gradient(value, W_dec, torch.addmm(norms * D, D, gram, beta=-2, alpha=2))

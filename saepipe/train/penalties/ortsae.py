@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 
 from saepipe.data.config.base import Count
@@ -35,7 +34,6 @@ class OrtSAE(Penalty):
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         due = ctx.step % self.every == 0
         state, pairs, cosine = nearest_pairs(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
-        weight = torch.full_like(cosine, 1 / len(cosine))
-        value = ctx.power * hinge(ctx.W_dec, pairs, cosine, weight, 0.0)
+        value = hinge(ctx.W_dec, pairs, cosine, weight=ctx.power / len(cosine))
         statistics = WhenRead(lambda: nearest_statistics(state, ctx.W_dec, pairs, cosine))
         return Penalised(value, statistics, state)

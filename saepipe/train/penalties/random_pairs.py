@@ -10,7 +10,7 @@ from pydantic import Field
 from saepipe.data.config.base import Count
 from saepipe.train.pairs import selection
 from saepipe.train.pairs.hinge import cosines, hinge
-from saepipe.train.pairs.keys import keys_of, pairs_at
+from saepipe.train.pairs.keys import Pairs, is_pair, keys_of
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.setting import Setting, SettingsNow, within
 
@@ -36,16 +36,17 @@ class RandomPairs(Penalty):
         batch, d_sae = len(ctx.x), len(ctx.W_dec)
         assert ctx.uniform is not None
         circle = ctx.uniform.argsort()  # each latent is paired with those 1, 2, ... positions further round
-        rounds = range(1, self._rounds(d_sae) + 1)
-        keys = torch.cat([keys_of(circle, circle.roll(shift), d_sae) for shift in rounds])
-        pairs = pairs_at(keys, d_sae)
+        partners = torch.stack([circle.roll(shift) for shift in range(1, self._rounds(d_sae) + 1)])
+        pairs = Pairs(torch.stack([circle.expand_as(partners), partners]).flatten(1), d_sae)
         cosine = cosines(ctx.W_dec, pairs)
-        value = ctx.power / d_sae * hinge(ctx.W_dec, pairs, cosine, torch.ones_like(cosine), now["margin"])
-        chosen = pairs.real
+        value = hinge(ctx.W_dec, pairs, cosine, ctx.power / d_sae, now["margin"])
         if selection.search_is_due(None, ctx.step, batch, d_sae):
-            state = state | selection.refreshed_state(state, ctx.W_dec, keys, chosen)
+            keys = keys_of(pairs.i, pairs.j, d_sae)
+            state = state | selection.refreshed_state(state, ctx.W_dec, keys, is_pair(keys, d_sae))
         statistics = WhenRead(
-            lambda: selection.statistics(state, pairs, cosine, chosen, selection.all_pairs(ctx.W_dec))
+            lambda: selection.statistics(
+                state, pairs, cosine, torch.ones_like(cosine).bool(), selection.all_pairs(ctx.W_dec)
+            )
         )
         return Penalised(value, statistics, state)
 

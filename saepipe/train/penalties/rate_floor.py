@@ -57,10 +57,12 @@ class RateFloor(Penalty):
         carrier = (margin / self.bandwidth).sigmoid().mean(0)  # its gradient is the estimate
         p_min = now["p_min"]
         rate = state["rate"] / state["seen"] + (carrier - carrier.detach()) + SOFT * p_min
-        statistics = WhenRead(lambda: {
-            "below": (shortfall(rate, p_min) > 0).sum() / len(rate),
-            "entropy": 1 - unevenness(rate) / math.log(len(rate)),
-        })
+        statistics = WhenRead(
+            lambda: {
+                "below": (shortfall(rate, p_min) > 0).sum() / len(rate),
+                "entropy": 1 - unevenness(rate) / math.log(len(rate)),
+            }
+        )
         value = shortfall(rate, p_min).mean() if self.form == "log_floor" else unevenness(rate)
         return Penalised(value, statistics, state)
 

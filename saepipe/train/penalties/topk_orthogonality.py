@@ -14,7 +14,7 @@ from saepipe.data.config.base import Count
 from saepipe.train.pairs import selection
 from saepipe.train.pairs.coactivation import top_coactive
 from saepipe.train.pairs.hinge import cosines, hinge
-from saepipe.train.pairs.keys import empty_keys, find, no_pair, pairs_at
+from saepipe.train.pairs.keys import empty_keys, find, is_pair, no_pair, pairs_at
 from saepipe.train.pairs.search import top_pairs
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.schedule import Controller
@@ -69,13 +69,13 @@ class TopKOrthogonality(Penalty):
         if due and self.select != "coactivation":
             state = state | {"keys": top_pairs(ctx.W_dec, len(state["keys"])).keys.sort().values}
         searched, coactive = state["keys"], self._coactive(ctx, state)
-        keys = torch.cat([searched, coactive])
-        pairs = pairs_at(keys, d_sae)
+        keys = torch.cat([searched, coactive]) if len(coactive) else searched
+        pairs = pairs_at(keys, d_sae, ascending=not len(coactive))
         cosine = cosines(ctx.W_dec, pairs)
-        chosen = pairs.real & first_of_each(searched, coactive, cosine, self._size(now, d_sae), d_sae)
+        chosen = is_pair(keys, d_sae) & first_of_each(searched, coactive, cosine, self._size(now, d_sae), d_sae)
         if due:
             state = state | selection.refreshed_state(state, ctx.W_dec, keys, chosen)
-        value = ctx.power / d_sae * hinge(ctx.W_dec, pairs, cosine, chosen.to(cosine.dtype), now["tau"])
+        value = hinge(ctx.W_dec, pairs, cosine, ctx.power / d_sae * chosen, now["tau"])
         statistics = WhenRead(
             lambda: selection.statistics(state, pairs, cosine, chosen, selection.all_pairs(ctx.W_dec))
         )
@@ -111,8 +111,10 @@ def first_of_each(searched: Tensor, coactive: Tensor, cosine: Tensor, size: floa
     """
     by_cosine = cosine[: len(searched)].masked_fill(searched == no_pair(d_sae), float("-inf"))
     near = by_cosine.argsort(descending=True).argsort() < size
+    if not len(coactive):
+        return near
     active = torch.arange(len(coactive), device=coactive.device) < size
-    if len(searched) and len(coactive):
+    if len(searched):
         position, in_both = find(coactive, searched, d_sae)
         active = active & ~(in_both & near[position])
     return torch.cat([near, active])

@@ -97,9 +97,12 @@ class Loss:
 def scalars(numbers: tuple[float | Tensor, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns numbers, of which some may be () tensors, as one tensor (num,), not to be changed in place."""
     if any(isinstance(number, Tensor) for number in numbers):
-        return torch.stack([
-            number.to(dtype) if isinstance(number, Tensor) else _sent((number,), dtype, device)[0] for number in numbers
-        ])
+        return torch.stack(
+            [
+                number.to(dtype) if isinstance(number, Tensor) else _sent((number,), dtype, device)[0]
+                for number in numbers
+            ]
+        )
     return _sent(numbers, dtype, device)
 
 
@@ -109,15 +112,15 @@ def _sent(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) 
     return torch.tensor(numbers, dtype=dtype, device=device)
 
 
-def reconstruction(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
-    """Mean over the batch of |x - x_hat|^2 (`squared`) or |x - x_hat| (`norm`); (batch, d_in) twice -> ().
+def token_errors(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
+    """|x - x_hat|^2 (`squared`) or |x - x_hat| (`norm`) of each token; (batch, d_in) twice -> (batch,).
 
     It is summed row by row, because torch splits the sum of a whole matrix by the number of threads, and health.json
     would then depend on it.
     """
     if kind == "squared":
-        return mse_loss(x_hat, x, reduction="none").sum(1).mean()
-    return torch.linalg.vector_norm(x - x_hat, dim=1).mean()
+        return mse_loss(x_hat, x, reduction="none").sum(1)
+    return torch.linalg.vector_norm(x - x_hat, dim=1)
 
 
 def compute_loss(
@@ -136,8 +139,8 @@ def compute_loss(
     forward = (_sparse if sparse else _dense)(config, params, x, moment, dtype)
     ctx = _context(config.sae, params, x, moment, forward)
     states, statistics = forward.states, forward.statistics
-    error = reduce(add, (reconstruction(x, x_hat, config.reconstruction) for x_hat in forward.x_hats))
-    terms = {RECONSTRUCTION: Term(error, 1.0)}
+    errors = reduce(add, (token_errors(x, x_hat, config.reconstruction) for x_hat in forward.x_hats))
+    terms = {RECONSTRUCTION: Term(errors.mean(), 1.0)}
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
         answer = ask(penalty, ctx, moment.states[label], moment.now[label])
         terms[label] = Term(answer.value, moment.now[label]["weight"])
@@ -190,8 +193,11 @@ def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtyp
     """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
     entries = encode(config.sae, params, x, dtype, _kept(config.sae, config.penalties, moment))
     encoded = entries.entry_acts.detach()
-    encoded_sum = column_sums(entries.pattern, encoded)
-    return _Forward(entries, entries.reconstructions(config.sae, params), encoded, encoded_sum, {}, {})
+    # Without an estimator the sum is the one that penalties read, and is kept for them.
+    shared = entries.estimate is None
+    encoded_sum = entries.acts_sum.detach() if shared else column_sums(entries.pattern, encoded)
+    x_hats = entries.reconstructions(config.sae, params)
+    return _Forward(entries, x_hats, encoded, encoded_sum, {}, {})
 
 
 def _kept(sae: Architecture, penalties: Sequence[Penalty], moment: Moment) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from saepipe.train.pairs import coactivation, search
 from saepipe.train.pairs.coactivation import by_active_latents, by_tiles, top_coactive
 from saepipe.train.pairs.hinge import cosines, hinge
-from saepipe.train.pairs.keys import find, keys_of, no_pair, overlap, pairs_at, unique_keys
+from saepipe.train.pairs.keys import find, is_pair, keys_of, no_pair, overlap, pairs_at, unique_keys
 from saepipe.train.pairs.nearest_in_chunk import nearest_in_chunk
 from saepipe.train.pairs.running_means import Joint, carried_over, initial_means, moments, updated_means
 from saepipe.train.pairs.search import nearest, neighbour_keys, top_pairs
@@ -52,14 +52,14 @@ def ranked(score: dict[tuple[int, int], float]) -> list[tuple[int, int]]:
 
 
 def as_tuples(keys: Tensor) -> list[tuple[int, int]]:
-    pairs = pairs_at(keys, D_SAE)
-    return [(i, j) for i, j, real in zip(pairs.i.tolist(), pairs.j.tolist(), pairs.real.tolist(), strict=True) if real]
+    pairs, real = pairs_at(keys, D_SAE), is_pair(keys, D_SAE)
+    return [(i, j) for i, j, used in zip(pairs.i.tolist(), pairs.j.tolist(), real.tolist(), strict=True) if used]
 
 
 def test_a_key_stands_for_its_pair_in_either_order() -> None:
     keys = keys_of(torch.tensor([3, 9, 5]), torch.tensor([7, 2, 5]), D_SAE)
     assert as_tuples(keys) == [(3, 7), (2, 9)]
-    assert pairs_at(keys, D_SAE).real.tolist() == [True, True, False]
+    assert is_pair(keys, D_SAE).tolist() == [True, True, False]
 
 
 def test_unique_keys_keep_each_pair_once() -> None:
@@ -212,8 +212,8 @@ def test_running_means_are_weighted_means_of_the_batches(
     keys = keys_of(torch.tensor([0, 2, 7]), torch.tensor([1, 30, 9]), D_SAE).sort().values
     state = initial_means(3, D_SAE, joint) | {"keys": keys}
     for acts in batches:
-        state = updated_means(state, *over_tokens(acts), joint, share=0.1)
-    means = moments(state, tokens_per_unit=10 * BATCH)
+        state = updated_means(state, pairs_at(keys, D_SAE, ascending=True), *over_tokens(acts), joint, share=0.1)
+    means = moments(state, pairs_at(keys, D_SAE), tokens_per_unit=10 * BATCH)
     share = torch.tensor([0.9 ** (5 - t) for t in range(6)])
     share = share / share.sum()
     for row, (i, j) in enumerate(as_tuples(keys)):
@@ -231,8 +231,9 @@ def test_running_means_are_weighted_means_of_the_batches(
 def test_means_of_a_pair_survive_a_refresh_exactly(acts: Tensor) -> None:
     old = torch.tensor([3, 50, 77, 800, no_pair(D_SAE)])
     new = torch.tensor([3, 60, 800, 900, no_pair(D_SAE)])
+    pairs = pairs_at(old, D_SAE, ascending=True)
     state = updated_means(
-        initial_means(5, D_SAE, "strength") | {"keys": old}, *over_tokens(acts), "strength", BATCH / 100
+        initial_means(5, D_SAE, "strength") | {"keys": old}, pairs, *over_tokens(acts), "strength", BATCH / 100
     )
     after = carried_over(state, new, D_SAE)
     assert torch.equal(after["joint"][[0, 2]], state["joint"][[0, 3]])
