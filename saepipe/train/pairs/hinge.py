@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.kernels.autograd import with_gradient
+from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.kernels.pick import kernels_for
 from saepipe.train.pairs.keys import Pairs
 
@@ -46,9 +47,9 @@ def hinge(W_dec: Tensor, pairs: Pairs, cosine: Tensor, weight: Tensor, margin: f
 def row_gradient(W_dec: Tensor, pairs: Pairs, slope: Tensor) -> Tensor:
     """Gradient of sum over pairs of slope_ij d_i . d_j for W_dec: (d_sae, d_in)."""
     if len(W_dec) > SMALL:
-        pattern, order = pairs.pattern
-        kernels, slope = kernels_for(W_dec.device, W_dec.dtype), slope if order is None else slope[order]
-        return kernels.decode(pattern, slope, W_dec).add_(kernels.decode_t(pattern, slope, W_dec))
+        positions, order = (pairs.ends * len(W_dec) + pairs.swapped).flatten().sort()
+        pattern = Pattern.of_positions(positions, len(W_dec), len(W_dec))
+        return kernels_for(W_dec.device, W_dec.dtype).decode(pattern, slope.repeat(2)[order], W_dec)
     gradient = torch.zeros_like(W_dec)
     for ends, swapped, factor in in_parts(W_dec.shape[1], pairs.ends, pairs.swapped, slope.unsqueeze(0)):
         terms = factor.unsqueeze(2) * W_dec[swapped]

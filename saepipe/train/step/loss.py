@@ -81,17 +81,19 @@ class Loss:
         return reduce(add, (term.weighted for term in self.terms.values()))
 
     @cached_property
+    def values(self) -> Tensor:
+        """(num_terms,): every term before its weight."""
+        return torch.stack([term.value for term in self.terms.values()])
+
+    @cached_property
     def factors(self) -> Tensor:
         """(num_terms, 2): 1 and the weight of each term; its value times these is what the log sums up."""
-        values = [term.value for term in self.terms.values()]
         pairs = [factor for term in self.terms.values() for factor in (1.0, term.weight)]
-        return scalars(tuple(pairs), values[0].dtype, values[0].device).view(-1, 2)
+        return scalars(tuple(pairs), self.values.dtype, self.values.device).view(-1, 2)
 
     def gradients(self, params: Params) -> list[Tensor]:
-        """Returns the gradient of `total` for each parameter; starts each term with its weight, and forms no sum."""
-        weighted = zip((term.value for term in self.terms.values()), self.factors[:, 1], strict=True)
-        values, weights = zip(*[pair for pair in weighted if pair[0].requires_grad], strict=True)
-        return list(torch.autograd.grad(values, list(params.values()), weights))
+        """Returns the gradient of `total` for each parameter; each term starts with its weight, so none is summed."""
+        return list(torch.autograd.grad(self.values, list(params.values()), self.factors[:, 1]))
 
 
 def scalars(numbers: tuple[float | Tensor, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -102,8 +102,7 @@ def _carry_over(recipe: Recipe, state: TrainState, loss: Loss) -> None:
     state.states = loss.states
     for name, value in loss.buffers.items():
         state.buffers[name].copy_(value)
-    values = torch.stack([term.value for term in loss.terms.values()])
-    state.sums.addcmul_(values.unsqueeze(1), loss.factors)
+    state.sums.addcmul_(loss.values.unsqueeze(1), loss.factors)
     state.num_summed += 1
     if measures_density(recipe.config, recipe.d_in, state.step):
         state.sparse = next_is_sparse(state.sparse, density(recipe.config.sae, state.all_params, loss))
