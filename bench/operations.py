@@ -4,8 +4,9 @@
 
 On a GPU each is one or more kernel launches, about 6 microseconds of the host, whatever the size. Views are not
 counted. The step searches for no pairs, no latent is dead, and the loss is not measured for the log. Penalties are
-counted on top of a relu with l1 (of topk for auxk, of jumprelu for l0). Counts do not depend on sizes or the machine,
-but may on the version of torch. Writes results/operations.json; a test keeps each count from growing.
+counted on top of a relu with l1 (of topk for auxk, of jumprelu for l0). Counts do not depend on the machine, and on
+sizes only where a penalty multiplies pairs of latents: these products are sparse above 512 latents. They may depend on
+the version of torch. Writes results/operations.json; a test keeps each count from growing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from saepipe.train.step.step import train_step
 
 CLAIM = "A settled step dispatches few operations: relu with l1 at most 40 dense and 60 sparse (the aim)"
 D_IN, D_SAE, BATCH = 24, 40, 64
+WIDE = 640  # latents at which the products of pairs are sparse
+WIDE_PENALTIES = ("absorption", "c2r", "ortsae", "random_pairs", "topk_orthogonality")
 SETTLED = 51  # no multiple of REFRESH, so it searches for no pairs
 REFRESH = 100
 REQUIRED: dict[str, dict[str, Any]] = {
@@ -77,7 +80,7 @@ class Operations(TorchDispatchMode):
 def main() -> None:
     counted = counts()
     for name, by_path in counted.items():
-        print(f"{name:35} {by_path['dense']:4} dense {by_path['sparse']:4} sparse")
+        print(f"{name:45} {by_path['dense']:4} dense {by_path['sparse']:4} sparse")
     write_result("operations", CLAIM, {"operations": counted})
 
 
@@ -85,10 +88,13 @@ def counts() -> dict[str, dict[str, int]]:
     """Returns the operations of a dense and a sparse step, by architecture, and by architecture and penalty."""
     import_members(Architecture.package)
     import_members(Penalty.package)
-    steps = {name: (name, []) for name in Architecture.members}
+    steps: dict[str, tuple[str, list[dict[str, Any]], int]] = {name: (name, [], D_SAE) for name in Architecture.members}
     for name in Penalty.members:
         sae, others = BASES.get(name, ("relu", [L1]))
-        steps[f"{sae} + {' + '.join([*(other['name'] for other in others), name])}"] = sae, [*others, penalty(name)]
+        label = " + ".join([sae, *(other["name"] for other in others), name])
+        steps[label] = sae, [*others, penalty(name)], D_SAE
+        if name in WIDE_PENALTIES:
+            steps[f"{label}, {WIDE} latents"] = sae, [*others, penalty(name)], WIDE
     return {
         label: {path: operations(*step, sparse_steps=rule) for path, rule in (("dense", "never"), ("sparse", "always"))}
         for label, step in steps.items()
@@ -101,9 +107,9 @@ def penalty(name: str) -> dict[str, Any]:
     return settings | ({"refresh_every": REFRESH} if searches else {})
 
 
-def operations(sae: str, penalties: list[dict[str, Any]], *, sparse_steps: str) -> int:
+def operations(sae: str, penalties: list[dict[str, Any]], d_sae: int, *, sparse_steps: str) -> int:
     """Returns the number of operations of a settled step."""
-    raw: dict[str, Any] = {"sae": {"name": sae, "d_sae": D_SAE, **REQUIRED.get(sae, {})}, "penalties": penalties}
+    raw: dict[str, Any] = {"sae": {"name": sae, "d_sae": d_sae, **REQUIRED.get(sae, {})}, "penalties": penalties}
     raw |= {"cache": "none", "hook": "none", "steps": 600, "batch_size": BATCH, "sparse_steps": sparse_steps}
     raw |= {"dead": {"after_tokens": 10**6}}
     recipe = Recipe(TrainConfig.parse(raw), D_IN, 1.1, torch.device("cpu"))

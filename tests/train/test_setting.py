@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from saepipe.data.config.base import Config
 from saepipe.data.errors import ConfigError
@@ -17,7 +18,7 @@ from saepipe.train.schedule import Controller, Schedule, settings_at
 from saepipe.train.setting import Setting, within
 from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
-from saepipe.train.step.step import train_step
+from saepipe.train.step.step import steer, step_loss, train_step
 
 pytestmark = pytest.mark.quick
 
@@ -80,6 +81,20 @@ def test_a_controller_brings_a_lagging_quantity_to_its_target(lowers: bool) -> N
         settings.append(float(setting))
     assert float(quantity.exp()) == pytest.approx(5.0, rel=0.01)
     assert len(set(settings[799:])) == 1
+
+
+def test_a_steered_statistic_is_that_of_the_step_before_its_update(config: Make) -> None:
+    weight = {"steer": "cos_out", "to": 0.3, "start": 1.0}
+    resolved = config(penalties=[{"name": "ortsae", "weight": weight}]).resolved(hook="h", num_rows=1000, device=CPU)
+    recipe = Recipe(resolved, 24, 1.0, CPU)
+    state = fresh_state(recipe, initial_params(recipe))
+    state.params["W_dec"].data = normalize(state.params["W_dec"].data + 0.2, dim=1)
+    rows = torch.randn(17, 24, generator=torch.Generator().manual_seed(0))
+    start = state.steered
+    expected = steer(recipe, 0, step_loss(recipe, state, rows), start)
+    train_step(recipe, state, rows)
+    assert state.steered == expected
+    assert steer(recipe, 0, step_loss(recipe, state, rows), start) != expected
 
 
 def test_a_run_trains_with_its_steered_weight_and_keeps_it_in_its_state(config: Make) -> None:

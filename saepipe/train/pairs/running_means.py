@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.pairs.hinge import products
-from saepipe.train.pairs.keys import Pairs, empty_keys, find, is_pair
+from saepipe.train.pairs.keys import Pairs, empty_keys, find
 
 Joint = Literal["firing", "strength", "product"]
 """Mean kept of a pair: [both active]; acts_i [j active] and acts_j [i active]; acts_i acts_j."""
@@ -76,7 +76,7 @@ def updated_means(
         "mean": mean,
         "seen": torch.ones_like(state["seen"]),
         "joint": state["joint"] if joint is None else joint_means(acts, pairs, joint),
-        "joint_seen": is_pair(state["keys"], pairs.d_sae),
+        "joint_seen": torch.ones_like(state["joint_seen"]),
     }
     return {**state, **{name: state[name].lerp(value.to(state[name].dtype), share) for name, value in new.items()}}
 
@@ -94,7 +94,7 @@ def moments(state: Mapping[str, Tensor], pairs: Pairs, tokens_per_unit: float) -
     # Of two equally frequent latents the stronger is the parent, since the latents' order must not matter.
     i_is_parent = torch.where(rate_i == rate_j, mean_i >= mean_j, rate_i > rate_j)
     (rate_parent, rate_child), (mean_parent, mean_child) = of_ends.where(i_is_parent, of_ends.flip(1))
-    joint = state["joint"] / state["joint_seen"].clamp_min(TINY).unsqueeze(1)
+    joint = state["joint"] / state["joint_seen"].unsqueeze(1)
     if joint.shape[1]:
         joint = joint[:, 0].where(i_is_parent, joint[:, -1])
     return Moments(rate_parent, rate_child, mean_parent, mean_child, joint, state["joint_seen"] * tokens_per_unit)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from saepipe.data.config.base import Count
 from saepipe.train.pairs import selection
@@ -86,9 +87,9 @@ class Absorption(Penalty):
         means = moments(state, pairs, self.window * num_joint / batch)
         cosine = cosines(ctx.W_dec, pairs)
         # The child is active less often than the parent, so that both are active often enough if the child is.
-        least_rate = (self.min_firings / self.window / state["seen"]).clamp_min(self.min_rate)
+        often = means.rate_child * state["seen"] >= self._least_rate(state)
         expected = means.num_tokens * means.rate_parent * means.rate_child
-        meaningful = real & (means.rate_child >= least_rate) & (expected >= self.min_expected_joint)
+        meaningful = real & often & (expected >= self.min_expected_joint)
         eligible = meaningful & (cosine > now["tau"])
         ratio = RATIOS[self.ratio].formula(means)
         weight = (threshold_weight(ratio, now["rho"]) if "rho" in now else ratio) * eligible
@@ -99,10 +100,15 @@ class Absorption(Penalty):
         statistics = WhenRead(
             lambda: {
                 **selection.statistics(state, pairs, cosine, weight > 0, selection.marked_pairs(cosine, eligible)),
-                "active_share": (state["rate"] >= least_rate * state["seen"]).float().mean(),
+                "active_share": (state["rate"] >= self._least_rate(state)).float().mean(),
                 "eligible_share": eligible.sum() / real.sum().clamp_min(1),
                 "ratio_in": selection.masked_mean(ratio, weight > 0),
                 "ratio_out": selection.masked_mean(ratio, eligible & (weight <= 0)),
             }
         )
         return Penalised(value, statistics, state)
+
+    def _least_rate(self, state: State) -> float | Tensor:
+        """Returns what `rate` must reach, which like `seen` starts at 0: from `min_firings` and `min_rate`."""
+        least = self.min_firings / self.window
+        return (self.min_rate * state["seen"]).clamp_min(least) if self.min_rate else least

@@ -215,6 +215,10 @@ class Penalty(Component):
         """Returns the settings that may move, by name."""
         return settings_of(self)
 
+    def draws_at(self, step: int) -> bool:
+        """Returns whether it needs `StepContext.uniform` at a step; most that draw need it at every one."""
+        return self.draws
+
     def init_state(self, d_in: int, d_sae: int) -> State:
         """Returns the state before the first step, on the CPU; shapes and dtypes never change afterwards."""
         return {}

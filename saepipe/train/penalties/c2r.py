@@ -31,11 +31,14 @@ class C2R(Penalty):
     chunk: Annotated[Count, Field(ge=4)] = Field(4096, description="largest number of latents per chunk")
     every: Annotated[Count, Field(ge=1)] = Field(5, description="steps between two searches")
 
+    def draws_at(self, step: int) -> bool:
+        return step % self.every == 0
+
     def init_state(self, d_in: int, d_sae: int) -> State:
         return initial_nearest(d_sae)
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        due = ctx.step % self.every == 0
+        due = self.draws_at(ctx.step)
         state, pairs, cosine = nearest_pairs(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
         mean_square = ctx.over_batch(torch.square) / len(ctx.x)
         rms = (mean_square + 1e-12).sqrt()  # a silent latent gets no gradient instead of an infinite one

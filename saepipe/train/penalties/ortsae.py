@@ -28,11 +28,14 @@ class OrtSAE(Penalty):
     chunk: Annotated[Count, Field(ge=4)] = Field(4096, description="largest number of latents per chunk")
     every: Annotated[Count, Field(ge=1)] = Field(5, description="steps between two searches")
 
+    def draws_at(self, step: int) -> bool:
+        return step % self.every == 0
+
     def init_state(self, d_in: int, d_sae: int) -> State:
         return initial_nearest(d_sae)
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        due = ctx.step % self.every == 0
+        due = self.draws_at(ctx.step)
         state, pairs, cosine = nearest_pairs(state, ctx.W_dec, ctx.uniform, self.chunk, due=due)
         value = hinge(ctx.W_dec, pairs, cosine, weight=ctx.power / len(cosine))
         statistics = WhenRead(lambda: nearest_statistics(state, ctx.W_dec, pairs, cosine))

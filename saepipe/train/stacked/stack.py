@@ -117,14 +117,14 @@ class Stack:
 
     def measure(self, x: Tensor, overrides: Overrides = NONE) -> Shares:
         """Measures the gradient of each term at the next step, on x as for `step`. Changes nothing."""
-        losses = self._forward(x, overrides)
+        losses = self._forward(x, overrides, with_statistics=True)
         norms = {
             name: norm_each(dict(zip(self._params, projected_gradient(value.sum(), self._params), strict=True)))
             for name, value in losses.weighted.items()
         }
         return Shares(norms, losses.statistics)
 
-    def _forward(self, x: Tensor, overrides: Overrides) -> _Losses:
+    def _forward(self, x: Tensor, overrides: Overrides, *, with_statistics: bool = False) -> _Losses:
         """Computes the loss of every run."""
         first, step = self.first, self._runs[0].step
         somewhere_dead = any_dead(first, step, self._tokens_since_fired)
@@ -148,7 +148,7 @@ class Stack:
             return _Losses(
                 values={name: term.value.detach() for name, term in loss.terms.items()},
                 weighted={name: term.weighted for name, term in loss.terms.items()},
-                statistics=loss.statistics,
+                statistics=loss.statistics if with_statistics else {},
                 encoded_sum=loss.encoded_sum,
                 states=loss.states,
                 buffers=dict(loss.buffers),

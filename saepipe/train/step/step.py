@@ -73,8 +73,8 @@ def settings_now(recipe: Recipe, step: int, steered: Mapping[str, Tensor]) -> di
 
 
 def uniform(recipe: Recipe, step: int) -> Tensor | None:
-    """Draws (d_sae,) random numbers of the run's seed and a step, if one of its penalties uses them."""
-    if not any(penalty.draws for penalty in recipe.config.penalties):
+    """Draws (d_sae,) random numbers of the run's seed and a step, if one of its penalties uses them there."""
+    if not any(penalty.draws_at(step) for penalty in recipe.config.penalties):
         return None
     numbers = torch.rand(recipe.config.sae.d_sae, generator=generator(recipe.config.seed, "penalties", step))
     return to_device(numbers, recipe.device)

@@ -135,3 +135,13 @@ def test_decoded_zeros_pass_a_gradient_to_their_carrier(one_by_one: bool) -> Non
     assert torch.equal(actual, expected)
     (gradient,), (truth,) = (torch.autograd.grad(x_hat, carrier, upstream) for x_hat in (actual, expected))
     torch.testing.assert_close(gradient, truth)
+
+
+def test_a_known_gradient_is_added_to_that_of_the_value() -> None:
+    """For each of two values under vmap, and for their product with a factor."""
+    x, known = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x.requires_grad_()
+    values = torch.func.vmap(lambda x, known: autograd.with_gradient(x.square().sum(), x, known))(x, known)
+    torch.testing.assert_close(values, x.square().sum(1))
+    (gradient,) = torch.autograd.grad(5 * values.sum(), x)
+    torch.testing.assert_close(gradient, 5 * (2 * x + known))

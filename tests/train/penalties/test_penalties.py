@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saepipe.data.config.component import import_members
 from saepipe.train.penalties.auxk import AuxK
-from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
 from saepipe.train.penalties.contract import CHECKS
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.schedule import settings_at
@@ -106,3 +106,30 @@ def test_auxk_is_zero_while_no_latent_is_dead(ctx: StepContext) -> None:
     assert unknown.item() == 0
     (gradient,) = torch.autograd.grad(unknown, [ctx.W_dec])
     assert not gradient.any()
+
+
+def test_statistics_are_computed_once_and_only_when_read() -> None:
+    calls = []
+
+    def compute() -> dict[str, Tensor]:
+        calls.append("called")
+        return {"share": torch.ones(())}
+
+    statistics = WhenRead(compute)
+    assert not calls
+    assert statistics["share"] == 1
+    assert list(statistics) == ["share"]
+    assert calls == ["called"]
+
+
+@pytest.mark.parametrize("name", ["ortsae", "c2r", "random_pairs"])
+def test_random_numbers_are_drawn_only_at_steps_that_need_them(name: str, ctx: StepContext) -> None:
+    penalty = Penalty.parse({"name": name, "weight": 1.0})
+    assert isinstance(penalty, Penalty)
+    state = penalty.init_state(24, 40)
+    for step in range(10):
+        uniform = ctx.uniform if penalty.draws_at(step) else None
+        state = penalty(ctx.changed(step=step, uniform=uniform), state, settings_at(penalty, step, 10)).state
+    assert [penalty.draws_at(step) for step in range(6)] == [
+        step % 5 == 0 or name == "random_pairs" for step in range(6)
+    ]

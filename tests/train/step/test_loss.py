@@ -9,7 +9,7 @@ from torch import Tensor
 from saepipe.train.config import TrainConfig
 from saepipe.train.sae.base import Params
 from saepipe.train.schedule import settings_at
-from saepipe.train.step.loss import Loss, Moment, compute_loss
+from saepipe.train.step.loss import Loss, Moment, Term, compute_loss
 from saepipe.train.step.optim import remove_parallel
 
 pytestmark = pytest.mark.quick
@@ -95,3 +95,15 @@ def test_bfloat16_products_stay_close_and_losses_are_float32(config: Make, param
     assert rough.acts.dtype == torch.bfloat16
     assert rough.x_hat.dtype == rough.acts_sum.dtype == torch.float32
     torch.testing.assert_close(rough.x_hat, exact.x_hat, rtol=0.03, atol=0.03)
+
+
+def test_gradients_and_sums_are_those_of_the_total(config: Make, params: Params, x: Tensor) -> None:
+    """With a weight that is a number, one that is a tensor, and a term without any gradient."""
+    penalties = [{"name": "l1", "weight": 2.0}, {"name": "tanh", "weight": 0.5}, {"name": "auxk", "weight": 1.0}]
+    loss = loss_at(config(penalties=penalties), params, x, step=0)
+    loss.terms["tanh"] = Term(loss.terms["tanh"].value, torch.tensor(0.7))
+    assert not loss.terms["auxk"].value.requires_grad
+    weighted = torch.stack([term.weighted for term in loss.terms.values()])
+    torch.testing.assert_close(loss.values.unsqueeze(1) * loss.factors, torch.stack([loss.values, weighted], dim=1))
+    expected = torch.autograd.grad(loss.total, list(params.values()), retain_graph=True)
+    torch.testing.assert_close(loss.gradients(params), list(expected))
