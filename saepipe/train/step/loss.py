@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from saepipe.data.batches.staging_memory import to_device
 from saepipe.train.answers import check_scalars, check_tensor, check_type
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.kernels.autograd import column_sums
@@ -110,8 +111,8 @@ def scalars(numbers: tuple[float | Tensor, ...], dtype: torch.dtype, device: tor
 
 @lru_cache(maxsize=64)
 def _sent(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Sends numbers to the device once, as most weights are the same in every step."""
-    return torch.tensor(numbers, dtype=dtype, device=device)
+    """Sends numbers to the device, without waiting, and keeps them: most weights are the same in every step."""
+    return to_device(torch.tensor(numbers, dtype=dtype), device)
 
 
 def token_errors(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
