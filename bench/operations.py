@@ -18,7 +18,7 @@ import torch
 from record import write_result
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saepipe.data.config.component import import_members
+from saepipe.data.config.component import Component, import_members
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
@@ -88,8 +88,8 @@ def counts() -> dict[str, dict[str, int]]:
     """Returns the operations of a dense and a sparse step, by architecture, and by architecture and penalty."""
     import_members(Architecture.package)
     import_members(Penalty.package)
-    steps: dict[str, tuple[str, list[dict[str, Any]], int]] = {name: (name, [], D_SAE) for name in Architecture.members}
-    for name in Penalty.members:
+    steps: dict[str, tuple[str, list[dict[str, Any]], int]] = {name: (name, [], D_SAE) for name in own(Architecture)}
+    for name in own(Penalty):
         sae, others = BASES.get(name, ("relu", [L1]))
         label = " + ".join([sae, *(other["name"] for other in others), name])
         steps[label] = sae, [*others, penalty(name)], D_SAE
@@ -99,6 +99,11 @@ def counts() -> dict[str, dict[str, int]]:
         label: {path: operations(*step, sparse_steps=rule) for path, rule in (("dense", "never"), ("sparse", "always"))}
         for label, step in steps.items()
     }
+
+
+def own(family: type[Component]) -> list[str]:
+    """Returns the names of the family's members that are part of saepipe."""
+    return [name for name, member in family.members.items() if member.__module__.startswith(family.package)]
 
 
 def penalty(name: str) -> dict[str, Any]:
