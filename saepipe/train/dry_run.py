@@ -16,10 +16,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
 
+from saepipe.data.batches.memory import free_ram
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.train.config import TrainConfig
 from saepipe.train.memory_needs import memory_needs
-from saepipe.train.plan import Planned, plan_runs
+from saepipe.train.plan import Planned, by_stream, plan_runs
 from saepipe.train.stacked.stack import structure
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
@@ -41,7 +42,7 @@ class RunCost:
     step_seconds: float
     seconds: float
     memory_bytes: int
-    """parameters, gradients and Adam's moments, and the activations of a batch"""
+    """parameters and Adam's moments, rows of the cache, gradients and activations of a step"""
     sae_bytes: int
     checkpoint_bytes: int
 
@@ -57,6 +58,8 @@ class DryRun:
     seconds: float
     memory_bytes: int
     """of the runs that train at the same time"""
+    free_bytes: int
+    """memory that is free now"""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -71,15 +74,19 @@ def dry_run(config: TrainConfig, *, seconds: float = CALIBRATION_SECONDS) -> Dry
     planned = plan_runs(config, Path())
     by_kind = _time_kinds(planned, seconds)
     costs = tuple(_cost(run, by_kind[_kind(run.recipe)]) for run in planned)
-    streams = groupby(sorted(planned, key=lambda run: run.stream), key=lambda run: run.stream)
-    together = [sum(memory_needs([run.recipe for run in group])) for _, group in streams]
+    together = [memory_needs(runs).total for runs in by_stream(planned)]
     return DryRun(
         runs=costs,
         streams=len(together),
         device=str(planned[0].recipe.device),
         seconds=sum(cost.seconds for cost in costs),
         memory_bytes=max(together),
+        free_bytes=_free_bytes(planned[0].recipe.device),
     )
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(free_ram())
 
 
 def _cost(run: Planned, step_seconds: float) -> RunCost:
@@ -93,7 +100,7 @@ def _cost(run: Planned, step_seconds: float) -> RunCost:
         passes=tokens / run.cache.num_tokens,
         step_seconds=step_seconds,
         seconds=steps * step_seconds,
-        memory_bytes=sum(memory_needs([run.recipe])),
+        memory_bytes=memory_needs([run]).total,
         sae_bytes=4 * run.num_params,
         checkpoint_bytes=12 * run.num_params,
     )
@@ -148,10 +155,11 @@ def render(plan: DryRun) -> list[RenderableType]:
     count = f"{len(plan.runs)} run{'s' if len(plan.runs) > 1 else ''}"
     total = f"{count} on {plan.device}: about {readable_time(plan.seconds)} one after another"
     reads = f"{plan.streams} stream{'s' if plan.streams > 1 else ''} of batches"
+    memory = f"{readable_bytes(plan.memory_bytes)} of memory ({readable_bytes(plan.free_bytes)} are free)"
     disk = readable_bytes(sum(cost.sae_bytes for cost in plan.runs))
     return [
         table,
-        f"{total}, {readable_bytes(plan.memory_bytes)} of memory, {disk} of SAEs on disk; {reads}",
+        f"{total}, needs {memory}, {disk} of SAEs on disk; {reads}",
         "Times are of a few steps tried here; reading the cache, logging and checkpoints come on top, and stacking of "
         "small runs on a GPU saves some.",
     ]

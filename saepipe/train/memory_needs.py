@@ -1,37 +1,116 @@
-"""What a training needs in memory, for the message when it cannot have it."""
+"""What a training needs in memory, from shapes alone: for dry runs, and to refuse a training that cannot fit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from saepipe.data.batches.memory import free_ram
+from saepipe.data.batches.stream import POOL_CHUNKS
 from saepipe.data.errors import OutOfSpaceError
 from saepipe.data.terminal.display import readable_bytes
+from saepipe.train.plan import Planned
+from saepipe.train.sae.encoding import PIECE
+from saepipe.train.step.density import starts_sparse
 from saepipe.train.step.state import Recipe
 
-BYTES_PER_PARAMETER = 16
-"""float32: the parameter, its gradient and Adam's two moments."""
+FLOAT = 4
+"""Bytes of a float32: of parameters, gradients and moments."""
 
-BYTES_PER_ACTIVATION = 16
-"""float32: pre-activations, activations and the gradient of each."""
+HELD_PER_PARAMETER = 3 * FLOAT
+"""Bytes that every run holds: a parameter and Adam's two moments."""
+
+PIECE_ARRAYS = 1.9
+"""Arrays (tokens, d_sae) that a sparse step holds while it looks for the entries of some tokens."""
+
+TOKEN_ARRAYS = 3
+"""Arrays (batch, d_in) float32 that a step holds at its peak, besides each reconstruction."""
 
 
-def memory_needs(recipes: Sequence[Recipe]) -> tuple[int, int]:
-    """Returns the bytes of runs that train together: of their parameters, and of the activations of a batch."""
-    parameters = sum(BYTES_PER_PARAMETER * 2 * recipe.d_in * recipe.config.sae.d_sae for recipe in recipes)
-    return parameters, max(
-        BYTES_PER_ACTIVATION * recipe.config.batch_size * recipe.config.sae.d_sae for recipe in recipes
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """Bytes that runs with a common stream need, besides some 0.35 GB of the program itself."""
+
+    parameters: int
+    """of all runs, with Adam's moments"""
+    rows: int
+    """of the stream: two pools of rows, or a resident cache"""
+    step: int
+    """gradients and activations of the largest step; runs make their steps in turn"""
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.rows + self.step
+
+
+def memory_needs(runs: Sequence[Planned]) -> MemoryNeeds:
+    """Returns what runs with a common stream need when they train together."""
+    return MemoryNeeds(
+        parameters=sum(HELD_PER_PARAMETER * run.num_params for run in runs),
+        rows=max(map(_row_bytes, runs)),
+        step=max(step_bytes(run.recipe) for run in runs),
     )
 
 
-def out_of_memory(recipes: Sequence[Recipe], error: BaseException) -> OutOfSpaceError:
-    """Returns the error for runs that train together, with what they need and which batch size needs half of it."""
-    parameters, batch = memory_needs(recipes)
-    batch_size = recipes[0].config.batch_size
+def step_bytes(recipe: Recipe) -> int:
+    """Returns the bytes of a step's gradients and activations at its peak.
+
+    A run that becomes sparse later needs what its first, dense steps need.
+    """
+    config, batch = recipe.config, recipe.config.batch_size
+    sae, penalties = config.sae, config.penalties
+    latents, weights = recipe.dtype.itemsize * sae.d_sae, FLOAT * recipe.d_in * sae.d_sae
+    forgets = not any(penalty.reads_pre_acts(sae) == "all" for penalty in penalties)
+    if starts_sparse(config, recipe.d_in) and forgets and recipe.device.type == "cpu":
+        forward, kept = int(PIECE_ARRAYS * latents * min(batch, PIECE)), 0
+    else:
+        arrays = sae.dense_arrays + max((penalty.dense_arrays for penalty in penalties), default=0)
+        forward, kept = int(arrays * latents * batch) + weights, 2 * latents * batch
+    # The peak is where the gradients of the activations begin, or at the end, where those of both weights are there.
+    tokens = (TOKEN_ARRAYS + sae.num_reconstructions) * FLOAT * batch * recipe.d_in
+    return max(forward, kept + 2 * weights) + tokens
+
+
+def _row_bytes(run: Planned) -> int:
+    rows = run.cache.rows(str(run.recipe.config.hook))
+    row_bytes = 2 * run.recipe.d_in
+    if run.recipe.config.resident != "none":
+        return row_bytes * rows.num_chunks * rows.chunk_rows
+    if rows.zero_copy:
+        return 0
+    return 2 * row_bytes * rows.chunk_rows * min(POOL_CHUNKS, rows.num_chunks)
+
+
+def require_memory(runs: Sequence[Planned]) -> None:
+    """Refuses runs with a common stream that cannot fit into the memory that is free, on a CPU.
+
+    Raises:
+        OutOfSpaceError: with what they need, and what would fit.
+    """
+    if runs[0].recipe.device.type != "cpu":
+        return
+    needs, free = memory_needs(runs), free_ram()
+    if needs.total > free:
+        raise OutOfSpaceError(f"{_sentence(runs, needs)}, but {readable_bytes(int(free))} are free", hint=_less(runs))
+
+
+def out_of_memory(runs: Sequence[Planned], error: BaseException) -> OutOfSpaceError:
+    """Returns the error for runs that trained together until memory ran out."""
     reason = next(iter(str(error).splitlines()), "") or "nothing more could be allocated"
-    runs = "1 run needs" if len(recipes) == 1 else f"{len(recipes)} runs need"
-    return OutOfSpaceError(
-        f"out of memory: {reason}\n  {runs} about {readable_bytes(parameters)} for their parameters "
-        f"and Adam's moments, and about {readable_bytes(batch)} for the activations of a batch of {batch_size:,}",
-        hint=f"batch_size: {max(1, batch_size // 2)} halves the activations; fewer variants in a call, or a smaller "
-        "d_sae, need less for parameters",
-    )
+    return OutOfSpaceError(f"out of memory: {reason}\n  {_sentence(runs, memory_needs(runs))}", hint=_less(runs))
+
+
+def _sentence(runs: Sequence[Planned], needs: MemoryNeeds) -> str:
+    count = "1 run needs" if len(runs) == 1 else f"{len(runs)} runs need"
+    parts = f"{readable_bytes(needs.parameters)} for parameters and Adam's moments"
+    if needs.rows:
+        parts += f", {readable_bytes(needs.rows)} for rows of the cache"
+    batch_size = runs[0].recipe.config.batch_size
+    step = f"{readable_bytes(needs.step)} for a step with a batch of {batch_size:,}"
+    return f"{count} about {readable_bytes(needs.total)} of memory: {parts} and {step}"
+
+
+def _less(runs: Sequence[Planned]) -> str:
+    half = max(1, runs[0].recipe.config.batch_size // 2)
+    fewer = "fewer variants or seeds in a call, or " if len(runs) > 1 else ""
+    return f"batch_size: {half} halves the activations; {fewer}a smaller d_sae needs less for parameters"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from saepipe.data.cache.cache import Cache
@@ -69,6 +70,12 @@ def check_room(planned: Sequence[Planned], out: Path) -> None:
         needed += 4 * run.num_params + (0 if resumed or not saves else 2 * 12 * run.num_params)
     what = f"a study of {len(planned)} runs in {out}"
     require_room(out, needed, what, "train fewer or smaller SAEs at a time")
+
+
+def by_stream(planned: Sequence[Planned]) -> list[list[Planned]]:
+    """Returns the runs in groups that share one stream of batches, each in its order."""
+    ordered = sorted(planned, key=lambda run: run.stream)
+    return [list(group) for _, group in groupby(ordered, key=lambda run: run.stream)]
 
 
 def resolve_hook(hook: str | None, cache: Cache) -> str:

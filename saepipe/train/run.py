@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.health.plugin_checks import check_plugins
 from saepipe.train.health.raised import raised_by_component
 from saepipe.train.live_run import LiveRun
-from saepipe.train.memory_needs import out_of_memory
-from saepipe.train.plan import Planned, check_room, plan_runs
+from saepipe.train.memory_needs import out_of_memory, require_memory
+from saepipe.train.plan import Planned, by_stream, check_room, plan_runs
 from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.run_damage import check_undamaged
 from saepipe.train.rundir.run_files import CONFIG
@@ -86,14 +86,15 @@ def train(
         if len(unfinished) < len(planned):
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are already finished")
         check_room(unfinished, Path(out))
-        for _, group in groupby(sorted(unfinished, key=lambda run: run.stream), key=lambda run: run.stream):
-            runs = list(group)
+        for runs in by_stream(unfinished):
+            require_memory(runs)
+        for runs in by_stream(unfinished):
             try:
                 failed += train_group(runs, progress, tracking, strict=strict)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
-                raise out_of_memory([run.recipe for run in runs], error) from error
+                raise out_of_memory(runs, error) from error
     _print_invalid([run.folder for run in planned if is_committed(run.folder)], progress)
     if failed:
         reasons = {run_folder.label(folder): [finding] for folder, finding in failed}

@@ -26,6 +26,10 @@ from saepipe.data.terminal.progress import Progress, Silent
 CPU = torch.device("cpu")
 
 
+POOL_CHUNKS = 64
+"""Chunks shuffled together."""
+
+
 class BatchStream:
     """Batches of raw activations at one hook."""
 
@@ -38,7 +42,7 @@ class BatchStream:
         *,
         device: torch.device = CPU,
         resident: Resident = "none",
-        pool_chunks: int = 64,
+        pool_chunks: int = POOL_CHUNKS,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:

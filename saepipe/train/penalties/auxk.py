@@ -22,6 +22,7 @@ class AuxK(Penalty):
     """
 
     name: Literal["auxk"] = "auxk"
+    dense_arrays: ClassVar = 1
     statistics: ClassVar = {"num_dead": ANY, "unexplained": ANY}
     may_rest: ClassVar = True
     weight: Annotated[Setting, within(0, math.inf)] = 1 / 32

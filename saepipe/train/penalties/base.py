@@ -190,6 +190,8 @@ class Penalty(Component):
     """Whether it needs `StepContext.uniform`."""
     estimated: ClassVar[frozenset[str]] = frozenset()
     """Tensors of the context whose gradient is an estimate on purpose (straight-through), not the slope."""
+    dense_arrays: ClassVar[float] = 0
+    """Arrays (batch, d_sae) that it adds to those of a dense step at its peak."""
     may_rest: ClassVar[bool] = False
     """Whether its value may legitimately be zero for a whole run."""
 

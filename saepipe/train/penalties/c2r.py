@@ -24,6 +24,7 @@ class C2R(Penalty):
     """
 
     name: Literal["c2r"] = "c2r"
+    dense_arrays: ClassVar = 1
     statistics: ClassVar = selection.RANGES
     draws: ClassVar = True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.setting import Setting, SettingsNow, within
@@ -15,6 +15,7 @@ class Log(Penalty):
     """
 
     name: Literal["log"] = "log"
+    dense_arrays: ClassVar = 1
     eps: Annotated[Setting, within(1e-6, 1e6)] = 0.1
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ class Lp(Penalty):
     """
 
     name: Literal["lp"] = "lp"
+    dense_arrays: ClassVar = 4
     p: Annotated[Setting, within(0.01, 1)] = 0.5
     eps: Annotated[float, Field(gt=0)] = 0.01
 

@@ -18,6 +18,7 @@ class PreAct(Penalty):
     """
 
     name: Literal["preact"] = "preact"
+    dense_arrays: ClassVar = 2
     statistics: ClassVar = {"off_share": SHARE}  # share of the pre-activations that the term acts on
     weight: Annotated[Setting, within(0, 1e6)] = 3e-6
 

@@ -32,6 +32,7 @@ class RateFloor(Penalty):
     """
 
     name: Literal["rate_floor"] = "rate_floor"
+    dense_arrays: ClassVar = 1
     estimated: ClassVar = frozenset({"pre_acts"})
     statistics: ClassVar = {"below": SHARE, "entropy": SHARE}  # latents below p_min; entropy of q over log d_sae
     may_rest: ClassVar[bool] = True  # if every latent is active often enough

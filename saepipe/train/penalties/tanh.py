@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.setting import Setting, SettingsNow, within
@@ -16,6 +16,7 @@ class Tanh(Penalty):
     """
 
     name: Literal["tanh"] = "tanh"
+    dense_arrays: ClassVar = 1
     c: Annotated[Setting, within(1e-6, 1e6)] = 4.0
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:

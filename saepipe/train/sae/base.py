@@ -41,6 +41,8 @@ class Architecture(Component):
     """Whether each latent's activation depends on that latent only, so that some can be computed without the rest."""
     sparse: ClassVar[bool] = False
     """Whether the architecture has sparse steps; it then overrides `pattern` or `mask`."""
+    dense_arrays: ClassVar[float] = 4
+    """Arrays (batch, d_sae) in the products' dtype that a dense step holds at its peak."""
     d_sae: Annotated[Count, Field(ge=1, le=2**26)]
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
@@ -73,6 +75,11 @@ class Architecture(Component):
     def num_active(self) -> float | None:
         """Active latents per token, if the architecture and not a penalty determines them."""
         return None
+
+    @property
+    def num_reconstructions(self) -> int:
+        """Number of `reconstructions`."""
+        return 1
 
     @abstractmethod
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class BatchTopK(Architecture):
     """
 
     name: Literal["batch_topk"] = "batch_topk"
+    dense_arrays: ClassVar[float] = 5
     buffers: ClassVar[frozenset[str]] = frozenset({"threshold"})
     sparse: ClassVar[bool] = True
     k: Annotated[float, Field(gt=0)]

@@ -22,8 +22,13 @@ class Gated(Architecture):
     """
 
     name: Literal["gated"] = "gated"
+    dense_arrays: ClassVar[float] = 8.25
     elementwise: ClassVar[bool] = True
     sparse: ClassVar[bool] = True
+
+    @property
+    def num_reconstructions(self) -> int:
+        return 2
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
         params = super().init(d_in, encoder_scale, generator)

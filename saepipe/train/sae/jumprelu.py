@@ -32,6 +32,7 @@ class JumpReLU(Architecture):
     """
 
     name: Literal["jumprelu"] = "jumprelu"
+    dense_arrays: ClassVar[float] = 4.5
     elementwise: ClassVar[bool] = True
     sparse: ClassVar[bool] = True
     bandwidth: Annotated[float, Field(gt=0)] = BANDWIDTH

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate, pairwise
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import model_validator
@@ -27,6 +27,7 @@ class MatryoshkaBatchTopK(BatchTopK):
     """
 
     name: Literal["matryoshka_batch_topk"] = "matryoshka_batch_topk"  # type: ignore[assignment]
+    dense_arrays: ClassVar[float] = 6
     groups: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
     @model_validator(mode="after")
@@ -43,6 +44,10 @@ class MatryoshkaBatchTopK(BatchTopK):
         """Number of latents in each prefix, from the smallest to d_sae."""
         sizes = [math.ceil(group * self.d_sae) if group <= 1 else int(group) for group in self.groups]
         return tuple(sizes) if sizes[-1:] == [self.d_sae] else (*sizes, self.d_sae)
+
+    @property
+    def num_reconstructions(self) -> int:
+        return len(self.sizes)
 
     def reconstructions(self, params: Params, pre_acts: Tensor, acts: Tensor) -> tuple[Tensor, ...]:
         """Returns the reconstruction (batch, d_in) of each prefix, smallest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -53,6 +53,11 @@ def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
     return gradient if gradient.stride() == parameter.stride() else torch.empty_like(parameter).copy_(gradient)
 
 
+def in_memory_order(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Returns each tensor, or its transposed view if that is contiguous; of others fused Adam would make a copy."""
+    return [tensor.mT if tensor.dim() > 1 and tensor.mT.is_contiguous() else tensor for tensor in tensors]
+
+
 def clip_divisor(norm: Tensor, limit: float) -> Tensor:
     """Returns what a gradient of this norm is divided by, so that its norm is at most `limit`; any shape."""
     return (norm / limit if limit != 1 else norm).clamp(min=1.0)
@@ -69,11 +74,12 @@ def adam_step(
 ) -> None:
     """Makes one step of torch's fused Adam on gradients / `divisor` (); changes params and moments in place."""
     beta1, beta2 = config.betas
+    aligned = [laid_out_like(value, gradients[name]) for name, value in params.items()]
     adam(
-        list(params.values()),
-        [laid_out_like(value, gradients[name]) for name, value in params.items()],
-        [moments[name]["exp_avg"] for name in params],
-        [moments[name]["exp_avg_sq"] for name in params],
+        in_memory_order(params.values()),
+        in_memory_order(aligned),
+        in_memory_order(moments[name]["exp_avg"] for name in params),
+        in_memory_order(moments[name]["exp_avg_sq"] for name in params),
         [],
         [moments[name]["step"] for name in params],
         fused=True,
