@@ -29,10 +29,10 @@ build/packaging/bin/pyproject-build:
 	build/packaging/bin/pip install --quiet --disable-pip-version-check build
 
 quick: .venv/installed  ## the fast half of the tests, within a minute
-	$(BIN)/pytest -n 2 -q -m quick
+	$(BIN)/pytest -n 2 --dist worksteal -q -m quick
 
 test: .venv/installed  ## the test suite; its browser writes screenshots/
-	$(BIN)/pytest -n 2 -q
+	$(BIN)/pytest -n 2 --dist worksteal -q
 
 # dictionary-learning installs, through nnsight, a torchvision that fits no CPU build of torch; nothing here uses it.
 interop: .venv/installed  ## our formats against the libraries that own them

@@ -1,4 +1,4 @@
-"""No pair penalty holds an array of d_sae x d_sae: each takes a step at 32,768 latents in little memory."""
+"""No pair penalty holds an array of d_sae x d_sae: each takes a step at 16,384 latents in little memory."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-D_SAE = 32_768
-ALL_PAIRS = D_SAE**2 * 4  # bytes of one array of all pairs in float32: 4.3 GB
-ALLOWED = 2**30  # address space in addition to that of the process before its first step
+D_SAE = 16_384
+ALL_PAIRS = D_SAE**2 * 4  # bytes of one array of all pairs in float32: 1.1 GB
+ALLOWED = 2**28  # address space in addition to that of the process before its first step
 
 PENALTIES = [
     {"name": "absorption", "min_firings": 0, "min_expected_joint": 0},
@@ -63,7 +63,7 @@ def run(penalties: list[dict[str, object]]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_every_pair_penalty_takes_a_step_at_32768_latents_under_the_cap() -> None:
+def test_every_pair_penalty_takes_a_step_at_16384_latents_under_the_cap() -> None:
     assert ALLOWED <= ALL_PAIRS / 4
     process = run(PENALTIES)
     assert process.returncode == 0, process.stderr[-2000:]
