@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-import pyarrow as pa  # type: ignore[import-untyped]
-
 from saepipe.data.errors import ConfigError
 
 COMPRESSIONS = (".gz", ".zst")
@@ -79,7 +77,7 @@ def _opened(path: Path, encoding: str) -> Iterator[TextIO]:
         raise ConfigError(f"{path} is not JSON: {error}", hint="one object per line, or one array") from error
     except RecursionError as error:
         raise ConfigError(f"{path} nests too deeply for JSON") from error
-    except (csv.Error, EOFError, OSError, pa.ArrowException) as error:
+    except (csv.Error, EOFError, OSError) as error:
         raise ConfigError(f"cannot read {path}: {error}", hint="is the file whole?") from error
 
 
@@ -88,6 +86,8 @@ def _decompressed(path: Path) -> BinaryIO:
     if compression == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     if compression == ".zst":
+        import pyarrow as pa  # type: ignore[import-untyped]  # not at the top: nothing else here needs it
+
         return cast(BinaryIO, pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd"))
     return path.open("rb")
 

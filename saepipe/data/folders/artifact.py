@@ -281,9 +281,17 @@ def provenance() -> Mapping[str, str]:
     names = ("saepipe", "torch", "transformers", "tokenizers", "datasets", "zarr", "numcodecs", "numpy")
     return {
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
+        **{name: _version(name) for name in names},
         "commit": _commit(),
     }
+
+
+def _version(name: str) -> str:
+    """Returns the version of an installed package; `datasets` may be missing where nothing reads text from a hub."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _commit() -> str:
