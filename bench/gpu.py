@@ -1,10 +1,11 @@
-"""Checks the kernels on a GPU, then measures its ceilings, and harvest, loader, steps and whole runs against them.
+"""Checks the kernels on a GPU, then measures steps, whole runs and harvest, and the ceilings and the loader they meet.
 
-    python bench/gpu.py [--parts kernels ceilings ...] [--out FILE]     on a CUDA GPU; budgets add up to nine minutes
+    python bench/gpu.py [--parts kernels steps ...] [--out FILE]        on a CUDA GPU; budgets add up to 7.5 minutes
     python bench/gpu.py --tiny --out FILE                               runs every line on a CPU; makes no claims
 
-Each part is written to the result file as it ends, so a killed run keeps its finished parts, and a later call with
-other `--parts` on the same GPU and commit adds to the file. A wrong kernel is not timed. The last table lists the aims.
+The most telling part comes first. Each part, and each width and context within one, is written to the result file as
+it ends, so a killed run keeps what it measured, and a later call with other `--parts` on the same GPU and commit adds
+to the file. A wrong kernel is not timed. The last table lists the aims.
 Exit code 1 if anything failed. Writes results/gpu.json.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from gpu_parts import aims, ceilings, device, harvest, kernels, loader, profile, reference, steps
 from gpu_parts.scale import Scale, full, tiny
-from gpu_parts.session import Session
+from gpu_parts.session import Keep, Session
 from gpu_parts.timing import Budget, attempt
 from record import RESULTS, machine
 
@@ -32,11 +33,11 @@ from saepipe.data.folders.artifact import provenance, write_json
 CLAIM = "On a GPU the kernels are right, and harvest, dense and sparse steps and ten whole runs reach the `aims`"
 PARTS: dict[str, Callable[[Session], dict[str, Any]]] = {
     "kernels": kernels.measure,
+    "steps": steps.measure,
+    "reference": reference.measure,
+    "harvest": harvest.measure,
     "ceilings": ceilings.measure,
     "loader": loader.measure,
-    "steps": steps.measure,
-    "harvest": harvest.measure,
-    "reference": reference.measure,
 }
 NEEDS_KERNELS = {"steps", "reference"}
 
@@ -53,7 +54,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         for name in with_kernels(args.parts, parts):
             print(f"{name}:", flush=True)
-            parts[name] = measure(name, scale, Path(folder), parts)
+
+            def keep(figures: Mapping[str, Any], name: str = name) -> None:
+                write(args.out, scale, origin, {**parts, name: figures})
+
+            parts[name] = measure(name, scale, Path(folder), parts, keep)
             write(args.out, scale, origin, parts)
         if args.profile:
             print(profile.tables(scale, Path(folder)))
@@ -99,10 +104,10 @@ def with_kernels(names: list[str], parts: Mapping[str, Any]) -> list[str]:
     return [name for name in PARTS if name in chosen]
 
 
-def measure(name: str, scale: Scale, folder: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Measures one part, and how long it takes."""
+def measure(name: str, scale: Scale, folder: Path, parts: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
+    """Measures one part, and how long it takes; it may `keep` its figures so far."""
     right = parts.get("kernels", {}).get("right", False)
-    session = Session(scale, Budget.of(scale.seconds[name]), folder, right)
+    session = Session(scale, Budget.of(scale.seconds[name]), folder, right, keep)
     began = time.perf_counter()
     figures = attempt(name, lambda: PARTS[name](session))
     seconds = time.perf_counter() - began

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from gpu_parts.plain import compiled_step
+from gpu_parts.plain import compiled_step, eager_step
 from gpu_parts.scale import Scale
 from gpu_parts.settled import Settled, new_run, recipe_of
 from gpu_parts.timing import Work, release
@@ -16,7 +16,8 @@ from saepipe.train.stacked.stack import Stack
 from saepipe.train.step.step import train_step
 
 MATMUL = "matmul"
-PLAIN = "plain, compiled"
+PLAIN = "plain"
+COMPILED = "plain, compiled"
 STREAMED_POOL_CHUNKS, STREAMED_CALLS = 16, 60  # at most 8 of 60 batches of 4,096 rows are decoded when a turn begins
 
 Batches = Callable[[], Iterator[Tensor]]
@@ -39,15 +40,15 @@ def contenders(
     recipe = recipe_of(scale, settled.name, settled.d_sae, settled.scale, "never", seed=0)
     several = scale.num_variants
 
-    def plain() -> Work:
-        inputs = map(recipe.scaled, resident())
-        lr = recipe.config.optimizer.lr
-        return compiled_step(settled.name, settled.params, inputs, recipe.dtype, scale.active, lr)
+    def plain(make: Callable[..., Work]) -> Callable[[], Work]:
+        arguments = recipe.dtype, scale.active, recipe.config.optimizer.lr
+        return lambda: make(settled.name, settled.params, map(recipe.scaled, resident()), *arguments)
 
     def ours(sparse_steps: str, runs: int, batches: Batches) -> Callable[[], Work]:
         return lambda: train_all(scale, settled, sparse_steps, runs, batches())
 
-    entries = {MATMUL: Entry(lambda: encoder_product(scale, settled, recipe.dtype)), PLAIN: Entry(plain)}
+    entries = {MATMUL: Entry(lambda: encoder_product(scale, settled, recipe.dtype))}
+    entries |= {PLAIN: Entry(plain(eager_step)), COMPILED: Entry(plain(compiled_step))}
     paths = {"dense": "never", "sparse": "always"} if sparse else {"dense": "never"}
     for path, sparse_steps in paths.items():
         entries[path] = Entry(ours(sparse_steps, 1, resident))

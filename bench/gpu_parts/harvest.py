@@ -44,6 +44,7 @@ def measure(session: Session) -> dict[str, Any]:
             f"{line['harvest_tokens_s']:,.0f}, ratio {line['ratio']:.2f}",
             flush=True,
         )
+        session.keep(by_context)
         if session.budget.left < time.perf_counter() - began:
             break
     return by_context

@@ -1,4 +1,4 @@
-"""The same SAEs in plain PyTorch: dense, compiled, with fused Adam.
+"""The same SAEs in plain PyTorch: dense, compiled or not, with fused Adam.
 
 Without unit rows, projection, clipping, dead counts and log sums, this is a lower bound, not another library's trainer.
 Parameters are float32; matrix products and activations are bfloat16 on a GPU, as in ours.
@@ -14,6 +14,7 @@ from torch import Tensor
 from saepipe.train.sae.base import Params
 
 Step = Callable[[], None]
+Loss = Callable[[Params, Tensor, torch.dtype, int], Tensor]
 
 L1 = 0.1
 L0 = 0.01
@@ -21,15 +22,24 @@ BANDWIDTH = 0.05
 
 
 def compiled_step(name: str, params: Params, inputs: Iterator[Tensor], dtype: torch.dtype, k: int, lr: float) -> Step:
+    """Returns `eager_step` with its loss compiled."""
+    # On a CPU, for which nothing is claimed, Inductor would need a C++ compiler.
+    backend = "inductor" if params["W_enc"].is_cuda else "aot_eager"
+    loss = torch.compile(LOSSES[name], backend=backend, fullgraph=True, dynamic=False)
+    return _step(loss, params, inputs, dtype, k, lr)
+
+
+def eager_step(name: str, params: Params, inputs: Iterator[Tensor], dtype: torch.dtype, k: int, lr: float) -> Step:
     """Returns a function that makes one optimisation step of a `relu`, `topk` or `jumprelu` SAE, starting at `params`.
 
     `inputs` yields x (batch, d_in) float32, scaled, on the parameters' device.
     """
+    return _step(LOSSES[name], params, inputs, dtype, k, lr)
+
+
+def _step(loss: Loss, params: Params, inputs: Iterator[Tensor], dtype: torch.dtype, k: int, lr: float) -> Step:
     leaves = {key: value.detach().clone().requires_grad_() for key, value in params.items()}
     adam = torch.optim.Adam(leaves.values(), lr=lr, fused=True)
-    # On a CPU, for which nothing is claimed, Inductor would need a C++ compiler.
-    backend = "inductor" if leaves["W_enc"].is_cuda else "aot_eager"
-    loss = torch.compile(LOSSES[name], backend=backend, fullgraph=True, dynamic=False)
 
     def step() -> None:
         loss(leaves, next(inputs), dtype, k).backward()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpu_parts.scale import Scale
 from gpu_parts.timing import Budget
+
+Keep = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -17,3 +21,5 @@ class Session:
     budget: Budget
     folder: Path
     kernels_right: bool
+    keep: Keep
+    """writes the part's figures so far to the result file"""

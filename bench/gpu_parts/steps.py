@@ -1,4 +1,4 @@
-"""Step time, tokens/s and share of the matmul ceiling, dense and sparse, in turns with compiled plain PyTorch.
+"""Step time, tokens/s and share of the matmul ceiling, dense and sparse, in turns with plain and compiled PyTorch.
 
 A step counts as five dense products, 10 * batch * d_in * d_sae operations: two for the encoder and its gradient, two
 for the decoder and its gradient, one for the activations' gradient. A sparse step counts the same, so its share is the
@@ -47,6 +47,7 @@ def measure(session: Session) -> dict[str, Any]:
                     scale, name, d_sae, *(stream.batches for stream in streams), sparse=session.kernels_right
                 ),
             )
+            session.keep(by_width)
             torch.compiler.reset()
     return by_width
 
