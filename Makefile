@@ -5,7 +5,7 @@ export SAEPIPE_SHARED ?= ../shared
 export SAEPIPE_SCREENSHOTS ?= $(CURDIR)/screenshots
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo real build quick test soak interop check lint penalties audit clean
+.PHONY: demo real build quick test soak interop check lint penalties audit gpu-wheels gpu clean
 
 demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
 	$(BIN)/saepipe demo --out demo
@@ -58,6 +58,18 @@ audit: build/audit/bin/pip-audit  ## known weaknesses of the versions in constra
 build/audit/bin/pip-audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+
+gpu-wheels: .venv/installed  ## what `make gpu` installs, into gpu-wheels/ (20 MiB), for a machine without a network
+	$(BIN)/python bench/gpu_wheels.py --folder gpu-wheels
+
+# For a bare machine: its Python has CUDA's torch, Triton, transformers, numpy and safetensors, and nothing is changed in
+# it. GPU_FLAGS=--tiny rehearses it on a CPU. The tests get two minutes, the measurements what is left of ten.
+GPU_RESULT ?= bench/results/gpu.json
+GPU_PYTHON = PYTHONPATH=$(CURDIR):$(CURDIR)/build/gpu HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 timeout -s INT -k 10 $(1) $(PYTHON)
+gpu:  ## on a CUDA GPU, in ten minutes: the CUDA tests, then bench/gpu.py
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target build/gpu gpu-wheels/*.whl
+	$(call GPU_PYTHON,120) -m pytest -q -p no:cacheprovider -m cuda $$(grep -rl pytest.mark.cuda tests); tests=$$?; \
+	$(call GPU_PYTHON,450) bench/gpu.py $(GPU_FLAGS) --out $(GPU_RESULT) && exit $$tests
 
 check: lint test  ## what CI runs; pytest comes last
 

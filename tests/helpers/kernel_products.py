@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from numpy.lib import NumpyVersion
 from torch import Tensor
 
 from saepipe.train.kernels import cpu, reference
@@ -17,10 +19,13 @@ def kernels_on(name: str) -> tuple[Kernels, str]:
     """Returns `reference`, `cpu` or `triton` and its device; without a GPU, Triton is interpreted on the CPU."""
     if name != "triton":
         return {"reference": reference, "cpu": cpu}[name], "cpu"
-    pytest.importorskip("triton", reason="Triton has wheels for Linux only")
+    triton = pytest.importorskip("triton", reason="Triton has wheels for Linux only")
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu and NumpyVersion(triton.__version__) < "3.7.0" and NumpyVersion(np.__version__) >= "2.4.0":
+        pytest.skip("the interpreter of Triton before 3.7 needs NumPy before 2.4")
     from saepipe.train.kernels import triton_ops
 
-    return triton_ops, "cuda" if torch.cuda.is_available() else "cpu"
+    return triton_ops, "cuda" if on_gpu else "cpu"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,10 @@ from saepipe.data.workers import Workers
 
 HOOK = "blocks.1.hook_resid_post"
 NUM_ROWS, CHUNK_ROWS, D_IN = 8200, 256, 24
-CASES = ("streamed", "mapped", "ram", "late device", "late device, resident", "cuda", "cuda, resident", "cuda, ram")
+CASES = (
+    *("streamed", "mapped", "ram", "late device", "late device, resident"),
+    *(pytest.param(name, marks=pytest.mark.cuda) for name in ("cuda", "cuda, resident", "cuda, ram")),
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.relu import ReLU
 
+pytestmark = pytest.mark.cuda
+
 NAMES = ["reference", "cpu", "triton"]
 SHAPES = [
     (1, 1, 1, 1.0),

@@ -19,6 +19,8 @@ from saepipe.data.errors import MachineError
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.kernels.pick import Kernels, kernels_for
 
+pytestmark = pytest.mark.cuda
+
 NAMES = ["reference", "cpu", "triton"]
 # (num_rows, num_columns, n, density)
 SHAPES = list(product([1, 3, 17, 33], [1, 7, 100, 257], [1, 5, 64, 130], [0.0, 0.01, 0.5, 1.0]))
