@@ -82,4 +82,4 @@ check: lint test  ## what CI runs; pytest comes last
 	touch $@
 
 clean:
-	rm -rf .venv demo real screenshots build dist *.egg-info
+	rm -rf .venv demo real screenshots build dist gpu-wheels *.egg-info
