@@ -1,10 +1,11 @@
-"""A forward pass that records the residual stream at some hook points and stops after the last of them."""
+"""Forward passes that record the residual stream at some hook points and stop after the last of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
 from functools import partial
+from threading import local
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,34 +21,50 @@ class _LastHookReached(Exception):  # noqa: N818 - a jump out of the forward pas
     pass
 
 
-@torch.no_grad()
-def capture(model: PreTrainedModel, ids: torch.Tensor, hooks: Sequence[HookPoint]) -> dict[str, torch.Tensor]:
-    """Records the residual activations at `hooks`, for windows without padding.
+class Recorder:
+    """Hooks into a model until it is closed. Several threads may run passes at once; each sees only its own."""
 
-    Args:
-        model: a causal language model.
-        ids: (batch, seq) token ids.
-        hooks: the points to record; layers above the last one and the logits are not computed.
+    def __init__(self, model: PreTrainedModel, hooks: Sequence[HookPoint]) -> None:
+        """
+        Args:
+            model: a causal language model.
+            hooks: the points to record; layers above the last one and the logits are not computed.
+        """
+        self._model, self._names = model, {str(hook) for hook in hooks}
+        self._pass = local()
+        self._handles = ExitStack()
+        for hook in hooks:
+            self._handles.enter_context(hook_residual(model, hook, partial(self._record, str(hook))))
 
-    Returns:
-        Activations by hook name, (batch, seq, d_in) in the model's dtype, on the model's device.
-    """
-    recorded: dict[str, torch.Tensor] = {}
-    with _recording(model, hooks, recorded), suppress(_LastHookReached):
-        model.base_model(input_ids=ids.to(model.device), use_cache=False)
-    return recorded
+    def close(self) -> None:
+        self._handles.close()
 
+    @torch.no_grad()
+    def run(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Runs windows without padding, (batch, seq) token ids on any device.
 
-@contextmanager
-def _recording(model: PreTrainedModel, hooks: Sequence[HookPoint], recorded: dict[str, torch.Tensor]) -> Iterator[None]:
-    names = {str(hook) for hook in hooks}
+        Returns:
+            Activations by hook name, (batch, seq, d_in) in the model's dtype, on the model's device.
+        """
+        recorded: dict[str, torch.Tensor] = {}
+        self._pass.recorded = recorded
+        try:
+            with suppress(_LastHookReached):
+                self._model.base_model(input_ids=ids.to(self._model.device), use_cache=False)
+        finally:
+            del self._pass.recorded
+        return recorded
 
-    def record(hook: HookPoint, x: torch.Tensor) -> None:
-        recorded[str(hook)] = x
-        if recorded.keys() == names:
+    def _record(self, name: str, x: torch.Tensor) -> None:
+        recorded: dict[str, torch.Tensor] | None = getattr(self._pass, "recorded", None)
+        if recorded is None:  # the pass of another thread, which does not record
+            return
+        recorded[name] = x
+        if recorded.keys() == self._names:
             raise _LastHookReached
 
-    with ExitStack() as handles:
-        for hook in hooks:
-            handles.enter_context(hook_residual(model, hook, partial(record, hook)))
-        yield
+
+def capture(model: PreTrainedModel, ids: torch.Tensor, hooks: Sequence[HookPoint]) -> dict[str, torch.Tensor]:
+    """Records a single pass, as `Recorder.run` does."""
+    with closing(Recorder(model, hooks)) as recorder:
+        return recorder.run(ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -15,7 +16,8 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import provenance
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel, check_attention
-from saepipe.harvest.rows import RowSource, WindowBatch
+from saepipe.harvest.row_source import RowSource
+from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.text import read_documents, resolve_revision
 from saepipe.harvest.tokenize import Window, pack
 
@@ -75,7 +77,7 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
     revision = resolve_revision(config.dataset)
     batch = first_batch(config, lm, revision)
     check_attention(lm, torch.from_numpy(batch.ids[:4]).long(), config.hook_points)
-    medians = RowSource(lm, config.hook_points, {}).median_norms(batch) if config.drop_norm_above else {}
+    medians = median_norms(config, lm, batch) if config.drop_norm_above else {}
     return {
         "format_version": make_layout(config, lm).format_version,
         "model": lm.identity,
@@ -92,3 +94,9 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
         "norm_limits": {hook: median * (config.drop_norm_above or 0) for hook, median in medians.items()},
         "versions": dict(provenance()),
     }
+
+
+def median_norms(config: HarvestConfig, lm: LanguageModel, batch: WindowBatch) -> dict[str, float]:
+    """Median norm of a batch's ordinary tokens, by hook."""
+    with closing(RowSource(lm, config.hook_points, {})) as source:
+        return source.median_norms(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.cache.writer import CacheWriter
 from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.tokenize import Window
+
+_READ_AHEAD = 3
+"""Batches that are read before they are asked for; they come in bursts, since many documents are tokenised at once."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,20 @@ class WindowFeed:
         """documents of the training text up to the last one that was yielded"""
 
     def train_batches(self) -> Iterator[WindowBatch]:
-        """Yields batches in order; a thread reads and tokenises the next one while the caller uses this one.
+        """Yields batches in order; a thread reads and tokenises the next ones while the caller uses this one.
 
         A batch's held-out windows are set aside when it is yielded, so that they depend only on the config.
         """
-        reads = self._reads()
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as reader:
-            next_read = reader.submit(next, reads, None)
-            while (read := next_read.result()) is not None:
-                next_read = reader.submit(next, reads, None)
+        reads, reader = self._reads(), ThreadPoolExecutor(1, thread_name_prefix="tokenise")
+        queue = deque(reader.submit(next, reads, None) for _ in range(_READ_AHEAD))
+        try:
+            while (read := queue.popleft().result()) is not None:
+                queue.append(reader.submit(next, reads, None))
                 self.heldout += read.heldout[: self._max_heldout - len(self.heldout)]
                 self.num_documents = int(read.batch.documents.max()) + 1
                 yield read.batch
+        finally:
+            reader.shutdown(cancel_futures=True)
 
     def heldout_batches(self) -> Iterator[WindowBatch]:
         for first in range(0, len(self.heldout), self._batch_size):

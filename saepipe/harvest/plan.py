@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,9 @@ from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import LanguageModel, load_model
-from saepipe.harvest.rows import Rows, RowSource, WindowBatch
+from saepipe.harvest.pass_workers import PassWorkers
+from saepipe.harvest.row_source import RowSource
+from saepipe.harvest.rows import Rows, WindowBatch
 from saepipe.harvest.size import Size
 from saepipe.harvest.text_size import COUNT_SECONDS, Found, TextSize, count_rows
 
@@ -96,14 +99,15 @@ def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECON
 
 def _time_batches(config: HarvestConfig, lm: LanguageModel, revision: str | None) -> tuple[list[Rows], float]:
     """Returns the rows of the first batches, and the rows per second."""
-    rows = RowSource(lm, config.hook_points, {})
     windows = [window for _, window in islice(make_windows(config, lm, revision), _BATCHES * config.batch_size)]
     firsts = range(0, len(windows), config.batch_size)
     batches = [WindowBatch.of(first, windows[first : first + config.batch_size]) for first in firsts]
-    rows.train(batches[0])  # the first pass includes one-time setup, so it is not timed
-    start = time.perf_counter()
-    measured = [rows.train(batch) for batch in batches]
-    return measured, sum(map(len, measured)) / (time.perf_counter() - start)
+    with closing(RowSource(lm, config.hook_points, {})) as source, closing(PassWorkers(source)) as passes:
+        passes.start(batches[0], "train").wait()  # includes one-time setup, so it is not timed
+        start = time.perf_counter()
+        pending = [passes.start(batch, "train") for batch in batches]
+        measured = [rows.wait() for rows in pending]
+        return measured, sum(map(len, measured)) / (time.perf_counter() - start)
 
 
 def _size(config: HarvestConfig, lm: LanguageModel, text: TextSize) -> Size:

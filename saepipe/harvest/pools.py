@@ -10,7 +10,8 @@ import numpy as np
 from saepipe.data.cache.layout import Split
 from saepipe.data.cache.writer import RowPool
 from saepipe.data.folders.artifact import Line
-from saepipe.harvest.rows import Rows, WindowBatch
+from saepipe.harvest.ahead import Ahead
+from saepipe.harvest.rows import PendingRows, Rows, WindowBatch
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class SplitSpec:
     limit: int
     order: Callable[[int, int], np.ndarray]
     """Maps (num_rows, pool) to the order in which that pool's rows are stored."""
+
+    def missing(self, position: Position, stored: Mapping[int, Position]) -> int:
+        """Number of rows from `position` to the next stored pool, or to the limit."""
+        next_stored = min((pool for pool in stored if pool > position.pools), default=None)
+        end = self.limit if next_stored is None else min(self.limit, next_stored * self.pool_rows)
+        return end - position.rows
 
 
 @dataclass
@@ -112,33 +119,34 @@ class _PoolBuffer:
 def cut_pools(
     spec: SplitSpec,
     batches: Iterable[WindowBatch],
-    forward: Callable[[WindowBatch], Rows],
+    start: Callable[[WindowBatch], PendingRows],
     stored: Mapping[int, Position],
+    in_flight: int = 1,
 ) -> Iterator[RowPool]:
     """Yields the pools of a split that are not stored yet, until its limit is reached or the batches end.
 
     Args:
         spec: the pools of the split.
         batches: all batches of the split, from the first on; batches without rows of a missing pool are not run.
-        forward: gives a batch's rows.
+        start: starts the forward pass of a batch.
         stored: the pools that exist already, as `stored_runs` gives them.
+        in_flight: passes to start before the first is waited for.
     """
-    position, buffer = Position(), _PoolBuffer(spec)
+    position, buffer, text = Position(), _PoolBuffer(spec), ""
     position.skip_to(stored.get(0, position))
-    for number, batch in enumerate(batches):
-        if number < position.batches - 1:  # all its rows are stored
-            continue
-        if position.rows == spec.limit:
-            return
-        rows = forward(batch)
-        position.enter(number, rows.num_dropped)
-        while position.batches == number + 1 and position.used < len(rows) and position.rows < spec.limit:
+    ahead = Ahead(batches, start, in_flight)
+    ahead.fill(position.batches - 1, spec.missing(position, stored))
+    while (started := ahead.pop()) is not None:
+        rows, text = started.rows.wait(), started.batch.text
+        position.enter(started.number, rows.num_dropped)
+        # Before the rows are copied and a pool may have to wait until the last one is written.
+        ahead.fill(position.batches - 1, spec.missing(position, stored) - (len(rows) - position.used))
+        while position.batches == started.number + 1 and position.used < len(rows) and position.rows < spec.limit:
             position.advance(buffer.take(rows, position))
             if buffer.num_rows == spec.pool_rows or position.rows == spec.limit:
-                yield buffer.pool(position, batch.text)
+                yield buffer.pool(position, text)
                 buffer = _PoolBuffer(spec)
                 position.end_pool(stored)
-        if position.rows == spec.limit and position.batches == number + 1:
-            return
+        ahead.fill(position.batches - 1, spec.missing(position, stored))
     if buffer.num_rows:
-        yield buffer.pool(position, batch.text)
+        yield buffer.pool(position, text)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.feed import ContextShards, WindowFeed
 from saepipe.harvest.model import LanguageModel, load_model
+from saepipe.harvest.pass_workers import PassWorkers
 from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
 from saepipe.harvest.resume import check_same_model, inspect_folder
-from saepipe.harvest.rows import Rows, RowSource, WindowBatch
+from saepipe.harvest.row_source import RowSource
+from saepipe.harvest.rows import PendingRows, Rows, WindowBatch
 from saepipe.harvest.size import check_room
 from saepipe.harvest.text_marks import TextMarks
 
@@ -81,8 +84,13 @@ def _fill(
         progress.say(f"{out} was begun by a version that kept no digest of the text: the text is not compared")
     # A cache that was begun without digests stays without, so that a repair of it gives the same fingerprint.
     has_marks = "probe" in attributes["model"]
-    new_writer = CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
-    with closing(new_writer) as writer, _keeping_pools(writer, config, progress):
+    with ExitStack() as stack:
+        writer = CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
+        stack.enter_context(closing(writer))
+        rows = RowSource(lm, config.hook_points, attributes["norm_limits"], progress.say)
+        stack.enter_context(closing(rows))
+        passes = stack.enter_context(closing(PassWorkers(rows)))
+        stack.enter_context(_keeping_pools(writer, config, progress))
         if _end_position(writer, "train").rows < config.num_tokens:
             writer.drop_short_pools()
         stored = sum(line["num_rows"] for split in SPLITS for line in writer.pools(split))
@@ -95,11 +103,13 @@ def _fill(
                 progress.say(f"{out} is extended; for runs trained from it, it is kept as it was: {keep_ancestor(out)}")
             writer.start(attributes)
 
-        def train_rows(batch: WindowBatch) -> Rows:
+        def train_rows(batch: WindowBatch) -> PendingRows:
             start()
-            return rows.train(batch)
+            return passes.start(batch, "train")
 
-        rows = RowSource(lm, config.hook_points, attributes["norm_limits"], progress.say)
+        def heldout_rows(batch: WindowBatch) -> PendingRows:
+            return passes.start(batch, "heldout")
+
         nulls: list[int] = []
         # A branch may have moved since the harvest was started, but it reads the same commit to the end.
         windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls)
@@ -107,13 +117,16 @@ def _fill(
         contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
 
         batches = contexts["train"].recorded(marks.checked(feed.train_batches()))
-        train = _run(_shuffled_split(config), batches, train_rows, writer, progress)
+        _run(_shuffled_split(config), batches, train_rows, passes.in_flight, writer, progress)
         start()  # if all training rows were stored already
-        heldout_rows = len(feed.heldout) * config.context_size
-        heldout = SplitSpec("heldout", config.shard_rows, heldout_rows, lambda num_rows, _: np.arange(num_rows))
-        _run(heldout, contexts["heldout"].recorded(feed.heldout_batches()), rows.heldout, writer, progress)
+        # The last training pool is written while held-out windows go through the model.
+        heldout = _heldout_split(config, len(feed.heldout))
+        batches = contexts["heldout"].recorded(feed.heldout_batches())
+        _run(heldout, batches, heldout_rows, passes.in_flight, writer, progress)
+        writer.wait()
 
-        _report_shortfalls(config, train, heldout_rows, progress)
+        train = _end_position(writer, "train")
+        _report_shortfalls(config, train, heldout.limit, progress)
         if num_nulls := sum(number < feed.num_documents for number in nulls):
             progress.say(f"left out {num_nulls:,} of {feed.num_documents:,} documents, which have no value")
         for shards in contexts.values():
@@ -137,6 +150,12 @@ def _shuffled_split(config: HarvestConfig) -> SplitSpec:
     return SplitSpec("train", config.pool_rows, config.num_tokens, order)
 
 
+def _heldout_split(config: HarvestConfig, num_windows: int) -> SplitSpec:
+    """The rows of all held-out positions, in order."""
+    num_rows = num_windows * config.context_size
+    return SplitSpec("heldout", config.shard_rows, num_rows, lambda num_rows, _: np.arange(num_rows))
+
+
 @contextmanager
 def _keeping_pools(writer: CacheWriter, config: HarvestConfig, progress: Progress) -> Iterator[None]:
     """On Ctrl-C or SIGTERM, waits for the pool that is being written, and says what is kept."""
@@ -156,32 +175,37 @@ def _keeping_pools(writer: CacheWriter, config: HarvestConfig, progress: Progres
 def _run(
     spec: SplitSpec,
     batches: Iterable[WindowBatch],
-    forward: Callable[[WindowBatch], Rows],
+    start: Callable[[WindowBatch], PendingRows],
+    in_flight: int,
     writer: CacheWriter,
     progress: Progress,
-) -> Position:
-    """Runs the forward passes for the missing pools of one split, and writes these; returns the position reached."""
+) -> None:
+    """Runs the forward passes for the missing pools of one split, and queues these; the last may not be written yet."""
     split, pools = spec.split, writer.pools(spec.split)
     done = sum(line["num_rows"] for line in pools)
     progress.start(f"harvest {split}", spec.limit, "tokens", done=done)
     if done:
         progress.say(f"{split}: {done:,} of {spec.limit:,} tokens are stored already")
 
-    start, bytes_before = time.monotonic(), writer.bytes_written
+    began, bytes_before = time.monotonic(), writer.bytes_written
 
-    def forward_with_progress(batch: WindowBatch) -> Rows:
-        rows = forward(batch)
-        megabytes = (writer.bytes_written - bytes_before) / 1e6
-        progress.advance(len(rows), of="", **{"MB/s": round(megabytes / (time.monotonic() - start), 2)})
-        return rows
+    def start_with_progress(batch: WindowBatch) -> PendingRows:
+        pending = start(batch)
+
+        def wait() -> Rows:
+            rows = pending.wait()
+            megabytes = (writer.bytes_written - bytes_before) / 1e6
+            progress.advance(len(rows), of="", **{"MB/s": round(megabytes / (time.monotonic() - began), 2)})
+            return rows
+
+        return replace(pending, wait=wait)
 
     writer.log(split=split, pool=None, rows=0)  # so that the log shows the time of the first pool
-    for pool in cut_pools(spec, batches, forward_with_progress, stored_runs(pools, spec.pool_rows)):
+    stored = stored_runs(pools, spec.pool_rows)
+    for pool in cut_pools(spec, batches, start_with_progress, stored, in_flight):
         writer.put(pool)
         writer.log(split=split, pool=pool.number, rows=len(pool.order))
-    writer.wait()
     progress.finish()
-    return _end_position(writer, split)
 
 
 def _end_position(writer: CacheWriter, split: Split) -> Position:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from saepipe.data.folders.disk import require_room, room_at
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import first_batch
 from saepipe.harvest.model import LanguageModel
-from saepipe.harvest.rows import RowSource
+from saepipe.harvest.row_source import RowSource
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def check_room(config: HarvestConfig, lm: LanguageModel, out: Path, stored_rows:
     missing = max(0, 1 - stored_rows / max(1, size.train_rows + size.heldout_rows))
     if missing * size.raw_bytes <= room_at(out).num_bytes:
         return
-    rows = RowSource(lm, config.hook_points, {}).train(first_batch(config, lm, revision))
+    with closing(RowSource(lm, config.hook_points, {})) as source:
+        rows = source.train(first_batch(config, lm, revision))
     chunk = rows.arrays[Layout.acts(config.hooks[0])][: config.chunk_rows]
     needed = int(missing * size.stored_bytes(config.codec, chunk))
     what = f"{'the rest of ' if stored_rows else ''}the cache {out}, of {config.num_tokens:,} tokens,"

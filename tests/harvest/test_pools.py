@@ -11,7 +11,7 @@ import pytest
 
 from saepipe.data.cache.writer import RowPool
 from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
-from saepipe.harvest.rows import Rows, WindowBatch
+from saepipe.harvest.rows import PendingRows, Rows, WindowBatch
 
 pytestmark = pytest.mark.quick
 
@@ -32,15 +32,15 @@ class Stream:
             self.read.append(index)
             yield WindowBatch(index, np.array([[index]]), np.array([[index]]), text=f"text until {index}")
 
-    def forward(self, batch: WindowBatch) -> Rows:
+    def start(self, batch: WindowBatch) -> PendingRows:
         index = batch.first
         self.run.append(index)
         rows = np.arange(self.starts[index], self.starts[index + 1])
-        return Rows({"row": rows}, num_dropped=index % 3)
+        return PendingRows(len(rows) + index % 3, lambda: Rows({"row": rows}, num_dropped=index % 3))
 
-    def cut(self, limit: int, stored: list[dict[str, Any]]) -> list[RowPool]:
+    def cut(self, limit: int, stored: list[dict[str, Any]], in_flight: int = 1) -> list[RowPool]:
         spec = SplitSpec("train", POOL_ROWS, limit, lambda num_rows, pool: np.arange(num_rows) + pool)
-        return list(cut_pools(spec, self.batches(), self.forward, stored_runs(stored, POOL_ROWS)))
+        return list(cut_pools(spec, self.batches(), self.start, stored_runs(stored, POOL_ROWS), in_flight))
 
 
 def line(pool: RowPool) -> dict[str, Any]:
@@ -62,7 +62,9 @@ SIZES = {
 
 @pytest.mark.parametrize("limit", [55, 60, 1000], ids=lambda limit: f"limit {limit}")
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_any_missing_pools_are_made_again_unchanged(sizes: list[int], limit: int) -> None:
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_any_missing_pools_are_made_again_unchanged(sizes: list[int], limit: int, in_flight: int) -> None:
+    """However many passes are in flight, the same batches are read and run."""
     whole = Stream(sizes)
     pools = whole.cut(limit, [])
     rows = [row for pool in pools for row in pool.arrays["row"].tolist()]
@@ -72,7 +74,7 @@ def test_any_missing_pools_are_made_again_unchanged(sizes: list[int], limit: int
     numbers = range(len(pools))
     for missing in chain.from_iterable(combinations(numbers, count) for count in range(len(pools) + 1)):
         stream = Stream(sizes)
-        made = stream.cut(limit, [line(pool) for pool in pools if pool.number not in missing])
+        made = stream.cut(limit, [line(pool) for pool in pools if pool.number not in missing], in_flight)
         assert [plain(pool) for pool in made] == [plain(pools[number]) for number in missing]
         assert stream.read == whole.read  # contexts and held-out windows come from every batch that is read
         needed_rows = {row for number in missing for row in pools[number].arrays["row"].tolist()}

@@ -16,7 +16,8 @@ from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.model_config import ModelConfig
-from saepipe.harvest.rows import RowSource, WindowBatch
+from saepipe.harvest.row_source import RowSource
+from saepipe.harvest.rows import WindowBatch
 
 pytestmark = pytest.mark.quick
 
@@ -112,7 +113,7 @@ def test_where_it_may_a_batch_is_halved_and_that_is_remembered_and_said(
     whole = rows(lm).train(batch(8))
     sizes, messages = allocate_for(layer, 3), list[str]()
     source = rows(lm, say=messages.append)
-    source.may_split = True
+    source.passes.may_split = True
     split = source.train(batch(8))
     assert messages == [
         "8 contexts do not fit in memory: batches are run 4 contexts at a time",

@@ -9,7 +9,8 @@ import pytest
 
 from saepipe.data.cache.ancestors import FOLDER
 from saepipe.harvest.config import HarvestConfig
-from saepipe.harvest.rows import RowSource, WindowBatch
+from saepipe.harvest.row_source import RowSource
+from saepipe.harvest.rows import WindowBatch
 
 
 class Crash(BaseException):

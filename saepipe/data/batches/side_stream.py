@@ -1,4 +1,4 @@
-"""Copies to a CUDA device on a separate stream: all streams, events and pinned memory of the loader.
+"""Copies to and from a CUDA device on a separate stream: all streams, events and pinned memory of loader and harvest.
 
 Two orderings keep copies and kernels apart, without making the host wait. Before memory is filled again,
 `copy_after_compute` makes copies wait for the kernels that read it. Before it is read, `compute_after_copies` makes
@@ -7,7 +7,7 @@ kernels wait for the copies. A pinned buffer is host memory, so the host itself 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -42,6 +42,27 @@ class SideStream:
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             done.record(self._copies)
         return done.synchronize
+
+    def download(self, tensors: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:
+        """Starts copies into pinned memory of what the current stream computes; returns a function that waits for them.
+
+        torch keeps pinned memory for the next call once neither a copy nor a tensor uses it.
+        """
+        self._copies.wait_stream(torch.cuda.current_stream(self.device))
+        copies = {}
+        with torch.cuda.stream(self._copies):
+            for name, tensor in tensors.items():
+                copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                copies[name].copy_(tensor, non_blocking=True)
+                tensor.record_stream(self._copies)  # its memory must not be reused before the copy is done
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            done.record(self._copies)
+
+        def wait() -> dict[str, torch.Tensor]:
+            done.synchronize()
+            return copies
+
+        return wait
 
     def compute_after_copies(self) -> None:
         """Orders later work on the current stream after all copies started so far."""

@@ -15,7 +15,7 @@ from saepipe.data.cache.repair import repair
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError
 from saepipe.data.folders import artifact
 from saepipe.harvest.config import HarvestConfig
-from saepipe.harvest.rows import RowSource
+from saepipe.harvest.row_source import RowSource
 from saepipe.harvest.run import harvest
 
 ACTS, UPPER = "acts/blocks.1.hook_resid_post", "acts/blocks.2.hook_resid_post"
