@@ -23,15 +23,25 @@ from saepipe.harvest.local_rows import split_suffix
 from saepipe.harvest.model_config import ModelConfig
 
 _NEVER = object()
+_MOST_CONTEXTS = 2**16
 
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | int) else value
 
 
+def _check_batch_size(value: Any) -> Any:
+    """Raises one ValueError, where the two types of the union would each report a mistake."""
+    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    if number != "auto" and not (str(number).isdecimal() and 0 < int(number) <= _MOST_CONTEXTS):
+        raise ValueError(f"must be `auto`, or a whole number from 1 to {_MOST_CONTEXTS:,}")
+    return number
+
+
 Columns = Annotated[
     tuple[str | int, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | int | tuple[str | int, ...])
 ]
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
 Hooks = Annotated[tuple[str, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | tuple[str, ...])]
 
 
@@ -103,7 +113,7 @@ class HarvestConfig(Config):
     heldout_tokens: Count = Field(500_000, ge=0, description="maximum positions of held-out contexts")
     heldout_share: float = Field(0.05, ge=0, lt=1, description="share of documents, chosen by a hash of their text")
     context_size: int = Field(128, ge=2, le=2**20)
-    batch_size: int = Field(32, gt=0, le=2**16, description="contexts per forward pass")
+    batch_size: BatchSize = Field(32, description="contexts per forward pass; `auto` is by device and free memory")
     bos: Literal["documents", "windows"] = Field(
         "documents", description="BOS starts every window; with `documents`, it also separates documents"
     )
@@ -138,6 +148,19 @@ class HarvestConfig(Config):
     @property
     def hook_points(self) -> list[HookPoint]:
         return [HookPoint.parse(hook) for hook in self.hooks]
+
+    @property
+    def contexts_per_pass(self) -> int:
+        """The batch size, once it is settled."""
+        assert self.batch_size != "auto", "settled by saepipe.harvest.auto_settings"
+        return self.batch_size
+
+    def adopting(self, made_with: HarvestConfig) -> HarvestConfig:
+        """Replaces `auto` by the settings of the cache that is resumed."""
+        attention = made_with.model.attention if self.model.attention == "auto" else self.model.attention
+        batch_size = made_with.batch_size if self.batch_size == "auto" else self.batch_size
+        model = self.model.model_copy(update={"attention": attention})
+        return self.model_copy(update={"model": model, "batch_size": batch_size})
 
     @property
     def pool_rows(self) -> int:

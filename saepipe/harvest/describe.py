@@ -14,8 +14,9 @@ from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import provenance
+from saepipe.harvest.attention import check_attention
 from saepipe.harvest.config import HarvestConfig
-from saepipe.harvest.model import LanguageModel, check_attention
+from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.row_source import RowSource
 from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.text import read_documents, resolve_revision
@@ -45,9 +46,14 @@ def make_windows(
 
 
 def first_batch(config: HarvestConfig, lm: LanguageModel, revision: str | None = None) -> WindowBatch:
-    """The first training batch; raises ConfigError if the dataset does not fill one window with ordinary tokens."""
+    """The first training batch; raises ConfigError like `first_windows`."""
+    return first_windows(config, lm, revision, config.contexts_per_pass)
+
+
+def first_windows(config: HarvestConfig, lm: LanguageModel, revision: str | None, count: int) -> WindowBatch:
+    """The first training windows; raises ConfigError if the dataset does not fill one with ordinary tokens."""
     windows = (window for split, window in make_windows(config, lm, revision) if split == "train")
-    batch = list(islice(windows, config.batch_size))
+    batch = list(islice(windows, count))
     if not batch:
         raise ConfigError(
             f"the dataset {config.dataset.source!r} does not fill one training window of {config.context_size} tokens",

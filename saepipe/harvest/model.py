@@ -23,9 +23,7 @@ from saepipe.data.errors import (
     SaepipeError,
     is_out_of_memory,
 )
-from saepipe.harvest.capture import capture
 from saepipe.harvest.decoder_layers import decoder_layers
-from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.hub import remote_error
 from saepipe.harvest.hub_client import is_from_the_network
 from saepipe.harvest.identity import describe_config, describe_tokenizer, probe_ids
@@ -121,7 +119,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
             config.path,
             revision=revision,
             dtype=getattr(torch, config.dtype),
-            attn_implementation=config.attention,
+            attn_implementation="eager" if config.attention == "auto" else config.attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are listed; none is accepted
             **_gguf_options(config),
@@ -207,35 +205,3 @@ def _mismatch(name: str, stored: Iterable[int], expected: Iterable[int]) -> str:
 def _listed(names: Sequence[str], limit: int = 8) -> str:
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
-
-
-def check_attention(lm: LanguageModel, ids: torch.Tensor, hooks: list[HookPoint]) -> None:
-    """Rejects an attention implementation that ignores the model's soft-capping of attention logits.
-
-    Some attention kernels silently drop Gemma-2's soft-capping, so any implementation other than `eager` is compared
-    with it on one batch.
-
-    Args:
-        lm: the model.
-        ids: (batch, seq) token ids of real text.
-        hooks: the hook points to compare.
-
-    Raises:
-        ConfigError: if the residual streams differ by more than rounding in the dtype explains.
-    """
-    capped = getattr(lm.model.config.get_text_config(), "attn_logit_softcapping", None)
-    if capped is None or lm.config.attention == "eager":
-        return
-    configured = capture(lm.model, ids, hooks)
-    lm.model.set_attn_implementation("eager")
-    eager = capture(lm.model, ids, hooks)
-    lm.model.set_attn_implementation(lm.config.attention)
-    allowed = 8 * torch.finfo(lm.model.dtype).eps
-    for name, x in eager.items():
-        error = float((configured[name].float() - x.float()).norm() / x.float().norm())
-        if error > allowed:
-            raise ConfigError(
-                f"attention {lm.config.attention!r} differs from eager at {name} by {error:.1e} "
-                f"(allowed {allowed:.1e}): it ignores the soft-capping at {capped}",
-                hint="attention: eager",
-            )

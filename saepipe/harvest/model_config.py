@@ -11,7 +11,7 @@ from saepipe.data.config.bounds import Device, PathText
 from saepipe.data.toy import MODEL_DIR
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2"]
+Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "auto"]
 
 
 class ModelConfig(Config):
@@ -24,7 +24,10 @@ class ModelConfig(Config):
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     dtype: Dtype = "bfloat16"
     device: Device = Field("auto", description="`auto` is cuda if available, otherwise cpu")
-    attention: Attention = Field("eager", description="any other must agree with eager on the first batch")
+    attention: Attention = Field(
+        "eager",
+        description="any other must agree with eager on the first batch; `auto` is a harvest's fastest that does",
+    )
 
     @property
     def path(self) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from saepipe.data.cache.layout import SPLITS, Layout, Split
 from saepipe.data.folders.disk import room_at
 from saepipe.data.terminal.display import readable_bytes, readable_time
+from saepipe.harvest.auto_settings import settle
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import LanguageModel, load_model
@@ -70,7 +71,7 @@ class Plan:
 
 def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECONDS) -> Plan:
     """Checks config, model and data like a harvest, counts the text, and runs a few batches, but writes nothing."""
-    lm = load_model(config.model)
+    config, lm = settle(config, load_model(config.model))
     revision = describe(config, lm)["dataset"]["revision"]
     measured, rate = _time_batches(config, lm, revision)
     chunk = np.concatenate([part.arrays[Layout.acts(config.hooks[0])] for part in measured])[: config.chunk_rows]
@@ -99,9 +100,9 @@ def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECON
 
 def _time_batches(config: HarvestConfig, lm: LanguageModel, revision: str | None) -> tuple[list[Rows], float]:
     """Returns the rows of the first batches, and the rows per second."""
-    windows = [window for _, window in islice(make_windows(config, lm, revision), _BATCHES * config.batch_size)]
-    firsts = range(0, len(windows), config.batch_size)
-    batches = [WindowBatch.of(first, windows[first : first + config.batch_size]) for first in firsts]
+    windows = [window for _, window in islice(make_windows(config, lm, revision), _BATCHES * config.contexts_per_pass)]
+    firsts = range(0, len(windows), config.contexts_per_pass)
+    batches = [WindowBatch.of(first, windows[first : first + config.contexts_per_pass]) for first in firsts]
     with closing(RowSource(lm, config.hook_points, {})) as source, closing(PassWorkers(source)) as passes:
         passes.start(batches[0], "train").wait()  # includes one-time setup, so it is not timed
         start = time.perf_counter()

@@ -22,6 +22,8 @@ from saepipe.harvest.identity import compare
 class FolderState:
     """State of the output folder: the cache's attributes (empty if there is no cache), and whether it is finished."""
 
+    settings: HarvestConfig
+    """the present config, with the cache's own settings where it says `auto`"""
     attributes: Mapping[str, Any]
     done: bool = False
     config: Mapping[str, Any] | None = None
@@ -39,11 +41,12 @@ def inspect_folder(out: Path, config: HarvestConfig, resume: ResumeMode) -> Fold
     if not out.exists() or all(path.name == artifact.LOG or path.suffix == ".partial" for path in out.iterdir()):
         if resume == "must":
             raise ConfigError(f"there is nothing to resume at {out}", hint="--resume auto")
-        return FolderState({})
+        return FolderState(config, {})
     attributes = _read_attributes(out)
     if resume == "never":
         raise ConfigError(f"{out} holds a cache already", hint="choose another --out, or --resume auto")
     old_config = HarvestConfig.parse(attributes["config"], source=f"{out}/zarr.json")
+    config = config.adopting(old_config)
     if changed := differences(old_config.identity(), config.identity()):
         raise ConfigError(
             f"{out} was started with another config:\n  " + "\n  ".join(changed), hint="use another --out"
@@ -56,7 +59,7 @@ def inspect_folder(out: Path, config: HarvestConfig, resume: ResumeMode) -> Fold
             )
     same_length = (config.num_tokens, config.heldout_tokens) == (old_config.num_tokens, old_config.heldout_tokens)
     done = same_length and artifact.is_committed(out)
-    return FolderState(attributes, done, attributes["config"] if config == old_config else None)
+    return FolderState(config, attributes, done, attributes["config"] if config == old_config else None)
 
 
 def _read_attributes(out: Path) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ from saepipe.data.errors import Stopped
 from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
+from saepipe.harvest.auto_settings import chosen, settle
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.feed import ContextShards, WindowFeed
@@ -63,7 +64,7 @@ def harvest(
         if folder.done:
             progress.say(f"{out} is finished already")
             return Cache.open(out)
-        lm = load_model(config.model)
+        config, lm = _settled(folder.settings, progress)
         if folder.attributes:
             check_same_model(folder.attributes, lm.identity, out, progress)
         attributes = dict(folder.attributes) or describe(config, lm)
@@ -72,6 +73,14 @@ def harvest(
     for hook, snr in finished.attributes.get("int8_snr_db", {}).items():
         progress.say(f"int8 at {hook}: {Snr(**snr)}")
     return finished
+
+
+def _settled(config: HarvestConfig, progress: Progress) -> tuple[HarvestConfig, LanguageModel]:
+    """Loads the model, and replaces `auto` in the settings of a new cache."""
+    settled, lm = settle(config, load_model(config.model))
+    if sentence := chosen(config, settled):
+        progress.say(sentence)
+    return settled, lm
 
 
 def _fill(
@@ -113,7 +122,9 @@ def _fill(
         nulls: list[int] = []
         # A branch may have moved since the harvest was started, but it reads the same commit to the end.
         windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls)
-        feed = WindowFeed(windows, config.batch_size, config.heldout_tokens // config.context_size, digest=has_marks)
+        feed = WindowFeed(
+            windows, config.contexts_per_pass, config.heldout_tokens // config.context_size, digest=has_marks
+        )
         contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
 
         batches = contexts["train"].recorded(marks.checked(feed.train_batches()))

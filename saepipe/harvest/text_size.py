@@ -36,7 +36,7 @@ def count_rows(
     Rows that `drop_norm_above` will leave out are counted, since only the model's activations show them.
     """
     windows, most = make_windows(config, lm, revision), config.heldout_tokens // config.context_size
-    feed = WindowFeed(windows, config.batch_size, most, digest=False)
+    feed = WindowFeed(windows, config.contexts_per_pass, most, digest=False)
     train, until = 0, time.monotonic() + seconds
     found: Literal["enough", "all", "some"] = "all"
     for batch in feed.train_batches():

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 import torch
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -17,15 +12,11 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.capture import capture
 from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.model import LanguageModel, check_attention, load_model
-from saepipe.harvest.model_config import ModelConfig
 
 pytestmark = pytest.mark.quick
 
@@ -80,32 +71,3 @@ def test_other_names_are_refused(name: str) -> None:
 def test_a_layer_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="the model has 3 layers"):
         HookPoint.parse("blocks.3.hook_resid_post").check_in(len(decoder_layers(gemma2())))
-
-
-@pytest.fixture
-def capped() -> LanguageModel:
-    """A model with large queries and a small cap, so that capping matters."""
-    model = gemma2(attn_logit_softcapping=1.0, query_pre_attn_scalar=1)
-    for layer in decoder_layers(model):
-        layer.self_attn.q_proj.weight.data *= 40
-    return LanguageModel(model, load_model(ModelConfig(device="cpu")).tokenizer, ModelConfig(dtype="float32"))
-
-
-def test_attention_that_drops_the_soft_capping_is_refused(capped: LanguageModel) -> None:
-    hooks = [HookPoint.parse("blocks.2.hook_resid_post")]
-    check_attention(capped, IDS, hooks)
-
-    def uncapped(*inputs: Any, softcap: float, **settings: Any) -> Any:
-        return sdpa_attention_forward(*inputs, **settings)
-
-    AttentionInterface.register("uncapped", uncapped)
-    AttentionMaskInterface.register("uncapped", sdpa_mask)
-    capped.model.set_attn_implementation("uncapped")
-    config = ModelConfig.model_construct(**{**capped.config.to_dict(), "attention": "uncapped"})
-    with pytest.raises(ConfigError, match="ignores the soft-capping at 1.0"):
-        check_attention(replace(capped, config=config), IDS, hooks)
-
-
-def test_attention_that_the_model_lacks_is_refused() -> None:
-    with pytest.raises(ConfigError, match="cannot load 'toy'.*scaled_dot_product_attention"):
-        load_model(ModelConfig(attention="sdpa", device="cpu"))

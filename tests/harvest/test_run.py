@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Condition
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ import pytest
 import torch
 
 from helpers.interrupted_harvests import Crash, changed, contents, crash_after
+from helpers.late_copies import LateCopies
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.layout import Split
 from saepipe.data.cache.mapped_rows import MappedRows
+from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError
 from saepipe.data.folders import artifact
 from saepipe.data.terminal.progress import Silent
@@ -27,6 +31,8 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.model import load_model
 from saepipe.harvest.plan import plan
+from saepipe.harvest.row_source import RowSource
+from saepipe.harvest.rows import PendingRows, WindowBatch
 from saepipe.harvest.run import harvest
 
 
@@ -220,6 +226,62 @@ def test_a_nan_error_names_document_and_position(
     monkeypatch.setattr("saepipe.harvest.run.load_model", broken)
     with pytest.raises(CorruptDataError, match=r"NaN or Inf at blocks\.1.*: document \d+, context 3, position 17"):
         harvest(toy_config, tmp_path / "cache")
+
+
+def test_passes_go_on_while_a_pool_waits_to_be_written(
+    toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool is not put before a pass has ended that began after those of its own rows."""
+    start, put, ended = RowSource.start, CacheWriter.put, 0
+    went_on = Condition()
+
+    def counted_start(self: RowSource, batch: WindowBatch, split: Split) -> PendingRows:
+        nonlocal ended
+        rows = start(self, batch, split)
+        with went_on:
+            ended += 1
+            went_on.notify_all()
+        return rows
+
+    def late_put(self: CacheWriter, pool: RowPool) -> None:
+        if pool.split == "train" and len(pool.order) == toy_config.pool_rows:
+            with went_on:
+                assert went_on.wait_for(lambda: ended > pool.facts["batches"], timeout=60)
+        put(self, pool)
+
+    monkeypatch.setattr(RowSource, "start", counted_start)
+    monkeypatch.setattr(CacheWriter, "put", late_put)
+    assert contents(harvest(toy_config, tmp_path / "cache").path) == contents(toy_cache)
+
+
+def test_nothing_of_a_batch_that_is_not_finite_is_written(
+    toy_config: HarvestConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sixth pass is bad; what was started after it is given up, and pools that end before it are kept."""
+
+    def broken(config: Any) -> Any:
+        lm, passes = load_model(config), iter(range(1, 10**9))
+
+        def spoil(_: Any, __: Any, output: torch.Tensor) -> None:
+            output[3, 17] *= torch.nan if next(passes) == 6 else 1
+
+        decoder_layers(lm.model)[1].register_forward_hook(spoil)
+        return lm
+
+    monkeypatch.setattr("saepipe.harvest.run.load_model", broken)
+    with pytest.raises(CorruptDataError, match=r"NaN or Inf at blocks\.1.*: document \d+, context 83, position 17"):
+        harvest(toy_config, tmp_path / "cache")
+    pools = [line for line in artifact.read_manifest(tmp_path / "cache") if line["kind"] == "pool"]
+    assert pools
+    assert all(line["batches"] < 6 for line in pools)
+
+
+def test_late_copies_to_the_host_change_no_byte(
+    toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, rows reach the host only when they are waited for."""
+    monkeypatch.setattr("saepipe.harvest.row_source.host_copies", lambda _: LateCopies())
+    assert contents(harvest(toy_config, tmp_path / "cache").path) == contents(toy_cache)
 
 
 def test_outliers_are_dropped_and_counted(toy_config: HarvestConfig, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 
 import torch
@@ -48,6 +48,9 @@ class LateCopies:
 
     def upload(self, order: torch.Tensor) -> torch.Tensor:
         return order.clone()
+
+    def download(self, tensors: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, torch.Tensor]]:
+        return lambda: {name: tensor.clone() for name, tensor in tensors.items()}
 
     def read(self, memory: torch.Tensor) -> None:
         """Notes that `memory` is read by a kernel, which may run at any later time."""
