@@ -36,17 +36,18 @@ class Budget:
 
 
 class Stopwatch(Silent):
-    """Records how long each task takes, by name."""
+    """Records when each task began and how long it took, by name."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.began: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
 
     def start(self, task: str, total: int, unit: str, done: int = 0) -> None:
-        self._task, self._began = task, time.perf_counter()
+        self._task, self.began[task] = task, time.perf_counter()
 
     def finish(self) -> None:
-        self.seconds[self._task] = self.seconds.get(self._task, 0.0) + time.perf_counter() - self._began
+        self.seconds[self._task] = self.seconds.get(self._task, 0.0) + time.perf_counter() - self.began[self._task]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from saepipe.harvest.text import Document
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_DOCUMENTS_AT_ONCE = 512
+_FIRST_DOCUMENTS, _DOCUMENTS_AT_ONCE = 32, 512
+"""Documents that are tokenised together, at first few, so that the first pass of the model begins soon."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def tokenise(
     documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[Document, np.ndarray]]:
     """Yields each document with its ids, (tokens,) int64, without special tokens."""
-    stream = iter(documents)
-    while batch := list(islice(stream, _DOCUMENTS_AT_ONCE)):
+    stream, count = iter(documents), _FIRST_DOCUMENTS
+    while batch := list(islice(stream, count)):
+        count = min(2 * count, _DOCUMENTS_AT_ONCE)
         texts = [document.text for document in batch if document.text is not None]
         encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
         for document in batch:
