@@ -112,13 +112,6 @@ def _fill(
                 progress.say(f"{out} is extended; for runs trained from it, it is kept as it was: {keep_ancestor(out)}")
             writer.start(attributes)
 
-        def train_rows(batch: WindowBatch) -> PendingRows:
-            start()
-            return passes.start(batch, "train")
-
-        def heldout_rows(batch: WindowBatch) -> PendingRows:
-            return passes.start(batch, "heldout")
-
         nulls: list[int] = []
         # A branch may have moved since the harvest was started, but it reads the same commit to the end.
         windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls)
@@ -128,12 +121,12 @@ def _fill(
         contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
 
         batches = contexts["train"].recorded(marks.checked(feed.train_batches()))
-        _run(_shuffled_split(config), batches, train_rows, passes.in_flight, writer, progress)
+        _run(_shuffled_split(config), batches, passes, start, writer, progress)
         start()  # if all training rows were stored already
         # The last training pool is written while held-out windows go through the model.
         heldout = _heldout_split(config, len(feed.heldout))
         batches = contexts["heldout"].recorded(feed.heldout_batches())
-        _run(heldout, batches, heldout_rows, passes.in_flight, writer, progress)
+        _run(heldout, batches, passes, start, writer, progress)
         writer.wait()
 
         train = _end_position(writer, "train")
@@ -186,12 +179,15 @@ def _keeping_pools(writer: CacheWriter, config: HarvestConfig, progress: Progres
 def _run(
     spec: SplitSpec,
     batches: Iterable[WindowBatch],
-    start: Callable[[WindowBatch], PendingRows],
-    in_flight: int,
+    passes: PassWorkers,
+    start: Callable[[], None],
     writer: CacheWriter,
     progress: Progress,
 ) -> None:
-    """Runs the forward passes for the missing pools of one split, and queues these; the last may not be written yet."""
+    """Runs the forward passes for the missing pools of one split, and queues these; the last may not be written yet.
+
+    `start` is called before each pass.
+    """
     split, pools = spec.split, writer.pools(spec.split)
     done = sum(line["num_rows"] for line in pools)
     progress.start(f"harvest {split}", spec.limit, "tokens", done=done)
@@ -200,8 +196,9 @@ def _run(
 
     began, bytes_before = time.monotonic(), writer.bytes_written
 
-    def start_with_progress(batch: WindowBatch) -> PendingRows:
-        pending = start(batch)
+    def start_pass(batch: WindowBatch) -> PendingRows:
+        start()
+        pending = passes.start(batch, split)
 
         def wait() -> Rows:
             rows = pending.wait()
@@ -213,7 +210,7 @@ def _run(
 
     writer.log(split=split, pool=None, rows=0)  # so that the log shows the time of the first pool
     stored = stored_runs(pools, spec.pool_rows)
-    for pool in cut_pools(spec, batches, start_with_progress, stored, in_flight):
+    for pool in cut_pools(spec, batches, start_pass, stored, passes.in_flight):
         writer.put(pool)
         writer.log(split=split, pool=pool.number, rows=len(pool.order))
     progress.finish()
