@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from dataclasses import asdict
 
 import torch
 from record import write_result
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.step.allocator import keep_freed_memory
-from saepipe.train.step.density import DENSE_ABOVE, MIN_SPARSE_WORK, SPARSE_BELOW
+from saepipe.train.step.density import THRESHOLDS
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
@@ -37,7 +38,7 @@ def main() -> None:
         by_shape.append({"d_in": d_in, "d_sae": d_sae, "batch": batch, "times as fast": ratios})
         listed = "  ".join(f"{density}: {ratio:.2f}" for density, ratio in ratios.items())
         print(f"{d_in:5} x {d_sae:5}, batch {batch:4}: {listed}", flush=True)
-    rule = {"sparse below": SPARSE_BELOW, "dense above": DENSE_ABOVE, "least work": MIN_SPARSE_WORK}
+    rule = asdict(THRESHOLDS["cpu", "float32"])
     write_result("density", CLAIM, {"rule": rule, "sparse to dense, by density": by_shape})
 
 

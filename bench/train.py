@@ -1,12 +1,13 @@
 """Training speed against plain torch and other libraries: the same random activations, in turns, separate processes.
 
-    SAEPIPE_SHARED=../shared python bench/train.py [--rounds 5] [--steps 50] [--peers-python PYTHON]
+    SAEPIPE_SHARED=../shared python bench/train.py [--rounds 5] [--steps 50] [--before CHECKOUT] [--peers-python PYTHON]
 
 Ours is `train_step` as `saepipe train` calls it: unit decoder rows, projection, clipping, dead latents counted, sums
 for the log, and in each round one step with the measurements of a log line (a run has one in 100). It is timed at a
 settled density: each of ours is trained once until about 64 latents per token are active, and every round continues
 from there. Dense steps, of others and ours, cost the same at any density. The floor is a step in plain torch, without
-constraint, clipping or log. With --peers-python, an interpreter that has these libraries, SAELens, dictionary_learning
+constraint, clipping or log. With --before, an earlier build in a checkout takes turns too, from the same settled SAEs,
+and its commit is in the result. With --peers-python, an interpreter that has these libraries, SAELens, dictionary_learning
 and sparsify take turns too, each with the step of its own trainer. Writes results/train.json.
 """
 
@@ -43,6 +44,7 @@ OURS: dict[str, dict[str, Any]] = {
     "saepipe_relu_l1": {"sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": 4.0}]},
     "saepipe_topk": {"sae": {"name": "topk", "k": 32}},
     "saepipe_topk_auxk": {"sae": {"name": "topk", "k": 32}, "penalties": [{"name": "auxk"}]},
+    "saepipe_matryoshka": {"sae": {"name": "matryoshka_batch_topk", "k": 32}},
     "saepipe_jumprelu_l0": {
         "sae": {"name": "jumprelu"},
         "penalties": [{"name": "l0", "weight": 3.0, "target": 64}],
@@ -50,11 +52,17 @@ OURS: dict[str, dict[str, Any]] = {
     },
 }
 DENSE = "_dense"  # suffix of a name: the same SAE with dense steps
+BEFORE = "_before"  # suffix of a name: the same SAE in an earlier build
 AIMS = {
     ("saepipe_relu_l1", FLOOR): 2.0,
     ("saepipe_relu_l1", "dictionary_learning.StandardTrainer"): 2.0,
     ("saepipe_topk", "sparsify.SparseCoder.signum"): 1.3,
     ("saepipe_jumprelu_l0", "dictionary_learning.JumpReluTrainer"): 2.0,
+    ("saepipe_relu_l1", "saepipe_relu_l1" + BEFORE): 1.8,
+    ("saepipe_topk", "saepipe_topk" + BEFORE): 1.8,
+    ("saepipe_topk_auxk", "saepipe_topk_auxk" + BEFORE): 1.8,
+    ("saepipe_jumprelu_l0", "saepipe_jumprelu_l0" + BEFORE): 1.6,
+    ("saepipe_matryoshka", "saepipe_matryoshka" + BEFORE): 3.0,
 }
 
 
@@ -65,11 +73,19 @@ class Contender:
     python: str
     script: tuple[str, ...]
     names: tuple[str, ...]
+    suffix: str = ""
+    """added to the names that it prints"""
+    checkout: Path | None = None
+    """whose saepipe it imports"""
 
 
-def contenders(peers_python: str | None) -> list[Contender]:
+def contenders(peers_python: str | None, before: Path | None) -> list[Contender]:
     names = [name + path for name in OURS for path in ("", DENSE)]
     ours = [Contender(sys.executable, (__file__, "--ours", name), (name,)) for name in names]
+    if before is not None:
+        ours += [
+            Contender(sys.executable, (__file__, "--ours", name), (name + BEFORE,), BEFORE, before) for name in OURS
+        ]
     floor = Contender(sys.executable, (str(PEERS / "bench_raw_torch.py"),), (FLOOR,))
     if peers_python is None:
         return [floor, *ours]
@@ -137,6 +153,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--peers-python", help="an interpreter that has sae-lens, dictionary-learning, eai-sparsify")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit")
     parser.add_argument("--ours", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.ours:
@@ -149,7 +166,7 @@ def main() -> None:
         os.environ["SETTLED"] = folder
         for name in OURS:
             settle(name, Path(folder))
-        rounds = take_turns(contenders(args.peers_python), args.rounds, args.steps)
+        rounds = take_turns(contenders(args.peers_python, args.before), args.rounds, args.steps)
     medians = {name: {key: statistics.median(line[key] for line in lines) for key in FIGURES} for name, lines in rounds}
     to_floor = {name: figures["acts_per_cpu_s"] / medians[FLOOR]["acts_per_cpu_s"] for name, figures in medians.items()}
     aims = {
@@ -167,7 +184,7 @@ def main() -> None:
         "aims": aims,
         "times the floor": {"per CPU-second": to_floor, "wall": to_floor_wall},
         "median": medians,
-        "settings": {**shape, "rounds": args.rounds, "steps": args.steps},
+        "settings": {**shape, "rounds": args.rounds, "steps": args.steps, "before": commit_of(args.before)},
         "rounds": dict(rounds),
     }
     write_result("train", CLAIM, figures)
@@ -190,14 +207,24 @@ def take_turns(entries: Sequence[Contender], rounds: int, steps: int) -> list[tu
     for number in range(rounds):
         for entry in entries if number % 2 == 0 else reversed(entries):
             for line in run_contender(entry, steps):
-                if line["name"] in lines:
-                    lines[line["name"]].append(line)
-                    print(number, line["name"], line["acts_per_s"], flush=True)
+                name = line["name"] + entry.suffix
+                if name in lines:
+                    lines[name].append(line)
+                    print(number, name, line["acts_per_s"], flush=True)
     return list(lines.items())
+
+
+def commit_of(checkout: Path | None) -> str | None:
+    if checkout is None:
+        return None
+    command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run_contender(entry: Contender, steps: int) -> list[dict[str, Any]]:
     settings = {"STEPS": str(steps), "WARMUP": "3", "THREADS": "2", "K": "32"}
+    if entry.checkout is not None:
+        settings["PYTHONPATH"] = str(entry.checkout.resolve())
     command = [entry.python, *entry.script]
     run = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]

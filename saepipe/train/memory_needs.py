@@ -61,7 +61,7 @@ def step_bytes(recipe: Recipe) -> int:
     sae, penalties = config.sae, config.penalties
     latents, weights = recipe.dtype.itemsize * sae.d_sae, FLOAT * recipe.d_in * sae.d_sae
     forgets = not any(penalty.reads_pre_acts(sae) == "all" for penalty in penalties)
-    if starts_sparse(config, recipe.d_in) and forgets and recipe.device.type == "cpu":
+    if starts_sparse(config, recipe.d_in, recipe.device) and forgets and recipe.device.type == "cpu":
         forward, kept = int(PIECE_ARRAYS * latents * min(batch, PIECE)), 0
     else:
         arrays = sae.dense_arrays + max((penalty.dense_arrays for penalty in penalties), default=0)

@@ -1,9 +1,11 @@
-"""The choice between sparse and dense steps: a rule on shape and measured density, never on timing.
+"""The choice between sparse and dense steps: a rule on device, shape and measured density, never on timing.
 
-So a run takes the same path on every machine, and its bits are reproducible. Thresholds come from bench/density.py.
+So a run takes the same path on every machine with that device, and its bits are reproducible.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 
@@ -12,30 +14,50 @@ from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.entries import Entries
 from saepipe.train.step.loss import Loss
 
-SPARSE_BELOW, DENSE_ABOVE = 0.06, 0.09
-"""Shares of the entries (batch, d_sae). In between, a run keeps its path, so that it does not alternate."""
-
 MEASURE_EVERY = 100  # steps; measuring waits for the device
-MIN_SPARSE_WORK = 2e8  # multiplications of one dense product; below, the overhead around the products costs more
 
 
-def starts_sparse(config: TrainConfig, d_in: int) -> bool:
+@dataclass(frozen=True)
+class Thresholds:
+    """When steps are sparse on a device. In between the shares a run keeps its path, so that it does not alternate."""
+
+    sparse_below: float
+    """share of the entries (batch, d_sae)"""
+    dense_above: float
+    """share of the entries (batch, d_sae)"""
+    least_work: float
+    """multiplications of one dense product; below, the overhead around the products costs more"""
+
+
+THRESHOLDS: dict[tuple[str, str], Thresholds] = {
+    ("cpu", "float32"): Thresholds(0.06, 0.09, least_work=2e8),  # bench/density.py, bench/results/density.json
+    ("cpu", "bfloat16"): Thresholds(0.06, 0.09, least_work=2e8),  # that of float32; not measured
+}
+"""By type of device and dtype of the products; where there is none, steps are dense unless the config demands others.
+
+CUDA has none until a result of bench/gpu.py is committed. A sparse step there reads rows where a dense one multiplies,
+so it pays below a density of about bandwidth / rate of multiplication: 4e12 B/s over 7e14 bfloat16 operations/s, 0.6 %.
+"""
+
+
+def starts_sparse(config: TrainConfig, d_in: int, device: torch.device) -> bool:
     """True if step 0 is sparse: the config demands it, or the architecture itself is sparse enough."""
     if config.sparse_steps != "auto":
         return config.sparse_steps == "always"
-    k = config.sae.num_active
-    return k is not None and _pays(config, d_in) and k <= SPARSE_BELOW * config.sae.d_sae
+    k, thresholds = config.sae.num_active, _thresholds(config, d_in, device)
+    return k is not None and thresholds is not None and k <= thresholds.sparse_below * config.sae.d_sae
 
 
-def measures_density(config: TrainConfig, d_in: int, step: int) -> bool:
-    """True if the density measured at `step` decides whether the next step is sparse."""
-    is_variable = config.sae.num_active is None and config.sparse_steps == "auto"
-    return is_variable and step % MEASURE_EVERY == 0 and _pays(config, d_in)
+def thresholds_at(step: int, config: TrainConfig, d_in: int, device: torch.device) -> Thresholds | None:
+    """Returns the thresholds by which the density at `step` decides on the next step; None if it does not."""
+    if config.sae.num_active is not None or config.sparse_steps != "auto" or step % MEASURE_EVERY:
+        return None
+    return _thresholds(config, d_in, device)
 
 
-def next_is_sparse(sparse: bool, density: float) -> bool:
+def next_is_sparse(sparse: bool, density: float, thresholds: Thresholds) -> bool:
     """True if the next step is sparse, given the path and the density of this one."""
-    return density <= (DENSE_ABOVE if sparse else SPARSE_BELOW)
+    return density <= (thresholds.dense_above if sparse else thresholds.sparse_below)
 
 
 @torch.no_grad()
@@ -47,6 +69,9 @@ def density(sae: Architecture, params: Params, loss: Loss) -> float:
     return float(sae.mask(params, activations.pre_acts).float().mean())
 
 
-def _pays(config: TrainConfig, d_in: int) -> bool:
-    possible = config.sae.sparse and not config.transforms
-    return possible and config.batch_size * d_in * config.sae.d_sae >= MIN_SPARSE_WORK
+def _thresholds(config: TrainConfig, d_in: int, device: torch.device) -> Thresholds | None:
+    """Returns the thresholds of a run whose sparse steps can pay, else None."""
+    thresholds = THRESHOLDS.get((device.type, config.compute_dtype))
+    if thresholds is None or not config.sae.sparse or config.transforms:
+        return None
+    return thresholds if config.batch_size * d_in * config.sae.d_sae >= thresholds.least_work else None

@@ -100,5 +100,5 @@ def fresh_state(recipe: Recipe, params: Params) -> TrainState:
         sums=torch.zeros(1 + len(config.penalties), 2, dtype=torch.float64, device=device),
         num_summed=0,
         sampled=None,
-        sparse=starts_sparse(config, recipe.d_in),
+        sparse=starts_sparse(config, recipe.d_in, device),
     )

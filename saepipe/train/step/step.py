@@ -12,7 +12,7 @@ from saepipe.train.schedule import Controller, controllers, settings_at
 from saepipe.train.seeds import generator
 from saepipe.train.setting import SettingsNow
 from saepipe.train.step.dead import any_dead, count_silence, resample
-from saepipe.train.step.density import density, measures_density, next_is_sparse
+from saepipe.train.step.density import density, next_is_sparse, thresholds_at
 from saepipe.train.step.learning_rate import last_resampling, learning_rate
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.measure import Measurement, measure_due
@@ -104,5 +104,6 @@ def _carry_over(recipe: Recipe, state: TrainState, loss: Loss) -> None:
         state.buffers[name].copy_(value)
     state.sums.addcmul_(loss.values.unsqueeze(1), loss.factors)
     state.num_summed += 1
-    if measures_density(recipe.config, recipe.d_in, state.step):
-        state.sparse = next_is_sparse(state.sparse, density(recipe.config.sae, state.all_params, loss))
+    thresholds = thresholds_at(state.step, recipe.config, recipe.d_in, recipe.device)
+    if thresholds is not None:
+        state.sparse = next_is_sparse(state.sparse, density(recipe.config.sae, state.all_params, loss), thresholds)

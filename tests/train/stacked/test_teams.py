@@ -12,7 +12,7 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import Penalised
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.stacked.teams import MAX_STACKED_WORK, may_be_stacked, teams
-from saepipe.train.step.density import MIN_SPARSE_WORK
+from saepipe.train.step.density import THRESHOLDS
 from saepipe.train.step.state import Recipe
 
 pytestmark = pytest.mark.quick
@@ -60,7 +60,7 @@ def test_runs_that_a_stack_cannot_reproduce_are_trained_alone(config: Make, chan
 
 
 def test_the_rule_depends_on_shape(config: Make) -> None:
-    assert MAX_STACKED_WORK < MIN_SPARSE_WORK  # a stack's steps are dense
+    assert all(each.least_work > MAX_STACKED_WORK for each in THRESHOLDS.values())  # a stack's steps are dense
     largest = MAX_STACKED_WORK // (24 * 40)
     assert may_be_stacked(recipe(config(exact=False, batch_size=largest)))
     assert not may_be_stacked(recipe(config(exact=False, batch_size=largest + 1)))

@@ -10,8 +10,9 @@ import torch
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
+from saepipe.train.sae.relu import ReLU
 from saepipe.train.step import density as density_module
-from saepipe.train.step.density import density, measures_density, next_is_sparse, starts_sparse
+from saepipe.train.step.density import THRESHOLDS, density, next_is_sparse, starts_sparse, thresholds_at
 from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss, train_step
@@ -24,7 +25,8 @@ Make = Callable[..., TrainConfig]
 @pytest.fixture
 def small_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets sparse steps start at the shapes of the tests, which are far too small for them."""
-    monkeypatch.setattr(density_module, "MIN_SPARSE_WORK", 0)
+    always = {key: replace(thresholds, least_work=0) for key, thresholds in THRESHOLDS.items()}
+    monkeypatch.setattr(density_module, "THRESHOLDS", always)
 
 
 def fresh_run(config: Make, **changes: Any) -> tuple[Recipe, TrainState]:
@@ -72,8 +74,8 @@ def test_density_decides_with_hysteresis(config: Make, sparse: bool, share: floa
     state.sparse, state.step = sparse, step
     loss = step_loss(recipe, state, rows())
     assert density(recipe.config.sae, state.all_params, loss) == pytest.approx(share)
-    measured = measures_density(recipe.config, recipe.d_in, step)
-    assert (next_is_sparse(sparse, share) if measured else sparse) is expected
+    thresholds = thresholds_at(step, recipe.config, recipe.d_in, recipe.device)
+    assert (sparse if thresholds is None else next_is_sparse(sparse, share, thresholds)) is expected
 
 
 @pytest.mark.usefixtures("small_pays")
@@ -98,8 +100,18 @@ def test_transforms_have_dense_steps(config: Make) -> None:
 def test_small_shapes_stay_dense(config: Make) -> None:
     recipe, _ = fresh_run(config, sae={"name": "topk", "d_sae": 4096, "k": 32}, penalties=[])
     large = recipe.config.model_copy(update={"batch_size": 2048})
-    assert starts_sparse(large, 512)
-    assert not starts_sparse(recipe.config, 24)
+    assert starts_sparse(large, 512, recipe.device)
+    assert not starts_sparse(recipe.config, 24, recipe.device)
+
+
+def test_a_device_without_thresholds_is_dense_unless_the_config_demands_sparse_steps(config: Make) -> None:
+    recipe, _ = fresh_run(config, sae={"name": "topk", "d_sae": 4096, "k": 32}, penalties=[], batch_size=2048)
+    cuda = torch.device("cuda")
+    assert not starts_sparse(recipe.config, 512, cuda)
+    assert starts_sparse(recipe.config.model_copy(update={"sparse_steps": "always"}), 512, cuda)
+    relu = recipe.config.model_copy(update={"sae": ReLU(d_sae=4096)})
+    assert thresholds_at(0, relu, 512, cuda) is None  # so nothing waits for the density
+    assert thresholds_at(0, relu, 512, recipe.device) is not None
 
 
 @pytest.mark.usefixtures("small_pays")
