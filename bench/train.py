@@ -7,8 +7,8 @@ for the log, and in each round one step with the measurements of a log line (a r
 settled density: each of ours is trained once until about 64 latents per token are active, and every round continues
 from there. Dense steps, of others and ours, cost the same at any density. The floor is a step in plain torch, without
 constraint, clipping or log. With --before, an earlier build in a checkout takes turns too, from the same settled SAEs,
-and its commit is in the result. With --peers-python, an interpreter that has these libraries, SAELens, dictionary_learning
-and sparsify take turns too, each with the step of its own trainer. Writes results/train.json.
+without the log line's measurements. With --peers-python, an interpreter that has these libraries, SAELens,
+dictionary_learning and sparsify take turns too, each with the step of its own trainer. Writes results/train.json.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from record import write_result
 from saepipe.train.config import TrainConfig
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.step.allocator import keep_freed_memory
-from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
@@ -126,7 +125,7 @@ def settle(name: str, folder: Path) -> None:
     state = fresh_state(recipe, initial_params(recipe))
     for number in range(SETTLING):
         train_step(recipe, state, data[number % len(data)])
-    last = train_step(recipe, state, data[0], Due.LINE)
+    last = train_step(recipe, state, data[0], *log_line())
     assert last is not None
     print(f"{name}: L0 {last.l0:.1f}, {'sparse' if state.sparse else 'dense'} steps", flush=True)
     save_checkpoint(folder / name, name, state)
@@ -138,14 +137,21 @@ def make_step(name: str, folder: Path, data: Sequence[torch.Tensor]) -> Callable
     recipe = recipe_of(name, *data[0].shape)
     state = load_checkpoint(folder / name.removesuffix(DENSE) / str(SETTLING + 1), recipe)
     state.sparse = state.sparse and not name.endswith(DENSE)
-    warmup = int(os.environ["WARMUP"])
+    measured = int(os.environ["MEASURED"])
 
     def step(number: int, x: torch.Tensor) -> float:
         before = state.sums[:, 1].sum().item()
-        train_step(recipe, state, x, Due.GRADIENTS | Due.LINE if number == warmup else Due.NOTHING)
+        train_step(recipe, state, x, *(log_line() if number == measured else ()))
         return state.sums[:, 1].sum().item() - before
 
     return step
+
+
+def log_line() -> tuple[Any, ...]:
+    """Returns the argument of a step that measures what a log line needs."""
+    from saepipe.train.step.sampling import Due  # not at the top: earlier builds have none
+
+    return (Due.GRADIENTS | Due.LINE,)
 
 
 def main() -> None:
@@ -222,9 +228,9 @@ def commit_of(checkout: Path | None) -> str | None:
 
 
 def run_contender(entry: Contender, steps: int) -> list[dict[str, Any]]:
-    settings = {"STEPS": str(steps), "WARMUP": "3", "THREADS": "2", "K": "32"}
+    settings = {"STEPS": str(steps), "WARMUP": "3", "MEASURED": "3", "THREADS": "2", "K": "32"}
     if entry.checkout is not None:
-        settings["PYTHONPATH"] = str(entry.checkout.resolve())
+        settings |= {"PYTHONPATH": str(entry.checkout.resolve()), "MEASURED": "-1"}
     command = [entry.python, *entry.script]
     run = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
