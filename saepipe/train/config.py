@@ -27,6 +27,7 @@ from saepipe.data.folders.health_rules import RULES
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
+from saepipe.train.sae.screen import Screening
 from saepipe.train.schedule import Schedule
 from saepipe.train.stored_config import PRIMARY_METRICS, Effect, stored_identity
 from saepipe.train.transforms.base import Transform
@@ -127,6 +128,11 @@ class TrainConfig(ConfigWithPlugins):
     )
     sparse_steps: Literal["auto", "always", "never"] = Field(
         "auto", description="compute only active entries; auto: if few enough are active, see train/step/density.py"
+    )
+    screen: Screening = Field(
+        "auto",
+        description="find the entries of a sparse step by a product in bfloat16 and bounds of its error, and compute "
+        "those in float32; auto: on a CPU that multiplies bfloat16 fast",
     )
     exact: bool | None = Field(
         None,

@@ -25,6 +25,7 @@ OUTSIDE_THE_ID = frozenset(
         "device",
         "resident",
         "sparse_steps",
+        "screen",
         "exact",
         "log_every",
         "trackers",

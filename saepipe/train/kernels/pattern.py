@@ -112,5 +112,9 @@ class Pattern:
 
     def dense(self, values: Tensor) -> Tensor:
         """Returns an array (num_rows, num_columns) with `values` (num_entries,) at the entries and 0 elsewhere."""
-        flat = values.new_zeros(self.num_rows * self.num_columns)
+        return self.dense_or(values, 0.0)
+
+    def dense_or(self, values: Tensor, other: float) -> Tensor:
+        """Returns an array (num_rows, num_columns) with `values` (num_entries,) at the entries, `other` elsewhere."""
+        flat = values.new_full((self.num_rows * self.num_columns,), other)
         return flat.scatter(0, self.positions, values).view(self.num_rows, self.num_columns)

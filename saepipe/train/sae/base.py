@@ -105,6 +105,19 @@ class Architecture(Component):
         """Returns the active entries, from all pre-activations (batch, d_sae) of a sparse step."""
         return Pattern.of_mask(self.mask(params, pre_acts))
 
+    def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor | None:
+        """Returns what the pre-activation of an entry is at least, broadcast over (num_tokens, d_sae).
+
+        Args:
+            params: all parameters.
+            upper: (num_tokens, d_sae) upper bounds of pre-activations.
+            spread: (num_tokens, 1) how far below these the pre-activations are at most.
+
+        Returns:
+            None if nothing is known, so that no entry can be ruled out.
+        """
+        return None
+
     def candidates(self, params: Params, pre_acts: Tensor) -> Pattern | None:
         """Returns entries of some tokens (num_tokens, d_sae) that contain the active ones; None if all may be."""
         return self.pattern(params, pre_acts)

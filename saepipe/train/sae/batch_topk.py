@@ -59,6 +59,10 @@ class BatchTopK(Architecture):
         kept = flat.topk(num_kept, sorted=False).indices
         return Pattern.of_positions(kept.sort().values, len(pre_acts), self.d_sae)
 
+    def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor | None:
+        threshold = params["threshold"]
+        return LIKELY * threshold if float(threshold) > 0 else None
+
     def candidates(self, params: Params, pre_acts: Tensor) -> Pattern | None:
         """Returns the entries near the running threshold or above, which are few compared with all.
 

@@ -1,7 +1,8 @@
 """The encoder of a sparse step: one dense product, then only the entries that a gradient can reach.
 
 On a CPU the product is computed for some tokens at a time, so all pre-activations of a batch are never in memory at
-once. Those that are not entries are forgotten, unless a penalty declares that it reads them.
+once. Those that are not entries are forgotten, unless a penalty declares that it reads them. On a processor that
+multiplies bfloat16 fast, a screen replaces the product.
 """
 
 from __future__ import annotations
@@ -16,12 +17,20 @@ from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params, product
 from saepipe.train.sae.entries import Entries
 from saepipe.train.sae.pre_acts import PreActs
+from saepipe.train.sae.screen import Screen, Screening, screens
 
 PIECE = 512
 """Tokens encoded at a time on a CPU; with fewer the product becomes slower."""
 
 
-def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype, keep: Tensor | None = None) -> Entries:
+def encode(
+    sae: Architecture,
+    params: Params,
+    x: Tensor,
+    dtype: torch.dtype,
+    keep: Tensor | None = None,
+    screening: Screening = "never",
+) -> Entries:
     """Encodes x (batch, d_in) by an architecture that has sparse steps.
 
     Args:
@@ -30,10 +39,11 @@ def encode(sae: Architecture, params: Params, x: Tensor, dtype: torch.dtype, kee
         x: activations (batch, d_in).
         dtype: dtype of the products.
         keep: indices (num_kept,) of the latents whose pre-activations are kept at every token; None: all.
+        screening: whether a product of rounded factors first rules out what cannot be an entry.
     """
     inputs, bias = sae.encoder_input(params, x, dtype)
     with torch.no_grad():
-        found = _by_pieces(sae, params, inputs, bias, keep) or _at_once(sae, params, inputs, bias)
+        found = _by_pieces(sae, params, inputs, bias, keep, screening) or _at_once(sae, params, inputs, bias)
     pattern = found.pattern
     pre_acts = autograd.encode_at(pattern, found.values, inputs, params["W_enc"], bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
@@ -60,24 +70,35 @@ def _at_once(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor) ->
     return _Found(pattern, pattern.values_of(pre_acts), kept, sae.near(params, pre_acts))
 
 
-def _by_pieces(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, keep: Tensor | None) -> _Found | None:
+def _by_pieces(
+    sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, keep: Tensor | None, screening: Screening
+) -> _Found | None:
     """Finds the entries among the pre-activations of `PIECE` tokens at a time; None where that is impossible."""
-    if keep is None or len(inputs) <= PIECE:
+    screen = Screen.of(params["W_enc"], bias) if keep is not None and screens(screening, inputs) else None
+    if keep is None or (len(inputs) <= PIECE and screen is None):
         return None
     patterns, values, kept, near = [], [], [], []
     for tokens in torch.split(inputs, PIECE):
-        pre_acts = product(tokens, params["W_enc"], bias)
+        screened = None if screen is None else screen.pre_acts(sae, params, tokens)
+        pre_acts = product(tokens, params["W_enc"], bias) if screened is None else screened
         pattern = sae.candidates(params, pre_acts)
         if pattern is None:
             return None
         patterns.append(pattern)
         values.append(pattern.values_of(pre_acts))
-        kept.append(pre_acts.index_select(1, keep))
+        kept.append(_kept(pre_acts, tokens, params["W_enc"], bias, keep, screened=screened is not None))
         near.append(sae.near(params, pre_acts))
     chosen = sae.chosen(Pattern.stacked(patterns), torch.cat(values))
     if chosen is None:
         return None
     return _Found(*chosen, PreActs(inputs, params["W_enc"], bias, keep, torch.cat(kept)), _joined(near))
+
+
+def _kept(pre_acts: Tensor, tokens: Tensor, W_enc: Tensor, bias: Tensor, keep: Tensor, *, screened: bool) -> Tensor:
+    """Returns the pre-activations of the latents to keep; those that a screen ruled out are computed."""
+    if screened and len(keep):
+        return product(tokens, W_enc.index_select(1, keep), bias[keep])
+    return pre_acts.index_select(1, keep)
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

@@ -42,6 +42,9 @@ class Gated(Architecture):
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts > 0
 
+    def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
+        return spread.new_zeros(())
+
     def gate_acts(self, params: Params, pre_acts: Tensor, acts: Tensor) -> Tensor:
         return pre_acts.relu()
 

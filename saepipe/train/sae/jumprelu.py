@@ -64,6 +64,9 @@ class JumpReLU(Architecture):
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts > _value(params)
 
+    def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
+        return _value(params) - self.bandwidth / 2  # entries whose slope is estimated lie down to there
+
     def inference(self, params: Params) -> tuple[Architecture, Params]:
         return self, {**params, "threshold": self.threshold(params)}
 

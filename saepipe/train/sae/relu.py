@@ -22,5 +22,8 @@ class ReLU(Architecture):
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()
 
+    def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
+        return spread.new_zeros(())
+
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts > 0

@@ -11,6 +11,9 @@ from saepipe.data.config.base import Count
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params
 
+ROUNDING = 2.0**-8
+"""Relative error of an upper bound, which is a bfloat16."""
+
 
 class TopK(Architecture):
     """acts = max(pre_acts, 0) at each token's k largest pre-activations, 0 elsewhere."""
@@ -35,6 +38,10 @@ class TopK(Architecture):
 
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
         return Pattern.of_indices(pre_acts.topk(self.k, dim=-1, sorted=False).indices, self.d_sae)
+
+    def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
+        kth = upper.topk(self.k, dim=1, sorted=False).values.amin(1, keepdim=True).float()
+        return kth - ROUNDING * kth.abs() - spread
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()
