@@ -86,16 +86,12 @@ def _settled(config: HarvestConfig, progress: Progress) -> tuple[HarvestConfig, 
 def _fill(
     out: Path, config: HarvestConfig, lm: LanguageModel, attributes: Mapping[str, Any], progress: Progress
 ) -> None:
-    pool_rows: dict[Split, int] = {"train": config.pool_rows, "heldout": config.shard_rows}
-    layout = make_layout(config, lm)
+    """Makes the pools that are missing, and seals the cache."""
     marks = TextMarks.of(out, config.dataset.source)
     if marks.num_unmarked:
         progress.say(f"{out} was begun by a version that kept no digest of the text: the text is not compared")
-    # A cache that was begun without digests stays without, so that a repair of it gives the same fingerprint.
-    has_marks = "probe" in attributes["model"]
     with ExitStack() as stack:
-        writer = CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
-        stack.enter_context(closing(writer))
+        writer = stack.enter_context(closing(_writer(out, config, lm)))
         rows = RowSource(lm, config.hook_points, attributes["norm_limits"], progress.say)
         stack.enter_context(closing(rows))
         passes = stack.enter_context(closing(PassWorkers(rows)))
@@ -105,19 +101,9 @@ def _fill(
         stored = sum(line["num_rows"] for split in SPLITS for line in writer.pools(split))
         check_room(config, lm, out, stored, attributes["dataset"]["revision"])
 
-        @cache
-        def start() -> None:
-            """Begins to write, and removes what will be made again: only after the stored pools' text was compared."""
-            if artifact.is_committed(out):
-                progress.say(f"{out} is extended; for runs trained from it, it is kept as it was: {keep_ancestor(out)}")
-            writer.start(attributes)
-
+        start = _starter(writer, attributes, progress)
         nulls: list[int] = []
-        # A branch may have moved since the harvest was started, but it reads the same commit to the end.
-        windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls)
-        feed = WindowFeed(
-            windows, config.contexts_per_pass, config.heldout_tokens // config.context_size, digest=has_marks
-        )
+        feed = _feed(config, lm, attributes, nulls)
         contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
 
         batches = contexts["train"].recorded(marks.checked(feed.train_batches()))
@@ -143,6 +129,38 @@ def _fill(
         }
         writer.finish({**attributes, **counts})
     relink(out, artifact.read_manifest(out))
+
+
+def _writer(out: Path, config: HarvestConfig, lm: LanguageModel) -> CacheWriter:
+    pool_rows: dict[Split, int] = {"train": config.pool_rows, "heldout": config.shard_rows}
+    layout = make_layout(config, lm)
+    return CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
+
+
+def _starter(writer: CacheWriter, attributes: Mapping[str, Any], progress: Progress) -> Callable[[], None]:
+    """Returns a function that begins to write at its first call, and removes what will be made again.
+
+    It is called only after the text of the stored pools was compared.
+    """
+
+    @cache
+    def start() -> None:
+        out = writer.folder
+        if artifact.is_committed(out):
+            progress.say(f"{out} is extended; for runs trained from it, it is kept as it was: {keep_ancestor(out)}")
+        writer.start(attributes)
+
+    return start
+
+
+def _feed(config: HarvestConfig, lm: LanguageModel, attributes: Mapping[str, Any], nulls: list[int]) -> WindowFeed:
+    """Returns the windows of the text; the numbers of documents without a value are added to `nulls` as they come."""
+    # A branch may have moved since the harvest was started, but it reads the same commit to the end.
+    windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls)
+    num_heldout = config.heldout_tokens // config.context_size
+    # A cache that was begun without digests stays without, so that a repair of it gives the same fingerprint.
+    has_marks = "probe" in attributes["model"]
+    return WindowFeed(windows, config.contexts_per_pass, num_heldout, digest=has_marks)
 
 
 def _shuffled_split(config: HarvestConfig) -> SplitSpec:
