@@ -48,10 +48,13 @@ def multiplies_bfloat16_fast() -> bool:
 
 
 def screens(screening: Screening, inputs: Tensor) -> bool:
-    """True if the encoder's product of `inputs` is screened: on demand, or float32 on a CPU that gains from it."""
-    if screening == "auto":
-        return inputs.device.type == "cpu" and inputs.dtype == torch.float32 and multiplies_bfloat16_fast()
-    return screening == "always" and inputs.dtype == torch.float32
+    """True if the encoder's product of `inputs` is screened: float32 on a CPU that gains from it, or on demand.
+
+    Not on CUDA, where a product of bfloat16 factors may be summed in parts that are rounded to bfloat16.
+    """
+    if screening == "never" or inputs.device.type != "cpu" or inputs.dtype != torch.float32:
+        return False
+    return screening == "always" or multiplies_bfloat16_fast()
 
 
 @dataclass(frozen=True)
