@@ -178,12 +178,19 @@ class TrainConfig(ConfigWithPlugins):
         refusals = [f"{penalty.name}: {reason}" for penalty in self.penalties if (reason := penalty.refuses(self.sae))]
         if refusals:
             raise ValueError("; ".join(refusals))
-        if self.sparse_steps == "always" and (not self.sae.sparse or self.transforms):
-            reason = (
-                "transforms act on dense activations" if self.sae.sparse else f"{self.sae.name} has no sparse steps"
-            )
-            raise ValueError(f"sparse_steps: always is impossible, since {reason}; use auto or never")
+        if self.sparse_steps == "always" and self.why_dense:
+            raise ValueError(f"sparse_steps: always is impossible, since {self.why_dense}; use auto or never")
         return self
+
+    @property
+    def why_dense(self) -> str | None:
+        """Why no step of the run can be sparse; None if steps can be."""
+        if not self.sae.sparse:
+            return f"{self.sae.name} has no sparse steps"
+        if self.transforms and self.sae.estimates_slopes:
+            return f"{self.sae.name} estimates slopes at inactive latents, which transforms see too"
+        dense = [transform.name for transform in self.transforms if not transform.keeps_zeros]
+        return f"{', '.join(dense)} may turn latents on" if dense else None
 
     def components(self) -> list[tuple[str, Penalty | Transform]]:
         """Returns penalties and transforms with their labels."""

@@ -77,6 +77,11 @@ class Architecture(Component):
         return None
 
     @property
+    def estimates_slopes(self) -> bool:
+        """Whether training adds a straight-through estimator."""
+        return type(self).near is not Architecture.near
+
+    @property
     def num_reconstructions(self) -> int:
         """Number of `reconstructions`."""
         return 1

@@ -8,7 +8,7 @@ give the same numbers. Dense arrays are computed when a penalty first reads them
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -37,6 +37,10 @@ class Entries:
     entry_gates: Tensor  # (num_entries,): what sparsity penalties act on; `entry_acts` but in a gated SAE
     constant: PreActs  # of all latents, without gradient
     estimate: StraightThrough | None
+
+    def with_acts(self, sae: Architecture, params: Params, acts: Tensor) -> Entries:
+        """Returns these entries with other activations (num_entries,)."""
+        return replace(self, entry_acts=acts, entry_gates=sae.gate_acts(params, self.entry_pre_acts, acts))
 
     @cached_property
     def pre_acts(self) -> Tensor:

@@ -72,6 +72,6 @@ def density(sae: Architecture, params: Params, loss: Loss) -> float:
 def _thresholds(config: TrainConfig, d_in: int, device: torch.device) -> Thresholds | None:
     """Returns the thresholds of a run whose sparse steps can pay, else None."""
     thresholds = THRESHOLDS.get((device.type, config.compute_dtype))
-    if thresholds is None or not config.sae.sparse or config.transforms:
+    if thresholds is None or config.why_dense:
         return None
     return thresholds if config.batch_size * d_in * config.sae.d_sae >= thresholds.least_work else None

@@ -5,7 +5,7 @@ Everything here is a function of tensors. The dense path works under torch.func.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
 from operator import add
@@ -173,7 +173,7 @@ def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype
     encoded = sae.activate_training(params, pre_acts)
     check_tensor(encoded, shape, sae, "activations", "(batch, d_sae)", _activating(sae))
     encoded_sum = encoded.sum(0, dtype=x.dtype)
-    acts, states, statistics = _transform(config, encoded, pre_acts, params["W_dec"], moment)
+    acts, states, statistics = _transform(config, encoded, lambda: pre_acts, params["W_dec"], moment)
     activations = DenseActs(
         pre_acts=pre_acts,
         acts=acts,
@@ -199,8 +199,13 @@ def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtyp
     # Without an estimator the sum is the one that penalties read, and is kept for them.
     shared = entries.estimate is None
     encoded_sum = entries.acts_sum.detach() if shared else column_sums(entries.pattern, encoded)
-    x_hats = entries.reconstructions(config.sae, params)
-    return _Forward(entries, x_hats, encoded, encoded_sum, {}, {})
+    states: dict[str, State] = {}
+    statistics: dict[str, Mapping[str, Tensor]] = {}
+    if config.transforms:
+        plain = entries
+        acts, states, statistics = _transform(config, plain.acts, lambda: plain.pre_acts, params["W_dec"], moment)
+        entries = entries.with_acts(config.sae, params, entries.pattern.values_of(acts))
+    return _Forward(entries, entries.reconstructions(config.sae, params), encoded, encoded_sum, states, statistics)
 
 
 def _kept(sae: Architecture, penalties: Sequence[Penalty], moment: Moment) -> Tensor | None:
@@ -233,13 +238,13 @@ def _context(sae: Architecture, params: Params, x: Tensor, moment: Moment, forwa
 
 
 def _transform(
-    config: TrainConfig, acts: Tensor, pre_acts: Tensor, W_dec: Tensor, moment: Moment
+    config: TrainConfig, acts: Tensor, read_pre_acts: Callable[[], Tensor], W_dec: Tensor, moment: Moment
 ) -> tuple[Tensor, dict[str, State], dict[str, Mapping[str, Tensor]]]:
     """Applies every transform in the config's order; returns the activations, the new states and the statistics."""
     states: dict[str, State] = {}
     statistics: dict[str, Mapping[str, Tensor]] = {}
     for label, transform in zip(labels(config.transforms), config.transforms, strict=True):
-        codes = Codes(pre_acts=pre_acts, acts=acts, W_dec=W_dec, seed=moment.seed, step=moment.step)
+        codes = Codes(read_pre_acts, acts, W_dec=W_dec, seed=moment.seed, step=moment.step)
         answer = transform(codes, moment.states[label], moment.now[label])
         check_type(answer, Transformed, transform)
         check_tensor(answer.acts, tuple(acts.shape), transform, "acts", "(batch, d_sae)")

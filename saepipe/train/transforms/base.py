@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,11 +22,16 @@ State = dict[str, Tensor]
 class Codes:
     """Activations of one variant, as a transform sees them; in scaled units (E|x|^2 = d_in)."""
 
-    pre_acts: Tensor  # (batch, d_sae) in the compute dtype
+    read_pre_acts: Callable[[], Tensor]
     acts: Tensor  # (batch, d_sae) in the compute dtype, never negative; after the transforms before this one
     W_dec: Tensor  # (d_sae, d_in) rows of unit norm
     seed: int  # the run's
     step: int  # counted from 0
+
+    @property
+    def pre_acts(self) -> Tensor:
+        """(batch, d_sae) in the compute dtype; a sparse step computes them when they are read."""
+        return self.read_pre_acts()
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Transform(Component):
     package: ClassVar[str] = "saepipe.train.transforms"
     statistics: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """All statistics that it logs, with their ranges (low, high)."""
+    keeps_zeros: ClassVar[bool] = False
+    """Whether activations that are 0 stay 0, so that steps may be sparse."""
 
     def settings(self) -> dict[str, Setting]:
         """Returns the settings that may change during a run, by name."""

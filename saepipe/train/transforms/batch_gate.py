@@ -20,6 +20,7 @@ class BatchGate(Transform):
     """
 
     name: Literal["batch_gate"] = "batch_gate"
+    keeps_zeros: ClassVar = True
     statistics: ClassVar = {"kept_share": (0.0, 1.0), "kept_mass": (0.0, 1.0)}
     keep: Annotated[Setting, within(0.001, 1), ends_at(1)] = Schedule(start=0.5, end=1.0, finish=0.8)
 

@@ -23,6 +23,7 @@ class Inhibition(Transform):
     """
 
     name: Literal["inhibition"] = "inhibition"
+    keeps_zeros: ClassVar = True
     statistics: ClassVar = {"lost_share": (0.0, 1.0), "silenced_share": (0.0, 1.0), "cos": (0.0, 1.0)}
     strength: Annotated[Setting, within(0, 10), ends_at(0)] = Schedule(start=0.5, end=0.0, finish=0.8)
     m: Annotated[Count, Field(ge=1, le=1024)] = 4

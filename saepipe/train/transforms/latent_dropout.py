@@ -26,6 +26,7 @@ class LatentDropout(Transform):
     """
 
     name: Literal["latent_dropout"] = "latent_dropout"
+    keeps_zeros: ClassVar = True
     statistics: ClassVar = {"dropped_share": (0.0, 1.0), "overdue_share": (0.0, 1.0), "interval": (1.0, float("inf"))}
     rate: Annotated[Setting, within(0, 0.95)] = 0.1
     drop: Literal["all", "busy", "overdue"] = "all"

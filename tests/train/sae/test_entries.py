@@ -20,6 +20,7 @@ from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import settings_now, train_step
+from saepipe.train.transforms.latent_dropout import LatentDropout
 
 Make = Callable[..., TrainConfig]
 D_IN, D_SAE, BATCH = 24, 40, 17
@@ -237,11 +238,33 @@ def test_training_curves_agree_over_500_steps(config: Make, sae: dict[str, Any],
     assert curves[1][-1] < 0.6 * curves[1][0]  # they learned
 
 
-def test_sparse_steps_are_refused_if_unsupported(config: Make) -> None:
+@pytest.mark.parametrize("sae", sorted(SAES.keys() - {"jumprelu"}))
+@pytest.mark.parametrize("transforms", [["latent_dropout"], ["inhibition"], ["batch_gate", "latent_dropout"]])
+def test_transforms_act_alike_in_a_sparse_step(
+    config: Make, params: Params, x: Tensor, sae: str, transforms: list[str]
+) -> None:
+    settings = {"sae": {"name": sae, "d_sae": D_SAE, **SAES[sae]}, "transforms": [{"name": t} for t in transforms]}
+    train_config = config(**settings, penalties=[] if "topk" in sae else [{"name": "l1", "weight": 0.5}])
+    parameters = leaves(train_config, params)
+    dense, sparse = (loss_of(train_config, parameters, x, torch.float64, sparse=path) for path in (False, True))
+    plain = loss_of(config(**{**settings, "transforms": []}), parameters, x, torch.float64, sparse=False)
+    assert not torch.isclose(dense.total, plain.total)  # they do something
+    torch.testing.assert_close(sparse.total, dense.total)
+    torch.testing.assert_close(sparse.encoded_sum, dense.encoded_sum)
+    torch.testing.assert_close(sparse.statistics, dense.statistics)
+    torch.testing.assert_close(sparse.states, dense.states)
+    torch.testing.assert_close(gradients(sparse, parameters), gradients(dense, parameters))
+
+
+def test_sparse_steps_are_refused_if_unsupported(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     transforms = [{"name": "latent_dropout", "rate": 0.1}]
-    with pytest.raises(Exception, match="sparse_steps: always is impossible"):
+    jumprelu = {"name": "jumprelu", "d_sae": D_SAE}
+    with pytest.raises(Exception, match="always is impossible, since jumprelu estimates slopes"):
+        config(sparse_steps="always", transforms=transforms, sae=jumprelu)
+    config(sparse_steps="never", transforms=transforms, sae=jumprelu)
+    monkeypatch.setattr(LatentDropout, "keeps_zeros", False)
+    with pytest.raises(Exception, match="always is impossible, since latent_dropout may turn latents on"):
         config(sparse_steps="always", transforms=transforms)
-    config(sparse_steps="never", transforms=transforms)
 
 
 def test_settings_now_equals_settings_at(config: Make) -> None:

@@ -16,6 +16,7 @@ from saepipe.train.step.density import THRESHOLDS, density, next_is_sparse, star
 from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss, train_step
+from saepipe.train.transforms.latent_dropout import LatentDropout
 
 pytestmark = pytest.mark.quick
 
@@ -90,11 +91,15 @@ def test_always_and_never_are_kept(config: Make, sparse_steps: str) -> None:
 
 
 @pytest.mark.usefixtures("small_pays")
-def test_transforms_have_dense_steps(config: Make) -> None:
+@pytest.mark.parametrize("keeps_zeros", [True, False])
+def test_steps_with_transforms_are_sparse_if_zeros_are_kept(
+    config: Make, keeps_zeros: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LatentDropout, "keeps_zeros", keeps_zeros)
     recipe, state = fresh_run(config, transforms=[{"name": "latent_dropout", "rate": 0.1}])
     make_active(state, 0.0)
     train_step(recipe, state, rows())
-    assert not state.sparse
+    assert state.sparse == keeps_zeros
 
 
 def test_small_shapes_stay_dense(config: Make) -> None:

@@ -43,7 +43,7 @@ def codes() -> Codes:
     rng = torch.Generator().manual_seed(3)
     pre_acts = torch.randn(BATCH, D_SAE, generator=rng, dtype=torch.float64)
     W_dec = normalize(torch.randn(D_SAE, D_IN, generator=rng, dtype=torch.float64), dim=1)
-    return Codes(pre_acts, pre_acts.relu().requires_grad_(), W_dec.requires_grad_(), seed=5, step=0)
+    return Codes(lambda: pre_acts, pre_acts.relu().requires_grad_(), W_dec.requires_grad_(), seed=5, step=0)
 
 
 def answer(transform: Transform, codes: Codes, state: State | None = None) -> Transformed:
@@ -69,7 +69,8 @@ def test_shapes_dtypes_and_ranges_of_the_answer(transform: Transform, codes: Cod
 
 
 def test_bfloat16_activations_stay_so(transform: Transform, codes: Codes) -> None:
-    low = replace(codes, acts=codes.acts.bfloat16(), pre_acts=codes.pre_acts.bfloat16(), W_dec=codes.W_dec.float())
+    pre_acts = codes.pre_acts.bfloat16()
+    low = replace(codes, read_pre_acts=lambda: pre_acts, acts=codes.acts.bfloat16(), W_dec=codes.W_dec.float())
     assert answer(transform, low).acts.dtype == torch.bfloat16
 
 
