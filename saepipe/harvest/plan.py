@@ -38,6 +38,8 @@ class Plan:
     heldout_positions: int
     hooks: int
     d_in: int
+    batch_size: int
+    attention: str
     shards: int
     raw_bytes: int
     compressed_bytes: int
@@ -65,6 +67,7 @@ class Plan:
             "held out": f"{self.heldout_positions:,} positions",
             "activations": f"{stored} in {self.shards} shards ({raw} of bfloat16), {at_hooks}",
             "disk": f"{readable_bytes(self.free_disk)} free{'' if self.fits else ': NOT ENOUGH'}",
+            "passes": f"{self.batch_size:,} contexts each, attention {self.attention}",
             "time": f"{readable_time(self.seconds)}, at {self.tokens_per_second:,.0f} tokens per second",
         }
 
@@ -87,6 +90,8 @@ def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECON
         heldout_positions=size.heldout_rows,
         hooks=len(config.hooks),
         d_in=lm.d_in,
+        batch_size=config.contexts_per_pass,
+        attention=config.model.attention,
         shards=_num_shards(config, make_layout(config, lm), size),
         raw_bytes=size.raw_bytes,
         compressed_bytes=compressed,

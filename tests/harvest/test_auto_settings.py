@@ -61,7 +61,10 @@ def test_another_size_than_the_chosen_one_is_refused(
 
 
 def test_a_dry_run_chooses_too(automatic: HarvestConfig, tmp_path: Path) -> None:
-    assert plan(automatic, tmp_path / "cache").tokens_per_second > 0
+    planned = plan(automatic, tmp_path / "cache")
+    assert planned.batch_size & (planned.batch_size - 1) == 0  # a power of two that fits
+    assert planned.page()["passes"] == f"{planned.batch_size:,} contexts each, attention {planned.attention}"
+    assert planned.attention in {"sdpa", "eager"}
 
 
 @pytest.mark.parametrize("size", ["large", 0, 65_537, 2.5, None])
