@@ -88,8 +88,10 @@ def test_sentences_are_ours_and_fill_in_every_error() -> None:
     ("settings", "told"),
     [
         ({"hooks": []}, "hooks: must have at least 1 entry, not 0"),
-        ({"batch_size": 0}, "batch_size = 0: must be greater than 0"),
-        ({"batch_size": "many"}, "batch_size = 'many': must be a whole number, such as 300 or 10M"),
+        ({"batch_size": 0}, "batch_size = 0: must be `auto`, or a whole number from 1 to 65,536"),
+        ({"batch_size": "many"}, "batch_size = 'many': must be `auto`, or a whole number from 1 to 65,536"),
+        ({"num_tokens": "many"}, "num_tokens = 'many': must be a whole number, such as 300 or 10M"),
+        ({"context_size": 0}, "context_size = 0: must be at least 2"),
         ({"codec": "zip"}, "codec = 'zip': must be 'none', 'lossless' or 'int8'"),
         ({"dataset": 5}, "dataset = 5: must be a mapping of settings"),
         ({"dataset": {"tokenised": "perhaps"}}, "dataset.tokenised = 'perhaps': must be true or false"),
