@@ -5,7 +5,7 @@ import torch
 
 from saepipe.train.config import OptimizerConfig
 from saepipe.train.sae.base import Params
-from saepipe.train.step.optim import initial_moments, remove_parallel, update
+from saepipe.train.step.optim import in_memory_order, initial_moments, remove_parallel, update
 
 pytestmark = pytest.mark.quick
 
@@ -63,3 +63,13 @@ def test_the_memory_layout_of_a_gradient_does_not_matter(params: Params) -> None
         update(leaves, given, initial_moments(leaves), 0.1, OptimizerConfig(clip=None))
     for name, value in params.items():
         torch.testing.assert_close(other[name], value, msg=name)
+
+
+def test_fused_adam_is_given_contiguous_views(params: Params) -> None:
+    """Of a parameter that is transposed in memory, as W_enc is, it would make a copy."""
+    W_enc = params["W_dec"].detach().clone().T
+    views = in_memory_order([W_enc, params["b_enc"], params["W_dec"]])
+    assert all(view.is_contiguous() for view in views)
+    assert views[0].data_ptr() == W_enc.data_ptr()
+    strange = torch.zeros(4, 6)[:, ::2]
+    assert in_memory_order([strange])[0] is strange
