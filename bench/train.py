@@ -136,7 +136,7 @@ def make_step(name: str, folder: Path, data: Sequence[torch.Tensor]) -> Callable
     keep_freed_memory()  # as `train` does
     recipe = recipe_of(name, *data[0].shape)
     state = load_checkpoint(folder / name.removesuffix(DENSE) / str(SETTLING + 1), recipe)
-    state.sparse = state.sparse and not name.endswith(DENSE)
+    state.sparse = state.sparse and recipe.config.sae.sparse and not name.endswith(DENSE)
     measured = int(os.environ["MEASURED"])
 
     def step(number: int, x: torch.Tensor) -> float:
