@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, is_out_of_memory
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
@@ -25,17 +25,25 @@ def with_fastest_attention(lm: LanguageModel, ids: torch.Tensor, hooks: Sequence
         ids: (batch, seq) token ids of real text.
         hooks: the hook points to compare.
     """
-    eager = capture(lm.model, ids, hooks)
+    eager = _by_window(lm, ids, hooks)
     for name in FASTEST_FIRST.get(lm.model.device.type, ()):
         try:
             lm.model.set_attn_implementation(name)
-            agrees = not _differences(lm, capture(lm.model, ids, hooks), eager)
-        except (ImportError, RuntimeError, ValueError):  # the model, or this machine, does not have it
+            agrees = not _differences(lm, _by_window(lm, ids, hooks), eager)
+        except (ImportError, RuntimeError, ValueError) as error:  # the model, or this machine, does not have it
+            if is_out_of_memory(error):
+                raise
             agrees = False
         if agrees:
             return _described_with(lm, name)
     lm.model.set_attn_implementation("eager")
     return _described_with(lm, "eager")
+
+
+def _by_window(lm: LanguageModel, ids: torch.Tensor, hooks: Sequence[HookPoint]) -> dict[str, torch.Tensor]:
+    """Captures one window at a time, since the scores of `eager` grow with the square of its length."""
+    parts = [capture(lm.model, window, hooks) for window in torch.split(ids, 1)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def check_attention(lm: LanguageModel, ids: torch.Tensor, hooks: Sequence[HookPoint]) -> None:

@@ -19,15 +19,15 @@ PASSES = 3
 
 
 def contexts_that_fit(config: HarvestConfig, lm: LanguageModel) -> int:
-    """Returns a power of two, at least 1: so equal machines agree, however much else they have in memory.
+    """Returns a power of two, at least 1, so that small differences in free memory seldom matter.
 
     Half of the memory that is free is used, less two pools of rows where they are in the same memory.
     """
     device = lm.model.device
     free = SideStream(device).free_bytes() if device.type == "cuda" else free_ram() - _pool_bytes(config, lm)
     tokens = min(MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"]), free / 2 / PASSES / bytes_per_token(config, lm))
-    contexts = int(tokens // config.context_size)
-    return 1 << max(0, contexts.bit_length() - 1)
+    contexts = max(1, int(tokens // config.context_size))
+    return 1 << (contexts.bit_length() - 1)
 
 
 def bytes_per_token(config: HarvestConfig, lm: LanguageModel) -> int:

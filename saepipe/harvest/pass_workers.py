@@ -17,8 +17,9 @@ class PassWorkers:
     """Starts forward passes in order; torch's threads are shared out among the passes until this is closed.
 
     On a CPU two passes run at once, each on half of torch's threads: while one is in a part that a single thread
-    does, or waits for a thread that the encoders have displaced, the other goes on. The number of threads does not
-    change a row. Other devices run passes one after the other, and one thread keeps the device's queue filled.
+    does, or waits for a thread that the encoders have displaced, the other goes on. The number of threads changes no
+    row of a pass over 128 tokens or more. Other devices run passes one after the other, and one thread keeps the
+    device's queue filled.
     """
 
     def __init__(self, source: RowSource) -> None:
@@ -31,8 +32,10 @@ class PassWorkers:
 
     def close(self) -> None:
         """Waits for the passes that have begun."""
-        self._workers.close()
-        torch.set_num_threads(self._torch_threads)
+        try:
+            self._workers.close()
+        finally:
+            torch.set_num_threads(self._torch_threads)
 
     def start(self, batch: WindowBatch, split: Split) -> PendingRows:
         """Queues a batch. Its errors, wherever they occur, are raised when its rows are waited for."""

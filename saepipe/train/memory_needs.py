@@ -11,6 +11,7 @@ from saepipe.data.errors import OutOfSpaceError
 from saepipe.data.terminal.display import readable_bytes
 from saepipe.train.plan import Planned
 from saepipe.train.sae.encoding import PIECE
+from saepipe.train.step.allocator import return_freed_memory
 from saepipe.train.step.density import starts_sparse
 from saepipe.train.step.state import Recipe
 
@@ -64,7 +65,7 @@ def step_bytes(recipe: Recipe) -> int:
     if starts_sparse(config, recipe.d_in, recipe.device) and forgets and recipe.device.type == "cpu":
         forward, kept = int(PIECE_ARRAYS * latents * min(batch, PIECE)), 0
     else:
-        arrays = sae.dense_arrays + max((penalty.dense_arrays for penalty in penalties), default=0)
+        arrays = sae.dense_arrays + max((penalty.held_arrays() for penalty in penalties), default=0)
         forward, kept = int(arrays * latents * batch) + weights, 2 * latents * batch
     # The peak is where the gradients of the activations begin, or at the end, where those of both weights are there.
     tokens = (TOKEN_ARRAYS + sae.num_reconstructions) * FLOAT * batch * recipe.d_in
@@ -90,6 +91,9 @@ def require_memory(runs: Sequence[Planned]) -> None:
     if runs[0].recipe.device.type != "cpu":
         return
     needs, free = memory_needs(runs), free_ram()
+    if needs.total > free:  # an earlier training in this process may have kept some
+        return_freed_memory()
+        free = free_ram()
     if needs.total > free:
         raise OutOfSpaceError(f"{_sentence(runs, needs)}, but {readable_bytes(int(free))} are free", hint=_less(runs))
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import finalize
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from saepipe.harvest import batch_size
@@ -17,6 +14,7 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.model_config import ModelConfig
 from saepipe.harvest.selection import Activations, pack_train
+from tests.helpers.live_memory import peak_bytes
 
 pytestmark = pytest.mark.quick
 
@@ -46,43 +44,11 @@ def test_with_little_memory_that_decides(toy: LanguageModel, monkeypatch: pytest
     settings = config()
     pools = 2 * settings.pool_rows * 2 * 128 * len(HOOKS)
     sizes = []
-    for contexts in (0, 1, 7, 8, 10**6):
+    for contexts in (-50, 0, 1, 7, 8, 10**6):  # the first has less than the pools alone need
         free = pools + 2 * batch_size.PASSES * bytes_per_token(settings, toy) * 128 * contexts
         monkeypatch.setattr(batch_size, "free_ram", lambda free=free: free)
         sizes.append(contexts_that_fit(settings, toy))
-    assert sizes == [1, 1, 4, 8, 32]
-
-
-class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of the tensors that exist at once, among those made while it is on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and _address(tensor) not in before | self._known:
-                self._add(tensor.untyped_storage())
-        return result
-
-    def _add(self, storage: Any) -> None:
-        address, size = storage.data_ptr(), storage.nbytes()
-        self._known.add(address)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        finalize(storage, self._remove, address, size)
-
-    def _remove(self, address: int, size: int) -> None:
-        self._known.discard(address)
-        self.now -= size
-
-
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    assert sizes == [1, 1, 1, 4, 8, 32]
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -100,11 +66,9 @@ def test_the_estimate_is_near_what_a_pass_holds(toy: LanguageModel, name: str, a
     }
     lm = LanguageModel(models[name]().eval(), toy.tokenizer, ModelConfig(dtype="float32", attention=attention))
     ids = torch.randint(10, 250, (8, 128))
-    with PeakMemory() as memory:
-        held = _pass(lm, ids)
+    peak = peak_bytes(lambda: _pass(lm, ids))
     estimate = bytes_per_token(config(), lm) * ids.numel()
-    assert held
-    assert memory.peak <= estimate < 3 * memory.peak
+    assert peak <= estimate < 3 * peak
 
 
 def _pass(lm: LanguageModel, ids: torch.Tensor) -> Any:

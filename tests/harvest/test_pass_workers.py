@@ -104,3 +104,18 @@ def test_errors_are_raised_in_the_order_of_the_batches(lm: LanguageModel, source
             first.wait()
         with pytest.raises(ConfigError, match="document 1 has token id -1"):
             second.wait()
+
+
+def test_threads_are_given_back_after_an_interrupt(source: RowSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    passes = PassWorkers(source)
+    passes.close()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    torch.set_num_threads(1)
+    monkeypatch.setattr(passes._workers, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        passes.close()
+    assert torch.get_num_threads() == before

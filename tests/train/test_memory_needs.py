@@ -15,7 +15,11 @@ from saepipe.data.errors import OutOfSpaceError, is_out_of_memory
 from saepipe.train import memory_needs
 from saepipe.train.config import TrainConfig
 from saepipe.train.memory_needs import step_bytes
+from saepipe.train.penalties.l0_target import L0Target
+from saepipe.train.penalties.lp import Lp
+from saepipe.train.penalties.preact import PreAct
 from saepipe.train.run import train
+from saepipe.train.sae.relu import ReLU
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 from tests.helpers.live_memory import peak_bytes
@@ -108,6 +112,22 @@ def test_a_training_that_cannot_fit_is_refused_before_it_begins(
         train(config(), tmp_path)
     assert str(raised.value.hint).startswith("batch_size: 8 halves the activations; a smaller d_sae")
     assert not list(tmp_path.rglob("metrics*"))
+
+
+def test_memory_that_an_earlier_training_kept_counts_as_free(
+    config: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [1e9]
+    monkeypatch.setattr(memory_needs, "free_ram", lambda: 1e9 - kept[0])
+    monkeypatch.setattr(memory_needs, "return_freed_memory", lambda: kept.__setitem__(0, 0))
+    assert train(config(steps=2), tmp_path)
+
+
+def test_a_steered_penalty_counts_with_what_it_steers() -> None:
+    sae = ReLU(d_sae=8)
+    steered = [L0Target(l0=2.0, penalty=penalty) for penalty in (Lp(weight=1.0), PreAct(weight=1.0))]
+    assert [each.held_arrays() for each in steered] == [4, 2]
+    assert [each.reads_pre_acts(sae) for each in steered] == ["active", "all"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError(OUT_OF_MEMORY), MemoryError(), RuntimeError("can't start new thread")])

@@ -149,11 +149,16 @@ class WhenRead(Mapping[str, Tensor]):
 
     def __init__(self, compute: Callable[[], Mapping[str, Tensor]]) -> None:
         self._compute = compute
+        self.of: Component | None = None
+        """whose statistics they are; their shapes are then checked"""
 
     @cached_property
     def _computed(self) -> Mapping[str, Tensor]:
         with torch.no_grad():
-            return self._compute()
+            values = self._compute()
+        if self.of is not None:
+            check_scalars(values, self.of)
+        return values
 
     def __getitem__(self, name: str) -> Tensor:
         return self._computed[name]
@@ -209,6 +214,10 @@ class Penalty(Component):
         """
         return "active"
 
+    def held_arrays(self) -> float:
+        """Returns `dense_arrays` of this penalty and of those that it holds."""
+        return self.dense_arrays
+
     def doubts(self) -> Sequence[str]:
         """Returns doubts that the settings alone raise; each becomes a warning of rule H4."""
         return ()
@@ -235,6 +244,8 @@ def ask(penalty: Penalty, ctx: StepContext, state: State, now: SettingsNow) -> P
     answer = penalty(ctx, state, now)
     check_type(answer, Penalised, penalty)
     check_tensor(answer.value, (), penalty, "value", "()")
-    if not isinstance(answer.statistics, WhenRead):
+    if isinstance(answer.statistics, WhenRead):
+        answer.statistics.of = penalty
+    else:
         check_scalars(answer.statistics, penalty)
     return answer

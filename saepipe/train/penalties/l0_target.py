@@ -37,6 +37,12 @@ class L0Target(Penalty):
             return f"thresholds react too slowly to their weight to be steered; use {{name: l0, target: {self.l0:g}}}"
         return self.penalty.refuses(sae)
 
+    def reads_pre_acts(self, sae: Architecture) -> Literal["active", "dead", "all"]:
+        return self.penalty.reads_pre_acts(sae)
+
+    def held_arrays(self) -> float:
+        return self.penalty.held_arrays()
+
     def settings(self) -> dict[str, Setting]:
         steering = Controller(steer="l0", to=self.l0, start=self.weight, gain=self.gain, until=self.until)
         return {"weight": steering}

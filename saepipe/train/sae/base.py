@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -19,6 +19,10 @@ from saepipe.train.sae.straight_through import StraightThrough
 
 Params = dict[str, Tensor]
 """W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,); an architecture may add its own."""
+
+
+CHOOSING = frozenset({"activate", "activate_training", "mask", "near", "pattern"})
+"""Methods by which an architecture chooses its entries."""
 
 
 def is_active(acts: Tensor) -> Tensor:
@@ -41,6 +45,8 @@ class Architecture(Component):
     """Whether each latent's activation depends on that latent only, so that some can be computed without the rest."""
     sparse: ClassVar[bool] = False
     """Whether the architecture has sparse steps; it then overrides `pattern` or `mask`."""
+    in_pieces: ClassVar[bool] = False
+    """Whether a sparse step may ask `candidates` for some tokens of a batch at a time."""
     dense_arrays: ClassVar[float] = 4
     """Arrays (batch, d_sae) in the products' dtype that a dense step holds at its peak."""
     d_sae: Annotated[Count, Field(ge=1, le=2**26)]
@@ -75,6 +81,22 @@ class Architecture(Component):
     def num_active(self) -> float | None:
         """Active latents per token, if the architecture and not a penalty determines them."""
         return None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        if cls.estimate is not Architecture.estimate and cls.near is Architecture.near:
+            raise TypeError(f"{cls.__name__} overrides `estimate` without `near`, which marks where it applies")
+        super().__pydantic_init_subclass__(**kwargs)
+
+    @classmethod
+    def holds(cls, name: str) -> bool:
+        """Returns whether an attribute is true of this class.
+
+        What a class says of its entries need not be true of a class derived from it that chooses them otherwise.
+        """
+        order = cls.__mro__
+        definer = next(index for index, each in enumerate(order) if name in vars(each))
+        return not any(CHOOSING & vars(each).keys() for each in order[:definer])
 
     @property
     def estimates_slopes(self) -> bool:
@@ -124,7 +146,10 @@ class Architecture(Component):
         return None
 
     def candidates(self, params: Params, pre_acts: Tensor) -> Pattern | None:
-        """Returns entries of some tokens (num_tokens, d_sae) that contain the active ones; None if all may be."""
+        """Returns entries of some tokens (num_tokens, d_sae) that contain the active ones; None if all may be.
+
+        It is called only of a class with `in_pieces`, or of one derived from it that chooses entries alike.
+        """
         return self.pattern(params, pre_acts)
 
     def chosen(self, candidates: Pattern, pre_acts: Tensor) -> tuple[Pattern, Tensor] | None:

@@ -30,6 +30,7 @@ class BatchTopK(Architecture):
     dense_arrays: ClassVar[float] = 5
     buffers: ClassVar[frozenset[str]] = frozenset({"threshold"})
     sparse: ClassVar[bool] = True
+    in_pieces: ClassVar[bool] = True
     k: Annotated[float, Field(gt=0)]
     threshold_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
 

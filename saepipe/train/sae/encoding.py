@@ -74,12 +74,16 @@ def _by_pieces(
     sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, keep: Tensor | None, screening: Screening
 ) -> _Found | None:
     """Finds the entries among the pre-activations of `PIECE` tokens at a time; None where that is impossible."""
-    screen = Screen.of(params["W_enc"], bias) if keep is not None and screens(screening, inputs) else None
-    if keep is None or (len(inputs) <= PIECE and screen is None):
+    if keep is None or not (sae.in_pieces and sae.holds("in_pieces")):
+        return None
+    screen = Screen.of(params["W_enc"], bias) if sae.holds("floor") and screens(screening, inputs) else None
+    if len(inputs) <= PIECE and screen is None:
         return None
     patterns, values, kept, near = [], [], [], []
     for tokens in torch.split(inputs, PIECE):
         screened = None if screen is None else screen.pre_acts(sae, params, tokens)
+        if screened is None:
+            screen = None  # the other tokens of the batch will have as many candidates
         pre_acts = product(tokens, params["W_enc"], bias) if screened is None else screened
         pattern = sae.candidates(params, pre_acts)
         if pattern is None:

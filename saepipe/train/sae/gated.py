@@ -25,6 +25,7 @@ class Gated(Architecture):
     dense_arrays: ClassVar[float] = 8.25
     elementwise: ClassVar[bool] = True
     sparse: ClassVar[bool] = True
+    in_pieces: ClassVar[bool] = True
 
     @property
     def num_reconstructions(self) -> int:

@@ -35,6 +35,7 @@ class JumpReLU(Architecture):
     dense_arrays: ClassVar[float] = 4.5
     elementwise: ClassVar[bool] = True
     sparse: ClassVar[bool] = True
+    in_pieces: ClassVar[bool] = True
     bandwidth: Annotated[float, Field(gt=0)] = BANDWIDTH
     initial_threshold: Annotated[float, Field(ge=0)] = 0.5
 

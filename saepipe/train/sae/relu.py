@@ -15,6 +15,7 @@ class ReLU(Architecture):
     name: Literal["relu"] = "relu"
     elementwise: ClassVar[bool] = True
     sparse: ClassVar[bool] = True
+    in_pieces: ClassVar[bool] = True
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()

@@ -43,7 +43,8 @@ Screening = Literal["auto", "always", "never"]
 @cache
 def multiplies_bfloat16_fast() -> bool:
     """True if the CPU has instructions for products of bfloat16 factors that sum in float32."""
-    capabilities = torch.cpu.get_capabilities()
+    ask = getattr(torch.cpu, "get_capabilities", None)  # earlier versions of torch have none
+    capabilities = {} if ask is None else ask()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

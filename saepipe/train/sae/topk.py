@@ -20,6 +20,7 @@ class TopK(Architecture):
 
     name: Literal["topk"] = "topk"
     sparse: ClassVar[bool] = True
+    in_pieces: ClassVar[bool] = True
     k: Annotated[Count, Field(ge=1)]
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """The choice between sparse and dense steps: a rule on device, shape and measured density, never on timing.
 
-So a run takes the same path on every machine with that device, and its bits are reproducible.
+So a run takes the same path on every machine with that device. Whether its encoder is screened (`sae/screen.py`) also
+depends on the processor's instructions.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from saepipe.data.config.component import import_members
+from saepipe.data.config.plugin_errors import AnswerError
 from saepipe.train.penalties.auxk import AuxK
-from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, WhenRead, ask
 from saepipe.train.penalties.contract import CHECKS
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.schedule import settings_at
@@ -120,6 +121,20 @@ def test_statistics_are_computed_once_and_only_when_read() -> None:
     assert statistics["share"] == 1
     assert list(statistics) == ["share"]
     assert calls == ["called"]
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(3), 1.0])
+def test_statistics_of_another_shape_are_named_when_they_are_read(ctx: StepContext, wrong: Any) -> None:
+    class Wrong(L1):
+        name: str  # type: ignore[assignment]  # without a default, so that it is no member
+
+        def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+            return Penalised(ctx.acts_sum.sum(), WhenRead(lambda: {"share": wrong}), state)
+
+    penalty = Wrong(name="wrong", weight=1.0)
+    answer = ask(penalty, ctx, {}, {"weight": 1.0})
+    with pytest.raises(AnswerError, match="statistic share"):
+        dict(answer.statistics)
 
 
 @pytest.mark.parametrize("name", ["ortsae", "c2r", "random_pairs"])

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from saepipe.data.config.component import import_members
 from saepipe.train.config import TrainConfig
+from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae import encoding, straight_through
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.entries import Entries
+from saepipe.train.sae.relu import ReLU
+from saepipe.train.sae.topk import TopK
 from saepipe.train.schedule import settings_at
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.sampling import Due
@@ -270,3 +273,41 @@ def test_sparse_steps_are_refused_if_unsupported(config: Make, monkeypatch: pyte
 def test_settings_now_equals_settings_at(config: Make) -> None:
     recipe = Recipe(config(), D_IN, 1.0, CPU)
     assert settings_now(recipe, 3, {}) == {"l1": settings_at(recipe.config.penalties[0], 3, 20)}
+
+
+class HalfTopK(TopK):
+    """Keeps the largest entries of the whole batch, half of k per token: not what `candidates` of a TopK contains."""
+
+    name: str  # type: ignore[assignment]  # without a default, so that it is no member
+
+    def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
+        kept = self.pattern(params, pre_acts)
+        return kept.dense(kept.values_of(pre_acts).relu())
+
+    def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
+        indices = pre_acts.flatten().topk(self.k * len(pre_acts) // 2).indices
+        return Pattern.of_positions(indices.sort().values, *pre_acts.shape)
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_a_derived_class_that_chooses_otherwise_is_encoded_at_once(
+    params: Params, x: Tensor, screen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "PIECE", 5)
+    sae, parameters = HalfTopK(name="half", d_sae=D_SAE, k=6), {name: p.detach().float() for name, p in params.items()}
+    x = x.float() * torch.linspace(0.1, 3, BATCH)[:, None]
+    entries = encoding.encode(sae, parameters, x, torch.float32, torch.empty(0, dtype=torch.int64), screen)
+    expected = sae.activate_training(parameters, sae.pre_acts(parameters, x))
+    torch.testing.assert_close(entries.acts, expected)
+    assert TopK(d_sae=D_SAE, k=6).holds("floor")
+    assert not sae.holds("floor")
+
+
+def test_an_estimator_that_marks_no_entries_is_refused() -> None:
+    with pytest.raises(TypeError, match="Old overrides `estimate` without `near`"):
+
+        class Old(ReLU):
+            name: str  # type: ignore[assignment]
+
+            def estimate(self, params: Params, near: Tensor, dtype: torch.dtype) -> Any:
+                return None
