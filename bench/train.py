@@ -8,7 +8,8 @@ settled density: each of ours is trained once until about 64 latents per token a
 from there. Dense steps, of others and ours, cost the same at any density. The floor is a step in plain torch, without
 constraint, clipping or log. With --before, an earlier build in a checkout takes turns too, from the same settled SAEs,
 without the log line's measurements. With --peers-python, an interpreter that has these libraries, SAELens,
-dictionary_learning and sparsify take turns too, each with the step of its own trainer. Writes results/train.json.
+dictionary_learning and sparsify take turns too, each with the step of its own trainer. Writes results/train.json, or with
+--before results/train_before.json.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ def main() -> None:
         "settings": {**shape, "rounds": args.rounds, "steps": args.steps, "before": commit_of(args.before)},
         "rounds": dict(rounds),
     }
-    write_result("train", CLAIM, figures)
+    write_result("train_before" if args.before else "train", CLAIM, figures)
     for name in medians:
         line = (
             f"{medians[name]['acts_per_s']:8,.0f} acts/s   {to_floor_wall[name]:.2f}x wall   {to_floor[name]:.2f}x CPU"
