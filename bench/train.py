@@ -8,8 +8,8 @@ settled density: each of ours is trained once until about 64 latents per token a
 from there. Dense steps, of others and ours, cost the same at any density. The floor is a step in plain torch, without
 constraint, clipping or log. With --before, an earlier build in a checkout takes turns too, from the same settled SAEs,
 without the log line's measurements. With --peers-python, an interpreter that has these libraries, SAELens,
-dictionary_learning and sparsify take turns too, each with the step of its own trainer. Writes results/train.json, or with
---before results/train_before.json.
+dictionary_learning and sparsify take turns too, each with the step of its own trainer. Writes results/train.json; with
+--before, results/train_before.json.
 """
 
 from __future__ import annotations
