@@ -13,7 +13,7 @@ from saepipe.data.config.component import import_members
 from saepipe.train.config import TrainConfig
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.penalties.base import Penalty
-from saepipe.train.sae import encoding, straight_through
+from saepipe.train.sae import encoding, screen, straight_through
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.entries import Entries
 from saepipe.train.sae.relu import ReLU
@@ -233,12 +233,18 @@ def synthetic_rows(num_steps: int, batch: int, d_in: int) -> Tensor:
     ],
     ids=lambda part: part["name"] if isinstance(part, dict) else "",
 )
-def test_training_curves_agree_over_500_steps(config: Make, sae: dict[str, Any], penalties: list[Any]) -> None:
+def test_training_curves_agree_over_500_steps(
+    config: Make, sae: dict[str, Any], penalties: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dense, sparse, and sparse with a screen that goes on with any number of candidates."""
+    monkeypatch.setattr(screen, "MOST_CANDIDATES", 1.0)
     data = synthetic_rows(500, 64, D_IN)
     settings = {"sae": {**sae, "d_sae": D_SAE}, "penalties": penalties, "optimizer": {"lr": 1e-3}}
-    curves = [run(config, data, **settings, sparse_steps=path)[2] for path in ("never", "always")]
-    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-4
-    assert curves[1][-1] < 0.6 * curves[1][0]  # they learned
+    ways = [("never", "never"), ("always", "never"), ("always", "always")]
+    curves = [run(config, data, **settings, sparse_steps=path, screen=screening)[2] for path, screening in ways]
+    for other in curves[1:]:
+        assert max(abs(a - b) for a, b in zip(curves[0], other, strict=True)) < 1e-4
+        assert other[-1] < 0.6 * other[0]  # they learned
 
 
 @pytest.mark.parametrize("sae", sorted(SAES.keys() - {"jumprelu"}))
@@ -289,14 +295,14 @@ class HalfTopK(TopK):
         return Pattern.of_positions(indices.sort().values, *pre_acts.shape)
 
 
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("screening", SCREENS)
 def test_a_derived_class_that_chooses_otherwise_is_encoded_at_once(
-    params: Params, x: Tensor, screen: Any, monkeypatch: pytest.MonkeyPatch
+    params: Params, x: Tensor, screening: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoding, "PIECE", 5)
     sae, parameters = HalfTopK(name="half", d_sae=D_SAE, k=6), {name: p.detach().float() for name, p in params.items()}
     x = x.float() * torch.linspace(0.1, 3, BATCH)[:, None]
-    entries = encoding.encode(sae, parameters, x, torch.float32, torch.empty(0, dtype=torch.int64), screen)
+    entries = encoding.encode(sae, parameters, x, torch.float32, torch.empty(0, dtype=torch.int64), screening)
     expected = sae.activate_training(parameters, sae.pre_acts(parameters, x))
     torch.testing.assert_close(entries.acts, expected)
     assert TopK(d_sae=D_SAE, k=6).holds("floor")
