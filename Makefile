@@ -71,7 +71,14 @@ gpu:  ## on a CUDA GPU, in ten minutes: the CUDA tests, then bench/gpu.py
 	$(call GPU_PYTHON,120) -m pytest -q -p no:cacheprovider -m cuda $$(grep -rl pytest.mark.cuda tests); tests=$$?; \
 	$(call GPU_PYTHON,450) bench/gpu.py $(GPU_FLAGS) --out $(GPU_RESULT) && exit $$tests
 
-check: lint test  ## what CI runs; pytest comes last
+# mypy uses one core for a minute, so the tests begin beside it. What it finds is printed, and fails, in the end.
+check: .venv/installed  ## what CI runs: style, and types beside the tests; pytest comes last
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p build
+	$(BIN)/mypy > build/mypy.txt 2>&1 & types=$$!; \
+	$(BIN)/pytest -n 2 --dist worksteal -q; tests=$$?; \
+	wait $$types || { cat build/mypy.txt; exit 1; }; exit $$tests
 
 # torch comes first and pinned: an unpinned one would bring gigabytes of CUDA, which a CPU machine does not need.
 # Compiling every module takes as long as all the rest; Python compiles those that are imported.

@@ -82,8 +82,7 @@ train_step(small, fresh_state(small, initial_params(small)), torch.randn(600, 64
 before = mebibytes("VmRSS")
 recipe = recipe_of(sae, [], *map(int, shape), sparse)
 state = fresh_state(recipe, initial_params(recipe))
-for _ in range(2):
-    train_step(recipe, state, torch.randn(recipe.config.batch_size, recipe.d_in))
+train_step(recipe, state, torch.randn(recipe.config.batch_size, recipe.d_in))
 print(mebibytes("VmHWM") - before)
 """
 
