@@ -24,13 +24,11 @@ from saepipe.harvest.attention import check_attention, with_fastest_attention
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.model_config import ModelConfig
+from tests.helpers.small_models import HEADS, IDS, SMALL
 
 pytestmark = pytest.mark.quick
 
-IDS = torch.tensor([[2, 40, 41, 42, 43, 44, 45, 46], [2, 90, 91, 2, 93, 94, 95, 96]])
 HOOKS = [HookPoint.parse("blocks.2.hook_resid_post")]
-SMALL = {"vocab_size": 128, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3}
-HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 
 
 def uncapped(*inputs: Any, softcap: float, **settings: Any) -> Any:

@@ -17,12 +17,9 @@ from saepipe.data.errors import ConfigError
 from saepipe.harvest.capture import capture
 from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
+from tests.helpers.small_models import HEADS, IDS, SMALL
 
 pytestmark = pytest.mark.quick
-
-IDS = torch.tensor([[2, 40, 41, 42, 43, 44, 45, 46], [2, 90, 91, 2, 93, 94, 95, 96]])
-SMALL = {"vocab_size": 128, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3}
-HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 
 
 def gemma2(**settings: object) -> Gemma2ForCausalLM:

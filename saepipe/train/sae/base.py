@@ -100,7 +100,7 @@ class Architecture(Component):
 
     @property
     def estimates_slopes(self) -> bool:
-        """Whether training adds a straight-through estimator."""
+        """True if training adds a straight-through estimator."""
         return type(self).near is not Architecture.near
 
     @property

@@ -65,7 +65,7 @@ class Screen:
     W: Tensor  # (d_sae, d_in) float32
     bias: Tensor  # (d_sae,)
     rounded: Tensor  # (d_sae, d_in + 4) bfloat16: w', |w|, |w - w'|, and the bias in two parts
-    slack: float  # gamma
+    slack: float  # twice gamma: for the rounded product and the exact one
 
     @classmethod
     def of(cls, W_enc: Tensor, bias: Tensor) -> Screen:

@@ -16,10 +16,10 @@ def keep_freed_memory() -> bool:
 
     By default glibc returns large freed arrays to the kernel, and each page of the next array faults and is filled with
     zeros. An addition of arrays of 2048 x 4096 floats then takes several times as long (`python bench/overhead.py`).
-    But an array needs a little more than the hole that one of its size left, since torch's are aligned. So the heap
-    grows to two or three times what is in use, which only smaller arrays may do. Larger ones are returned, and get
-    pages of 2 MiB if the kernel has them, which fault 512 times less often; torch reads that setting at its first
-    array. CUDA memory is not affected, since torch manages it.
+    But the heap then grows to two or three times what is in use (seen with glibc 2.36; an aligned array seems not to
+    fit the hole that one of its size left), which only smaller arrays may do. Larger ones are returned, and get pages
+    of 2 MiB if the kernel has them, which fault 512 times less often; torch reads that setting at its first array.
+    CUDA memory is not affected, since torch manages it.
 
     Returns:
         Whether it succeeded; False with another C library.
