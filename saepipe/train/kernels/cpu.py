@@ -7,8 +7,6 @@ processors of others have none.
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -26,17 +24,12 @@ def decode_t(pattern: Pattern, values: Tensor, A: Tensor) -> Tensor:
 
 
 def sampled(pattern: Pattern, A: Tensor, W: Tensor) -> Tensor:
-    zeros, shape = A.new_zeros(pattern.num_entries, dtype=torch.float32), (pattern.num_rows, pattern.num_columns)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        # Unchecked, as a pattern's index is always valid.
-        entries = torch.sparse_csr_tensor(pattern.row_starts, pattern.columns, zeros, shape, check_invariants=False)
-    return torch.sparse.sampled_addmm(entries, A.float(), W.float().T, beta=0.0).values()
+    return torch.sparse.sampled_addmm(pattern.zeros, A.float(), W.float().T, beta=0.0).values()
 
 
 def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
-    values = values.float()
-    return values.new_zeros(pattern.num_columns).index_add_(0, pattern.columns, values)
+    sums = torch.bincount(pattern.columns, values.float(), minlength=pattern.num_columns)
+    return sums.float()  # int64 if there are no entries
 
 
 def _weighted_sums(rows: Tensor, chosen: Tensor, starts: Tensor, weights: Tensor) -> Tensor:

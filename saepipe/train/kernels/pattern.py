@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,8 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+from saepipe.train.kernels.constants import constant, multiples
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Pattern:
     @classmethod
     def of_positions(cls, positions: Tensor, num_rows: int, num_columns: int) -> Pattern:
         """Returns the pattern of the entries at row * num_columns + column, int64 (num_entries,), ascending."""
-        edges = torch.arange(0, (num_rows + 1) * num_columns, num_columns, device=positions.device)
+        edges = multiples(num_rows + 1, num_columns, torch.int64, positions.device)
         row_starts = torch.searchsorted(positions, edges, out_int32=True)
         return cls(num_columns, row_starts, (positions % num_columns).int(), positions)
 
@@ -69,15 +72,17 @@ class Pattern:
         columns = torch.cat([part.columns for part in parts])
         return cls(parts[0].num_columns, torch.cat([*starts, end]), columns, torch.cat(positions))
 
-    def between(self, low: int, high: int) -> tuple[Pattern, Tensor]:
-        """Returns the part in columns `low` to `high` - 1, counted from 0 there, and its entries' indices, int64.
+    def in_parts(self, edges: tuple[int, ...]) -> tuple[Pattern, Tensor]:
+        """Splits the columns at `edges`, ascending, and gives each part rows of its own.
 
-        Waits for their number on CUDA.
+        Returns:
+            The pattern (num_parts * num_rows, num_columns) in which an entry of part p and row r is in row
+            p * num_rows + r, and its entries' indices here, int64 (num_entries,).
         """
-        entries = ((self.columns >= low) & (self.columns < high)).nonzero().squeeze(1)
-        width, rows, columns = high - low, self.rows[entries].long(), self.columns[entries]
-        positions = rows * width + (columns - low)
-        return Pattern.of_positions(positions, self.num_rows, width), entries
+        part = torch.bucketize(self.columns, constant(edges, self.columns.dtype, self.columns.device), right=True)
+        num_numbers = self.num_rows * self.num_columns
+        positions, entries = torch.add(self.positions, part, alpha=num_numbers).sort()
+        return Pattern.of_positions(positions, (len(edges) + 1) * self.num_rows, self.num_columns), entries
 
     @property
     def num_rows(self) -> int:
@@ -95,8 +100,17 @@ class Pattern:
     @cached_property
     def by_column(self) -> ByColumn:
         columns, order = self.columns.sort(stable=True)
-        edges = torch.arange(self.num_columns + 1, dtype=torch.int32, device=columns.device)
+        edges = multiples(self.num_columns + 1, 1, torch.int32, columns.device)
         return ByColumn(torch.searchsorted(columns, edges, out_int32=True), columns, self.rows[order], order)
+
+    @cached_property
+    def zeros(self) -> Tensor:
+        """float32 zeros at the entries, as a sparse CSR tensor (num_rows, num_columns) of torch."""
+        values, shape = self.columns.new_zeros(self.num_entries, dtype=torch.float32), (self.num_rows, self.num_columns)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            # Unchecked, as the index is always valid.
+            return torch.sparse_csr_tensor(self.row_starts, self.columns, values, shape, check_invariants=False)
 
     def ones(self) -> Tensor:
         """Returns ones, (num_entries,) float32."""

@@ -21,7 +21,7 @@ def cosines(W_dec: Tensor, pairs: Pairs) -> Tensor:
     W_dec = W_dec.detach()
     if len(W_dec) > SMALL:
         return products(pairs, W_dec, W_dec)
-    parts = [torch.linalg.vecdot(*W_dec[ends]) for (ends,) in in_parts(W_dec.shape[1], pairs.ends)]
+    parts = [torch.einsum("pi,pi->p", *W_dec[ends]) for (ends,) in in_parts(W_dec.shape[1], pairs.ends)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -41,19 +41,25 @@ def hinge(W_dec: Tensor, pairs: Pairs, cosine: Tensor, weight: Tensor, margin: f
     above = cosine if isinstance(margin, float) and margin == 0 else cosine - margin
     excess = above.relu()
     weighted = weight * excess
-    return with_gradient(weighted.dot(excess), W_dec, row_gradient(W_dec.detach(), pairs, 2 * weighted.detach()))
+    return with_gradient(weighted.dot(excess), W_dec, row_gradient(W_dec.detach(), pairs, weighted.detach()))
 
 
-def row_gradient(W_dec: Tensor, pairs: Pairs, slope: Tensor) -> Tensor:
-    """Gradient of sum over pairs of slope_ij d_i . d_j for W_dec: (d_sae, d_in)."""
+def row_gradient(W_dec: Tensor, pairs: Pairs, weighted: Tensor) -> Tensor:
+    """Returns the gradient of the hinge for W_dec (d_sae, d_in): 2 weight_ij relu(d_i . d_j - margin) times each row.
+
+    Args:
+        W_dec: (d_sae, d_in).
+        pairs: pairs whose rows are pushed apart.
+        weighted: (num_pairs,) weight relu(d_i . d_j - margin).
+    """
     if len(W_dec) > SMALL:
-        positions, order = (pairs.ends * len(W_dec) + pairs.swapped).flatten().sort()
+        positions, order = pairs.swapped.add(pairs.ends, alpha=len(W_dec)).flatten().sort()
         pattern = Pattern.of_positions(positions, len(W_dec), len(W_dec))
-        return kernels_for(W_dec.device, W_dec.dtype).decode(pattern, slope.repeat(2)[order], W_dec)
+        return kernels_for(W_dec.device, W_dec.dtype).decode(pattern, (2 * weighted).repeat(2)[order], W_dec)
     gradient = torch.zeros_like(W_dec)
-    for ends, swapped, factor in in_parts(W_dec.shape[1], pairs.ends, pairs.swapped, slope.unsqueeze(0)):
+    for ends, swapped, factor in in_parts(W_dec.shape[1], pairs.ends, pairs.swapped, weighted.unsqueeze(0)):
         terms = factor.unsqueeze(2) * W_dec[swapped]
-        gradient.index_add_(0, ends.flatten(), terms.flatten(0, 1))
+        gradient.index_add_(0, ends.flatten(), terms.flatten(0, 1), alpha=2)
     return gradient
 
 

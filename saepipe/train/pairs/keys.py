@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from saepipe.train.kernels.constants import constant
 from saepipe.train.kernels.pattern import Pattern
 
 
@@ -73,7 +74,8 @@ def is_pair(keys: Tensor, d_sae: int) -> Tensor:
 def pairs_at(keys: Tensor, d_sae: int, *, ascending: bool = False) -> Pairs:
     """Returns the latents of keys (num_pairs,), which may be known to be `ascending`."""
     keys = keys.clamp_max(no_pair(d_sae) - 1)
-    return Pairs(torch.stack([keys // d_sae, keys % d_sae]), d_sae, keys, ascending)
+    divisors = constant((d_sae, 1), keys.dtype, keys.device).unsqueeze(1)
+    return Pairs(keys // divisors % d_sae, d_sae, keys, ascending)
 
 
 def unique_keys(keys: Tensor, d_sae: int) -> Tensor:

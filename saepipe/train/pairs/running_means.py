@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from saepipe.train.kernels.constants import constant
 from saepipe.train.pairs.hinge import products
 from saepipe.train.pairs.keys import Pairs, empty_keys, find
 
@@ -71,12 +72,13 @@ def updated_means(
         joint: mean kept of a pair.
         share: the batch's share of the window.
     """
+    one = constant((1.0,), state["seen"].dtype, acts.device)[0]
     new = {
         "rate": rate,
         "mean": mean,
-        "seen": torch.ones_like(state["seen"]),
+        "seen": one,
         "joint": state["joint"] if joint is None else joint_means(acts, pairs, joint),
-        "joint_seen": torch.ones_like(state["joint_seen"]),
+        "joint_seen": one,
     }
     return {**state, **{name: state[name].lerp(value.to(state[name].dtype), share) for name, value in new.items()}}
 

@@ -94,7 +94,7 @@ class BatchTopK(Architecture):
         before = params["threshold"]
         smallest = torch.where(acts > 0, acts, torch.inf).min().to(before.dtype)
         after = torch.where(before > 0, before.lerp(smallest, 1 - self.threshold_decay), smallest)
-        return {"threshold": torch.where(smallest.isfinite(), after, before)}
+        return {"threshold": torch.where(smallest < torch.inf, after, before)}
 
     def inference(self, params: Params) -> tuple[Architecture, Params]:
         return JumpReLU(d_sae=self.d_sae), {**params, "threshold": self.threshold(params)}

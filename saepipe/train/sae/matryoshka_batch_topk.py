@@ -6,7 +6,6 @@ import math
 from itertools import accumulate, pairwise
 from typing import ClassVar, Literal, Self
 
-import torch
 from pydantic import model_validator
 from torch import Tensor
 
@@ -58,11 +57,8 @@ class MatryoshkaBatchTopK(BatchTopK):
     def entry_reconstructions(
         self, params: Params, pattern: Pattern, pre_acts: Tensor, acts: Tensor
     ) -> tuple[Tensor, ...]:
-        """Decodes each entry once, in the part between two prefixes that it belongs to."""
-        spans = list(pairwise((0, *self.sizes)))
-        blocks = torch.split(params["W_dec"], [high - low for low, high in spans])
-        parts = []
-        for (low, high), W_dec in zip(spans, blocks, strict=True):
-            part, entries = pattern.between(low, high)
-            parts.append(autograd.decode(part, acts.index_select(0, entries), W_dec))
-        return tuple(accumulate(parts, initial=params["b_dec"]))[1:]
+        """Decodes each entry once, in the part between two prefixes that it belongs to; all parts in one product."""
+        parts, entries = pattern.in_parts(self.sizes[:-1])
+        W_dec, num_tokens = params["W_dec"], pattern.num_rows
+        decoded = autograd.decode(parts, acts.index_select(0, entries), W_dec).view(-1, num_tokens, W_dec.shape[1])
+        return tuple(accumulate(decoded, initial=params["b_dec"]))[1:]

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
+from functools import cached_property, reduce
 from operator import add
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from saepipe.data.batches.staging_memory import to_device
 from saepipe.train.answers import check_scalars, check_tensor, check_type
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.kernels.autograd import column_sums
+from saepipe.train.kernels.constants import constant
 from saepipe.train.penalties.base import Penalty, State, StepContext, ask
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.dense_acts import DenseActs
@@ -102,17 +102,11 @@ def scalars(numbers: tuple[float | Tensor, ...], dtype: torch.dtype, device: tor
     if any(isinstance(number, Tensor) for number in numbers):
         return torch.stack(
             [
-                number.to(dtype) if isinstance(number, Tensor) else _sent((number,), dtype, device)[0]
+                number.to(dtype) if isinstance(number, Tensor) else constant((number,), dtype, device)[0]
                 for number in numbers
             ]
         )
-    return _sent(numbers, dtype, device)
-
-
-@lru_cache(maxsize=64)
-def _sent(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Sends numbers to the device, without waiting, and keeps them: most weights are the same in every step."""
-    return to_device(torch.tensor(numbers, dtype=dtype), device)
+    return constant(numbers, dtype, device)
 
 
 def token_errors(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:

@@ -39,12 +39,15 @@ def test_of_a_mask(mask: Tensor) -> None:
     check(Pattern.of_mask(mask), mask)
 
 
-def test_the_part_between_two_columns(mask: Tensor) -> None:
-    low, high = mask.shape[1] // 3, (2 * mask.shape[1] + 2) // 3
-    part, chosen = Pattern.of_mask(mask).between(low, high)
-    check(part, mask[:, low:high])
-    of_all = entries(mask)
-    assert [of_all[entry] for entry in chosen.tolist()] == [(r, c + low) for r, c in entries(mask[:, low:high])]
+def test_parts_of_the_columns_have_rows_of_their_own(mask: Tensor) -> None:
+    num_columns, columns = mask.shape[1], torch.arange(mask.shape[1])
+    edges = (num_columns // 3, (2 * num_columns + 2) // 3)
+    parts, chosen = Pattern.of_mask(mask).in_parts(edges)
+    spans = [(0, edges[0]), edges, (edges[1], num_columns)]
+    check(parts, torch.cat([mask & (columns >= low) & (columns < high) for low, high in spans]))
+    of_all, num_rows = entries(mask), len(mask)
+    rows_and_columns = zip(parts.rows.tolist(), parts.columns.tolist(), strict=True)
+    assert [of_all[entry] for entry in chosen.tolist()] == [(r % num_rows, c) for r, c in rows_and_columns]
 
 
 def test_of_positions(mask: Tensor) -> None:
