@@ -140,8 +140,8 @@ def statistics_of(x: torch.Tensor) -> dict[str, list[float]]:
 
 def write_cache(folder: Path, bits: np.ndarray, profile: Profile) -> Path:
     """Writes a finished cache of training rows (num_rows, d_in) in shuffled pools of one shard; nothing is held out."""
-    layout = Layout((HOOK,), bits.shape[1], CONTEXT, 65_536, 1024, profile)
-    attributes = {"format_version": layout.format_version, "hooks": [HOOK], "d_in": layout.d_in}
+    layout = Layout({HOOK: bits.shape[1]}, CONTEXT, 65_536, 1024, profile)
+    attributes = {"format_version": layout.format_version, "hooks": [HOOK], **layout.describe_widths()}
     attributes |= {"num_heldout_contexts": 0, "model": {"id": "made up"}, "context_size": CONTEXT, "config": {}}
     pool_rows = {"train": layout.shard_rows, "heldout": layout.shard_rows}
     with artifact.writer_lock(folder), closing(CacheWriter(folder, layout, pool_rows)) as writer:

@@ -546,7 +546,7 @@ def doctor(format_: FormatOption = "human") -> None:
 
     with show_progress("quiet"):
         lm = load_model(ModelConfig(device="cpu"))
-    hook = HookPoint(lm.num_layers - 1, "resid_post")
+    hook = HookPoint(lm.num_layers - 1, "hook_resid_post")
     ids = lm.tokenizer("a first look", add_special_tokens=False)["input_ids"]
     x = capture(lm.model, torch.tensor([[lm.bos_id, *ids]]), [hook])[str(hook)]
     if not torch.isfinite(x).all():

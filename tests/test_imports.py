@@ -29,9 +29,10 @@ FLOORS = {
     "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches smollm2 toy"),
     "harvest": (
         "decoder_layers hook_point host_copies hub_client identity local_rows model_config selection",
-        "hub residual_hook",
+        "hub sites",
+        "model site_hook",
         "capture",
-        "fitting_passes model",
+        "fitting_passes",
         "attention config gguf",
         "batch_size resume text",
         "tokenize",

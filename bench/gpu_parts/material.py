@@ -60,7 +60,7 @@ def shared_cache(folder: Path, scale: Scale) -> Cache:
 
 def write_cache(folder: Path, scale: Scale, num_rows: int) -> Cache:
     """Writes a finished lossless cache of random training rows at `scale.hook`, without a held-out part."""
-    layout = Layout((scale.hook,), scale.d_in, 128, scale.shard_rows, scale.chunk_rows, "lossless")
+    layout = Layout({scale.hook: scale.d_in}, 128, scale.shard_rows, scale.chunk_rows, "lossless")
     attributes = {"format_version": FORMAT_VERSION, "hooks": [scale.hook], "d_in": scale.d_in}
     attributes |= {"num_heldout_contexts": 0, "model": {"id": "made up"}, "context_size": 128, "config": {}}
     attributes |= {"special_ids": [0], "bos_id": 0}

@@ -18,8 +18,7 @@ COMPARED = 4
 def settle(config: HarvestConfig, lm: LanguageModel) -> tuple[HarvestConfig, LanguageModel]:
     """Returns the config without `auto`, and the model that it describes; unchanged if nothing is automatic."""
     if config.model.attention == "auto":
-        for hook in config.hook_points:
-            hook.check_in(lm.num_layers)
+        lm.widths(config.hook_points)
         ids = first_windows(config, lm, resolve_revision(config.dataset), COMPARED).ids
         lm = with_fastest_attention(lm, torch.from_numpy(ids).long(), config.hook_points)
         config = config.model_copy(update={"model": lm.config})

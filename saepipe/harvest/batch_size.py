@@ -42,10 +42,10 @@ def bytes_per_token(config: HarvestConfig, lm: LanguageModel) -> int:
     head_dim = int(getattr(text, "head_dim", None) or d_in // heads)
     stream = d_in * (4 * size + 8)
     scores = heads * config.context_size * (2 * size + 8) if lm.config.attention == "eager" else 0
-    rows = len(config.hooks) * d_in * (size + 2 + 2 + 4)
+    rows = sum(lm.widths(config.hook_points).values()) * (size + 2 + 2 + 4)
     return stream + max(3 * inner * size, 6 * heads * head_dim * size + scores) + rows
 
 
 def _pool_bytes(config: HarvestConfig, lm: LanguageModel) -> int:
     """Bytes of the pool that is filled and the one that is written."""
-    return 2 * config.pool_rows * 2 * lm.d_in * len(config.hooks)
+    return 2 * config.pool_rows * 2 * sum(lm.widths(config.hook_points).values())

@@ -1,4 +1,4 @@
-"""Forward passes that record the residual stream at some hook points and stop after the last of them."""
+"""Forward passes that record activations at some hook points and stop after the last of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.residual_hook import hook_residual
+from saepipe.harvest.site_hook import hook_site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +34,7 @@ class Recorder:
         self._pass = local()
         self._handles = ExitStack()
         for hook in hooks:
-            self._handles.enter_context(hook_residual(model, hook, partial(self._record, str(hook))))
+            self._handles.enter_context(hook_site(model, hook, partial(self._record, str(hook))))
 
     def close(self) -> None:
         self._handles.close()

@@ -12,7 +12,7 @@ from saepipe.data.errors import MachineError
 if TYPE_CHECKING:  # only its name is needed, and it takes seconds to import
     from transformers import PreTrainedModel
 
-_LAYER_LISTS = ("layers", "h", "decoder.layers", "language_model.layers")
+_LAYER_LISTS = ("layers", "h", "blocks", "decoder.layers", "language_model.layers")
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:

@@ -25,7 +25,9 @@ from saepipe.harvest.tokenize import Window, pack
 
 def make_layout(config: HarvestConfig, lm: LanguageModel) -> Layout:
     """Makes the cache's layout; raises ConfigError if the codec does not suit the model's width."""
-    return Layout(config.hooks, lm.d_in, config.context_size, config.shard_rows, config.chunk_rows, config.codec)
+    return Layout(
+        lm.widths(config.hook_points), config.context_size, config.shard_rows, config.chunk_rows, config.codec
+    )
 
 
 def make_windows(
@@ -72,11 +74,10 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
     """Returns the cache's attributes that are known before it is filled; checks the config against the model.
 
     Raises:
-        ConfigError: if the model has no such layer, contexts are longer than it supports, or the attention
+        ConfigError: if the model has no such layer or site, contexts are longer than it supports, or the attention
             implementation changes its activations.
     """
-    for hook in config.hook_points:
-        hook.check_in(lm.num_layers)
+    lm.widths(config.hook_points)
     num_positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
     if num_positions is not None and config.context_size > num_positions:
         raise ConfigError(f"context_size {config.context_size} exceeds the model's {num_positions} positions")
@@ -89,7 +90,7 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
         "model": lm.identity,
         "dataset": {"source": config.dataset.source, "revision": revision},
         "hooks": list(config.hooks),
-        "d_in": lm.d_in,
+        **make_layout(config, lm).describe_widths(),
         "context_size": config.context_size,
         "bos": config.bos,
         "bos_id": lm.bos_id,

@@ -24,10 +24,12 @@ from saepipe.data.errors import (
     is_out_of_memory,
 )
 from saepipe.harvest.decoder_layers import decoder_layers
+from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.hub import remote_error
 from saepipe.harvest.hub_client import is_from_the_network
 from saepipe.harvest.identity import describe_config, describe_tokenizer, probe_ids
 from saepipe.harvest.model_config import ModelConfig
+from saepipe.harvest.sites import width_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +49,12 @@ class LanguageModel:
 
     @property
     def d_in(self) -> int:
+        """Width of the residual stream."""
         return int(self.model.config.get_text_config().hidden_size)
+
+    def widths(self, hooks: Sequence[HookPoint]) -> dict[str, int]:
+        """Returns d_in by hook; raises ConfigError if the model does not have one of them."""
+        return {str(hook): width_of(self.model, hook) for hook in hooks}
 
     @property
     def num_layers(self) -> int:

@@ -37,7 +37,7 @@ class Plan:
     tokens_counted: int
     heldout_positions: int
     hooks: int
-    d_in: int
+    widths: dict[str, int]
     batch_size: int
     attention: str
     shards: int
@@ -60,7 +60,8 @@ class Plan:
             "all": f"{counted}, not the {asked} asked for: the text has no more",
             "some": f"{asked} asked for; whether the text has that many is not known, but it has at least {counted}",
         }
-        at_hooks = f"at {self.hooks} hook{'s' if self.hooks > 1 else ''} of {self.d_in} channels"
+        channels = ", ".join(map(str, dict.fromkeys(self.widths.values())))
+        at_hooks = f"at {self.hooks} hook{'s' if self.hooks > 1 else ''} of {channels} channels"
         stored, raw = readable_bytes(self.compressed_bytes), readable_bytes(self.raw_bytes)
         return {
             "tokens": tokens[self.text],
@@ -89,7 +90,7 @@ def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECON
         tokens_counted=text.train_rows,
         heldout_positions=size.heldout_rows,
         hooks=len(config.hooks),
-        d_in=lm.d_in,
+        widths=lm.widths(config.hook_points),
         batch_size=config.contexts_per_pass,
         attention=config.model.attention,
         shards=_num_shards(config, make_layout(config, lm), size),
@@ -117,7 +118,7 @@ def _time_batches(config: HarvestConfig, lm: LanguageModel, revision: str | None
 
 
 def _size(config: HarvestConfig, lm: LanguageModel, text: TextSize) -> Size:
-    size = Size.of(config, lm.d_in)
+    size = Size.of(config, lm.widths(config.hook_points))
     if text.found == "some":
         return size
     return replace(size, train_rows=text.train_rows, heldout_rows=text.heldout_rows)

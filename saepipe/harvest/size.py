@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,9 @@ class Size:
     """Of one row at all hooks, in bfloat16."""
 
     @classmethod
-    def of(cls, config: HarvestConfig, d_in: int) -> Size:
+    def of(cls, config: HarvestConfig, widths: Mapping[str, int]) -> Size:
         heldout = config.heldout_tokens // config.context_size * config.context_size
-        return cls(config.num_tokens, heldout, 2 * d_in * len(config.hooks))
+        return cls(config.num_tokens, heldout, 2 * sum(widths.values()))
 
     @property
     def raw_bytes(self) -> int:
@@ -56,7 +57,7 @@ def check_room(config: HarvestConfig, lm: LanguageModel, out: Path, stored_rows:
     Raises:
         OutOfSpaceError: if what is missing needs more than is free.
     """
-    size = Size.of(config, lm.d_in)
+    size = Size.of(config, lm.widths(config.hook_points))
     missing = max(0, 1 - stored_rows / max(1, size.train_rows + size.heldout_rows))
     if missing * size.raw_bytes <= room_at(out).num_bytes:
         return

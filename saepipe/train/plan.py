@@ -53,8 +53,10 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
         resolved = variant.config.resolved(hook=hook, num_rows=cache.num_tokens, device=device)
         scale = 1.0
         if resolved.activation_scale == "rms":
-            scale = (cache.d_in / cache.stats(hook).mean_square_norm) ** 0.5
-        planned.append(Planned(variant, Recipe(resolved, cache.d_in, scale, device), cache, out / variant.folder))
+            scale = (cache.widths[hook] / cache.stats(hook).mean_square_norm) ** 0.5
+        planned.append(
+            Planned(variant, Recipe(resolved, cache.widths[hook], scale, device), cache, out / variant.folder)
+        )
     return planned
 
 

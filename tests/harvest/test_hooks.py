@@ -40,7 +40,7 @@ def gemma2(**settings: object) -> Gemma2ForCausalLM:
 def test_hooks_are_hidden_states(model: Gemma2ForCausalLM) -> None:
     """blocks.L.hook_resid_post is hidden_states[L + 1], and resid_pre is hidden_states[L], except after the last layer,
     where Hugging Face lists the output of the final norm."""
-    hooks = [HookPoint(layer, kind) for layer in range(3) for kind in ("resid_pre", "resid_post")]
+    hooks = [HookPoint(layer, kind) for layer in range(3) for kind in ("hook_resid_pre", "hook_resid_post")]
     activations = capture(model, IDS, hooks)
     states = model(IDS, output_hidden_states=True).hidden_states
     for hook in hooks[:-1]:
@@ -59,9 +59,9 @@ def test_layers_above_the_last_hook_do_not_run() -> None:
     assert not any(layer._forward_pre_hooks for layer in decoder_layers(model))
 
 
-@pytest.mark.parametrize("name", ["blocks.x.hook_resid_post", "model.layers.3", "blocks.1.hook_mlp_out", ""])
+@pytest.mark.parametrize("name", ["blocks.x.hook_resid_post", "model.layers.3", "blocks.1.hook_mlp_mid", ""])
 def test_other_names_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="is not a residual-stream hook"):
+    with pytest.raises(ConfigError, match="is not a hook"):
         HookPoint.parse(name)
 
 

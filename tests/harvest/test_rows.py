@@ -64,7 +64,7 @@ def test_a_value_that_is_infinite_once_stored_is_refused(
 
 
 def test_moments_that_overflow_are_refused(tmp_path: Any) -> None:
-    layout = Layout((HOOK,), 4, 8, 16, 16, "lossless")
+    layout = Layout({HOOK: 4}, 8, 16, 16, "lossless")
     x = torch.full((16, 4), 1.0)
     x[::2, 2], x[1::2, 2] = 1.8e19, -1.8e19
     x[0, 2] *= 3

@@ -33,7 +33,7 @@ def test_compression_and_what_is_stored_already_count(
     toy_config: HarvestConfig, toy_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The compressed cache needs 6.0 of 7.6 MB, and what is left of it after its first pool 4.3 MB."""
-    raw = Size.of(toy_config, Cache.open(toy_cache).d_in).raw_bytes
+    raw = Size.of(toy_config, Cache.open(toy_cache).widths).raw_bytes
     with monkeypatch.context() as patch:
         set_quota(patch, tmp_path, kibibytes=raw * 9 // 10 // 1024)
         crash_after(patch, 6)

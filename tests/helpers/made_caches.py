@@ -37,10 +37,10 @@ def write_cache(
     snr_floor: float = SNR_FLOOR,
 ) -> Path:
     """Writes a finished cache of training rows, (num_rows, d_in) bfloat16 by hook, without a held-out part."""
-    num_rows, d_in = next(iter(rows.values())).shape
-    layout = Layout(tuple(rows), d_in, 16, shard_rows, chunk_rows, profile)
+    num_rows = len(next(iter(rows.values())))
+    layout = Layout({hook: x.shape[1] for hook, x in rows.items()}, 16, shard_rows, chunk_rows, profile)
     pool_rows = pool_shards * shard_rows
-    attributes = {"format_version": layout.format_version, "hooks": list(rows), "d_in": d_in}
+    attributes = {"format_version": layout.format_version, "hooks": list(rows), **layout.describe_widths()}
     attributes |= {"model": {"id": "made up"}, "context_size": 16, "config": {}, "special_ids": [0], "bos_id": 0}
     attributes |= {"num_heldout_contexts": 0}
     with (

@@ -27,7 +27,7 @@ from saepipe.data.terminal.display import Displayed
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Newest version of the folder's layout that this saepipe reads: 1, or 2 if the training rows are `int8`."""
 
 
@@ -115,7 +115,15 @@ class Cache(Displayed):
         return tuple(self.attributes["hooks"])
 
     @property
+    def widths(self) -> Mapping[str, int]:
+        """d_in by hook."""
+        return widths_of(self.attributes)
+
+    @property
     def d_in(self) -> int:
+        """Width of the activations; raises ConfigError if it is not the same at every hook."""
+        if len({*self.widths.values()}) > 1:
+            raise ConfigError(f"{self.path} has hooks of several widths: {dict(self.widths)}", hint="widths[HOOK]")
         return int(self.attributes["d_in"])
 
     @property
@@ -152,21 +160,22 @@ class Cache(Displayed):
             CorruptDataError: if they contradict each other.
         """
         first, _ = RowArray.open(self.path, Layout.acts(self.hooks[0]))
-        if first.row_shape != (self.d_in,):
-            raise CorruptDataError(f"{self.path / first.name} has rows {first.row_shape}, but d_in is {self.d_in}")
+        if first.row_shape != (d_in := self.widths[self.hooks[0]],):
+            raise CorruptDataError(f"{self.path / first.name} has rows {first.row_shape}, but d_in is {d_in}")
         for key in ("shard_rows", "chunk_rows"):
             if self.attributes["config"].get(key, size := getattr(first, key)) != size:
                 raise CorruptDataError(f"{self.path / first.name} has {key} {size:,}, unlike the cache's config")
         sizes = self.attributes["context_size"], first.shard_rows, first.chunk_rows
         try:
-            return Layout(self.hooks, self.d_in, *sizes, first.profile)
+            return Layout(self.widths, *sizes, first.profile)
         except ConfigError as error:
             raise CorruptDataError(f"{self.path / first.name}: {error.message}") from None
 
     @cached_property
     def _arrays(self) -> Mapping[str, tuple[RowArray, int]]:
         """Each array as the layout describes it, and its number of rows by the manifest."""
-        arrays = {array.name: (array, self.d_in) for hook in self.hooks for array in self.layout.channels(hook)}
+        widths = self.widths
+        arrays = {array.name: (array, d_in) for hook, d_in in widths.items() for array in self.layout.channels(hook)}
         for split in SPLITS:
             num_rows = total(self.lines, "shard", split, "num_rows")
             num_contexts = total(self.lines, "contexts", split, "num_contexts")
@@ -189,7 +198,7 @@ class Cache(Displayed):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(num_tokens, d_in) of the training rows, the same at every hook."""
+        """(num_tokens, d_in) of the training rows; raises ConfigError like `d_in`."""
         return self.num_tokens, self.d_in
 
     def __len__(self) -> int:
@@ -206,7 +215,7 @@ class Cache(Displayed):
     def stats(self, hook: str) -> ActivationStats:
         folder = inside(self.path, Layout.stats(self._check_hook(hook)))
         names = ("mean", "std", "absmax")
-        return ActivationStats(*(read_vector(folder / name, self.d_in).astype(np.float64) for name in names))
+        return ActivationStats(*(read_vector(folder / name, self.widths[hook]).astype(np.float64) for name in names))
 
     @cached_property
     def heldout(self) -> Heldout:
@@ -229,7 +238,7 @@ class Cache(Displayed):
             "hooks": self.hooks,
             "tokens": self.num_tokens,
             "held-out contexts": self.attributes["num_heldout_contexts"],
-            "d_in": self.d_in,
+            "d_in": dict(self.widths) if "widths" in self.attributes else self.d_in,
             "codec": self.rows(self.hooks[0]).array.profile,
         }
 
@@ -250,12 +259,24 @@ def _check_attributes(path: Path, attributes: Mapping[str, Any]) -> None:
         "hooks": isinstance(hooks, list) and hooks and all(isinstance(hook, str) for hook in hooks),
         "model": isinstance(model, dict) and isinstance(model.get("id"), str),
         "config": isinstance(attributes.get("config"), dict),
+        "widths": _are_widths(attributes.get("widths", {}), hooks),
     }
     least = {"format_version": 1, "d_in": 1, "context_size": 1, "num_heldout_contexts": 0}
     sound |= {key: type(attributes.get(key)) is int and attributes[key] >= low for key, low in least.items()}
     if wrong := [key for key, good in sound.items() if not good]:
         shown = repr(attributes.get(wrong[0]))[:80]
         raise CorruptDataError(f"{path / 'zarr.json'}: {wrong[0]} is {shown}", hint="it does not describe a cache")
+
+
+def widths_of(attributes: Mapping[str, Any]) -> Mapping[str, int]:
+    """Returns d_in by hook, from a cache's attributes."""
+    widths: Mapping[str, int] = attributes.get("widths") or dict.fromkeys(attributes["hooks"], attributes["d_in"])
+    return widths
+
+
+def _are_widths(widths: Any, hooks: Any) -> bool:
+    known = isinstance(widths, dict) and (not widths or sorted(widths) == sorted(hooks or ()))
+    return known and all(type(d_in) is int and d_in >= 1 for d_in in widths.values())
 
 
 def open_cache(path: Path | str) -> Cache:

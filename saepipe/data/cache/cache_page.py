@@ -11,7 +11,7 @@ from saepipe.data.terminal.display import readable, readable_bytes
 def sizes(cache: Cache) -> dict[str, Any]:
     """Returns the bytes of the activations in bfloat16 and as stored, and their ratio."""
     rows = cache.num_tokens + cache.attributes["num_heldout_contexts"] * cache.attributes["context_size"]
-    raw = rows * cache.d_in * 2 * len(cache.hooks)
+    raw = rows * 2 * sum(cache.widths.values())
     stored = cache.activation_bytes
     return {"raw_bytes": raw, "stored_bytes": stored, "ratio": round(raw / stored, 3)}
 
@@ -32,7 +32,7 @@ def cache_page(cache: Cache) -> dict[str, str]:
         "hooks": readable(list(cache.hooks)),
         "tokens": f"{cache.num_tokens:,}{short}, in contexts of {context}, each starting with BOS",
         "held out": f"{held:,} contexts, {held * context:,} positions" if held else "nothing: it cannot be evaluated",
-        "d_in": str(cache.d_in),
+        "d_in": ", ".join(map(str, dict.fromkeys(cache.widths.values()))),
         "stored": f"{stored}, {codec}: {raw} of bfloat16 made {size['ratio']:.2f} times smaller",
         "made by": _maker(attributes.get("versions", {})),
         "more": "--format json",

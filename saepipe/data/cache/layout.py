@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.cache.int8 import NUM_EXACT, index_dtype
@@ -36,24 +37,29 @@ class Layout:
     CONTEXT_ID: ClassVar[str] = "context_id"
     POSITION: ClassVar[str] = "position"
 
-    hooks: tuple[str, ...]
-    d_in: int
+    widths: Mapping[str, int]
+    """d_in by hook"""
     context_size: int
     shard_rows: int
     chunk_rows: int
     profile: Profile
 
     def __post_init__(self) -> None:
-        if (size := self.chunk_rows * self.d_in * 2) > MAX_CHUNK_BYTES:
+        narrowest, widest = min(self.widths.values()), max(self.widths.values())
+        if (size := self.chunk_rows * widest * 2) > MAX_CHUNK_BYTES:
             raise ConfigError(
                 f"a chunk of {self.chunk_rows:,} rows has {size:,} bytes, more than {MAX_CHUNK_BYTES:,}",
-                hint=f"chunk_rows of at most {MAX_CHUNK_BYTES // (2 * self.d_in):,}",
+                hint=f"chunk_rows of at most {MAX_CHUNK_BYTES // (2 * widest):,}",
             )
-        if self.profile == "int8" and self.d_in <= NUM_EXACT:
+        if self.profile == "int8" and narrowest <= NUM_EXACT:
             raise ConfigError(
-                f"codec int8 keeps {NUM_EXACT} entries of each row exact, but a row has only {self.d_in}",
+                f"codec int8 keeps {NUM_EXACT} entries of each row exact, but a row has only {narrowest}",
                 hint="codec: lossless",
             )
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        return tuple(self.widths)
 
     @staticmethod
     def acts(hook: str, split: Split = "train") -> str:
@@ -93,13 +99,23 @@ class Layout:
 
     @property
     def format_version(self) -> int:
-        """Version that a reader must know: 2 with `int8`, which older readers must refuse; otherwise 1."""
+        """Version that a reader must know, so that older ones refuse what they cannot read.
+
+        3 with hooks of several widths, 2 with `int8`, otherwise 1.
+        """
+        if len({*self.widths.values()}) > 1:
+            return 3
         return 2 if self.profile == "int8" else 1
+
+    def describe_widths(self) -> dict[str, Any]:
+        """Returns the cache's attributes about widths: d_in, that of the first hook, and widths if they differ."""
+        same = len({*self.widths.values()}) == 1
+        return {"d_in": self.widths[self.hooks[0]]} | ({} if same else {"widths": dict(self.widths)})
 
     def row_arrays(self, split: Split) -> dict[str, RowArray]:
         """Arrays with one row per token of this split, by path."""
         if split == "heldout":
-            arrays = [self._acts(self.acts(hook, split), "lossless") for hook in self.hooks]
+            arrays = [self._acts(hook, self.acts(hook, split), "lossless") for hook in self.hooks]
         else:
             arrays = [array for hook in self.hooks for array in self.train_acts(hook)]
             arrays += [self._row(self.norm(hook), "float32", ()) for hook in self.hooks]
@@ -119,33 +135,35 @@ class Layout:
     def train_acts(self, hook: str) -> list[RowArray]:
         """The training activations at one hook; with `int8`, in the order of `QuantisedRows.parts`."""
         if self.profile != "int8":
-            return [self._acts(self.acts(hook), self.profile)]
+            return [self._acts(hook, self.acts(hook), self.profile)]
 
-        size, exact = (self.shard_rows, self.chunk_rows), (NUM_EXACT,)
+        size, exact, d_in = (self.shard_rows, self.chunk_rows), (NUM_EXACT,), self.widths[hook]
         index, value = self.int8(hook, "outlier_index"), self.int8(hook, "outlier_value")
         return [
-            RowArray(self.acts(hook), "int8", (self.d_in,), *size, "int8", {"reconstruct": _RECONSTRUCT}),
+            RowArray(self.acts(hook), "int8", (d_in,), *size, "int8", {"reconstruct": _RECONSTRUCT}),
             RowArray(self.int8(hook, "scale"), "float32", (), *size, "none"),
-            RowArray(index, index_dtype(self.d_in), exact, *size, "none"),
+            RowArray(index, index_dtype(d_in), exact, *size, "none"),
             RowArray(value, "uint16", exact, *size, "none", _BFLOAT16),
         ]
 
     def channels(self, hook: str) -> list[RowArray]:
         """The mean and std per channel that `int8` freezes; empty with the other profiles."""
-        names = ("mean", "std") if self.profile == "int8" else ()
-        return [RowArray(self.int8(hook, name), "float32", (), self.d_in, self.d_in, "none") for name in names]
+        names, d_in = ("mean", "std") if self.profile == "int8" else (), self.widths[hook]
+        return [RowArray(self.int8(hook, name), "float32", (), d_in, d_in, "none") for name in names]
 
     def shard_moments(self, hook: str, fields: tuple[str, ...]) -> RowArray:
         """Moments of each training shard, one row (len(fields), d_in) per shard."""
-        shape, attributes = (len(fields), self.d_in), {"of": list(fields)}
+        shape, attributes = (len(fields), self.widths[hook]), {"of": list(fields)}
         return RowArray(f"{self.stats(hook)}/shards", "float64", shape, 1, 1, "none", attributes)
 
     def shard_noise(self, hook: str) -> RowArray:
         """The error of `int8` in each training shard, one row (d_in,) per shard."""
-        return RowArray(self.int8(hook, "noise"), "float64", (self.d_in,), 1, 1, "none", {"of": "(x - x_hat)^2"})
+        return RowArray(
+            self.int8(hook, "noise"), "float64", (self.widths[hook],), 1, 1, "none", {"of": "(x - x_hat)^2"}
+        )
 
-    def _acts(self, name: str, profile: Profile) -> RowArray:
-        return RowArray(name, "uint16", (self.d_in,), self.shard_rows, self.chunk_rows, profile, _BFLOAT16)
+    def _acts(self, hook: str, name: str, profile: Profile) -> RowArray:
+        return RowArray(name, "uint16", (self.widths[hook],), self.shard_rows, self.chunk_rows, profile, _BFLOAT16)
 
     def _row(self, name: str, dtype: str, shape: tuple[int, ...]) -> RowArray:
         return RowArray(name, dtype, shape, self.shard_rows, self.chunk_rows, "lossless")

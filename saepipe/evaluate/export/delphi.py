@@ -109,8 +109,9 @@ def export_delphi(
 
 
 def module_name(hook: str) -> str:
-    """Returns `layers.19` for `blocks.19.hook_resid_post`. The first layer's input keeps our name."""
-    below = HookPoint.parse(hook).num_layers_below
+    """Returns `layers.19` for `blocks.19.hook_resid_post`. Hooks that are no layer's output keep our name."""
+    point = HookPoint.parse(hook)
+    below = point.num_layers_below if point.is_between_layers else 0
     return f"layers.{below - 1}" if below else hook
 
 

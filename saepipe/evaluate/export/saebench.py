@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saepipe.data.errors import ConfigError
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.train.formats.rewrites import are_unit, decoder_norms, unit_rows
 from saepipe.train.formats.saelens import NAMES
@@ -128,6 +129,9 @@ def custom_sae(
         CorruptDataError: if the run is unfinished or damaged.
     """
     opened = run if isinstance(run, Run) else open_run(run)
+    hook = HookPoint.parse(opened.hook)
+    if not hook.is_between_layers:
+        raise ConfigError(f"{opened.path} reads {hook}; SAEBench reads the residual stream between layers")
     sae = load(opened)
     trained = opened.trained.sae["name"] if opened.trained else sae.architecture
     num_active = sae.settings.num_active
@@ -135,7 +139,7 @@ def custom_sae(
         model_name=model_name or sae.metadata["model_name"],
         d_in=sae.d_in,
         d_sae=sae.d_sae,
-        hook_layer=HookPoint.parse(opened.hook).layer,
+        hook_layer=hook.layer,
         hook_name=opened.hook,
         context_size=sae.metadata.get("context_size"),
         architecture=NAMES.get(trained, trained),

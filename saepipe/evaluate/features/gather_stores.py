@@ -18,7 +18,7 @@ from saepipe.evaluate.features.coactive import CoactivationCounter
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.contexts import chunks, num_rows
 from saepipe.evaluate.features.firing_statistics import FiringStatistics
-from saepipe.evaluate.features.logits import logits
+from saepipe.evaluate.features.logits import added_to_the_stream, logits
 from saepipe.evaluate.features.store import StoreInfo
 from saepipe.evaluate.features.store_job import StoreJob
 from saepipe.evaluate.features.token_sample import SampledTokens, TokenSample
@@ -28,6 +28,7 @@ from saepipe.evaluate.features.write_store import write_features
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.decoder_cosines import neighbours
+from saepipe.harvest.hook_point import HookPoint
 
 Arrays = dict[str, np.ndarray]
 
@@ -177,6 +178,8 @@ def _logits(W_dec: torch.Tensor, testbed: Testbed, settings: Features) -> tuple[
     if not settings.num_logits:
         return {}, "num_logits is 0"
     try:
-        return logits(testbed.language_model.model, W_dec, settings.num_logits), None
+        model = testbed.language_model.model
+        rows = added_to_the_stream(model, HookPoint.parse(testbed.hook), W_dec)
+        return logits(model, rows, settings.num_logits), None
     except SaepipeError as error:
         return {}, f"no logits: {error.message}"

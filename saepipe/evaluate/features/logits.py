@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from saepipe.data.errors import MachineError
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
+from saepipe.harvest.hook_point import HookPoint
+from saepipe.harvest.sites import layer_of, site_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +43,25 @@ def logits(model: PreTrainedModel, W_dec: Tensor, num: int) -> dict[str, np.ndar
             parts[f"{sign}_ids"].append(best.indices.int())
             parts[f"{sign}_values"].append(best.values)
     return {name: torch.cat(blocks).cpu().numpy() for name, blocks in parts.items()}
+
+
+def added_to_the_stream(model: PreTrainedModel, hook: HookPoint, rows: Tensor) -> Tensor:
+    """Returns what directions at a hook (num, d_in) add to the residual stream, (num, hidden_size).
+
+    Raises:
+        MachineError: if no matrix says it: MLP, norm or gate lie in between.
+    """
+    if hook.kind == "hook_mlp_in":
+        raise MachineError(f"{hook} reaches the residual stream only through the MLP")
+    if hook.kind != "attn.hook_z":
+        return rows
+    attention, projection = site_of(model, HookPoint(hook.layer, "hook_attn_out")), site_of(model, hook).module
+    if not projection.startswith(attention.module):
+        raise MachineError(f"{hook} reaches the residual stream only through {attention.module}")
+    module: Any = layer_of(model, hook).get_submodule(projection)
+    # transformers' Conv1D, of GPT-2, holds its weight as (in, out).
+    weight: Tensor = module.weight.T if hasattr(module, "in_features") else module.weight
+    return attention.factor * rows.to(weight.device, torch.float32) @ weight.float()
 
 
 NAMES = ("positive_ids", "positive_values", "negative_ids", "negative_values")

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from saepipe.data.errors import ConfigError
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.residual_hook import hook_residual
+from saepipe.harvest.site_hook import hook_site
+from saepipe.harvest.sites import width_of
 from saepipe.train.rundir.load import SAE
 
 _Edit = Callable[[Tensor], None]
@@ -36,10 +37,12 @@ class Attached:
     def __init__(
         self, sae: SAE, model: PreTrainedModel, hook: HookPoint, skip_ids: Sequence[int] | None = None
     ) -> None:
-        width = int(model.config.get_text_config().hidden_size)
+        width = width_of(model, hook)
         if width != sae.d_in:
             hint = "attach it to the model that it was trained on"
-            raise ConfigError(f"the SAE reads activations of width {sae.d_in}, the model has {width}", hint=hint)
+            raise ConfigError(
+                f"the SAE reads activations of width {sae.d_in}, the model has {width} at {hook}", hint=hint
+            )
         self.sae, self.model, self.hook = sae, model, hook
         self.skip_ids = sorted(_special_ids(model) if skip_ids is None else skip_ids)
         self._edits: list[_Edit] = []
@@ -51,7 +54,7 @@ class Attached:
     def __enter__(self) -> Self:
         embedding: Any = self.model.get_input_embeddings()
         with ExitStack() as handles:
-            handles.enter_context(hook_residual(self.model, self.hook, self._replace))
+            handles.enter_context(hook_site(self.model, self.hook, self._replace))
             handles.enter_context(embedding.register_forward_pre_hook(self._note_ids))
             self._handles = handles.pop_all()
         return self

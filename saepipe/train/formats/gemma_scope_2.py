@@ -28,6 +28,8 @@ SKIP = "affine_skip_connection"
 SITES = {
     "output": "hook_resid_post",
     "self_attn.o_proj.input": "attn.hook_z",
+    "post_attention_layernorm.output": "hook_attn_out",
+    "pre_feedforward_layernorm.output": "hook_mlp_in",
     "post_feedforward_layernorm.output": "hook_mlp_out",
 }
 """Hook in a layer, by the module that config.json names."""

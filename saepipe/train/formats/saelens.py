@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders.artifact import write_file, write_json
+from saepipe.train.formats.hook_names import in_our_words, in_their_words, reshaping
 from saepipe.train.formats.rewrites import b_dec_subtracted, decoder_norms
 from saepipe.train.formats.source import Source, read_json
 from saepipe.train.sae.base import Architecture, Params
@@ -60,9 +61,9 @@ def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str
         "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
-        "reshape_activations": "none",
+        "reshape_activations": reshaping(metadata),
         **({"rescale_acts_by_decoder_norm": False} if name == "topk" else {}),
-        "metadata": {"sae_lens_version": VERSION, **metadata},
+        "metadata": {"sae_lens_version": VERSION, **in_their_words(metadata)},
     }
     tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in params.items()}
     if name == "gated":
@@ -102,17 +103,18 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
         actual = tuple(params[key].shape) if key in params else None
         if actual != shape:
             raise CorruptDataError(f"{folder / WEIGHTS}: {key} has shape {actual}, not {shape} as {CONFIG} says")
-    return sae, _to_our_convention(config, params), config.get("metadata") or {}
+    return sae, _to_our_convention(config, params), in_our_words(config.get("metadata") or {})
 
 
 def _refuse_changed_input(folder: Path, config: Mapping[str, Any]) -> None:
     """Raises ConfigError if the SAE does not read activations as they are; its hint depends on what it does to them."""
     normalize, reshape = (config.get(key) or "none" for key in ("normalize_activations", "reshape_activations"))
-    if normalize == "none" == reshape:
+    whole = reshape in ("none", reshaping(config.get("metadata") or {}))
+    if normalize == "none" and whole:
         return
-    if reshape != "none":
+    if not whole:
         problem = f"it reads several heads at once (reshape_activations {reshape})"
-        hint = "saepipe reads one vector per token; import an SAE of a residual stream, or of one head"
+        hint = "saepipe reads one vector per token; import an SAE of a residual stream, or of hook_z"
     elif normalize in FOLDED_BY:
         problem = f"it normalises its input by what was measured in training (normalize_activations {normalize})"
         hint = f"in SAELens, `sae.{FOLDED_BY[normalize]}` puts that into the weights; save it again after that"

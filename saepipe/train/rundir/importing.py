@@ -105,15 +105,13 @@ def check_finite(source: Source, path: Path) -> None:
 
 
 def check_model(source: Source, cache: Cache, path: Path, model: str | None) -> None:
-    """Raises ConfigError unless the source's model has the name (by its last part) and the width of the cache's."""
+    """Raises ConfigError unless the source's model has the name of the cache's, by its last part."""
     ours = str(cache.attributes["model"]["id"])
     if source.model and _short(source.model) not in (_short(ours), _short(model or ours)):
         raise ConfigError(
             f"{path} was trained on {source.model}, but {cache.path} was made with {ours}",
             hint=f"use a cache of that model, or --model {source.model} if both names mean the same model",
         )
-    if source.d_in != cache.d_in:
-        raise ConfigError(f"{path} has d_in {source.d_in}, but {cache.path} has {cache.d_in}", hint="use another cache")
 
 
 def _short(model: str) -> str:
@@ -121,7 +119,7 @@ def _short(model: str) -> str:
 
 
 def _resolve_hook(source: Source, cache: Cache, path: Path, given: str | None) -> str:
-    """Returns the given hook, the source's, or the output of its layer; they must agree and be in the cache."""
+    """Returns the given hook, the source's, or the output of its layer; they must agree, and fit the cache."""
     recorded = source.hook or (f"blocks.{source.layer}.hook_resid_post" if source.layer is not None else None)
     hook = given or recorded
     if hook is None:
@@ -133,6 +131,8 @@ def _resolve_hook(source: Source, cache: Cache, path: Path, given: str | None) -
         raise ConfigError(f"{path} was trained at {recorded}, not at {hook}", hint="leave out --hook")
     if hook not in cache.hooks:
         raise ConfigError(f"{path} was trained at {hook}, but {cache.path} has only {', '.join(cache.hooks)}")
+    if source.d_in != (d_in := cache.widths[hook]):
+        raise ConfigError(f"{path} has d_in {source.d_in}, but {cache.path} has {d_in}", hint="use another cache")
     return hook
 
 

@@ -190,5 +190,5 @@ def test_a_cache_below_the_floor_is_not_sealed(rows: torch.Tensor, tmp_path: Pat
 
 def test_a_row_too_short_for_its_outliers_is_refused() -> None:
     with pytest.raises(ConfigError, match="keeps 16 entries of each row exact, but a row has only 16"):
-        Layout((HOOK,), 16, 128, 1024, 256, "int8")
-    assert Layout((HOOK,), 16, 128, 1024, 256, "lossless").format_version == 1
+        Layout({HOOK: 16}, 128, 1024, 256, "int8")
+    assert Layout({HOOK: 16}, 128, 1024, 256, "lossless").format_version == 1

@@ -59,7 +59,7 @@ def test_the_scan_finds_spelled_paths() -> None:
 @pytest.mark.parametrize("profile", ["none", "lossless", "int8"])
 def test_all_arrays_are_in_the_folders(profile: Profile) -> None:
     hook = "blocks.1.hook_resid_post"
-    layout = Layout((hook,), 40, 16, 128, 64, profile)
+    layout = Layout({hook: 40}, 16, 128, 64, profile)
     paths = [path for split in SPLITS for path in (*layout.row_arrays(split), *layout.context_arrays(split))]
     paths += [array.name for array in (*layout.channels(hook), layout.shard_noise(hook))]
     paths += [layout.shard_moments(hook, ("mean",)).name, layout.stats(hook)]

@@ -94,5 +94,5 @@ def test_a_zero_row_is_detected(cache: Path, tmp_path: Path) -> None:
 
 def test_a_hook_that_is_not_of_the_residual_stream_is_refused(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "cache", {"blocks.1.hook_mlp_out": structured_rows(600, D_IN)})
-    with pytest.raises(ConfigError, match="not a residual-stream hook"):
+    with pytest.raises(ConfigError, match="SAEBench reads the residual stream"):
         custom_sae(random_run(tmp_path / "run", "relu", cache))

@@ -18,7 +18,7 @@ from saepipe.evaluate.model.next_token import predict
 from saepipe.evaluate.use.sae import SAE
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.residual_hook import hook_residual
+from saepipe.harvest.site_hook import hook_site
 
 HOOK = HookPoint.parse("blocks.2.hook_resid_post")
 BOS = 2
@@ -77,7 +77,7 @@ def test_the_edits_at_the_hook(toy_model: PreTrainedModel, toy_sae: SAE, heldout
                 latents.ablate([3, 5])
             if name in ("splice", "both"):
                 latents.splice()
-            read[name] = capture(toy_model, heldout_ids, [HookPoint(3, "resid_pre")])["blocks.3.hook_resid_pre"]
+            read[name] = capture(toy_model, heldout_ids, [HookPoint(3, "hook_resid_pre")])["blocks.3.hook_resid_pre"]
     expected = {
         "steer": x + 2.5 * W_dec[3],
         "clamp": x + (2.5 - acts[..., 3:4]) * W_dec[3],
@@ -133,7 +133,7 @@ def _logit(model: PreTrainedModel, ids: Tensor, token: int, shift: Tensor) -> fl
         x[0, token] += shift
         return x
 
-    with hook_residual(model, HOOK, see):
+    with hook_site(model, HOOK, see):
         return float(model(ids).logits[0, -1, 7])
 
 

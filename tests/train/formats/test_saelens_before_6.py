@@ -50,8 +50,8 @@ def test_older_folders_with_unsupported_settings_are_refused(tmp_path: Path) -> 
         saelens.source(older(tmp_path / "scaled", {**w, "scaling_factor": torch.full((D_SAE,), 1.1)}))
     with pytest.raises(ConfigError, match="expected_average_only_in"):
         saelens.source(older(tmp_path / "normalised", w, normalize_activations=True))
-    with pytest.raises(ConfigError, match="hook_z"):
-        saelens.source(older(tmp_path / "heads", w, hook_name="blocks.1.attn.hook_z"))
+    heads = saelens.source(older(tmp_path / "heads", w, hook_name="blocks.1.attn.hook_z"))
+    assert heads.hook == "blocks.1.attn.hook_z"  # all heads, one after the other, as ours
     with pytest.raises(ConfigError, match="architecture is 'batchtopk'\n  hint: supported: standard, topk"):
         saelens.source(older(tmp_path / "checkpoint", w, architecture="batchtopk"))
     folder = older(tmp_path / "bare", w)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from saepipe.data.cache.cache import ActivationStats
+from saepipe.data.cache.cache import ActivationStats, widths_of
 from saepipe.evaluate.report.cached import QUANTILES, CacheFacts, Norms
 from saepipe.evaluate.report.chart import Chart, Section, Value, slug
 from saepipe.evaluate.report.charts.drawing import COLOURS, Record, Series, Tables, altair, quantity, rounded, tooltip
@@ -43,7 +43,7 @@ def section(story: Story) -> Section:
 
 def _size(cache: CacheFacts) -> str:
     hooks = cache.attributes["hooks"]
-    megabytes = 2 * int(cache.attributes["d_in"]) * cache.num_tokens * len(hooks) / 1e6
+    megabytes = 2 * sum(widths_of(cache.attributes).values()) * cache.num_tokens / 1e6
     return (
         f"{cache.path.name}: {cache.num_tokens:,} training tokens at {', '.join(hooks)}; "
         f"{cache.num_bytes / 1e6:,.0f} MB on disk with the held-out part (the training activations alone are "
