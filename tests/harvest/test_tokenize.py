@@ -45,6 +45,17 @@ def test_without_separators_bos_is_only_at_the_start() -> None:
     assert windows[0].documents.tolist() == [0, 0, 0, 0, 1]
 
 
+@pytest.mark.parametrize("separate", [True, False])
+def test_a_document_that_begins_with_bos_gets_no_second_one(separate: bool) -> None:
+    """A text rendered by a chat template, and ids that another pipeline made, often do."""
+    bos = np.array([BOS])
+    plain, marked = Packer(5, BOS, separate=separate), Packer(5, BOS, separate=separate)
+    for number, ids in enumerate([[10, 11], [], [20, 21, BOS, 22, 23, 24, 25], [30]]):
+        document = np.array(ids, np.int64)
+        expected = [window.ids.tolist() for window in plain.add(document, number)]
+        assert [window.ids.tolist() for window in marked.add(np.concatenate([bos, document]), number)] == expected
+
+
 def test_splits_are_packed_separately_and_duplicates_stay_together() -> None:
     texts = [f"the story of number {i} and how it went on for some time" for i in range(60)] * 2
     documents = [Document(number, text) for number, text in enumerate(texts)]
