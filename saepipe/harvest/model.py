@@ -46,6 +46,8 @@ class LanguageModel:
     config: ModelConfig
     revision: str | None = None
     """The commit on the hub that both were loaded from; None for a folder."""
+    stored_special_ids: frozenset[int] | None = None
+    """`special_ids` of the cache that the model is used with; an earlier version may have had fewer."""
 
     @property
     def d_in(self) -> int:
@@ -75,8 +77,15 @@ class LanguageModel:
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """BOS, EOS, pad and the tokenizer's other special tokens."""
-        return frozenset(self.tokenizer.all_special_ids) | {self.bos_id}
+        """BOS, and every token that the tokenizer flags as special, such as the marks of a chat template.
+
+        `all_special_ids` has only those with a role (BOS, EOS, padding): none of Llama 3's header tokens.
+        """
+        if self.stored_special_ids is not None:
+            return self.stored_special_ids
+        added = self.tokenizer.added_tokens_decoder.items()
+        flagged = {token_id for token_id, token in added if token.special}
+        return frozenset(self.tokenizer.all_special_ids) | flagged | {self.bos_id}
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -90,15 +99,15 @@ class LanguageModel:
             "revision": self.revision or self.config.revision,
             "class": type(self.model).__name__,
             "weights": state.hexdigest(),
-            "tokenizer": tokenizer_fingerprint(self.tokenizer, self.special_ids),
+            "tokenizer": tokenizer_fingerprint(self.tokenizer, self.bos_id),
             "config": describe_config(self.model.config),
             **describe_tokenizer(self.tokenizer),
         }
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, special_ids: Iterable[int]) -> str:
-    """Digest of a tokenizer's vocabulary and special ids."""
-    return fingerprint({"vocab": tokenizer.get_vocab(), "special": sorted(special_ids)})
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, bos_id: int) -> str:
+    """Returns a digest of a tokenizer's vocabulary and the ids of its special tokens that have a role."""
+    return fingerprint({"vocab": tokenizer.get_vocab(), "special": sorted({*tokenizer.all_special_ids, bos_id})})
 
 
 def load_model(config: ModelConfig) -> LanguageModel:

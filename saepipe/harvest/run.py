@@ -66,6 +66,7 @@ def harvest(
             return Cache.open(out)
         config, lm = _settled(folder.settings, progress)
         if folder.attributes:
+            lm = replace(lm, stored_special_ids=frozenset(folder.attributes["special_ids"]))
             check_same_model(folder.attributes, lm.identity, out, progress)
         attributes = dict(folder.attributes) or describe(config, lm)
         _fill(out, config, lm, {**attributes, "config": folder.config or config.to_dict()}, progress)

@@ -41,7 +41,7 @@ class Packer:
         self._free = context_size
 
     def add(self, ids: np.ndarray, document: int) -> Iterator[Window]:
-        """Adds a document's ids (tokens,), and yields the windows that it completes. A BOS at its start is not doubled."""
+        """Adds a document's ids (tokens,), but not a second BOS; yields the windows that it completes."""
         ids = ids[1:] if len(ids) and ids[0] == self._bos_id else ids
         if len(ids) and self._free < self._context_size and self._separate:
             yield from self._put(np.array([self._bos_id]), document)

@@ -1,18 +1,20 @@
-"""Checkpoints that are not whole are refused by name: weights, tokenizer, damaged files."""
+"""Checkpoints that are not whole are refused by name; tokens that are special."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AddedToken
 
 from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError
 from saepipe.data.toy import MODEL_DIR
-from saepipe.harvest.model import load_model
+from saepipe.harvest.model import load_model, tokenizer_fingerprint
 from saepipe.harvest.model_config import ModelConfig
 
 pytestmark = pytest.mark.quick
@@ -80,3 +82,17 @@ def test_a_folder_without_tokenizer_files_is_refused(folder: Path) -> None:
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(ConfigError, match="makes no ordinary token of any text: are its files missing"):
         load(folder)
+
+
+def test_every_token_flagged_as_special_is_special() -> None:
+    """Also one without a role, such as Llama 3's header tokens, which `all_special_ids` leaves out."""
+    lm = load_model(ModelConfig(dtype="float32", device="cpu"))
+    digest = tokenizer_fingerprint(lm.tokenizer, lm.bos_id)
+    before = lm.special_ids
+    lm.tokenizer.add_tokens([AddedToken("<|header|>", special=True), AddedToken("<|plain|>", special=False)])
+    header, plain = lm.tokenizer.convert_tokens_to_ids(["<|header|>", "<|plain|>"])
+    assert header not in lm.tokenizer.all_special_ids
+    assert lm.special_ids == before | {header}
+    assert plain not in lm.special_ids
+    assert replace(lm, stored_special_ids=before).special_ids == before  # a cache from before
+    assert tokenizer_fingerprint(lm.tokenizer, lm.bos_id) != digest  # the vocabulary grew

@@ -88,7 +88,7 @@ def open_model(name: str, runs: Sequence[OpenRun]) -> OwnText:
 def _other_model(model: LanguageModel, made_with: Mapping[str, Any]) -> str | None:
     """Returns in what the model differs from the one that made a cache; None if it is the same, but for its dtype."""
     tokenizer = made_with.get("tokenizer")
-    if tokenizer is not None and tokenizer != tokenizer_fingerprint(model.tokenizer, model.special_ids):
+    if tokenizer is not None and tokenizer != tokenizer_fingerprint(model.tokenizer, model.bos_id):
         return f"the tokenizer of {model.config.model} is not that of {made_with.get('id')}, which made its cache"
     layers, name = made_with.get("class"), type(model.model).__name__
     if layers is not None and layers != name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
@@ -24,7 +25,8 @@ def load_model_of(cache: Cache, config: ModelSettings, say: Callable[[str], None
 
     `say` is told of differences that only another version of a package makes.
     """
-    language_model = load_model(model_config(cache, config))
+    special_ids = frozenset(cache.attributes["special_ids"])
+    language_model = replace(load_model(model_config(cache, config)), stored_special_ids=special_ids)
     same_dtype = language_model.config.dtype == cache.attributes["config"]["model"]["dtype"]
     comparison = compare(
         cache.attributes["model"],
