@@ -102,6 +102,22 @@ def controllers(component: HasSettings) -> dict[str, Controller]:
     return {name: setting for name, setting in component.settings().items() if isinstance(setting, Controller)}
 
 
+def moving_settings(component: HasSettings) -> set[str]:
+    """Returns the names of the settings that have other values in other steps."""
+    moving = {name for name, setting in component.settings().items() if isinstance(setting, Schedule | Controller)}
+    return moving | ({"weight"} if getattr(component, "warmup", 0.0) else set())
+
+
+def constant_settings(component: HasSettings) -> dict[str, float | Tensor]:
+    """Returns the values of the settings that have one for the whole run."""
+    moving = moving_settings(component)
+    return {
+        name: float(setting)
+        for name, setting in component.settings().items()
+        if name not in moving and not isinstance(setting, Schedule | Controller)
+    }
+
+
 def settings_at(
     component: HasSettings, step: int, num_steps: int, steered: Mapping[str, Tensor] = MappingProxyType({})
 ) -> dict[str, float | Tensor]:

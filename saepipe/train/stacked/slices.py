@@ -22,12 +22,3 @@ def shared(items: Sequence[Any]) -> Any:
     for item, part in zip(items, together, strict=True):
         item.data = part
     return together
-
-
-def overwrite(old: Any, new: Any) -> None:
-    """Copies tensors, or those of nested dicts, into the tensors of the same names."""
-    if isinstance(new, Mapping):
-        for key, value in new.items():
-            overwrite(old[key], value)
-    else:
-        old.copy_(new)

@@ -20,12 +20,12 @@ from saepipe.data.errors import ConfigError
 from saepipe.train.sae.base import Params
 from saepipe.train.schedule import controllers
 from saepipe.train.stacked.optim import norm_each, update_each
-from saepipe.train.stacked.slices import overwrite, shared
+from saepipe.train.stacked.slices import shared
 from saepipe.train.step.dead import any_dead, count_silence
 from saepipe.train.step.learning_rate import learning_rate
 from saepipe.train.step.loss import RECONSTRUCTION, Moment, compute_loss
 from saepipe.train.step.measure import projected_gradient
-from saepipe.train.step.state import Recipe, TrainState
+from saepipe.train.step.state import Recipe, TrainState, overwrite
 from saepipe.train.step.step import settings_now, steer, uniform
 
 MOVING = ("lr", "warmup", "decay")

@@ -89,12 +89,17 @@ class Loss:
     @cached_property
     def factors(self) -> Tensor:
         """(num_terms, 2): 1 and the weight of each term; its value times these is what the log sums up."""
-        pairs = [factor for term in self.terms.values() for factor in (1.0, term.weight)]
-        return scalars(tuple(pairs), self.values.dtype, self.values.device).view(-1, 2)
+        return factors_of([term.weight for term in self.terms.values()], self.values.dtype, self.values.device)
 
-    def gradients(self, params: Params) -> list[Tensor]:
+    def gradients(self, params: Params, factors: Tensor | None = None) -> list[Tensor]:
         """Returns the gradient of `total` for each parameter; each term starts with its weight, so none is summed."""
-        return list(torch.autograd.grad(self.values, list(params.values()), self.factors[:, 1]))
+        weights = (self.factors if factors is None else factors)[:, 1]
+        return list(torch.autograd.grad(self.values, list(params.values()), weights))
+
+
+def factors_of(weights: Sequence[float | Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns 1 and the weight of each term, (num_terms, 2)."""
+    return scalars(tuple(factor for weight in weights for factor in (1.0, weight)), dtype, device).view(-1, 2)
 
 
 def scalars(numbers: tuple[float | Tensor, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -68,11 +68,14 @@ def adam_step(
     params: Params,
     gradients: Mapping[str, Tensor],
     moments: Moments,
-    lr: float,
+    lr: float | Tensor,
     config: OptimizerConfig,
     divisor: Tensor | None = None,
 ) -> None:
-    """Makes one step of torch's fused Adam on gradients / `divisor` (); changes params and moments in place."""
+    """Makes one step of torch's fused Adam on gradients / `divisor` (); changes params and moments in place.
+
+    On CUDA `lr` is a number, or () float32 there.
+    """
     beta1, beta2 = config.betas
     aligned = [laid_out_like(value, gradients[name]) for name, value in params.items()]
     adam(
@@ -96,7 +99,7 @@ def adam_step(
 
 @torch.no_grad()
 def update(
-    params: Params, gradients: Mapping[str, Tensor], moments: Moments, lr: float, config: OptimizerConfig
+    params: Params, gradients: Mapping[str, Tensor], moments: Moments, lr: float | Tensor, config: OptimizerConfig
 ) -> None:
     """Makes one step: projects, clips the norm of the whole gradient, applies Adam, rescales rows to unit norm."""
     remove_parallel(gradients, params["W_dec"])

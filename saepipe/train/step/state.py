@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,3 +104,12 @@ def fresh_state(recipe: Recipe, params: Params) -> TrainState:
         sampled=None,
         sparse=starts_sparse(config, recipe.d_in, device),
     )
+
+
+def overwrite(old: Any, new: Any) -> None:
+    """Copies tensors, or those of nested dicts, into the tensors of the same names."""
+    if isinstance(new, Mapping):
+        for key, value in new.items():
+            overwrite(old[key], value)
+    else:
+        old.copy_(new)

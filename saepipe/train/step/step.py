@@ -36,14 +36,36 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.N
         resample(recipe, state, x)
     loss = step_loss(recipe, state, x)
     measurement = measure_due(recipe, state, loss, due)
-    gradients = loss.gradients(state.params)
-    state.steered = steer(recipe, state.step, loss, state.steered)  # before the update: it may read statistics
     lr = learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps)
-    update(state.params, dict(zip(state.params, gradients, strict=True)), state.moments, lr, config.optimizer)
-    count_silence(state.tokens_since_fired, loss.encoded_sum, len(x))
-    _carry_over(recipe, state, loss)
+    finish_step(recipe, state, loss, loss.factors, lr)
+    thresholds = thresholds_at(state.step, config, recipe.d_in, recipe.device)
+    if thresholds is not None:
+        state.sparse = next_is_sparse(state.sparse, density(config.sae, state.all_params, loss), thresholds)
+    state.num_summed += 1
     state.step += 1
     return measurement
+
+
+def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, lr: float | Tensor) -> None:
+    """Updates every tensor of the state, of which the host needs to know no value.
+
+    Args:
+        recipe: of the run.
+        state: changed in place, but for `steered` and `states`, which become new dicts.
+        loss: of the step.
+        factors: `Loss.factors`.
+        lr: learning rate.
+    """
+    params, optimizer = state.params, recipe.config.optimizer
+    gradients = dict(zip(params, loss.gradients(params, factors), strict=True))
+    state.steered = steer(recipe, state.step, loss, state.steered)  # before the update: it may read statistics
+    update(params, gradients, state.moments, lr, optimizer)
+    count_silence(state.tokens_since_fired, loss.encoded_sum, len(loss.ctx.x))
+    state.states = loss.states
+    with torch.no_grad():
+        for name, value in loss.buffers.items():
+            state.buffers[name].copy_(value)
+        state.sums.addcmul_(loss.values.unsqueeze(1), factors)
 
 
 def step_loss(recipe: Recipe, state: TrainState, x: Tensor) -> Loss:
@@ -94,16 +116,3 @@ def _quantity(loss: Loss, label: str, controller: Controller) -> Tensor:
     if controller.steer == "l0":
         return loss.ctx.l0
     return loss.statistics[f"{label}/{controller.steer}"]
-
-
-@torch.no_grad()
-def _carry_over(recipe: Recipe, state: TrainState, loss: Loss) -> None:
-    """Writes to the state what the next step starts from: states, buffers, log sums, the path."""
-    state.states = loss.states
-    for name, value in loss.buffers.items():
-        state.buffers[name].copy_(value)
-    state.sums.addcmul_(loss.values.unsqueeze(1), loss.factors)
-    state.num_summed += 1
-    thresholds = thresholds_at(state.step, recipe.config, recipe.d_in, recipe.device)
-    if thresholds is not None:
-        state.sparse = next_is_sparse(state.sparse, density(recipe.config.sae, state.all_params, loss), thresholds)

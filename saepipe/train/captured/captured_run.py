@@ -1,0 +1,193 @@
+"""A single run whose settled steps are captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from saepipe.train.captured.runners import Runner
+from saepipe.train.captured.traces import Traces
+from saepipe.train.config import labels
+from saepipe.train.sae.base import Params
+from saepipe.train.schedule import constant_settings, moving_settings
+from saepipe.train.setting import SettingsNow
+from saepipe.train.step.dead import any_dead
+from saepipe.train.step.density import thresholds_at
+from saepipe.train.step.learning_rate import last_resampling, learning_rate
+from saepipe.train.step.loss import Moment, compute_loss, factors_of
+from saepipe.train.step.measure import Measurement
+from saepipe.train.step.optim import Moments
+from saepipe.train.step.sampling import Due
+from saepipe.train.step.state import Recipe, TrainState, overwrite
+from saepipe.train.step.step import finish_step, settings_now, train_step, uniform
+
+
+class StepTensors(NamedTuple):
+    """Everything that a settled step reads; it changes the tensors of the state, the first seven, in place."""
+
+    params: Params
+    buffers: Params
+    moments: Moments
+    tokens_since_fired: Tensor
+    states: dict[str, Params]
+    steered: Params
+    sums: Tensor
+    rows: Tensor  # (batch, d_in), as they come from the cache
+    lr: Tensor  # ()
+    factors: Tensor  # `Loss.factors`
+    moving: dict[str, Params]  # () each: the settings that change from step to step
+    uniform: tuple[Tensor, ...]  # one, if the step draws
+
+
+class CapturedRun:
+    """Makes the steps of a run: settled ones from a trace, all others plainly.
+
+    Plain are steps that are measured or resample, those whose density decides on the next, and every kind's first.
+    """
+
+    def __init__(
+        self, recipe: Recipe, state: TrainState, runner: Runner, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Takes over a run; its state can be saved and measured between any two steps."""
+        self._recipe, self._state = recipe, state
+        self._traces = Traces(runner, say)
+        self._tensors: StepTensors | None = None
+
+    def step(self, rows: Tensor, due: Due = Due.NOTHING) -> Measurement | None:
+        """Trains on one batch as `train_step` does."""
+        recipe, state = self._recipe, self._state
+        if due or self._is_special() or not self._replayed(rows):
+            return train_step(recipe, state, rows, due)
+        state.num_summed += 1
+        state.step += 1
+        return None
+
+    def _is_special(self) -> bool:
+        """Returns whether the host must look at values in this step."""
+        config, step = self._recipe.config, self._state.step
+        resamples = last_resampling(config.dead, step, self._recipe.num_steps) == step
+        return resamples or thresholds_at(step, config, self._recipe.d_in, self._recipe.device) is not None
+
+    def _replayed(self, rows: Tensor) -> bool:
+        recipe, state = self._recipe, self._state
+        numbers = uniform(recipe, state.step)
+        dead, shape = any_dead(recipe, state.step, state.tokens_since_fired), (tuple(rows.shape), rows.dtype)
+        if self._tensors is None:
+            self._tensors = step_tensors(recipe, state, rows)
+        elif (tuple(self._tensors.rows.shape), self._tensors.rows.dtype) != shape:
+            return False
+        self._fill(self._tensors, rows, numbers)
+        tensors = self._tensors._replace(uniform=() if numbers is None else self._tensors.uniform)
+        sparse = state.sparse
+
+        def function(step: int, tensors: StepTensors) -> None:
+            settled_step(recipe, step, tensors, any_dead=dead, sparse=sparse)
+
+        return self._traces.replay((dead, sparse, numbers is None), state.step, function, tensors)
+
+    def _fill(self, tensors: StepTensors, rows: Tensor, numbers: Tensor | None) -> None:
+        """Writes what the next step depends on to the tensors that its trace reads; nothing waits."""
+        recipe, state = self._recipe, self._state
+        if state.states is not tensors.states:  # a plain step has put others in their place
+            overwrite(tensors.states, tree_map(torch.clone, state.states))
+            overwrite(tensors.steered, tree_map(torch.clone, state.steered))
+            state.states, state.steered = tensors.states, tensors.steered
+        config, now = recipe.config, settings_now(recipe, state.step, state.steered)
+        tensors.rows.copy_(rows, non_blocking=True)
+        tensors.lr.fill_(learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps))
+        tensors.factors.copy_(step_factors(recipe, now))
+        for label, settings in tensors.moving.items():
+            for name, tensor in settings.items():
+                value = now[label][name]
+                tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
+        if numbers is not None:
+            tensors.uniform[0].copy_(numbers)
+
+
+def step_tensors(recipe: Recipe, state: TrainState, rows: Tensor) -> StepTensors:
+    """Returns the tensors of a run's steps: those of the state that stay in place, and memory for all others."""
+    device, now = recipe.device, settings_now(recipe, state.step, state.steered)
+    # torch's fused Adam reads a rate on CUDA as float32; a Python number is a float64.
+    exact = torch.float64 if device.type == "cpu" else torch.float32
+
+    def like(value: float | Tensor) -> Tensor:
+        return torch.empty((), dtype=value.dtype if isinstance(value, Tensor) else exact, device=device)
+
+    return StepTensors(
+        params=state.params,
+        buffers=state.buffers,
+        moments=state.moments,
+        tokens_since_fired=state.tokens_since_fired,
+        states=tree_map(torch.clone, state.states),
+        steered=tree_map(torch.clone, state.steered),
+        sums=state.sums,
+        rows=torch.empty_like(rows, device=device),
+        lr=torch.empty((), dtype=exact, device=device),
+        factors=torch.empty_like(step_factors(recipe, now)),
+        moving={
+            label: {name: like(now[label][name]) for name in sorted(moving_settings(component))}
+            for label, component in recipe.config.components()
+        },
+        uniform=(torch.empty(recipe.config.sae.d_sae, device=device),),
+    )
+
+
+def step_factors(recipe: Recipe, now: Mapping[str, SettingsNow]) -> Tensor:
+    """Returns `Loss.factors` from the settings of a step."""
+    weights = [1.0, *(now[label]["weight"] for label in labels(recipe.config.penalties))]
+    return factors_of(weights, torch.float32, recipe.device)
+
+
+def settled_step(recipe: Recipe, step: int, tensors: StepTensors, *, any_dead: bool, sparse: bool) -> None:
+    """Makes a step that is neither measured nor resamples; a function of tensors alone."""
+    state = TrainState(
+        step=step,
+        params={name: value.detach().requires_grad_() for name, value in tensors.params.items()},
+        buffers=tensors.buffers,
+        moments=tensors.moments,
+        tokens_since_fired=tensors.tokens_since_fired,
+        states=tensors.states,
+        steered=tensors.steered,
+        sums=tensors.sums,
+        num_summed=0,
+        sampled=None,
+        sparse=sparse,
+    )
+    moment = Moment(
+        step=step,
+        num_steps=recipe.num_steps,
+        seed=recipe.config.seed,
+        tokens_since_fired=tensors.tokens_since_fired,
+        dead_after=recipe.dead_after,
+        any_dead=any_dead,
+        uniform=tensors.uniform[0] if tensors.uniform else None,
+        now={
+            label: constant_settings(component) | tensors.moving[label]
+            for label, component in recipe.config.components()
+        },
+        states=tensors.states,
+    )
+    x = recipe.scaled(tensors.rows)
+    loss = compute_loss(recipe.config, state.all_params, x, moment, recipe.dtype, sparse=sparse)
+    finish_step(recipe, state, loss, tensors.factors, tensors.lr)
+    keep(tensors.states, state.states)
+    keep({"": tensors.steered}, {"": state.steered})
+
+
+@torch.no_grad()
+def keep(old: Mapping[str, Params], new: Mapping[str, Params]) -> None:
+    """Copies new values into the tensors of the same names, but for those that a component passed on as they were."""
+    memory = {_memory(value) for own in old.values() for value in own.values()}
+    for label, own in old.items():
+        changed = {name: value for name, value in new[label].items() if _memory(value) != _memory(own[name])}
+        # A value that is another's old one must be read before that is overwritten.
+        ready = {name: value.clone() if _memory(value) in memory else value for name, value in changed.items()}
+        overwrite(own, ready)
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

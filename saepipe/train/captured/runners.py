@@ -1,0 +1,91 @@
+"""What runs a trace: torch operation by operation, torch's inductor, or a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from saepipe.data.errors import MachineError
+
+Compile = Literal["never", "cudagraphs", "inductor"]
+
+Replay = Callable[[], None]
+Runner = Callable[[GraphModule, Sequence[Tensor]], Replay]
+"""Given a trace and the tensors on which it runs from now on, which keep their memory, returns a function that runs it.
+"""
+
+WARM_UP_STEPS = 3
+"""Steps that a CUDA graph's operations are launched one by one, on its stream, before it is captured."""
+
+
+def interpreted(graph: GraphModule, tensors: Sequence[Tensor]) -> Replay:
+    """Launches the operations one by one: the definition, with the bits of a plain step."""
+
+    def replay() -> None:
+        with torch.no_grad():
+            graph(*tensors)
+
+    return replay
+
+
+def inductor(graph: GraphModule, tensors: Sequence[Tensor]) -> Replay:
+    """Fuses elementwise operations and reductions; differs from a plain step by rounding.
+
+    Raises:
+        MachineError: from the first step, if the code cannot be compiled.
+    """
+    compiled = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
+    inputs = [tensor.detach() for tensor in tensors]
+
+    def replay() -> None:
+        try:
+            with torch.no_grad():
+                compiled(*inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            hint = "inductor needs a C++ compiler, and Triton on CUDA; or set `compile: never`"
+            raise MachineError(f"torch.compile cannot compile a step: {reason}", hint=hint) from error
+
+    return replay
+
+
+class CudaGraph:
+    """Captures a trace as a CUDA graph and launches it as a whole, with one call for all kernels.
+
+    torch asks for a warm-up on a side stream, as some libraries allocate at their first call. It consists of real steps.
+    """
+
+    def __init__(self, graph: GraphModule, tensors: Sequence[Tensor]) -> None:
+        self._run, self._stream = interpreted(graph, tensors), torch.cuda.Stream()
+        self._warm_ups = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        if self._warm_ups < WARM_UP_STEPS:
+            self._warm_ups += 1
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                self._run()
+            current.wait_stream(self._stream)
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            # The threads that load batches go on using CUDA meanwhile.
+            with torch.cuda.graph(self._graph, _pool(), self._stream, capture_error_mode="thread_local"):
+                self._run()
+        self._graph.replay()
+
+
+@cache
+def _pool() -> Any:
+    """Returns the memory of all graphs, which never run at once and leave nothing in it."""
+    return torch.cuda.graph_pool_handle()
+
+
+RUNNERS: dict[Compile, Runner] = {"cudagraphs": CudaGraph, "inductor": inductor}
