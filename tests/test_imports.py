@@ -48,6 +48,7 @@ FLOORS = {
         "formats penalties transforms",
         "config",
         "step variants",
+        "captured",
         "health plan stacked",
         "memory_needs rundir",
         "dry_run live_run",

@@ -34,6 +34,7 @@ from saepipe.train.transforms.base import Transform
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Compile = Literal["never", "cudagraphs", "inductor"]
 Positive = Annotated[Count, Field(ge=1)]
 
 
@@ -139,6 +140,11 @@ class TrainConfig(ConfigWithPlugins):
         description="true: each run has the bits that it would have alone; false: small runs of the same structure are "
         "stacked, which is faster and differs by rounding; null: true on a CPU, false on CUDA",
     )
+    compile: Compile = Field(
+        "never",
+        description="trace settled steps once and launch them as CUDA graphs (cudagraphs), or fused by torch.compile "
+        "(inductor), so that the device does not wait for Python",
+    )
     device: Device = "auto"
     resident: Resident = Field(
         "none",
@@ -178,6 +184,8 @@ class TrainConfig(ConfigWithPlugins):
         refusals = [f"{penalty.name}: {reason}" for penalty in self.penalties if (reason := penalty.refuses(self.sae))]
         if refusals:
             raise ValueError("; ".join(refusals))
+        if self.exact and self.compile == "inductor":
+            raise ValueError("compile: inductor cannot be exact, since compiled steps round otherwise than plain ones")
         if self.sparse_steps == "always" and self.why_dense:
             raise ValueError(f"sparse_steps: always is impossible, since {self.why_dense}; use auto or never")
         return self
@@ -223,6 +231,7 @@ class TrainConfig(ConfigWithPlugins):
             ConfigError: if there would be no step, a schedule is longer than the run, or `device` cannot be `resident`.
         """
         check_resident(self.resident, device)
+        self._check_compile(device)
         steps = self.num_steps(num_rows)
         for label, component in self.components():
             for name, setting in component.settings().items():
@@ -238,7 +247,7 @@ class TrainConfig(ConfigWithPlugins):
                 "tokens": None,
                 "epochs": None,
                 "dead": self.dead.model_copy(update={"after_tokens": dead_after}),
-                "exact": device.type == "cpu" if self.exact is None else self.exact,
+                "exact": self._exact_by_default(device) if self.exact is None else self.exact,
                 "compute_dtype": auto_dtype if self.compute_dtype == "auto" else self.compute_dtype,
                 "plugins": tuple(path.resolve() for path in plugins),
                 "plugin_sources": {path.stem: source_digest(path) for path in plugins},
@@ -246,6 +255,16 @@ class TrainConfig(ConfigWithPlugins):
                 "seeds": (),
             }
         )
+
+    def _exact_by_default(self, device: torch.device) -> bool:
+        return device.type == "cpu" and self.compile != "inductor"
+
+    def _check_compile(self, device: torch.device) -> None:
+        if self.compile == "cudagraphs" and device.type != "cuda":
+            raise ConfigError(
+                f"compile: cudagraphs needs a CUDA device, and this run's is {device.type}",
+                hint="use `compile: never`, or `inductor`, which compiles for a CPU too",
+            )
 
     def identity(self) -> dict[str, Any]:
         """Returns what makes the run what it is: the config without paths, logging, machine and unused plugins."""

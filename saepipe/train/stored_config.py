@@ -27,6 +27,7 @@ OUTSIDE_THE_ID = frozenset(
         "sparse_steps",
         "screen",
         "exact",
+        "compile",
         "log_every",
         "trackers",
         "checkpoint_every",

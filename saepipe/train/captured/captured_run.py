@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from saepipe.train.captured.runners import Runner
+from saepipe.train.captured.runners import RUNNERS, Runner
 from saepipe.train.captured.traces import Traces
 from saepipe.train.config import labels
 from saepipe.train.sae.base import Params
@@ -108,6 +108,11 @@ class CapturedRun:
             tensors.uniform[0].copy_(numbers)
 
 
+def runner_of(recipe: Recipe) -> Runner | None:
+    """Returns what runs the traces of a run's steps; None if all its steps are plain."""
+    return RUNNERS.get(recipe.config.compile)
+
+
 def step_tensors(recipe: Recipe, state: TrainState, rows: Tensor) -> StepTensors:
     """Returns the tensors of a run's steps: those of the state that stay in place, and memory for all others."""
     device, now = recipe.device, settings_now(recipe, state.step, state.steered)
@@ -190,4 +195,4 @@ def keep(old: Mapping[str, Params], new: Mapping[str, Params]) -> None:
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

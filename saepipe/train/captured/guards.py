@@ -63,8 +63,8 @@ class GuardedNumber:
     def __le__(self, other: float) -> bool:
         return not self > other
 
-    def __hash__(self) -> NoReturn:  # type: ignore[override]
+    def __hash__(self) -> NoReturn:
         raise TypeError("the number of a step is used as a key")
 
-    def __repr__(self) -> NoReturn:  # type: ignore[override]
+    def __repr__(self) -> NoReturn:
         raise TypeError("the number of a step is used as text")

@@ -1,18 +1,17 @@
-"""What runs a trace: torch operation by operation, torch's inductor, or a CUDA graph."""
+"""Ways to run a trace: operation by operation, as a CUDA graph, or compiled (`inductor.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from saepipe.data.errors import MachineError
-
-Compile = Literal["never", "cudagraphs", "inductor"]
+from saepipe.train.captured.inductor import inductor
+from saepipe.train.config import Compile
 
 Replay = Callable[[], None]
 Runner = Callable[[GraphModule, Sequence[Tensor]], Replay]
@@ -33,35 +32,14 @@ def interpreted(graph: GraphModule, tensors: Sequence[Tensor]) -> Replay:
     return replay
 
 
-def inductor(graph: GraphModule, tensors: Sequence[Tensor]) -> Replay:
-    """Fuses elementwise operations and reductions; differs from a plain step by rounding.
-
-    Raises:
-        MachineError: from the first step, if the code cannot be compiled.
-    """
-    compiled = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False)
-    inputs = [tensor.detach() for tensor in tensors]
-
-    def replay() -> None:
-        try:
-            with torch.no_grad():
-                compiled(*inputs)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
-            hint = "inductor needs a C++ compiler, and Triton on CUDA; or set `compile: never`"
-            raise MachineError(f"torch.compile cannot compile a step: {reason}", hint=hint) from error
-
-    return replay
-
-
 class CudaGraph:
     """Captures a trace as a CUDA graph and launches it as a whole, with one call for all kernels.
 
-    torch asks for a warm-up on a side stream, as some libraries allocate at their first call. It consists of real steps.
+    torch asks for a warm-up on a side stream, as some libraries allocate at their first call. It is real steps here.
     """
 
     def __init__(self, graph: GraphModule, tensors: Sequence[Tensor]) -> None:
-        self._run, self._stream = interpreted(graph, tensors), torch.cuda.Stream()
+        self._run, self._stream = interpreted(graph, tensors), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._warm_ups = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 

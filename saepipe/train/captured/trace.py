@@ -11,6 +11,9 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from saepipe.train.kernels import operators
+from saepipe.train.kernels.pick import OPERATORS
+
 T = TypeVar("T")
 
 NEEDS_THE_HOST = {
@@ -18,10 +21,10 @@ NEEDS_THE_HOST = {
     torch.Tag.nondeterministic_seeded: "draws random numbers",
 }
 
-_LIBRARY = torch.library.Library("aten", "IMPL")
+_LIBRARY = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
 if not torch._C._dispatch_has_kernel_for_dispatch_key("aten::_fused_adam_.tensor_lr", "Meta"):
     # Without shapes of its own for it, tracing would run it on zeros of every parameter's size.
-    _LIBRARY.impl("_fused_adam_.tensor_lr", lambda *tensors, **settings: None, "Meta")
+    _LIBRARY.impl("_fused_adam_.tensor_lr", lambda *tensors, **settings: None, "Meta")  # type: ignore[no-untyped-call]
 
 
 class NotCapturableError(Exception):
@@ -47,9 +50,13 @@ def trace(function: Callable[[T], None], tensors: T) -> GraphModule:
     def of_flat(*flat: Tensor) -> None:
         function(tree_unflatten(flat, structure))
 
-    # A backward pass in a thread of its own would not be recorded.
-    with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
-        graph = make_fx(of_flat, tracing_mode="fake")(*flat)
+    token = OPERATORS.set(operators)
+    try:
+        # A backward pass in a thread of its own would not be recorded.
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+            graph = make_fx(of_flat, tracing_mode="fake")(*flat)
+    finally:
+        OPERATORS.reset(token)
     if problems := list(filter(None, (problem(node, flat[0].device) for node in graph.graph.nodes))):
         raise NotCapturableError("; ".join(dict.fromkeys(problems)))
     return graph

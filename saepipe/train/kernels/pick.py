@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Protocol
 
 import torch
@@ -21,12 +22,18 @@ class Kernels(Protocol):
     def column_sums(self, pattern: Pattern, values: Tensor) -> Tensor: ...
 
 
+OPERATORS: ContextVar[Kernels | None] = ContextVar("OPERATORS", default=None)
+"""`operators` while a step is traced, which can record no launch of a kernel."""
+
+
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Kernels:
     """Returns the fastest kernels for a device; `reference` for float64, which only tests use, and for other devices.
 
     Raises:
         MachineError: on CUDA without Triton, where `reference` would silently be slower than a dense step.
     """
+    if (operators := OPERATORS.get()) is not None:
+        return operators
     if dtype == torch.float64:
         return reference
     if device.type == "cpu":

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from saepipe.train.captured.captured_run import CapturedRun, runner_of
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import check_stacking
 from saepipe.train.stacked.stack import MOVING, Stack, structure, why_not_stackable
@@ -58,9 +59,12 @@ def _rate(recipe: Recipe) -> tuple[float, ...]:
 class Team:
     """Runs at one step that make their steps together: a stack, or a single run."""
 
-    def __init__(self, runs: Sequence[tuple[Recipe, TrainState]]) -> None:
+    def __init__(self, runs: Sequence[tuple[Recipe, TrainState]], say: Callable[[str], None] = lambda _: None) -> None:
+        """Takes over runs; `say` is told which of their steps cannot be captured."""
         self._runs = runs
         self._stack = Stack(runs) if len(runs) > 1 else None
+        runner = None if self._stack else runner_of(runs[0][0])
+        self._captured = CapturedRun(*runs[0], runner, say) if runner else None
 
     def step(self, rows: Tensor, due: Sequence[Due]) -> list[Measurement | None]:
         """Trains every run on one batch and measures what is due, which changes no bit of the training.
@@ -69,6 +73,8 @@ class Team:
             rows: raw activations (batch, d_in).
             due: one per run.
         """
+        if self._captured is not None:
+            return [self._captured.step(rows, due[0])]
         if self._stack is None:
             (recipe, state), (own,) = self._runs[0], due
             return [train_step(recipe, state, rows, own)]
