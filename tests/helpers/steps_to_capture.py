@@ -13,7 +13,7 @@ from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 
-D_IN, BATCH, NUM_STEPS = 24, 17, 36
+D_IN, BATCH, NUM_STEPS = 24, 17, 25
 CPU = torch.device("cpu")
 
 import_members(Penalty.package)
@@ -28,20 +28,27 @@ def sae(name: str, d_sae: int = 40) -> dict[str, Any]:
     return {"name": name, "d_sae": d_sae, **K.get(name, {})}
 
 
-def with_penalty(name: str, **settings: Any) -> dict[str, Any]:
-    required = {"l0_target": {"l0": 5.0}}.get(name, {"weight": 0.3})
-    return {"sae": sae("topk" if name == "auxk" else "relu"), "penalties": [{"name": name, **required, **settings}]}
+def penalty(name: str, **settings: Any) -> dict[str, Any]:
+    return {"name": name, **({"l0": 5.0} if name == "l0_target" else {"weight": 0.3}), **settings}
 
+
+def with_penalty(name: str, **settings: Any) -> dict[str, Any]:
+    return {"sae": sae("topk" if name == "auxk" else "relu"), "penalties": [penalty(name, **settings)]}
+
+
+PAIRS = sorted(name for name, member in Penalty.members.items() if "num_pairs" in member.statistics)
+ELEMENTWISE = sorted(Penalty.members.keys() - {*PAIRS, "auxk"})
 
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"sae": sae(name)} for name in Architecture.members},
-    **{name: with_penalty(name) for name in Penalty.members},
+    "penalties of activations": {"sae": sae("relu"), "penalties": [penalty(name) for name in ELEMENTWISE]},
+    "penalties of pairs": {"sae": sae("relu"), "penalties": [penalty(name) for name in PAIRS]},
+    "auxk": with_penalty("auxk"),
     "a thresholds' penalty": {"sae": sae("jumprelu"), "penalties": [{"name": "l0", "weight": 0.1}]},
     "moving weights": {"sae": sae("relu"), "penalties": [{"name": "l1", "weight": FALLING, "warmup": 0.2}]},
     "a steered weight": with_penalty("l1", weight=STEERED, warmup=0.2),
     "a moving setting": with_penalty("rate_floor", p_min={"start": 0.01, "end": 0.1}),
     "a search in every third step": with_penalty("orthogonality", form="hinge", refresh_every=3),
-    "two states": {"sae": sae("relu"), "penalties": [{"name": name, "weight": 0.3} for name in ("c2r", "absorption")]},
     "many pairs": {**with_penalty("ortsae"), "sae": sae("relu", d_sae=600)},
     "inhibition": {**with_penalty("l1"), "transforms": [{"name": "inhibition"}]},
     "the norm": {"sae": sae("relu"), "reconstruction": "norm", "optimizer": {"lr": 3e-3, "clip": None}},

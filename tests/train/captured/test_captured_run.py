@@ -24,7 +24,7 @@ from saepipe.train.step.state import TrainState
 from saepipe.train.step.step import train_step
 
 Make = Callable[..., TrainConfig]
-LINE_EVERY = 11
+LINE_EVERY = 9
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_steps_that_resample_are_plain(plain_steps: list[int]) -> None:
     dead = {"after_tokens": BATCH, "resample_steps": 10}
     plain, state, _ = trained({**with_penalty("l1", weight=3.0), "dead": dead})
     assert_same(state, plain)
-    assert {10, 20} <= set(plain_steps)
+    assert 10 in plain_steps
     assert len(plain_steps) < NUM_STEPS / 2
 
 
