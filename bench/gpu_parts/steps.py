@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from gpu_parts import material
-from gpu_parts.contenders import MATMUL, STREAMED_POOL_CHUNKS, Batches, Entry, contenders, too_large
+from gpu_parts.contenders import MATMUL, STREAMED_POOL_CHUNKS, Batches, Entry, contenders, unfit
 from gpu_parts.loader import memory_of
 from gpu_parts.scale import Scale
 from gpu_parts.session import Session
@@ -22,6 +22,9 @@ from gpu_parts.settled import ARCHITECTURES, settle
 from gpu_parts.timing import Contender, Timing, attempt, in_turns, warm_up
 
 from saepipe.data.batches.stream import BatchStream
+
+NUM_COMPILED = 1
+"""Architectures and widths at which our whole step is compiled, the first ones: each takes a good part of a minute."""
 
 PRINTED = ("ms", "tokens_s", "tflop_s", "share_of_matmul", "peak_gib")
 
@@ -41,10 +44,11 @@ def measure(session: Session) -> dict[str, Any]:
                 by_width[key] = {"skipped": "the part's time was up"}
                 print(f"  {key}: skipped, the part's time was up", flush=True)
                 continue
+            batches, compiles = [stream.batches for stream in streams], len(by_width) < NUM_COMPILED
             by_width[key] = attempt(
                 key,
-                lambda name=name, d_sae=d_sae: one_width(
-                    scale, name, d_sae, *(stream.batches for stream in streams), sparse=session.kernels_right
+                lambda name=name, d_sae=d_sae, batches=batches, compiles=compiles: one_width(
+                    scale, name, d_sae, *batches, sparse=session.kernels_right, compiles=compiles
                 ),
             )
             session.keep(by_width)
@@ -54,21 +58,21 @@ def measure(session: Session) -> dict[str, Any]:
 
 def order(scale: Scale) -> list[tuple[str, int]]:
     """Returns architectures and widths, those of the aims first."""
-    first = [("relu", 16_384), ("topk", 65_536)]
+    first = [("relu", 16_384), ("topk", 65_536), ("relu", 2304)]
     every = [(name, d_sae) for d_sae in scale.d_saes for name in ARCHITECTURES]
     return [pair for pair in first if pair in every] + [pair for pair in every if pair not in first]
 
 
 def one_width(
-    scale: Scale, name: str, d_sae: int, resident: Batches, streamed: Batches, *, sparse: bool
+    scale: Scale, name: str, d_sae: int, resident: Batches, streamed: Batches, *, sparse: bool, compiles: bool
 ) -> dict[str, Any]:
     settled = settle(scale, name, d_sae, next(resident()).to(scale.device))
-    entries = contenders(scale, settled, resident, streamed, sparse=sparse)
+    entries = contenders(scale, settled, resident, streamed, sparse=sparse, compiles=compiles)
     print(f"  {name}, d_sae {d_sae:,}, L0 {settled.l0:.1f}", flush=True)
     table: dict[str, Any] = {}
     warm: dict[str, Contender] = {}
     for contender, entry in entries.items():
-        if reason := too_large(scale, d_sae, entry):
+        if reason := unfit(scale, d_sae, entry):
             table[contender] = {"skipped": reason}
             continue
 

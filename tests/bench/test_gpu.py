@@ -120,6 +120,9 @@ def test_a_failing_contender_is_recorded_and_the_others_continue(
         timed = result[f"{name} 64"]["contenders"]
         assert timed[contenders.COMPILED] == {"failed": "RuntimeError: CUDA error: unknown error"}
         assert timed["sparse"]["ms"] > 0
+        assert timed[contenders.GRAPHED] == {"skipped": "CUDA graphs need CUDA"}
+    compiled = [name for name in settled.ARCHITECTURES if contenders.INDUCTOR in result[f"{name} 64"]["contenders"]]
+    assert compiled == [settled.ARCHITECTURES[0]]
 
 
 def test_widths_without_time_left_are_recorded_as_skipped(tmp_path: Path) -> None:
@@ -169,11 +172,14 @@ def test_the_plain_sae_does_the_same_work(name: str, rows: torch.Tensor) -> None
 def test_aims_are_judged_by_their_limits() -> None:
     parts: Mapping[str, Any] = {
         "harvest": {"context 128": {"ratio": 0.9}, "context 1024": {"ratio": 0.8}},
-        "steps": {"topk 65536": {"contenders": {"plain, compiled": {"ms": 30.0}, "sparse": {"ms": 10.0}}}},
+        "steps": {
+            "topk 65536": {"contenders": {"plain, compiled": {"ms": 30.0}, "sparse": {"ms": 10.0}}},
+            "relu 2304": {"contenders": {"dense": {"ms": 1.0}, "dense, graphed": {"ms": 0.5}}},
+        },
         "reference": {"seconds": 61.0},
     }
     judged = aims.judge(parts)
-    assert [line.verdict for line in judged] == ["met", "missed", "not measured", "met", "missed"]
+    assert [line.verdict for line in judged] == ["met", "missed", "not measured", "met", "met", "missed"]
     assert judged[2].number is None
     assert judged[2].why
     assert judged[3].number == pytest.approx(3.0)

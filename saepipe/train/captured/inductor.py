@@ -16,8 +16,13 @@ CPU_OPTIONS: dict[str, Any] = {"max_fusion_size": 4}
 """With larger fusions of a step the C++ generator of torch 2.13 raises KeyError in `is_all_write_read_contiguous`."""
 
 
-def inductor(graph: GraphModule, tensors: Sequence[Tensor]) -> Callable[[], None]:
+def inductor(graph: GraphModule, tensors: Sequence[Tensor], *, backend: str = "inductor") -> Callable[[], None]:
     """Fuses elementwise operations and reductions; differs from a plain step by rounding.
+
+    Args:
+        graph: trace.
+        tensors: what it runs on.
+        backend: torch's name of a compiler; `aot_eager` compiles nothing, and takes every step up to that.
 
     Raises:
         MachineError: from the first step, if the code cannot be compiled.
@@ -26,8 +31,8 @@ def inductor(graph: GraphModule, tensors: Sequence[Tensor]) -> Callable[[], None
     # Inductor cannot take torch's fused Adam in, but fuses one that is written out.
     written_out = {torch.ops.aten._fused_adam_.tensor_lr: adam_written_out}
     graph = make_fx(graph, written_out, tracing_mode="fake")(*inputs)
-    options = CPU_OPTIONS if tensors[0].device.type == "cpu" else {}
-    compiled = torch.compile(graph, backend="inductor", fullgraph=True, dynamic=False, options=options)
+    options = CPU_OPTIONS if backend == "inductor" and tensors[0].device.type == "cpu" else None
+    compiled = torch.compile(graph, backend=backend, fullgraph=True, dynamic=False, options=options)
 
     def replay() -> None:
         try:
