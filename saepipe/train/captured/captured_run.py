@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from saepipe.train.captured.runners import RUNNERS, Runner
+from saepipe.train.captured.runners import Runner
 from saepipe.train.captured.traces import Traces
 from saepipe.train.config import labels
 from saepipe.train.sae.base import Params
@@ -106,11 +106,6 @@ class CapturedRun:
                 tensor.copy_(value) if isinstance(value, Tensor) else tensor.fill_(value)
         if numbers is not None:
             tensors.uniform[0].copy_(numbers)
-
-
-def runner_of(recipe: Recipe) -> Runner | None:
-    """Returns what runs the traces of a run's steps; None if all its steps are plain."""
-    return RUNNERS.get(recipe.config.compile)
 
 
 def step_tensors(recipe: Recipe, state: TrainState, rows: Tensor) -> StepTensors:

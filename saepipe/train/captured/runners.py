@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from saepipe.train.captured.inductor import inductor
 from saepipe.train.config import Compile
+from saepipe.train.step.state import Recipe
 
 Replay = Callable[[], None]
 Runner = Callable[[GraphModule, Sequence[Tensor]], Replay]
@@ -67,3 +68,8 @@ def _pool() -> Any:
 
 
 RUNNERS: dict[Compile, Runner] = {"cudagraphs": CudaGraph, "inductor": inductor}
+
+
+def runner_of(recipe: Recipe) -> Runner | None:
+    """Returns what runs the traces of a run's steps; None if all its steps are plain."""
+    return RUNNERS.get(recipe.config.compile)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -15,7 +14,11 @@ from saepipe.train.step.optim import Moments, adam_step, clip_divisor, remove_pa
 
 @torch.no_grad()
 def update_each(
-    params: Params, gradients: Mapping[str, Tensor], moments: Moments, lrs: Sequence[float], config: OptimizerConfig
+    params: Params,
+    gradients: Mapping[str, Tensor],
+    moments: Moments,
+    rates: Sequence[tuple[int, float | Tensor]],
+    config: OptimizerConfig,
 ) -> None:
     """Makes one step of every run: projects, clips each run's gradient norm, applies Adam, rescales rows to unit norm.
 
@@ -23,15 +26,15 @@ def update_each(
         params: (num_runs, ...) each; changed in place, like `gradients` and `moments`.
         gradients: (num_runs, ...) each.
         moments: (num_runs, ...) each; `step` is equal in all runs.
-        lrs: num_runs learning rates; Adam is called once per stretch of equal ones.
+        rates: number of runs in each stretch of equal learning rates, and the rate; Adam is called once for each.
         config: betas, eps and clip of every run.
     """
     remove_parallel(gradients, params["W_dec"])
     if config.clip is not None:
         clip_each(gradients, config.clip)
     stop = 0
-    for lr, neighbours in groupby(lrs):
-        start, stop = stop, stop + len(list(neighbours))
+    for num_runs, lr in rates:
+        start, stop = stop, stop + num_runs
         adam_step(
             {name: value[start:stop] for name, value in params.items()},
             {name: value[start:stop] for name, value in gradients.items()},

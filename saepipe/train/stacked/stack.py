@@ -6,17 +6,21 @@ product and the cost of Python is paid once. `saepipe.train.stacked.teams` decid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_leaves, tree_map
 
 from saepipe.data.batches.staging_memory import to_device
 from saepipe.data.errors import ConfigError
+from saepipe.train.captured.runners import runner_of
+from saepipe.train.captured.traces import Traces
 from saepipe.train.sae.base import Params
 from saepipe.train.schedule import controllers
 from saepipe.train.stacked.optim import norm_each, update_each
@@ -25,6 +29,7 @@ from saepipe.train.step.dead import any_dead, count_silence
 from saepipe.train.step.learning_rate import learning_rate
 from saepipe.train.step.loss import RECONSTRUCTION, Moment, compute_loss
 from saepipe.train.step.measure import projected_gradient
+from saepipe.train.step.optim import Moments
 from saepipe.train.step.state import Recipe, TrainState, overwrite
 from saepipe.train.step.step import settings_now, steer, uniform
 
@@ -49,14 +54,35 @@ class Shares:
         return self.gradient_norms[label] / self.gradient_norms[RECONSTRUCTION]
 
 
+class StackState(NamedTuple):
+    """What a stack's steps change, in place; every tensor has a leading axis of runs."""
+
+    params: Params
+    buffers: Params
+    moments: Moments
+    tokens_since_fired: Tensor
+    states: dict[str, Params]
+    steered: Params
+    sums: Tensor
+
+
+class Inputs(NamedTuple):
+    """What the host gives to one step."""
+
+    x: Tensor  # (batch, d_in) for all runs, or (num_runs, batch, d_in), one each
+    now: dict[str, Params]  # settings by label, (num_runs,) each
+    uniform: tuple[Tensor, ...]  # (num_runs, d_sae), if a penalty draws
+    lrs: tuple[float | Tensor, ...]  # one per stretch of runs with equal rates
+
+
 class _Varying(NamedTuple):
     """The parts of `Moment` that differ between runs; every tensor has a leading axis of runs."""
 
     tokens_since_fired: Tensor
-    now: dict[str, dict[str, Tensor]]
+    now: dict[str, Params]
     states: dict[str, Params]
     steered: Params
-    uniform: tuple[Tensor, ...]  # empty if no penalty draws
+    uniform: tuple[Tensor, ...]
 
 
 class _Losses(NamedTuple):
@@ -78,8 +104,8 @@ class Stack:
     saved and judged as if it were alone, but while it is in a stack only the stack makes its steps.
     """
 
-    def __init__(self, runs: Sequence[tuple[Recipe, TrainState]]) -> None:
-        """Takes over runs that are at the same step, whichever it is.
+    def __init__(self, runs: Sequence[tuple[Recipe, TrainState]], say: Callable[[str], None] = lambda _: None) -> None:
+        """Takes over runs that are at the same step, whichever it is; `say` is told of steps that are not captured.
 
         Raises:
             ConfigError: if they cannot be stacked.
@@ -90,47 +116,74 @@ class Stack:
         for state in self._runs:
             # A penalty may begin with one tensor under several names; each name needs memory of its own.
             state.states = {label: {name: t.clone() for name, t in own.items()} for label, own in state.states.items()}
-        self._moments: dict[str, dict[str, Tensor]] = shared([state.moments for state in self._runs])
-        self._params: Params = shared([state.params for state in self._runs])
-        self._buffers: Params = shared([state.buffers for state in self._runs])
-        self._tokens_since_fired: Tensor = shared([state.tokens_since_fired for state in self._runs])
-        self._states: dict[str, Params] = shared([state.states for state in self._runs])
-        self._steered: Params = shared([state.steered for state in self._runs])
-        self._sums: Tensor = shared([state.sums for state in self._runs])
+        self._state = StackState(*(shared([getattr(each, part) for each in self._runs]) for part in StackState._fields))
         self._sent: dict[tuple[str, str], tuple[Sequence[float], Tensor]] = {}
-        for value in self._params.values():
-            value.requires_grad_()
+        runner = runner_of(self.first)
+        self._traces = Traces(runner, say) if runner else None
+        self._fixed: dict[Hashable, Inputs] = {}
 
     @property
     def params(self) -> Params:
         """Parameters and buffers, (num_runs, ...) each."""
-        return {**{name: value.detach() for name, value in self._params.items()}, **self._buffers}
+        return {**self._state.params, **self._state.buffers}
 
     def step(self, x: Tensor, overrides: Overrides = NONE) -> None:
         """Trains every run on x, float32 and scaled: (batch, d_in) for all, or (num_runs, batch, d_in), one each."""
-        losses = self._forward(x, overrides)
-        # A run's parameters reach only its own part of the sum, so its gradient is that of its own loss.
-        total = torch.stack(list(losses.weighted.values())).sum()
-        gradients = dict(zip(self._params, torch.autograd.grad(total, list(self._params.values())), strict=True))
-        update_each(self._params, gradients, self._moments, self._learning_rates(), self.first.config.optimizer)
-        self._carry_over(losses, x.shape[-2])
+        step, inputs, dead = self._runs[0].step, self._inputs(x, overrides), self._any_dead()
+        if self._traces is None or not self._replayed(self._traces, inputs, any_dead=dead):
+            self._make(step, self._state, inputs, any_dead=dead)
+        for state in self._runs:
+            state.step += 1
+            state.num_summed += 1
 
     def measure(self, x: Tensor, overrides: Overrides = NONE) -> Shares:
         """Measures the gradient of each term at the next step, on x as for `step`. Changes nothing."""
-        losses = self._forward(x, overrides, with_statistics=True)
+        state, inputs = _with_leaves(self._state), self._inputs(x, overrides)
+        losses = self._forward(self._runs[0].step, state, inputs, any_dead=self._any_dead(), with_statistics=True)
         norms = {
-            name: norm_each(dict(zip(self._params, projected_gradient(value.sum(), self._params), strict=True)))
+            name: norm_each(dict(zip(state.params, projected_gradient(value.sum(), state.params), strict=True)))
             for name, value in losses.weighted.items()
         }
         return Shares(norms, losses.statistics)
 
-    def _forward(self, x: Tensor, overrides: Overrides, *, with_statistics: bool = False) -> _Losses:
+    def _replayed(self, traces: Traces, inputs: Inputs, *, any_dead: bool) -> bool:
+        """Makes a step from a trace; returns False if it must be made plainly."""
+        dtype = torch.float64 if self.first.device.type == "cpu" else torch.float32  # of a rate, for fused Adam
+        lrs = tuple(torch.full((), lr, dtype=dtype, device=self.first.device) for lr in inputs.lrs)
+        inputs = inputs._replace(lrs=lrs)
+        key = any_dead, tuple(self._stretches()), *((tuple(each.shape), each.dtype) for each in tree_leaves(inputs))
+        fixed = self._fixed.setdefault(key, tree_map(torch.empty_like, inputs))
+        for old, new in zip(tree_leaves(fixed), tree_leaves(inputs), strict=True):
+            old.copy_(new)
+
+        def function(step: int, tensors: tuple[StackState, Inputs]) -> None:
+            self._make(step, *tensors, any_dead=any_dead)
+
+        return traces.replay(key, self._runs[0].step, function, (self._state, fixed))
+
+    def _make(self, step: int, state: StackState, inputs: Inputs, *, any_dead: bool) -> None:
+        """Makes a step: a function of tensors alone, which changes those of `state` in place."""
+        state = _with_leaves(state)
+        params, losses = state.params, self._forward(step, state, inputs, any_dead=any_dead)
+        # A run's parameters reach only its own part of the sum, so its gradient is that of its own loss.
+        total = torch.stack(list(losses.weighted.values())).sum()
+        gradients = dict(zip(params, torch.autograd.grad(total, list(params.values())), strict=True))
+        rates = list(zip(self._stretches(), inputs.lrs, strict=True))
+        update_each(params, gradients, state.moments, rates, self.first.config.optimizer)
+        with torch.no_grad():
+            count_silence(state.tokens_since_fired, losses.encoded_sum, inputs.x.shape[-2])
+            overwrite(state.states, losses.states)
+            overwrite(state.steered, losses.steered)
+            overwrite(state.buffers, losses.buffers)
+            terms = [torch.stack([value, losses.weighted[name]], dim=1) for name, value in losses.values.items()]
+            state.sums.add_(torch.stack(terms, dim=1))
+
+    def _forward(
+        self, step: int, state: StackState, inputs: Inputs, *, any_dead: bool, with_statistics: bool = False
+    ) -> _Losses:
         """Computes the loss of every run."""
-        first, step = self.first, self._runs[0].step
-        somewhere_dead = any_dead(first, step, self._tokens_since_fired)
-        numbers = [sample for recipe in self.recipes if (sample := uniform(recipe, step)) is not None]
-        drawn = (torch.stack(numbers),) if numbers else ()
-        varying = _Varying(self._tokens_since_fired, self._settings_now(overrides), self._states, self._steered, drawn)
+        first = self.first
+        varying = _Varying(state.tokens_since_fired, inputs.now, state.states, state.steered, inputs.uniform)
 
         def of_one_run(params: Params, buffers: Params, x: Tensor, varying: _Varying) -> _Losses:
             moment = Moment(
@@ -139,7 +192,7 @@ class Stack:
                 seed=first.config.seed,  # read only by transforms
                 tokens_since_fired=varying.tokens_since_fired,
                 dead_after=first.dead_after,
-                any_dead=somewhere_dead,
+                any_dead=any_dead,
                 uniform=varying.uniform[0] if varying.uniform else None,
                 now=varying.now,
                 states=varying.states,
@@ -155,13 +208,22 @@ class Stack:
                 steered=steer(first, step, loss, varying.steered),
             )
 
-        in_dims = (0, 0, None if x.dim() == 2 else 0, 0)
-        losses: _Losses = vmap(of_one_run, in_dims=in_dims)(self._params, self._buffers, x, varying)
+        in_dims = (0, 0, None if inputs.x.dim() == 2 else 0, 0)
+        losses: _Losses = vmap(of_one_run, in_dims=in_dims)(state.params, state.buffers, inputs.x, varying)
         return losses
+
+    def _any_dead(self) -> bool:
+        return any_dead(self.first, self._runs[0].step, self._state.tokens_since_fired)
+
+    def _inputs(self, x: Tensor, overrides: Overrides) -> Inputs:
+        step = self._runs[0].step
+        numbers = [sample for recipe in self.recipes if (sample := uniform(recipe, step)) is not None]
+        drawn = (torch.stack(numbers),) if numbers else ()
+        return Inputs(x, self._settings_now(overrides), drawn, tuple(lr for lr, _ in groupby(self._learning_rates())))
 
     def _settings_now(self, overrides: Overrides) -> dict[str, dict[str, Tensor]]:
         """Returns every movable setting's value in each run, (num_runs,), by label."""
-        runs = [settings_now(recipe, self._runs[0].step, self._steered) for recipe in self.recipes]
+        runs = [settings_now(recipe, self._runs[0].step, self._state.steered) for recipe in self.recipes]
         now = {
             label: {
                 name: value
@@ -188,18 +250,14 @@ class Stack:
         step, num_steps = self._runs[0].step, self.first.num_steps
         return [learning_rate(recipe.config.optimizer, recipe.config.dead, step, num_steps) for recipe in self.recipes]
 
-    @torch.no_grad()
-    def _carry_over(self, losses: _Losses, num_tokens: int) -> None:
-        """Writes what the next step starts from to the runs' states, which are slices of these tensors."""
-        count_silence(self._tokens_since_fired, losses.encoded_sum, num_tokens)
-        overwrite(self._states, losses.states)
-        overwrite(self._steered, losses.steered)
-        overwrite(self._buffers, losses.buffers)
-        terms = [torch.stack([value, losses.weighted[name]], dim=1) for name, value in losses.values.items()]
-        self._sums.add_(torch.stack(terms, dim=1))
-        for state in self._runs:
-            state.step += 1
-            state.num_summed += 1
+    def _stretches(self) -> list[int]:
+        """Returns the number of runs in each stretch of equal learning rates."""
+        return [len(list(neighbours)) for _, neighbours in groupby(self._learning_rates())]
+
+
+def _with_leaves(state: StackState) -> StackState:
+    """Returns the state with parameters that require a gradient, in the same memory."""
+    return state._replace(params={name: value.detach().requires_grad_() for name, value in state.params.items()})
 
 
 def _refuse_unlike(recipes: Sequence[Recipe], states: Sequence[TrainState]) -> None:
@@ -235,4 +293,4 @@ def structure(recipe: Recipe) -> Any:
         for label, component in recipe.config.components()
         for name, tensor in component.init_state(recipe.d_in, recipe.config.sae.d_sae).items()
     ]
-    return raw, shapes, recipe.d_in, str(recipe.device)
+    return raw, shapes, recipe.d_in, str(recipe.device), recipe.config.compile

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from saepipe.train.captured.captured_run import CapturedRun, runner_of
+from saepipe.train.captured.captured_run import CapturedRun
+from saepipe.train.captured.runners import runner_of
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import check_stacking
 from saepipe.train.stacked.stack import MOVING, Stack, structure, why_not_stackable
@@ -62,7 +63,7 @@ class Team:
     def __init__(self, runs: Sequence[tuple[Recipe, TrainState]], say: Callable[[str], None] = lambda _: None) -> None:
         """Takes over runs; `say` is told which of their steps cannot be captured."""
         self._runs = runs
-        self._stack = Stack(runs) if len(runs) > 1 else None
+        self._stack = Stack(runs, say) if len(runs) > 1 else None
         runner = None if self._stack else runner_of(runs[0][0])
         self._captured = CapturedRun(*runs[0], runner, say) if runner else None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers.killed_training import KillAfter, Killed
 from helpers.steps_to_capture import BATCH, CASES, FALLING, NUM_STEPS, batches, fresh, recipe_of, tensors, with_penalty
-from saepipe.train.captured import captured_run
+from saepipe.train.captured import captured_run, runners
 from saepipe.train.captured.captured_run import CapturedRun, keep
 from saepipe.train.captured.runners import interpreted
 from saepipe.train.config import TrainConfig
@@ -129,7 +129,7 @@ def weights(run: Path) -> dict[str, Tensor]:
 def test_a_killed_run_with_captured_steps_is_resumed_bit_for_bit(
     config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_steps: list[int]
 ) -> None:
-    monkeypatch.setitem(captured_run.RUNNERS, "inductor", interpreted)
+    monkeypatch.setitem(runners.RUNNERS, "inductor", interpreted)
     penalties = [{"name": "l1", "weight": FALLING}, {"name": "ortsae", "weight": 0.1}]
     (expected,) = train(config(penalties=penalties), tmp_path / "plain")
     captured = config(penalties=penalties, compile="inductor")

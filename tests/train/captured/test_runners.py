@@ -7,8 +7,8 @@ import torch
 
 from helpers.steps_to_capture import CASES, batches, fresh, recipe_of, tensors
 from saepipe.data.errors import ConfigError
-from saepipe.train.captured.captured_run import CapturedRun, runner_of
-from saepipe.train.captured.runners import CudaGraph
+from saepipe.train.captured.captured_run import CapturedRun
+from saepipe.train.captured.runners import CudaGraph, runner_of
 from saepipe.train.step.step import train_step
 
 pytestmark = pytest.mark.cuda

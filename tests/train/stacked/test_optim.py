@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 import torch
 
@@ -35,7 +37,8 @@ def test_each_run_makes_the_step_that_it_makes_alone(lrs: tuple[float, ...], cli
         for number, run in enumerate(alone):
             own = {name: value[number].clone() for name, value in gradients.items()}
             update(run, own, moments_alone[number], lrs[number], config)
-        update_each(params, gradients, moments, lrs, config)
+        rates = [(len(list(stretch)), lr) for lr, stretch in groupby(lrs)]
+        update_each(params, gradients, moments, rates, config)
     for number, run in enumerate(runs):
         for name, value in run.items():
             torch.testing.assert_close(value, alone[number][name], rtol=1e-5, atol=1e-6)

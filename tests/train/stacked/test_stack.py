@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saepipe.data.errors import ConfigError
+from saepipe.train.captured import runners
 from saepipe.train.config import TrainConfig
 from saepipe.train.rundir.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from saepipe.train.stacked.stack import Stack
@@ -95,6 +96,39 @@ def test_stacked_runs_equal_runs_alone(config: Make, name: str) -> None:
         assert state.step == STEPS
     distinct = {float(state.params["W_dec"].detach().sum()) for _, state in runs}
     assert len(distinct) == len(grid)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_captured_steps_have_the_bits_of_plain_ones(config: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trace is launched operation by operation, in place of the compiler."""
+    monkeypatch.setitem(runners.RUNNERS, "inductor", runners.interpreted)
+    plain_steps = count_calls(monkeypatch, Stack, "_make")
+    ends, said = [], list[str]()
+    for compiler in ("never", "inductor"):
+        changes = [{**each, "seed": seed, "compile": compiler} for seed, each in enumerate(GRIDS[name])]
+        recipes = [recipe_of(config(steps=STEPS, **each)) for each in changes]
+        runs = [(recipe, fresh(recipe)) for recipe in recipes]
+        together = Stack(runs, said.append)
+        for x in batches():
+            together.step(x)
+        ends.append([state for _, state in runs])
+    assert said == []
+    assert len(plain_steps) < STEPS + 10  # all of the first stack; of the second each kind's first, and those traced
+    for plain, captured in zip(*ends, strict=True):
+        assert_same(captured, plain, rtol=0, atol=0)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> list[None]:
+    """Returns a list that grows by one with every call of a method."""
+    calls: list[None] = []
+    unchanged = getattr(owner, method)
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls.append(None)
+        return unchanged(*arguments, **named)
+
+    monkeypatch.setattr(owner, method, counted)
+    return calls
 
 
 def test_a_state_is_a_slice_of_the_stack(config: Make, tmp_path: Path) -> None:
