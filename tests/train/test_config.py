@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,9 +83,20 @@ def test_in_a_long_run_a_latent_is_dead_after_ten_million_silent_tokens(config: 
 def test_the_run_id_depends_only_on_what_is_computed(config: Make) -> None:
     base = config().run_id("cache")
     assert config(log_every=7, checkpoint_every=9, cache="elsewhere").run_id("cache") == base
+    assert config(compile="inductor").run_id("cache") == base
     assert config(seed=1).run_id("cache") != base
     assert config(optimizer={"lr": 1e-3}).run_id("cache") != base
     assert config().run_id("another cache") != base
+
+
+def test_compiled_steps_are_not_exact(config: Make) -> None:
+    def exact(**changes: Any) -> bool | None:
+        return config(**changes).resolved(hook="h", num_rows=1000, device=CPU).exact
+
+    assert exact()
+    assert not exact(compile="inductor")
+    with pytest.raises(ConfigError, match="inductor cannot be exact"):
+        config(compile="inductor", exact=True)
 
 
 def test_a_momentum_of_one_is_refused(config: Make) -> None:

@@ -149,7 +149,8 @@ class Stack:
     def _replayed(self, traces: Traces, inputs: Inputs, *, any_dead: bool) -> bool:
         """Makes a step from a trace; returns False if it must be made plainly."""
         dtype = torch.float64 if self.first.device.type == "cpu" else torch.float32  # of a rate, for fused Adam
-        lrs = tuple(torch.full((), lr, dtype=dtype, device=self.first.device) for lr in inputs.lrs)
+        rates = (lr for lr, _ in groupby(self._learning_rates()))
+        lrs = tuple(torch.full((), lr, dtype=dtype, device=self.first.device) for lr in rates)
         inputs = inputs._replace(lrs=lrs)
         key = any_dead, tuple(self._stretches()), *((tuple(each.shape), each.dtype) for each in tree_leaves(inputs))
         fixed = self._fixed.setdefault(key, tree_map(torch.empty_like, inputs))
