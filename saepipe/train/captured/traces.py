@@ -58,7 +58,19 @@ class Traces:
         try:
             graph = trace(lambda tensors: function(number, tensors), tensors)
         except Exception as error:  # the plain step that follows meets every real error again
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self._say(f"steps like the one after {step:,} are made plainly: they cannot be captured ({reason})")
+            self._say(f"steps like the one after {step:,} are made plainly: they cannot be captured, {reason(error)}")
             return _Trace(key, guards, None)
         return _Trace(key, guards, self._runner(graph, tree_leaves(tensors)))
+
+
+REASONS = {
+    "data-dependent": "since Python asks for the value of a tensor",
+    "to FakeTensors": "since a tensor is used that is no part of the run's state",
+}
+"""What torch's messages mean here, by a part of them."""
+
+
+def reason(error: Exception) -> str:
+    """Returns why a step could not be traced."""
+    text = str(error).strip() or type(error).__name__
+    return next((known for part, known in REASONS.items() if part in text), f"since: {text.splitlines()[0]}")
