@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -147,8 +147,7 @@ def train_group(
                 before, ready = ready, [run for run in runs if run.next_batch == number]
                 if ready != before:
                     lineup = [
-                        (members, _team(members, progress.say))
-                        for members in teams(ready, lambda run: run.planned.recipe)
+                        (members, _team(members, progress)) for members in teams(ready, lambda run: run.planned.recipe)
                     ]
                 on_device = rows.to(device, non_blocking=True)
                 for members, team in lineup:
@@ -197,11 +196,14 @@ def _keep(runs: Sequence[LiveRun]) -> str:
     return "kept a checkpoint of\n  " + "\n  ".join(kept)
 
 
-def _team(members: Sequence[LiveRun], say: Callable[[str], None]) -> Team:
+def _team(members: Sequence[LiveRun], progress: Progress) -> Team:
     """Lets runs make their steps together from here on."""
     for run in members:
         run.joins_team(len(members))
-    return Team([(run.planned.recipe, run.state) for run in members], say)
+    first = run_folder.label(members[0].planned.folder)
+    return Team(
+        [(run.planned.recipe, run.state) for run in members], lambda sentence: progress.say(f"{first}: {sentence}")
+    )
 
 
 def _print_invalid(folders: Sequence[Path], progress: Progress) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from helpers.killed_training import KillAfter, Killed
 from helpers.steps_to_capture import BATCH, CASES, FALLING, NUM_STEPS, batches, fresh, recipe_of, tensors, with_penalty
 from saepipe.train.captured import captured_run, runners
-from saepipe.train.captured.captured_run import CapturedRun, keep
+from saepipe.train.captured.captured_run import CapturedRun
 from saepipe.train.captured.runners import interpreted
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.l1 import L1
@@ -113,13 +113,6 @@ def test_a_batch_of_another_shape_is_plain() -> None:
         run.step(rows)
         train_step(recipe, plain, rows)
     assert_same(state, plain)
-
-
-def test_states_that_change_places_keep_their_values() -> None:
-    a, b = torch.tensor(1.0), torch.tensor(2.0)
-    old = {"penalty": {"a": a, "b": b}}
-    keep(old, {"penalty": {"a": b.detach(), "b": a.detach()}})
-    assert (float(a), float(b)) == (2.0, 1.0)
 
 
 def weights(run: Path) -> dict[str, Tensor]:
