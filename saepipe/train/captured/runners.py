@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from saepipe.data.errors import MachineError, is_out_of_memory
 from saepipe.train.captured.inductor import inductor
 from saepipe.train.config import Compile
 from saepipe.train.step.state import Recipe
@@ -37,6 +38,9 @@ class CudaGraph:
     """Captures a trace as a CUDA graph and launches it as a whole, with one call for all kernels.
 
     torch asks for a warm-up on a side stream, as some libraries allocate at their first call. It is real steps here.
+
+    Raises:
+        MachineError: from the first step that is captured, if CUDA cannot capture it.
     """
 
     def __init__(self, graph: GraphModule, tensors: Sequence[Tensor]) -> None:
@@ -54,11 +58,21 @@ class CudaGraph:
             current.wait_stream(self._stream)
             return
         if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            # The threads that load batches go on using CUDA meanwhile.
-            with torch.cuda.graph(self._graph, _pool(), self._stream, capture_error_mode="thread_local"):
-                self._run()
+            self._graph = self._captured()
         self._graph.replay()
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # The threads that load batches go on using CUDA meanwhile.
+            with torch.cuda.graph(graph, _pool(), self._stream, capture_error_mode="thread_local"):
+                self._run()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise MachineError(f"CUDA cannot capture a step: {reason}", hint="set `compile: never`") from error
+        return graph
 
 
 @cache
