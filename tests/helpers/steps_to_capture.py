@@ -55,6 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bfloat16": {**with_penalty("l1"), "compute_dtype": "bfloat16"},
     "sparse topk": {**with_penalty("auxk"), "sparse_steps": "always"},
     "sparse batch_topk": {"sae": sae("batch_topk"), "sparse_steps": "always"},
+    "sparse matryoshka_batch_topk": {"sae": sae("matryoshka_batch_topk"), "sparse_steps": "always"},
 }
 """Changes to a config, by what they show. Latents die early, so that a step's `any_dead` turns true."""
 

@@ -12,6 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from saepipe.train.kernels import operators
+from saepipe.train.kernels.constants import TRACED
 from saepipe.train.kernels.pick import OPERATORS
 
 T = TypeVar("T")
@@ -50,13 +51,14 @@ def trace(function: Callable[[T], None], tensors: T) -> GraphModule:
     def of_flat(*flat: Tensor) -> None:
         function(tree_unflatten(flat, structure))
 
-    token = OPERATORS.set(operators)
+    tokens = OPERATORS.set(operators), TRACED.set(True)
     try:
         # A backward pass in a thread of its own would not be recorded.
         with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
             graph = make_fx(of_flat, tracing_mode="fake")(*flat)
     finally:
-        OPERATORS.reset(token)
+        OPERATORS.reset(tokens[0])
+        TRACED.reset(tokens[1])
     if problems := list(filter(None, (problem(node, flat[0].device) for node in graph.graph.nodes))):
         raise NotCapturableError("; ".join(dict.fromkeys(problems)))
     return graph

@@ -104,14 +104,15 @@ def factors_of(weights: Sequence[float | Tensor], dtype: torch.dtype, device: to
 
 def scalars(numbers: tuple[float | Tensor, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns numbers, of which some may be () tensors, as one tensor (num,), not to be changed in place."""
-    if any(isinstance(number, Tensor) for number in numbers):
-        return torch.stack(
-            [
-                number.to(dtype) if isinstance(number, Tensor) else constant((number,), dtype, device)[0]
-                for number in numbers
-            ]
-        )
-    return constant(numbers, dtype, device)
+    plain = tuple(number for number in numbers if not isinstance(number, Tensor))
+    if len(plain) == len(numbers):
+        return constant(plain, dtype, device)
+    return torch.stack(
+        [
+            number.to(dtype) if isinstance(number, Tensor) else constant((number,), dtype, device)[0]
+            for number in numbers
+        ]
+    )
 
 
 def token_errors(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
