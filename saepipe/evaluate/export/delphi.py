@@ -158,11 +158,12 @@ def _split_files(folder: Path, tokens: np.ndarray, d_sae: int, num_splits: int) 
 def _add_active(subject: Subject, chunk: Chunk, files: Sequence[_SplitFile]) -> None:
     first = 0
     for x in torch.split(chunk.x, rows_at_a_time(subject.sae.d_sae)):
-        acts = subject.encode(x)
-        row, latent = (acts.abs() > _MIN_ACT).nonzero(as_tuple=True)
-        act = acts[row, latent].half()
+        acts = subject.encode_sparse(x)
+        kept = acts.values.abs() > _MIN_ACT
+        row, latent, act = acts.pattern.rows[kept], acts.pattern.columns[kept], acts.values[kept].half()
         if not act.isfinite().all():
-            raise CorruptDataError(f"an activation of {float(acts.abs().max()):g} does not fit into delphi's float16")
+            largest = float(acts.values.abs().max())
+            raise CorruptDataError(f"an activation of {largest:g} does not fit into delphi's float16")
         rows, entries = first + row.cpu().numpy(), (latent.cpu().numpy(), act.cpu().numpy())
         for file in files:
             file.add(chunk.context[rows], chunk.position[rows], *entries)

@@ -77,11 +77,10 @@ def active_entries(subject: Subject, tokens: TokenRows) -> ActiveEntries:
     d_sae = subject.sae.d_sae
     rows, latents, acts, first = [], [], [], 0
     for x in torch.split(tokens.x, rows_at_a_time(d_sae)):
-        dense = subject.encode(x)
-        row, latent = dense.nonzero(as_tuple=True)  # NaN counts as nonzero
-        rows.append(row + first)
-        latents.append(latent)
-        acts.append(dense[row, latent])
+        entries = subject.encode_sparse(x)  # NaN is one
+        rows.append(entries.pattern.rows.long() + first)
+        latents.append(entries.pattern.columns.long())
+        acts.append(entries.values)
         first += len(x)
     act = torch.cat(acts)
     if not act.isfinite().all():

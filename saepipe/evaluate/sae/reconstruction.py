@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 
-from saepipe.train.kernels import autograd
-from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.rundir.load import SAE
-from saepipe.train.sae.base import Architecture, is_active
-from saepipe.train.sae.straight_through import DENSE_ABOVE
+from saepipe.train.sae.base import is_active
+from saepipe.train.sae.sparse_acts import SparseActs
 
 MAX_HELD = 2**26
 """Latent activations held at a time (256 MiB in float32)."""
@@ -74,27 +72,32 @@ def reconstruct(
     num_active = torch.zeros(num_contexts, sae.d_sae, device=x.device)
     parts = []
     for rows, context in zip(torch.split(x, num_rows), torch.split(contexts, num_rows), strict=True):
-        acts = sae.encode(rows)
-        pattern = Pattern.of_mask(acts != 0)
-        values = pattern.values_of(acts)
+        acts = encode_sparse(sae, rows)
+        pattern, values = acts.pattern, acts.values
         counted = is_active(values).to(num_active.dtype) if positive else torch.ones_like(values)
         latents = context[pattern.rows] * sae.d_sae + pattern.columns
         num_active.view(-1).index_add_(0, latents, counted)
-        x_hat, l0 = decode_entries(sae, pattern, values), pattern.row_starts.diff()
+        x_hat, l0 = decode_sparse(sae, acts), pattern.row_starts.diff()
         parts.append((x_hat, l0.to(values.dtype), pattern.row_sums(values.abs()), pattern.row_sums(values)))
     x_hat, l0, l1, signed_l1 = (torch.cat(part) for part in zip(*parts, strict=True))
     return Reconstruction(x_hat, l0, l1, signed_l1, num_active)
 
 
-def decode_entries(sae: Autoencoder, pattern: Pattern, acts: torch.Tensor) -> torch.Tensor:
-    """Decodes acts (num_entries,) at a pattern of (num_tokens, d_sae): x_hat (num_tokens, d_in).
+def encode_sparse(sae: Autoencoder, x: torch.Tensor) -> SparseActs:
+    """Encodes x (num_tokens, d_in): the activations that are not 0; found among all of them if the SAE is not ours."""
+    if _is_ours(sae):
+        return sae.encode_sparse(x)
+    return SparseActs.stacked([SparseActs.of(sae.encode(rows)) for rows in torch.split(x, rows_at_a_time(sae.d_sae))])
 
-    On a CPU it costs what the entries do, if they are few and the decoder is the usual one.
-    """
-    few = pattern.num_entries <= DENSE_ABOVE * pattern.num_rows * pattern.num_columns
-    if few and acts.device.type == "cpu" and isinstance(sae, SAE) and type(sae.settings).decode is Architecture.decode:
-        return autograd.decode(pattern, acts, sae.W_dec) + sae.b_dec
-    return sae.decode(pattern.dense(acts))
+
+def decode_sparse(sae: Autoencoder, acts: SparseActs) -> torch.Tensor:
+    """Decodes entries of (num_tokens, d_sae): x_hat (num_tokens, d_in)."""
+    return sae.decode_sparse(acts) if _is_ours(sae) else sae.decode(acts.pattern.dense(acts.values))
+
+
+def _is_ours(sae: Autoencoder) -> TypeGuard[SAE]:
+    """Returns whether its encoder and decoder are those of `SAE`."""
+    return isinstance(sae, SAE) and type(sae).encode is SAE.encode and type(sae).decode is SAE.decode
 
 
 def token_values(x: torch.Tensor, x_hat: torch.Tensor, mean: torch.Tensor) -> dict[str, torch.Tensor]:

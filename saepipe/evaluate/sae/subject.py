@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from saepipe.evaluate.sae.reconstruction import Autoencoder
+from saepipe.evaluate.sae.reconstruction import Autoencoder, encode_sparse
 from saepipe.train.rundir.finished_run import Run
 from saepipe.train.rundir.load import load
+from saepipe.train.sae.sparse_acts import SparseActs
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class Subject:
         computed if the architecture allows it (TopK does not).
         """
         return self.sae.encode(x.to(self.sae.W_enc.device, torch.float32), latents)
+
+    def encode_sparse(self, x: torch.Tensor) -> SparseActs:
+        """(num_tokens, d_in) of any dtype and device -> the acts that are not 0, on the SAE's device.
+
+        Tokens are encoded a block at a time, but the entries of all are held at once.
+        """
+        return encode_sparse(self.sae, x.to(self.sae.W_enc.device, torch.float32))
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
+from saepipe.train.sae.sparse_acts import SparseActs
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,24 @@ def pooled_latents(subject: Subject, activations: TextActivations, latents: Tens
     """
     parts = []
     for x, lengths in activations.chunks(rows_at_a_time(subject.sae.d_sae)):
-        acts = subject.encode(x, latents)
-        parts.append(_mean_by_text(acts, lengths.to(acts.device)).cpu())
-    return torch.cat(parts)
+        if latents is None:
+            parts.append(_mean_of_entries(subject.encode_sparse(x), lengths))
+        else:
+            parts.append(_mean_by_text(subject.encode(x, latents), lengths))
+    return torch.cat([part.cpu() for part in parts])
 
 
 def _mean_by_text(rows: Tensor, lengths: Tensor) -> Tensor:
-    return torch.segment_reduce(rows, "mean", lengths=lengths, axis=0)
+    return torch.segment_reduce(rows, "mean", lengths=lengths.to(rows.device), axis=0)
+
+
+def _mean_of_entries(acts: SparseActs, lengths: Tensor) -> Tensor:
+    """Returns `_mean_by_text` of acts of which only the entries are held, (num_texts, d_sae)."""
+    pattern, lengths = acts.pattern, lengths.to(acts.values.device)
+    text = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    sums = acts.values.new_zeros(len(lengths) * pattern.num_columns)
+    sums.index_add_(0, text[pattern.rows] * pattern.num_columns + pattern.columns, acts.values)
+    return sums.view(len(lengths), -1) / lengths[:, None]
 
 
 def _run_model(testbed: Testbed, texts: Sequence[str], context_size: int, name: str, progress: Progress) -> Content:

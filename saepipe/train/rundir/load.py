@@ -13,6 +13,7 @@ from saepipe.data.terminal.display import html_table
 from saepipe.train.formats import saelens
 from saepipe.train.rundir.finished_run import Run, open_run
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.sparse_acts import SparseActs, encode_sparse
 
 
 class SAE(nn.Module):
@@ -89,9 +90,19 @@ class SAE(nn.Module):
         """Decodes acts (..., d_sae): x_hat (..., d_in) in raw units."""
         return self.settings.decode(self._params(), acts)
 
+    def encode_sparse(self, x: Tensor) -> SparseActs:
+        """Encodes raw activations (num_tokens, d_in) of any float dtype: only the acts that are not 0, no gradient."""
+        return encode_sparse(self.settings, self._params(), x.float())
+
+    def decode_sparse(self, acts: SparseActs) -> Tensor:
+        """Decodes entries of (num_tokens, d_sae): x_hat (num_tokens, d_in) in raw units."""
+        return acts.decode(self.settings, self._params())
+
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstructs x: decode(encode(x))."""
-        return self.decode(self.encode(x))
+        """Reconstructs x: decode(encode(x)), by the entries alone where no gradient is asked for."""
+        if torch.is_grad_enabled() and any(value.requires_grad for value in (x, *self.parameters())):
+            return self.decode(self.encode(x))
+        return self.decode_sparse(self.encode_sparse(x.reshape(-1, self.d_in))).view(x.shape)
 
     def extra_repr(self) -> str:
         settings = ", ".join(f"{key}={value}" for key, value in self.settings.to_dict().items())

@@ -14,7 +14,7 @@ from torch.nn.functional import linear, normalize
 from saepipe.data.config.base import Count
 from saepipe.data.config.component import Component
 from saepipe.train.kernels import autograd
-from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.kernels.pattern import Pattern, true_positions
 from saepipe.train.sae.straight_through import StraightThrough
 
 Params = dict[str, Tensor]
@@ -167,6 +167,14 @@ class Architecture(Component):
         """Returns the values on which sparsity penalties act, each from its own pre-activation and activation."""
         return acts
 
+    def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the flat positions (num_entries,) where `activate` is not 0, NaN included, and its values there.
+
+        None of them is where a pre-activation is -inf, which stands for one that cannot be active. Without it, an SAE
+        is encoded by `activate`.
+        """
+        raise NotImplementedError(f"{self.name} is encoded by `activate`")
+
     def threshold(self, params: Params) -> Tensor | None:
         """Returns the threshold (d_sae,) that a pre-activation must exceed to be active, or None if there is none."""
         return None
@@ -224,3 +232,9 @@ def product(inputs: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
 def params_of(params: Params, latents: Tensor) -> Params:
     """Returns the scalar parameters (biases, thresholds) of the latents with these indices."""
     return {name: value[latents] for name, value in params.items() if value.dim() == 1 and name != "b_dec"}
+
+
+def entries_above(pre_acts: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Returns the flat positions (num_entries,) of pre-activations above a threshold, or NaN, and their values."""
+    positions = true_positions((pre_acts <= threshold).logical_not_())
+    return positions, pre_acts.flatten()[positions]

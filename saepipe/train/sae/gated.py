@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.kernels.pattern import Pattern
-from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.base import Architecture, Params, entries_above
 
 
 class Gated(Architecture):
@@ -42,6 +42,11 @@ class Gated(Architecture):
 
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts > 0
+
+    def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
+        positions, gates = entries_above(pre_acts, 0.0)
+        acts = self.activate_at(params, gates, positions % pre_acts.shape[1])
+        return positions[acts != 0], acts[acts != 0]
 
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         return spread.new_zeros(())

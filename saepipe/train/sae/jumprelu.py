@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.base import Architecture, Params, entries_above
 from saepipe.train.sae.straight_through import StraightThrough
 
 BANDWIDTH = 1.0
@@ -64,6 +64,9 @@ class JumpReLU(Architecture):
 
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts > _value(params)
+
+    def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
+        return entries_above(pre_acts, _value(params))
 
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         return _value(params) - self.bandwidth / 2  # entries whose slope is estimated lie down to there

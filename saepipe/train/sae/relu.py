@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.base import Architecture, Params, entries_above
 
 
 class ReLU(Architecture):
@@ -25,6 +25,9 @@ class ReLU(Architecture):
 
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         return spread.new_zeros(())
+
+    def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
+        return entries_above(pre_acts, 0.0)
 
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts > 0

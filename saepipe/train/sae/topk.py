@@ -40,6 +40,11 @@ class TopK(Architecture):
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
         return Pattern.of_indices(pre_acts.topk(self.k, dim=-1, sorted=False).indices, self.d_sae)
 
+    def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
+        pattern = self.pattern(params, pre_acts)
+        acts = pattern.values_of(pre_acts).relu()
+        return pattern.positions[acts != 0], acts[acts != 0]
+
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         kth = upper.topk(self.k, dim=1, sorted=False).values.amin(1, keepdim=True).float()
         return kth - ROUNDING * kth.abs() - spread

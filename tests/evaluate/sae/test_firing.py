@@ -7,11 +7,11 @@ import torch
 
 from saepipe.evaluate.sae import firing, reconstruction
 from saepipe.evaluate.sae.firing import ActiveCounts, max_cosine, weight_figures
-from saepipe.evaluate.sae.reconstruction import decode_entries, reconstruct
-from saepipe.train.kernels.pattern import Pattern
+from saepipe.evaluate.sae.reconstruction import decode_sparse, encode_sparse, reconstruct
 from saepipe.train.rundir.load import SAE
 from saepipe.train.sae.base import Architecture
 from saepipe.train.sae.relu import ReLU
+from saepipe.train.sae.sparse_acts import SparseActs
 
 pytestmark = pytest.mark.quick
 
@@ -81,8 +81,25 @@ def test_entries_are_decoded_like_the_whole_array(
     sae = SAE(settings, settings.init(16, 1.0, rng) | {"b_dec": torch.randn(16, generator=rng)}, {})
     mask = torch.rand(40, 24, generator=rng) < share
     acts = torch.rand(40, 24, generator=rng) * mask
-    pattern = Pattern.of_mask(mask)
-    torch.testing.assert_close(decode_entries(sae, pattern, pattern.values_of(acts)), sae.decode(acts))
+    torch.testing.assert_close(decode_sparse(sae, SparseActs.of(acts)), sae.decode(acts))
+
+
+class Doubled(SAE):
+    """SAE with an encoder of its own."""
+
+    def encode(self, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
+        return 2 * super().encode(x, latents)
+
+
+def test_an_encoder_of_its_own_is_asked(random_sae) -> None:
+    """Of whatever is not `SAE` itself, entries are those of its `encode`, the negative ones included."""
+    rng = torch.Generator().manual_seed(3)
+    settings, x = ReLU(d_sae=24), torch.randn(40, 16, generator=rng)
+    random_sae.relu = False
+    for sae in (Doubled(settings, settings.init(16, 1.0, rng), {}), random_sae):
+        acts = encode_sparse(sae, x)
+        assert torch.equal(acts.pattern.dense(acts.values), sae.encode(x))
+        torch.testing.assert_close(decode_sparse(sae, acts), sae.decode(sae.encode(x)))
 
 
 def test_tokens_and_contexts_are_counted() -> None:

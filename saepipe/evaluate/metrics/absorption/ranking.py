@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from saepipe.evaluate.metrics.absorption.letter_probes import train_saebench
-from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 
 MAX_LATENTS = 10
@@ -16,8 +15,9 @@ MAX_LATENTS = 10
 
 def encode_words(subject: Subject, x: Tensor) -> csr_array:
     """Encodes (num_words, d_in) to sparse (num_words, d_sae) float32 activations of all latents."""
-    num_rows = rows_at_a_time(subject.sae.d_sae)
-    return vstack([csr_array(subject.encode(part).cpu().numpy()) for part in torch.split(x, num_rows)], format="csr")
+    acts = subject.encode_sparse(x)
+    parts = (acts.values, acts.pattern.columns, acts.pattern.row_starts)
+    return csr_array(tuple(part.cpu().numpy() for part in parts), shape=(len(x), subject.sae.d_sae))
 
 
 def rank_by_pursuit(acts: csr_array, labels: np.ndarray) -> list[list[int]]:

@@ -35,7 +35,12 @@ class PairCounter:
     """Streaming counts. A latent is active if its activation is not 0; only chosen pairs of latents are counted."""
 
     def __init__(self, subject: Subject, i: Tensor, j: Tensor, num_documents: int) -> None:
-        self.subject, self._i, self._j = subject, i, j
+        self.subject = subject
+        paired, columns = torch.cat([i, j]).unique(return_inverse=True)
+        self._i, self._j = columns.split(len(i))
+        self._num_columns = len(paired) + 1  # the latents of no pair share the last one
+        self._column = torch.full((subject.sae.d_sae,), len(paired), device=i.device)
+        self._column[paired] = torch.arange(len(paired), device=i.device)
         self._active = torch.zeros(subject.sae.d_sae, dtype=torch.int64, device=i.device)
         self._tokens = torch.zeros(num_documents, dtype=torch.int64, device=i.device)
         shape = (num_documents, len(i))
@@ -47,12 +52,13 @@ class PairCounter:
         x, documents = batch.x[batch.keep], batch.documents[batch.keep]
         num_rows = rows_at_a_time(self.subject.sae.d_sae)
         for rows, index in zip(torch.split(x, num_rows), torch.split(documents, num_rows), strict=True):
-            acts = self.subject.encode(rows)
-            if not acts.sum().isfinite():
+            acts = self.subject.encode_sparse(rows)
+            if not acts.values.sum().isfinite():
                 raise CorruptDataError(f"the SAE of {self.subject.name} on held-out tokens: acts hold NaN or Inf")
-            active = acts != 0
-            self._active += active.sum(0)
+            self._active += torch.bincount(acts.pattern.columns, minlength=len(self._active))
             self._tokens.index_add_(0, index, torch.ones_like(index))
+            active = torch.zeros(len(rows), self._num_columns, dtype=torch.bool, device=rows.device)
+            active[acts.pattern.rows, self._column[acts.pattern.columns]] = True
             active_i, active_j = active[:, self._i], active[:, self._j]
             for counts, on in ((self._num_i, active_i), (self._num_j, active_j), (self._num_both, active_i & active_j)):
                 counts.index_add_(0, index, on.int())

@@ -93,7 +93,9 @@ def densities(subjects: Sequence[Subject], blocks: Iterable[Tensor]) -> tuple[li
     for block in blocks:
         for subject, count in zip(subjects, counts, strict=True):
             for x in torch.split(block, max(1, _LATENTS_AT_ONCE // subject.sae.d_sae)):
-                count += is_active(subject.encode(x)).sum(0).cpu()
+                acts = subject.encode_sparse(x)
+                latents = acts.pattern.columns[is_active(acts.values)]
+                count += torch.bincount(latents, minlength=len(count)).cpu()
         num_tokens += len(block)
     return [count.double() / num_tokens for count in counts], num_tokens
 
