@@ -68,14 +68,14 @@ def encode_sparse(sae: Architecture, params: Params, x: Tensor, screening: Scree
     """
     (num_tokens, num_latents), d_sae = BLOCK, sae.d_sae
     if not (x.device.type == "cpu" and _has_nonzero(sae, params)):
-        parts = (sae.encode(params, part) for part in x.split(max(1, HELD // d_sae)))
+        parts = (sae.encode(params, part) for part in torch.split(x, max(1, HELD // d_sae)))
         return SparseActs.stacked([SparseActs.of(acts) for acts in parts])
     inputs, bias = sae.encoder_input(params, x)
     if sae.holds("floor") and screens(screening, inputs):
         return SparseActs.stacked(list(_screened(sae, params, inputs, bias)))
     if sae.elementwise and d_sae > num_latents:
-        return SparseActs.stacked([_by_blocks(sae, params, part, bias) for part in inputs.split(num_tokens)])
-    tokens = inputs.split(max(PIECE, num_tokens * num_latents // d_sae))
+        return SparseActs.stacked([_by_blocks(sae, params, part, bias) for part in torch.split(inputs, num_tokens)])
+    tokens = torch.split(inputs, max(PIECE, num_tokens * num_latents // d_sae))
     return SparseActs.stacked([_whole(sae, params, part, bias) for part in tokens])
 
 
@@ -92,7 +92,7 @@ def _has_nonzero(sae: Architecture, params: Params) -> bool:
 
 def _screened(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor) -> Iterator[SparseActs]:
     screen: Screen | None = Screen.of(params["W_enc"], bias)
-    for tokens in inputs.split(PIECE):
+    for tokens in torch.split(inputs, PIECE):
         pre_acts = None if screen is None else screen.pre_acts(sae, params, tokens)
         if pre_acts is None:
             screen = None  # the other tokens will have as many candidates
@@ -114,7 +114,7 @@ def _entries(sae: Architecture, params: Params, pre_acts: Tensor) -> SparseActs:
 def _by_blocks(sae: Architecture, params: Params, tokens: Tensor, bias: Tensor) -> SparseActs:
     """Encodes some latents at a time, which do not depend on the others."""
     rows, columns, values = [], [], []
-    for latents in torch.arange(sae.d_sae).split(BLOCK[1]):
+    for latents in torch.split(torch.arange(sae.d_sae), BLOCK[1]):
         pre_acts = product(tokens, params["W_enc"][:, latents[0] : latents[-1] + 1], bias[latents])
         positions, acts = sae.nonzero(params_of(params, latents), pre_acts)
         rows.append(torch.div(positions, len(latents), rounding_mode="floor"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from saepipe.evaluate.sae.subject import Subject
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from saepipe.train.rundir.load import load
+from saepipe.train.sae.sparse_acts import SparseActs
 
 HOOK, D_SAE = "blocks.1.hook_resid_post", 50
 SPLITS = ["0_15", "16_32", "33_49"]
@@ -119,8 +121,13 @@ def test_a_failed_export_leaves_nothing(
         export_delphi(run, out, num_contexts=9_999)
     with pytest.raises(ConfigError, match="51 files for 50 latents"):
         export_delphi(run, out, num_splits=51)
-    encode = Subject.encode
-    monkeypatch.setattr(Subject, "encode", lambda self, x: 1e6 * encode(self, x))
+    encode = Subject.encode_sparse
+
+    def huge(subject: Subject, x: torch.Tensor) -> SparseActs:
+        acts = encode(subject, x)
+        return replace(acts, values=1e6 * acts.values)
+
+    monkeypatch.setattr(Subject, "encode_sparse", huge)
     with pytest.raises(CorruptDataError, match="float16"):
         export_delphi(run, out, device="cpu")
     assert not list(tmp_path.iterdir())

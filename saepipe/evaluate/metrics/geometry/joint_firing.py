@@ -36,8 +36,8 @@ class PairCounter:
 
     def __init__(self, subject: Subject, i: Tensor, j: Tensor, num_documents: int) -> None:
         self.subject = subject
-        paired, columns = torch.cat([i, j]).unique(return_inverse=True)
-        self._i, self._j = columns.split(len(i))
+        paired, columns = torch.unique(torch.cat([i, j]), return_inverse=True)
+        self._i, self._j = torch.split(columns, len(i))
         self._num_columns = len(paired) + 1  # the latents of no pair share the last one
         self._column = torch.full((subject.sae.d_sae,), len(paired), device=i.device)
         self._column[paired] = torch.arange(len(paired), device=i.device)

@@ -27,6 +27,7 @@ from saepipe.evaluate.run import evaluate
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
+from saepipe.train.sae.sparse_acts import SparseActs
 
 EXAMPLE = EXAMPLES / "ag_news.yaml"
 HOOK = "blocks.1.hook_resid_post"
@@ -154,13 +155,18 @@ def test_without_a_full_probe_test_texts_are_encoded_to_few_latents(
 ) -> None:
     """The accuracies equal those measured along with a full probe."""
     num_encoded: list[int | None] = []
-    encode = Subject.encode
+    encode, encode_sparse = Subject.encode, Subject.encode_sparse
 
-    def record(subject: Subject, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
-        num_encoded.append(None if latents is None else len(latents))
+    def record(subject: Subject, x: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        num_encoded.append(len(latents))
         return encode(subject, x, latents)
 
+    def record_all(subject: Subject, x: torch.Tensor) -> SparseActs:
+        num_encoded.append(None)
+        return encode_sparse(subject, x)
+
     monkeypatch.setattr(Subject, "encode", record)
+    monkeypatch.setattr(Subject, "encode_sparse", record_all)
     evaluate(runs[:1], settings(biographies, tmp_path))
     (with_full,) = results(runs[:1])
     assert num_encoded == [None, None]
