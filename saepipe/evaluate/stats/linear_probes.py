@@ -13,6 +13,8 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from saepipe.evaluate.stats.logistic import fit_logistic
+
 STRENGTHS = (1e-3, 1e-2, 1e-1)
 """Values of C, the inverse of the L2 penalty's weight, that validation chooses from."""
 
@@ -70,7 +72,7 @@ def ranked(x: Tensor, y: Tensor) -> Tensor:
 
 
 def fit(x: Tensor, y: Tensor, C: float = 1.0, *, balanced: bool = False, max_iter: int = 1000) -> Probe:
-    """Fits L2-regularised logistic regression by L-BFGS, in the precision of x.
+    """Fits L2-regularised logistic regression by L-BFGS, in float64.
 
     Args:
         x: (num_rows, d).
@@ -79,12 +81,9 @@ def fit(x: Tensor, y: Tensor, C: float = 1.0, *, balanced: bool = False, max_ite
         balanced: whether rows are weighted so that both classes count the same.
         max_iter: iterations of L-BFGS, at most.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=C, max_iter=max_iter, class_weight="balanced" if balanced else None)
     with _threads().limit(limits=torch.get_num_threads() if x.numel() > _MIN_SIZE_FOR_THREADS else 1):
-        model.fit(x.numpy(), y.numpy())
-    return Probe(torch.from_numpy(model.coef_[0]).double(), float(model.intercept_[0]))
+        weight, bias = fit_logistic(x.numpy(), y.numpy(), C, balanced=balanced, max_iter=max_iter)
+    return Probe(torch.from_numpy(weight), bias)
 
 
 @cache
@@ -101,13 +100,11 @@ def fit_validated(x: Tensor, y: Tensor, num_validation: int, strengths: Sequence
         num_validation: number of rows at the end to validate on; both values of y must be among them.
         strengths: C from the strongest penalty to the weakest; the first wins a tie.
     """
-    from sklearn.metrics import log_loss
-
     train_rows, validation_rows = slice(len(x) - num_validation), slice(len(x) - num_validation, None)
 
     def loss(C: float) -> float:
-        probability = torch.sigmoid(fit(x[train_rows], y[train_rows], C).logits(x[validation_rows]))
-        return float(log_loss(y[validation_rows].numpy(), probability.numpy(), labels=[False, True]))
+        logits = fit(x[train_rows], y[train_rows], C).logits(x[validation_rows])
+        return float(binary_cross_entropy_with_logits(logits, y[validation_rows].to(logits)))
 
     return fit(x, y, min(strengths, key=loss))
 

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from saepipe.evaluate.metrics.absorption.ranking import rank_by_probe_weight, rank_by_pursuit
+from saepipe.evaluate.stats.logistic import fit_logistic
 
 _NUM_FOLDS = 5
 
@@ -141,8 +142,6 @@ def predict(train: WordActs, test: WordActs, letter: int, latents: Sequence[int]
         latents: latents to use; without any, no word is predicted to have the letter.
         scaled: whether to divide each latent by its standard deviation; if not, small latents are penalised more.
     """
-    from sklearn.linear_model import LogisticRegression
-
     labels = train.labels[:, letter]
     if not latents or labels.all() or not labels.any():
         return np.full(len(test.labels), bool(latents) and bool(labels.all()))
@@ -150,15 +149,14 @@ def predict(train: WordActs, test: WordActs, letter: int, latents: Sequence[int]
     if scaled:
         deviation = x_train.std(axis=0)
         x_train, x_test = (x / np.where(deviation > 0, deviation, 1) for x in (x_train, x_test))
-    model = LogisticRegression(max_iter=500, class_weight="balanced").fit(x_train, labels)
-    predictions: np.ndarray = model.predict(x_test)
+    weight, bias = fit_logistic(x_train, labels, balanced=True, max_iter=500)
+    predictions: np.ndarray = x_test @ weight + bias > 0
     return predictions
 
 
 def _f1(truth: np.ndarray, predictions: np.ndarray) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(truth, predictions, zero_division=0))
+    """Returns 2 TP / (2 TP + FP + FN) of two bool arrays; 0 if neither has a True."""
+    return 2 * float((truth & predictions).sum()) / max(1, int(truth.sum() + predictions.sum()))
 
 
 def _split(
