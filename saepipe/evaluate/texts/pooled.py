@@ -17,6 +17,9 @@ from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.train.sae.sparse_acts import SparseActs
 
+_TOKENS, _ENTRIES = 2048, 2**22
+"""Tokens, and latent activations of a smaller SAE, that are encoded at a time: few enough for a CPU's cache."""
+
 
 @dataclass(frozen=True)
 class TextActivations:
@@ -100,7 +103,8 @@ def pooled_latents(subject: Subject, activations: TextActivations, latents: Tens
         (num_texts, d_sae or num_latents) float32, on the CPU.
     """
     parts = []
-    for x, lengths in activations.chunks(rows_at_a_time(subject.sae.d_sae)):
+    held = rows_at_a_time(subject.sae.d_sae) if latents is not None else max(_TOKENS, _ENTRIES // subject.sae.d_sae)
+    for x, lengths in activations.chunks(held):
         if latents is None:
             parts.append(_mean_of_entries(subject.encode_sparse(x), lengths))
         else:
@@ -116,8 +120,9 @@ def _mean_of_entries(acts: SparseActs, lengths: Tensor) -> Tensor:
     """Returns `_mean_by_text` of acts of which only the entries are held, (num_texts, d_sae)."""
     pattern, lengths = acts.pattern, lengths.to(acts.values.device)
     text = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-    sums = acts.values.new_zeros(len(lengths) * pattern.num_columns)
-    sums.index_add_(0, text[pattern.rows] * pattern.num_columns + pattern.columns, acts.values)
+    up = (torch.arange(len(text), device=text.device) - text) * pattern.num_columns  # from a token's row to its text's
+    positions = pattern.positions - up.repeat_interleave(pattern.row_starts.diff())
+    sums = acts.values.new_zeros(len(lengths) * pattern.num_columns).index_add_(0, positions, acts.values)
     return sums.view(len(lengths), -1) / lengths[:, None]
 
 

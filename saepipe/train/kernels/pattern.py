@@ -123,7 +123,7 @@ class Pattern:
 
     def values_of(self, array: Tensor) -> Tensor:
         """Returns the entries' values (num_entries,) in an array (num_rows, num_columns)."""
-        return array.flatten()[self.positions]
+        return array.flatten().index_select(0, self.positions)
 
     def dense(self, values: Tensor) -> Tensor:
         """Returns an array (num_rows, num_columns) with `values` (num_entries,) at the entries and 0 elsewhere."""

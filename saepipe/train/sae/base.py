@@ -237,4 +237,4 @@ def params_of(params: Params, latents: Tensor) -> Params:
 def entries_above(pre_acts: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:
     """Returns the flat positions (num_entries,) of pre-activations above a threshold, or NaN, and their values."""
     positions = true_positions((pre_acts <= threshold).logical_not_())
-    return positions, pre_acts.flatten()[positions]
+    return positions, pre_acts.flatten().index_select(0, positions)
