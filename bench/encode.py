@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import write_result
+from record import commit_of, write_result
 from torch import Tensor
 
 from saepipe.evaluate.sae.reconstruction import reconstruct
@@ -150,11 +150,6 @@ def rows_of(number: int, directions: Tensor) -> Tensor:
     size = 1 + torch.rand(BATCH, 32, 1, generator=rng)
     noise = 0.05 * torch.randn(BATCH, D_IN, generator=rng)
     return ((directions[chosen] * size).sum(1) + noise).bfloat16().float()
-
-
-def commit_of(checkout: Path) -> str:
-    command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The cost of evaluation: 1, 4 and 16 runs per call, each on cold artifacts, then as many other runs on warm ones.
 
     python bench/evaluate.py [--runs 1 4 16] [--rounds 3] [--steps 300] [--contexts N] [--metrics NAME...]
+    python bench/evaluate.py --before CHECKOUT [--rounds 3]
 
 The runs are 32 short ones of one config on a cache of the toy, which differ in the seed: the first half is for cold
 calls, the second for warm ones. Each call is a separate process, timed from opening the first run folder to writing the
@@ -8,12 +9,17 @@ last result; this includes loading the model, but not imports. With t(n) the med
 SAE is the slope between the two largest n, and the set-up is the rest of t(n) at the smaller of the two. Passes of the
 model are counted in sequences. Writes results/evaluate.json, and fails if the number of full or lower-layer passes
 depends on the number of runs, or if a warm call makes lower-layer passes.
+
+With --before, an earlier build in a checkout takes turns with this one: warm calls of the larger number of runs, with
+feature stores, each build on artifacts of its own. Writes results/evaluate_before.json, with the figures that differ.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import write_result
+from record import commit_of, write_result
 
 from saepipe.data.toy import CONFIGS
 from saepipe.evaluate.config import EvaluateConfig
@@ -38,6 +44,7 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 
 CLAIM = "Model work is shared: full and lower-layer passes are the same for 1 and for 16 runs, and are made once"
+CLAIM_BEFORE = "Evaluating 16 runs with kept work of the model takes at most 0.6 of an earlier build's time"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -49,17 +56,22 @@ def main() -> None:
     parser.add_argument("--d-sae", type=int, default=512)
     parser.add_argument("--contexts", type=int, help="held-out contexts for core and geometry (default: all)")
     parser.add_argument("--metrics", nargs="+", help="metrics to run (default: those of the config)")
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier commit")
     parser.add_argument("--call", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.call:
         print(json.dumps(timed_call(**args.call)))
         return
-    sizes = sorted(set(args.runs))
+    metrics, sizes = metrics_of(args.metrics, args.contexts), sorted(set(args.runs))
+    if args.before:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = make_runs(Path(folder), sizes[-1] + 1, args.steps, args.d_sae)
+            compare_builds(Path(folder), runs, args.before, args.rounds, metrics)
+        return
     if len(sizes) < 2:
         parser.error("--runs needs at least two different numbers, for a slope")
     with tempfile.TemporaryDirectory() as folder:
         runs = make_runs(Path(folder), 2 * sizes[-1], args.steps, args.d_sae)
-        metrics = metrics_of(args.metrics, args.contexts)
         calls = list(all_calls(Path(folder), runs, sizes, args.rounds, metrics))
     settings = {"steps": args.steps, "d_sae": args.d_sae, "rounds": args.rounds, "threads": torch.get_num_threads()}
     figures = {"settings": settings | {"metrics": metrics}, **summary(calls, sizes), "calls": calls}
@@ -107,9 +119,60 @@ def all_calls(
                 yield {"round": number, "artifacts": kind, "runs": num_runs, **cost}
 
 
-def call_in_a_process(call: Mapping[str, Any]) -> dict[str, Any]:
+def compare_builds(
+    folder: Path, runs: Sequence[Path], before: Path, rounds: int, metrics: list[dict[str, Any]]
+) -> None:
+    """Times warm calls of all runs but the last, which makes the artifacts; every other round in the opposite order."""
+    builds: dict[str, Mapping[str, str]] = {"now": {}, "before": {"PYTHONPATH": str(before.resolve())}}
+    calls: dict[str, list[dict[str, Any]]] = {build: [] for build in builds}
+    for number in range(-1, rounds):  # round -1 is cold, and not counted
+        for build in builds if number % 2 == 0 else reversed(builds):
+            out, evaluated = folder / f"{build}-{number}", runs[-1:] if number < 0 else runs[:-1]
+            config = {"metrics": metrics, "artifacts": str(folder / f"artifacts-{build}")}
+            call = {"runs": list(map(str, evaluated)), "config": config, "out": str(out)}
+            cost = call_in_a_process(call, builds[build])
+            print(number, build, cost["seconds"], flush=True)
+            if number >= 0:
+                calls[build].append(cost["seconds"])
+    shares = {
+        clock: {
+            metric: _median(calls["now"], metric, clock) / _median(calls["before"], metric, clock)
+            for metric in calls["now"][0]
+        }
+        for clock in CLOCKS
+    }
+    apart = differences(folder / "now-0", folder / "before-0")
+    settings = {
+        "runs": len(runs) - 1,
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "before": commit_of(before),
+    }
+    figures = {"aim": 0.6, "share of the earlier time": shares, "figures apart": apart, "settings": settings}
+    write_result("evaluate_before", CLAIM_BEFORE, {**figures, "calls": calls})
+    print(json.dumps(shares, indent=1), f"{len(apart)} figures differ", json.dumps(apart, indent=1), sep="\n")
+
+
+def _median(calls: Sequence[Mapping[str, Any]], metric: str, clock: str) -> float:
+    return statistics.median(call[metric][clock] for call in calls)
+
+
+def differences(now: Path, before: Path) -> dict[str, list[float]]:
+    """Returns the figures that differ by more than 1e-6 of their size, of both builds, by file, category and key."""
+    apart = {}
+    for path in sorted(now.glob("*/*.json")):
+        one, other = (json.loads((root / path.relative_to(now)).read_text()) for root in (now, before))
+        for category, group in one["eval_result_metrics"].items():
+            for key, value in group.items():
+                earlier = other["eval_result_metrics"][category][key]
+                if value != earlier and not math.isclose(value, earlier, rel_tol=1e-6, abs_tol=1e-9):
+                    apart[f"{path.relative_to(now)} {category} {key}"] = [value, earlier]
+    return apart
+
+
+def call_in_a_process(call: Mapping[str, Any], settings: Mapping[str, str] = {}) -> dict[str, Any]:
     command = [sys.executable, __file__, "--call", json.dumps(call)]
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    process = subprocess.run(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=True)
     cost: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return cost
 

@@ -58,7 +58,7 @@ class StoreBuilder:
         entries = active_entries(self.subject, tokens)
         self.statistics.add(entries)
         self.top.add(entries, entries.act)
-        self.sample.add(entries, tokens.uniform[entries.row])
+        self.sample.add(entries, tokens.uniform.index_select(0, entries.row))
         self.coactive.sample.add(entries)
         self.firings.add(entries)
 

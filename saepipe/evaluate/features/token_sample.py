@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from saepipe.evaluate.features.active import ActiveEntries
+from saepipe.train.kernels.pattern import true_positions
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class TokenSample:
         tokens = entries.tokens
         num = torch.bincount(entries.row, minlength=len(tokens.x))
         chosen = tokens.uniform < self.share
-        of_chosen = chosen[entries.row]
+        of_chosen = true_positions(chosen.index_select(0, entries.row))
         of_tokens = (tokens.uniform[chosen], tokens.flat_index[chosen], num[chosen])
-        tensors = (*of_tokens, entries.latent[of_chosen].int(), entries.act[of_chosen])
+        of_entries = (entries.latent.index_select(0, of_chosen).int(), entries.act.index_select(0, of_chosen))
+        tensors = (*of_tokens, *of_entries)
         self._parts.append(SampledTokens(*(tensor.cpu().numpy() for tensor in tensors)))
         self._total += self._sum(self._parts[-1])
         while self._total > self._limit:

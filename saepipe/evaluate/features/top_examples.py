@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saepipe.evaluate.features.active import ActiveEntries
+from saepipe.train.kernels.pattern import true_positions
 
 
 class TopExamples:
@@ -26,7 +27,7 @@ class TopExamples:
 
     def add(self, active: ActiveEntries, score: Tensor) -> None:
         """Offers all entries of a chunk, (num_entries,) scores. Chunks come in the order of their contexts."""
-        entries = (score > self.score.amin(dim=1)[active.latent]).nonzero().flatten()
+        entries = true_positions(score > self.score.amin(dim=1).index_select(0, active.latent))
         if not len(entries):
             return
         order = score[entries].sort(descending=True, stable=True).indices
