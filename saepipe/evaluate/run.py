@@ -22,6 +22,7 @@ from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.plan import MetricJob, by_testbed, plan_jobs, store_jobs
 from saepipe.evaluate.results.result_file import envelope
 from saepipe.evaluate.sae.subject import Subject
+from saepipe.train.step.allocator import keep_freed_memory
 
 
 def evaluate(
@@ -63,6 +64,7 @@ def evaluate(
     stores = store_jobs(jobs, config, results)
     with _locked(_Todo.of(jobs, stores), progress) as todo:
         todo.say(progress)
+        keep_freed_memory()  # each batch of each SAE needs arrays of the same sizes
         eval_id = str(uuid.uuid4())
         for metric_jobs in by_testbed(todo.metrics):
             _measure(metric_jobs, metric_jobs[0].testbed, eval_id, progress)
