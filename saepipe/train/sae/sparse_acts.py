@@ -22,7 +22,6 @@ from saepipe.train.sae.straight_through import DENSE_ABOVE
 BLOCK = 2048, 1024
 """Tokens (less than 2^15) and latents of a block of pre-activations, whose 8 MiB stay in a CPU's cache until read."""
 
-
 HELD = 2**26
 """Activations held at a time where `encode` computes all of them."""
 
@@ -71,7 +70,8 @@ def encode_sparse(sae: Architecture, params: Params, x: Tensor, screening: Scree
         parts = (sae.encode(params, part) for part in torch.split(x, max(1, HELD // d_sae)))
         return SparseActs.stacked([SparseActs.of(acts) for acts in parts])
     inputs, bias = sae.encoder_input(params, x)
-    if sae.holds("floor") and screens(screening, inputs):
+    # To prepare a screen costs several passes over W_enc, which few tokens do not repay.
+    if sae.holds("floor") and screens(screening, inputs) and (screening == "always" or len(x) >= num_tokens):
         return SparseActs.stacked(list(_screened(sae, params, inputs, bias)))
     if sae.elementwise and d_sae > num_latents:
         return SparseActs.stacked([_by_blocks(sae, params, part, bias) for part in torch.split(inputs, num_tokens)])
