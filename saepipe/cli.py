@@ -114,7 +114,7 @@ def harvest(
     resume: ResumeOption = "auto",
     format_: FormatOption = "human",
 ) -> None:
-    """Run the language model over text once and store its residual activations."""
+    """Run the language model over text once and store its activations."""
     from saepipe.harvest.config import HarvestConfig
 
     settings = HarvestConfig.load(config, set_)

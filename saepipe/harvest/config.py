@@ -108,7 +108,7 @@ class HarvestConfig(Config):
 
     model: ModelConfig = ModelConfig()
     dataset: DatasetConfig = DatasetConfig()
-    hooks: Hooks = Field(("blocks.2.hook_resid_post",), min_length=1)
+    hooks: Hooks = Field(("blocks.2.hook_resid_post",), min_length=1, description="sites of layers: docs/sites.md")
     num_tokens: Count = Field(10_000_000, gt=0, description="training rows to store; special tokens do not count")
     heldout_tokens: Count = Field(500_000, ge=0, description="maximum positions of held-out contexts")
     heldout_share: float = Field(0.05, ge=0, lt=1, description="share of documents, chosen by a hash of their text")

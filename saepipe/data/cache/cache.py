@@ -1,4 +1,4 @@
-"""A finished cache of residual activations, opened for reading."""
+"""A finished cache of activations, opened for reading."""
 
 from __future__ import annotations
 

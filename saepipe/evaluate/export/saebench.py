@@ -125,7 +125,7 @@ def custom_sae(
         model_name: TransformerLens' name of the model; default: its id in the cache.
 
     Raises:
-        ConfigError: if the run's hook is not in the residual stream.
+        ConfigError: if the run's hook is not the residual stream between two layers.
         CorruptDataError: if the run is unfinished or damaged.
     """
     opened = run if isinstance(run, Run) else open_run(run)

@@ -137,8 +137,19 @@ class _DecodeZeros(torch.autograd.Function):
         return carrier_gradient.to(ctx.dtype), None, None, None
 
 
+def _stacked(function: Any, info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
+    """Applies a function that takes leading axes to stacked runs; torch's own rule would trace it at every step."""
+    runs = [
+        value.expand(info.batch_size, *value.shape) if axis is None else value.movedim(axis, 0)
+        for value, axis in zip(inputs, in_dims, strict=True)
+    ]
+    return function.apply(*runs), 0
+
+
 class _CarryingBias(torch.autograd.Function):
-    generate_vmap_rule = True
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
+        return _stacked(_CarryingBias, info, in_dims, *inputs)
 
     @staticmethod
     def forward(b_enc: Tensor, b_dec: Tensor, W_enc: Tensor) -> Tensor:
@@ -151,11 +162,15 @@ class _CarryingBias(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (W_enc,) = ctx.saved_tensors
-        return gradient, torch.addmv(W_enc[:, 0], W_enc, gradient, beta=0, alpha=-1), None
+        if gradient.dim() == 1:
+            return gradient, torch.addmv(W_enc[:, 0], W_enc, gradient, beta=0, alpha=-1), None
+        return gradient, -torch.matmul(W_enc, gradient.unsqueeze(-1)).squeeze(-1), None
 
 
 class _WithGradient(torch.autograd.Function):
-    generate_vmap_rule = True
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
+        return _stacked(_WithGradient, info, in_dims, *inputs)
 
     @staticmethod
     def forward(value: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -168,7 +183,7 @@ class _WithGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (known,) = ctx.saved_tensors
-        return gradient, gradient * known, None
+        return gradient, gradient[(..., *(None,) * (known.dim() - gradient.dim()))] * known, None
 
 
 class _ColumnSums(torch.autograd.Function):
