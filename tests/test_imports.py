@@ -28,7 +28,7 @@ MAY_IMPORT = {
 FLOORS = {
     "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches smollm2 toy"),
     "harvest": (
-        "decoder_layers hook_point host_copies hub_client identity local_rows model_config selection",
+        "chat decoder_layers hook_point host_copies hub_client identity local_rows model_config selection",
         "hub sites",
         "model site_hook",
         "capture",

@@ -18,6 +18,7 @@ from saepipe.data.cache.codecs import SNR_FLOOR, Profile
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import PathText, Seed
 from saepipe.data.toy import KINDS
+from saepipe.harvest.chat import Turns
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.local_rows import split_suffix
 from saepipe.harvest.model_config import ModelConfig
@@ -63,6 +64,9 @@ class DatasetConfig(Config):
     documents: Literal["paragraph", "line", "document"] = Field("paragraph", description="unit of a .txt file")
     encoding: str = Field("utf-8", description="of a .txt, .jsonl, .json or .csv file; a byte-order mark is skipped")
     nulls: Literal["refuse", "skip"] = Field("refuse", description="`skip` leaves out and counts rows without a value")
+    chat: Turns | None = Field(
+        None, description="the column holds messages, or two a prompt and a response; turns whose tokens are stored"
+    )
     seed: Seed = Field(0, description="seed of the toy text")
 
     @property
@@ -89,7 +93,7 @@ class DatasetConfig(Config):
     def _without_later_keys(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out keys at their default that earlier versions did not have, so that equal settings stay equal."""
         plain: dict[str, Any] = serialise(self)
-        defaults = {"encoding": "utf-8", "nulls": "refuse"}
+        defaults = {"encoding": "utf-8", "nulls": "refuse", "chat": None}
         return {key: value for key, value in plain.items() if value != defaults.get(key, _NEVER)}
 
     @model_validator(mode="after")
@@ -98,6 +102,8 @@ class DatasetConfig(Config):
             raise ValueError(f"token ids need one column, not {len(self.columns)}: {list(self.columns)}")
         if any(isinstance(column, int) for column in self.columns) and self.suffix != ".csv":
             raise ValueError(f"columns by index are for .csv files without a header; {self.source!r} needs names")
+        if self.chat and (self.tokenised or self.source == "toy" or len(self.columns) > 2):
+            raise ValueError("chat needs one column of messages, or a prompt's and a response's")
         if self.source == "toy" and self.subset not in (None, *KINDS):
             raise ValueError(f"the toy text has no kind {self.subset!r}; subset may be {', '.join(KINDS)}")
         return self

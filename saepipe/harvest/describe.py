@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from saepipe.data.cache.layout import Layout, Split
-from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import provenance
 from saepipe.harvest.attention import check_attention
+from saepipe.harvest.chat import ChatText
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.row_source import RowSource
@@ -31,20 +31,30 @@ def make_layout(config: HarvestConfig, lm: LanguageModel) -> Layout:
 
 
 def make_windows(
-    config: HarvestConfig, lm: LanguageModel, revision: str | None = None, nulls: list[int] | None = None
+    config: HarvestConfig,
+    lm: LanguageModel,
+    revision: str | None = None,
+    nulls: list[int] | None = None,
+    chat: ChatText | None = None,
 ) -> Iterator[tuple[Split, Window]]:
     """Yields all windows, training and held-out; a pure function of the config and the dataset's commit.
 
-    `nulls` receives the numbers of the documents that were left out because they have no value.
+    `nulls` receives the numbers of the documents that were left out because they have no value. `chat` may be given to
+    read what it counts.
     """
     return pack(
-        read_documents(config.dataset, revision, nulls=nulls),
+        read_documents(config.dataset, revision, nulls=nulls, chat=chat or chat_text(config, lm)),
         lm.tokenizer,
         context_size=config.context_size,
         bos_id=lm.bos_id,
         separate=config.bos == "documents",
         heldout_share=config.heldout_share,
     )
+
+
+def chat_text(config: HarvestConfig, lm: LanguageModel) -> ChatText | None:
+    """Returns what renders the config's conversations; raises ConfigError if the tokenizer cannot."""
+    return ChatText(lm.tokenizer, config.dataset.chat) if config.dataset.chat else None
 
 
 def first_batch(config: HarvestConfig, lm: LanguageModel, revision: str | None = None) -> WindowBatch:
@@ -62,9 +72,10 @@ def first_windows(config: HarvestConfig, lm: LanguageModel, revision: str | None
             hint="use a smaller context_size, a smaller heldout_share, or more text",
         )
     first = WindowBatch.of(0, batch)
-    if not keep_mask(first.ids, lm.special_ids).any():
+    if not first.keep(lm.special_ids).any():
+        what = f"no token of a turn of the {config.dataset.chat}" if config.dataset.chat else "only special tokens"
         raise ConfigError(
-            f"the first {len(batch)} windows of {config.dataset.source!r} hold nothing but special tokens",
+            f"the first {len(batch)} windows of {config.dataset.source!r} hold {what}",
             hint="check the dataset's columns, and that the tokenizer belongs to the text",
         )
     return first
@@ -88,7 +99,7 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
     return {
         "format_version": make_layout(config, lm).format_version,
         "model": lm.identity,
-        "dataset": {"source": config.dataset.source, "revision": revision},
+        "dataset": {"source": config.dataset.source, "revision": revision, **_template(config, lm)},
         "hooks": list(config.hooks),
         **make_layout(config, lm).describe_widths(),
         "context_size": config.context_size,
@@ -101,6 +112,11 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
         "norm_limits": {hook: median * (config.drop_norm_above or 0) for hook, median in medians.items()},
         "versions": dict(provenance()),
     }
+
+
+def _template(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
+    """Returns the text of the chat template, if there are conversations."""
+    return {"chat_template": lm.tokenizer.chat_template} if config.dataset.chat else {}
 
 
 def median_norms(config: HarvestConfig, lm: LanguageModel, batch: WindowBatch) -> dict[str, float]:

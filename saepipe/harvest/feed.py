@@ -11,7 +11,6 @@ import numpy as np
 import xxhash
 
 from saepipe.data.cache.layout import Layout, Split
-from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.cache.writer import CacheWriter
 from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.tokenize import Window
@@ -32,11 +31,24 @@ class WindowFeed:
     """Yields training batches, and collects up to `max_heldout` held-out windows meanwhile in `heldout`."""
 
     def __init__(
-        self, windows: Iterator[tuple[Split, Window]], batch_size: int, max_heldout: int, *, digest: bool = True
+        self,
+        windows: Iterator[tuple[Split, Window]],
+        batch_size: int,
+        max_heldout: int,
+        *,
+        digest: bool = True,
+        marks_stored: bool = False,
     ) -> None:
-        """`digest` is whether training batches carry the digest of what was read until their end."""
+        """
+        Args:
+            windows: of the text.
+            batch_size: windows per batch.
+            max_heldout: held-out windows to set aside.
+            digest: whether training batches carry the digest of what was read until their end.
+            marks_stored: whether that covers which tokens are stored; not in caches that store all.
+        """
         self._windows, self._batch_size, self._max_heldout = windows, batch_size, max_heldout
-        self._digest = digest
+        self._digest, self._marks_stored = digest, marks_stored
         self.heldout: list[Window] = []
         self.num_documents = 0
         """documents of the training text up to the last one that was yielded"""
@@ -73,6 +85,8 @@ class WindowFeed:
             for window in (*train, *heldout):
                 state.update(window.ids.tobytes())
                 state.update(window.documents.tobytes())
+                if self._marks_stored:
+                    state.update(window.stored.tobytes())
             return _Read(WindowBatch.of(first, train, state.hexdigest()), heldout)
 
         for split, window in self._windows:
@@ -113,13 +127,14 @@ class ContextShards:
     def _write(self, count: int) -> None:
         ids = np.concatenate([batch.ids for batch in self._batches])
         documents = np.concatenate([batch.documents for batch in self._batches])
+        keep = np.concatenate([batch.keep(self._special_ids) for batch in self._batches])
         shard = self._num_written // self._writer.layout.shard_rows
         arrays = {
             Layout.contexts(self._split): ids[:count],
             Layout.documents(self._split): documents[:count],
-            Layout.keep(self._split): keep_mask(ids, self._special_ids)[:count],
+            Layout.keep(self._split): keep[:count],
         }
         self._writer.put_contexts(self._split, shard, arrays)
-        rest = WindowBatch(0, ids[count:], documents[count:])
+        rest = WindowBatch(0, ids[count:], documents[count:], stored=keep[count:])
         self._batches = [rest] if len(rest.ids) else []
         self._num_written += count

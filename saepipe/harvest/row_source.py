@@ -10,7 +10,6 @@ import torch
 
 from saepipe.data.batches.staging_memory import to_bits
 from saepipe.data.cache.layout import Layout, Split
-from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.harvest.fitting_passes import FittingPasses
 from saepipe.harvest.hook_point import HookPoint
@@ -47,7 +46,7 @@ class RowSource:
 
     def most_rows(self, batch: WindowBatch, split: Split) -> int:
         """Number of rows that a batch gives unless norms are too large: ordinary tokens, or held-out positions."""
-        return batch.ids.size if split == "heldout" else int(keep_mask(batch.ids, self._lm.special_ids).sum())
+        return batch.ids.size if split == "heldout" else int(batch.keep(self._lm.special_ids).sum())
 
     def start(self, batch: WindowBatch, split: Split) -> PendingRows:
         """Starts a batch. On CUDA this returns before the device has done it, on a CPU after the pass.
@@ -60,7 +59,7 @@ class RowSource:
         if split == "heldout":
             wait = self._copies.download(pack_heldout(activations))
             return PendingRows(batch.ids.size, partial(self._heldout, batch, activations, wait))
-        candidates = torch.from_numpy(np.flatnonzero(keep_mask(batch.ids, self._lm.special_ids)))
+        candidates = torch.from_numpy(np.flatnonzero(batch.keep(self._lm.special_ids)))
         wait = self._copies.download(pack_train(activations, self._copies.upload(candidates), self._norm_limits))
         return PendingRows(len(candidates), partial(self._train, batch, activations, wait))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.harvest.tokenize import Window
 
 
@@ -19,11 +20,20 @@ class WindowBatch:
     documents: np.ndarray
     text: str = ""
     """digest of all windows that were read until the end of this batch; empty if none is wanted"""
+    stored: np.ndarray | None = None
+    """(batch, context_size) bool: tokens whose rows are stored, unless they are special; None: all"""
 
     @classmethod
     def of(cls, first: int, windows: Sequence[Window], text: str = "") -> WindowBatch:
-        ids = np.stack([window.ids for window in windows])
-        return cls(first, ids, np.stack([window.documents for window in windows]), text)
+        ids, documents, stored = (
+            np.stack([getattr(window, name) for window in windows]) for name in ("ids", "documents", "stored")
+        )
+        return cls(first, ids, documents, text, stored)
+
+    def keep(self, special_ids: frozenset[int]) -> np.ndarray:
+        """Returns which tokens' rows are stored, (batch, context_size) bool."""
+        ordinary = keep_mask(self.ids, special_ids)
+        return ordinary if self.stored is None else ordinary & self.stored
 
 
 @dataclass(frozen=True)

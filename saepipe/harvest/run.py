@@ -23,8 +23,9 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.harvest.auto_settings import chosen, settle
+from saepipe.harvest.chat import ChatText
 from saepipe.harvest.config import HarvestConfig
-from saepipe.harvest.describe import describe, make_layout, make_windows
+from saepipe.harvest.describe import chat_text, describe, make_layout, make_windows
 from saepipe.harvest.feed import ContextShards, WindowFeed
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.pass_workers import PassWorkers
@@ -104,7 +105,8 @@ def _fill(
 
         start = _starter(writer, attributes, progress)
         nulls: list[int] = []
-        feed = _feed(config, lm, attributes, nulls)
+        chat = chat_text(config, lm)
+        feed = _feed(config, lm, attributes, nulls, chat)
         contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
 
         batches = contexts["train"].recorded(marks.checked(feed.train_batches()))
@@ -120,6 +122,11 @@ def _fill(
         _report_shortfalls(config, train, heldout.limit, progress)
         if num_nulls := sum(number < feed.num_documents for number in nulls):
             progress.say(f"left out {num_nulls:,} of {feed.num_documents:,} documents, which have no value")
+        if chat and chat.num_lost:
+            progress.say(
+                f"the chat template leaves out or changes {chat.num_lost:,} of the {chat.num_turns:,} turns of the "
+                f"{config.dataset.chat} that were read; their tokens are not stored"
+            )
         for shards in contexts.values():
             shards.close()
         counts = {
@@ -154,14 +161,17 @@ def _starter(writer: CacheWriter, attributes: Mapping[str, Any], progress: Progr
     return start
 
 
-def _feed(config: HarvestConfig, lm: LanguageModel, attributes: Mapping[str, Any], nulls: list[int]) -> WindowFeed:
+def _feed(
+    config: HarvestConfig, lm: LanguageModel, attributes: Mapping[str, Any], nulls: list[int], chat: ChatText | None
+) -> WindowFeed:
     """Returns the windows of the text; the numbers of documents without a value are added to `nulls` as they come."""
     # A branch may have moved since the harvest was started, but it reads the same commit to the end.
-    windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls)
+    windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls, chat)
     num_heldout = config.heldout_tokens // config.context_size
     # A cache that was begun without digests stays without, so that a repair of it gives the same fingerprint.
     has_marks = "probe" in attributes["model"]
-    return WindowFeed(windows, config.contexts_per_pass, num_heldout, digest=has_marks)
+    marks = {"digest": has_marks, "marks_stored": chat is not None}
+    return WindowFeed(windows, config.contexts_per_pass, num_heldout, **marks)
 
 
 def _shuffled_split(config: HarvestConfig) -> SplitSpec:

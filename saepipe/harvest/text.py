@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from saepipe.data import toy
 from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.errors import ConfigError
+from saepipe.harvest.chat import ChatText, Span, messages_of
 from saepipe.harvest.config import DatasetConfig
 from saepipe.harvest.hub import dataset_commit, downloaded_dataset, remote_error
 from saepipe.harvest.hub_client import is_from_the_network
@@ -35,6 +36,8 @@ class Document:
     text: str | None = None
     ids: np.ndarray | None = None
     """(tokens,) int64"""
+    stored: tuple[Span, ...] | None = None
+    """spans of the text whose tokens are stored; None: all"""
 
     @property
     def heldout_score(self) -> float:
@@ -58,7 +61,11 @@ def resolve_revision(config: DatasetConfig) -> str | None:
 
 
 def read_documents(
-    config: DatasetConfig, revision: str | None = None, *, nulls: list[int] | None = None
+    config: DatasetConfig,
+    revision: str | None = None,
+    *,
+    nulls: list[int] | None = None,
+    chat: ChatText | None = None,
 ) -> Iterator[Document]:
     """Streams the dataset's documents; leaves out empty ones, but counts them in the numbering.
 
@@ -66,6 +73,7 @@ def read_documents(
         config: the source.
         revision: commit of a hub dataset to read, instead of the one to which the config's revision points now.
         nulls: receives the numbers of the documents without a value, which `nulls: skip` leaves out.
+        chat: renders conversations; needed if the config has a `chat`.
 
     Raises:
         ConfigError: if a file, a split or a column does not exist, or a row holds something else than text or ids.
@@ -77,7 +85,7 @@ def read_documents(
             yield Document(number, text=generated.text)
         return
     for number, row in enumerate(read_rows(config, revision)):
-        document = _document(config, number, row)
+        document = _document(config, number, row, chat)
         if document is None:
             if nulls is not None:
                 nulls.append(number)
@@ -177,18 +185,33 @@ def _existing_file(config: DatasetConfig) -> Path:
     return path
 
 
-def _document(config: DatasetConfig, number: int, row: dict[Any, Any]) -> Document | None:
+def _document(config: DatasetConfig, number: int, row: dict[Any, Any], chat: ChatText | None) -> Document | None:
     """Returns the row's document; None if a value is null and nulls are skipped."""
     values = [value_of(config.source, row, column) for column in config.columns]
     if config.nulls == "skip" and any(value is None for value in values):
         return None
     if config.tokenised:
         return Document(number, ids=_ids(config, number, values[0]))
+    if config.chat:
+        return _conversation(config, number, values, chat)
     for column, value in zip(config.columns, values, strict=True):
         if not isinstance(value, str):
             hint = "choose another column, or set dataset.tokenised if it holds token ids"
             raise _refused(config, number, column, value, "text", hint)
     return Document(number, text=config.join.join(values))
+
+
+def _conversation(config: DatasetConfig, number: int, values: list[Any], chat: ChatText | None) -> Document:
+    assert chat is not None, "conversations need a tokenizer"
+    messages = messages_of(values)
+    if messages is None:
+        wanted = "a list of messages with a role and a content" if len(values) == 1 else "a prompt and a response"
+        raise _refused(config, number, config.columns[0], values[0], wanted, "see docs/harvest.md#chat")
+    try:
+        text, stored = chat.render(messages)
+    except ConfigError as error:
+        raise ConfigError(f"document {number} of {config.source}: {error.message}", hint=error.hint) from error
+    return Document(number, text=text, stored=stored)
 
 
 def _ids(config: DatasetConfig, number: int, value: Any) -> np.ndarray:

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from saepipe.data.cache.special_tokens import keep_mask
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import make_windows
 from saepipe.harvest.feed import WindowFeed
@@ -40,7 +39,7 @@ def count_rows(
     train, until = 0, time.monotonic() + seconds
     found: Literal["enough", "all", "some"] = "all"
     for batch in feed.train_batches():
-        train += int(keep_mask(batch.ids, lm.special_ids).sum())
+        train += int(batch.keep(lm.special_ids).sum())
         if train >= config.num_tokens or time.monotonic() > until:
             found = "enough" if train >= config.num_tokens else "some"
             break

@@ -140,7 +140,7 @@ def _pack(documents: Iterable[Document], lm: LanguageModel, context_size: int) -
     """Packs full windows like a harvest, with BOS at their start and between documents."""
     packer = Packer(context_size, lm.bos_id, separate=True)
     encoded = tokenise(documents, lm.tokenizer)
-    rows = [window.ids for document, ids in encoded for window in packer.add(ids, document.number)]
+    rows = [window.ids for tokens in encoded for window in packer.add(tokens.ids, tokens.document.number)]
     return np.array(rows, dtype=np.int64).reshape(-1, context_size)
 
 
