@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from saepipe.data.errors import ConfigError
@@ -16,12 +16,14 @@ Span = tuple[int, int]
 """Start and end of a stretch of text, in characters."""
 
 _THOUGHT_ENDS = "</think>"
+_LEAST_SEARCHED = 8
+"""Characters below which a content is not looked for where a template does more than put contents between marks."""
 
 
 class ChatText:
     """Renders conversations, and counts the turns whose content the template leaves out or changes.
 
-    A conversation is rendered once and as a whole, and its turns are looked for in the result: many templates strip
+    A conversation is rendered once and as a whole, and its turns are located in the result: many templates strip
     spaces, drop the thoughts of earlier turns or end the last turn in another way, so the rendering of a beginning is
     no beginning of the rendering. transformers' own mask of assistant tokens also marks what follows a block whose
     last white space the tokenizer drops (5.23, `return_assistant_tokens_mask`).
@@ -55,25 +57,73 @@ class ChatText:
         return text, None if self._turns == "all" else self._spans(text, messages)
 
     def _spans(self, text: str, messages: Sequence[dict[str, Any]]) -> tuple[Span, ...]:
-        spans: list[Span] = []
-        after = 0
-        for message in messages:
-            span = _find(message["content"], text, after)
-            after = span[1] if span else after
-            if message["role"] == self._turns:
-                self.num_turns += 1
-                self.num_lost += span is None
-                spans += [span] if span else []
-        return tuple(spans)
+        contents = [message["content"] for message in messages]
+        places = _follow(text, self._literals(messages), contents) or _search(text, contents)
+        turns = [
+            place
+            for place, message in zip(places, messages, strict=True)
+            if message["role"] == self._turns and message["content"].strip()
+        ]
+        self.num_turns += len(turns)
+        self.num_lost += turns.count(None)
+        return tuple(place for place in turns if place is not None)
+
+    def _literals(self, messages: Sequence[dict[str, Any]]) -> list[str]:
+        """Returns what the template writes before each content and after the last, as far as it depends on the roles.
+
+        Empty if it does not write each content once, in order, or refuses contents that are no text.
+        """
+        names = [f"\ue000{number}\ue001" for number in range(len(messages))]  # of characters for private use
+        named = [{**message, "content": name} for message, name in zip(messages, names, strict=True)]
+        try:
+            rest = str(self._tokenizer.apply_chat_template(named, tokenize=False))
+        except Exception:  # a template raises whatever it likes; it has rendered the conversation itself
+            return []
+        literals = []
+        for name in names:
+            literal, found, rest = rest.partition(name)
+            if not found or name in rest:
+                return []
+            literals.append(literal)
+        return [*literals, rest]
 
 
-def _find(content: str, text: str, after: int) -> Span | None:
-    """Returns where a turn's content is, without its outer spaces; without its thoughts if those were dropped."""
-    for part in (content, content.rpartition(_THOUGHT_ENDS)[2]):
-        start = text.find(part.strip(), after)
-        if start >= 0 and part.strip():
-            return start, start + len(part.strip())
-    return None
+def _versions(content: str) -> Iterator[str]:
+    """Yields what a template may make of a content: outer spaces and thoughts may be gone."""
+    for whole in (content, content.rpartition(_THOUGHT_ENDS)[2]):
+        yield from (whole, whole.strip(), whole.lstrip(), whole.rstrip())
+
+
+def _follow(text: str, literals: Sequence[str], contents: Sequence[str]) -> list[Span | None]:
+    """Returns where each content is, without its outer spaces; nothing if the text is not literals and contents."""
+    places: list[Span | None] = []
+    position = len(literals[0]) if literals and text.startswith(literals[0]) else -1
+    for content, literal in zip(contents, literals[1:], strict=False):
+        lengths = (len(version) for version in _versions(content) if text.startswith(version + literal, position))
+        length = next(lengths, None)
+        if position < 0 or length is None:
+            return []
+        places.append(_trimmed(text, position, position + length))
+        position += length + len(literal)
+    return places
+
+
+def _search(text: str, contents: Sequence[str]) -> list[Span | None]:
+    """Returns the first place of each content after that of the one before; short ones may be part of a role's name."""
+    places: list[Span | None] = []
+    after = 0
+    for content in contents:
+        versions = [version.strip() for version in _versions(content) if len(version.strip()) >= _LEAST_SEARCHED]
+        start, version = next(((at, v) for v in versions if (at := text.find(v, after)) >= 0), (-1, ""))
+        places.append((start, start + len(version)) if version else None)
+        after = max(after, start + len(version))
+    return places
+
+
+def _trimmed(text: str, start: int, stop: int) -> Span | None:
+    part = text[start:stop]
+    left = start + len(part) - len(part.lstrip())
+    return (left, left + len(part.strip())) if part.strip() else None
 
 
 def messages_of(values: Sequence[Any]) -> list[dict[str, Any]] | None:

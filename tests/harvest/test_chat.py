@@ -55,6 +55,29 @@ def test_the_turns_of_a_role_are_found_in_one_rendering(template: str) -> None:
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("answer", ["a", "assistant", "user: a", "\n", "</think>"])
+def test_a_content_is_not_mistaken_for_a_mark_of_the_template(answer: str) -> None:
+    chat = [{"role": "user", "content": "s"}, {"role": "assistant", "content": answer}, *CHAT]
+    text, spans = ChatText(tokenizer(PLAIN), "assistant").render(chat)
+    assert spans is not None
+    expected = [answer.strip(), "<think>a cat</think> the cat is small", "small"]
+    assert [text[start:stop] for start, stop in spans] == [part for part in expected if part]
+    assert all(text[:start].rstrip().endswith("assistant:") for start, _ in spans)
+
+
+@pytest.mark.quick
+def test_a_template_that_does_more_is_searched_for_contents_that_are_long_enough() -> None:
+    """It counts words, so that the text around a content depends on it."""
+    template = PLAIN.replace("{{ m.role }}", "{{ m.role }} {{ m.content.split() | length }}")
+    chat = [{"role": "user", "content": "s"}, {"role": "assistant", "content": "a small cat"}]
+    renderer = ChatText(tokenizer(template), "assistant")
+    text, spans = renderer.render([*chat, {"role": "assistant", "content": "a"}])
+    assert spans is not None
+    assert [text[start:stop] for start, stop in spans] == ["a small cat"]
+    assert (renderer.num_turns, renderer.num_lost) == (2, 1)
+
+
+@pytest.mark.quick
 def test_thoughts_that_a_template_drops_are_not_stored() -> None:
     assert stored_text(THOUGHTLESS, "assistant") == ["the cat is small", "small"]
 
