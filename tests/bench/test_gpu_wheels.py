@@ -80,7 +80,9 @@ def test_every_part_runs_with_what_is_collected(installed: str, tmp_path: Path) 
     for width in (result["parts"]["steps"][f"{name} 64"] for name in settled.ARCHITECTURES):
         contenders = width["contenders"]
         assert {"matmul", "plain", "plain, compiled", "dense", "sparse", "sparse, streamed"} <= contenders.keys()
-        assert all(contender["ms"] > 0 for contender in contenders.values())
+        skipped = {name for name, contender in contenders.items() if "skipped" in contender}
+        assert skipped <= {"dense, graphed", "dense, inductor"}  # without CUDA; at all widths but the first
+        assert all(contender["ms"] > 0 for name, contender in contenders.items() if name not in skipped)
     assert result["aims"] == []  # tiny sizes support no claims
 
 

@@ -1,7 +1,7 @@
 """The model from the hook upward: stored activations go in, logits come out.
 
-Between two layers, the layers below never run. They are replaced by modules that pass their input through, and keep
-their indices in the model's list: Gemma-2 chooses sliding or full attention by a layer's index, so shortening the list
+Between two layers, the layers below do not run. They are replaced by modules that compute nothing, and keep their
+indices in the model's list: Gemma-2 chooses sliding or full attention by a layer's index, so shortening the list
 would shift that pattern, unnoticed as long as the context fits the window. Inside a layer the rest of the residual
 stream is needed too, so the whole model runs, and its activations at the hook are replaced.
 """
@@ -9,7 +9,7 @@ stream is needed too, so the whole model runs, and its activations at the hook a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,15 +26,18 @@ UpperLayers = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(ids (batch, seq), x (batch, seq, d_in)) -> logits (batch, seq, vocab) in the model's dtype."""
 
 
-class PassThrough(nn.Module):
-    """Takes the place of a decoder layer; returns the residual stream unchanged, as a tensor or first in a tuple."""
+class SkippedLayer(nn.Module):
+    """Takes the place of a decoder layer. What it gives is replaced at the hook, and must only be a tensor.
 
-    def __init__(self, *, in_tuple: bool) -> None:
+    Some models take the first element of what a layer gives, which is a tensor too.
+    """
+
+    def __init__(self, current: Callable[[], torch.Tensor]) -> None:
         super().__init__()
-        self._in_tuple = in_tuple
+        self._current = current
 
-    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor | tuple[torch.Tensor, None]:
-        return (hidden_states, None) if self._in_tuple else hidden_states
+    def forward(self, *_: Any, **__: Any) -> torch.Tensor:
+        return self._current()
 
 
 @contextmanager
@@ -54,33 +57,33 @@ def upper_layers(model: PreTrainedModel, hook: HookPoint) -> Iterator[UpperLayer
         at_hook = x.to(model.device, model.dtype)
         return model(input_ids=ids.to(model.device), use_cache=False).logits
 
-    with _without_lower_layers(model, hook) as replaced, hook_site(model, replaced, lambda _: at_hook):
+    def current(*_: torch.Tensor) -> torch.Tensor:
+        return at_hook
+
+    with ExitStack() as handles:
+        for replaced in handles.enter_context(_without_lower_layers(model, hook, current)):
+            handles.enter_context(hook_site(model, replaced, current))
         yield run_upper
 
 
 @contextmanager
-def _without_lower_layers(model: PreTrainedModel, hook: HookPoint) -> Iterator[HookPoint]:
-    """Takes out the layers that need not run, and yields the hook whose activations are then to be replaced."""
+def _without_lower_layers(
+    model: PreTrainedModel, hook: HookPoint, current: Callable[[], torch.Tensor]
+) -> Iterator[list[HookPoint]]:
+    """Takes out the layers that need not run, and yields the hooks whose activations are then to be replaced."""
     layers = decoder_layers(model)
     hook.check_in(len(layers))
     if not hook.is_between_layers:
-        yield hook
+        yield [hook]
         return
-    lower = list(layers[: hook.num_layers_below])
-    in_tuple = bool(lower) and _gives_tuples(model, lower[0])
+    # What a layer gives is what the next one gets. After the last there is none, so that one runs, too.
+    first = min(hook.num_layers_below, len(layers) - 1)
+    replaced = [HookPoint(first, "hook_resid_pre"), *([hook] if hook.num_layers_below > first else [])]
+    lower = list(layers[:first])
     for index in range(len(lower)):
-        layers[index] = PassThrough(in_tuple=in_tuple)
+        layers[index] = SkippedLayer(current)
     try:
-        yield HookPoint(0, "hook_resid_pre")
+        yield replaced
     finally:
         for index, layer in enumerate(lower):
             layers[index] = layer
-
-
-@torch.no_grad()
-def _gives_tuples(model: PreTrainedModel, layer: nn.Module) -> bool:
-    """Returns whether a decoder layer gives a tuple, as in some families; sends one token through the model."""
-    kinds: list[type] = []
-    with layer.register_forward_hook(lambda _, __, output: kinds.append(type(output))):
-        model.base_model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
-    return issubclass(kinds[0], tuple)

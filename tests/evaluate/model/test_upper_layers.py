@@ -19,6 +19,7 @@ from saepipe.evaluate.model.upper_layers import upper_layers
 from saepipe.harvest.capture import capture
 from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import HookPoint
+from tests.helpers.families import IDS, model_of
 
 WINDOW, SEQ, VOCAB, LAYERS = 8, 24, 64, 5
 
@@ -96,7 +97,6 @@ def test_layers_below_do_not_run() -> None:
     for index, layer in enumerate(decoder_layers(model)):
         layer.register_forward_hook(lambda *_, index=index: calls.append(index))
     with upper_layers(model, hook) as run_upper:
-        calls.clear()  # one token went through the model, to see whether its layers give tuples
         run_upper(ids(), torch.zeros(3, SEQ, 32))
     assert calls == [3, 4]
 
@@ -125,3 +125,16 @@ def test_bfloat16_storage_costs_little() -> None:
     with upper_layers(model, hook) as run_upper:
         stored = run_upper(ids(), x.bfloat16())
     assert 0 < (stored - full).norm() / full.norm() < 0.02
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neo", "falcon", "mpt", "gemma4_text, per-layer input"])
+@torch.no_grad()
+def test_every_layer_of_models_whose_layers_give_tuples_too(family: str) -> None:
+    model = model_of(family)
+    whole = model(input_ids=IDS, use_cache=False).logits
+    for layer in range(len(decoder_layers(model))):
+        for kind in ("hook_resid_pre", "hook_resid_post"):
+            hook = HookPoint.parse(f"blocks.{layer}.{kind}")
+            x = capture(model, IDS, [hook])[str(hook)]
+            with upper_layers(model, hook) as run_upper:
+                torch.testing.assert_close(run_upper(IDS, x), whole, rtol=0, atol=1e-5)
