@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from saepipe.data.config.component import import_plugins
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Metric
+from saepipe.train.penalties.base import Penalty
+from saepipe.train.sae.base import Architecture
+from saepipe.train.transforms.base import Transform
 
 PENALTY = """
 from typing import Literal
@@ -102,6 +106,17 @@ def config(folder: Path, cache: Path, plugin: Path, source: str) -> Path:
         raw += f"{key}: [{{name: {plugin.stem}{'' if source is TRANSFORM else ', weight: 1'}}}]\n"
     (folder / "train.yaml").write_text(raw)
     return folder / "train.yaml"
+
+
+@pytest.fixture(autouse=True)
+def own_plugins_only() -> Iterator[None]:
+    """Takes the plugins of a test back, since other tests look at every member of a family."""
+    yield
+    for family in (Architecture, Metric, Penalty, Transform):
+        for name, member in list(family.members.items()):
+            if name.startswith(("trained_", "validated_", "measured_", "imported_")):
+                assert not member.__module__.startswith("saepipe.")
+                del family.members[name]
 
 
 @pytest.mark.parametrize("mistake", TRAINED)
