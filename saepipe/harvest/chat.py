@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from saepipe.data.errors import ConfigError
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
 Turns = Literal["all", "assistant", "user"]
 Span = tuple[int, int]
 """Start and end of a stretch of text, in characters."""
+
+DAY = datetime(2024, 7, 26)
+"""The day that templates take for today's: the one that Llama 3's own names where none is given."""
 
 _THOUGHT_ENDS = "</think>"
 _LEAST_SEARCHED = 8
@@ -38,6 +43,7 @@ class ChatText:
             hint = "chat: all, or a model with a tokenizer.json"
             raise ConfigError(f"chat: {turns} needs a tokenizer that says which text a token is from", hint=hint)
         self._tokenizer, self._turns = tokenizer, turns
+        self._template = _dated(tokenizer.get_chat_template())
         self.num_turns = 0
         """turns to be stored, of the conversations rendered so far"""
         self.num_lost = 0
@@ -50,7 +56,7 @@ class ChatText:
             ConfigError: if the template refuses the messages.
         """
         try:
-            text = str(self._tokenizer.apply_chat_template(list(messages), tokenize=False))
+            text = self._rendered(messages)
         except Exception as error:  # a template raises whatever it likes
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ConfigError(f"its chat template refuses the messages {reprlib.repr(messages)}: {reason}") from error
@@ -68,6 +74,10 @@ class ChatText:
         self.num_lost += turns.count(None)
         return tuple(place for place in turns if place is not None)
 
+    def _rendered(self, messages: Sequence[dict[str, Any]]) -> str:
+        chat = list(messages)
+        return str(self._tokenizer.apply_chat_template(chat, chat_template=self._template, tokenize=False))
+
     def _literals(self, messages: Sequence[dict[str, Any]]) -> list[str]:
         """Returns what the template writes before each content and after the last, as far as it depends on the roles.
 
@@ -76,7 +86,7 @@ class ChatText:
         names = [f"\ue000{number}\ue001" for number in range(len(messages))]  # of characters for private use
         named = [{**message, "content": name} for message, name in zip(messages, names, strict=True)]
         try:
-            rest = str(self._tokenizer.apply_chat_template(named, tokenize=False))
+            rest = self._rendered(named)
         except Exception:  # a template raises whatever it likes; it has rendered the conversation itself
             return []
         literals = []
@@ -86,6 +96,14 @@ class ChatText:
                 return []
             literals.append(literal)
         return [*literals, rest]
+
+
+def _dated(template: str) -> str:
+    """Writes DAY in place of today's date, which would make another text of a conversation on every day.
+
+    It has to be written: transformers 5.23 makes text of functions that are given to a template.
+    """
+    return re.sub(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)", lambda call: repr(DAY.strftime(call[2])), template)
 
 
 def _versions(content: str) -> Iterator[str]:
@@ -109,14 +127,12 @@ def _follow(text: str, literals: Sequence[str], contents: Sequence[str]) -> list
 
 
 def _search(text: str, contents: Sequence[str]) -> list[Span | None]:
-    """Returns the first place of each content after that of the one before; short ones may be part of a role's name."""
+    """Returns the place of each content that is in the text once, and is long enough to be no part of a mark."""
     places: list[Span | None] = []
-    after = 0
     for content in contents:
         versions = [version.strip() for version in _versions(content) if len(version.strip()) >= _LEAST_SEARCHED]
-        start, version = next(((at, v) for v in versions if (at := text.find(v, after)) >= 0), (-1, ""))
-        places.append((start, start + len(version)) if version else None)
-        after = max(after, start + len(version))
+        version = next((version for version in versions if text.count(version) == 1), None)
+        places.append(None if version is None else (text.index(version), text.index(version) + len(version)))
     return places
 
 

@@ -22,6 +22,9 @@ from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.text import read_documents, resolve_revision
 from saepipe.harvest.tokenize import Window, pack
 
+_SEARCHED = 10_000
+"""Windows of conversations in which a token to store is looked for; a prompt may fill the first."""
+
 
 def make_layout(config: HarvestConfig, lm: LanguageModel) -> Layout:
     """Makes the cache's layout; raises ConfigError if the codec does not suit the model's width."""
@@ -72,10 +75,13 @@ def first_windows(config: HarvestConfig, lm: LanguageModel, revision: str | None
             hint="use a smaller context_size, a smaller heldout_share, or more text",
         )
     first = WindowBatch.of(0, batch)
-    if not first.keep(lm.special_ids).any():
-        what = f"no token of a turn of the {config.dataset.chat}" if config.dataset.chat else "only special tokens"
+    stored = bool(first.keep(lm.special_ids).any())
+    if not stored and config.dataset.chat:
+        stored = any(WindowBatch.of(0, [window]).keep(lm.special_ids).any() for window in islice(windows, _SEARCHED))
+    if not stored:
+        windows_read = "windows" if config.dataset.chat else f"first {len(batch)} windows"
         raise ConfigError(
-            f"the first {len(batch)} windows of {config.dataset.source!r} hold {what}",
+            f"the {windows_read} of {config.dataset.source!r} hold nothing but special tokens, or tokens not stored",
             hint="check the dataset's columns, and that the tokenizer belongs to the text",
         )
     return first

@@ -47,7 +47,7 @@ class HookPoint:
 
     @property
     def is_between_layers(self) -> bool:
-        """True if all layers above depend on it alone, besides the token ids."""
+        """True for the residual stream before or after a layer."""
         return self.kind in ("hook_resid_pre", "hook_resid_post")
 
     @property

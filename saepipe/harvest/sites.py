@@ -75,6 +75,11 @@ def _scaled(site: Site | None, factor: float) -> Site | None:
     return None if site is None else replace(site, factor=factor)
 
 
+def _gemma_4(config: Any, _: nn.Module) -> Sites:
+    # Beside the MLP, experts read the residual stream through a norm of their own.
+    return replace(_GEMMA_2, mlp_in=None) if config.enable_moe_block else _GEMMA_2
+
+
 def _granite(config: Any, _: nn.Module) -> Sites:
     factor = float(config.residual_multiplier)
     return replace(_LLAMA, attn_out=_scaled(_LLAMA.attn_out, factor), mlp_out=_scaled(_LLAMA.mlp_out, factor))
@@ -117,7 +122,8 @@ _Family = Sites | Callable[[Any, nn.Module], Sites]
 _FAMILIES: dict[str, _Family] = {
     **dict.fromkeys(("llama", "mistral", "gemma", "qwen2", "qwen3", "starcoder2", "phi3", "qwen3_moe"), _LLAMA),
     **dict.fromkeys(("mixtral", "smollm3", "gpt_oss"), _LLAMA),
-    **dict.fromkeys(("gemma2", "gemma3_text", "gemma4_text"), _GEMMA_2),
+    **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA_2),
+    "gemma4_text": _gemma_4,
     **dict.fromkeys(("cohere", "cohere2"), replace(_LLAMA, resid_mid=None)),
     "olmo2": replace(_GEMMA_2, resid_mid=_into("mlp")),
     "granite": _granite,

@@ -202,11 +202,17 @@ def _document(config: DatasetConfig, number: int, row: dict[Any, Any], chat: Cha
 
 
 def _conversation(config: DatasetConfig, number: int, values: list[Any], chat: ChatText | None) -> Document:
-    assert chat is not None, "conversations need a tokenizer"
+    if chat is None:
+        raise ConfigError(
+            f"{config.source}: conversations can be harvested, and not read here", hint="leave out `chat`"
+        )
     messages = messages_of(values)
     if messages is None:
-        wanted = "a list of messages with a role and a content" if len(values) == 1 else "a prompt and a response"
-        raise _refused(config, number, config.columns[0], values[0], wanted, "see docs/harvest.md#chat")
+        wrong = next((index for index, value in enumerate(values) if not isinstance(value, str)), 0)
+        wanted = "a list of messages with a role and a content" if len(values) == 1 else "text"
+        raise _refused(config, number, config.columns[wrong], values[wrong], wanted, "see docs/harvest.md#chat")
+    if not any(message["content"] for message in messages):
+        return Document(number)
     try:
         text, stored = chat.render(messages)
     except ConfigError as error:

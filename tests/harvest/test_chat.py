@@ -83,6 +83,24 @@ def test_thoughts_that_a_template_drops_are_not_stored() -> None:
 
 
 @pytest.mark.quick
+def test_a_template_that_writes_the_date_gives_the_same_text_on_every_day() -> None:
+    text, _ = ChatText(tokenizer("{{ strftime_now('%d %b %Y') }} " + PLAIN), "all").render(CHAT)
+    assert text.startswith("26 Jul 2024 ")
+
+
+@pytest.mark.quick
+def test_a_content_that_is_in_the_text_twice_is_not_guessed() -> None:
+    """The template adds a line to thoughts, and the thought holds the answer."""
+    template = PLAIN.replace("m.content", "m.content | replace('</think>', '</think>~')")
+    chat = [{"role": "user", "content": "where is it?"}]
+    answer = "The answer is Paris."
+    renderer = ChatText(tokenizer(template), "assistant")
+    _, spans = renderer.render([*chat, {"role": "assistant", "content": f"<think>So: {answer}</think>{answer}"}])
+    assert spans == ()
+    assert (renderer.num_turns, renderer.num_lost) == (1, 1)
+
+
+@pytest.mark.quick
 def test_turns_that_a_template_changes_are_counted() -> None:
     chat = ChatText(tokenizer(PLAIN.replace("m.content", "m.content | upper")), "assistant")
     assert chat.render(CHAT)[1] == ()
@@ -210,8 +228,20 @@ def test_turns_that_are_not_stored_are_said(model: Path, tmp_path: Path) -> None
     [
         ({"messages": "hello"}, "document 0 of .*'messages' holds str .*not a list of messages with a role"),
         ({"messages": [{"role": "user"}]}, "document 0 of .*not a list of messages"),
+        ({"messages": None}, "document 0 of .*column 'messages' holds null"),
     ],
 )
 def test_rows_that_hold_no_messages_are_refused(row: dict[str, Any], problem: str, model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=problem):
         harvest(config(model, [row], tmp_path, columns="messages", chat="all"), tmp_path / "cache")
+
+
+def test_a_conversation_without_words_is_left_out_and_a_prompt_may_fill_the_first_windows(
+    model: Path, tmp_path: Path
+) -> None:
+    empty: list[dict[str, Any]] = [{"messages": []}, {"messages": [{"role": "user", "content": ""}]}]
+    long = {"role": "user", "content": "the cat is small and the dog " * 60}
+    first = {"messages": [long, {"role": "assistant", "content": "small and the dog"}]}
+    rows = [*empty, first, *chats("small and the dog")]
+    settings = config(model, rows, tmp_path, columns="messages", chat="assistant") | {"batch_size": 2}
+    assert harvest(settings, tmp_path / "cache").num_tokens == 300

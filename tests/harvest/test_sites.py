@@ -49,7 +49,8 @@ OUTPUTS: dict[str, Callable[[Tensors, torch.nn.Module], Tensor]] = {
     "bloom, residual after norm": mid_after_its_norm,
 }
 """A layer's output from its sites, where it is not x + attn_out + mlp_out."""
-BRANCH = "gemma4_text, per-layer input"  # a third branch reads the residual stream after the MLP
+BRANCH = {"gemma4_text, per-layer input", "gemma4_text, shared keys and values"}
+"""Families in which a third branch reads the residual stream after the MLP."""
 
 
 def sites(family: str) -> Iterator[HookPoint]:
@@ -77,7 +78,7 @@ def test_widths_are_known_before_a_pass(family: str) -> None:
         assert x.shape == (*IDS.shape, width_of(model_of(family), HookPoint(LAYER, kind))), kind
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"mamba", BRANCH}))
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"mamba", *BRANCH}))
 @torch.no_grad()
 def test_sites_add_up_to_the_layers_output(family: str) -> None:
     at, layer = captured(family), layer_of(model_of(family), HookPoint(LAYER, "hook_resid_pre"))
@@ -106,13 +107,13 @@ def test_doubling_attention_or_mlp_moves_the_stream_by_what_they_add(family: str
     if "hook_resid_mid" in at and "norm" not in family:
         moved = spliced(model, HookPoint(LAYER, "hook_attn_out"), lambda a: 2 * a, HookPoint(LAYER, "hook_resid_mid"))
         torch.testing.assert_close(moved - at["hook_resid_mid"], at["hook_attn_out"], rtol=0, atol=1e-5)
-    if family not in (BRANCH, "opt, norms after"):
+    if family not in {*BRANCH, "opt, norms after"}:
         moved = spliced(model, HookPoint(LAYER, "hook_mlp_out"), lambda m: 2 * m, post) - at["hook_resid_post"]
         factor = LAYER_SCALAR if family.startswith("gemma4") else 1
         torch.testing.assert_close(moved, factor * at["hook_mlp_out"], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - ABSENT.keys() - OUTPUTS.keys() - {BRANCH}))
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - ABSENT.keys() - OUTPUTS.keys() - BRANCH))
 def test_a_replaced_resid_mid_reaches_both_the_mlp_and_the_sum(family: str) -> None:
     """With resid_mid at 0, the layer's output is what the MLP makes of 0, added to 0."""
     model, mid = model_of(family), HookPoint(LAYER, "hook_resid_mid")

@@ -30,6 +30,7 @@ MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, 
 GPT_2 = {"vocab_size": VOCAB, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 64}
 NEOX = {key: value for key, value in LLAMA.items() if key not in ("num_key_value_heads", "head_dim")}
 GEMMA_4 = {"global_head_dim": 16, "num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"] * 2}
+PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB}
 NEXT = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 2,
@@ -55,9 +56,10 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2", LLAMA),
     "gemma3_text": ("Gemma3", LLAMA),
     "gemma4_text": ("Gemma4", {**LLAMA, **GEMMA_4, "hidden_size_per_layer_input": 0}),
-    "gemma4_text, per-layer input": (
+    "gemma4_text, per-layer input": ("Gemma4", {**LLAMA, **GEMMA_4, **PER_LAYER}),
+    "gemma4_text, shared keys and values": (
         "Gemma4",
-        {**LLAMA, **GEMMA_4, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB},
+        {**LLAMA, **GEMMA_4, **PER_LAYER, "num_kv_shared_layers": 1, "num_hidden_layers": 4},
     ),
     "olmo2": ("Olmo2", LLAMA),
     "granite": ("Granite", {**LLAMA, "residual_multiplier": 0.22}),
@@ -107,7 +109,7 @@ def model_of(family: str) -> PreTrainedModel:
     name, settings = FAMILIES[family]
     make: Callable[..., Any] = getattr(transformers, CONFIGS.get(name, f"{name}Config"))
     if name == "Gemma4":
-        settings = {**settings, "layer_types": settings["layer_types"][:LAYERS]}
+        settings = {**settings, "layer_types": settings["layer_types"][: settings["num_hidden_layers"]]}
     config = make(**settings, attn_implementation="eager")
     model: PreTrainedModel = getattr(transformers, CAUSAL.get(name, f"{name}ForCausalLM"))(config)
     rng = torch.Generator().manual_seed(1)

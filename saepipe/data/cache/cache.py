@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 3
-"""Newest version of the folder's layout that this saepipe reads: 1, or 2 if the training rows are `int8`."""
+"""Newest version of the folder's layout that this saepipe reads.
+
+It is 1, or 2 if the training rows are `int8`, or 3 if hooks differ in width.
+"""
 
 
 _COMPARED = ("dtype", "row_shape", "shard_rows", "chunk_rows", "profile")

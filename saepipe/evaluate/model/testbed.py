@@ -19,6 +19,7 @@ from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
+from saepipe.harvest.sites import width_of
 
 _LARGEST_GAP = 0.1
 """Nats by which the upper layers' loss may differ from the full forward's; bfloat16 storage costs a few thousandths."""
@@ -93,6 +94,11 @@ class Testbed:
     @property
     def language_model(self) -> LanguageModel:
         return self.load()
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations at the hook."""
+        return width_of(self.language_model.model, HookPoint.parse(self.hook))
 
     @torch.no_grad()
     def capture(self, ids: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,8 @@
 Between two layers, the layers below do not run. They are replaced by modules that compute nothing, and keep their
 indices in the model's list: Gemma-2 chooses sliding or full attention by a layer's index, so shortening the list
 would shift that pattern, unnoticed as long as the context fits the window. Inside a layer the rest of the residual
-stream is needed too, so the whole model runs, and its activations at the hook are replaced.
+stream is needed too, so the whole model runs, and its activations at the hook are replaced. So it does where layers
+above read keys and values of layers below.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def _without_lower_layers(
     """Takes out the layers that need not run, and yields the hooks whose activations are then to be replaced."""
     layers = decoder_layers(model)
     hook.check_in(len(layers))
-    if not hook.is_between_layers:
+    # Layers that share keys and values (Gemma-4) read what a layer below has stored.
+    shared = getattr(model.config.get_text_config(), "num_kv_shared_layers", 0)
+    if shared or not hook.is_between_layers:
         yield [hook]
         return
     # What a layer gives is what the next one gets. After the last there is none, so that one runs, too.

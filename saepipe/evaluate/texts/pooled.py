@@ -138,7 +138,7 @@ def _run_model(testbed: Testbed, texts: Sequence[str], context_size: int, name: 
     if (empty := np.flatnonzero(lengths == 0)).size:
         raise ConfigError(f"text {empty[0]} of {name} has no ordinary token: {texts[empty[0]]!r}", hint="leave it out")
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    x = torch.empty(offsets[-1], lm.d_in, dtype=lm.model.dtype)
+    x = torch.empty(offsets[-1], testbed.d_in, dtype=lm.model.dtype)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     progress.start(f"{name} through the model", len(rows), "texts")
     try:

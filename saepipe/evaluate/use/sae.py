@@ -33,7 +33,7 @@ class SAE(rundir.SAE):
                 TransformersModel around one.
             hook: such as `blocks.19.hook_resid_post`; default: the hook that the SAE was trained at.
             skip_ids: ids of tokens that stay as they are; default: the model's BOS, EOS and padding, on which no SAE
-                of saepipe is trained. `tokenizer.all_special_ids` are those that `evaluate` leaves out.
+                of saepipe is trained. A cache's attribute `special_ids` has those that `evaluate` leaves out.
 
         Returns:
             A context manager; the model is unchanged before and after it.

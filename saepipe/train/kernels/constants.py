@@ -17,6 +17,8 @@ TRACED: ContextVar[bool] = ContextVar("TRACED", default=False)
 def constant(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns numbers as (num,), sent without waiting."""
     if TRACED.get():
+        if not numbers:
+            return torch.empty(0, dtype=dtype, device=device)
         return torch.stack([torch.full((), number, dtype=dtype, device=device) for number in numbers])
     return _sent(numbers, dtype, device)
 

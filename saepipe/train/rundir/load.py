@@ -99,8 +99,9 @@ class SAE(nn.Module):
         return acts.decode(self.settings, self._params())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstructs x: decode(encode(x)), by the entries alone where no gradient is asked for."""
-        if torch.is_grad_enabled() and any(value.requires_grad for value in (x, *self.parameters())):
+        """Reconstructs x: decode(encode(x)), on a CPU by the entries alone where no gradient is asked for."""
+        differentiated = torch.is_grad_enabled() and any(value.requires_grad for value in (x, *self.parameters()))
+        if differentiated or x.device.type != "cpu":
             return self.decode(self.encode(x))
         return self.decode_sparse(self.encode_sparse(x.reshape(-1, self.d_in))).view(x.shape)
 

@@ -113,7 +113,7 @@ def word_activations(
         if ids[prompts.position] != word.token:
             raise ConfigError(f"{word.text!r} is not a single token in its prompt", hint="change absorption.template")
     by_length = sorted(range(len(words)), key=lambda index: len(prompts.ids[index]))
-    x = torch.empty(len(words), lm.d_in, dtype=lm.model.dtype)
+    x = torch.empty(len(words), testbed.d_in, dtype=lm.model.dtype)
     progress.start("words through the model", len(words), "prompts")
     try:
         for start in range(0, len(by_length), testbed.batch_size):

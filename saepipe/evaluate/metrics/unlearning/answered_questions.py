@@ -147,7 +147,7 @@ def _content(
     lengths = torch.tensor([0, *(len(ids) for ids in prompts)])
     offsets = lengths.cumsum(0)
     ids = torch.cat([torch.empty(0, dtype=torch.int64), *prompts])
-    x = torch.empty(len(ids), lm.d_in, dtype=lm.model.dtype)
+    x = torch.empty(len(ids), testbed.d_in, dtype=lm.model.dtype)
     for rows, batch, last in _batches(prompts, testbed.batch_size):
         captured = testbed.capture(batch).cpu()
         for row, activations, length in zip(rows.tolist(), captured, (last + 1).tolist(), strict=True):
