@@ -39,14 +39,13 @@ def hook_site(model: PreTrainedModel, hook: HookPoint, see: See) -> ExitStack:
 
 
 def _hook_inside(model: PreTrainedModel, layer: nn.Module, hook: HookPoint, see: See, handles: ExitStack) -> None:
-    layer_input = _LayerInput()
-    handles.enter_context(layer.register_forward_pre_hook(_on_input(layer_input.keep), with_kwargs=True))
-    site = site_of(model, hook)
+    layer_input, site = _LayerInput(), site_of(model, hook)  # first what may raise, then hooks
     if hook.kind == "hook_resid_mid" and site.side == "input":
         # The layer adds it to the MLP's output by another way, so it is replaced by way of what attention adds to x.
         site, see = site_of(model, HookPoint(hook.layer, "hook_attn_out")), _through_attention(see, layer_input)
     seen = _as_stored(see, site, layer_input)
     module = layer.get_submodule(site.module)
+    handles.enter_context(layer.register_forward_pre_hook(_on_input(layer_input.keep), with_kwargs=True))
     if site.side == "input":
         handles.enter_context(module.register_forward_pre_hook(_on_input(seen), with_kwargs=True))
     else:

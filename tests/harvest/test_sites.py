@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.features.logits import added_to_the_stream
@@ -17,7 +17,7 @@ from saepipe.harvest.decoder_layers import decoder_layers
 from saepipe.harvest.hook_point import KINDS, HookPoint, Kind
 from saepipe.harvest.site_hook import hook_site
 from saepipe.harvest.sites import layer_of, site_of, width_of
-from tests.helpers.families import FAMILIES, IDS, model_of
+from tests.helpers.families import FAMILIES, IDS, LLAMA, model_of
 
 pytestmark = pytest.mark.quick
 
@@ -179,6 +179,28 @@ def test_the_width_of_the_heads_may_differ_by_layer() -> None:
     model = model_of("gemma4_text")
     widths = [width_of(model, HookPoint(layer, "attn.hook_z")) for layer in range(len(decoder_layers(model)))]
     assert widths == [32, 64, 64]  # sliding, full, and the last one, which is always full
+
+
+@torch.no_grad()
+def test_the_text_layers_of_a_multimodal_model() -> None:
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=LLAMA, vision_config=vision, mm_tokens_per_image=4, attn_implementation="eager")
+    model = Gemma3ForConditionalGeneration(config).eval()
+    whole = model(input_ids=IDS, use_cache=False).logits
+    for kind in KINDS:
+        hook = HookPoint(LAYER, kind)
+        x = capture(model, IDS, [hook])[str(hook)]
+        assert x.shape[-1] == width_of(model, hook)
+        with upper_layers(model, hook) as run_upper:
+            torch.testing.assert_close(run_upper(IDS, x), whole, rtol=0, atol=1e-5)
+
+
+def test_a_refused_site_leaves_no_hook_behind() -> None:
+    model = model_of("gptj")
+    with pytest.raises(ConfigError, match="has no such site"):
+        hook_site(model, HookPoint(LAYER, "hook_resid_mid"), lambda _: None)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_an_unknown_family_has_only_the_stream_between_layers() -> None:

@@ -27,7 +27,7 @@ from saepipe.train.sae.jumprelu import JumpReLU
 WEIGHTS = "params.npz"
 
 SITES = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
-"""Hooks of the repositories' SAEs; those outside the residual stream are named too, so that they can be refused."""
+"""Hooks of the repositories' SAEs."""
 
 
 def source(path: Path) -> Source:
