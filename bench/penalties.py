@@ -104,6 +104,7 @@ def random_context(d_in: int, d_sae: int, batch: int) -> StepContext:
     W_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_in), dim=1).requires_grad_()
     return StepContext(
         x=x,
+        target=x,
         latent_acts=DenseActs(pre_acts=acts, acts=acts, acts_sum=acts.detach().sum(0), gate_acts=acts),
         x_hat=x,
         W_enc=W_dec.T,

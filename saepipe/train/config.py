@@ -63,6 +63,13 @@ class InitConfig(Config):
     encoder_scale: float = Field(0.25, gt=0)
 
 
+class SkipConfig(Config):
+    """How a transcoder's skip learns: by Adam with decoupled weight decay (AdamW, arXiv 1711.05101)."""
+
+    lr: float = Field(1.0, gt=0, description="multiple of the run's learning rate")
+    weight_decay: float = Field(0.0, ge=0, description="share of W_skip taken away per step and unit of learning rate")
+
+
 class DeadConfig(Config):
     """A latent is dead when it has been silent for `after_tokens` (default: min(10M, 5 % of the run's tokens))."""
 
@@ -107,6 +114,14 @@ class TrainConfig(ConfigWithPlugins):
 
     cache: Path
     hook: str | None = Field(None, description="`blocks.19.hook_resid_post`; null if the cache has only one")
+    target: str | None = Field(
+        None,
+        description="`blocks.19.hook_mlp_out`: the run is a transcoder, which reads `hook` and reconstructs this hook of "
+        "the same cache; null: an SAE, which reconstructs what it reads",
+    )
+    skip: bool | SkipConfig = Field(
+        False, description="an affine map from a transcoder's input to its output beside the latents"
+    )
     sae: Architecture
     penalties: tuple[Penalty, ...] = ()
     transforms: tuple[Transform, ...] = Field((), description="transforms of the activations, in training only")
@@ -184,6 +199,8 @@ class TrainConfig(ConfigWithPlugins):
         refusals = [f"{penalty.name}: {reason}" for penalty in self.penalties if (reason := penalty.refuses(self.sae))]
         if refusals:
             raise ValueError("; ".join(refusals))
+        if self.skip and self.target is None:
+            raise ValueError("skip needs a target: the skip of an SAE would be the identity, and its latents silent")
         if self.exact and self.compile == "inductor":
             raise ValueError("compile: inductor cannot be exact, since compiled steps round otherwise than plain ones")
         if self.sparse_steps == "always" and self.why_dense:
@@ -199,6 +216,19 @@ class TrainConfig(ConfigWithPlugins):
             return f"{self.sae.name} estimates slopes at inactive latents, which transforms see too"
         dense = [transform.name for transform in self.transforms if not transform.keeps_zeros]
         return f"{', '.join(dense)} may turn latents on" if dense else None
+
+    @property
+    def read_hooks(self) -> tuple[str, ...]:
+        """Hooks whose activations are side by side in a row of a batch, once `hook` is set."""
+        assert self.hook is not None, "the config is not resolved"
+        return (self.hook,) if self.target is None else (self.hook, self.target)
+
+    @property
+    def skip_settings(self) -> SkipConfig | None:
+        """How the skip learns; None if there is none."""
+        if isinstance(self.skip, SkipConfig):
+            return self.skip
+        return SkipConfig() if self.skip else None
 
     def components(self) -> list[tuple[str, Penalty | Transform]]:
         """Returns penalties and transforms with their labels."""
@@ -243,6 +273,7 @@ class TrainConfig(ConfigWithPlugins):
         return self.model_copy(
             update={
                 "hook": hook,
+                "skip": self.skip_settings or False,
                 "steps": steps,
                 "tokens": None,
                 "epochs": None,

@@ -25,6 +25,7 @@ from saepipe.train.rundir.metrics_log import MetricsLog
 from saepipe.train.rundir.process_log import log_process
 from saepipe.train.rundir.resume_point import remove_partial_files, resume_point
 from saepipe.train.rundir.run_files import CHECKPOINTS, METRICS
+from saepipe.train.sae.transcoder import split_rows
 from saepipe.train.step.init import center
 from saepipe.train.step.loss import RECONSTRUCTION
 from saepipe.train.step.measure import Measurement
@@ -173,12 +174,15 @@ class LiveRun:
 
 
 def first_state(recipe: Recipe, stream: BatchStream) -> TrainState:
-    """Returns the state at step 0, with b_dec at a centre of the stream's first rows."""
+    """Returns the state at step 0, with b_dec (a transcoder's b_in too) at a centre of the stream's first rows."""
     init = recipe.config.init
     num_rows = min(init.b_dec_rows, stream.num_rows)
     params = initial_params(recipe)
     if init.b_dec != "zeros":
         batches = zip(stream.batches(), range(-(-num_rows // stream.batch_size)), strict=False)
         rows = torch.cat([batch for batch, _ in batches])[:num_rows]
-        params["b_dec"] = center(recipe.scaled(rows), init.b_dec)
+        x, target = split_rows(recipe.scaled(rows), recipe.d_in)
+        params["b_dec"] = center(target, init.b_dec)
+        if recipe.target is not None:
+            params["b_in"] = center(x, init.b_dec)
     return fresh_state(recipe, params)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from saepipe.data.batches.memory import free_ram
 from saepipe.data.batches.stream import POOL_CHUNKS
+from saepipe.data.cache.joined_rows import joined
 from saepipe.data.errors import OutOfSpaceError
 from saepipe.data.terminal.display import readable_bytes
 from saepipe.train.plan import Planned
@@ -60,7 +61,7 @@ def step_bytes(recipe: Recipe) -> int:
     """
     config, batch = recipe.config, recipe.config.batch_size
     sae, penalties = config.sae, config.penalties
-    latents, weights = recipe.dtype.itemsize * sae.d_sae, FLOAT * recipe.d_in * sae.d_sae
+    latents, weights = recipe.dtype.itemsize * sae.d_sae, FLOAT * max(recipe.d_in, recipe.d_out) * sae.d_sae
     forgets = not any(penalty.reads_pre_acts(sae) == "all" for penalty in penalties)
     if starts_sparse(config, recipe.d_in, recipe.device) and forgets and recipe.device.type == "cpu":
         forward, kept = int(PIECE_ARRAYS * latents * min(batch, PIECE)), 0
@@ -68,14 +69,16 @@ def step_bytes(recipe: Recipe) -> int:
         arrays = sae.dense_arrays + max((penalty.held_arrays() for penalty in penalties), default=0)
         forward, kept = int(arrays * latents * batch) + weights, 2 * latents * batch
     # The peak is where the gradients of the activations begin, or at the end, where those of both weights are there.
-    tokens = (TOKEN_ARRAYS + sae.num_reconstructions) * FLOAT * batch * recipe.d_in
+    target = recipe.d_out if recipe.target else 0
+    tokens = FLOAT * batch * (TOKEN_ARRAYS * recipe.d_in + sae.num_reconstructions * recipe.d_out + 2 * target)
     return max(forward, kept + 2 * weights) + tokens
 
 
 def _row_bytes(run: Planned) -> int:
-    rows = run.cache.rows(str(run.recipe.config.hook))
-    row_bytes = 2 * run.recipe.d_in
-    if run.recipe.config.resident != "none":
+    recipe = run.recipe
+    rows = joined([run.cache.rows(hook) for hook in recipe.config.read_hooks])
+    row_bytes = 2 * rows.width
+    if recipe.config.resident != "none":
         return row_bytes * rows.num_chunks * rows.chunk_rows
     if rows.zero_copy:
         return 0

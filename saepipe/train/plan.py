@@ -12,7 +12,7 @@ from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.disk import require_room
 from saepipe.train.config import TrainConfig
-from saepipe.train.step.state import Recipe
+from saepipe.train.step.state import Recipe, Target
 from saepipe.train.variants import Variant, expand
 
 
@@ -26,15 +26,17 @@ class Planned:
     folder: Path
 
     @property
-    def stream(self) -> tuple[str, str, int, int]:
-        """Cache, hook, batch size and data seed; runs in which all agree share one stream of batches."""
+    def stream(self) -> tuple[str, tuple[str, ...], int, int]:
+        """Cache, hooks, batch size and data seed; runs in which all agree share one stream of batches."""
         config = self.recipe.config
-        return str(self.cache.path), str(config.hook), config.batch_size, config.data_seed
+        return str(self.cache.path), config.read_hooks, config.batch_size, config.data_seed
 
     @property
     def num_params(self) -> int:
-        d_in, d_sae = self.recipe.d_in, self.recipe.config.sae.d_sae
-        return 2 * d_in * d_sae + d_in + d_sae
+        recipe = self.recipe
+        d_in, d_out, d_sae = recipe.d_in, recipe.d_out, recipe.config.sae.d_sae
+        skip = d_in * d_out if recipe.config.skip else 0
+        return (d_in + d_out) * d_sae + d_out + d_sae + skip
 
     @property
     def run_id(self) -> str:
@@ -51,13 +53,33 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
         cache = caches[variant.config.cache]
         hook = resolve_hook(variant.config.hook, cache)
         resolved = variant.config.resolved(hook=hook, num_rows=cache.num_tokens, device=device)
-        scale = 1.0
-        if resolved.activation_scale == "rms":
-            scale = (cache.widths[hook] / cache.stats(hook).mean_square_norm) ** 0.5
-        planned.append(
-            Planned(variant, Recipe(resolved, cache.widths[hook], scale, device), cache, out / variant.folder)
+        recipe = Recipe(
+            resolved, cache.widths[hook], _scale(resolved, cache, hook), device, _target(resolved, cache, hook)
         )
+        planned.append(Planned(variant, recipe, cache, out / variant.folder))
     return planned
+
+
+def _scale(config: TrainConfig, cache: Cache, hook: str) -> float:
+    if config.activation_scale == "none":
+        return 1.0
+    return (cache.widths[hook] / cache.stats(hook).mean_square_norm) ** 0.5
+
+
+def _target(config: TrainConfig, cache: Cache, hook: str) -> Target | None:
+    """Returns what a transcoder reconstructs; raises ConfigError if the cache does not have it."""
+    if config.target is None:
+        return None
+    if config.target not in cache.hooks:
+        raise ConfigError(
+            f"target {config.target!r} is not in the cache; {cache.path} has {', '.join(cache.hooks)}",
+            hint="set `target` to one of them, or harvest both hooks into one cache",
+        )
+    if config.target == hook:
+        raise ConfigError(
+            f"hook and target are both {hook}", hint="drop `target`: what reconstructs its input is an SAE"
+        )
+    return Target(cache.widths[config.target], _scale(config, cache, config.target))
 
 
 def check_room(planned: Sequence[Planned], out: Path) -> None:

@@ -112,10 +112,10 @@ def train_group(
 ) -> list[Failure]:
     """Trains runs that share a stream, and returns which failed."""
     first = group[0]
-    _, hook, batch_size, data_seed = first.stream
+    _, hooks, batch_size, data_seed = first.stream
     device, resident = first.recipe.device, first.recipe.config.resident
     with BatchStream(
-        first.cache, hook, batch_size, data_seed, device=device, resident=resident, progress=progress
+        first.cache, hooks, batch_size, data_seed, device=device, resident=resident, progress=progress
     ) as stream:
         runs, failed = [], []
         for planned in group:

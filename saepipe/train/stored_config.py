@@ -39,6 +39,10 @@ OUTSIDE_THE_ID = frozenset(
 )
 
 
+LATER_KEYS = {"target": None, "skip": False}
+"""Keys that earlier versions did not have, with their defaults, at which they are not part of the id."""
+
+
 class StoredConfig(Config):
     """The part of a run's resolved `TrainConfig` that reports and comparisons read; components are plain data."""
 
@@ -58,4 +62,8 @@ class StoredConfig(Config):
 
 def stored_identity(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what makes the run what it is, from its resolved `TrainConfig` as plain data."""
-    return {key: value for key, value in plain.items() if key not in OUTSIDE_THE_ID}
+    return {
+        key: value
+        for key, value in plain.items()
+        if key not in OUTSIDE_THE_ID and not (key in LATER_KEYS and value == LATER_KEYS[key])
+    }

@@ -72,6 +72,7 @@ def ctx(params: Params, x: torch.Tensor) -> StepContext:
     activations = DenseActs(**{name: leaves.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts")})
     return StepContext(
         x=x,
+        target=x,
         latent_acts=activations,
         **leaves,
         threshold=None,

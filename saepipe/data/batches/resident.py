@@ -9,7 +9,7 @@ import torch
 from saepipe.data.batches.shuffle import Pool
 from saepipe.data.batches.staging_memory import StagingMemory
 from saepipe.data.batches.streamed import ShuffledRows, split_chunks
-from saepipe.data.cache.mapped_rows import MappedRows
+from saepipe.data.cache.joined_rows import BatchRows
 from saepipe.data.errors import OutOfSpaceError
 from saepipe.data.terminal.progress import Progress
 from saepipe.data.workers import Workers
@@ -24,7 +24,7 @@ READ_AHEAD = 64
 class ResidentRows:
     """The rows of a whole cache at one hook, in stored order."""
 
-    def __init__(self, rows: MappedRows, staging: StagingMemory, threads: int, progress: Progress) -> None:
+    def __init__(self, rows: BatchRows, staging: StagingMemory, threads: int, progress: Progress) -> None:
         """Decodes every chunk.
 
         Raises:
@@ -33,9 +33,9 @@ class ResidentRows:
         """
         check_fits(rows, staging)
         self._staging, self._chunk_rows = staging, rows.chunk_rows
-        self._memory: torch.Tensor | None = staging.empty(rows.num_chunks * rows.chunk_rows, rows.array.row_shape[0])
+        self._memory: torch.Tensor | None = staging.empty(rows.num_chunks * rows.chunk_rows, rows.width)
         staging.before_fill(self._memory)
-        progress.start(f"decode {rows.array.name} into {staging.name}", rows.num_rows, "rows")
+        progress.start(f"decode {rows.name} into {staging.name}", rows.num_rows, "rows")
         workers = Workers(threads, "decode")
         outs = split_chunks(self._memory, rows.chunk_rows)
         fills = [workers.submit(_fill, rows, staging, chunk, out) for chunk, out in enumerate(outs)]
@@ -59,13 +59,13 @@ class ResidentRows:
             yield pool, ShuffledRows(self._staging, self._memory, self._staging.upload_index(index))
 
 
-def check_fits(rows: MappedRows, staging: StagingMemory) -> None:
+def check_fits(rows: BatchRows, staging: StagingMemory) -> None:
     """Raises OutOfSpaceError if `staging` cannot hold all of `rows`, decoded."""
-    needed = rows.num_chunks * rows.chunk_rows * rows.array.row_shape[0] * 2
+    needed = rows.num_chunks * rows.chunk_rows * rows.width * 2
     allowed = MAX_SHARE * staging.free_bytes()
     if needed > allowed:
         raise OutOfSpaceError(
-            f"{rows.array.name} needs {needed / 1e9:.3g} GB, but may use only {allowed / 1e9:.3g} GB in {staging.name} "
+            f"{rows.name} needs {needed / 1e9:.3g} GB, but may use only {allowed / 1e9:.3g} GB in {staging.name} "
             f"({MAX_SHARE:.0%} of the free memory)",
             hint="resident: none, which streams the same batches",
         )
@@ -77,6 +77,6 @@ def row_numbers(pool: Pool, chunk_rows: int) -> torch.Tensor:
     return (starts[:, None] + torch.arange(chunk_rows)).flatten()[: pool.num_rows]
 
 
-def _fill(rows: MappedRows, staging: StagingMemory, chunk: int, out: torch.Tensor) -> None:
+def _fill(rows: BatchRows, staging: StagingMemory, chunk: int, out: torch.Tensor) -> None:
     rows.will_need(min(chunk + READ_AHEAD, rows.num_chunks - 1))
     staging.fill(rows, chunk, out)

@@ -16,7 +16,7 @@ import torch
 
 from saepipe.data.batches.memory import free_ram
 from saepipe.data.batches.side_stream import SideStream, upload
-from saepipe.data.cache.mapped_rows import MappedRows
+from saepipe.data.cache.joined_rows import BatchRows
 
 
 class StagingMemory(Protocol):
@@ -35,7 +35,7 @@ class StagingMemory(Protocol):
     def before_fill(self, memory: torch.Tensor) -> None:
         """Prepares `memory` for fills, so that they cannot change batches gathered from it earlier."""
 
-    def fill(self, rows: MappedRows, chunk: int, out: torch.Tensor) -> None:
+    def fill(self, rows: BatchRows, chunk: int, out: torch.Tensor) -> None:
         """Decodes a chunk into `out`, (chunk_rows, d_in); raises CorruptDataError. Any thread may call it."""
 
     def after_fill(self) -> None:
@@ -48,11 +48,11 @@ class StagingMemory(Protocol):
         """Copies the rows `index` into a new tensor, (len(index), d_in)."""
 
 
-def staging_memory(device: torch.device, rows: MappedRows, threads: int) -> StagingMemory:
+def staging_memory(device: torch.device, rows: BatchRows, threads: int) -> StagingMemory:
     """Returns CUDA memory for chunks of `rows` decoded by `threads` threads, or host RAM if `device` is not CUDA."""
     if device.type != "cuda":
         return HostMemory()
-    return CudaMemory(SideStream(device), rows.chunk_rows, rows.array.row_shape[0], 2 * threads)
+    return CudaMemory(SideStream(device), rows.chunk_rows, rows.width, 2 * threads)
 
 
 class HostMemory:
@@ -71,7 +71,7 @@ class HostMemory:
     def before_fill(self, memory: torch.Tensor) -> None:
         pass
 
-    def fill(self, rows: MappedRows, chunk: int, out: torch.Tensor) -> None:
+    def fill(self, rows: BatchRows, chunk: int, out: torch.Tensor) -> None:
         rows.read_chunk(chunk, to_bits(out))
 
     def after_fill(self) -> None:
@@ -113,7 +113,7 @@ class CudaMemory:
     def before_fill(self, memory: torch.Tensor) -> None:
         self._side.copy_after_compute(memory)
 
-    def fill(self, rows: MappedRows, chunk: int, out: torch.Tensor) -> None:
+    def fill(self, rows: BatchRows, chunk: int, out: torch.Tensor) -> None:
         buffer, wait_for_copy = self._idle.get()
         try:
             wait_for_copy()

@@ -9,7 +9,7 @@ rows are decoded one pool ahead or all kept in memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Self
 
@@ -21,6 +21,7 @@ from saepipe.data.batches.shuffle import pools
 from saepipe.data.batches.staging_memory import staging_memory, to_device
 from saepipe.data.batches.streamed import StreamedRows
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.joined_rows import joined
 from saepipe.data.terminal.progress import Progress, Silent
 
 CPU = torch.device("cpu")
@@ -31,12 +32,12 @@ POOL_CHUNKS = 64
 
 
 class BatchStream:
-    """Batches of raw activations at one hook."""
+    """Batches of raw activations at one hook, or at several side by side."""
 
     def __init__(
         self,
         cache: Cache,
-        hook: str,
+        hooks: str | Sequence[str],
         batch_size: int,
         seed: int,
         *,
@@ -50,7 +51,7 @@ class BatchStream:
 
         Args:
             cache: a finished cache.
-            hook: one of its hooks.
+            hooks: one of its hooks, or several whose activations are then side by side in a row.
             batch_size: rows per batch.
             seed: seed of the order; the same seed gives the same batches.
             device: device of the batches.
@@ -65,7 +66,7 @@ class BatchStream:
             CorruptDataError: if a shard is damaged; the message names it. When streaming, `batches` raises it.
         """
         check_resident(resident, device)
-        rows = cache.rows(hook)
+        rows = joined([cache.rows(hook) for hook in ([hooks] if isinstance(hooks, str) else hooks)])
         threads = threads or min(4, os.cpu_count() or 1)
         staging = staging_memory(CPU if resident == "ram" else device, rows, threads)
         self.num_rows = rows.num_rows

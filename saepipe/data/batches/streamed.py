@@ -12,14 +12,14 @@ import torch
 
 from saepipe.data.batches.shuffle import Pool
 from saepipe.data.batches.staging_memory import StagingMemory, from_bits
-from saepipe.data.cache.mapped_rows import MappedRows
+from saepipe.data.cache.joined_rows import BatchRows
 from saepipe.data.workers import Workers
 
 
 class StreamedRows:
     """The pools of a stream in order, two at a time in memory."""
 
-    def __init__(self, rows: MappedRows, staging: StagingMemory, pool_chunks: int, threads: int) -> None:
+    def __init__(self, rows: BatchRows, staging: StagingMemory, pool_chunks: int, threads: int) -> None:
         self._rows, self._staging = rows, staging
         self._pool_rows = pool_chunks * rows.chunk_rows
         self._spare: list[torch.Tensor | None] = []  # buffers of iterators that have ended
@@ -51,7 +51,7 @@ class StreamedRows:
             return self._spare.pop()
         if self._staging.can_map and self._rows.zero_copy:
             return None
-        return self._staging.empty(self._pool_rows, self._rows.array.row_shape[0])
+        return self._staging.empty(self._pool_rows, self._rows.width)
 
     def _start(self, pool: Pool, buffer: torch.Tensor | None) -> _Mapping | _Decoding:
         for chunk in pool.chunks:

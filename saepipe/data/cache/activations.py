@@ -27,7 +27,7 @@ class Activations:
     @property
     def shape(self) -> tuple[int, int]:
         """(num_tokens, d_in)"""
-        return self.rows.num_rows, self.rows.array.row_shape[0]
+        return self.rows.num_rows, self.rows.width
 
     def __len__(self) -> int:
         return self.rows.num_rows

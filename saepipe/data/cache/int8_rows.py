@@ -37,7 +37,7 @@ class Int8Rows(MappedRows):
     def read_chunk(self, chunk: int, out: np.ndarray) -> None:
         num_rows = self.rows_in(chunk)
         stored = QuantisedRows(*(part.view_chunk(chunk)[:num_rows] for part in self._parts))
-        if stored.outlier_index.max(initial=0) >= self.array.row_shape[0]:
+        if stored.outlier_index.max(initial=0) >= self.width:
             raise CorruptDataError(f"chunk {chunk} of {self.array.name} names a channel that its rows do not have")
         reconstruct(stored, self._channels, out[:num_rows])
         out[num_rows:] = 0

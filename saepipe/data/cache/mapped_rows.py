@@ -44,6 +44,16 @@ class MappedRows:
                 raise CorruptDataError(f"shard {folder / name} of {size:,} bytes cannot hold {rows:,} rows")
 
     @property
+    def name(self) -> str:
+        """Path of the array in its cache."""
+        return self.array.name
+
+    @property
+    def width(self) -> int:
+        """Number of values in a row that is a vector."""
+        return self.array.row_shape[0]
+
+    @property
     def zero_copy(self) -> bool:
         """Returns whether `view_chunk` works, that is, whether files hold the rows uncompressed."""
         return is_raw(self.array.profile)

@@ -13,13 +13,17 @@ _TO_OURS = {"mlp.hook_in": "hook_mlp_in", "hook_mlp_in": "hook_resid_mid"}
 """TransformerLens' hook_mlp_in is the residual stream before the norm; ours is what the MLP's first matrix reads."""
 
 
+KEYS = ("hook_name", "hook_name_out")
+"""Keys of the metadata that name a hook: what is read and, of a transcoder, what is reconstructed."""
+
+
 def in_their_words(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the metadata of an SAE with `hook_name` as TransformerLens names it."""
+    """Returns the metadata of an SAE with its hooks as TransformerLens names them."""
     return _renamed(metadata, _TO_THEIRS)
 
 
 def in_our_words(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the metadata of an SAE with `hook_name` as saepipe names it."""
+    """Returns the metadata of an SAE with its hooks as saepipe names them."""
     return _renamed(metadata, _TO_OURS)
 
 
@@ -29,6 +33,6 @@ def reshaping(metadata: Mapping[str, Any]) -> str:
 
 
 def _renamed(metadata: Mapping[str, Any], sites: Mapping[str, str]) -> dict[str, Any]:
-    match = re.fullmatch(r"(blocks\.\d+\.)(.+)", str(metadata.get("hook_name")))
-    site = sites.get(match[2]) if match else None
-    return {**metadata, **({"hook_name": f"{match[1]}{site}"} if match and site else {})}
+    matches = {key: re.fullmatch(r"(blocks\.\d+\.)(.+)", str(metadata.get(key))) for key in KEYS}
+    sited = {key: match[1] + sites[match[2]] for key, match in matches.items() if match and match[2] in sites}
+    return {**metadata, **sited}

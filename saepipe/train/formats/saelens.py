@@ -1,5 +1,7 @@
 """Reads and writes SAELens' folder (`cfg.json`, `sae_weights.safetensors`), in which a run keeps its own SAE.
 
+A transcoder's folder is SAELens' too, but TopK and gated ones, of which SAELens has no class.
+
 The SAE maps raw activations to raw activations. The layout is that of SAELens 6.54.12; `SAE.load_from_disk` reads it.
 Folders from before version 6, whose cfg.json is one flat mapping, are read as SAELens 6 itself reads them.
 """
@@ -7,6 +9,7 @@ Folders from before version 6, whose cfg.json is one flat mapping, are read as S
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,16 @@ from saepipe.train.formats.hook_names import in_our_words, in_their_words, resha
 from saepipe.train.formats.rewrites import b_dec_subtracted, decoder_norms
 from saepipe.train.formats.source import Source, read_json
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.transcoder import center_folded, is_transcoder
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 VERSION = "6.54.12"
 
 NAMES = {"relu": "standard"}
 """SAELens' names of architectures, where they differ from ours."""
+
+TRANSCODERS = {"relu": "", "jumprelu": "jumprelu_"}
+"""What SAELens' names of transcoders begin with; it has none of other architectures, which we name alike."""
 
 ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
 """SAELens' architectures that we support; it saves batchtopk and matryoshka_batchtopk as jumprelu."""
@@ -42,7 +49,7 @@ EXTRA = {"jumprelu": ("threshold",), "gated": ("r_mag", "b_mag")}
 
 
 def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str, Any]) -> list[str]:
-    """Writes an SAE in raw units, in its form after training; returns the names of the files.
+    """Writes an SAE or a transcoder in raw units, in its form after training; returns the names of the files.
 
     Args:
         folder: created if necessary.
@@ -53,24 +60,46 @@ def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str
     sae, params = sae.inference(params)
     settings = sae.to_dict()
     name = settings.pop("name")
+    transcoder = is_transcoder(params)
     config = {
-        "architecture": NAMES.get(name, name),
-        "d_in": params["W_dec"].shape[1],
+        "architecture": architecture(name, params),
+        "d_in": len(params["W_enc"]),
+        **({"d_out": len(params["b_dec"])} if transcoder else {}),
         **settings,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": not transcoder,
         "normalize_activations": "none",
         "reshape_activations": reshaping(metadata),
         **({"rescale_acts_by_decoder_norm": False} if name == "topk" else {}),
         "metadata": {"sae_lens_version": VERSION, **in_their_words(metadata)},
     }
+    if transcoder:
+        params = center_folded(params)
+        del params["b_in"]
+    if "W_skip" in params:
+        params = {**params, "W_skip": params["W_skip"].T}
     tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in params.items()}
     if name == "gated":
         tensors["b_gate"] = tensors.pop("b_enc")
     write_file(folder / WEIGHTS, save(tensors))
     write_json(folder / CONFIG, config)
     return [WEIGHTS, CONFIG]
+
+
+def architecture(name: str, params: Params) -> str:
+    """Returns SAELens' name for one of our architectures, or what its name would be if SAELens had it."""
+    if not is_transcoder(params):
+        return NAMES.get(name, name)
+    return f"{TRANSCODERS.get(name, f'{name}_')}{'skip_' if 'W_skip' in params else ''}transcoder"
+
+
+def _ours(architecture: str) -> str:
+    """Returns our name of an architecture, of a transcoder that of its activation."""
+    ours = {theirs: name for name, theirs in NAMES.items()}
+    if match := re.fullmatch(r"(?:(.+)_)?(?:skip_)?transcoder", architecture.replace("skip_transcoder", "transcoder")):
+        return match[1] or "relu"
+    return ours.get(architecture, architecture)
 
 
 def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
@@ -81,20 +110,22 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
         CorruptDataError: if its files are inconsistent.
     """
     config, params = _read_files(folder)
-    if missing := [key for key in ("architecture", "d_in", "d_sae") if key not in config]:
+    required = ("architecture", "d_in", "d_sae", *(("d_out",) if _is_transcoder(config) else ()))
+    if missing := [key for key in required if key not in config]:
         raise ConfigError(f"{folder / CONFIG} does not say {', '.join(missing)}", hint="did SAELens write it?")
-    ours = {theirs: name for name, theirs in NAMES.items()}
-    name = ours.get(config["architecture"], config["architecture"])
+    name = _ours(config["architecture"])
     member = Architecture.member(name)
     settings = {key: config[key] for key in member.model_fields if key in config}
     sae = member.parse({**settings, "name": name}, source=str(folder / CONFIG))
     assert isinstance(sae, Architecture)
     _refuse_changed_input(folder, config)
+    d_in, d_out = config["d_in"], config["d_out"] if _is_transcoder(config) else config["d_in"]
     expected = {
-        "W_enc": (config["d_in"], sae.d_sae),
+        "W_enc": (d_in, sae.d_sae),
         "b_enc": (sae.d_sae,),
-        "W_dec": (sae.d_sae, config["d_in"]),
-        "b_dec": (config["d_in"],),
+        "W_dec": (sae.d_sae, d_out),
+        "b_dec": (d_out,),
+        **({"W_skip": (d_out, d_in)} if "skip_transcoder" in config["architecture"] else {}),
         **dict.fromkeys(EXTRA.get(name, ()), (sae.d_sae,)),
     }
     if unknown := params.keys() - expected.keys():
@@ -127,10 +158,14 @@ def _refuse_changed_input(folder: Path, config: Mapping[str, Any]) -> None:
 def source(folder: Path) -> Source:
     """Reads the SAE in a folder of SAELens for import; raises the same errors as `read`."""
     config = read_json(folder / CONFIG)
-    if config.get("architecture", "standard") not in ARCHITECTURES:
+    supported = (
+        *ARCHITECTURES,
+        *(f"{name}{skip}transcoder" for name in TRANSCODERS.values() for skip in ("", "skip_")),
+    )
+    if config.get("architecture", "standard") not in supported:
         raise ConfigError(
             f"{folder / CONFIG}: architecture is {config['architecture']!r}",
-            hint=f"supported: {', '.join(ARCHITECTURES)}; SAELens' save_inference_model turns a checkpoint into one",
+            hint=f"supported: {', '.join(supported)}; SAELens' save_inference_model turns a checkpoint into one",
         )
     sae, params, metadata = read(folder)
     return Source(
@@ -141,6 +176,7 @@ def source(folder: Path) -> Source:
         name=folder.absolute().name,
         model=metadata.get("model_name"),
         hook=metadata.get("hook_name"),
+        target=metadata.get("hook_name_out"),
     )
 
 
@@ -184,9 +220,17 @@ def _to_version_6(folder: Path, config: Mapping[str, Any], params: Params) -> di
     }
 
 
+def _is_transcoder(config: Mapping[str, Any]) -> bool:
+    return str(config.get("architecture")).endswith("transcoder")
+
+
 def _to_our_convention(config: Mapping[str, Any], params: Params) -> Params:
     """Rewrites exactly what SAELens leaves optional: b_dec subtracted from x, no decoder norm in the activations."""
-    params = dict(params) if config.get("apply_b_dec_to_input", True) else b_dec_subtracted(params)
+    if _is_transcoder(config):
+        own = {"W_skip": params["W_skip"].T.contiguous()} if "W_skip" in params else {}
+        params = {**params, **own, "b_in": torch.zeros(config["d_in"])}
+    else:
+        params = dict(params) if config.get("apply_b_dec_to_input", True) else b_dec_subtracted(params)
     if config.get("rescale_acts_by_decoder_norm", False):
         norms = decoder_norms(params)
         params["W_enc"] = params["W_enc"] * norms

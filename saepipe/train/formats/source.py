@@ -12,6 +12,7 @@ from torch import Tensor
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.transcoder import is_transcoder
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,20 @@ class Source:
     layer: int | None = None
     """decoder layer whose output the SAE reads, if no hook is named"""
     seed: int | None = None
+    target: str | None = None
+    """hook that a transcoder reconstructs"""
 
     @property
     def d_in(self) -> int:
-        return self.params["W_dec"].shape[1]
+        return len(self.params["W_enc"])
+
+    @property
+    def d_out(self) -> int:
+        return len(self.params["b_dec"])
+
+    @property
+    def is_transcoder(self) -> bool:
+        return is_transcoder(self.params)
 
 
 def require_file(path: Path) -> Path:

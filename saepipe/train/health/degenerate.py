@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.joined_rows import joined
 from saepipe.data.folders.health import Finding
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.sae.base import Architecture, Params, is_active
+from saepipe.train.sae.transcoder import skipped, split_rows
 
 CHUNK = 1024
 """Tokens encoded at once: 256 MiB of activations at d_sae 65,536."""
@@ -26,27 +28,32 @@ class Behaviour:
     l0: float  # active latents per token
     alive: float  # share of the latents that are active on any token of the sample
     dense: float  # share of the latents that are active on more than `dense_rate` of the tokens
-    explained_variance: float  # 1 - |x - x_hat|^2 / |x - mean|^2, summed over the sample
-    l2_ratio: float  # mean of |x_hat| / |x|
+    explained_variance: float  # 1 - |y - x_hat|^2 / |y - mean|^2, summed over the sample; y is the target, x in an SAE
+    l2_ratio: float  # mean of |x_hat| / |y|
 
 
 @torch.no_grad()
 def measure_behaviour(sae: Architecture, params: Params, batches: Iterable[Tensor], dense_rate: float) -> Behaviour:
-    """Measures an SAE in inference mode on batches (n, d_in) in the scale of its parameters."""
-    d_sae, d_in = params["W_dec"].shape
+    """Measures an SAE in inference mode on batches (n, d_in) in the scale of its parameters.
+
+    A transcoder's have its target beside x, (n, d_in + d_out).
+    """
+    d_sae, d_out = params["W_dec"].shape
     device = params["W_dec"].device
     num_active = torch.zeros(d_sae, dtype=torch.int64, device=device)
-    total = torch.zeros(d_in, dtype=torch.float64, device=device)
+    total = torch.zeros(d_out, dtype=torch.float64, device=device)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     num_tokens = 0
     for batch in batches:
-        x = batch.to(device, torch.float32)
+        x, target = split_rows(batch.to(device, torch.float32), len(params["W_enc"]))
         acts = sae.encode(params, x)
         x_hat = sae.decode(params, acts)
+        if (skip := skipped(params, x)) is not None:
+            x_hat = x_hat + skip
         num_active += is_active(acts).sum(0)
-        total += x.sum(0, dtype=torch.float64)
-        ratios = torch.linalg.vector_norm(x_hat, dim=1) / torch.linalg.vector_norm(x, dim=1).clamp_min(1e-12)
-        parts = ((x - x_hat).square().sum(1), x.square().sum(1), ratios)
+        total += target.sum(0, dtype=torch.float64)
+        ratios = torch.linalg.vector_norm(x_hat, dim=1) / torch.linalg.vector_norm(target, dim=1).clamp_min(1e-12)
+        parts = ((target - x_hat).square().sum(1), target.square().sum(1), ratios)
         sums += torch.stack([part.sum(dtype=torch.float64) for part in parts])
         num_tokens += len(x)
     error, power, ratio = sums.tolist()
@@ -116,21 +123,24 @@ def check_l0(l0: float, target: float, limits: HealthConfig) -> list[Finding]:
     return [Finding.measured("H9", "error" if off > limits.l0_error else "warning", pattern, l0, off)]
 
 
-def sample_rows(cache: Cache, hook: str, limit: int) -> Iterator[Tensor]:
-    """Yields at most `limit` held-out tokens (n, d_in) bfloat16, or training rows if the cache has no held-out part."""
+def sample_rows(cache: Cache, hooks: Sequence[str], limit: int) -> Iterator[Tensor]:
+    """Yields at most `limit` held-out tokens, or training rows if the cache has no held-out part.
+
+    They are (n, d_in) bfloat16; activations of several hooks are side by side.
+    """
     if cache.attributes["num_heldout_contexts"]:
-        return _heldout_rows(cache, hook, limit)
-    return _training_rows(cache, hook, limit)
+        return _heldout_rows(cache, hooks, limit)
+    return _training_rows(cache, hooks, limit)
 
 
-def _heldout_rows(cache: Cache, hook: str, limit: int) -> Iterator[Tensor]:
+def _heldout_rows(cache: Cache, hooks: Sequence[str], limit: int) -> Iterator[Tensor]:
     heldout = cache.heldout
     num_contexts, size = heldout.contexts.shape
     step = max(1, CHUNK // size)
     for start in range(0, num_contexts, step):
         stop = min(start + step, num_contexts)
         kept = torch.from_numpy(heldout.keep[start:stop])
-        rows = heldout.activations(hook, start, stop)[kept][:limit]
+        rows = torch.cat([heldout.activations(hook, start, stop)[kept][:limit] for hook in hooks], dim=1)
         limit -= len(rows)
         if len(rows):
             yield rows
@@ -138,8 +148,8 @@ def _heldout_rows(cache: Cache, hook: str, limit: int) -> Iterator[Tensor]:
             return
 
 
-def _training_rows(cache: Cache, hook: str, limit: int) -> Iterator[Tensor]:
-    rows = cache.rows(hook)
+def _training_rows(cache: Cache, hooks: Sequence[str], limit: int) -> Iterator[Tensor]:
+    rows = joined([cache.rows(hook) for hook in hooks])
     for start in range(0, min(limit, rows.num_rows), CHUNK):
         bits = rows.read(start, min(start + CHUNK, limit, rows.num_rows))
         yield torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)

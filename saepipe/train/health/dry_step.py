@@ -23,10 +23,10 @@ from saepipe.train.penalties.base import Penalty
 from saepipe.train.seeds import generator
 from saepipe.train.step.loss import Loss
 from saepipe.train.step.sampling import Due
-from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
+from saepipe.train.step.state import Recipe, Target, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import step_loss, train_step
 
-D_IN, BATCH, STEPS = 24, 17, 2
+D_IN, D_OUT, BATCH, STEPS = 24, 20, 17, 2
 
 
 def dry_step(recipe: Recipe, state: TrainState, batches: Iterable[Tensor]) -> list[Finding]:
@@ -76,19 +76,22 @@ def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
 
 
 def tiny_recipe(recipe: Recipe, config: TrainConfig) -> Recipe:
-    """Returns a recipe whose d_in, d_sae and batch all differ."""
+    """Returns a recipe whose d_in, d_sae and batch all differ, and a transcoder's d_out from them."""
     d_sae = config.sae.d_sae
     d_in, batch = D_IN + (d_sae == D_IN), BATCH + (d_sae == BATCH)
     changes = {"steps": max(STEPS + 1, recipe.num_steps), "batch_size": batch, "dead": DeadConfig(after_tokens=1)}
-    return replace(recipe, config=config.model_copy(update=changes), d_in=d_in, scale=1.0)
+    target = Target(next(width for width in range(D_OUT, 0, -1) if width not in (d_sae, d_in, batch)), 1.0)
+    changed = replace(recipe, config=config.model_copy(update=changes), d_in=d_in, scale=1.0)
+    return replace(changed, target=target if recipe.target else None)
 
 
 def two_steps(tiny: Recipe) -> TrainState:
     """Trains from the start on random rows, with every third latent dead, and returns the state."""
     state, batch = fresh_state(tiny, initial_params(tiny)), tiny.config.batch_size
-    for x in torch.randn(STEPS, batch, tiny.d_in, generator=generator(tiny.config.seed, "dry")):
+    width = tiny.d_in + (tiny.d_out if tiny.target else 0)
+    for rows in torch.randn(STEPS, batch, width, generator=generator(tiny.config.seed, "dry")):
         state.tokens_since_fired[::3] = batch
-        train_step(tiny, state, x, Due.GRADIENTS)  # reads the statistics too
+        train_step(tiny, state, rows, Due.GRADIENTS)  # reads the statistics too
     return state
 
 

@@ -51,7 +51,7 @@ def judge(
     if unusable(findings):
         return Health(tuple(findings))
     sae, params = config.sae.inference({name: value.detach() for name, value in state.all_params.items()})
-    rows = (recipe.scaled(rows) for rows in sample_rows(cache, str(config.hook), limits.heldout_tokens))
+    rows = (recipe.scaled(rows) for rows in sample_rows(cache, config.read_hooks, limits.heldout_tokens))
     behaviour = measure_behaviour(sae, params, rows, limits.dense_rate)
     dead = float((state.tokens_since_fired >= recipe.dead_after).double().mean())
     twin = Twin(twin.name, twin.config, evidence(config, recipe.num_steps, lines, params["W_dec"]))

@@ -37,7 +37,7 @@ class AuxK(Penalty):
             return Penalised(zero, {"num_dead": zero, "unexplained": zero}, state)
         d_sae, d_in = ctx.W_dec.shape
         k_aux = min(self.k_aux or max(1, d_in // 2), d_sae)
-        error = (ctx.x - ctx.x_hat).detach()
+        error = (ctx.target - ctx.x_hat).detach()
         error_hat = ctx.decode_largest(k_aux, ctx.dead)
         energy = error.square().sum(1).clamp_min(1e-12)
         unexplained = ((error - error_hat).square().sum(1) / energy).mean()

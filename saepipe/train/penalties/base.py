@@ -34,6 +34,8 @@ SHARE: Range = (0.0, 1.0)
 class StepContext:
     """One step of one variant, as a penalty sees it; in scaled units (E|x|^2 = d_in). Rows of W_dec have unit norm.
 
+    d_out is d_in, unless the run is a transcoder.
+
     Only the part of W_dec's gradient that turns a row is used; the part along the row is removed.
 
     Everything can be read in every step and has its gradient. In a sparse step `pre_acts`, `acts` and `gate_acts` are
@@ -41,13 +43,14 @@ class StepContext:
     matrix product. The properties and methods below `gate_values` cost only what the active entries do.
     """
 
-    x: Tensor  # (batch, d_in) float32
+    x: Tensor  # (batch, d_in) float32: what the encoder reads
+    target: Tensor  # (batch, d_out) float32: what is reconstructed; x itself, unless the run is a transcoder
     latent_acts: LatentActs  # of x: dense, or the entries of a sparse step
-    x_hat: Tensor  # (batch, d_in) float32
+    x_hat: Tensor  # (batch, d_out) float32: reconstruction of the target
     W_enc: Tensor  # (d_in, d_sae)
     b_enc: Tensor  # (d_sae,)
-    W_dec: Tensor  # (d_sae, d_in)
-    b_dec: Tensor  # (d_in,)
+    W_dec: Tensor  # (d_sae, d_out)
+    b_dec: Tensor  # (d_out,)
     threshold: Tensor | None  # (d_sae,) that pre_acts must exceed, if the architecture has thresholds
     tokens_since_fired: Tensor  # (d_sae,) int64: tokens since each latent was last active, before this step
     dead_after: int  # tokens of silence after which a latent is dead
@@ -126,14 +129,14 @@ class StepContext:
             among: (d_sae,) bool, the latents to choose from; if there are fewer, all of them.
 
         Returns:
-            (batch, d_in) float32.
+            (batch, d_out) float32.
         """
         return self.latent_acts.decode_largest(num_latents, among, self.W_dec).to(self.x.dtype)
 
     @cached_property
     def power(self) -> Tensor:
-        """E_b |x|^2, () without gradient: brings a term without units to the units of the reconstruction error."""
-        return self.x.detach().square().sum(1).mean()
+        """E_b |target|^2, () without gradient: brings a term without units to those of the reconstruction error."""
+        return self.target.detach().square().sum(1).mean()
 
     def changed(self, **fields: Any) -> StepContext:
         """A copy with other fields; dense activations may be given by their own names (`acts`, `gate_acts`, ...)."""

@@ -25,7 +25,7 @@ WARMUP_STEPS, NUM_STEPS = 60, 100
 """Steps that fill the penalty's state before it is checked, and steps of the run."""
 
 DIFFERENTIABLE = ("pre_acts", "acts", "acts_sum", "gate_acts", "x_hat", "W_enc", "b_enc", "W_dec", "b_dec")
-PER_TOKEN = ("x", "pre_acts", "acts", "gate_acts", "x_hat")
+PER_TOKEN = ("x", "target", "pre_acts", "acts", "gate_acts", "x_hat")
 PER_LATENT = {"pre_acts": 1, "acts": 1, "acts_sum": 0, "gate_acts": 1, "W_enc": 1, "b_enc": 0, "W_dec": 0}
 """Axis of the latents in each tensor of a step."""
 
@@ -49,6 +49,7 @@ def synthetic_step(seed: int = 0) -> StepContext:
     activations = DenseActs(**{name: leaves.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts")})
     return StepContext(
         x=x,
+        target=x,
         latent_acts=activations,
         **leaves,
         threshold=None,

@@ -67,6 +67,16 @@ class Run(Displayed):
         return Path(self.plain["cache"])
 
     @property
+    def target(self) -> str | None:
+        """Hook that it reconstructs if it is a transcoder; None for an SAE."""
+        return self.plain.get("target")
+
+    @property
+    def sites(self) -> str:
+        """Its hook; of a transcoder, the hook and the target."""
+        return f"{self.hook} -> {self.target}" if self.target else self.hook
+
+    @property
     def data_seed(self) -> int | None:
         return self.trained.data_seed if self.trained else None
 
@@ -75,7 +85,9 @@ class Run(Displayed):
         """Its settings as plain data, under the keys of a train config as far as they apply."""
         if self.imported:
             source = f"{self.imported.imported}: {self.variant}"
-            return {"imported": source, "sae": self.imported.sae, "hook": self.hook, "seed": self.imported.seed}
+            target = {"target": self.target} if self.target else {}
+            own = {"sae": self.imported.sae, "hook": self.hook, "seed": self.imported.seed}
+            return {"imported": source, **own, **target}
         if self.version == importlib.metadata.version("saepipe"):
             return stored_identity(self.plain)
         return self.config.identity()  # an earlier version did not have all of today's keys
@@ -98,7 +110,7 @@ class Run(Displayed):
             "fingerprint": self.fingerprint[:16],
             "variant": self.variant,
             "seed": self.seed,
-            "hook": self.hook,
+            "hook": self.sites,
             **origin,
             "health": "\n".join(map(str, findings)) or ("ok" if self.trained else "not known"),
         }

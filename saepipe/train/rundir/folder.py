@@ -138,7 +138,7 @@ def finish(
 ) -> None:
     """Saves the SAE for raw activations and seals the run; health.json must exist already."""
     sae, params = recipe.config.sae.inference({name: value.detach() for name, value in state.all_params.items()})
-    params = sae.unscaled(params, recipe.scale)
+    params = recipe.in_raw_units(params)
     names = saelens.write(folder / SAE, sae, params, metadata)
     first_line = {**first_line, "done_steps": state.step, "metrics_seal": True}
     files = artifact.digest_files(folder, [CONFIG, HEALTH, *(f"{SAE}/{name}" for name in names)])
@@ -152,6 +152,7 @@ def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> di
     attributes = cache.attributes
     return {
         "hook_name": recipe.config.hook,
+        **({"hook_name_out": recipe.config.target} if recipe.config.target else {}),
         "model_name": attributes["model"]["id"],
         "dataset_path": attributes["config"].get("dataset", {}).get("source"),
         "context_size": attributes["context_size"],
@@ -165,6 +166,7 @@ def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> di
             "seed": first_line["seed"],
             "steps": recipe.num_steps,
             "activation_scale": recipe.scale,
+            **({"target_scale": recipe.target.scale} if recipe.target else {}),
             "provenance": first_line["provenance"],
         },
     }

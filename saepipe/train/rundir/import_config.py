@@ -25,13 +25,16 @@ class ImportConfig(Config):
     """name and d_sae; also k for topk"""
     cache: Path
     hook: str
+    target: str | None = None
+    """hook that a transcoder reconstructs"""
     said: dict[str, Any]
     """the source's own config"""
 
     def identity(self) -> dict[str, Any]:
         """Returns what makes the run what it is: the content of its source, without its path, and the hook."""
         plain = self.to_dict()
-        return {key: plain[key] for key in ("imported", "files", "name", "seed", "sae", "hook")}
+        keys = ("imported", "files", "name", "seed", "sae", "hook", *(("target",) if self.target else ()))
+        return {key: plain[key] for key in keys}
 
     def run_id(self, cache_fingerprint: str) -> str:
         return fingerprint({"cache": cache_fingerprint, "config": self.identity()})

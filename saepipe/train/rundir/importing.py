@@ -40,6 +40,7 @@ def import_sae(
     out: Path,
     *,
     hook: str | None = None,
+    target: str | None = None,
     name: str | None = None,
     seed: int | None = None,
     model: str | None = None,
@@ -53,6 +54,7 @@ def import_sae(
         cache: cache of the model and hook that the SAE was trained on; the run is evaluated on its held-out part.
         out: the run's folder.
         hook: hook that it was trained at, if the source does not say.
+        target: hook that it reconstructs, if it is a transcoder and the source does not say.
         name: name of the variant; by default the source's own.
         seed: seed of its training, if the source does not say.
         model: the source's name for the cache's model, if the two names differ.
@@ -78,6 +80,7 @@ def import_sae(
             "sae": {key: value for key, value in source.sae.to_dict().items() if key in ("name", "d_sae", "k")},
             "cache": cache.absolute(),
             "hook": _resolve_hook(source, opened, path, hook),
+            "target": _resolve_target(source, opened, path, target),
             "said": source.config,
         },
         source=str(path),
@@ -136,6 +139,27 @@ def _resolve_hook(source: Source, cache: Cache, path: Path, given: str | None) -
     return hook
 
 
+def _resolve_target(source: Source, cache: Cache, path: Path, given: str | None) -> str | None:
+    """Returns the hook that a transcoder reconstructs, None for an SAE; it must fit the cache."""
+    if not source.is_transcoder:
+        if given is not None:
+            raise ConfigError(f"{path} holds an SAE, which reconstructs its own input", hint="leave out --target")
+        return None
+    target = given or source.target
+    if target is None:
+        hint = "add --target blocks.L.hook_mlp_out"
+        raise ConfigError(f"{path} does not say which hook the transcoder reconstructs", hint=hint)
+    if source.target not in (None, target):
+        raise ConfigError(f"{path} reconstructs {source.target}, not {target}", hint="leave out --target")
+    if target not in cache.hooks:
+        raise ConfigError(f"{path} reconstructs {target}, but {cache.path} has only {', '.join(cache.hooks)}")
+    if source.d_out != (d_out := cache.widths[target]):
+        raise ConfigError(
+            f"{path} has d_out {source.d_out}, but {cache.path} has {d_out} at {target}", hint="use another cache"
+        )
+    return target
+
+
 def _resolve_seed(source: Source, path: Path, given: int | None) -> int | None:
     if given is not None and source.seed not in (None, given):
         raise ConfigError(f"{path} was trained with seed {source.seed}, not {given}", hint="leave out --seed")
@@ -163,6 +187,7 @@ def _write(out: Path, source: Source, config: ImportConfig, cache: Cache) -> Non
     artifact.rewrite_manifest(out, [header])
     metadata = {
         "hook_name": config.hook,
+        **({"hook_name_out": config.target} if config.target else {}),
         "model_name": cache.attributes["model"]["id"],
         "context_size": cache.attributes["context_size"],
         "saepipe": {**config.identity(), "run_id": header["run_id"], "cache": cache.fingerprint},

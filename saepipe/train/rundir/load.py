@@ -14,13 +14,16 @@ from saepipe.train.formats import saelens
 from saepipe.train.rundir.finished_run import Run, open_run
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.sparse_acts import SparseActs, encode_sparse
+from saepipe.train.sae.transcoder import is_transcoder, skipped
 
 
 class SAE(nn.Module):
-    """A sparse autoencoder on raw activations, in float32.
+    """A sparse autoencoder, or a transcoder, on raw activations, in float32.
 
     Parameters: W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,), and those of the architecture:
-    threshold (d_sae,) for jumprelu; r_mag and b_mag (d_sae,) for gated.
+    threshold (d_sae,) for jumprelu; r_mag and b_mag (d_sae,) for gated. A transcoder reconstructs another hook's
+    activations y, (..., d_out), from x: its W_dec is (d_sae, d_out), b_dec (d_out,), and b_in (d_in,) and perhaps
+    W_skip (d_in, d_out) are there too.
     """
 
     W_enc: Tensor
@@ -61,6 +64,7 @@ class SAE(nn.Module):
             "d_in": self.d_in,
             **settings,
             "hook": self.hook,
+            **({"d_out": self.d_out, "target": self.target} if self.is_transcoder else {}),
             "metadata": dict(self.metadata),
         }
 
@@ -70,7 +74,21 @@ class SAE(nn.Module):
         return self.metadata.get("hook_name")
 
     @property
+    def target(self) -> str | None:
+        """Hook that a transcoder reconstructs; None for an SAE, or if a folder from elsewhere does not say."""
+        return self.metadata.get("hook_name_out") if self.is_transcoder else None
+
+    @property
+    def is_transcoder(self) -> bool:
+        return is_transcoder(self._params())
+
+    @property
     def d_in(self) -> int:
+        return self.W_enc.shape[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of what is reconstructed: d_in, but in a transcoder."""
         return self.W_dec.shape[1]
 
     @property
@@ -87,23 +105,33 @@ class SAE(nn.Module):
         return self.settings.encode_some(self._params(), x.float(), latents)
 
     def decode(self, acts: Tensor) -> Tensor:
-        """Decodes acts (..., d_sae): x_hat (..., d_in) in raw units."""
+        """Decodes acts (..., d_sae): x_hat (..., d_out) in raw units, without a transcoder's `skip`."""
         return self.settings.decode(self._params(), acts)
+
+    def skip(self, x: Tensor) -> Tensor | None:
+        """Computes what a skip transcoder adds to its decoded latents, (..., d_in) -> (..., d_out); None without one."""
+        return skipped(self._params(), x.float())
 
     def encode_sparse(self, x: Tensor) -> SparseActs:
         """Encodes raw activations (num_tokens, d_in) of any float dtype: only the acts that are not 0, no gradient."""
         return encode_sparse(self.settings, self._params(), x.float())
 
     def decode_sparse(self, acts: SparseActs) -> Tensor:
-        """Decodes entries of (num_tokens, d_sae): x_hat (num_tokens, d_in) in raw units."""
+        """Decodes entries of (num_tokens, d_sae): x_hat (num_tokens, d_out) in raw units, without `skip`."""
         return acts.decode(self.settings, self._params())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstructs x: decode(encode(x)), on a CPU by the entries alone where no gradient is asked for."""
+        """Reconstructs x, or a transcoder's target from x: decode(encode(x)), and the skip if there is one.
+
+        On a CPU by the entries alone where no gradient is asked for.
+        """
         differentiated = torch.is_grad_enabled() and any(value.requires_grad for value in (x, *self.parameters()))
         if differentiated or x.device.type != "cpu":
-            return self.decode(self.encode(x))
-        return self.decode_sparse(self.encode_sparse(x.reshape(-1, self.d_in))).view(x.shape)
+            x_hat = self.decode(self.encode(x))
+        else:
+            x_hat = self.decode_sparse(self.encode_sparse(x.reshape(-1, self.d_in))).view(*x.shape[:-1], self.d_out)
+        skip = self.skip(x)
+        return x_hat if skip is None else x_hat + skip
 
     def extra_repr(self) -> str:
         settings = ", ".join(f"{key}={value}" for key, value in self.settings.to_dict().items())

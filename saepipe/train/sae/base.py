@@ -18,8 +18,13 @@ from saepipe.train.kernels.pattern import Pattern, true_positions
 from saepipe.train.sae.straight_through import StraightThrough
 
 Params = dict[str, Tensor]
-"""W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,); an architecture may add its own."""
+"""W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,); an architecture may add its own.
 
+In a transcoder W_dec is (d_sae, d_out), b_dec (d_out,), and b_in (d_in,) is there: `saepipe.train.sae.transcoder`.
+"""
+
+PER_CHANNEL = frozenset({"b_dec", "b_in"})
+"""Vectors with an element per channel of the activations; all others have one per latent."""
 
 CHOOSING = frozenset({"activate", "activate_training", "mask", "near", "pattern"})
 """Methods by which an architecture chooses its entries."""
@@ -65,12 +70,14 @@ class Architecture(Component):
         }
 
     def pre_acts(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Computes (x - b_dec) @ W_enc + b_enc, (..., d_in) -> (..., d_sae)."""
+        """Computes (x - b_dec) @ W_enc + b_enc, (..., d_in) -> (..., d_sae); a transcoder subtracts b_in."""
         inputs, bias = self.encoder_input(params, x, dtype)
         return product(inputs, params["W_enc"], bias)
 
     def encoder_input(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Returns W_enc's input (..., d_in), without gradient, and a bias (d_sae,) that carries b_dec's gradient."""
+        if "b_in" in params:
+            return (x - params["b_in"]).to(dtype), params["b_enc"]
         b_dec = params["b_dec"]
         # b_dec's gradient goes through W_enc once, here, instead of once per row of the batch. This saves a matrix
         # product in the backward pass, and x - b_dec is still rounded only after the subtraction.
@@ -192,7 +199,8 @@ class Architecture(Component):
         if not self.elementwise:
             return self.encode(params, x)[..., latents]
         narrow = params_of(params, latents)
-        return self.encode({**narrow, "W_enc": params["W_enc"][:, latents], "b_dec": params["b_dec"]}, x)
+        centers = {name: params[name] for name in PER_CHANNEL & params.keys()}
+        return self.encode({**narrow, "W_enc": params["W_enc"][:, latents], **centers}, x)
 
     def decode(self, params: Params, acts: Tensor) -> Tensor:
         """Computes acts @ W_dec + b_dec, in the parameters' precision, (..., d_sae) -> (..., d_in)."""
@@ -231,7 +239,7 @@ def product(inputs: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:
 
 def params_of(params: Params, latents: Tensor) -> Params:
     """Returns the scalar parameters (biases, thresholds) of the latents with these indices."""
-    return {name: value[latents] for name, value in params.items() if value.dim() == 1 and name != "b_dec"}
+    return {name: value[latents] for name, value in params.items() if value.dim() == 1 and name not in PER_CHANNEL}
 
 
 def entries_above(pre_acts: Tensor, threshold: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -277,6 +277,8 @@ def why_not_stackable(recipe: Recipe) -> str | None:
     """Returns what depends on a run's own values or seed in a way that a stack cannot reproduce, or None."""
     if recipe.config.dead.resample_steps:
         return "resamples dead latents"
+    if recipe.config.skip:
+        return "has a skip, which learns at a rate of its own"
     return "transforms activations" if recipe.config.transforms else None
 
 

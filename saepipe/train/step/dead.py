@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from saepipe.train.sae.base import PER_CHANNEL
+from saepipe.train.sae.transcoder import skipped, split_rows
 from saepipe.train.seeds import generator
 from saepipe.train.step.state import Recipe, TrainState, initial_params
 
@@ -40,8 +42,10 @@ def any_dead(recipe: Recipe, step: int, tokens_since_fired: Tensor) -> bool:
 
 
 @torch.no_grad()
-def resample(recipe: Recipe, state: TrainState, x: Tensor) -> int:
-    """Gives each dead latent the direction of a token sampled from x (batch, d_in) by its squared error.
+def resample(recipe: Recipe, state: TrainState, rows: Tensor) -> int:
+    """Gives each dead latent the direction of a token sampled from the scaled rows of a batch by its squared error.
+
+    A transcoder's latent reads the token's x and writes its target.
 
     A token is used once, so no more latents are resampled than there are tokens with an error.
 
@@ -50,22 +54,28 @@ def resample(recipe: Recipe, state: TrainState, x: Tensor) -> int:
     """
     sae, params = recipe.config.sae, state.params
     dead = dead_mask(recipe, state.tokens_since_fired)
+    x, target = split_rows(rows, recipe.d_in)
     x_hat = sae.decode(state.all_params, sae.encode(state.all_params, x, recipe.dtype))
+    if (skip := skipped(state.all_params, x, recipe.dtype)) is not None:
+        x_hat = x_hat + skip
     # The draw is made on the CPU, so that a seed means the same on every device.
-    chances = (x - x_hat).square().sum(1).double().cpu()
+    chances = (target - x_hat).square().sum(1).double().cpu()
     num_new = min(int(dead.sum()), int((chances > 0).sum()))
     if num_new == 0:
         return 0
     rng = generator(recipe.config.seed, "resample", state.step)
     tokens = torch.multinomial(chances, num_new, replacement=False, generator=rng).to(x.device)
     latents = dead.nonzero().squeeze(1)[:num_new]
-    directions = torch.nn.functional.normalize(x[tokens] - params["b_dec"], dim=1)
+    written = torch.nn.functional.normalize(target[tokens] - params["b_dec"], dim=1)
+    read = written
+    if recipe.target is not None:
+        read = torch.nn.functional.normalize(x[tokens] - state.buffers["b_in"], dim=1)
     lengths = torch.linalg.vector_norm(params["W_enc"], dim=0)
     length = ENCODER_SHARE * (lengths[~dead].mean() if not dead.all() else lengths.mean())
-    params["W_dec"][latents] = directions
-    params["W_enc"][:, latents] = length * directions.T
+    params["W_dec"][latents] = written
+    params["W_enc"][:, latents] = length * read.T
     initial = initial_params(recipe)
-    per_latent = [name for name, value in params.items() if value.dim() == 1 and name != "b_dec"]
+    per_latent = [name for name, value in params.items() if value.dim() == 1 and name not in PER_CHANNEL]
     for name in per_latent:  # biases, and what else an architecture has per latent, such as its threshold
         params[name][latents] = initial[name].to(x.device)[latents]
     for name in ("W_dec", *per_latent):

@@ -23,6 +23,7 @@ from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.encoding import encode
 from saepipe.train.sae.entries import LatentActs
+from saepipe.train.sae.transcoder import skipped, split_rows
 from saepipe.train.setting import SettingsNow
 from saepipe.train.transforms.base import Codes, Transformed
 
@@ -116,7 +117,7 @@ def scalars(numbers: tuple[float | Tensor, ...], dtype: torch.dtype, device: tor
 
 
 def token_errors(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
-    """|x - x_hat|^2 (`squared`) or |x - x_hat| (`norm`) of each token; (batch, d_in) twice -> (batch,).
+    """|x - x_hat|^2 (`squared`) or |x - x_hat| (`norm`) of each token; (batch, d_out) twice -> (batch,).
 
     It is summed row by row, because torch splits the sum of a whole matrix by the number of threads, and health.json
     would then depend on it.
@@ -127,22 +128,25 @@ def token_errors(x: Tensor, x_hat: Tensor, kind: str) -> Tensor:
 
 
 def compute_loss(
-    config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype, *, sparse: bool = False
+    config: TrainConfig, params: Params, rows: Tensor, moment: Moment, dtype: torch.dtype, *, sparse: bool = False
 ) -> Loss:
     """Computes the loss of one step, its statistics and the next states.
 
     Args:
         config: resolved.
         params: all parameters of the architecture, buffers included.
-        x: (batch, d_in) float32, scaled.
+        rows: x (batch, d_in) float32, scaled; a transcoder's target is beside it, (batch, d_in + d_out).
         moment: step, settings and states of the run.
         dtype: dtype of the matrix products.
         sparse: compute only with the active entries. The numbers are the same up to rounding.
     """
+    x, target = split_rows(rows, params["W_enc"].shape[0])
     forward = (_sparse if sparse else _dense)(config, params, x, moment, dtype)
-    ctx = _context(config.sae, params, x, moment, forward)
+    skip = skipped(params, x, dtype)
+    x_hats = forward.x_hats if skip is None else tuple(x_hat + skip for x_hat in forward.x_hats)
+    ctx = _context(config.sae, params, x, target, x_hats[-1], moment, forward)
     states, statistics = forward.states, forward.statistics
-    errors = reduce(add, (token_errors(x, x_hat, config.reconstruction) for x_hat in forward.x_hats))
+    errors = reduce(add, (token_errors(target, x_hat, config.reconstruction) for x_hat in x_hats))
     terms = {RECONSTRUCTION: Term(errors.mean(), 1.0)}
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
         answer = ask(penalty, ctx, moment.states[label], moment.now[label])
@@ -157,7 +161,7 @@ class _Forward:
     """A forward pass."""
 
     latent_acts: LatentActs
-    x_hats: tuple[Tensor, ...]  # (batch, d_in) each
+    x_hats: tuple[Tensor, ...]  # (batch, d_out) each, without a transcoder's skip
     encoded: Tensor  # the activations before any transform, without gradient, of any shape
     encoded_sum: Tensor  # (d_sae,): `encoded` summed over the batch
     states: dict[str, State]  # of the transforms
@@ -182,7 +186,7 @@ def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype
     )
     x_hats = sae.reconstructions(params, pre_acts, acts)
     for x_hat in x_hats:
-        check_tensor(x_hat, tuple(x.shape), sae, "x_hat", "(batch, d_in)", "decode")
+        check_tensor(x_hat, (len(x), params["W_dec"].shape[1]), sae, "x_hat", "(batch, d_out)", "decode")
     return _Forward(activations, x_hats, encoded.detach(), encoded_sum.detach(), states, statistics)
 
 
@@ -218,11 +222,14 @@ def _kept(sae: Architecture, penalties: Sequence[Penalty], moment: Moment) -> Te
     return NO_LATENT
 
 
-def _context(sae: Architecture, params: Params, x: Tensor, moment: Moment, forward: _Forward) -> StepContext:
+def _context(
+    sae: Architecture, params: Params, x: Tensor, target: Tensor, x_hat: Tensor, moment: Moment, forward: _Forward
+) -> StepContext:
     return StepContext(
         x=x,
+        target=target,
         latent_acts=forward.latent_acts,
-        x_hat=forward.x_hats[-1],
+        x_hat=x_hat,
         W_enc=params["W_enc"],
         b_enc=params["b_enc"],
         W_dec=params["W_dec"],

@@ -21,7 +21,7 @@ class Measurement:
     """Figures of one step, for its log line."""
 
     l0: float  # active latents per token, mean over the batch
-    fvu: float  # |x - x_hat|^2 over |x - batch mean|^2, both summed over the batch
+    fvu: float  # |target - x_hat|^2 over |target - batch mean|^2, both summed over the batch
     dead: int
     lr: float
     sparse: bool
@@ -48,8 +48,8 @@ def sample_gradients(state: TrainState, loss: Loss) -> GradientSample:
 def measure(recipe: Recipe, state: TrainState, loss: Loss) -> Measurement:
     """Measures the figures of a step before its update."""
     config, ctx = recipe.config, loss.ctx
-    error = (ctx.x - ctx.x_hat).detach().square().sum()
-    variance = (ctx.x - ctx.x.mean(0)).square().sum()
+    error = (ctx.target - ctx.x_hat).detach().square().sum()
+    variance = (ctx.target - ctx.target.mean(0)).square().sum()
     return Measurement(
         l0=float(ctx.l0),
         fvu=float(error / variance),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from saepipe.train.config import OptimizerConfig
+from saepipe.train.config import OptimizerConfig, SkipConfig
 from saepipe.train.sae.base import Params
 
 Moments = dict[str, dict[str, Tensor]]
@@ -31,8 +31,8 @@ def remove_parallel(gradients: Mapping[str, Tensor], W_dec: Tensor) -> None:
     """Removes from W_dec's gradient, in place, the part along each row: g_i - (g_i . d_i) d_i.
 
     Args:
-        gradients: by parameter; only W_dec (..., d_sae, d_in) changes.
-        W_dec: (..., d_sae, d_in), rows d_i of unit norm along d_in.
+        gradients: by parameter; only W_dec (..., d_sae, d_out) changes.
+        W_dec: (..., d_sae, d_out), rows d_i of unit norm along d_out.
     """
     gradient = gradients["W_dec"]
     along = torch.einsum("...i,...i->...", gradient, W_dec.detach())  # unlike vecdot it makes no array of products
@@ -61,6 +61,21 @@ def in_memory_order(tensors: Iterable[Tensor]) -> list[Tensor]:
 def clip_divisor(norm: Tensor, limit: float) -> Tensor:
     """Returns what a gradient of this norm is divided by, so that its norm is at most `limit`; any shape."""
     return (norm / limit if limit != 1 else norm).clamp(min=1.0)
+
+
+def groups(params: Params, lr: float | Tensor, skip: SkipConfig | None) -> list[tuple[Params, float | Tensor]]:
+    """Returns the parameters that learn at one rate, with that rate: all, but a skip, which has its own."""
+    own = {name: value for name, value in params.items() if name == "W_skip"}
+    if not own or skip is None or skip.lr == 1:
+        return [(params, lr)]
+    return [({name: value for name, value in params.items() if name not in own}, lr), (own, lr * skip.lr)]
+
+
+@torch.no_grad()
+def decay_skip(params: Params, lr: float | Tensor, skip: SkipConfig | None) -> None:
+    """Shrinks W_skip in place by the decay of one step, before Adam's step: AdamW."""
+    if skip is not None and skip.weight_decay:
+        params["W_skip"].mul_(1 - lr * (skip.lr * skip.weight_decay))
 
 
 @torch.no_grad()
@@ -99,7 +114,12 @@ def adam_step(
 
 @torch.no_grad()
 def update(
-    params: Params, gradients: Mapping[str, Tensor], moments: Moments, lr: float | Tensor, config: OptimizerConfig
+    params: Params,
+    gradients: Mapping[str, Tensor],
+    moments: Moments,
+    lr: float | Tensor,
+    config: OptimizerConfig,
+    skip: SkipConfig | None = None,
 ) -> None:
     """Makes one step: projects, clips the norm of the whole gradient, applies Adam, rescales rows to unit norm."""
     remove_parallel(gradients, params["W_dec"])
@@ -107,5 +127,7 @@ def update(
     divisor = None
     if config.clip is not None:
         divisor = clip_divisor(torch.nn.utils.get_total_norm(list(gradients.values())).float(), config.clip)
-    adam_step(params, gradients, moments, lr, config, divisor)
+    decay_skip(params, lr, skip)
+    for group, rate in groups(params, lr, skip):
+        adam_step(group, gradients, moments, rate, config, divisor)
     to_unit_rows(params["W_dec"])  # Adam's momentum is not quite tangent, so the rows drift a little at each step

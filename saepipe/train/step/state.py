@@ -12,11 +12,20 @@ from torch import Tensor
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import State
 from saepipe.train.sae.base import Params
+from saepipe.train.sae.transcoder import BUFFERS, in_raw_units, split_rows, transcoder_params
 from saepipe.train.schedule import controllers
 from saepipe.train.seeds import generator
 from saepipe.train.step.density import starts_sparse
 from saepipe.train.step.optim import Moments, initial_moments
 from saepipe.train.step.sampling import GradientSample
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a transcoder reconstructs."""
+
+    d_out: int
+    scale: float  # y is trained on as scale * y
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Recipe:
     d_in: int
     scale: float  # x is trained on as scale * x
     device: torch.device
+    target: Target | None = None  # None: x itself is reconstructed
 
     @property
     def num_steps(self) -> int:
@@ -42,9 +52,27 @@ class Recipe:
     def dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.config.compute_dtype == "bfloat16" else torch.float32
 
+    @property
+    def d_out(self) -> int:
+        return self.target.d_out if self.target else self.d_in
+
     def scaled(self, rows: Tensor) -> Tensor:
-        """Moves raw rows (batch, d_in) of any dtype to the run's device and scales them: x (batch, d_in) float32."""
-        return rows.to(self.device, torch.float32) * self.scale
+        """Moves raw rows of any dtype to the run's device and scales them to float32.
+
+        They are x (batch, d_in), or x beside the target, (batch, d_in + d_out).
+        """
+        if self.target is None:
+            return rows.to(self.device, torch.float32) * self.scale
+        scaled = rows.to(self.device, torch.float32, copy=True)
+        for part, scale in zip(split_rows(scaled, self.d_in), (self.scale, self.target.scale), strict=True):
+            part.mul_(scale)
+        return scaled
+
+    def in_raw_units(self, params: Params) -> Params:
+        """Returns parameters for raw activations, of the SAE to save, that are equivalent to those of the run."""
+        if self.target is None:
+            return self.config.sae.unscaled(params, self.scale)
+        return in_raw_units(self.config.sae, params, self.scale, self.target.scale)
 
 
 @dataclass
@@ -70,16 +98,20 @@ class TrainState:
 
 
 def initial_params(recipe: Recipe) -> Params:
-    """Returns the parameters before b_dec is set, on the CPU; a pure function of the config."""
+    """Returns the parameters before b_dec (and b_in) are set, on the CPU; a pure function of the config."""
     config = recipe.config
-    return config.sae.init(recipe.d_in, config.init.encoder_scale, generator(config.seed, "init"))
+    rng = generator(config.seed, "init")
+    params = config.sae.init(recipe.d_out, config.init.encoder_scale, rng)
+    if recipe.target is None:
+        return params
+    return transcoder_params(params, recipe.d_in, config.init.encoder_scale, rng, skip=bool(config.skip))
 
 
 def fresh_state(recipe: Recipe, params: Params) -> TrainState:
     """Returns the state at step 0 from given parameters (on any device)."""
     config, device = recipe.config, recipe.device
     copies = {name: value.to(device, copy=True) for name, value in params.items()}
-    buffers = {name: copies.pop(name) for name in config.sae.buffers}
+    buffers = {name: copies.pop(name) for name in sorted((config.sae.buffers | BUFFERS) & copies.keys())}
     leaves = {name: value.requires_grad_() for name, value in copies.items()}
     d_sae = config.sae.d_sae
     states = {

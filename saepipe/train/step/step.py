@@ -27,14 +27,14 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.N
     Args:
         recipe: of the run.
         state: changed in place.
-        rows: raw activations (batch, d_in).
+        rows: raw activations (batch, d_in), or (batch, d_in + d_out) with a transcoder's target.
         due: what to measure the step for (gradients: more backward passes). This changes no bit of the training.
     """
     config = recipe.config
-    x = recipe.scaled(rows)
+    scaled = recipe.scaled(rows)
     if last_resampling(config.dead, state.step, recipe.num_steps) == state.step:
-        resample(recipe, state, x)
-    loss = step_loss(recipe, state, x)
+        resample(recipe, state, scaled)
+    loss = step_loss(recipe, state, scaled)
     measurement = measure_due(recipe, state, loss, due)
     lr = learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps)
     finish_step(recipe, state, loss, loss.factors, lr)
@@ -59,7 +59,7 @@ def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, 
     params, optimizer = state.params, recipe.config.optimizer
     gradients = dict(zip(params, loss.gradients(params, factors), strict=True))
     state.steered = steer(recipe, state.step, loss, state.steered)  # before the update: it may read statistics
-    update(params, gradients, state.moments, lr, optimizer)
+    update(params, gradients, state.moments, lr, optimizer, recipe.config.skip_settings)
     count_silence(state.tokens_since_fired, loss.encoded_sum, len(loss.ctx.x))
     state.states = loss.states
     with torch.no_grad():
@@ -68,8 +68,8 @@ def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, 
         state.sums.addcmul_(loss.values.unsqueeze(1), factors)
 
 
-def step_loss(recipe: Recipe, state: TrainState, x: Tensor) -> Loss:
-    """Computes the loss of the next step on x (batch, d_in), scaled by `Recipe.scaled`."""
+def step_loss(recipe: Recipe, state: TrainState, rows: Tensor) -> Loss:
+    """Computes the loss of the next step on rows scaled by `Recipe.scaled`."""
     moment = Moment(
         step=state.step,
         num_steps=recipe.num_steps,
@@ -81,7 +81,7 @@ def step_loss(recipe: Recipe, state: TrainState, x: Tensor) -> Loss:
         now=settings_now(recipe, state.step, state.steered),
         states=state.states,
     )
-    return compute_loss(recipe.config, state.all_params, x, moment, recipe.dtype, sparse=state.sparse)
+    return compute_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, sparse=state.sparse)
 
 
 def settings_now(recipe: Recipe, step: int, steered: Mapping[str, Tensor]) -> dict[str, SettingsNow]:

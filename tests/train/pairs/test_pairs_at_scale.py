@@ -45,7 +45,7 @@ for settings in penalties:
     # Penalties that search only for a statistic take a step without a search; the others search in the same way.
     step = int(penalty.name == "random_pairs" or getattr(penalty, "form", None) == "all_pairs")
     ctx = StepContext(
-        x=x, latent_acts=DenseActs(pre_acts=acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts), x_hat=x,
+        x=x, target=x, latent_acts=DenseActs(pre_acts=acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts), x_hat=x,
         W_enc=W_dec.T, b_enc=acts[0],
         W_dec=W_dec, b_dec=x[0], threshold=None, tokens_since_fired=torch.zeros(d_sae, dtype=torch.int64),
         dead_after=1, any_dead=False, step=step, num_steps=2, uniform=torch.rand(d_sae),

@@ -218,7 +218,7 @@ def planted(ctx: StepContext, firing: Tensor) -> StepContext:
     acts = torch.zeros(len(firing), D_SAE, dtype=ctx.x.dtype)
     acts[:, :2] = firing
     x = torch.ones(len(firing), D_IN, dtype=ctx.x.dtype)
-    return ctx.changed(acts=acts, acts_sum=acts.sum(0), W_dec=W_dec.requires_grad_(), x=x)
+    return ctx.changed(acts=acts, acts_sum=acts.sum(0), W_dec=W_dec.requires_grad_(), x=x, target=x)
 
 
 # 100 tokens: the parent is active on 40, the child on 20, both on 10.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saepipe.data.errors import ConfigError
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.transcoder import is_transcoder
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class Outgoing:
 
     @property
     def d_in(self) -> int:
-        return self.params["W_dec"].shape[1]
+        return len(self.params["W_enc"])
+
+    @property
+    def is_transcoder(self) -> bool:
+        return is_transcoder(self.params)
 
     @property
     def d_sae(self) -> int:
