@@ -91,8 +91,9 @@ def plan_jobs(
 
     Raises:
         RemoteError: if the texts of a metric that the config names cannot be had.
-        ConfigError: if a run was trained from another cache, or at a hook that its cache does not have; or if no run
-            was trained at the hook and from the cache of the baseline.
+        ConfigError: if a run was trained from another cache, or at a hook that its cache does not have; if a metric
+            that the config names cannot measure a run; or if no run was trained at the hook and from the cache of the
+            baseline.
         CorruptDataError: if a run or its cache is unfinished or damaged.
     """
     if not runs:
@@ -102,8 +103,11 @@ def plan_jobs(
     jobs = []
     for folder in run_folders(runs):
         run = open_run(folder)
-        testbed = testbeds.at(cache_of(run, config.cache, caches), run.hook)
+        testbed = testbeds.at(cache_of(run, config.cache, caches), run.hook, run.target)
         results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
+        if run.target and config.mode == "reference":
+            hint = "use mode: fixed"
+            raise ConfigError(f"{run.path} is a transcoder, of which SAEBench has no metrics to reproduce", hint=hint)
         for metric in config.metrics:
             key = (id(testbed), metric.name)
             if key not in works:  # only once, as it may look up texts on a hub
@@ -118,6 +122,11 @@ def plan_jobs(
 
 def _works(metric: Metric, testbed: Testbed, config: EvaluateConfig, say: Callable[[str], None]) -> list[Work] | None:
     """Returns the model's work for a metric; None if it is skipped."""
+    if reason := metric.refuses(testbed):
+        if "metrics" in config.model_fields_set:
+            raise ConfigError(f"{metric.name}: {reason}", hint="leave it out of `metrics` for these runs")
+        say(f"{metric.name} is skipped: {reason}")
+        return None
     try:
         return metric.works(testbed)
     except RemoteError as error:

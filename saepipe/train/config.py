@@ -116,8 +116,8 @@ class TrainConfig(ConfigWithPlugins):
     hook: str | None = Field(None, description="`blocks.19.hook_resid_post`; null if the cache has only one")
     target: str | None = Field(
         None,
-        description="`blocks.19.hook_mlp_out`: the run is a transcoder, which reads `hook` and reconstructs this hook of "
-        "the same cache; null: an SAE, which reconstructs what it reads",
+        description="`blocks.19.hook_mlp_out`: the run is a transcoder, which reads `hook` and reconstructs this hook "
+        "of the same cache; null: an SAE, which reconstructs what it reads",
     )
     skip: bool | SkipConfig = Field(
         False, description="an affine map from a transcoder's input to its output beside the latents"

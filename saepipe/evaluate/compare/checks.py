@@ -22,9 +22,9 @@ SAME_MODEL = 1e-6
 
 
 def check_same_data(rows: Sequence[Row], shown: Mapping[str, FigureSpec]) -> list[Finding]:
-    """Checks H16: same cache and hook, same held-out tokens, same evaluation settings, same figures of the model."""
+    """Checks H16: same cache and hooks, same held-out tokens, same evaluation settings, same figures of the model."""
     findings = []
-    if len({(row.run.cache_fingerprint, row.run.hook) for row in rows}) > 1:
+    if len({(row.run.cache_fingerprint, row.run.hook, row.run.target) for row in rows}) > 1:
         findings.append(_error("the runs were trained at different hooks or from different caches"))
     if len({row.heldout for row in rows if row.heldout}) > 1:
         message = "the runs were evaluated on different held-out tokens: figures are not comparable"

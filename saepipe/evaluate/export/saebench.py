@@ -130,6 +130,8 @@ def custom_sae(
     """
     opened = run if isinstance(run, Run) else open_run(run)
     hook = HookPoint.parse(opened.hook)
+    if opened.target:
+        raise ConfigError(f"{opened.path} is a transcoder; SAEBench measures what reconstructs its own input")
     if not hook.is_between_layers:
         raise ConfigError(f"{opened.path} reads {hook}; SAEBench reads the residual stream between layers")
     sae = load(opened)

@@ -179,7 +179,7 @@ def _logits(W_dec: torch.Tensor, testbed: Testbed, settings: Features) -> tuple[
         return {}, "num_logits is 0"
     try:
         model = testbed.language_model.model
-        rows = added_to_the_stream(model, HookPoint.parse(testbed.hook), W_dec)
+        rows = added_to_the_stream(model, HookPoint.parse(testbed.written), W_dec)
         return logits(model, rows, settings.num_logits), None
     except SaepipeError as error:
         return {}, f"no logits: {error.message}"

@@ -71,6 +71,10 @@ class Metric(Component):
         if lacking and isinstance(cls.model_fields["name"].default, str):
             raise ConfigError(f"metric {cls.__name__} lacks {' and '.join(lacking)}", hint="set it in its class")
 
+    def refuses(self, testbed: Testbed) -> str | None:
+        """Returns why it cannot measure what was trained there, or None if it can."""
+        return None
+
     def works(self, testbed: Testbed) -> list[Work]:
         """Returns the model's work that `measure` needs, for a plan. Does not load the model."""
         return []

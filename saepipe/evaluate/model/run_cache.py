@@ -29,6 +29,6 @@ def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], 
             f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",
             hint="--set cache=PATH of the cache that it was trained from",
         )
-    if run.hook not in cache.hooks:
-        raise ConfigError(f"{run.path} was trained at {run.hook}; {path} has {', '.join(cache.hooks)}")
+    if {run.hook, run.target or run.hook} - {*cache.hooks}:
+        raise ConfigError(f"{run.path} was trained at {run.sites}; {path} has {', '.join(cache.hooks)}")
     return cache

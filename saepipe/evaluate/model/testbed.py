@@ -1,4 +1,7 @@
-"""Testbed for the SAEs of one hook: the held-out part of their cache, and the model that made it."""
+"""Testbed for the SAEs of one hook: the held-out part of their cache, and the model that made it.
+
+Transcoders have a testbed of their own, whose target is the hook that they reconstruct.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.sites import width_of
+from saepipe.train.sae.transcoder import split_rows
 
 _LARGEST_GAP = 0.1
 """Nats by which the upper layers' loss may differ from the full forward's; bfloat16 storage costs a few thousandths."""
@@ -37,6 +41,8 @@ class Batch:
     """(batch, seq) int64: index of the document, below num_documents"""
     x: torch.Tensor
     """(batch, seq, d_in) float32: as stored (bfloat16 values), or fresh from the model"""
+    target: torch.Tensor
+    """(batch, seq, d_out) float32: what is reconstructed; x itself, but for transcoders"""
 
     @property
     def scored(self) -> torch.Tensor:
@@ -49,10 +55,13 @@ class Batch:
         return torch.arange(self.ids.shape[1], device=self.ids.device) < self.ids.shape[1] - 1
 
     def spliced(self, x_hat: torch.Tensor | float) -> torch.Tensor:
-        """Returns x (batch, seq, d_in) with the kept positions replaced by x_hat (num_kept, d_in) or by a number."""
-        x = self.x.clone()
-        x[self.keep] = x_hat
-        return x
+        """Returns the target (batch, seq, d_out) with the kept positions replaced by x_hat.
+
+        That is (num_kept, d_out), one vector (d_out,), or a number.
+        """
+        spliced = self.target.clone()
+        spliced[self.keep] = x_hat
+        return spliced
 
 
 @dataclass
@@ -69,12 +78,13 @@ class Passes:
 
 @dataclass(frozen=True)
 class Testbed:
-    """One hook of one cache. Every SAE trained there is judged on the same contexts and by the same model passes."""
+    """One hook of one cache, or two. Every SAE trained there is judged on the same contexts and model passes."""
 
     __test__ = False  # not a pytest class, despite its name
 
     cache: Cache
     hook: str
+    """where the encoder reads"""
     load: Callable[[], LanguageModel]
     """loads the model on first use and keeps it; never called if all of the model's work is stored"""
     kept_work: KeptWork
@@ -87,6 +97,8 @@ class Testbed:
     """whether held-out activations come from the model, unrounded, instead of from the cache"""
     baseline: Subject | None = None
     """the SAE that metrics with a comparison compare the others with"""
+    target: str | None = None
+    """what transcoders reconstruct; None: what they read, as SAEs"""
     dtype: str = "float32"
     """dtype of the model"""
     passes: Passes = field(default_factory=Passes)
@@ -96,23 +108,46 @@ class Testbed:
         return self.load()
 
     @property
+    def hooks(self) -> list[str]:
+        """Hooks whose activations a row holds side by side."""
+        return [self.hook] if self.target is None else [self.hook, self.target]
+
+    @property
+    def written(self) -> str:
+        """Hook whose activations are reconstructed."""
+        return self.target or self.hook
+
+    @property
     def d_in(self) -> int:
         """Width of the activations at the hook."""
-        return width_of(self.language_model.model, HookPoint.parse(self.hook))
+        return self._width(self.hook)
+
+    @property
+    def row_width(self) -> int:
+        """Width of the rows of `capture`."""
+        return sum(map(self._width, self.hooks))
+
+    def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Splits rows (..., row_width) into what is read and what is reconstructed; for SAEs, both are the rows."""
+        return split_rows(rows, rows.shape[-1] if self.target is None else self.d_in)
+
+    def _width(self, hook: str) -> int:
+        return width_of(self.language_model.model, HookPoint.parse(hook))
 
     @torch.no_grad()
     def capture(self, ids: torch.Tensor) -> torch.Tensor:
-        """Returns activations at the hook, (batch, seq) -> (batch, seq, d_in) in the model's dtype.
+        """Returns rows of activations at the hooks, (batch, seq) -> (batch, seq, row_width) in the model's dtype.
 
         Pad on the right: attention is causal, so earlier tokens do not see the padding.
         """
         self.passes.lower += len(ids)
-        return capture(self.language_model.model, ids, [HookPoint.parse(self.hook)])[self.hook]
+        captured = capture(self.language_model.model, ids, [HookPoint.parse(hook) for hook in self.hooks])
+        return torch.cat([captured[hook] for hook in self.hooks], dim=-1) if self.target else captured[self.hook]
 
     @contextmanager
     def upper_layers(self) -> Iterator[UpperLayers]:
-        """Yields the model from the hook upward; see `saepipe.evaluate.model.upper_layers`."""
-        with upper_layers(self.language_model.model, HookPoint.parse(self.hook)) as run_upper:
+        """Yields the model from the reconstructed hook upward; see `saepipe.evaluate.model.upper_layers`."""
+        with upper_layers(self.language_model.model, HookPoint.parse(self.written)) as run_upper:
 
             def counted(ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
                 self.passes.upper += len(ids)
@@ -136,13 +171,19 @@ class Testbed:
         for start in range(0, num_contexts, self.batch_size):
             stop = min(start + self.batch_size, num_contexts)
             ids = torch.as_tensor(heldout.contexts[start:stop].astype(np.int64), device=self.device)
-            x = self.capture(ids) if self.live else heldout.activations(self.hook, start, stop)
+            rows = self.capture(ids) if self.live else self._stored_rows(start, stop)
+            x, target = self.split(rows.to(self.device, torch.float32))
             yield Batch(
                 ids=ids,
                 keep=torch.as_tensor(np.array(heldout.keep[start:stop]), device=self.device),
                 documents=torch.as_tensor(documents[start:stop], device=self.device),
-                x=x.to(self.device, torch.float32),
+                x=x,
+                target=target,
             )
+
+    def _stored_rows(self, start: int, stop: int) -> torch.Tensor:
+        parts = [self.cache.heldout.activations(hook, start, stop) for hook in self.hooks]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     @torch.no_grad()
     def upper_layers_gap(self) -> float:
@@ -156,12 +197,12 @@ class Testbed:
         self.passes.full += 1
         full = self.language_model.model(input_ids=batch.ids, use_cache=False).logits
         with self.upper_layers() as run_upper:
-            logits = run_upper(batch.ids, batch.x)
+            logits = run_upper(batch.ids, batch.target)
         gap = float((predict(logits, batch.ids, full).ce - predict(full, batch.ids, full).ce)[:, :-1].mean())
         if not abs(gap) <= _LARGEST_GAP:
             raise CorruptDataError(
-                f"fed {self.hook} from {self.cache.path}, the model's upper layers have a loss on the first held-out "
-                f"context that is {gap:+.3f} nats off its full forward (allowed {_LARGEST_GAP})",
+                f"fed {self.written} from {self.cache.path}, the model's upper layers have a loss on the first held-"
+                f"out context that is {gap:+.3f} nats off its full forward (allowed {_LARGEST_GAP})",
                 hint="evaluate with the model, the revision and the attention that made the cache",
             )
         return gap

@@ -27,31 +27,36 @@ class Testbeds:
         self.passes = passes
         self.progress = progress or Silent()
         self.device = pick_device(config.device)
-        self._testbeds: dict[tuple[str, str], Testbed] = {}
+        self._testbeds: dict[tuple[str, str, str | None], Testbed] = {}
         self._models: dict[str, LanguageModel] = {}
         self._baseline = open_run(first_run(config.baseline)) if config.baseline else None
 
-    def at(self, cache: Cache, hook: str) -> Testbed:
-        """Returns the testbed of this hook of this cache."""
-        key = (cache.fingerprint, hook)
+    def at(self, cache: Cache, hook: str, target: str | None = None) -> Testbed:
+        """Returns the testbed of this hook of this cache, or of transcoders from it to a target."""
+        key = (cache.fingerprint, hook, target)
         if key not in self._testbeds:
-            self._testbeds[key] = self._build(cache, hook)
+            self._testbeds[key] = self._build(cache, hook, target)
         return self._testbeds[key]
 
-    def _build(self, cache: Cache, hook: str) -> Testbed:
+    def _build(self, cache: Cache, hook: str, target: str | None) -> Testbed:
         model = model_config(cache, self.config)
         model_key = {**cache.attributes["model"], "hook": hook, "dtype": model.dtype, "attention": model.attention}
         return Testbed(
             cache=cache,
             hook=hook,
+            target=target,
             load=partial(self._load, cache),
-            kept_work=KeptWork(self.config.artifacts or beside(cache.path), model_key, self.progress),
+            kept_work=KeptWork(
+                self.config.artifacts or beside(cache.path),
+                model_key | ({"target": target} if target else {}),
+                self.progress,
+            ),
             batch_size=self.config.batch_size,
             device=self.device,
             dtype=model.dtype,
             mode=self.config.mode,
             live=self.config.activations == "live",
-            baseline=self._baseline_at(cache, hook),
+            baseline=self._baseline_at(cache, hook, target),
             passes=self.passes,
         )
 
@@ -62,9 +67,9 @@ class Testbeds:
             self._models[cache.fingerprint] = load_model_of(cache, self.config, self.progress.say)
         return self._models[cache.fingerprint]
 
-    def _baseline_at(self, cache: Cache, hook: str) -> Subject | None:
-        """Returns the baseline if it was trained at this hook of this cache."""
+    def _baseline_at(self, cache: Cache, hook: str, target: str | None) -> Subject | None:
+        """Returns the baseline if it was trained at this hook of this cache, for this target."""
         run = self._baseline
-        if run is None or (run.cache_fingerprint, run.hook) != (cache.fingerprint, hook):
+        if run is None or (run.cache_fingerprint, run.hook, run.target) != (cache.fingerprint, hook, target):
             return None
         return Subject.load(run, self.device)

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from saepipe.evaluate.sae.reconstruction import Autoencoder
+from saepipe.train.rundir.load import SAE
 
 _BLOCK = 1024
 
@@ -51,7 +52,12 @@ def weight_figures(sae: Autoencoder, *, with_zeros: bool = False) -> dict[str, t
 
 
 def encoder_decoder_cosine(sae: Autoencoder) -> torch.Tensor:
-    """Returns the cosine of each latent's encoder column and decoder row, (d_sae,) float32; NaN if either is zero."""
+    """Returns the cosine of each latent's encoder column and decoder row, (d_sae,) float32; NaN if either is zero.
+
+    NaN too in a transcoder, whose columns and rows are directions at two sites.
+    """
+    if isinstance(sae, SAE) and sae.is_transcoder:
+        return torch.full((sae.d_sae,), torch.nan, device=sae.W_dec.device)
     encoder, decoder = sae.W_enc.detach().float().T, sae.W_dec.detach().float()
     cosine = (_unit(encoder) * _unit(decoder)).sum(1)
     return cosine.masked_fill(_is_zero(encoder) | _is_zero(decoder), torch.nan)

@@ -28,7 +28,7 @@ class Autoencoder(Protocol):
     b_enc: torch.Tensor
     """(d_sae,)"""
     W_dec: torch.Tensor
-    """(d_sae, d_in)"""
+    """(d_sae, d_out): d_out is d_in, but in a transcoder"""
 
     @property
     def d_sae(self) -> int: ...
@@ -37,7 +37,7 @@ class Autoencoder(Protocol):
         """(num_tokens, d_in) -> (num_tokens, d_sae), or (num_tokens, num_latents) of the latents with these indices"""
 
     def decode(self, acts: torch.Tensor) -> torch.Tensor:
-        """(num_tokens, d_sae) -> (num_tokens, d_in)"""
+        """(num_tokens, d_sae) -> (num_tokens, d_out)"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Reconstruction:
     """The kept tokens of one batch of contexts through one SAE. A latent is active if its activation is not 0."""
 
     x_hat: torch.Tensor
-    """(num_tokens, d_in)"""
+    """(num_tokens, d_out)"""
     l0: torch.Tensor
     """(num_tokens,): active latents"""
     l1: torch.Tensor
@@ -78,6 +78,8 @@ def reconstruct(
         latents = context[pattern.rows] * sae.d_sae + pattern.columns
         num_active.view(-1).index_add_(0, latents, counted)
         x_hat, l0 = decode_sparse(sae, acts), pattern.row_starts.diff()
+        if (skip := skip_of(sae, rows)) is not None:
+            x_hat = x_hat + skip
         parts.append((x_hat, l0.to(values.dtype), pattern.row_sums(values.abs()), pattern.row_sums(values)))
     x_hat, l0, l1, signed_l1 = (torch.cat(part) for part in zip(*parts, strict=True))
     return Reconstruction(x_hat, l0, l1, signed_l1, num_active)
@@ -90,8 +92,13 @@ def encode_sparse(sae: Autoencoder, x: torch.Tensor) -> SparseActs:
     return SparseActs.stacked([SparseActs.of(sae.encode(rows)) for rows in torch.split(x, rows_at_a_time(sae.d_sae))])
 
 
+def skip_of(sae: Autoencoder, x: torch.Tensor) -> torch.Tensor | None:
+    """Returns what a skip transcoder adds to its decoded latents, (num_tokens, d_out); None without a skip."""
+    return sae.skip(x) if isinstance(sae, SAE) else None
+
+
 def decode_sparse(sae: Autoencoder, acts: SparseActs) -> torch.Tensor:
-    """Decodes entries of (num_tokens, d_sae): x_hat (num_tokens, d_in)."""
+    """Decodes entries of (num_tokens, d_sae): x_hat (num_tokens, d_out), without a transcoder's skip."""
     return sae.decode_sparse(acts) if _is_ours(sae) else sae.decode(acts.pattern.dense(acts.values))
 
 
@@ -104,9 +111,9 @@ def token_values(x: torch.Tensor, x_hat: torch.Tensor, mean: torch.Tensor) -> di
     """Returns the per-token values that the reconstruction metrics sum, in float64.
 
     Args:
-        x: (num_tokens, d_in) activations.
-        x_hat: (num_tokens, d_in) their reconstructions.
-        mean: (d_in,) float64, the mean of x over all kept held-out tokens.
+        x: (num_tokens, d_out) activations.
+        x_hat: (num_tokens, d_out) their reconstructions.
+        mean: (d_out,) float64, the mean of x over all kept held-out tokens.
 
     Returns:
         By name, (num_tokens,): `error` ||x - x_hat||^2, `variation` ||x - mean||^2, `square_in` ||x||^2, `square_out`

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from saepipe.evaluate.sae.reconstruction import Autoencoder, encode_sparse
+from saepipe.evaluate.sae.reconstruction import Autoencoder, encode_sparse, skip_of
 from saepipe.train.rundir.finished_run import Run
-from saepipe.train.rundir.load import load
+from saepipe.train.rundir.load import SAE, load
 from saepipe.train.sae.sparse_acts import SparseActs
+from saepipe.train.sae.transcoder import split_rows
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,40 @@ class Subject:
         return cls(run, load(run, device=str(device)), run.sae_cfg)
 
     def encode(self, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
-        """(num_tokens, d_in) of any dtype and device -> acts (num_tokens, d_sae) float32, on the SAE's device.
+        """Rows of any dtype and device -> acts (num_tokens, d_sae) float32, on the SAE's device.
+
+        Rows are x (num_tokens, d_in); a transcoder's may have its target beside x, (num_tokens, d_in + d_out).
 
         Given the indices of some latents, returns their acts (num_tokens, num_latents); the other latents are not
         computed if the architecture allows it (TopK does not).
         """
-        return self.sae.encode(x.to(self.sae.W_enc.device, torch.float32), latents)
+        return self.sae.encode(self._read(x), latents)
 
     def encode_sparse(self, x: torch.Tensor) -> SparseActs:
-        """(num_tokens, d_in) of any dtype and device -> the acts that are not 0, on the SAE's device.
+        """Rows as for `encode` -> the acts that are not 0, on the SAE's device.
 
         Tokens are encoded a block at a time, but the entries of all are held at once.
         """
-        return encode_sparse(self.sae, x.to(self.sae.W_enc.device, torch.float32))
+        return encode_sparse(self.sae, self._read(x))
+
+    @property
+    def has_skip(self) -> bool:
+        return isinstance(self.sae, SAE) and "W_skip" in dict(self.sae.named_parameters())
+
+    def without_latents(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns what is reconstructed of rows as for `encode` with every latent silent, (num_tokens, d_out) float32.
+
+        That is b_dec, and a skip transcoder's skip.
+        """
+        no_acts = torch.zeros(1, self.sae.d_sae, device=self.sae.W_dec.device)
+        base = self.sae.decode(no_acts)
+        skip = skip_of(self.sae, self._read(x))
+        return base.expand(len(x), -1) if skip is None else base + skip
+
+    def _read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Returns the part of rows that the encoder reads, float32 on the SAE's device."""
+        x, _ = split_rows(rows, len(self.sae.W_enc))
+        return x.to(self.sae.W_enc.device, torch.float32)
 
     @property
     def name(self) -> str:

@@ -31,6 +31,13 @@ class TextActivations:
     """(num_texts + 1,) int64: text i is x[offsets[i]:offsets[i + 1]]"""
     num_special: Tensor
     """(num_texts,) int64: positions of a window of context_size that hold BOS, padding or another special token"""
+    of_target: Tensor | None = None
+    """(num_tokens, d_out): activations that transcoders reconstruct; None: x itself is reconstructed"""
+
+    @property
+    def target(self) -> Tensor:
+        """(num_tokens, d_out): activations that are reconstructed"""
+        return self.x if self.of_target is None else self.of_target
 
     @property
     def num_texts(self) -> int:
@@ -42,18 +49,35 @@ class TextActivations:
         return self.offsets.diff()
 
     def pooled(self) -> Tensor:
-        """Returns (num_texts, d_in) float32: the mean over each text's tokens."""
-        chunks = self.chunks(rows_at_a_time(self.x.shape[1]))
-        return torch.cat([_mean_by_text(x.float(), lengths) for x, lengths in chunks])
+        """Returns (num_texts, d_in) float32: the mean of x over each text's tokens."""
+        return self._means(self.x)
+
+    def pooled_target(self) -> Tensor:
+        """Returns (num_texts, d_out) float32: the mean of the target over each text's tokens."""
+        return self._means(self.target)
+
+    def _means(self, rows: Tensor) -> Tensor:
+        chunks = self._chunks(rows, rows_at_a_time(rows.shape[1]))
+        return torch.cat([_mean_by_text(chunk.float(), lengths) for chunk, lengths in chunks])
 
     def chunks(self, max_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields x (num_tokens, d_in), lengths (num_texts,) of whole texts; one longer than max_tokens comes alone."""
+        return self._chunks(self.x, max_tokens)
+
+    def _chunks(self, rows: Tensor, max_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
         offsets = self.offsets.tolist()
         first = 0
         while first < self.num_texts:
             last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + max_tokens, side="right")) - 1)
-            yield self.x[offsets[first] : offsets[last]], self.num_tokens[first:last]
+            yield rows[offsets[first] : offsets[last]], self.num_tokens[first:last]
             first = last
+
+    def texts(self, first: int, last: int) -> TextActivations:
+        """Returns texts `first` to `last` - 1."""
+        offsets = self.offsets[first : last + 1]
+        tokens = slice(int(offsets[0]), int(offsets[-1]))
+        of_target = None if self.of_target is None else self.of_target[tokens]
+        return TextActivations(self.x[tokens], offsets - offsets[0], self.num_special[first:last], of_target)
 
 
 def activations_work(texts: Work, context_size: int, subset: str = "all") -> Work:
@@ -86,7 +110,9 @@ def text_activations(
     """
     size = work.key["context_size"]
     content = testbed.kept_work.get(work.kind, work.key, lambda: _run_model(testbed, texts, size, name, progress))
-    activations = TextActivations(**content.tensors)
+    x, target = testbed.split(content.tensors["x"])
+    of_target = None if testbed.target is None else target
+    activations = TextActivations(x, content.tensors["offsets"], content.tensors["num_special"], of_target)
     assert activations.num_texts == len(texts), "the work does not decide the texts"
     return activations
 
@@ -138,7 +164,7 @@ def _run_model(testbed: Testbed, texts: Sequence[str], context_size: int, name: 
     if (empty := np.flatnonzero(lengths == 0)).size:
         raise ConfigError(f"text {empty[0]} of {name} has no ordinary token: {texts[empty[0]]!r}", hint="leave it out")
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    x = torch.empty(offsets[-1], testbed.d_in, dtype=lm.model.dtype)
+    x = torch.empty(offsets[-1], testbed.row_width, dtype=lm.model.dtype)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     progress.start(f"{name} through the model", len(rows), "texts")
     try:

@@ -109,7 +109,7 @@ class SAE(nn.Module):
         return self.settings.decode(self._params(), acts)
 
     def skip(self, x: Tensor) -> Tensor | None:
-        """Computes what a skip transcoder adds to its decoded latents, (..., d_in) -> (..., d_out); None without one."""
+        """Computes what a skip adds to the decoded latents, (..., d_in) -> (..., d_out); None without a skip."""
         return skipped(self._params(), x.float())
 
     def encode_sparse(self, x: Tensor) -> SparseActs:

@@ -30,8 +30,7 @@ def transcoder_params(
 ) -> Params:
     """Returns initial parameters of a transcoder, given those of an SAE of the same latents on y.
 
-    The encoder's columns are random, since x and y have no coordinates in common. W_skip begins at 0: at first the model
-    is the one without it.
+    The encoder's columns are random, since x and y have no coordinates in common. W_skip begins at 0.
     """
     d_sae, d_out = of_target["W_dec"].shape
     W_enc = encoder_scale * normalize(torch.randn(d_sae, d_in, generator=generator), dim=1).T

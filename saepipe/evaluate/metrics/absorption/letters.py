@@ -148,19 +148,20 @@ def score_letters(
         mode: definition of the scores.
     """
     W_dec = subject.sae.W_dec
-    no_acts = torch.zeros(1, subject.sae.d_sae, device=W_dec.device)
-    # The latents do not have to explain the part of x that is there without any latent (b_dec), so it is subtracted.
-    offset = torch.zeros_like(W_dec[0]) if mode == "reference" else subject.sae.decode(no_acts)[0]
     num_rows = rows_at_a_time(2 * subject.sae.d_sae)  # activations, and their parts of the direction
 
     results = unscored_letters(material, gate)
     for index, split in splits.items():
         detected = material.true_positives[:, index]
-        x = material.x_scored[detected].to(W_dec.device, torch.float32)
+        x, written = (
+            rows[detected].to(W_dec.device, torch.float32) for rows in (material.x_scored, material.written_scored)
+        )
         direction = material.probe.weight[index].to(W_dec.device)
         scores = concatenate(
-            word_scores(part - offset, subject.encode(part), W_dec, direction, split.latents, mode=mode)
-            for part in torch.split(x, num_rows)
+            word_scores(explained, subject.encode(part), W_dec, direction, split.latents, mode=mode)
+            for part, explained in zip(
+                torch.split(x, num_rows), torch.split(_to_explain(subject, x, written, mode), num_rows), strict=True
+            )
         )
         absorbed = (scores.fraction > 0) | scores.full
         results[index] = replace(
@@ -173,6 +174,11 @@ def score_letters(
             words=[material.test[word].text for word in detected.nonzero().flatten()[absorbed.cpu()].tolist()],
         )
     return results
+
+
+def _to_explain(subject: Subject, x: torch.Tensor, written: torch.Tensor, mode: Mode) -> torch.Tensor:
+    """Returns what the latents have to explain at each word: not what is there without any of them (b_dec, a skip)."""
+    return written if mode == "reference" else written - subject.without_latents(x)
 
 
 def figures(letters: Sequence[LetterResult], seed: int, undefined: str) -> dict[str, Figure]:

@@ -43,6 +43,10 @@ class Material:
     """(num_test, d_in)"""
     x_scored: Tensor
     """(num_test, d_in): activations scored for absorption: x_test, or those at SAEBench's second prompts"""
+    written_test: Tensor
+    """(num_test, d_out): what latents write, where the probe reads the letter; x_test, but for transcoders"""
+    written_scored: Tensor
+    """(num_test, d_out): likewise those of x_scored"""
     probe: Probe
     f1: np.ndarray
     """(26,) float64: F1 of the probe on test words"""
@@ -55,7 +59,7 @@ class Material:
     @property
     def true_positives(self) -> Tensor:
         """(num_test, 26) bool: true positives of the probe."""
-        return (self.probe.logits(self.x_test) > 0) & labels(self.test)
+        return (self.probe.logits(self.written_test) > 0) & labels(self.test)
 
 
 @dataclass(frozen=True)
@@ -115,17 +119,21 @@ def load_material(testbed: Testbed, settings: MaterialSettings, progress: Progre
         [Word(*pair) for pair in zip(stored.info[part], stored.tensors[f"tokens_{part}"].tolist(), strict=True)]
         for part in ("train", "test")
     )
-    x_train, x_test = stored.tensors["x_train"], stored.tensors["x_test"]
+    x_train, written_train = testbed.split(stored.tensors["x_train"])
+    x_test, written_test = testbed.split(stored.tensors["x_test"])
+    x_scored, written_scored = testbed.split(stored.tensors.get("x_scored", stored.tensors["x_test"]))
 
     def fit() -> Content:
         if testbed.mode == "reference":
-            probe, info = probes.fit_as_reference(x_train, labels(train), settings.seed), {}
+            probe, info = probes.fit_as_reference(written_train, labels(train), settings.seed), {}
         else:
             fitted, validation = _validation_split(train, settings.seed)
             y_train = labels(train)
-            probe, decay = probes.fit(x_train[fitted], y_train[fitted], x_train[validation], y_train[validation])
+            probe, decay = probes.fit(
+                written_train[fitted], y_train[fitted], written_train[validation], y_train[validation]
+            )
             info = {"decay": decay}
-        f1 = probes.letter_f1(probe.logits(x_test), labels(test))
+        f1 = probes.letter_f1(probe.logits(written_test), labels(test))
         return Content({"weight": probe.weight, "bias": probe.bias, "f1": torch.from_numpy(f1)}, info)
 
     probe_tensors = testbed.kept_work.get(probe_work.kind, probe_work.key, fit).tensors
@@ -134,7 +142,9 @@ def load_material(testbed: Testbed, settings: MaterialSettings, progress: Progre
         test=test,
         x_train=x_train,
         x_test=x_test,
-        x_scored=stored.tensors.get("x_scored", x_test),
+        x_scored=x_scored,
+        written_test=written_test,
+        written_scored=written_scored,
         probe=Probe(probe_tensors["weight"], probe_tensors["bias"]),
         f1=probe_tensors["f1"].numpy(),
     )

@@ -101,7 +101,7 @@ def word_activations(
     Prompts may differ in length: prompts of similar length share a batch, padded on the right.
 
     Returns:
-        (num_words, d_in) in the model's dtype, on the CPU.
+        (num_words, row_width of the testbed) in the model's dtype, on the CPU.
 
     Raises:
         ConfigError: if a word is not a single token in its prompt, or an activation is not finite.
@@ -113,7 +113,7 @@ def word_activations(
         if ids[prompts.position] != word.token:
             raise ConfigError(f"{word.text!r} is not a single token in its prompt", hint="change absorption.template")
     by_length = sorted(range(len(words)), key=lambda index: len(prompts.ids[index]))
-    x = torch.empty(len(words), testbed.d_in, dtype=lm.model.dtype)
+    x = torch.empty(len(words), testbed.row_width, dtype=lm.model.dtype)
     progress.start("words through the model", len(words), "prompts")
     try:
         for start in range(0, len(by_length), testbed.batch_size):

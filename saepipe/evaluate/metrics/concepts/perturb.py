@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.metrics.concepts.ablation import ablated_logits, attribution, latent_sums, latents_to_ablate
-from saepipe.evaluate.metrics.concepts.probe_setup import ProbeSetup, slice_texts
+from saepipe.evaluate.metrics.concepts.probe_setup import ProbeSetup
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.texts.pooled import TextActivations, pooled_latents
@@ -49,7 +49,7 @@ def class_differences(subject: Subject, activations: TextActivations, signs: Ten
     differences = torch.zeros(len(signs), subject.sae.d_sae)
     for first in range(0, activations.num_texts, _CHUNK_TEXTS):
         last = min(first + _CHUNK_TEXTS, activations.num_texts)
-        differences += weights[:, first:last] @ pooled_latents(subject, slice_texts(activations, first, last))
+        differences += weights[:, first:last] @ pooled_latents(subject, activations.texts(first, last))
     if not differences.isfinite().all():
         raise CorruptDataError(f"the SAE of {subject.name} has activations that are NaN or Inf")
     return differences
@@ -88,7 +88,7 @@ def ablate_targets(
     )
     sums = latent_sums(subject, test, latents, mode)
     dots = W_dec[latents] @ probes.directions.T
-    clean = probes.logits(test.pooled())
+    clean = probes.logits(test.pooled_target())
     logits = [
         ablated_logits(clean, sums, dots, test.num_tokens, torch.searchsorted(latents, selected))
         for row in by_target

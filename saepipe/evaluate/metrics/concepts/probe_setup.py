@@ -124,23 +124,16 @@ def prepare_probes(
         num_train: number of training texts.
         sample_examples: yields the examples of each concept in turn, sampled with a generator.
     """
-    train = slice_texts(activations, 0, num_train)
-    test = slice_texts(activations, num_train, activations.num_texts)
+    train = activations.texts(0, num_train)
+    test = activations.texts(num_train, activations.num_texts)
 
     def make() -> Content:
         generator = torch.Generator().manual_seed(work.key["seed"])
         examples = zip(sample_examples("train", generator), sample_examples("test", generator), strict=True)
-        probes = ConceptProbes.fit(train.pooled(), test.pooled(), examples, testbed.mode, generator)
+        probes = ConceptProbes.fit(train.pooled_target(), test.pooled_target(), examples, testbed.mode, generator)
         if testbed.mode == "reference":  # clean accuracies are on other examples than those that chose the epoch
             signs = torch.stack([sampled.signs(test.num_texts) for sampled in sample_examples("test", generator)])
             probes = replace(probes, test_signs=signs)
         return Content(vars(probes))
 
     return ProbeSetup(ConceptProbes(**testbed.kept_work.get(work.kind, work.key, make).tensors), train, test)
-
-
-def slice_texts(activations: TextActivations, first: int, last: int) -> TextActivations:
-    """Returns texts `first` to `last` - 1."""
-    offsets = activations.offsets[first : last + 1]
-    x = activations.x[int(offsets[0]) : int(offsets[-1])]
-    return TextActivations(x, offsets - offsets[0], activations.num_special[first:last])

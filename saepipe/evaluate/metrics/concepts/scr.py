@@ -114,7 +114,7 @@ class SCR(Perturbation):
         work = self.probes_work(texts, pair.title, testbed)
         setup = prepare_probes(testbed, work, activations, len(pair.train), pair.examples)
         weights = self.weights(setup.test.num_texts, testbed)
-        logits = setup.probes.logits(setup.test.pooled())
+        logits = setup.probes.logits(setup.test.pooled_target())
         clean = accuracies(logits, setup.probes.test_signs, weights)[..., [CONCEPT, ATTRIBUTE]]
         return ProbedPair(dataset, pair.title, setup, weights, clean, _misled_accuracies(logits, setup, weights))
 

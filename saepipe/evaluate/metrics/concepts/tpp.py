@@ -105,7 +105,7 @@ class TPP(Perturbation):
         probes = self.probes_work(work, ONE_VS_REST, testbed)
         setup = prepare_probes(testbed, probes, activations, texts.num_train, partial(class_examples, texts))
         weights = self.weights(setup.test.num_texts, testbed)
-        clean = accuracies(setup.probes.logits(setup.test.pooled()), setup.probes.test_signs, weights)
+        clean = accuracies(setup.probes.logits(setup.test.pooled_target()), setup.probes.test_signs, weights)
         return ProbedDataset(config.name, texts, setup, weights, clean)
 
     def _outcome(self, subject: Subject, dataset: ProbedDataset, mode: Mode, generator: torch.Generator) -> Outcome:

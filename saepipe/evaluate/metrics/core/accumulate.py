@@ -17,7 +17,7 @@ from saepipe.evaluate.model.next_token import Prediction, predict, predict_as_sa
 from saepipe.evaluate.model.testbed import Batch
 from saepipe.evaluate.model.upper_layers import UpperLayers
 from saepipe.evaluate.sae.firing import ActiveCounts
-from saepipe.evaluate.sae.reconstruction import Reconstruction, reconstruct, token_values
+from saepipe.evaluate.sae.reconstruction import Reconstruction, reconstruct, skip_of, token_values
 from saepipe.evaluate.sae.subject import Subject
 
 
@@ -40,6 +40,7 @@ class FixedAccumulator:
             sae=DocumentSums(num_documents, f"the SAE of {subject.name}"),
             clean=DocumentSums(num_documents, "the clean model"),
             ablated=DocumentSums(num_documents, "the zero-ablated model"),
+            others={name: DocumentSums(num_documents, f"the model with {name}") for name in self._other_names()},
         )
         self.active = ActiveCounts.zeros(subject.sae.d_sae)
         self.num_contexts = 0
@@ -49,16 +50,32 @@ class FixedAccumulator:
         assert clean is not None
         x, documents, device = batch.x[batch.keep], batch.documents[batch.keep], batch.x.device
         reconstruction = reconstruct(self.subject.sae, x, batch.keep.nonzero()[:, 0], len(batch.ids))
-        values = token_values(x, reconstruction.x_hat, self.losses.mean.to(device))
+        target = batch.target[batch.keep]
+        values = token_values(target, reconstruction.x_hat, self.losses.mean.to(device))
         values |= {"l0": reconstruction.l0, "l1": reconstruction.l1}
         spliced = predict(upper_layers(batch.ids, batch.spliced(reconstruction.x_hat)), batch.ids, clean)
         self.sums.sae.add(documents, values | _scored_losses(batch, spliced))
         contexts = slice(self.num_contexts, self.num_contexts + len(batch.ids))
-        for sums, losses in ((self.sums.clean, self.losses.clean), (self.sums.ablated, self.losses.ablated)):
+        kept = [(self.sums.clean, self.losses.clean), (self.sums.ablated, self.losses.ablated)]
+        if self.losses.mean_ablated:
+            kept.append((self.sums.others["mean_ablation"], self.losses.mean_ablated))
+        for sums, losses in kept:
             sums.add(documents, _scored_losses(batch, losses[contexts].to(device)))
+        for name, replaced in self._without_a_part(x, reconstruction.x_hat).items():
+            logits = upper_layers(batch.ids, batch.spliced(replaced))
+            self.sums.others[name].add(documents, _scored_losses(batch, predict(logits, batch.ids, clean)))
         self.active = self.active.add(reconstruction.num_active)
         self.num_contexts += len(batch.ids)
         self.num_positions += batch.ids.numel()
+
+    def _other_names(self) -> list[str]:
+        means = ["mean_ablation"] if self.losses.mean_ablated else []
+        return [*means, *(("skip_alone", "without_skip") if self.subject.has_skip else ())]
+
+    def _without_a_part(self, x: torch.Tensor, x_hat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns a skip transcoder's reconstructions (num_tokens, d_out) with its latents or its skip left out."""
+        skip = skip_of(self.subject.sae, x)
+        return {} if skip is None else {"skip_alone": self.subject.without_latents(x), "without_skip": x_hat - skip}
 
     def measurement(self) -> Measurement:
         num_tokens = int(self.sums.sae.total("tokens"))

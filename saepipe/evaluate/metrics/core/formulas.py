@@ -6,6 +6,7 @@ Each is a ratio of two sums over documents, and therefore has an interval over d
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,8 @@ Latents = dict[str, np.ndarray]
 _NO_TOKENS = "no held-out token was kept"
 _NO_SCORED_TOKENS = "no position has an ordinary token both as input and as target"
 _NO_VARIATION = "the held-out activations do not vary"
-_NO_EFFECT = "zeros at the hook do not change the model's predictions"
-_NO_HARM = "with zeros at the hook the model does no worse"
+_NO_EFFECT = "what replaces the activations does not change the model's predictions"
+_NO_HARM = "with what replaces the activations the model does no worse"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class CoreSums:
     sae: DocumentSums
     clean: DocumentSums
     ablated: DocumentSums
+    others: Mapping[str, DocumentSums]
+    """other replacements of the activations by name: `mean_ablation`, and of a skip transcoder `skip_alone` (all
+    latents silent) and `without_skip`"""
 
 
 def metrics(sums: CoreSums, latents: Latents, num_positions: int) -> dict[str, dict[str, Figure]]:
@@ -70,15 +74,25 @@ def extra(sums: CoreSums) -> dict[str, Figure]:
         "fvu": ratio(s["error"], s["variation"], _NO_VARIATION),
         "delta_ce": ratio(s["ce"] - clean["ce"], s["scored"], _NO_SCORED_TOKENS),
         "delta_ce_with_ablation": ratio(ablated["ce"] - clean["ce"], s["scored"], _NO_SCORED_TOKENS),
+        **_with_others(sums),
     }
 
 
-def _ce_loss_score(sums: CoreSums) -> Figure:
-    """Returns the share of the ablation's loss increase that the SAE avoids; undefined if the ablation does no harm."""
-    harm = sums.ablated["ce"] - sums.clean["ce"]
+def _with_others(sums: CoreSums) -> dict[str, Figure]:
+    """Returns what other replacements cost, and the share of that which the reconstruction avoids."""
+    figures: dict[str, Figure] = {}
+    for name, other in sums.others.items():
+        figures[f"delta_ce_{name}"] = ratio(other["ce"] - sums.clean["ce"], sums.sae["scored"], _NO_SCORED_TOKENS)
+        figures[f"ce_loss_score_{name}"] = _ce_loss_score(sums, other)
+    return figures
+
+
+def _ce_loss_score(sums: CoreSums, replaced: DocumentSums) -> Figure:
+    """Returns the share of a replacement's loss increase that the SAE avoids; undefined if it does no harm."""
+    harm = replaced["ce"] - sums.clean["ce"]
     if harm.sum() < 0:
         return Estimate(None, reason=_NO_HARM)
-    return ratio(sums.ablated["ce"] - sums.sae["ce"], harm, _NO_EFFECT)
+    return ratio(replaced["ce"] - sums.sae["ce"], harm, _NO_EFFECT)
 
 
 def warnings(sums: CoreSums, vocab_size: int) -> list[str]:
@@ -101,7 +115,7 @@ def chance_warnings(ce: float, vocab_size: int) -> list[str]:
 def _performance(sums: CoreSums) -> dict[str, Figure]:
     count = sums.sae["scored"]
     return {
-        "ce_loss_score": _ce_loss_score(sums),
+        "ce_loss_score": _ce_loss_score(sums, sums.ablated),
         "ce_loss_with_ablation": ratio(sums.ablated["ce"], count, _NO_SCORED_TOKENS),
         "ce_loss_with_sae": ratio(sums.sae["ce"], count, _NO_SCORED_TOKENS),
         "ce_loss_without_sae": ratio(sums.clean["ce"], count, _NO_SCORED_TOKENS),

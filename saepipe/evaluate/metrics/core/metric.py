@@ -52,7 +52,7 @@ class Core(Metric):
         num_done = 0
         for batch in batches_with_progress(testbed, num_contexts, progress, f"SAEs: {len(subjects)}"):
             with testbed.upper_layers() as upper_layers:
-                clean = upper_layers(batch.ids, batch.x) if num_done < scored else None
+                clean = upper_layers(batch.ids, batch.target) if num_done < scored else None
                 for accumulator in accumulators:
                     accumulator.add(batch, clean, upper_layers)
                 del clean  # frees the logits before those of the next batch are allocated

@@ -114,7 +114,8 @@ class ProbingDataset:
         """Returns answers of probes on latents; without a full probe, only used latents of test texts are encoded."""
         if self.settings.full or self.settings.sampling.mode == "reference":
             return self.answers(pooled_latents(subject, self.activations), generator, progress)
-        train, test = _split(self.activations, self.texts.num_train)
+        num_train, activations = self.texts.num_train, self.activations
+        train, test = activations.texts(0, num_train), activations.texts(num_train, activations.num_texts)
         x = pooled_latents(subject, train)
         columns = used_columns(x, self.tasks, max(self.settings.ks))
         used = torch.cat([x[:, columns], pooled_latents(subject, test, columns)])
@@ -127,13 +128,3 @@ class ProbingDataset:
             return fixed_answers(x, self.tasks, ks, full=full, on_step=on_step)
         labels = [row.label for row in self.texts.rows]
         return reference_answers(x, labels, self.texts.num_train, ks, generator, full=full, on_step=on_step)
-
-
-def _split(activations: TextActivations, num_texts: int) -> tuple[TextActivations, TextActivations]:
-    """Splits off the first `num_texts` texts."""
-    cut = int(activations.offsets[num_texts])
-    x, offsets, num_special = activations.x, activations.offsets, activations.num_special
-    return (
-        TextActivations(x[:cut], offsets[: num_texts + 1], num_special[:num_texts]),
-        TextActivations(x[cut:], offsets[num_texts:] - cut, num_special[num_texts:]),
-    )

@@ -78,6 +78,11 @@ class Unlearning(Metric):
     version: ClassVar[int] = 1
     shown: ClassVar[Mapping[str, FigureSpec]] = UNLEARNING_FIGURES
 
+    def refuses(self, testbed: Testbed) -> str | None:
+        if testbed.target is None:
+            return None
+        return "it clamps latents at the hook that they read, and a transcoder's write at another"
+
     def works(self, testbed: Testbed) -> list[Work]:
         corpora = [work for corpus in self._corpora(testbed.mode) for work in corpus.works(testbed)]
         return [*corpora, *(self._questions_work(config) for config in self._question_sets)]
