@@ -199,12 +199,12 @@ def test_h9_for_a_steered_l0() -> None:
 
 def test_h9_uses_heldout_tokens_if_there_are_any(toy_cache: Path, tiny_cache: Path) -> None:
     cache, hook = Cache.open(toy_cache), "blocks.1.hook_resid_post"
-    rows = torch.cat(list(sample_rows(cache, hook, 10**9)))
+    rows = torch.cat(list(sample_rows(cache, [hook], 10**9)))
     assert len(rows) == cache.heldout.keep.sum()
     everything = cache.heldout.activations(hook, 0, len(cache.heldout.contexts))
     assert torch.equal(rows, everything[torch.from_numpy(cache.heldout.keep)])
-    assert sum(map(len, sample_rows(cache, hook, 1500))) == 1500
-    assert sum(map(len, sample_rows(Cache.open(tiny_cache), hook, 3000))) == 3000
+    assert sum(map(len, sample_rows(cache, [hook], 1500))) == 1500
+    assert sum(map(len, sample_rows(Cache.open(tiny_cache), [hook], 3000))) == 3000
 
 
 def test_the_dry_step_changes_nothing(config: Make, tmp_path: Path, tiny_cache: Path) -> None:
@@ -213,7 +213,7 @@ def test_the_dry_step_changes_nothing(config: Make, tmp_path: Path, tiny_cache: 
     state = fresh_state(run.recipe, initial_params(run.recipe))
     before = {name: value.clone() for name, value in state.params.items()}
     generator = torch.get_rng_state()
-    rows = next(sample_rows(run.cache, str(run.recipe.config.hook), 34))
+    rows = next(sample_rows(run.cache, run.recipe.config.read_hooks, 34))
     assert dry_step(run.recipe, state, rows.split(17)) == []
     assert all(torch.equal(before[name], value) for name, value in state.params.items())
     assert (state.step, state.num_summed) == (0, 0)

@@ -63,7 +63,7 @@ def test_gradients_are_finite_differences(penalty: Penalty, ctx: StepContext) ->
 
 
 def test_a_weight_means_the_same_at_any_scale_of_x(penalty: Penalty, ctx: StepContext) -> None:
-    scaled = {name: 7 * getattr(ctx, name) for name in ("x", "acts", "acts_sum", "pre_acts", "x_hat")}
+    scaled = {name: 7 * getattr(ctx, name) for name in ("x", "target", "acts", "acts_sum", "pre_acts", "x_hat")}
     bigger = answer(penalty, ctx.changed(**scaled)).value
     torch.testing.assert_close(bigger, 49 * answer(penalty, ctx).value, rtol=1e-5, atol=0)
 
