@@ -53,7 +53,7 @@ def losses_work(testbed: Testbed, num_contexts: int) -> Work:
 def _ablates_mean(testbed: Testbed) -> bool:
     """Returns whether the mean is tried in place of the activations: where they are a part of the residual stream.
 
-    Zeros there take away a constant that every token gets, too, which makes any reconstruction look good.
+    Zeros there take away what every token gets alike, too, of which no latent has to know.
     """
     return testbed.mode == "fixed" and not HookPoint.parse(testbed.written).is_between_layers
 
