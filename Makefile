@@ -35,8 +35,10 @@ test: .venv/installed  ## the test suite; its browser writes screenshots/
 	$(BIN)/pytest -n 2 --dist worksteal -q
 
 # dictionary-learning installs, through nnsight, a torchvision that fits no CPU build of torch; nothing here uses it.
+# circuit-tracer asks for an earlier transformers than ours, of which its transcoders use nothing.
 interop: .venv/installed  ## our formats against the libraries that own them
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps circuit-tracer==0.5.0
 	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/pytest -q -m interop
 

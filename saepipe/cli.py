@@ -46,7 +46,7 @@ app.add_typer(config_app, name="config")
 
 Stage = Literal["harvest", "train", "evaluate", "validate"]
 Theirs = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope"]
-Target = Literal["saelens", "dictionary_learning", "sparsify", "neuronpedia", "delphi"]
+Target = Literal["saelens", "dictionary_learning", "sparsify", "circuit-tracer", "neuronpedia", "delphi"]
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings; defaults if omitted.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="Override one setting: --set a.b=c.")]
@@ -416,6 +416,10 @@ def import_(
     cache: Annotated[Path, typer.Option(help="Cache of the model and hook that it was trained at.")],
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     hook: Annotated[str | None, typer.Option(help="Hook, if the source names none: blocks.L.hook_resid_post.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="What a transcoder reconstructs, if the source does not say: blocks.L.hook_mlp_out."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the variant; default: the source's name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Training seed, if the source does not give it.")] = None,
     model: Annotated[str | None, typer.Option(help="The source's name for the cache's model, if it differs.")] = None,
@@ -435,6 +439,7 @@ def import_(
         cache,
         out,
         hook=hook,
+        target=target,
         name=name,
         seed=seed,
         model=model,

@@ -27,6 +27,7 @@ from saepipe.evaluate.plan import plan_jobs
 from saepipe.evaluate.run import evaluate
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import Estimate
+from saepipe.evaluate.use import sae as notebook
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 from saepipe.train.run import train
@@ -62,6 +63,13 @@ def subject(**changes: Tensor) -> Subject:
     }
     run: Any = SimpleNamespace(variant="by hand", seed=0)
     return Subject(run, SAE(ReLU(d_sae=D_SAE), {**params, **changes}, {}), {})
+
+
+def usable(transcoder: Subject, hook: str, target: str) -> notebook.SAE:
+    """Returns the transcoder as `sp.load` gives it."""
+    sae = transcoder.sae
+    assert isinstance(sae, SAE)
+    return notebook.SAE(sae.settings, dict(sae.named_parameters()), {"hook_name": hook, "hook_name_out": target})
 
 
 def measured(transcoder: Subject, testbed: Testbed) -> dict[str, float]:
@@ -133,6 +141,45 @@ def test_the_loss_is_that_of_the_model_with_its_mlp_replaced(cache: Cache, testb
     scored = (keep[:, :-1] & keep[:, 1:]).flatten()
     assert own["delta_ce"] == pytest.approx((spliced - clean)[scored].double().mean().item(), rel=0.02)
     assert own["ce_loss_with_sae"] == pytest.approx(spliced[scored].double().mean().item(), rel=0.005)
+
+
+def test_an_attached_transcoder_replaces_its_target(cache: Cache, testbeds: Testbeds) -> None:
+    """Read at one module, written at another: spliced, and steered by a row of the decoder."""
+    sae = usable(subject(W_skip=0.1 * torch.eye(D)), MLP_IN, MLP_OUT)
+    model = testbeds.at(cache, MLP_IN, MLP_OUT).language_model.model
+    ids = torch.from_numpy(cache.heldout.contexts[:1].astype("int64"))
+    seen: dict[str, Tensor] = {}
+    layer: Any = model.get_submodule("model.layers.1")
+    handles = [
+        layer.pre_feedforward_layernorm.register_forward_hook(lambda _, __, x: seen.update(x=x)),
+        layer.post_feedforward_layernorm.register_forward_hook(lambda _, __, y: seen.update(y=y)),
+        layer.register_forward_hook(lambda _, __, out: seen.update(out=out)),
+    ]
+    with torch.no_grad():
+        model(ids)
+        x, y, out = seen["x"], seen["y"], seen["out"]
+        with sae.attach(model, skip_ids=[]) as latents:
+            model(ids)
+            assert torch.equal(latents.acts, sae.encode(x))  # type: ignore[arg-type]
+            torch.testing.assert_close(seen["out"], out)
+            latents.splice()
+            model(ids)
+            torch.testing.assert_close(seen["out"] - out, sae(x) - y, rtol=1e-4, atol=1e-4)
+            latents.clear().steer(3, 2.0)
+            model(ids)
+            moved = (seen["out"] - out).flatten(0, 1)
+            torch.testing.assert_close(moved, (2 * sae.W_dec[3]).expand_as(moved), rtol=1e-4, atol=1e-4)
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_target_below_its_hook_cannot_be_attached(cache: Cache, testbeds: Testbeds) -> None:
+    model = testbeds.at(cache, MLP_IN, MLP_OUT).language_model.model
+    with (
+        usable(subject(), MLP_OUT, MLP_IN).attach(model),
+        pytest.raises(ConfigError, match=f"reaches {MLP_IN} before {MLP_OUT}"),
+    ):
+        model(torch.tensor([[2, 5]]))
 
 
 def test_probes_read_what_is_written(cache: Cache, testbeds: Testbeds) -> None:

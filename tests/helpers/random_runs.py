@@ -17,8 +17,9 @@ from saepipe.train.config import TrainConfig
 from saepipe.train.rundir import folder, run_files
 from saepipe.train.rundir.finished_run import open_run
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.transcoder import transcoder_params
 from saepipe.train.seeds import generator
-from saepipe.train.step.state import Recipe
+from saepipe.train.step.state import Recipe, Target
 from saepipe.train.variants import Variant
 
 D_IN, D_SAE, K = 12, 40, 5  # all different, so that mixed-up axes show
@@ -91,6 +92,30 @@ def random_run(out: Path, name: str, cache: Path, *, seed: int = 0, mean: float 
     Health().write(out)
     params = random_params(config.sae, opened.d_in, seed, mean)
     state: Any = SimpleNamespace(all_params=params, step=3)
+    folder.finish(out, recipe, state, header, folder.sae_metadata(header, recipe, opened))
+    return out
+
+
+TRANSCODER_HOOKS = "blocks.1.hook_mlp_in", "blocks.1.hook_mlp_out"
+"""What a random transcoder reads and writes; a cache must have both."""
+
+
+def random_transcoder(out: Path, name: str, cache: Path, *, skip: bool, seed: int = 0) -> Path:
+    """Writes a finished run of a transcoder with random parameters, none of them 0."""
+    opened, (hook, target) = Cache.open(cache), TRANSCODER_HOOKS
+    raw = {"cache": str(cache), "sae": {"name": name, "d_sae": D_SAE, **ARCHITECTURES[name]}, "seed": seed, "steps": 3}
+    raw |= {"hook": hook, "target": target, "skip": skip, "device": "cpu", "batch_size": 64}
+    config = TrainConfig.parse(raw).resolved(hook=hook, num_rows=opened.num_tokens, device=torch.device("cpu"))
+    d_in, d_out, rng = opened.widths[hook], opened.widths[target], generator(seed, "across")
+    recipe = Recipe(config, d_in, SCALE, torch.device("cpu"), Target(d_out, 2 * SCALE))
+    variant = Variant(name, seed, config)
+    header = folder.header(variant, recipe, opened, {})
+    folder.begin(out, recipe, header)
+    (out / run_files.METRICS).write_bytes(b"")
+    Health().write(out)
+    params = transcoder_params(random_params(config.sae, d_out, seed, 1.0), d_in, 1.0, rng, skip=skip)
+    moved = {key: 0.3 * torch.randn(params[key].shape, generator=rng) for key in ("b_in", "W_skip") if key in params}
+    state: Any = SimpleNamespace(all_params=params | moved, step=3)
     folder.finish(out, recipe, state, header, folder.sae_metadata(header, recipe, opened))
     return out
 

@@ -14,7 +14,7 @@ from saepipe.evaluate.export.delphi import export_delphi
 from saepipe.evaluate.export.neuronpedia import export_neuronpedia
 from saepipe.train.rundir.exporting import Library, export_sae
 
-Target = Literal["saelens", "dictionary_learning", "sparsify", "neuronpedia", "delphi"]
+Target = Literal["saelens", "dictionary_learning", "sparsify", "circuit-tracer", "neuronpedia", "delphi"]
 
 
 def export(

@@ -1,7 +1,8 @@
 """An SAE attached to a model: its latents are read, steered, ablated, spliced in and attributed in forward passes.
 
 A forward pass replaces x at the hook by x + decode(edited acts) - decode(acts): what the SAE does not explain stays.
-With `splice` that part goes too, and the model reads decode(edited acts).
+With `splice` that part goes too, and the model reads decode(edited acts). A transcoder reads x at its hook, and what is
+replaced so is y at its target.
 """
 
 from __future__ import annotations
@@ -37,31 +38,38 @@ class Attached:
     def __init__(
         self, sae: SAE, model: PreTrainedModel, hook: HookPoint, skip_ids: Sequence[int] | None = None
     ) -> None:
-        width = width_of(model, hook)
-        if width != sae.d_in:
-            hint = "attach it to the model that it was trained on"
-            raise ConfigError(
-                f"the SAE reads activations of width {sae.d_in}, the model has {width} at {hook}", hint=hint
-            )
+        self.target = HookPoint.parse(sae.target) if sae.target else hook
+        for verb, at, own in (("reads", hook, sae.d_in), ("writes", self.target, sae.d_out)):
+            if (width := width_of(model, at)) != own:
+                hint = "attach it to the model that it was trained on"
+                raise ConfigError(
+                    f"the SAE {verb} activations of width {own}, the model has {width} at {at}", hint=hint
+                )
         self.sae, self.model, self.hook = sae, model, hook
         self.skip_ids = sorted(_special_ids(model) if skip_ids is None else skip_ids)
         self._edits: list[_Edit] = []
         self._spliced = False
         self._handles = ExitStack()
+        self._skip: Tensor | None = None  # of a skip transcoder, in a pass that it is spliced into
         self._ids: Tensor | None = None  # of the forward pass in progress, until it reaches the hook
+        self._in_pass: tuple[Tensor, Tensor, Tensor] | None = None  # where it reads, acts, edited acts; until written
         self._at_hook: tuple[Tensor, Tensor] | None = None  # x as the model reads it, and the edited acts
 
     def __enter__(self) -> Self:
         embedding: Any = self.model.get_input_embeddings()
         with ExitStack() as handles:
-            handles.enter_context(hook_site(self.model, self.hook, self._replace))
+            if self.target == self.hook:
+                handles.enter_context(hook_site(self.model, self.hook, lambda x: self._write(self._read(x))))
+            else:
+                handles.enter_context(hook_site(self.model, self.hook, self._read))
+                handles.enter_context(hook_site(self.model, self.target, self._write))
             handles.enter_context(embedding.register_forward_pre_hook(self._note_ids))
             self._handles = handles.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._handles.close()
-        self._ids = self._at_hook = None
+        self._ids = self._in_pass = self._at_hook = None
 
     def steer(self, latent: int, strength: float) -> Self:
         """Adds `strength`, in units of the latent's activation, at every token: x + strength * W_dec[latent]."""
@@ -118,21 +126,32 @@ class Attached:
     def _note_ids(self, _: Any, args: tuple[Any, ...]) -> None:
         self._ids = args[0] if args else None
 
-    def _replace(self, x: Tensor) -> Tensor:
-        """Replaces x (batch, seq, d_in) at the hook, and keeps what `attribute` needs."""
+    def _read(self, x: Tensor) -> Tensor:
+        """Encodes x (batch, seq, d_in) at the hook and edits the activations; returns x as it is."""
         read, raw = self._read_at(x), x.to(self.sae.device, torch.float32)
         acts = torch.where(read, self.sae.encode(raw), 0.0)
         edited = acts.clone()
         for edit in self._edits:
             edit(edited)
-        edited = torch.where(read, edited, 0.0)
-        replaced = x
+        self.acts = acts.detach()
+        self._in_pass = read, acts, torch.where(read, edited, 0.0)
+        self._skip = self.sae.skip(raw) if self._spliced else None
+        return x
+
+    def _write(self, y: Tensor) -> Tensor:
+        """Replaces y (batch, seq, d_out) at the target, and keeps what `attribute` needs."""
+        if self._in_pass is None:
+            hint = "attach a transcoder whose target comes after what it reads"
+            raise ConfigError(f"the model reaches {self.target} before {self.hook}", hint=hint)
+        (read, acts, edited), self._in_pass = self._in_pass, None
+        replaced = y
         if self._edits or self._spliced:
-            x_hat = self.sae.decode(edited)
-            replaced = torch.where(read, x_hat if self._spliced else raw + x_hat - self.sae.decode(acts), raw).to(x)
+            raw, y_hat = y.to(self.sae.device, torch.float32), self.sae.decode(edited)
+            if self._spliced and self._skip is not None:
+                y_hat = y_hat + self._skip
+            replaced = torch.where(read, y_hat if self._spliced else raw + y_hat - self.sae.decode(acts), raw).to(y)
         if torch.is_grad_enabled() and not replaced.requires_grad:
             replaced = replaced.detach().requires_grad_()
-        self.acts = acts.detach()
         self._at_hook = (replaced, edited.detach()) if replaced.requires_grad else None
         return replaced
 

@@ -48,6 +48,12 @@ def source(path: Path) -> Source:
         raise ConfigError(f"{file} has {d_sae:,} latents, but its path says width_{config['width']} ({width:,})")
     repository = _last(r"gemma-scope-(2b|9b|27b)-(pt|it)-([a-z]+)", folder)
     layer = int(config["layer"]) if config.get("layer", "").isdecimal() else None
+    if repository and repository[3] == "transcoders":
+        raise ConfigError(
+            f"{file} is a transcoder of Gemma Scope 1, which reads the normalised residual stream without the norm's "
+            "gain: no hook of a cache is that",
+            hint="Gemma Scope 2's transcoders read hook_mlp_in, and can be imported",
+        )
     site = SITES.get(repository[3], repository[3]) if repository else None
     return Source(
         sae=JumpReLU(d_sae=d_sae),

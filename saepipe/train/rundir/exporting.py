@@ -15,18 +15,19 @@ import torch
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.atomic_folder import atomic_folder
 from saepipe.data.folders.sealed_result import read_result
-from saepipe.train.formats.into import dictionary_learning, saelens, sparsify
+from saepipe.train.formats.into import circuit_tracer, dictionary_learning, saelens, sparsify
 from saepipe.train.formats.into.base import Outgoing
 from saepipe.train.rundir.finished_run import Run, open_run
 from saepipe.train.rundir.import_config import ImportConfig
 from saepipe.train.rundir.load import load
 
-Library = Literal["saelens", "dictionary_learning", "sparsify"]
+Library = Literal["saelens", "dictionary_learning", "sparsify", "circuit-tracer"]
 
 WRITERS: dict[Library, Callable[[Path, Outgoing], None]] = {
     "saelens": saelens.write,
     "dictionary_learning": dictionary_learning.write,
     "sparsify": sparsify.write,
+    "circuit-tracer": circuit_tracer.write,
 }
 assert WRITERS.keys() == set(get_args(Library))
 
@@ -65,6 +66,7 @@ def outgoing(run: Run) -> Outgoing:
         params={name: value.detach() for name, value in sae.named_parameters()},
         trained=trained.sae if trained else None,
         hook=run.hook,
+        target=run.target,
         model=metadata["model_name"],
         dataset=metadata.get("dataset_path"),
         context_size=metadata["context_size"],

@@ -76,7 +76,10 @@ def test_every_activation_is_at_its_position(run: Path, toy_cache: Path, tmp_pat
     ]
     expected = np.where(np.abs(acts) > 1e-5, acts, 0).astype(np.float16)
     assert (expected > 0).sum() > 1000
-    assert np.array_equal(read_back(module, *tokens.shape), expected)
+    found = read_back(module, *tokens.shape)
+    assert np.array_equal(found > 0, expected > 0)
+    # Entries are computed one by one on some processors, and a float16 may then be the next one.
+    np.testing.assert_allclose(found, expected, rtol=2**-10)
     for name in SPLITS:
         arrays = load_file(module / f"{name}.safetensors")
         assert (arrays["locations"].dtype, arrays["activations"].dtype) == (np.uint16, np.float16)

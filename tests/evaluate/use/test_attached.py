@@ -189,7 +189,7 @@ def test_which_tokens_are_skipped(toy_model: PreTrainedModel, toy_sae: SAE, held
 def test_mistakes(toy_model: PreTrainedModel, toy_sae: SAE, heldout_ids: Tensor) -> None:
     with pytest.raises(ConfigError, match="4 layers"), toy_sae.attach(toy_model, "blocks.4.hook_resid_post"):
         pass
-    narrow = SAE(toy_sae.settings, {name: value[..., :9] for name, value in toy_sae.named_parameters()}, {})
+    narrow = SAE(toy_sae.settings, {name: value[:9] for name, value in toy_sae.named_parameters()}, {})
     with pytest.raises(ConfigError, match="does not say its hook"):
         narrow.attach(toy_model)
     with pytest.raises(ConfigError, match="width 9, the model has 128"):

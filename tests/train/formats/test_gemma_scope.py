@@ -51,7 +51,6 @@ def test_gemma_scope_has_the_function_that_its_authors_give(
             "blocks.2.attn.hook_z",
             "google/gemma-2-27b",
         ),
-        ("gemma-scope-2b-pt-transcoders/layer_2", "layer_2", "blocks.2.transcoders", "google/gemma-2-2b"),
         ("gemma-scope-2b-pt-res/embedding/average_l0_5", "average_l0_5", "hook_embed", "google/gemma-2-2b"),
         ("mine", "mine", None, None),
     ],
@@ -61,6 +60,13 @@ def test_the_path_gives_name_hook_and_model(
 ) -> None:
     source = gemma_scope.source(write_gemma_scope(tmp_path / path / "params.npz"))
     assert (source.name, source.hook, source.model) == (name, hook, model)
+
+
+def test_transcoders_of_gemma_scope_1_are_refused(tmp_path: Path) -> None:
+    """They read a tensor that no cache holds."""
+    path = tmp_path / "gemma-scope-2b-pt-transcoders" / "layer_2" / "params.npz"
+    with pytest.raises(ConfigError, match="without the norm's gain: no hook of a cache is that"):
+        gemma_scope.source(write_gemma_scope(path))
 
 
 @pytest.mark.parametrize(

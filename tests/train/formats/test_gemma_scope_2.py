@@ -1,4 +1,4 @@
-"""Gemma Scope 2's folders: its SAEs are read, its transcoders refused."""
+"""Gemma Scope 2's folders: its SAEs and transcoders are read, its crosscoders refused."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers.other_libraries import check_function, tensors, write_gemma_scope_2
+from helpers.other_libraries import D_IN, check_function, randn, tensors, write_gemma_scope_2
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.train.formats import gemma_scope
+from saepipe.train.sae.transcoder import skipped
 
 pytestmark = pytest.mark.quick
 
@@ -60,18 +61,41 @@ def test_model_names_of_gemma_scope_2_become_those_of_the_hub(
     assert gemma_scope.source(write_gemma_scope_2(tmp_path / "some", model_name=name)).model == model
 
 
-def test_transcoders_and_unsupported_saes_of_gemma_scope_2_are_refused(tmp_path: Path) -> None:
-    out = {"hf_hook_point_out": "model.layers.9.post_feedforward_layernorm.output"}
-    transcoders: list[tuple[dict[str, Any], str]] = [
-        ({"more": {"affine_skip_connection": torch.zeros(24, 24)}}, "affine_skip_connection in params.safetensors"),
-        ({"affine_connection": True}, r"affine_connection in config\.json"),
-        ({"type": "transcoder"}, "type 'transcoder'"),
-        (out, "hf_hook_point_out model.layers.9.post_feedforward_layernorm.output"),
-    ]
-    for number, (change, words) in enumerate(transcoders):
-        with pytest.raises(ConfigError, match=f"holds a transcoder or crosscoder, not an SAE .*{words}"):
-            gemma_scope.source(write_gemma_scope_2(tmp_path / f"transcoder {number}", **change))
+IN = {"hf_hook_point_in": "model.layers.9.pre_feedforward_layernorm.output"}
+OUT = {"hf_hook_point_out": "model.layers.9.post_feedforward_layernorm.output"}
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_transcoder_of_gemma_scope_2_has_the_function_that_its_authors_give(
+    tmp_path: Path, rows: Tensor, skip: bool
+) -> None:
+    """x W_enc + b_enc, its JumpReLU, the decoder, and the affine map of x if there is one."""
+    w, W_skip = tensors("JumpReluAutoEncoder"), randn(D_IN, D_IN, seed=7, scale=0.2)
+    more = {"affine_skip_connection": W_skip} if skip else {}
+    folder = write_gemma_scope_2(
+        tmp_path / "transcoder" / "layer_9", more, type="transcoder", affine_connection=skip, **IN, **OUT
+    )
+    source = gemma_scope.source(folder)
+    assert (source.hook, source.target, source.layer) == ("blocks.9.hook_mlp_in", "blocks.9.hook_mlp_out", 9)
+    p = rows @ w["W_enc"] + w["b_enc"]
+    acts = (p > w["threshold"]) * p.relu()
+    check_function(source, rows, acts, acts @ w["W_dec"] + w["b_dec"])
+    added = skipped(source.params, rows)
+    assert (added is not None) == skip
+    if added is not None:
+        torch.testing.assert_close(added, rows @ W_skip)
+
+
+def test_a_transcoder_without_its_sites_is_one_still(tmp_path: Path) -> None:
+    points = {"hf_hook_point_in": None, "hf_hook_point_out": None}
+    source = gemma_scope.source(write_gemma_scope_2(tmp_path / "some", type="transcoder", **points))
+    assert source.is_transcoder
+    assert (source.hook, source.target) == (None, None)
+
+
+def test_what_gemma_scope_2_has_besides_is_refused(tmp_path: Path) -> None:
     others: list[tuple[dict[str, Any], str]] = [
+        ({"type": "crosscoder"}, "of type 'crosscoder'"),
         ({"architecture": "topk"}, "architecture is 'topk'\n  hint: supported: jump_relu"),
         ({"width": 48}, "has 40 latents, but config.json says width 48"),
         ({"more": {"w_enc": torch.zeros(3)}}, "no matrix w_enc among its tensors"),
@@ -80,6 +104,8 @@ def test_transcoders_and_unsupported_saes_of_gemma_scope_2_are_refused(tmp_path:
     for number, (change, words) in enumerate(others):
         with pytest.raises(ConfigError, match=words):
             gemma_scope.source(write_gemma_scope_2(tmp_path / f"other {number}", **change))
+    with pytest.raises(CorruptDataError, match="says affine_connection, but params.safetensors has no skip"):
+        gemma_scope.source(write_gemma_scope_2(tmp_path / "no skip", affine_connection=True))
     torn = write_gemma_scope_2(tmp_path / "torn")
     (torn / "params.safetensors").write_bytes(b"torn")
     with pytest.raises(CorruptDataError):

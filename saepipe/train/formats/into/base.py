@@ -11,7 +11,6 @@ from torch import Tensor
 
 from saepipe.data.errors import ConfigError
 from saepipe.train.sae.base import Architecture, Params
-from saepipe.train.sae.transcoder import is_transcoder
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class Outgoing:
     trained: Architecture | None
     """as trained; None for an imported SAE"""
     hook: str
+    target: str | None
+    """hook that a transcoder reconstructs; None for an SAE"""
     model: str
     dataset: str | None
     context_size: int
@@ -45,8 +46,16 @@ class Outgoing:
         return len(self.params["W_enc"])
 
     @property
-    def is_transcoder(self) -> bool:
-        return is_transcoder(self.params)
+    def d_out(self) -> int:
+        return len(self.params["b_dec"])
+
+    def refuse_transcoder(self, library: str) -> None:
+        """Raises ConfigError if this is a transcoder, which `library` does not have."""
+        if self.target is not None:
+            raise ConfigError(
+                f"an export to {library} holds SAEs, and this is a transcoder from {self.hook} to {self.target}",
+                hint="use --to saelens or circuit-tracer",
+            )
 
     @property
     def d_sae(self) -> int:

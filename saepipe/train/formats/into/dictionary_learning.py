@@ -44,7 +44,8 @@ TRAINERS = {
 
 
 def write(folder: Path, sae: Outgoing) -> None:
-    """Writes the folder; raises ConfigError if the library cannot express the SAE's hook, or a zero decoder row."""
+    """Writes the folder; raises ConfigError for a transcoder, a hook without a name there, or a zero decoder row."""
+    sae.refuse_transcoder(LIBRARY)
     layer = sae.layer_before(LIBRARY)
     kind, params = _to_their_class(sae)
     tensors = {KEYS[kind][name]: _to_their_layout(KEYS[kind][name], value) for name, value in params.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import write_file, write_json
 from saepipe.train.formats import saelens
 from saepipe.train.formats.into.base import Outgoing
@@ -19,7 +20,16 @@ _OUR_KEYS = ("bandwidth", "initial_threshold")
 
 
 def write(folder: Path, sae: Outgoing) -> None:
-    """Writes cfg.json, sae_weights.safetensors and, for an evaluated run, sparsity.safetensors."""
+    """Writes cfg.json, sae_weights.safetensors and, for an evaluated run, sparsity.safetensors.
+
+    Raises:
+        ConfigError: for a transcoder of which SAELens has no class.
+    """
+    if sae.target and sae.sae.name not in saelens.TRANSCODERS:
+        raise ConfigError(
+            f"SAELens has relu and jumprelu transcoders, but this one is a {sae.sae.name}",
+            hint="train a batch_topk, which is saved as a jumprelu",
+        )
     saelens.write(folder, sae.sae, sae.params, _metadata(sae))
     config = read_json(folder / saelens.CONFIG)
     write_json(folder / saelens.CONFIG, {key: config[key] for key in config if key not in _OUR_KEYS})

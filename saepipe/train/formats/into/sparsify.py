@@ -21,7 +21,8 @@ LIBRARY = "sparsify"
 
 
 def write(folder: Path, sae: Outgoing) -> None:
-    """Writes the folder; raises ConfigError if the SAE is not a topk, or sparsify has no name for its hook."""
+    """Writes the folder; raises ConfigError if it is not a topk SAE, or sparsify has no name for its hook."""
+    sae.refuse_transcoder(LIBRARY)
     if not isinstance(sae.sae, TopK):
         trained = f" (trained as a {sae.trained.name})" if sae.trained and sae.trained.name != sae.sae.name else ""
         raise ConfigError(

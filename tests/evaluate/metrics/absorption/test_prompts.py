@@ -82,7 +82,7 @@ def test_batching_does_not_change_activations(lm, words) -> None:
     """Prompts of different lengths, three per batch, give the same activations as each prompt alone."""
     testbed = SimpleNamespace(
         language_model=lm,
-        d_in=lm.d_in,
+        row_width=lm.d_in,
         batch_size=3,
         capture=lambda ids: capture(lm.model, ids, [HookPoint.parse(HOOK)])[HOOK],
     )
@@ -96,7 +96,7 @@ def test_batching_does_not_change_activations(lm, words) -> None:
 
 
 def test_a_word_that_is_split_into_tokens_is_refused(lm, words) -> None:
-    testbed = SimpleNamespace(language_model=lm, d_in=lm.d_in, batch_size=3)
+    testbed = SimpleNamespace(language_model=lm, row_width=lm.d_in, batch_size=3)
     with pytest.raises(ConfigError, match="' xqzv' is not a single token"):
         word_activations(testbed, [Word(" xqzv", words[0].token)], [words[:2]], TEMPLATE, Silent())
 
@@ -105,6 +105,6 @@ def test_activations_that_overflow_are_refused(lm, words) -> None:
     def overflowing(ids: torch.Tensor) -> torch.Tensor:
         return torch.full((*ids.shape, lm.d_in), torch.inf)
 
-    testbed = SimpleNamespace(language_model=lm, d_in=lm.d_in, batch_size=3, capture=overflowing)
+    testbed = SimpleNamespace(language_model=lm, row_width=lm.d_in, batch_size=3, capture=overflowing)
     with pytest.raises(ConfigError, match="NaN or Inf"):
         word_activations(testbed, words[:2], [words[2:4]] * 2, TEMPLATE, Silent())

@@ -25,7 +25,7 @@ def core_sums(clean: float, ablated: float, sae: float) -> CoreSums:
         document_sums.add(documents, {**ones, "ce": ones["tokens"] * ce, "kl": ones["tokens"] * ce})
         return document_sums
 
-    return CoreSums(sums(sae), sums(clean), sums(ablated))
+    return CoreSums(sums(sae), sums(clean), sums(ablated), {})
 
 
 LATENTS = {"feature_density": torch.ones(3).numpy(), "max_encoder_cosine_sim": torch.ones(3).numpy()}
