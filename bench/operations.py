@@ -116,6 +116,7 @@ def operations(sae: str, penalties: list[dict[str, Any]], d_sae: int, *, sparse_
     """Returns the number of operations of a settled step."""
     raw: dict[str, Any] = {"sae": {"name": sae, "d_sae": d_sae, **REQUIRED.get(sae, {})}, "penalties": penalties}
     raw |= {"cache": "none", "hook": "none", "steps": 600, "batch_size": BATCH, "sparse_steps": sparse_steps}
+    raw |= {"screen": "never"}  # which most processors have no use for
     raw |= {"dead": {"after_tokens": 10**6}}
     recipe = Recipe(TrainConfig.parse(raw), D_IN, 1.1, torch.device("cpu"))
     state = fresh_state(recipe, initial_params(recipe))

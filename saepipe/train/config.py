@@ -218,6 +218,11 @@ class TrainConfig(ConfigWithPlugins):
         return f"{', '.join(dense)} may turn latents on" if dense else None
 
     @property
+    def screening(self) -> Screening:
+        """Whether sparse steps are screened. By itself none is that is to be captured: a screen counts candidates."""
+        return "never" if self.screen == "auto" and self.compile != "never" else self.screen
+
+    @property
     def read_hooks(self) -> tuple[str, ...]:
         """Hooks whose activations are side by side in a row of a batch, once `hook` is set."""
         assert self.hook is not None, "the config is not resolved"

@@ -12,6 +12,7 @@ from saepipe.data.errors import OutOfSpaceError
 from saepipe.data.terminal.display import readable_bytes
 from saepipe.train.plan import Planned
 from saepipe.train.sae.encoding import PIECE
+from saepipe.train.sae.screen import screens
 from saepipe.train.step.allocator import return_freed_memory
 from saepipe.train.step.density import starts_sparse
 from saepipe.train.step.state import Recipe
@@ -71,7 +72,19 @@ def step_bytes(recipe: Recipe) -> int:
     # The peak is where the gradients of the activations begin, or at the end, where those of both weights are there.
     target = recipe.d_out if recipe.target else 0
     tokens = FLOAT * batch * (TOKEN_ARRAYS * recipe.d_in + sae.num_reconstructions * recipe.d_out + 2 * target)
-    return max(forward, kept + 2 * weights) + tokens
+    return max(forward, kept + 2 * weights) + tokens + screen_bytes(recipe)
+
+
+def screen_bytes(recipe: Recipe) -> int:
+    """Returns the bytes of the screen of a sparse step, if it has one: rounded directions, bounds of a piece, a mask.
+
+    They are added to the peak, although they are gone by then, since what is freed before has other sizes.
+    """
+    config, sae = recipe.config, recipe.config.sae
+    sparse = starts_sparse(config, recipe.d_in, recipe.device)
+    if not (sparse and sae.holds("floor") and screens(config.screening, recipe.device, recipe.dtype)):
+        return 0
+    return 2 * (recipe.d_in + 4) * sae.d_sae + 3 * sae.d_sae * min(config.batch_size, PIECE)
 
 
 def _row_bytes(run: Planned) -> int:

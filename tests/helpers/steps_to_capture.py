@@ -62,7 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def recipe_of(changes: dict[str, Any], device: torch.device = CPU) -> Recipe:
     raw: dict[str, Any] = {"cache": "none", "hook": "h", "steps": NUM_STEPS, "batch_size": BATCH}
-    raw |= {"dead": {"after_tokens": 60}, "optimizer": {"lr": 3e-3}, "sparse_steps": "never"}
+    raw |= {"dead": {"after_tokens": 60}, "optimizer": {"lr": 3e-3}, "sparse_steps": "never", "screen": "never"}
     config = TrainConfig.parse(raw | changes).resolved(hook="h", num_rows=1000, device=device)
     return Recipe(config, D_IN, 1.1, device)
 

@@ -33,8 +33,11 @@ K: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_of(sae: str, penalties: list[str], d_in: int, d_sae: int, batch: int, sparse: str) -> Recipe:
+def recipe_of(
+    sae: str, penalties: list[str], d_in: int, d_sae: int, batch: int, sparse: str, screen: str = "never"
+) -> Recipe:
     raw: dict[str, Any] = {"cache": "none", "hook": "none", "steps": 100, "batch_size": batch, "sparse_steps": sparse}
+    raw["screen"] = screen
     raw["sae"] = {"name": sae, "d_sae": d_sae, **K.get(sae, {})}
     raw["penalties"] = [{"name": name, "weight": 0.1} for name in penalties]
     config = TrainConfig.parse(raw).resolved(hook="none", num_rows=batch, device=torch.device("cpu"))
@@ -76,11 +79,11 @@ from tests.train.test_memory_needs import recipe_of
 def mebibytes(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-sae, sparse, *shape = sys.argv[1:]
-small = recipe_of(sae, [], 64, 512, 600, sparse)
+sae, sparse, screen, *shape = sys.argv[1:]
+small = recipe_of(sae, [], 64, 512, 600, sparse, screen)
 train_step(small, fresh_state(small, initial_params(small)), torch.randn(600, 64))
 before = mebibytes("VmRSS")
-recipe = recipe_of(sae, [], *map(int, shape), sparse)
+recipe = recipe_of(sae, [], *map(int, shape), sparse, screen)
 state = fresh_state(recipe, initial_params(recipe))
 train_step(recipe, state, torch.randn(recipe.config.batch_size, recipe.d_in))
 print(mebibytes("VmHWM") - before)
@@ -88,18 +91,19 @@ print(mebibytes("VmHWM") - before)
 
 
 @pytest.mark.parametrize(
-    ("sae", "sparse", "shape"),
+    ("sae", "sparse", "screen", "shape"),
     [
-        ("relu", "never", (32, 16384, 2048)),
-        ("topk", "always", (512, 32768, 600)),
-        ("topk", "never", (256, 16384, 1024)),
+        ("relu", "never", "never", (32, 16384, 2048)),
+        ("topk", "always", "never", (512, 32768, 600)),
+        ("topk", "always", "always", (512, 32768, 600)),
+        ("topk", "never", "never", (256, 16384, 1024)),
     ],
 )
-def test_the_formula_is_what_the_system_counts(sae: str, sparse: str, shape: tuple[int, int, int]) -> None:
-    command = [sys.executable, "-c", RESIDENT, sae, sparse, *map(str, shape)]
+def test_the_formula_is_what_the_system_counts(sae: str, sparse: str, screen: str, shape: tuple[int, int, int]) -> None:
+    command = [sys.executable, "-c", RESIDENT, sae, sparse, screen, *map(str, shape)]
     measured = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 2**20
     d_in, d_sae, _ = shape
-    needed = memory_needs.HELD_PER_PARAMETER * 2 * d_in * d_sae + step_bytes(recipe_of(sae, [], *shape, sparse))
+    needed = memory_needs.HELD_PER_PARAMETER * 2 * d_in * d_sae + step_bytes(recipe_of(sae, [], *shape, sparse, screen))
     assert measured == pytest.approx(needed, rel=0.15)
 
 

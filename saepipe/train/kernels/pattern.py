@@ -73,6 +73,23 @@ class Pattern:
         columns = torch.cat([part.columns for part in parts])
         return cls(parts[0].num_columns, torch.cat([*starts, end]), columns, torch.cat(positions))
 
+    def only(self, entries: Tensor) -> Pattern:
+        """Returns the pattern of some of these entries, by their indices, int64 ascending, or by a bool mask."""
+        return Pattern.of_positions(self.positions[entries], self.num_rows, self.num_columns)
+
+    def largest(self, values: Tensor, num: int) -> Tensor:
+        """Returns the indices of each row's `num` largest values (num_entries,), int64 ascending.
+
+        Every row must have as many.
+        """
+        starts = self.row_starts.long()
+        place = torch.arange(self.num_entries, device=values.device) - starts[:-1].repeat_interleave(starts.diff())
+        width = int(starts.diff().max())
+        padded = values.new_full((self.num_rows, width), float("-inf"))
+        padded.view(-1).scatter_(0, self.rows.long() * width + place, values)
+        chosen = padded.topk(num, dim=1, sorted=False).indices
+        return (chosen.sort(dim=1).values + starts[:-1].unsqueeze(1)).flatten()
+
     def in_parts(self, edges: tuple[int, ...]) -> tuple[Pattern, Tensor]:
         """Splits the columns at `edges`, ascending, and gives each part rows of its own.
 
@@ -132,7 +149,8 @@ class Pattern:
     def dense_or(self, values: Tensor, other: float) -> Tensor:
         """Returns an array (num_rows, num_columns) with `values` (num_entries,) at the entries, `other` elsewhere."""
         flat = values.new_full((self.num_rows * self.num_columns,), other)
-        return flat.scatter(0, self.positions, values).view(self.num_rows, self.num_columns)
+        scattered = flat.scatter if values.requires_grad else flat.scatter_  # without a gradient, in one array
+        return scattered(0, self.positions, values).view(self.num_rows, self.num_columns)
 
 
 def true_positions(mask: Tensor) -> Tensor:

@@ -159,6 +159,22 @@ class Architecture(Component):
         """
         return self.pattern(params, pre_acts)
 
+    def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
+        """Returns which entries are `candidates`, if these are among them: a bool mask, or int64 indices, ascending.
+
+        Args:
+            params: all parameters.
+            entries: entries of some tokens (num_tokens, d_sae).
+            pre_acts: (num_entries,) their pre-activations.
+        """
+        candidates = self.candidates(params, entries.dense_or(pre_acts, float("-inf")))
+        assert candidates is not None, "there is a floor, so few entries are candidates"
+        return torch.searchsorted(entries.positions, candidates.positions)
+
+    def near_among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor | None:
+        """Returns `near` if only these entries can be; arguments as for `among`."""
+        return self.near(params, entries.dense_or(pre_acts, float("-inf"))) if self.estimates_slopes else None
+
     def chosen(self, candidates: Pattern, pre_acts: Tensor) -> tuple[Pattern, Tensor] | None:
         """Returns the active ones of a batch's candidates and their pre-activations (num_entries,).
 

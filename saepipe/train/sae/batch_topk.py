@@ -74,6 +74,9 @@ class BatchTopK(Architecture):
             return None
         return Pattern.of_mask(pre_acts > LIKELY * threshold)
 
+    def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
+        return pre_acts > LIKELY * params["threshold"]
+
     def chosen(self, candidates: Pattern, pre_acts: Tensor) -> tuple[Pattern, Tensor] | None:
         num_kept = self._num_kept(candidates.num_rows)
         if candidates.num_entries < num_kept:

@@ -76,33 +76,36 @@ def _by_pieces(
     """Finds the entries among the pre-activations of `PIECE` tokens at a time; None where that is impossible."""
     if keep is None or not (sae.in_pieces and sae.holds("in_pieces")):
         return None
-    screen = Screen.of(params["W_enc"], bias) if sae.holds("floor") and screens(screening, inputs) else None
+    screen = (
+        Screen.of(params["W_enc"], bias)
+        if sae.holds("floor") and screens(screening, inputs.device, inputs.dtype)
+        else None
+    )
     if len(inputs) <= PIECE and screen is None:
         return None
     patterns, values, kept, near = [], [], [], []
     for tokens in torch.split(inputs, PIECE):
-        screened = None if screen is None else screen.pre_acts(sae, params, tokens)
+        screened = None if screen is None else screen.entries(sae, params, tokens)
         if screened is None:
             screen = None  # the other tokens of the batch will have as many candidates
-        pre_acts = product(tokens, params["W_enc"], bias) if screened is None else screened
-        pattern = sae.candidates(params, pre_acts)
-        if pattern is None:
-            return None
+            pre_acts = product(tokens, params["W_enc"], bias)
+            pattern = sae.candidates(params, pre_acts)
+            if pattern is None:
+                return None
+            values.append(pattern.values_of(pre_acts))
+            kept.append(pre_acts.index_select(1, keep))
+            near.append(sae.near(params, pre_acts))
+        else:
+            chosen = sae.among(params, *screened)
+            pattern = screened[0].only(chosen)
+            values.append(screened[1][chosen])
+            kept.append(product(tokens, params["W_enc"].index_select(1, keep), bias[keep]))
+            near.append(sae.near_among(params, *screened))
         patterns.append(pattern)
-        values.append(pattern.values_of(pre_acts))
-        kept.append(_kept(pre_acts, tokens, params["W_enc"], bias, keep, screened=screened is not None))
-        near.append(sae.near(params, pre_acts))
-    chosen = sae.chosen(Pattern.stacked(patterns), torch.cat(values))
-    if chosen is None:
+    found = sae.chosen(Pattern.stacked(patterns), torch.cat(values))
+    if found is None:
         return None
-    return _Found(*chosen, PreActs(inputs, params["W_enc"], bias, keep, torch.cat(kept)), _joined(near))
-
-
-def _kept(pre_acts: Tensor, tokens: Tensor, W_enc: Tensor, bias: Tensor, keep: Tensor, *, screened: bool) -> Tensor:
-    """Returns the pre-activations of the latents to keep; those that a screen ruled out are computed."""
-    if screened and len(keep):
-        return product(tokens, W_enc.index_select(1, keep), bias[keep])
-    return pre_acts.index_select(1, keep)
+    return _Found(*found, PreActs(inputs, params["W_enc"], bias, keep, torch.cat(kept)), _joined(near))
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

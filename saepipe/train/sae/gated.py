@@ -48,6 +48,9 @@ class Gated(Architecture):
         acts = self.activate_at(params, gates, positions % pre_acts.shape[1])
         return positions[acts != 0], acts[acts != 0]
 
+    def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
+        return pre_acts > 0
+
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         return spread.new_zeros(())
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params, entries_above
 from saepipe.train.sae.straight_through import StraightThrough
 
@@ -67,6 +68,13 @@ class JumpReLU(Architecture):
 
     def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
         return entries_above(pre_acts, _value(params))
+
+    def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
+        return pre_acts > _value(params)[entries.columns]
+
+    def near_among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
+        marked = near(pre_acts, _value(params)[entries.columns], self.bandwidth)
+        return entries.dense_or(marked, False)
 
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         return _value(params) - self.bandwidth / 2  # entries whose slope is estimated lie down to there

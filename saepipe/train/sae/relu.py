@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params, entries_above
 
 
@@ -22,6 +23,9 @@ class ReLU(Architecture):
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()
+
+    def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
+        return pre_acts > 0
 
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         return spread.new_zeros(())

@@ -15,13 +15,13 @@ exceeds the architecture's floor are then computed in float32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.kernels.pattern import Pattern, true_positions
 from saepipe.train.kernels.pick import kernels_for
 from saepipe.train.sae.base import Architecture, Params
 
@@ -34,8 +34,14 @@ TINY = 2.0**-60
 SMALLEST_NORMAL = 2.0**-126
 """Processors take smaller factors of a bfloat16 product for zero."""
 
+OVERFLOW = 1e38
+"""Products of a token and a direction whose norms multiply to less have no sum that overflows."""
+
 MOST_CANDIDATES = 0.1
 """Share of the entries above which the whole product costs less than its entries one by one."""
+
+PREPARED = 1024
+"""Latents whose directions are rounded at a time."""
 
 Screening = Literal["auto", "always", "never"]
 
@@ -48,12 +54,12 @@ def multiplies_bfloat16_fast() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def screens(screening: Screening, inputs: Tensor) -> bool:
-    """True if the encoder's product of `inputs` is screened: float32 on a CPU that gains from it, or on demand.
+def screens(screening: Screening, device: torch.device, dtype: torch.dtype) -> bool:
+    """True if the encoder's products are screened: float32 on a CPU that gains from it, or on demand.
 
     Not on CUDA, where a product of bfloat16 factors may be summed in parts that are rounded to bfloat16.
     """
-    if screening == "never" or inputs.device.type != "cpu" or inputs.dtype != torch.float32:
+    if screening == "never" or device.type != "cpu" or dtype != torch.float32:
         return False
     return screening == "always" or multiplies_bfloat16_fast()
 
@@ -70,15 +76,21 @@ class Screen:
     @classmethod
     def of(cls, W_enc: Tensor, bias: Tensor) -> Screen:
         W = W_enc.T
-        rounded, slack = _rounded(W), 2 * (W.shape[1] + 8) * 2.0**-24
-        lost = _norm(W - rounded.float()) + slack * _norm(W)
+        (d_sae, d_in), slack = W.shape, 2 * (W.shape[1] + 8) * 2.0**-24
         high = bias.bfloat16()
         low = bias - high.float() + slack * bias.abs()
-        columns = [_above(_norm(W)), _above(lost), high, _above(low)]
-        return cls(W, bias, torch.cat([rounded, torch.stack(columns, dim=1)], dim=1), slack)
+        rounded = torch.empty(d_sae, d_in + 4, dtype=torch.bfloat16)
+        for start in range(0, d_sae, PREPARED):  # so that no second array of W's size is ever in memory
+            latents = slice(start, start + PREPARED)
+            part, factors, lengths = W[latents], rounded[latents, :d_in], _norm(W[latents])
+            factors.copy_(_rounded(part))
+            lost = _norm(part - factors.float()) + slack * lengths
+            columns = [_above(lengths), _above(lost), high[latents], _above(low[latents])]
+            rounded[latents, d_in:] = torch.stack(columns, dim=1)
+        return cls(W, bias, rounded, slack)
 
-    def pre_acts(self, sae: Architecture, params: Params, tokens: Tensor) -> Tensor | None:
-        """Returns the pre-activations of some tokens (num_tokens, d_sae) that may be entries, and -inf elsewhere.
+    def entries(self, sae: Architecture, params: Params, tokens: Tensor) -> tuple[Pattern, Tensor] | None:
+        """Returns what may be entries of some tokens (num_tokens, d_sae), and their pre-activations (num_entries,).
 
         None if too many may be: then the whole product costs less.
         """
@@ -87,14 +99,34 @@ class Screen:
         if floor is None:
             return None
         floor = floor.float()
-        # NaN, from sums that overflow, counts as a candidate. The floor is lowered by what rounding the bound took.
-        candidates = ~(upper < floor - ULP * floor.abs())
-        positions = candidates.flatten().nonzero().squeeze(1)
+        # The floor is lowered by what rounding the bound took.
+        positions = true_positions(self._reaching(upper, floor - ULP * floor.abs(), tokens))
         if len(positions) > MOST_CANDIDATES * upper.numel():
             return None
         pattern = Pattern.of_positions(positions, *upper.shape)
         values = kernels_for(tokens.device, tokens.dtype).sampled(pattern, tokens, self.W)
-        return pattern.dense_or(values + self.bias[pattern.columns], float("-inf"))
+        return pattern, values + self.bias[pattern.columns]
+
+    def pre_acts(self, sae: Architecture, params: Params, tokens: Tensor) -> Tensor | None:
+        """Returns the pre-activations of `entries` as an array (num_tokens, d_sae), -inf elsewhere."""
+        found = self.entries(sae, params, tokens)
+        return None if found is None else found[0].dense_or(found[1], float("-inf"))
+
+    def _reaching(self, upper: Tensor, floor: Tensor, tokens: Tensor) -> Tensor:
+        """Marks the upper bounds (num_tokens, d_sae) that are not below a floor; NaN, from sums that overflow, too."""
+        length = _norm(tokens).max() if len(tokens) else tokens.new_zeros(())
+        largest = length * self._longest + self.bias.abs().max()
+        if not (float(largest) < OVERFLOW and bool((floor >= 0).all())):
+            return (upper < floor).logical_not_()
+        # Without NaN, positive numbers are ordered like their bits, which are compared several times as fast. What they
+        # are compared with is cut off after 16 bits, so it is not above the floor.
+        bits = (floor.view(torch.int32) >> 16).to(torch.int16)
+        return torch.from_numpy(upper.view(torch.int16).numpy() >= bits.numpy())
+
+    @cached_property
+    def _longest(self) -> Tensor:
+        """The largest norm of an encoder direction, or somewhat more."""
+        return self.rounded[:, -4].max().float()
 
     def _bounds(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Returns upper bounds of all pre-activations, and how far below the true ones can be, (num_tokens, 1)."""

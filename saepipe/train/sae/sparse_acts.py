@@ -71,7 +71,11 @@ def encode_sparse(sae: Architecture, params: Params, x: Tensor, screening: Scree
         return SparseActs.stacked([SparseActs.of(acts) for acts in parts])
     inputs, bias = sae.encoder_input(params, x)
     # To prepare a screen costs several passes over W_enc, which few tokens do not repay.
-    if sae.holds("floor") and screens(screening, inputs) and (screening == "always" or len(x) >= num_tokens):
+    if (
+        sae.holds("floor")
+        and screens(screening, inputs.device, inputs.dtype)
+        and (screening == "always" or len(x) >= num_tokens)
+    ):
         return SparseActs.stacked(list(_screened(sae, params, inputs, bias)))
     if sae.elementwise and d_sae > num_latents:
         return SparseActs.stacked([_by_blocks(sae, params, part, bias) for part in torch.split(inputs, num_tokens)])

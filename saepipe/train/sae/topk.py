@@ -14,6 +14,9 @@ from saepipe.train.sae.base import Architecture, Params
 ROUNDING = 2.0**-8
 """Relative error of an upper bound, which is a bfloat16."""
 
+GROUP = 16
+"""Latents of which only the largest upper bound is compared with those of other groups."""
+
 
 class TopK(Architecture):
     """acts = max(pre_acts, 0) at each token's k largest pre-activations, 0 elsewhere."""
@@ -45,9 +48,23 @@ class TopK(Architecture):
         acts = pattern.values_of(pre_acts).relu()
         return pattern.positions[acts != 0], acts[acts != 0]
 
+    def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
+        return entries.largest(pre_acts, self.k)
+
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
-        kth = upper.topk(self.k, dim=1, sorted=False).values.amin(1, keepdim=True).float()
+        kth = self._at_most_kth(upper).float()
         return kth - ROUNDING * kth.abs() - spread
+
+    def _at_most_kth(self, values: Tensor) -> Tensor:
+        """Returns a number that at least k values of each row (num_rows, num_columns) reach, (num_rows, 1).
+
+        If there are many columns, the k-th largest of the maxima of groups: they are few, and it is hardly smaller than
+        that of all.
+        """
+        num_groups = values.shape[1] // GROUP
+        if num_groups >= 4 * self.k:
+            values = values[:, : num_groups * GROUP].view(len(values), GROUP, num_groups).amax(1)
+        return values.topk(self.k, dim=1, sorted=False).values.amin(1, keepdim=True)
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()

@@ -173,7 +173,7 @@ def test_the_rule(
     screening: Any, dtype: torch.dtype, fast: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(screen_module, "multiplies_bfloat16_fast", lambda: fast)
-    assert screens(screening, torch.zeros(1, dtype=dtype)) is expected
+    assert screens(screening, torch.device("cpu"), dtype) is expected
 
 
 def test_the_processor_is_asked() -> None:

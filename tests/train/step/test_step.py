@@ -92,7 +92,7 @@ def test_a_sparse_step_waits_only_for_the_number_of_entries(
     monkeypatch.setattr(BatchTopK, "candidates", lambda *_: None)
     monkeypatch.setattr(pattern, "true_positions", lambda mask: mask.flatten().nonzero().squeeze(1))
     sae = {"name": name, "d_sae": 40, **K.get(name, {})}
-    assert waits_of_a_step(config, sae=sae, penalties=[], sparse_steps="always") == expected
+    assert waits_of_a_step(config, sae=sae, penalties=[], sparse_steps="always", screen="never") == expected
 
 
 def test_waits_are_recorded(config: Make) -> None:
