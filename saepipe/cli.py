@@ -45,7 +45,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 
 Stage = Literal["harvest", "train", "evaluate", "validate"]
-Theirs = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope"]
+Theirs = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope", "llama-scope", "qwen-scope"]
 Target = Literal["saelens", "dictionary_learning", "sparsify", "circuit-tracer", "neuronpedia", "delphi"]
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of settings; defaults if omitted.")]
@@ -423,8 +423,12 @@ def import_(
     name: Annotated[str | None, typer.Option(help="Name of the variant; default: the source's name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Training seed, if the source does not give it.")] = None,
     model: Annotated[str | None, typer.Option(help="The source's name for the cache's model, if it differs.")] = None,
+    k: Annotated[int | None, typer.Option(help="Active latents per token, if qwen-scope's path lacks them.")] = None,
+    activation_norm: Annotated[
+        float | None, typer.Option(help="Mean norm of its training activations, if llama-scope's files lack it.")
+    ] = None,
     allow_pickle_format: Annotated[
-        bool, typer.Option("--allow-pickle-format", help="Read dictionary_learning's ae.pt, which can hold code.")
+        bool, typer.Option("--allow-pickle-format", help="Read a .pt file, which can hold code, as plain tensors.")
     ] = False,
     format_: FormatOption = "human",
 ) -> None:
@@ -443,6 +447,8 @@ def import_(
         name=name,
         seed=seed,
         model=model,
+        k=k,
+        activation_norm=activation_norm,
         allow_pickle_format=allow_pickle_format,
     )
     run = open_run(imported)

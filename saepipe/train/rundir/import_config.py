@@ -8,7 +8,7 @@ from typing import Any, Literal
 from saepipe.data.config.base import Config, fingerprint
 from saepipe.data.config.bounds import Seed
 
-Library = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope"]
+Library = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope", "llama-scope", "qwen-scope"]
 
 
 class ImportConfig(Config):
@@ -29,12 +29,14 @@ class ImportConfig(Config):
     """hook that a transcoder reconstructs"""
     said: dict[str, Any]
     """the source's own config"""
+    activation_norm: float | None = None
+    """mean norm of the activations that it was trained on, if it was given because the source does not say it"""
 
     def identity(self) -> dict[str, Any]:
-        """Returns what makes the run what it is: the content of its source, without its path, and the hook."""
+        """Returns what makes the run what it is: its source's content, without the path, its hook, and a given norm."""
         plain = self.to_dict()
-        keys = ("imported", "files", "name", "seed", "sae", "hook", *(("target",) if self.target else ()))
-        return {key: plain[key] for key in keys}
+        given = [key for key in ("target", "activation_norm") if plain[key] is not None]
+        return {key: plain[key] for key in ("imported", "files", "name", "seed", "sae", "hook", *given)}
 
     def run_id(self, cache_fingerprint: str) -> str:
         return fingerprint({"cache": cache_fingerprint, "config": self.identity()})

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -18,19 +18,38 @@ from saepipe.data.config.slug import slug
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
-from saepipe.train.formats import dictionary_learning, gemma_scope, pickle_format, saelens, sparsify
+from saepipe.train.formats import (
+    dictionary_learning,
+    gemma_scope,
+    llama_scope,
+    pickle_format,
+    qwen_scope,
+    saelens,
+    sparsify,
+)
 from saepipe.train.formats.rewrites import decoder_norms
 from saepipe.train.formats.source import Source
 from saepipe.train.rundir import run_files
 from saepipe.train.rundir.import_config import ImportConfig, Library
 
-READERS: dict[Library, Callable[[Path], Source]] = {
+READERS: dict[Library, Callable[..., Source]] = {
     "saelens": saelens.source,
     "dictionary_learning": dictionary_learning.source,
     "sparsify": sparsify.source,
     "gemma-scope": gemma_scope.source,
+    "llama-scope": llama_scope.source,
+    "qwen-scope": qwen_scope.source,
 }
 assert READERS.keys() == set(get_args(Library))
+
+PICKLES: dict[Library, Callable[[Path], Path]] = {
+    "dictionary_learning": lambda path: path / dictionary_learning.WEIGHTS,
+    "qwen-scope": qwen_scope.weights_file,
+}
+"""Libraries that save in torch's pickle format, and their file in a given path."""
+
+TAKES: dict[str, Library] = {"k": "qwen-scope", "activation_norm": "llama-scope"}
+"""Facts that only one library's files can lack."""
 
 
 def import_sae(
@@ -44,6 +63,8 @@ def import_sae(
     name: str | None = None,
     seed: int | None = None,
     model: str | None = None,
+    k: int | None = None,
+    activation_norm: float | None = None,
     allow_pickle_format: bool = False,
 ) -> Path:
     """Makes a finished run from another library's SAE; if `out` already holds that run, it is left as it is.
@@ -58,7 +79,11 @@ def import_sae(
         name: name of the variant; by default the source's own.
         seed: seed of its training, if the source does not say.
         model: the source's name for the cache's model, if the two names differ.
-        allow_pickle_format: read a file in torch's pickle format, in a process of its own; dictionary_learning's only.
+        k: active latents per token, if the source does not say; Qwen-Scope's only.
+        activation_norm: mean norm of the activations that it was trained on, if the source does not say; Llama Scope's
+            only.
+        allow_pickle_format: read a file in torch's pickle format, in a process of its own; dictionary_learning's and
+            Qwen-Scope's only.
 
     Returns:
         `out`.
@@ -67,7 +92,8 @@ def import_sae(
         ConfigError: if the source is not in the library's format, or contradicts an argument or the cache.
         CorruptDataError: if a file of the source cannot be read, or a parameter is not finite.
     """
-    source, opened = read_source(path, library, allow_pickle_format), Cache.open(cache)
+    facts = {name: value for name, value in (("k", k), ("activation_norm", activation_norm)) if value is not None}
+    source, opened = read_source(path, library, allow_pickle_format, facts), Cache.open(cache)
     check_finite(source, path)
     check_model(source, opened, path, model)
     config = ImportConfig.parse(
@@ -82,6 +108,7 @@ def import_sae(
             "hook": _resolve_hook(source, opened, path, hook),
             "target": _resolve_target(source, opened, path, target),
             "said": source.config,
+            "activation_norm": activation_norm,
         },
         source=str(path),
     )
@@ -92,13 +119,20 @@ def import_sae(
     return out
 
 
-def read_source(path: Path, library: Library, allow_pickle_format: bool = False) -> Source:
-    """Reads an SAE with its library's reader; raises as `import_sae` does."""
-    if library != "dictionary_learning" or not allow_pickle_format:
-        return READERS[library](path)
+def read_source(
+    path: Path, library: Library, allow_pickle_format: bool = False, facts: Mapping[str, Any] | None = None
+) -> Source:
+    """Reads an SAE with its library's reader, given what its files do not say; raises as `import_sae` does."""
+    facts = facts or {}
+    for name in facts:
+        if TAKES[name] != library:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} is for {TAKES[name]}; {library} says it itself", hint=f"leave out {option}")
+    if library not in PICKLES or not allow_pickle_format:
+        return READERS[library](path, **facts)
     with tempfile.TemporaryDirectory(prefix="saepipe-") as folder:
-        weights = pickle_format.convert(path / dictionary_learning.WEIGHTS, Path(folder) / "ae.safetensors")
-        return dictionary_learning.source(path, weights)
+        weights = pickle_format.convert(PICKLES[library](path), Path(folder) / "weights.safetensors")
+        return READERS[library](path, weights=weights, **facts)
 
 
 def check_finite(source: Source, path: Path) -> None:

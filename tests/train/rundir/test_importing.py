@@ -22,6 +22,7 @@ from helpers.other_libraries import (
     write_sparsify,
     write_trainer,
 )
+from helpers.scopes import NORM, llama_scope_values, qwen_values, write_llama_scope, write_qwen_scope
 from saepipe.cli import Theirs, main
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError
@@ -184,6 +185,43 @@ def test_gemma_scope_2_is_recognised_by_its_files(tmp_path: Path, tiny_cache: Pa
     run = import_sae(folder, "gemma-scope", tiny_cache, tmp_path / "run", model="gemma-3-1b-pt")
     assert isinstance(config := open_run(run).config, ImportConfig)
     assert (config.hook, config.files.keys()) == (HOOK, {"params.safetensors", "config.json"})
+
+
+def test_llama_scope_with_a_norm_that_was_given(tmp_path: Path, tiny_cache: Path) -> None:
+    """The norm changes the parameters, so it changes the id; a number that the files say themselves does not."""
+    folder = write_llama_scope(tmp_path / "L1R", dataset_average_activation_norm=None)
+    run = open_run(import_sae(folder, "llama-scope", tiny_cache, tmp_path / "run", activation_norm=NORM))
+    assert isinstance(run.config, ImportConfig)
+    assert (run.config.activation_norm, run.config.files.keys()) == (NORM, {"final.safetensors", "hyperparams.json"})
+    other = import_sae(folder, "llama-scope", tiny_cache, tmp_path / "other", activation_norm=2 * NORM)
+    assert run.config.run_id("") != open_run(other).config.run_id("")
+    x = randn(200, D_IN, seed=8)
+    torch.testing.assert_close(load(tmp_path / "run").encode(x), llama_scope_values(folder, x)[0])
+    said = import_sae(write_llama_scope(tmp_path / "says"), "llama-scope", tiny_cache, tmp_path / "said")
+    assert "activation_norm" not in load(said).metadata["saepipe"]
+
+
+def test_qwen_scope_with_a_k_that_was_given(tmp_path: Path, tiny_cache: Path) -> None:
+    file = write_qwen_scope(tmp_path / "mine" / "layer1.sae.pt")
+    with pytest.raises(ConfigError, match="can hold code"):
+        import_sae(file, "qwen-scope", tiny_cache, tmp_path / "run", k=6)
+    with pytest.raises(ConfigError, match="does not say k"):
+        import_here(file, "qwen-scope", tiny_cache, tmp_path / "run")
+    run = open_run(import_here(file.parent, "qwen-scope", tiny_cache, tmp_path / "run", k=6))
+    assert (run.variant, run.hook, run.settings["sae"]) == ("layer_1", HOOK, {"name": "topk", "d_sae": D_SAE, "k": 6})
+    x = randn(200, D_IN, seed=8)
+    torch.testing.assert_close(load(tmp_path / "run").encode(x), qwen_values(x, 6)[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"k": 6}, "--k is for qwen-scope"), ({"activation_norm": 2.0}, "--activation-norm is for llama-scope")],
+)
+def test_a_fact_that_the_library_says_itself_is_refused(
+    source: Path, tiny_cache: Path, tmp_path: Path, given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{words}; dictionary_learning says it itself"):
+        import_here(source, "dictionary_learning", tiny_cache, tmp_path / "run", **given)
 
 
 def test_the_command(source: Path, tiny_cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
