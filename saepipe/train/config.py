@@ -56,11 +56,33 @@ class OptimizerConfig(Config):
 
 
 class InitConfig(Config):
-    """W_dec: random unit rows. W_enc = encoder_scale * W_dec.T. b_enc = 0. b_dec: from the first rows of the stream."""
+    """W_dec: random unit rows. W_enc = encoder_scale * W_dec.T. b_enc = 0. b_dec: from the first rows of the stream.
 
+    With `from`, all parameters are those of another run's SAE instead.
+    """
+
+    source: Path | None = Field(
+        None,
+        alias="from",
+        description="finished run, trained or imported, from whose SAE training starts; {seed} stands for the run's "
+        "seed",
+    )
+    model: str | None = Field(None, description="model of the SAE in `from`, if it is not the cache's by name")
+    weights: str | None = Field(None, description="digest of the weights in `from`; written by saepipe")
     b_dec: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
     b_dec_rows: Annotated[Count, Field(ge=1, le=2**22)] = 16_384
     encoder_scale: float = Field(0.25, gt=0)
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        fields, own = type(self).model_fields, ("b_dec", "b_dec_rows", "encoder_scale")
+        if self.source is None:
+            unused = [name for name in ("model", "weights") if getattr(self, name) is not None]
+            if unused:
+                raise ValueError(f"{unused[0]} is about the SAE in `from`, which is not given")
+        elif unused := [name for name in own if getattr(self, name) != fields[name].default]:
+            raise ValueError(f"{unused[0]} has no effect with `from`, which sets all parameters; leave it out")
+        return self
 
 
 class SkipConfig(Config):

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 
 from saepipe.data.batches.stream import BatchStream
+from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.health import Finding, Health, errors, unusable
 from saepipe.data.terminal.progress import Progress
 from saepipe.train.config import labels
@@ -25,7 +26,9 @@ from saepipe.train.rundir.metrics_log import MetricsLog
 from saepipe.train.rundir.process_log import log_process
 from saepipe.train.rundir.resume_point import remove_partial_files, resume_point
 from saepipe.train.rundir.run_files import CHECKPOINTS, METRICS
-from saepipe.train.sae.transcoder import split_rows
+from saepipe.train.rundir.starting_sae import starting_params
+from saepipe.train.sae.base import Params
+from saepipe.train.sae.transcoder import centered, split_rows
 from saepipe.train.step.init import center
 from saepipe.train.step.loss import RECONSTRUCTION
 from saepipe.train.step.measure import Measurement
@@ -164,7 +167,8 @@ class LiveRun:
         """Judges the trained run by every rule, and commits it unless it is unusable."""
         recipe, folder = self.planned.recipe, self.planned.folder
         others = run_folder.finished_beside(folder, self.progress.say)
-        health = judge(recipe, self.state, self.log.lines, self.planned.cache, run_folder.twin(folder), others)
+        twin = run_folder.twin(folder)
+        health = judge(recipe, self.state, self._start(), self.log.lines, self.planned.cache, twin, others)
         health = replace(health, findings=(*self.early_findings, *health.findings))
         health.write(folder)
         self.report(health.findings)
@@ -172,17 +176,34 @@ class LiveRun:
             run_folder.finish(folder, recipe, self.state, self.header, self.metadata)
         self.trackers.end(ok=not self.fatal)
 
+    def _start(self) -> Params | None:
+        """Returns the parameters at step 0 but for b_dec; None, and says so, if the SAE it started from is gone."""
+        recipe = self.planned.recipe
+        if recipe.config.init.source is None:
+            return initial_params(recipe)
+        try:
+            return starting_params(recipe)
+        except (CorruptDataError, OSError) as error:
+            self.progress.say(f"{self.planned.folder}: H8 does not apply: {error}")
+            return None
+
 
 def first_state(recipe: Recipe, stream: BatchStream) -> TrainState:
-    """Returns the state at step 0, with b_dec (a transcoder's b_in too) at a centre of the stream's first rows."""
-    init = recipe.config.init
+    """Returns the state at step 0, with b_dec (a transcoder's b_in too) at a centre of the stream's first rows.
+
+    With `init.from`, it is that SAE's state, with only b_in, which the SAE's files do not keep, at such a centre.
+    """
+    init, transcoder = recipe.config.init, recipe.target is not None
+    params = initial_params(recipe) if init.source is None else starting_params(recipe)
+    if init.b_dec == "zeros" or (init.source is not None and not transcoder):
+        return fresh_state(recipe, params)
     num_rows = min(init.b_dec_rows, stream.num_rows)
-    params = initial_params(recipe)
-    if init.b_dec != "zeros":
-        batches = zip(stream.batches(), range(-(-num_rows // stream.batch_size)), strict=False)
-        rows = torch.cat([batch for batch, _ in batches])[:num_rows]
-        x, target = split_rows(recipe.scaled(rows), recipe.d_in)
-        params["b_dec"] = center(target, init.b_dec)
-        if recipe.target is not None:
-            params["b_in"] = center(x, init.b_dec)
+    batches = zip(stream.batches(), range(-(-num_rows // stream.batch_size)), strict=False)
+    rows = torch.cat([batch for batch, _ in batches])[:num_rows]
+    x, target = split_rows(recipe.scaled(rows), recipe.d_in)
+    if init.source is not None:
+        return fresh_state(recipe, centered(params, center(x, init.b_dec).cpu()))
+    params["b_dec"] = center(target, init.b_dec)
+    if transcoder:
+        params["b_in"] = center(x, init.b_dec)
     return fresh_state(recipe, params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.disk import require_room
-from saepipe.train.config import TrainConfig
+from saepipe.train.config import InitConfig, TrainConfig
+from saepipe.train.rundir.starting_sae import resolve_start
 from saepipe.train.step.state import Recipe, Target
 from saepipe.train.variants import Variant, expand
 
@@ -48,6 +49,7 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
     device = pick_device(config.device)
     variants = expand(config)
     caches = {path: Cache.open(path) for path in {variant.config.cache for variant in variants}}
+    starts: dict[str, InitConfig] = {}  # each SAE that runs start from is read once
     planned = []
     for variant in variants:
         cache = caches[variant.config.cache]
@@ -56,6 +58,10 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
         recipe = Recipe(
             resolved, cache.widths[hook], _scale(resolved, cache, hook), device, _target(resolved, cache, hook)
         )
+        if resolved.init.source is not None:
+            key = repr((resolved.init, resolved.seed, resolved.sae, resolved.read_hooks, resolved.skip, cache.path))
+            starts[key] = starts.get(key) or resolve_start(recipe, cache)
+            recipe = replace(recipe, config=resolved.model_copy(update={"init": starts[key]}))
         planned.append(Planned(variant, recipe, cache, out / variant.folder))
     return planned
 

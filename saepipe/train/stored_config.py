@@ -62,8 +62,19 @@ class StoredConfig(Config):
 
 def stored_identity(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what makes the run what it is, from its resolved `TrainConfig` as plain data."""
-    return {
+    identity = {
         key: value
         for key, value in plain.items()
         if key not in OUTSIDE_THE_ID and not (key in LATER_KEYS and value == LATER_KEYS[key])
     }
+    return identity | ({"init": _stored_start(init)} if isinstance(init := plain.get("init"), Mapping) else {})
+
+
+def _stored_start(init: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `init` with an SAE that training starts from by its weights; by its path until these are known.
+
+    Without such an SAE the keys are those of versions that could not start from one.
+    """
+    start = {key: init[key] for key in ("weights", "from") if init.get(key) is not None}
+    own = {key: value for key, value in init.items() if key not in ("from", "model", "weights")}
+    return own | dict([*start.items()][:1])

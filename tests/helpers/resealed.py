@@ -33,7 +33,7 @@ def replace_file(folder: Path, name: str, data: bytes, **entry: Any) -> None:
 
     def change(lines: list[artifact.Line]) -> None:
         for line in lines:
-            if name in line["files"]:
+            if name in line.get("files", {}):
                 line["files"][name] |= artifact.digest_bytes(data) | entry
 
     reseal(folder, change)

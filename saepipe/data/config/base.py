@@ -86,14 +86,14 @@ class Config(BaseModel):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data, including all defaults."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
     def stated(self, prefix: str = "") -> Iterator[str]:
         """Yields the dotted keys that do not have their defaults, and those of the names of components."""
         fields = type(self).model_fields
         for key, value in self:
             if key == "name" or value != fields[key].get_default(call_default_factory=True):
-                yield from _stated(value, f"{prefix}{key}")
+                yield from _stated(value, f"{prefix}{fields[key].alias or key}")
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
@@ -192,7 +192,7 @@ def _valid_keys(cls: type[Config], raw: Any, path: Sequence[str | int]) -> list[
             classes = list(config_classes(field.annotation))
         if classes and isinstance(raw, Mapping):
             classes = [candidate.class_for(raw) for candidate in classes]
-    return list(classes[0].model_fields) if classes else []
+    return [field.alias or name for name, field in classes[0].model_fields.items()] if classes else []
 
 
 def _children(raw: Any) -> Iterable[tuple[str | int, Any]]:

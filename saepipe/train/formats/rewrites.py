@@ -10,8 +10,8 @@ from saepipe.train.sae.base import Params
 COLUMNS = 8192
 """Latents at a time, since a float64 copy of a whole encoder might not fit in memory."""
 
-_UNSCALED = frozenset({"b_dec", "r_mag"})
-"""Vectors that do not scale with the activations."""
+_UNSCALED = frozenset({"b_dec", "r_mag", "b_in", "W_skip"})
+"""Parameters that do not scale with the activations of latents."""
 
 
 def b_dec_subtracted(params: Params) -> Params:

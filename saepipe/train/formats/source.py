@@ -49,6 +49,11 @@ class Source:
         return is_transcoder(self.params)
 
 
+def short_name(model: str) -> str:
+    """Returns the last part of a model's name, in lower case: `gemma-2-2b` of `google/gemma-2-2b`."""
+    return model.rstrip("/").rpartition("/")[2].lower()
+
+
 def require_file(path: Path) -> Path:
     """Returns the path of a file that an SAE needs; raises ConfigError if it does not exist."""
     if not path.is_file():

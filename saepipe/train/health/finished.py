@@ -19,13 +19,13 @@ def check_finite(state: TrainState) -> list[Finding]:
     return [Finding.measured("H7", "error", pattern, state.step)] if broken else []
 
 
-def check_finished(recipe: Recipe, state: TrainState, initial: Params) -> list[Finding]:
-    """H6, H7, H8 and H14 of a run after its last step; `initial` holds its parameters before b_dec was set."""
+def check_finished(recipe: Recipe, state: TrainState, initial: Params | None) -> list[Finding]:
+    """H6, H7, H8 and H14 of a run after its last step; `initial`: its parameters before b_dec was set, if known."""
     limits = recipe.config.health
     return [
         *check_steps(state.step, recipe.num_steps),
         *check_finite(state),
-        *check_moved(initial, state.params, limits.least_move),
+        *(check_moved(initial, state.params, limits.least_move) if initial else []),
         *check_unit_rows(state.params["W_dec"], limits.unit_tolerance),
     ]
 

@@ -14,8 +14,9 @@ from saepipe.train.health.finished import check_finished
 from saepipe.train.health.log_lines import Line, audit, check_log
 from saepipe.train.health.twins import Twin, check_twins
 from saepipe.train.penalties.l0 import L0
+from saepipe.train.sae.base import Params
 from saepipe.train.schedule import controllers
-from saepipe.train.step.state import Recipe, TrainState, initial_params
+from saepipe.train.step.state import Recipe, TrainState
 
 
 def doubts(config: TrainConfig) -> list[Finding]:
@@ -34,20 +35,27 @@ def check_commits(commits: Sequence[str]) -> list[Finding]:
 
 
 def judge(
-    recipe: Recipe, state: TrainState, lines: Sequence[Line], cache: Cache, twin: Twin, others: Iterable[Twin]
+    recipe: Recipe,
+    state: TrainState,
+    initial: Params | None,
+    lines: Sequence[Line],
+    cache: Cache,
+    twin: Twin,
+    others: Iterable[Twin],
 ) -> Health:
     """Applies every rule to a run that has done its last step.
 
     Args:
         recipe: of the run.
         state: after the last step.
+        initial: parameters at step 0, but for b_dec; None if they are not known any more.
         lines: of metrics.jsonl.
         cache: that it was trained on.
         twin: its name and config.
         others: finished runs to compare it with.
     """
     config, limits = recipe.config, recipe.config.health
-    findings = check_finished(recipe, state, initial_params(recipe))
+    findings = check_finished(recipe, state, initial)
     if unusable(findings):
         return Health(tuple(findings))
     sae, params = config.sae.inference({name: value.detach() for name, value in state.all_params.items()})

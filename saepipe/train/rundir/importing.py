@@ -28,7 +28,7 @@ from saepipe.train.formats import (
     sparsify,
 )
 from saepipe.train.formats.rewrites import decoder_norms
-from saepipe.train.formats.source import Source
+from saepipe.train.formats.source import Source, short_name
 from saepipe.train.rundir import run_files
 from saepipe.train.rundir.import_config import ImportConfig, Library
 
@@ -144,15 +144,11 @@ def check_finite(source: Source, path: Path) -> None:
 def check_model(source: Source, cache: Cache, path: Path, model: str | None) -> None:
     """Raises ConfigError unless the source's model has the name of the cache's, by its last part."""
     ours = str(cache.attributes["model"]["id"])
-    if source.model and _short(source.model) not in (_short(ours), _short(model or ours)):
+    if source.model and short_name(source.model) not in (short_name(ours), short_name(model or ours)):
         raise ConfigError(
             f"{path} was trained on {source.model}, but {cache.path} was made with {ours}",
             hint=f"use a cache of that model, or --model {source.model} if both names mean the same model",
         )
-
-
-def _short(model: str) -> str:
-    return model.rstrip("/").rpartition("/")[2].lower()
 
 
 def _resolve_hook(source: Source, cache: Cache, path: Path, given: str | None) -> str:

@@ -239,6 +239,10 @@ class Architecture(Component):
         """Returns the SAE to save: an architecture whose `activate` needs no batch, and its parameters."""
         return self, params
 
+    def training_params(self, sae: Architecture, params: Params) -> Params | None:
+        """Inverts `inference`: returns the parameters of which that gives `sae` and `params`, or None if none does."""
+        return params if sae.name == self.name else None
+
     def unscaled(self, params: Params, scale: float) -> Params:
         """Returns parameters for raw x that are equivalent to `params` for scale * x.
 

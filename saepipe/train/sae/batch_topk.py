@@ -102,5 +102,11 @@ class BatchTopK(Architecture):
     def inference(self, params: Params) -> tuple[Architecture, Params]:
         return JumpReLU(d_sae=self.d_sae), {**params, "threshold": self.threshold(params)}
 
+    def training_params(self, sae: Architecture, params: Params) -> Params | None:
+        """Takes the one threshold of all latents; None if they have several, which no BatchTopK has."""
+        if not isinstance(sae, JumpReLU) or (params["threshold"] != params["threshold"][0]).any():
+            return None
+        return {**params, "threshold": params["threshold"][0]}
+
     def unscaled(self, params: Params, scale: float) -> Params:
         return {**super().unscaled(params, scale), "threshold": params["threshold"] / scale}

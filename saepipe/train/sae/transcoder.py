@@ -77,5 +77,10 @@ def center_folded(params: Params) -> Params:
     return folded
 
 
+def centered(params: Params, b_in: Tensor) -> Params:
+    """Returns equivalent parameters with this `b_in`, from those with a `b_in` of zeros; inverts `center_folded`."""
+    return {**center_folded({**params, "b_in": -b_in}), "b_in": b_in}
+
+
 def _less(vector: Tensor, shift: Tensor) -> Tensor:
     return (vector.double() - shift).to(vector.dtype)

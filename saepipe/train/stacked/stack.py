@@ -283,8 +283,9 @@ def why_not_stackable(recipe: Recipe) -> str | None:
 
 
 def structure(recipe: Recipe) -> Any:
-    """Returns the config without seeds, learning rate and values of settings; equal ones can be stacked."""
+    """Returns the config without seeds, start, learning rate and values of settings; equal ones can be stacked."""
     raw = recipe.config.identity() | {"seed": 0, "data_seed": 0}
+    raw["init"] = {key: value for key, value in raw["init"].items() if key != "weights"}
     raw["optimizer"] = {key: value for key, value in raw["optimizer"].items() if key not in MOVING}
     raw["penalties"] = [
         {key: value for key, value in penalty.to_dict().items() if key not in penalty.settings()}

@@ -74,6 +74,12 @@ class Recipe:
             return self.config.sae.unscaled(params, self.scale)
         return in_raw_units(self.config.sae, params, self.scale, self.target.scale)
 
+    def in_run_units(self, params: Params) -> Params:
+        """Inverts `in_raw_units`: returns the run's parameters that are equivalent to those for raw activations."""
+        if self.target is None:
+            return self.config.sae.unscaled(params, 1 / self.scale)
+        return in_raw_units(self.config.sae, params, 1 / self.scale, 1 / self.target.scale)
+
 
 @dataclass
 class TrainState:
