@@ -23,6 +23,7 @@ from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.local_rows import split_suffix
 from saepipe.harvest.model_config import ModelConfig
 
+AUTO = "auto"
 _NEVER = object()
 _MOST_CONTEXTS = 2**16
 
@@ -120,8 +121,11 @@ class HarvestConfig(Config):
     heldout_share: float = Field(0.05, ge=0, lt=1, description="share of documents, chosen by a hash of their text")
     context_size: int = Field(128, ge=2, le=2**20)
     batch_size: BatchSize = Field(32, description="contexts per forward pass; `auto` is by device and free memory")
-    bos: Literal["documents", "windows"] = Field(
-        "documents", description="BOS starts every window; with `documents`, it also separates documents"
+    bos: Literal["documents", "windows", "none"] = Field(
+        "documents", description="BOS starts every window; `documents`: it also separates documents; `none`: no BOS"
+    )
+    bos_token: str = Field(
+        AUTO, min_length=1, description="token used as BOS; `auto`: the tokenizer's BOS, or EOS if it has none"
     )
     drop_norm_above: float | None = Field(
         None, gt=1, description="leave out rows whose norm exceeds this many medians (of the first batch)"
@@ -146,10 +150,18 @@ class HarvestConfig(Config):
         return hooks
 
     @model_validator(mode="after")
-    def _check_shards(self) -> HarvestConfig:
+    def _check(self) -> HarvestConfig:
         if self.shard_rows % self.chunk_rows:
             raise ValueError(f"shard_rows {self.shard_rows} is not a multiple of chunk_rows {self.chunk_rows}")
+        if self.bos == "none" and self.bos_token != AUTO:
+            raise ValueError(f"bos_token {self.bos_token!r} is never used with bos: none; use documents or windows")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_keys(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves out `bos_token` at its default, so that settings equal those of earlier versions."""
+        plain: dict[str, Any] = serialise(self)
+        return {key: value for key, value in plain.items() if (key, value) != ("bos_token", AUTO)}
 
     @property
     def hook_points(self) -> list[HookPoint]:

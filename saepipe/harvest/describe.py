@@ -17,6 +17,7 @@ from saepipe.harvest.attention import check_attention
 from saepipe.harvest.chat import ChatText
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel
+from saepipe.harvest.openings import measure_openings, measured_size
 from saepipe.harvest.row_source import RowSource
 from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.text import read_documents, resolve_revision
@@ -49,7 +50,7 @@ def make_windows(
         read_documents(config.dataset, revision, nulls=nulls, chat=chat or chat_text(config, lm)),
         lm.tokenizer,
         context_size=config.context_size,
-        bos_id=lm.bos_id,
+        bos_id=None if config.bos == "none" else lm.bos_id,
         separate=config.bos == "documents",
         heldout_share=config.heldout_share,
     )
@@ -110,14 +111,21 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
         **make_layout(config, lm).describe_widths(),
         "context_size": config.context_size,
         "bos": config.bos,
-        "bos_id": lm.bos_id,
+        "bos_id": None if config.bos == "none" else lm.bos_id,
         "special_ids": sorted(lm.special_ids),
         "seed": config.seed,
         "codec": config.codec,
         "identity": fingerprint(config.identity()),
+        "openings": _openings(config, lm, revision),
         "norm_limits": {hook: median * (config.drop_norm_above or 0) for hook, median in medians.items()},
         "versions": dict(provenance()),
     }
+
+
+def _openings(config: HarvestConfig, lm: LanguageModel, revision: str | None) -> dict[str, Any] | None:
+    """Measures what the config's BOS does to the model's loss on a little of the text."""
+    plain = config.model_copy(update={"bos": "none", "context_size": measured_size(config)})
+    return measure_openings(config, lm, make_windows(plain, lm, revision))
 
 
 def _template(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class LanguageModel:
     """The commit on the hub that both were loaded from; None for a folder."""
     stored_special_ids: frozenset[int] | None = None
     """`special_ids` of the cache that the model is used with; an earlier version may have had fewer."""
+    chosen_bos_id: int | None = None
+    """The id that a config, or the cache, uses as BOS; None: the tokenizer's own."""
 
     @property
     def d_in(self) -> int:
@@ -69,11 +71,14 @@ class LanguageModel:
 
     @property
     def bos_id(self) -> int:
-        """The id at the start of each window: BOS, or EOS for tokenizers without BOS (GPT-2, Pythia)."""
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(cast(int, token))
-        raise ConfigError(f"the tokenizer of {self.config.model} has neither a BOS nor an EOS token")
+        """The id before a text: the chosen one, or BOS, or EOS for tokenizers without BOS (GPT-2, Pythia)."""
+        bos_id = own_bos_id(self.tokenizer) if self.chosen_bos_id is None else self.chosen_bos_id
+        if bos_id is None:
+            raise ConfigError(
+                f"the tokenizer of {self.config.model} has neither a BOS nor an EOS token",
+                hint="harvest with bos_token: TOKEN, or with bos: none",
+            )
+        return bos_id
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -85,11 +90,15 @@ class LanguageModel:
             return self.stored_special_ids
         added = self.tokenizer.added_tokens_decoder.items()
         flagged = {token_id for token_id, token in added if token.special}
-        return frozenset(self.tokenizer.all_special_ids) | flagged | {self.bos_id}
+        bos_ids = {own_bos_id(self.tokenizer), self.chosen_bos_id} - {None}
+        return frozenset(self.tokenizer.all_special_ids) | flagged | cast("set[int]", bos_ids)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Id, revision, class, config, and digests of weights and tokenizer, by which two models are compared."""
+        """Id, revision, class, config, and digests of weights and tokenizer, by which two models are compared.
+
+        The BOS, if it is not the tokenizer's own.
+        """
         state = xxhash.xxh3_128()
         for name, tensor in sorted(self.model.state_dict().items()):
             state.update(name.encode())
@@ -99,15 +108,23 @@ class LanguageModel:
             "revision": self.revision or self.config.revision,
             "class": type(self.model).__name__,
             "weights": state.hexdigest(),
-            "tokenizer": tokenizer_fingerprint(self.tokenizer, self.bos_id),
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
             "config": describe_config(self.model.config),
             **describe_tokenizer(self.tokenizer),
+            **({} if self.chosen_bos_id in (None, own_bos_id(self.tokenizer)) else {"bos_id": self.chosen_bos_id}),
         }
 
 
-def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase, bos_id: int) -> str:
+def own_bos_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Returns the id of a tokenizer's BOS, or of its EOS; None if it has neither."""
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return next((int(cast(int, token)) for token in ids if token is not None), None)
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Returns a digest of a tokenizer's vocabulary and the ids of its special tokens that have a role."""
-    return fingerprint({"vocab": tokenizer.get_vocab(), "special": sorted({*tokenizer.all_special_ids, bos_id})})
+    special = {*tokenizer.all_special_ids, own_bos_id(tokenizer)} - {None}
+    return fingerprint({"vocab": tokenizer.get_vocab(), "special": sorted(special)})
 
 
 def load_model(config: ModelConfig) -> LanguageModel:

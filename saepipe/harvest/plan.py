@@ -15,9 +15,11 @@ from saepipe.data.cache.layout import SPLITS, Layout, Split
 from saepipe.data.folders.disk import room_at
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.harvest.auto_settings import settle
+from saepipe.harvest.bos_token import with_bos
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import LanguageModel, load_model
+from saepipe.harvest.openings import opening_sentence
 from saepipe.harvest.pass_workers import PassWorkers
 from saepipe.harvest.row_source import RowSource
 from saepipe.harvest.rows import Rows, WindowBatch
@@ -48,6 +50,7 @@ class Plan:
     fits: bool
     tokens_per_second: float
     seconds: float
+    openings: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,13 +73,15 @@ class Plan:
             "disk": f"{readable_bytes(self.free_disk)} free{'' if self.fits else ': NOT ENOUGH'}",
             "passes": f"{self.batch_size:,} contexts each, attention {self.attention}",
             "time": f"{readable_time(self.seconds)}, at {self.tokens_per_second:,.0f} tokens per second",
+            **({"opening": sentence} if (sentence := opening_sentence(self.openings)) else {}),
         }
 
 
 def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECONDS) -> Plan:
     """Checks config, model and data like a harvest, counts the text, and runs a few batches, but writes nothing."""
-    config, lm = settle(config, load_model(config.model))
-    revision = describe(config, lm)["dataset"]["revision"]
+    config, lm = settle(config, with_bos(load_model(config.model), config.bos_token))
+    attributes = describe(config, lm)
+    revision = attributes["dataset"]["revision"]
     measured, rate = _time_batches(config, lm, revision)
     chunk = np.concatenate([part.arrays[Layout.acts(config.hooks[0])] for part in measured])[: config.chunk_rows]
     text = count_rows(config, lm, revision, seconds=count_seconds)
@@ -101,6 +106,7 @@ def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECON
         fits=free > compressed,
         tokens_per_second=round(rate, 1),
         seconds=round((size.train_rows + size.heldout_rows) / rate, 1),
+        openings=attributes["openings"],
     )
 
 

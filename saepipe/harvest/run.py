@@ -23,11 +23,13 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.harvest.auto_settings import chosen, settle
+from saepipe.harvest.bos_token import with_bos
 from saepipe.harvest.chat import ChatText
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import chat_text, describe, make_layout, make_windows
 from saepipe.harvest.feed import ContextShards, WindowFeed
 from saepipe.harvest.model import LanguageModel, load_model
+from saepipe.harvest.openings import opening_sentence
 from saepipe.harvest.pass_workers import PassWorkers
 from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
 from saepipe.harvest.resume import check_same_model, inspect_folder
@@ -69,7 +71,7 @@ def harvest(
         if folder.attributes:
             lm = replace(lm, stored_special_ids=frozenset(folder.attributes["special_ids"]))
             check_same_model(folder.attributes, lm.identity, out, progress)
-        attributes = dict(folder.attributes) or describe(config, lm)
+        attributes = dict(folder.attributes) or _described(config, lm, progress)
         _fill(out, config, lm, {**attributes, "config": folder.config or config.to_dict()}, progress)
     finished = Cache.open(out)
     for hook, snr in finished.attributes.get("int8_snr_db", {}).items():
@@ -79,10 +81,18 @@ def harvest(
 
 def _settled(config: HarvestConfig, progress: Progress) -> tuple[HarvestConfig, LanguageModel]:
     """Loads the model, and replaces `auto` in the settings of a new cache."""
-    settled, lm = settle(config, load_model(config.model))
+    settled, lm = settle(config, with_bos(load_model(config.model), config.bos_token))
     if sentence := chosen(config, settled):
         progress.say(sentence)
     return settled, lm
+
+
+def _described(config: HarvestConfig, lm: LanguageModel, progress: Progress) -> dict[str, Any]:
+    """Returns the attributes of a new cache, and says what was measured for them."""
+    attributes = describe(config, lm)
+    if sentence := opening_sentence(attributes["openings"]):
+        progress.say(sentence)
+    return attributes
 
 
 def _fill(

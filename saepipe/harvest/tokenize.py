@@ -1,4 +1,4 @@
-"""Turns documents into windows of token ids; each window is full and starts with BOS, and nothing is padded."""
+"""Turns documents into windows of token ids; each window is full, and nothing is padded."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ class Window:
 class Packer:
     """Cuts a stream of documents into windows.
 
-    A document that does not fit continues in the next window, after that window's BOS. With `separate`, BOS also
-    separates documents within a window; attention crosses it. (This is the convention of SAELens' ActivationsStore.)
+    Every window starts with BOS. A document that does not fit continues in the next window, after that window's BOS.
+    With `separate`, BOS also separates documents within a window; attention crosses it. (This is the convention of
+    SAELens' ActivationsStore.) Without a BOS, documents follow each other as they are.
     """
 
-    def __init__(self, context_size: int, bos_id: int, *, separate: bool) -> None:
-        self._context_size, self._bos_id, self._separate = context_size, bos_id, separate
+    def __init__(self, context_size: int, bos_id: int | None, *, separate: bool) -> None:
+        self._context_size, self._separate = context_size, separate
+        self._bos = np.array([] if bos_id is None else [bos_id], np.int64)
         self._ids: list[np.ndarray] = []
         self._documents: list[np.ndarray] = []
         self._stored: list[np.ndarray] = []
@@ -49,9 +51,9 @@ class Packer:
         `stored` (tokens,) is whether each token's row is stored; None: all.
         """
         stored = np.ones(len(ids), bool) if stored is None else stored
-        if len(ids) and ids[0] == self._bos_id:
+        if np.isin(ids[:1], self._bos).any():
             ids, stored = ids[1:], stored[1:]
-        bos = np.array([self._bos_id]), np.array([False])
+        bos = self._bos, np.zeros(len(self._bos), bool)
         if len(ids) and self._free < self._context_size and self._separate:
             yield from self._put(*bos, document)
         start = 0
@@ -115,7 +117,7 @@ def pack(
     tokenizer: PreTrainedTokenizerBase,
     *,
     context_size: int,
-    bos_id: int,
+    bos_id: int | None,
     separate: bool,
     heldout_share: float,
 ) -> Iterator[tuple[Split, Window]]:

@@ -85,3 +85,11 @@ def test_ids_already_tokenised_pass_through() -> None:
 def test_keep_mask(special: frozenset[int]) -> None:
     ids = np.arange(12).reshape(3, 4)
     assert keep_mask(ids, special).tolist() == [[int(i) not in special for i in row] for row in ids]
+
+
+def test_without_bos_documents_follow_each_other_and_keep_their_own() -> None:
+    packer = Packer(5, None, separate=True)
+    windows = [*packer.add(np.array([BOS, 10, 11]), 0), *packer.add(np.array([20, 21, 22]), 1)]
+    assert [w.ids.tolist() for w in windows] == [[BOS, 10, 11, 20, 21]]
+    assert windows[0].documents.tolist() == [0, 0, 0, 1, 1]
+    assert windows[0].stored.all()

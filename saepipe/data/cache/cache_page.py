@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from saepipe.data.cache.cache import Cache
@@ -30,13 +31,19 @@ def cache_page(cache: Cache) -> dict[str, str]:
         "model": _model(attributes["model"], config.get("model", {})),
         "text": _text(attributes.get("dataset", {}), config.get("dataset", {})),
         "hooks": readable(list(cache.hooks)),
-        "tokens": f"{cache.num_tokens:,}{short}, in contexts of {context}, each starting with BOS",
+        "tokens": f"{cache.num_tokens:,}{short}, in contexts of {context}, {_opening(attributes, config)}",
         "held out": f"{held:,} contexts, {held * context:,} positions" if held else "nothing: it cannot be evaluated",
         "d_in": ", ".join(map(str, dict.fromkeys(cache.widths.values()))),
         "stored": f"{stored}, {codec}: {raw} of bfloat16 made {size['ratio']:.2f} times smaller",
         "made by": _maker(attributes.get("versions", {})),
         "more": "--format json",
     }
+
+
+def _opening(attributes: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    if attributes.get("bos") == "none":
+        return "without BOS"
+    return f"each starting with {config.get('bos_token', 'BOS')}"
 
 
 def _model(model: dict[str, Any], config: dict[str, Any]) -> str:

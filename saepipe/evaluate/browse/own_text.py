@@ -47,12 +47,14 @@ class OwnText:
     @torch.no_grad()
     def _read(self, run: OpenRun, text: str) -> dict[str, Any]:
         info, tokenizer = run.store.info, self._model.tokenizer
-        ids = [self._model.bos_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        bos_id = info.model.get("bos_id", self._model.bos_id)
+        ids = [bos_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
         cut, ids = max(0, len(ids) - info.context_size), ids[: info.context_size]
         x = capture(self._model.model, torch.tensor([ids]), [HookPoint.parse(info.hook)])[info.hook][0]
         # As in the cache: stored in bfloat16, and without activations at special tokens.
         acts = self._sae(run).encode(x.to("cpu", torch.bfloat16).float())
-        known = torch.tensor([token not in self._model.special_ids for token in ids])
+        special = {*self._model.special_ids, bos_id}
+        known = torch.tensor([token not in special for token in ids])
         acts[~known] = 0
         by_id = texts(tokenizer, ids)
         tokens = [by_id[token] for token in ids]
@@ -88,7 +90,7 @@ def open_model(name: str, runs: Sequence[OpenRun]) -> OwnText:
 def _other_model(model: LanguageModel, made_with: Mapping[str, Any]) -> str | None:
     """Returns in what the model differs from the one that made a cache; None if it is the same, but for its dtype."""
     tokenizer = made_with.get("tokenizer")
-    if tokenizer is not None and tokenizer != tokenizer_fingerprint(model.tokenizer, model.bos_id):
+    if tokenizer is not None and tokenizer != tokenizer_fingerprint(model.tokenizer):
         return f"the tokenizer of {model.config.model} is not that of {made_with.get('id')}, which made its cache"
     layers, name = made_with.get("class"), type(model.model).__name__
     if layers is not None and layers != name:

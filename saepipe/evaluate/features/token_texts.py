@@ -24,7 +24,7 @@ def token_texts(cache: Cache, ids: Iterable[int]) -> tuple[dict[int, str], str |
         tokenizer = load_tokenizer(config, made_with["revision"])
     except (OSError, ValueError, ImportError) as error:
         return {}, f"the tokenizer of {config.model} cannot be loaded: {str(error).splitlines()[0]}"
-    if tokenizer_fingerprint(tokenizer, cache.attributes["bos_id"]) != made_with["tokenizer"]:
+    if tokenizer_fingerprint(tokenizer) != made_with["tokenizer"]:
         return {}, f"the tokenizer of {config.model} is not the one that made the cache"
     return texts(tokenizer, ids), None
 

@@ -25,8 +25,9 @@ def load_model_of(cache: Cache, config: ModelSettings, say: Callable[[str], None
 
     `say` is told of differences that only another version of a package makes.
     """
-    special_ids = frozenset(cache.attributes["special_ids"])
-    language_model = replace(load_model(model_config(cache, config)), stored_special_ids=special_ids)
+    special_ids, bos_id = frozenset(cache.attributes["special_ids"]), cache.attributes.get("bos_id")
+    loaded = load_model(model_config(cache, config))
+    language_model = replace(loaded, stored_special_ids=special_ids, chosen_bos_id=bos_id)
     same_dtype = language_model.config.dtype == cache.attributes["config"]["model"]["dtype"]
     comparison = compare(
         cache.attributes["model"],

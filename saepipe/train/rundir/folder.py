@@ -157,7 +157,7 @@ def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> di
         "dataset_path": attributes["config"].get("dataset", {}).get("source"),
         "context_size": attributes["context_size"],
         "training_architecture": recipe.config.sae.name,
-        "prepend_bos": True,
+        "prepend_bos": attributes.get("bos") != "none",
         "exclude_special_tokens": True,
         "saepipe": {
             "run_id": first_line["run_id"],
@@ -168,5 +168,7 @@ def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> di
             "activation_scale": recipe.scale,
             **({"target_scale": recipe.target.scale} if recipe.target else {}),
             "provenance": first_line["provenance"],
+            # SAELens knows only whether there is a BOS, not which token it is.
+            **({"bos_token": token} if (token := attributes["config"].get("bos_token")) else {}),
         },
     }
