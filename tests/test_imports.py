@@ -33,7 +33,7 @@ FLOORS = {
         "model site_hook",
         "capture",
         "fitting_passes",
-        "attention config gguf",
+        "attention causality config gguf",
         "batch_size bos_token resume text",
         "tokenize",
         "rows",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from saepipe.data.errors import ConfigError
-from saepipe.harvest.config import AUTO
+from saepipe.harvest.config import AUTO, HarvestConfig
 from saepipe.harvest.model import LanguageModel
 
 if TYPE_CHECKING:
@@ -23,6 +23,18 @@ def with_bos(lm: LanguageModel, token: str) -> LanguageModel:
         ConfigError: if the tokenizer does not make one id of the token.
     """
     return lm if token == AUTO else replace(lm, chosen_bos_id=_id_of(token, lm.tokenizer))
+
+
+def bos_note(config: HarvestConfig, lm: LanguageModel) -> str | None:
+    """Says that the tokenizer has no BOS, or does not use it; None if it does, or if the config chooses."""
+    if config.bos == "none" or config.bos_token != AUTO:
+        return None
+    tokenizer, token = lm.tokenizer, lm.tokenizer.convert_ids_to_tokens(lm.bos_id)
+    if tokenizer.bos_token_id is None:
+        return f"the tokenizer of {lm.config.model} has no BOS: windows begin with its EOS, {token}"
+    if tokenizer("a")["input_ids"][:1] != [lm.bos_id]:
+        return f"the tokenizer of {lm.config.model} puts no BOS before a text itself; windows begin with its {token}"
+    return None
 
 
 def _id_of(token: str, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -14,6 +14,7 @@ from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import provenance
 from saepipe.harvest.attention import check_attention
+from saepipe.harvest.causality import check_causal
 from saepipe.harvest.chat import ChatText
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel
@@ -92,8 +93,8 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
     """Returns the cache's attributes that are known before it is filled; checks the config against the model.
 
     Raises:
-        ConfigError: if the model has no such layer or site, contexts are longer than it supports, or the attention
-            implementation changes its activations.
+        ConfigError: if the model has no such layer or site, contexts are longer than it supports, the attention
+            implementation changes its activations, or the model is not causal.
     """
     lm.widths(config.hook_points)
     num_positions = getattr(lm.model.config.get_text_config(), "max_position_embeddings", None)
@@ -102,6 +103,7 @@ def describe(config: HarvestConfig, lm: LanguageModel) -> dict[str, Any]:
     revision = resolve_revision(config.dataset)
     batch = first_batch(config, lm, revision)
     check_attention(lm, torch.from_numpy(batch.ids[:4]).long(), config.hook_points)
+    check_causal(lm, torch.from_numpy(batch.ids[:1]).long())
     medians = median_norms(config, lm, batch) if config.drop_norm_above else {}
     return {
         "format_version": make_layout(config, lm).format_version,

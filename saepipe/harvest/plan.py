@@ -15,7 +15,7 @@ from saepipe.data.cache.layout import SPLITS, Layout, Split
 from saepipe.data.folders.disk import room_at
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.harvest.auto_settings import settle
-from saepipe.harvest.bos_token import with_bos
+from saepipe.harvest.bos_token import bos_note, with_bos
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import LanguageModel, load_model
@@ -50,6 +50,7 @@ class Plan:
     fits: bool
     tokens_per_second: float
     seconds: float
+    bos_note: str | None
     openings: dict[str, Any] | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,8 +74,10 @@ class Plan:
             "disk": f"{readable_bytes(self.free_disk)} free{'' if self.fits else ': NOT ENOUGH'}",
             "passes": f"{self.batch_size:,} contexts each, attention {self.attention}",
             "time": f"{readable_time(self.seconds)}, at {self.tokens_per_second:,.0f} tokens per second",
-            **({"opening": sentence} if (sentence := opening_sentence(self.openings)) else {}),
-        }
+        } | {name: sentence for name, sentence in self._bos() if sentence}
+
+    def _bos(self) -> tuple[tuple[str, str | None], ...]:
+        return ("BOS", self.bos_note), ("opening", opening_sentence(self.openings))
 
 
 def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECONDS) -> Plan:
@@ -106,6 +109,7 @@ def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECON
         fits=free > compressed,
         tokens_per_second=round(rate, 1),
         seconds=round((size.train_rows + size.heldout_rows) / rate, 1),
+        bos_note=bos_note(config, lm),
         openings=attributes["openings"],
     )
 

@@ -23,7 +23,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.harvest.auto_settings import chosen, settle
-from saepipe.harvest.bos_token import with_bos
+from saepipe.harvest.bos_token import bos_note, with_bos
 from saepipe.harvest.chat import ChatText
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import chat_text, describe, make_layout, make_windows
@@ -88,10 +88,11 @@ def _settled(config: HarvestConfig, progress: Progress) -> tuple[HarvestConfig, 
 
 
 def _described(config: HarvestConfig, lm: LanguageModel, progress: Progress) -> dict[str, Any]:
-    """Returns the attributes of a new cache, and says what was measured for them."""
+    """Returns the attributes of a new cache, and says what windows begin with and what that costs."""
     attributes = describe(config, lm)
-    if sentence := opening_sentence(attributes["openings"]):
-        progress.say(sentence)
+    for sentence in (bos_note(config, lm), opening_sentence(attributes["openings"])):
+        if sentence:
+            progress.say(sentence)
     return attributes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from helpers.interrupted_harvests import changed
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.cache_page import cache_page
 from saepipe.data.errors import ConfigError
+from saepipe.data.terminal.progress import Silent
+from saepipe.data.toy import MODEL_DIR
 from saepipe.evaluate.model.config import ModelSettings
 from saepipe.evaluate.model.language_model import load_model_of
-from saepipe.harvest.bos_token import with_bos
+from saepipe.harvest.bos_token import bos_note, with_bos
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import make_windows
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.model_config import ModelConfig
+from saepipe.harvest.plan import plan
 from saepipe.harvest.run import harvest
 from saepipe.train.run import train
 
@@ -138,3 +142,26 @@ def test_a_tokenizer_with_neither_bos_nor_eos_needs_a_choice(lm: LanguageModel, 
 def test_settings_without_a_meaning_are_refused(base: HarvestConfig, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="bos_token"):
         changed(base, **settings)
+
+
+def test_a_tokenizer_without_a_bos_of_its_own_is_said(lm: LanguageModel, base: HarvestConfig) -> None:
+    assert bos_note(base, lm) is None
+    lm.tokenizer.bos_token = None
+    assert bos_note(base, lm) == "the tokenizer of toy has no BOS: windows begin with its EOS, <eos>"
+    assert bos_note(changed(base, bos="none"), lm) is None
+    assert bos_note(changed(base, bos_token="<pad>"), with_bos(lm, "<pad>")) is None
+
+
+def test_a_bos_that_the_tokenizer_does_not_use_is_said_by_the_harvest_and_its_plan(
+    base: HarvestConfig, tmp_path: Path
+) -> None:
+    """As with SmolLM2 and Pythia."""
+    model = shutil.copytree(MODEL_DIR, tmp_path / "model")
+    definition = json.loads((model / "tokenizer.json").read_text())
+    (model / "tokenizer.json").write_text(json.dumps(definition | {"post_processor": None}))
+    config = changed(base, model={**base.model.to_dict(), "model": str(model)})
+    note = f"the tokenizer of {model} puts no BOS before a text itself; windows begin with its <bos>"
+    progress = Silent()
+    harvest(config, tmp_path / "cache", progress=progress)
+    assert progress.said[0] == note
+    assert plan(config, tmp_path / "other").page()["BOS"] == note
