@@ -478,20 +478,33 @@ def info(cache: Path, format_: FormatOption = "human") -> None:
     show_parts(facts, aligned(cache_page(opened)), format_)
 
 
-@cache_app.command("verify", epilog=examples("cache verify caches/gemma", "cache verify caches/gemma --repair"))
+@cache_app.command(
+    "verify",
+    epilog=examples(
+        "cache verify caches/gemma", "cache verify caches/gemma --against-text", "cache verify caches/gemma --repair"
+    ),
+)
 def verify_cache(
     cache: Path,
     repair: Annotated[
         bool, typer.Option("--repair", help="Drop damaged parts, so that harvest rebuilds them.")
     ] = False,
+    against_text: Annotated[
+        bool, typer.Option("--against-text", help="Also tokenise a sample of the text again, and compare it.")
+    ] = False,
     format_: FormatOption = "human",
 ) -> None:
-    """Compare every file of a cache, and of the kept work beside it, with its manifest; exit code 4 if one differs."""
+    """Compare every file of a cache, and of the kept work beside it, with its manifest; exit code 4 if one differs.
+
+    With --against-text, exit code 2 if the text is another one than the cache was made of.
+    """
     from saepipe.data.cache.ancestors import damaged_ancestors
     from saepipe.data.folders.artifact import damaged_files, open_committed
     from saepipe.evaluate.model.kept_work import beside
     from saepipe.evaluate.verify.run import verify as verify_path
 
+    if repair and against_text:
+        raise ConfigError("--repair and --against-text exclude each other", hint="first repair, then compare the text")
     kept_work = verify_path(beside(cache), repair=repair, may_be_empty=True)
     if repair:
         from saepipe.data.cache.repair import repair as repair_cache
@@ -501,7 +514,14 @@ def verify_cache(
     _, lines = open_committed(cache, "cache")
     damage = [*damaged_files(cache, lines), *damaged_ancestors(cache), *kept_work.damaged]
     files = sum(len(line["files"]) for line in lines)
-    show({"files": files, "kept_work": kept_work.checked.get("kept work", 0), "damaged": damage}, format_)
+    facts: dict[str, Any] = {"files": files, "kept_work": kept_work.checked.get("kept work", 0), "damaged": damage}
+    if against_text and not damage:
+        from saepipe.data.cache.cache import Cache
+        from saepipe.harvest.text_check import check_text
+
+        with show_progress(format_) as progress:
+            facts |= check_text(Cache.open(cache), say=progress.say)
+    show(facts, format_)
     if damage:
         raise CorruptDataError(
             f"damaged files of {cache}: {len(damage)}\n  " + "\n  ".join(damage),

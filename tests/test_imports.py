@@ -38,7 +38,7 @@ FLOORS = {
         "tokenize",
         "rows",
         "ahead feed openings row_source text_marks",
-        "describe pass_workers pools",
+        "describe pass_workers pools text_check",
         "auto_settings size text_size",
         "plan run",
     ),

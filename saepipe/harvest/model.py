@@ -158,7 +158,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
             **_gguf_options(config),
         )
     except Exception as error:  # a damaged or foreign file raises whatever the reading library does not expect
-        raise _loading_error(config, error) from error
+        raise loading_error(config, error) from error
     model, loaded = cast("tuple[PreTrainedModel, dict[str, Any]]", pair)
     _check_weights(config, loaded)
     if set(probe_ids(tokenizer, special=False)) <= set(tokenizer.all_special_ids):
@@ -170,7 +170,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
     try:
         nn.Module.to(model, device)
     except torch.OutOfMemoryError as error:
-        raise _loading_error(config, error) from error
+        raise loading_error(config, error) from error
     return LanguageModel(model.train(False), tokenizer, config, commit)
 
 
@@ -192,7 +192,7 @@ def _gguf_options(config: ModelConfig) -> dict[str, Any]:
     return {"gguf_file": config.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
 
 
-def _loading_error(config: ModelConfig, error: Exception) -> SaepipeError:
+def loading_error(config: ModelConfig, error: Exception) -> SaepipeError:
     """Explains why a model could not be loaded."""
     reason = " ".join(str(error).split())[:300]
     problem = f"cannot load {config.model!r}: {reason}"

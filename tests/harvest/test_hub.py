@@ -106,11 +106,13 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sa
         )
         processes.append(process)
 
-        def harvest(out: Path | None, *settings: str, timeout: float = 10) -> Answer:
+        def harvest(out: Path | None, *settings: str, timeout: float = 10, verify: bool = False) -> Answer:
+            """Runs `harvest`, or `cache verify --against-text`; without an `out`, downloads org/news."""
             assert process.stdin
             assert process.stdout
             overrides = [part for setting in [*SETTINGS, *settings] for part in ("--set", setting)]
             arguments = ["harvest", "--out", str(out), *overrides] if out else []
+            arguments = ["cache", "verify", str(out), "--against-text"] if verify else arguments
             print(json.dumps([timeout, arguments]), file=process.stdin, flush=True)
             return Answer(*json.loads(process.stdout.readline()))
 
@@ -252,6 +254,23 @@ def test_a_hub_that_stops_in_the_middle(hub: Hub, saepipe: Saepipe, tmp_path: Pa
     answer = saepipe(tmp_path / "cache", *NEWS, timeout=timeout)
     hub.broken = {}
     check_error(answer, 6, f"cannot get the dataset 'org/news' at 'v1' from the hub: {REASONS[fault]}", "try again")
+
+
+def test_a_text_on_the_hub_is_compared_at_its_commit(hub: Hub, saepipe: Saepipe, tmp_path: Path) -> None:
+    """Also after the branch has moved; a hub that cannot be reached is an error of its own."""
+    assert saepipe(tmp_path / "cache", "dataset.source=org/news").code == 0
+    news = hub.repos["datasets/org/news"]
+    news.commits.append({"data/train-00000-of-00001.parquet": parquet(["other texts"] * 900)})
+    try:
+        answer = saepipe(tmp_path / "cache", verify=True)
+        assert answer.code == 0, answer.err
+        assert re.search(r"(?m)^compared +[0-9]+$", answer.out)
+    finally:
+        news.commits.pop()
+    hub.broken = {"datasets/org/news": 500}
+    answer = saepipe(tmp_path / "cache", verify=True)
+    hub.broken = {}
+    check_error(answer, 6, "cannot get the dataset 'org/news' .*from the hub: it answered 500", "try again")
 
 
 def test_offline_with_what_was_fetched_before(saepipe: Saepipe, start: Callable[..., Saepipe], tmp_path: Path) -> None:
