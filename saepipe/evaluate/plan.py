@@ -105,9 +105,10 @@ def plan_jobs(
         run = open_run(folder)
         testbed = testbeds.at(cache_of(run, config.cache, caches), run.hook, run.target)
         results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
-        if run.target and config.mode == "reference":
+        if config.mode == "reference" and (run.target or testbed.is_of_crosscoders):
+            kind = "transcoder" if run.target else "crosscoder"
             hint = "use mode: fixed"
-            raise ConfigError(f"{run.path} is a transcoder, of which SAEBench has no metrics to reproduce", hint=hint)
+            raise ConfigError(f"{run.path} is a {kind}, of which SAEBench has no metrics to reproduce", hint=hint)
         for metric in config.metrics:
             key = (id(testbed), metric.name)
             if key not in works:  # only once, as it may look up texts on a hub

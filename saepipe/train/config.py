@@ -27,6 +27,7 @@ from saepipe.data.folders.health_rules import RULES
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
+from saepipe.train.sae.crosscoder import joint_name
 from saepipe.train.sae.screen import Screening
 from saepipe.train.schedule import Schedule
 from saepipe.train.stored_config import PRIMARY_METRICS, Effect, stored_identity
@@ -136,6 +137,11 @@ class TrainConfig(ConfigWithPlugins):
 
     cache: Path
     hook: str | None = Field(None, description="`blocks.19.hook_resid_post`; null if the cache has only one")
+    hooks: tuple[str, ...] = Field(
+        (),
+        description="the run is a crosscoder, which reads and reconstructs several hooks of the cache by one set of "
+        "latents; they take the place of `hook`",
+    )
     target: str | None = Field(
         None,
         description="`blocks.19.hook_mlp_out`: the run is a transcoder, which reads `hook` and reconstructs this hook "
@@ -221,6 +227,14 @@ class TrainConfig(ConfigWithPlugins):
         refusals = [f"{penalty.name}: {reason}" for penalty in self.penalties if (reason := penalty.refuses(self.sae))]
         if refusals:
             raise ValueError("; ".join(refusals))
+        if self.hooks and (self.hook is not None or self.target is not None):
+            raise ValueError("hooks, of a crosscoder, and hook or target exclude each other")
+        if len(self.hooks) == 1 or len({*self.hooks}) < len(self.hooks):
+            raise ValueError("hooks, of a crosscoder, are two or more different ones; for one, set `hook`")
+        if self.hooks and self.sae.name == "gated":
+            raise ValueError("a crosscoder cannot be gated")
+        if self.hooks and self.init.source is not None:
+            raise ValueError("a crosscoder cannot start from another run (init.from)")
         if self.skip and self.target is None:
             raise ValueError("skip needs a target: the skip of an SAE would be the identity, and its latents silent")
         if self.exact and self.compile == "inductor":
@@ -247,8 +261,15 @@ class TrainConfig(ConfigWithPlugins):
     @property
     def read_hooks(self) -> tuple[str, ...]:
         """Hooks whose activations are side by side in a row of a batch, once `hook` is set."""
+        if self.hooks:
+            return self.hooks
         assert self.hook is not None, "the config is not resolved"
         return (self.hook,) if self.target is None else (self.hook, self.target)
+
+    @property
+    def site(self) -> str:
+        """What the encoder reads, once `hook` is set: the hook, or the joint name of a crosscoder's."""
+        return joint_name(self.hooks) if self.hooks else str(self.hook)
 
     @property
     def skip_settings(self) -> SkipConfig | None:
@@ -281,7 +302,7 @@ class TrainConfig(ConfigWithPlugins):
             )
         return tokens // self.batch_size
 
-    def resolved(self, *, hook: str, num_rows: int, device: torch.device) -> Self:
+    def resolved(self, *, hook: str | None, num_rows: int, device: torch.device) -> Self:
         """Returns the config of a single run with every value set: steps, hook, dead threshold, dtype, plugins.
 
         Raises:

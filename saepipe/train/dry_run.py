@@ -139,9 +139,9 @@ def time_step(run: Planned, seconds: float) -> float:
 
 
 def _first_rows(run: Planned) -> Tensor:
-    """Returns a batch of raw rows, (batch, d_in); a cache with fewer rows repeats them."""
-    batch_size = run.recipe.config.batch_size
-    rows = run.cache.acts(run.recipe.config.hook)[:batch_size].to(run.recipe.device)
+    """Returns a batch of raw rows of all hooks of the run; a cache with fewer rows repeats them."""
+    batch_size, hooks = run.recipe.config.batch_size, run.recipe.config.read_hooks
+    rows = torch.cat([run.cache.acts(hook)[:batch_size] for hook in hooks], dim=1).to(run.recipe.device)
     return rows.repeat(-(-batch_size // len(rows)), 1)[:batch_size]
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
+import torch
+
 from saepipe.data.cache.cache import Cache
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.disk import require_room
 from saepipe.train.config import InitConfig, TrainConfig
 from saepipe.train.rundir.starting_sae import resolve_start
+from saepipe.train.sae.crosscoder import joint_scale
 from saepipe.train.step.state import Recipe, Target
 from saepipe.train.variants import Variant, expand
 
@@ -53,6 +56,9 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
     planned = []
     for variant in variants:
         cache = caches[variant.config.cache]
+        if variant.config.hooks:
+            planned.append(Planned(variant, _crosscoder(variant.config, cache, device), cache, out / variant.folder))
+            continue
         hook = resolve_hook(variant.config.hook, cache)
         resolved = variant.config.resolved(hook=hook, num_rows=cache.num_tokens, device=device)
         recipe = Recipe(
@@ -64,6 +70,19 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
             recipe = replace(recipe, config=resolved.model_copy(update={"init": starts[key]}))
         planned.append(Planned(variant, recipe, cache, out / variant.folder))
     return planned
+
+
+def _crosscoder(config: TrainConfig, cache: Cache, device: torch.device) -> Recipe:
+    """Returns the recipe of a crosscoder; raises ConfigError if the cache lacks one of its hooks."""
+    if missing := [hook for hook in config.hooks if hook not in cache.hooks]:
+        raise ConfigError(
+            f"hooks {', '.join(missing)} are not in the cache; {cache.path} has {', '.join(cache.hooks)}",
+            hint="harvest all hooks into one cache",
+        )
+    resolved = config.resolved(hook=None, num_rows=cache.num_tokens, device=device)
+    widths = tuple(cache.widths[hook] for hook in config.hooks)
+    scales = tuple(_scale(resolved, cache, hook) for hook in config.hooks)
+    return Recipe(resolved, sum(widths), joint_scale(scales), device, widths=widths, scales=scales)
 
 
 def _scale(config: TrainConfig, cache: Cache, hook: str) -> float:

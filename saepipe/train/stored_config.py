@@ -39,7 +39,7 @@ OUTSIDE_THE_ID = frozenset(
 )
 
 
-LATER_KEYS = {"target": None, "skip": False}
+LATER_KEYS: dict[str, Any] = {"target": None, "skip": False, "hooks": []}
 """Keys that earlier versions did not have, with their defaults, at which they are not part of the id."""
 
 

@@ -14,9 +14,11 @@ import torch
 
 from saepipe.data.batches.staging_memory import from_bits
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.joined_rows import joined
 from saepipe.data.cache.layout import Layout
 from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.features.config import Features
+from saepipe.train.sae.crosscoder import hooks_of
 
 ROWS = 2048
 """Approximate rows per chunk; contexts are not cut."""
@@ -71,7 +73,7 @@ def chunks(cache: Cache, hook: str, settings: Features) -> Iterator[Chunk]:
 
 def _train(cache: Cache, hook: str, limit: int) -> Iterator[Chunk]:
     """Yields the training rows up to the end of the pool that contains row `limit`."""
-    acts = cache.rows(hook)
+    acts = joined([cache.rows(each) for each in hooks_of(hook)])
     contexts, positions = cache.array(Layout.CONTEXT_ID), cache.array(Layout.POSITION)
     carried, start = None, 0
     while start < limit:
@@ -121,5 +123,5 @@ def _heldout(cache: Cache, hook: str) -> Iterator[Chunk]:
     for start in range(0, len(heldout.contexts), step):
         keep = np.array(heldout.keep[start : start + step])
         context, position = np.nonzero(keep)
-        x = heldout.activations(hook, start, start + len(keep))[torch.from_numpy(keep)]
-        yield Chunk(x, context + start, position)
+        parts = [heldout.activations(each, start, start + len(keep)) for each in hooks_of(hook)]
+        yield Chunk(torch.cat(parts, dim=-1)[torch.from_numpy(keep)], context + start, position)

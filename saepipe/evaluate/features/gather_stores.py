@@ -177,6 +177,8 @@ def _logits(W_dec: torch.Tensor, testbed: Testbed, settings: Features) -> tuple[
     """Returns the arrays, or no arrays and the reason why."""
     if not settings.num_logits:
         return {}, "num_logits is 0"
+    if testbed.is_of_crosscoders:
+        return {}, "no logits: a crosscoder writes at several hooks"
     try:
         model = testbed.language_model.model
         rows = added_to_the_stream(model, HookPoint.parse(testbed.written), W_dec)

@@ -8,6 +8,7 @@ from saepipe.data.cache.ancestors import open_length
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.train.rundir.finished_run import Run
+from saepipe.train.sae.crosscoder import hooks_of
 
 
 def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], Cache] | None = None) -> Cache:
@@ -29,6 +30,6 @@ def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], 
             f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",
             hint="--set cache=PATH of the cache that it was trained from",
         )
-    if {run.hook, run.target or run.hook} - {*cache.hooks}:
+    if {*hooks_of(run.hook), *([run.target] if run.target else ())} - {*cache.hooks}:
         raise ConfigError(f"{run.path} was trained at {run.sites}; {path} has {', '.join(cache.hooks)}")
     return cache

@@ -1,13 +1,14 @@
 """Testbed for the SAEs of one hook: the held-out part of their cache, and the model that made it.
 
-Transcoders have a testbed of their own, whose target is the hook that they reconstruct.
+Transcoders have a testbed of their own, whose target is the hook that they reconstruct. That of crosscoders reads
+several hooks side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.sites import width_of
+from saepipe.train.sae.crosscoder import hooks_of
 from saepipe.train.sae.transcoder import split_rows
 
 _LARGEST_GAP = 0.1
@@ -84,7 +86,7 @@ class Testbed:
 
     cache: Cache
     hook: str
-    """where the encoder reads"""
+    """where the encoder reads: a hook, or the joint name of a crosscoder's"""
     load: Callable[[], LanguageModel]
     """loads the model on first use and keeps it; never called if all of the model's work is stored"""
     kept_work: KeptWork
@@ -110,17 +112,31 @@ class Testbed:
     @property
     def hooks(self) -> list[str]:
         """Hooks whose activations a row holds side by side."""
-        return [self.hook] if self.target is None else [self.hook, self.target]
+        return self.read_hooks if self.target is None else [*self.read_hooks, self.target]
+
+    @property
+    def read_hooks(self) -> list[str]:
+        """Hooks that the encoder reads: several, side by side, of a crosscoder."""
+        return hooks_of(self.hook)
+
+    @property
+    def is_of_crosscoders(self) -> bool:
+        """Whether what is trained here reads and reconstructs several hooks."""
+        return self.target is None and len(self.read_hooks) > 1
+
+    def at_target(self, target: str) -> Testbed:
+        """Returns the testbed of the transcoders that crosscoders are at one of their hooks."""
+        return replace(self, target=target)
 
     @property
     def written(self) -> str:
-        """Hook whose activations are reconstructed."""
+        """Hook whose activations are reconstructed; of a crosscoder the joint name of all."""
         return self.target or self.hook
 
     @property
     def d_in(self) -> int:
-        """Width of the activations at the hook."""
-        return self._width(self.hook)
+        """Width of what the encoder reads."""
+        return sum(map(self._width, self.read_hooks))
 
     @property
     def row_width(self) -> int:
@@ -141,8 +157,9 @@ class Testbed:
         Pad on the right: attention is causal, so earlier tokens do not see the padding.
         """
         self.passes.lower += len(ids)
-        captured = capture(self.language_model.model, ids, [HookPoint.parse(hook) for hook in self.hooks])
-        return torch.cat([captured[hook] for hook in self.hooks], dim=-1) if self.target else captured[self.hook]
+        hooks = self.hooks
+        captured = capture(self.language_model.model, ids, [HookPoint.parse(hook) for hook in dict.fromkeys(hooks)])
+        return captured[hooks[0]] if len(hooks) == 1 else torch.cat([captured[hook] for hook in hooks], dim=-1)
 
     @contextmanager
     def upper_layers(self) -> Iterator[UpperLayers]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,16 @@ class Subject:
         Tokens are encoded a block at a time, but the entries of all are held at once.
         """
         return encode_sparse(self.sae, self._read(x))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of a crosscoder's hooks; () otherwise."""
+        return self.sae.widths if isinstance(self.sae, SAE) else ()
+
+    def at_hook(self, hook: str) -> Subject:
+        """Returns a crosscoder as the transcoder that reconstructs one of its hooks."""
+        assert isinstance(self.sae, SAE)
+        return replace(self, sae=self.sae.at_hook(hook))
 
     @property
     def has_skip(self) -> bool:

@@ -54,6 +54,7 @@ def settled_step(recipe: Recipe, step: int, tensors: StepTensors, *, any_dead: b
         seed=recipe.config.seed,
         tokens_since_fired=tensors.tokens_since_fired,
         dead_after=recipe.dead_after,
+        widths=recipe.widths,
         any_dead=any_dead,
         uniform=tensors.uniform[0] if tensors.uniform else None,
         now={

@@ -32,6 +32,9 @@ VERSION = "6.54.12"
 NAMES = {"relu": "standard"}
 """SAELens' names of architectures, where they differ from ours."""
 
+CROSSCODER = "_crosscoder"
+"""Ending of the architecture of a crosscoder, of which SAELens has no class."""
+
 TRANSCODERS = {"relu": "", "jumprelu": "jumprelu_"}
 """What SAELens' names of transcoders begin with; it has none of other architectures, which we name alike."""
 
@@ -60,9 +63,9 @@ def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str
     sae, params = sae.inference(params)
     settings = sae.to_dict()
     name = settings.pop("name")
-    transcoder = is_transcoder(params)
+    transcoder, several = is_transcoder(params), "widths" in metadata
     config = {
-        "architecture": architecture(name, params),
+        "architecture": f"{name}{CROSSCODER}" if several else architecture(name, params),
         "d_in": len(params["W_enc"]),
         **({"d_out": len(params["b_dec"])} if transcoder else {}),
         **settings,
@@ -97,6 +100,8 @@ def architecture(name: str, params: Params) -> str:
 def _ours(architecture: str) -> str:
     """Returns our name of an architecture, of a transcoder that of its activation."""
     ours = {theirs: name for name, theirs in NAMES.items()}
+    if architecture.endswith(CROSSCODER):
+        return architecture.removesuffix(CROSSCODER)
     if match := re.fullmatch(r"(?:(.+)_)?(?:skip_)?transcoder", architecture.replace("skip_transcoder", "transcoder")):
         return match[1] or "relu"
     return ours.get(architecture, architecture)

@@ -58,6 +58,7 @@ class StepContext:
     step: int  # counted from 0
     num_steps: int
     uniform: Tensor | None  # (d_sae,) random numbers in [0, 1) of this seed and step, for penalties that draw
+    widths: tuple[int, ...] = ()  # channels of each of a crosscoder's hooks, which are side by side in x; () otherwise
 
     @cached_property
     def dead(self) -> Tensor:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import Literal
 
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
+from saepipe.train.sae.crosscoder import norms_by_hook
 from saepipe.train.setting import SettingsNow
 
 
 class L1(Penalty):
-    """E_b sum_i acts_i |W_dec_i|; in a gated SAE, the gate's activations take the place of acts."""
+    """E_b sum_i acts_i |W_dec_i|; in a gated SAE, the gate's activations take the place of acts.
+
+    In a crosscoder E_b sum_i acts_i sum_l |W_dec_l,i|, the norms at each hook: a latent that writes at few hooks costs
+    less (Lindsey et al. 2024, "Sparse Crosscoders").
+    """
 
     name: Literal["l1"] = "l1"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        if ctx.widths:
+            return Penalised(ctx.acts_sum @ norms_by_hook(ctx.W_dec, ctx.widths).sum(1) / len(ctx.x), {}, state)
         # Leaving out |W_dec_i| is exact: rows have unit norm, and the factor's gradient, along the row, is removed.
         return Penalised(ctx.gate_sum / len(ctx.x), {}, state)

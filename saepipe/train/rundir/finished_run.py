@@ -33,7 +33,7 @@ class Run(Displayed):
     run_id: str  # hash of the cache and of the config without paths, logging and machine
     plain: Mapping[str, Any]  # config.yaml: one run, every value set
     cache_fingerprint: str
-    hook: str
+    hook: str  # or the joint name of a crosscoder's hooks
     variant: str
     seed: int  # 0 if unknown
     version: str | None = None  # of saepipe, which wrote `plain`
@@ -73,7 +73,7 @@ class Run(Displayed):
 
     @property
     def sites(self) -> str:
-        """Its hook; of a transcoder, the hook and the target."""
+        """Its hook, or a crosscoder's hooks; of a transcoder, the hook and the target."""
         return f"{self.hook} -> {self.target}" if self.target else self.hook
 
     @property

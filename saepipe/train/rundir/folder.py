@@ -77,7 +77,7 @@ def header(variant: Variant, recipe: Recipe, cache: Cache, earlier: Mapping[str,
         "kind": "run",
         "run_id": recipe.config.run_id(cache.fingerprint),
         "cache": cache.fingerprint,
-        "hook": recipe.config.hook,
+        "hook": recipe.config.site,
         "variant": variant.name,
         "seed": variant.seed,
         "planned_steps": recipe.num_steps,
@@ -151,7 +151,8 @@ def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> di
     """Returns the metadata saved beside the weights: where they apply and where they come from."""
     attributes = cache.attributes
     return {
-        "hook_name": recipe.config.hook,
+        "hook_name": recipe.config.site,
+        **({"widths": list(recipe.widths)} if recipe.config.hooks else {}),
         **({"hook_name_out": recipe.config.target} if recipe.config.target else {}),
         "model_name": attributes["model"]["id"],
         "dataset_path": attributes["config"].get("dataset", {}).get("source"),
@@ -165,7 +166,7 @@ def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> di
             "variant": first_line["variant"],
             "seed": first_line["seed"],
             "steps": recipe.num_steps,
-            "activation_scale": recipe.scale,
+            "activation_scale": recipe.scale if recipe.scales is None else list(recipe.scales),
             **({"target_scale": recipe.target.scale} if recipe.target else {}),
             "provenance": first_line["provenance"],
             # SAELens knows only whether there is a BOS, not which token it is.

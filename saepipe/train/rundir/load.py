@@ -8,11 +8,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.data.terminal.display import html_table
 from saepipe.train.formats import saelens
 from saepipe.train.rundir.finished_run import Run, open_run
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.crosscoder import hooks_of, view_params
 from saepipe.train.sae.sparse_acts import SparseActs, encode_sparse
 from saepipe.train.sae.transcoder import is_transcoder, skipped
 
@@ -77,6 +79,23 @@ class SAE(nn.Module):
     def target(self) -> str | None:
         """Hook that a transcoder reconstructs; None for an SAE, or if a folder from elsewhere does not say."""
         return self.metadata.get("hook_name_out") if self.is_transcoder else None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of a crosscoder's hooks, whose activations are side by side in x; () otherwise."""
+        return tuple(self.metadata.get("widths", ()))
+
+    def at_hook(self, hook: str) -> SAE:
+        """Returns a crosscoder as the transcoder that reads all its hooks and reconstructs one of them.
+
+        Raises:
+            ConfigError: if it does not have that hook, or is no crosscoder.
+        """
+        hooks = hooks_of(str(self.hook))
+        if not self.widths or hook not in hooks:
+            raise ConfigError(f"{self.hook} is not of a crosscoder that has {hook}", hint="one of its hooks")
+        params = view_params(self._params(), self.widths, hooks.index(hook))
+        return SAE(self.settings, params, {**self.metadata, "widths": (), "hook_name_out": hook})
 
     @property
     def is_transcoder(self) -> bool:

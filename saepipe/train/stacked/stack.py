@@ -193,6 +193,7 @@ class Stack:
                 seed=first.config.seed,  # read only by transforms
                 tokens_since_fired=varying.tokens_since_fired,
                 dead_after=first.dead_after,
+                widths=first.widths,
                 any_dead=any_dead,
                 uniform=varying.uniform[0] if varying.uniform else None,
                 now=varying.now,

@@ -44,6 +44,7 @@ class Moment:
     uniform: Tensor | None  # (d_sae,) random numbers of this seed and step
     now: Mapping[str, SettingsNow]
     states: Mapping[str, State]
+    widths: tuple[int, ...] = ()  # of a crosscoder's hooks
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,7 @@ def _context(
         step=moment.step,
         num_steps=moment.num_steps,
         uniform=moment.uniform,
+        widths=moment.widths,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.base import State
+from saepipe.train.sae import crosscoder
 from saepipe.train.sae.base import Params
 from saepipe.train.sae.transcoder import BUFFERS, in_raw_units, split_rows, transcoder_params
 from saepipe.train.schedule import controllers
@@ -37,6 +38,8 @@ class Recipe:
     scale: float  # x is trained on as scale * x
     device: torch.device
     target: Target | None = None  # None: x itself is reconstructed
+    widths: tuple[int, ...] = ()  # of a crosscoder's hooks
+    scales: tuple[float, ...] | None = None  # of a crosscoder's hooks, instead of `scale`
 
     @property
     def num_steps(self) -> int:
@@ -61,15 +64,22 @@ class Recipe:
 
         They are x (batch, d_in), or x beside the target, (batch, d_in + d_out).
         """
-        if self.target is None:
+        if self.scales is None and self.target is None:
             return rows.to(self.device, torch.float32) * self.scale
         scaled = rows.to(self.device, torch.float32, copy=True)
-        for part, scale in zip(split_rows(scaled, self.d_in), (self.scale, self.target.scale), strict=True):
+        if self.scales is not None:
+            parts, scales = torch.split(scaled, list(self.widths), dim=1), self.scales
+        else:
+            assert self.target is not None
+            parts, scales = split_rows(scaled, self.d_in), (self.scale, self.target.scale)
+        for part, scale in zip(parts, scales, strict=True):
             part.mul_(scale)
         return scaled
 
     def in_raw_units(self, params: Params) -> Params:
         """Returns parameters for raw activations, of the SAE to save, that are equivalent to those of the run."""
+        if self.scales is not None:
+            return crosscoder.in_raw_units(self.config.sae, params, self.widths, self.scales)
         if self.target is None:
             return self.config.sae.unscaled(params, self.scale)
         return in_raw_units(self.config.sae, params, self.scale, self.target.scale)

@@ -18,6 +18,7 @@ from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.figure_specs import CORE_FIGURES, FigureSpec
 from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.metrics.core.accumulate import Accumulator, FixedAccumulator, ReferenceAccumulator
+from saepipe.evaluate.metrics.core.crosscoder import over_hooks
 from saepipe.evaluate.metrics.core.model_losses import batches_with_progress, losses_work, model_losses
 from saepipe.evaluate.metrics.core.saebench_formulas import ignored_ids
 from saepipe.evaluate.model.kept_work import Work
@@ -43,10 +44,20 @@ class Core(Metric):
     shown: ClassVar[Mapping[str, FigureSpec]] = CORE_FIGURES
 
     def works(self, testbed: Testbed) -> list[Work]:
-        return [losses_work(testbed, self._scored_contexts(testbed))]
+        scored = self._scored_contexts(testbed)
+        return [losses_work(each, scored) for each in _by_hook(testbed)]
+
+    def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
+        if not testbed.is_of_crosscoders:
+            return self._measure(subjects, testbed, progress)
+        views = [
+            self._measure([subject.at_hook(str(view.target)) for subject in subjects], view, progress)
+            for view in _by_hook(testbed)
+        ]
+        return [over_hooks(subject, by_hook) for subject, *by_hook in zip(subjects, *views, strict=True)]
 
     @torch.no_grad()
-    def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
+    def _measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
         num_contexts, scored = testbed.num_contexts(self.num_contexts), self._scored_contexts(testbed)
         accumulators = self._accumulators(subjects, testbed, progress)
         num_done = 0
@@ -109,3 +120,10 @@ class Core(Metric):
             "exclude_special_tokens_from_reconstruction": self.exclude_special_tokens,
             "verbose": False,
         }
+
+
+def _by_hook(testbed: Testbed) -> list[Testbed]:
+    """Returns the testbed; that of crosscoders as those of the transcoders that they are at each hook."""
+    if not testbed.is_of_crosscoders:
+        return [testbed]
+    return [testbed.at_target(hook) for hook in testbed.read_hooks]

@@ -47,6 +47,8 @@ def losses_work(testbed: Testbed, num_contexts: int) -> Work:
         "mode": testbed.mode,
         "live": testbed.live,
     }
+    if len(testbed.read_hooks) > 1:  # one of several hooks, each with losses of its own
+        key["target"] = testbed.written
     return Work("core", key | ({"mean_ablation": True} if _ablates_mean(testbed) else {}))
 
 
