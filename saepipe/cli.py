@@ -369,7 +369,7 @@ def pull(
 
     with show_progress(format_):
         run = saepipe.open_run(pull_run(source, out, cache, trust_plugins=trust_plugins))
-    show({"run": str(run.path), "fingerprint": run.fingerprint, "variant": run.variant, "hook": run.hook}, format_)
+    show({"run": str(run.path), "fingerprint": run.fingerprint, "variant": run.variant, "hook": run.sites}, format_)
 
 
 @app.command(

@@ -83,7 +83,7 @@ def _results(facts: Facts) -> Iterator[EvalResult]:
 
 def _title(all_facts: Sequence[Facts]) -> str:
     models = _unique(facts.model.name for facts in all_facts)
-    hooks = _unique(facts.run.hook for facts in all_facts)
+    hooks = _unique(facts.run.sites for facts in all_facts)
     saes = "Sparse autoencoder" if len(all_facts) == 1 else f"{len(all_facts)} sparse autoencoders"
     return f"# {saes} for {' and '.join(models) or 'an unknown model'} at {', '.join(hooks)}"
 

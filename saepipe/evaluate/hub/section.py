@@ -9,6 +9,7 @@ from saepipe.data.config.component import Component
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.facts import Facts, description_and_formula, settings_of
 from saepipe.evaluate.results.figures import catalogue
+from saepipe.train.formats import saelens
 from saepipe.train.rundir import run_files
 from saepipe.train.rundir.import_config import ImportConfig
 
@@ -41,7 +42,7 @@ def _description(facts: Facts) -> str:
     run, context = facts.run, facts.cfg.get("metadata", {}).get("context_size")
     rows = [
         ("base model", str(facts.model)),
-        ("hook", f"`{run.hook}`"),
+        ("hook", f"`{run.sites}`"),
         ("dataset", str(facts.dataset)),
         ("context", f"{context} tokens" if context else "unknown"),
         ("training", f"{facts.num_tokens:,} tokens" if facts.num_tokens else "unknown number of tokens"),
@@ -111,10 +112,13 @@ def _use(facts: Facts, address: Address) -> Iterator[str]:
             f'folder = snapshot_download("{address.repo}", revision="{address.revision}", allow_patterns="{sae}/*")\n'
             f'sae = SAE.load_from_disk(f"{{folder}}/{sae}")'
         )
-    yield f"In SAELens:\n\n```python\n{theirs}\n```"
+    if facts.cfg["architecture"] in saelens.CLASSES:
+        yield f"In SAELens:\n\n```python\n{theirs}\n```"
     yield f"In saepipe, as a run:\n\n```bash\nsaepipe pull {address} --out {facts.label}\n```"
     yield f'```python\nimport saepipe as sp\n\nsae = sp.load("{facts.label}")\n```'
     usage = f"It maps raw activations at `{facts.run.hook}`, `(..., {facts.cfg['d_in']})`, to reconstructions of them."
+    if target := facts.run.target:
+        usage = f"{usage.removesuffix('reconstructions of them.')}those at `{target}`, `(..., {facts.cfg['d_out']})`."
     special = facts.cfg.get("metadata", {}).get("exclude_special_tokens")
     yield f"{usage} It was not trained on BOS and other special tokens." if special else usage
 

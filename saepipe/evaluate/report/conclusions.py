@@ -30,7 +30,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def _measured(story: Story) -> str:
-    hooks = ", ".join(dict.fromkeys(row.run.hook for row in story.rows))
+    hooks = ", ".join(dict.fromkeys(row.run.sites for row in story.rows))
     models = ", ".join(
         dict.fromkeys(link.name for chain in story.provenance.values() for link in chain if link.kind == "model")
     )

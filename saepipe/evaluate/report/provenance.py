@@ -25,7 +25,7 @@ def chain(run: Run, cache: CacheFacts | str) -> tuple[Link, ...]:
     """Returns the links from the run down to the data; less is known if the cache cannot be read."""
     header = artifact.read_manifest(run.path)[0]
     provenance = header.get("provenance") or header.get("imported_by") or {}
-    facts = {"fingerprint": run.fingerprint, "run id": run.run_id, "hook": run.hook}
+    facts = {"fingerprint": run.fingerprint, "run id": run.run_id, "hook": run.sites}
     facts |= _steps(header) | _source_code(provenance, header.get("commits", ()))
     links = [Link("run", f"{run.variant}/seed-{run.seed}", facts)]
     if imported := run.imported:

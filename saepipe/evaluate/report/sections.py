@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from saepipe.evaluate.report.browser_links import BrowserLinks
 from saepipe.evaluate.report.chart import Section
-from saepipe.evaluate.report.charts import absorption, harvest, latent_roles, latents, pareto, probing, training
+from saepipe.evaluate.report.charts import (
+    absorption,
+    crosscoder,
+    harvest,
+    latent_roles,
+    latents,
+    pareto,
+    probing,
+    training,
+)
 from saepipe.evaluate.report.story import Story
 
 
@@ -19,4 +28,6 @@ def sections(story: Story, browser: BrowserLinks | None = None) -> list[Section]
         MachineError: if the extra `report` is not installed.
     """
     modules = (latents, absorption, probing, latent_roles, training, harvest)
-    return [pareto.section(story, browser), *(module.section(story) for module in modules)]
+    of_crosscoders = crosscoder.section(story)
+    first = [pareto.section(story, browser), *([of_crosscoders] if of_crosscoders else [])]
+    return [*first, *(module.section(story) for module in modules)]

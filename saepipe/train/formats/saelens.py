@@ -41,6 +41,9 @@ TRANSCODERS = {"relu": "", "jumprelu": "jumprelu_"}
 ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
 """SAELens' architectures that we support; it saves batchtopk and matryoshka_batchtopk as jumprelu."""
 
+CLASSES = (*ARCHITECTURES, *(f"{name}{skip}transcoder" for name in TRANSCODERS.values() for skip in ("", "skip_")))
+"""Those of SAEs and of transcoders."""
+
 FOLDED_BY = {
     "expected_average_only_in": "fold_activation_norm_scaling_factor",
     "covariance_whitening": "fold_activation_whitening",
@@ -163,14 +166,10 @@ def _refuse_changed_input(folder: Path, config: Mapping[str, Any]) -> None:
 def source(folder: Path) -> Source:
     """Reads the SAE in a folder of SAELens for import; raises the same errors as `read`."""
     config = read_json(folder / CONFIG)
-    supported = (
-        *ARCHITECTURES,
-        *(f"{name}{skip}transcoder" for name in TRANSCODERS.values() for skip in ("", "skip_")),
-    )
-    if config.get("architecture", "standard") not in supported:
+    if config.get("architecture", "standard") not in CLASSES:
         raise ConfigError(
             f"{folder / CONFIG}: architecture is {config['architecture']!r}",
-            hint=f"supported: {', '.join(supported)}; SAELens' save_inference_model turns a checkpoint into one",
+            hint=f"supported: {', '.join(CLASSES)}; SAELens' save_inference_model turns a checkpoint into one",
         )
     sae, params, metadata = read(folder)
     return Source(

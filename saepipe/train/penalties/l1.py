@@ -10,15 +10,13 @@ from saepipe.train.setting import SettingsNow
 
 
 class L1(Penalty):
-    """E_b sum_i acts_i |W_dec_i|; in a gated SAE, the gate's activations take the place of acts.
-
-    In a crosscoder E_b sum_i acts_i sum_l |W_dec_l,i|, the norms at each hook: a latent that writes at few hooks costs
-    less (Lindsey et al. 2024, "Sparse Crosscoders").
-    """
+    """E_b sum_i acts_i |W_dec_i|; in a gated SAE, the gate's activations take the place of acts."""
 
     name: Literal["l1"] = "l1"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
+        # In a crosscoder |W_dec_i| is the sum of the norms at each hook, so a latent that writes at few hooks costs less
+        # (Lindsey et al. 2024, "Sparse Crosscoders").
         if ctx.widths:
             return Penalised(ctx.acts_sum @ norms_by_hook(ctx.W_dec, ctx.widths).sum(1) / len(ctx.x), {}, state)
         # Leaving out |W_dec_i| is exact: rows have unit norm, and the factor's gradient, along the row, is removed.

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from helpers.made_caches import structured_rows, write_cache
 from helpers.made_results import write_core, write_run
+from helpers.random_runs import TRANSCODER_HOOKS, random_transcoder
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.component import Component, import_members
 from saepipe.data.errors import ConfigError
@@ -210,6 +212,17 @@ def test_an_sae_on_a_branch_is_loaded_from_a_snapshot(runs: list[Path]) -> None:
     assert "SAE.from_pretrained" not in text
     assert 'snapshot_download("org/name", revision="later", allow_patterns="study/one/seed-0/sae/*")' in text
     assert "saepipe pull hf://org/name@later/study/one/seed-0 --out one/seed-0" in text
+
+
+def test_the_card_of_a_transcoder(tmp_path: Path) -> None:
+    """It says what is read and what is reconstructed; SAELens is mentioned only if it has a class."""
+    rows = {hook: structured_rows(300, width) for hook, width in zip(TRANSCODER_HOOKS, (12, 10), strict=True)}
+    cache = write_cache(tmp_path / "cache", rows)
+    for name, known in (("relu", True), ("topk", False)):
+        text = page(random_transcoder(tmp_path / name, name, cache, skip=True))
+        assert "`blocks.1.hook_mlp_in -> blocks.1.hook_mlp_out`" in text
+        assert "at `blocks.1.hook_mlp_in`, `(..., 12)`, to those at `blocks.1.hook_mlp_out`, `(..., 10)`." in text
+        assert ("In SAELens" in text) == known
 
 
 def test_another_cache_is_refused(runs: list[Path], tiny_cache: Path) -> None:
