@@ -56,9 +56,12 @@ def write_llama_scope(folder: Path, dtype: torch.dtype = torch.float32, **config
 def llama_scope_values(folder: Path, x: Tensor) -> Values:
     """Computes acts and x_hat as lm-saes of 2024-10 does: `from_config` folds both norms in, then `encode` runs."""
     config, w = json.loads((folder / "hyperparams.json").read_text()), parameters()
-    scale = math.sqrt(D_IN) / NORM if config["norm_activation"] == "dataset-wise" else 1.0
-    lengths = w["D"].norm(dim=1) if config["sparsity_include_decoder_norm"] else torch.ones(D_SAE)
-    W, b, D, c = w["W"] * lengths, w["b"] / scale * lengths, w["D"] / lengths[:, None], w["c"] / scale
+    norms = config["dataset_average_activation_norm"] or {"in": NORM, "out": NORM}
+    scaled = config["norm_activation"] == "dataset-wise"
+    scale, scale_out = (math.sqrt(D_IN) / norms[end] if scaled else 1.0 for end in ("in", "out"))
+    D = w["D"] * scale / scale_out
+    lengths = D.norm(dim=1) if config["sparsity_include_decoder_norm"] else torch.ones(D_SAE)
+    W, b, D, c = w["W"] * lengths, w["b"] / scale * lengths, D / lengths[:, None], w["c"] / scale_out
     hidden = (x - c if config["apply_decoder_bias_to_pre_encoder"] else x) @ W + b
     if config["act_fn"] == "topk":
         kept = hidden.relu().topk(config["top_k"], dim=-1)
@@ -70,7 +73,9 @@ def llama_scope_values(folder: Path, x: Tensor) -> Values:
     return acts, acts @ D + c
 
 
-def write_llamascopium(folder: Path, linear: bool = False, norm: float | None = NORM, **config: Any) -> Path:
+def write_llamascopium(
+    folder: Path, linear: bool = False, norm: float | None = NORM, norm_out: float | None = None, **config: Any
+) -> Path:
     """Writes a folder of llamascopium; `linear`: with the names of tensors that it had until 2025-06."""
     folder.mkdir(parents=True)
     w = parameters()
@@ -85,18 +90,21 @@ def write_llamascopium(folder: Path, linear: bool = False, norm: float | None = 
         tensors.pop("decoder.bias" if linear else "b_D")
     if norm is not None:
         tensors[f"dataset_average_activation_norm.{keys['hook_point_in']}"] = torch.tensor(norm)
+    if norm_out is not None:
+        tensors[f"dataset_average_activation_norm.{keys['hook_point_out']}"] = torch.tensor(norm_out)
     save_file(tensors, folder / "sae_weights.safetensors")
     (folder / "config.json").write_text(json.dumps(keys))
     return folder
 
 
-def llamascopium_values(folder: Path, x: Tensor) -> Values:
+def llamascopium_values(folder: Path, x: Tensor, norm_out: float = NORM) -> Values:
     """Computes acts in units of training, and x_hat in raw units, as llamascopium 2.0.0b34 does for a raw x.
 
     `normalize_activations`, `encode`, `decode`, `denormalize_activations`.
     """
     config, w = json.loads((folder / "config.json").read_text()), parameters()
-    scale = math.sqrt(D_IN) / NORM if config["norm_activation"] == "dataset-wise" else 1.0
+    scaled = config["norm_activation"] == "dataset-wise"
+    scale, scale_out = (math.sqrt(D_IN) / norm if scaled else 1.0 for norm in (NORM, norm_out))
     lengths = w["D"].norm(dim=1) if config["sparsity_include_decoder_norm"] else torch.ones(D_SAE)
     scores = (x * scale @ w["W"] + w["b"]) * lengths
     if config["act_fn"] == "topk":
@@ -107,7 +115,7 @@ def llamascopium_values(folder: Path, x: Tensor) -> Values:
     else:
         scores = scores * (scores > w["log_threshold"].exp())
     acts = scores / lengths
-    return acts, (acts @ w["D"] + (w["c"] if config["use_decoder_bias"] else 0.0)) / scale
+    return acts, (acts @ w["D"] + (w["c"] if config["use_decoder_bias"] else 0.0)) / scale_out
 
 
 def qwen_tensors(d_sae: int = D_SAE) -> dict[str, Tensor]:

@@ -89,6 +89,18 @@ def test_llamascopium(
     compare("llamascopium", "library to ours", act_fn, values, (acts, x_hat))
 
 
+@pytest.mark.parametrize("act_fn", ["jumprelu", "relu"])
+def test_a_transcoder_of_llamascopium(llamascopium: ModuleType, tmp_path: Path, compare: Any, act_fn: str) -> None:
+    target = "blocks.1.hook_mlp_out"
+    folder = write_llamascopium(tmp_path / "some", norm_out=7.0, act_fn=act_fn, hook_point_out=target)
+    theirs = llamascopium.SparseDictionary.from_pretrained(str(folder))
+    x, values = ours(llama_scope.source(folder), 0.0)
+    batch, scales = theirs.normalize_activations({HOOK: x, target: x}, return_scale_factor=True)
+    acts = theirs.encode(batch[HOOK])
+    y_hat = theirs.denormalize_activations({target: theirs.decode(acts)}, scales)[target]
+    compare("llamascopium", "library to ours", f"{act_fn} transcoder", values, (acts / scales[HOOK], y_hat))
+
+
 @pytest.mark.parametrize("act_fn", ["jumprelu", "relu", "topk"])
 def test_its_fold_leaves_the_threshold(llamascopium: ModuleType, tmp_path: Path, act_fn: str) -> None:
     """`fold_activation_scale` keeps the function of a relu and a topk, not that of a jumprelu; the import keeps it."""

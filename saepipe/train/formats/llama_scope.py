@@ -4,8 +4,9 @@
 
 As its authors load it (lm_saes of 2024-10, `SparseAutoEncoder.from_config`), the activations are in raw units, so that
 W_enc stays, b_enc and b_dec are divided by n = sqrt(d_in) / the mean norm of the activations, and decoder rows become
-unit, if `sparsity_include_decoder_norm`. p = x W_enc + b_enc, acts = p where p > `jump_relu_threshold`, which was
-measured on the SAE in this form: it is in raw units, and is the same for all latents.
+unit, if `sparsity_include_decoder_norm`; with a transcoder's two norms as in `llamascopium`. p = x W_enc + b_enc,
+acts = p where p > `jump_relu_threshold`, which was measured on the SAE in this form: it is in raw units, and is the
+same for all latents. Llama Scope's own transcoders read ln2.hook_normalized, which no cache holds.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from saepipe.data.errors import ConfigError
 from saepipe.train.formats import llamascopium
 from saepipe.train.formats.llamascopium import (
     check_function,
+    in_our_convention,
     load_tensors,
     num_latents,
     require_number,
-    scale_of,
+    scales_of,
     to_raw_units,
     weights_file,
 )
-from saepipe.train.formats.rewrites import b_dec_subtracted, unit_rows
+from saepipe.train.formats.rewrites import unit_rows
 from saepipe.train.formats.source import Source, read_json
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.jumprelu import JumpReLU
@@ -53,24 +55,24 @@ def source(folder: Path, activation_norm: float | None = None) -> Source:
     if not (folder / CONFIG).is_file() and (folder / llamascopium.CONFIG).is_file():
         return llamascopium.source(folder, activation_norm)
     config = read_json(folder / CONFIG)
-    hook = check_function(folder / CONFIG, config)
+    hook, target = check_function(folder / CONFIG, config)
     weights = weights_file(folder)
     params = load_tensors(weights, folder / CONFIG, config)[0]
     norms = config.get("dataset_average_activation_norm")
-    stored = [norms.get("in"), norms.get("out")] if isinstance(norms, dict) else [norms]
-    scale = scale_of(folder / CONFIG, config, stored, activation_norm)
-    params = to_raw_units(params, scale)
+    stored = (norms.get("in"), norms.get("out")) if isinstance(norms, dict) else (norms, norms)
+    params = to_raw_units(params, scales_of(folder / CONFIG, config, stored, activation_norm))
     if config.get("sparsity_include_decoder_norm", True):
         params = unit_rows(params)
     sae, params = _activation(folder / CONFIG, config, params)
     return Source(
         sae=sae,
-        params=params if config.get("apply_decoder_bias_to_pre_encoder") else b_dec_subtracted(params),
+        params=in_our_convention(folder / CONFIG, config, params, target),
         files=(weights, folder / CONFIG),
         config=config,
         name=folder.absolute().name,
         model="meta-llama/Llama-3.1-8B" if re.search("Llama3_1-8B-Base", str(folder.absolute())) else None,
         hook=hook,
+        target=target,
     )
 
 

@@ -50,6 +50,21 @@ def test_its_threshold_is_in_raw_units_and_the_same_for_all_latents(tmp_path: Pa
     assert source.model is None
 
 
+@pytest.mark.parametrize("by_norm", [True, False])
+def test_a_transcoder_has_a_norm_at_either_hook(tmp_path: Path, rows: Tensor, by_norm: bool) -> None:
+    target = "blocks.1.hook_mlp_out"
+    norms = {"dataset_average_activation_norm": {"in": NORM, "out": 7.0}, "sparsity_include_decoder_norm": by_norm}
+    folder = write_llama_scope(tmp_path / "some", hook_point_out=target, **norms)
+    source = llama_scope.source(folder)
+    check_function(source, rows, *llama_scope_values(folder, rows))
+    assert (source.hook, source.target, source.is_transcoder) == (HOOK, target, True)
+    with pytest.raises(ConfigError, match="a transcoder has two norms, so a given one is not used"):
+        llama_scope.source(folder, NORM)
+    other = write_llama_scope(tmp_path / "other", hook_point_out=target, apply_decoder_bias_to_pre_encoder=True)
+    with pytest.raises(ConfigError, match=f"but {target} is not what it reads"):
+        llama_scope.source(other)
+
+
 def test_half_precision_is_read_exactly(tmp_path: Path) -> None:
     folder = write_llama_scope(tmp_path / "some", torch.bfloat16, sparsity_include_decoder_norm=False)
     source = llama_scope.source(folder)
@@ -67,7 +82,7 @@ def test_the_norm_may_be_given_if_the_folder_does_not_say_it(tmp_path: Path, row
         llama_scope.source(folder, -1.0)
     with pytest.raises(ConfigError, match="is given as 3.0, 4.0"):
         llama_scope.source(write_llama_scope(tmp_path / "says"), 4.0)
-    with pytest.raises(ConfigError, match="no norm is used\n  hint: leave out --activation-norm"):
+    with pytest.raises(ConfigError, match="so a given one is not used\n  hint: leave out --activation-norm"):
         llama_scope.source(write_llama_scope(tmp_path / "folded", norm_activation="inference"), NORM)
 
 
@@ -76,7 +91,7 @@ def test_the_norm_may_be_given_if_the_folder_does_not_say_it(tmp_path: Path, row
     [
         (
             {"hook_point_in": "blocks.8.ln2.hook_normalized", "hook_point_out": "blocks.8.hook_mlp_out"},
-            "a transcoder, not an SAE: it reads blocks.8.ln2.hook_normalized and predicts blocks.8.hook_mlp_out",
+            "reads blocks.8.ln2.hook_normalized, before the norm's weight is multiplied in; no cache holds that",
         ),
         ({"norm_activation": "token-wise"}, "norm_activation is 'token-wise'; no weights .*unless it is the same"),
         ({"dataset_average_activation_norm": {"in": 3.0, "out": 4.0}}, f"activations at {HOOK} is given as 3.0, 4.0"),

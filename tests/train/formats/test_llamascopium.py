@@ -48,6 +48,18 @@ def test_an_sae_has_the_same_function_as_in_its_library(
     assert (source.name, source.hook, source.sae.name) == ("some", HOOK, source.config["act_fn"])
 
 
+@pytest.mark.parametrize("act_fn", ["jumprelu", "relu", "topk"])
+def test_a_transcoder_has_a_norm_at_either_hook(tmp_path: Path, rows: Tensor, act_fn: str) -> None:
+    target, by_norm = "blocks.1.hook_mlp_out", act_fn != "topk"
+    folder = write_llamascopium(
+        tmp_path / "some", norm_out=7.0, act_fn=act_fn, hook_point_out=target, sparsity_include_decoder_norm=by_norm
+    )
+    source = llama_scope.source(folder)
+    acts, x_hat = llamascopium_values(folder, rows, norm_out=7.0)
+    check_function(source, rows, acts / SCALE, x_hat)
+    assert (source.hook, source.target, source.is_transcoder) == (HOOK, target, True)
+
+
 def test_the_threshold_moves_to_raw_units_only_from_units_of_training(tmp_path: Path) -> None:
     threshold = parameters()["log_threshold"].exp() / parameters()["D"].norm(dim=1)
     scaled = llama_scope.source(write_llamascopium(tmp_path / "scaled"))
@@ -71,7 +83,7 @@ def test_the_norm_may_be_given_if_the_weights_lack_it(tmp_path: Path) -> None:
     [
         ({"sae_type": "crosscoder"}, "sae_type is 'crosscoder'\n  hint: supported: sae"),
         ({"act_fn": "batchtopk"}, "act_fn is 'batchtopk': it keeps k per token on average over a batch"),
-        ({"hook_point_out": "blocks.1.hook_mlp_out"}, f"reads {HOOK} and predicts blocks.1.hook_mlp_out"),
+        ({"hook_point_out": "blocks.1.hook_mlp_out"}, "add --activation-norm NORM \\(not for a transcoder"),
         ({"expansion_factor": 2}, r"of a llamascopium SAE has shape \(.*40.*\), not \(.*48.*\)"),
     ],
 )
