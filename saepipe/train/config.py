@@ -311,7 +311,7 @@ class TrainConfig(ConfigWithPlugins):
         check_resident(self.resident, device)
         self._check_compile(device)
         steps = self.num_steps(num_rows)
-        for label, component in self.components():
+        for label, component in (("sae", self.sae), *self.components()):
             for name, setting in component.settings().items():
                 if isinstance(setting, Schedule):
                     setting.check_fits(f"{label}.{name}", steps)

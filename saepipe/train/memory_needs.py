@@ -58,8 +58,13 @@ def memory_needs(runs: Sequence[Planned]) -> MemoryNeeds:
 def step_bytes(recipe: Recipe) -> int:
     """Returns the bytes of a step's gradients and activations at its peak.
 
-    A run that becomes sparse later needs what its first, dense steps need.
+    A run that becomes sparse later needs what its first, dense steps need; with a scheduled k, the larger of both ends.
     """
+    return max(_bytes_of_one(recipe.at(step)) for step in (0, recipe.num_steps - 1))
+
+
+def _bytes_of_one(recipe: Recipe) -> int:
+    """Returns the bytes of a step by the recipe of that step."""
     config, batch = recipe.config, recipe.config.batch_size
     sae, penalties = config.sae, config.penalties
     latents, weights = recipe.dtype.itemsize * sae.d_sae, FLOAT * max(recipe.d_in, recipe.d_out) * sae.d_sae

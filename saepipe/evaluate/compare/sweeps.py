@@ -38,7 +38,8 @@ class AtCommonL0:
 
 def method_key(variant: Variant) -> str:
     """Returns the variant's config without seeds and sparsity settings, as text; equal for all variants of a sweep."""
-    settings = {key: value for key, value in variant[0].settings.items() if key not in ("seed", "data_seed", "sae.k")}
+    own = re.compile(r"seed|data_seed|sae\.k(\.(start|end))?")
+    settings = {key: value for key, value in variant[0].settings.items() if not own.fullmatch(key)}
     for key, name in variant[0].settings.items():
         if (penalty := re.fullmatch(r"(penalties\.\d+)\.name", key)) and name in SPARSITY:
             swept = re.compile(rf"{re.escape(penalty[1])}\.({SPARSITY[name]})(\..+)?")

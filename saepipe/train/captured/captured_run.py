@@ -21,13 +21,14 @@ from saepipe.train.step.loss import factors_of
 from saepipe.train.step.measure import Measurement
 from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState, overwrite
-from saepipe.train.step.step import settings_now, train_step, uniform
+from saepipe.train.step.step import choose_path, settings_now, train_step, uniform
 
 
 class CapturedRun:
     """Makes the steps of a run: settled ones from a trace, all others plainly.
 
-    Plain are steps that are measured or resample, those whose density decides on the next, and every kind's first.
+    Plain are steps that are measured or resample, those whose density decides on the next, those in which the
+    architecture follows a schedule, and every kind's first.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class CapturedRun:
     ) -> None:
         """Takes over a run; its state can be saved and measured between any two steps."""
         self._recipe, self._state = recipe, state
-        self._traces = Traces(runner, say)
+        self._traces, self._say = Traces(runner, say), say
         self._tensors: StepTensors | None = None
 
     def step(self, rows: Tensor, due: Due = Due.NOTHING) -> Measurement | None:
         """Trains on one batch as `train_step` does."""
         recipe, state = self._recipe, self._state
+        choose_path(recipe, state)
         if due or self._is_special() or not self._replayed(rows):
             return train_step(recipe, state, rows, due)
         state.num_summed += 1
@@ -50,11 +52,18 @@ class CapturedRun:
     def _is_special(self) -> bool:
         """Returns whether the host must look at values in this step."""
         config, step = self._recipe.config, self._state.step
+        if self._recipe.moves_at(step):
+            self._tell_once()
+            return True
         resamples = last_resampling(config.dead, step, self._recipe.num_steps) == step
         return resamples or thresholds_at(step, config, self._recipe.d_in, self._recipe.device) is not None
 
+    def _tell_once(self) -> None:
+        say, self._say = self._say, lambda _: None
+        say("steps are captured once the schedule of the architecture has ended; until then they are plain")
+
     def _replayed(self, rows: Tensor) -> bool:
-        recipe, state = self._recipe, self._state
+        recipe, state = self._recipe.at(self._state.step), self._state
         numbers = uniform(recipe, state.step)
         dead, shape = any_dead(recipe, state.step, state.tokens_since_fired), (tuple(rows.shape), rows.dtype)
         if self._tensors is None:

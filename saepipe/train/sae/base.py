@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -16,6 +16,7 @@ from saepipe.data.config.component import Component
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern, true_positions
 from saepipe.train.sae.straight_through import StraightThrough
+from saepipe.train.schedule import Schedule
 
 Params = dict[str, Tensor]
 """W_enc (d_in, d_sae), b_enc (d_sae,), W_dec (d_sae, d_in), b_dec (d_in,); an architecture may add its own.
@@ -86,8 +87,24 @@ class Architecture(Component):
 
     @property
     def num_active(self) -> float | None:
-        """Active latents per token, if the architecture and not a penalty determines them."""
+        """Active latents per token at the end of the run, if the architecture and not a penalty determines them."""
         return None
+
+    def settings(self) -> Mapping[str, Schedule]:
+        """Returns the settings that a schedule moves during the run, by name."""
+        return {name: value for name, value in self if isinstance(value, Schedule)}
+
+    def at(self, step: int, num_steps: int) -> Self:
+        """Returns the architecture of one step, counted from 0, whose settings are numbers."""
+        return self.with_numbers({name: schedule.at(step, num_steps) for name, schedule in self.settings().items()})
+
+    def ended(self) -> Self:
+        """Returns the architecture at the end of the run."""
+        return self.with_numbers({name: schedule.end for name, schedule in self.settings().items()})
+
+    def with_numbers(self, values: Mapping[str, float]) -> Self:
+        """Returns the architecture with numbers in place of schedules."""
+        return self.model_copy(update=values) if values else self
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -237,7 +254,7 @@ class Architecture(Component):
 
     def inference(self, params: Params) -> tuple[Architecture, Params]:
         """Returns the SAE to save: an architecture whose `activate` needs no batch, and its parameters."""
-        return self, params
+        return self.ended(), params
 
     def training_params(self, sae: Architecture, params: Params) -> Params | None:
         """Inverts `inference`: returns the parameters of which that gives `sae` and `params`, or None if none does."""

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.sae.active_count import MeanK, check_k, k_now, last_k
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.jumprelu import JumpReLU
 
@@ -18,7 +19,8 @@ LIKELY = 0.9
 
 
 class BatchTopK(Architecture):
-    """In training, acts = max(pre_acts, 0) at the k * batch largest of a batch, 0 elsewhere; k may be fractional.
+    """In training, acts = max(pre_acts, 0) at the k * batch largest of a batch, 0 elsewhere; k may be fractional, and
+    may follow a schedule.
 
     At inference tokens are independent: acts = pre_acts where they exceed one threshold for all latents, 0 elsewhere.
     This is a JumpReLU, and it is saved as one. The threshold is a running mean over steps of the smallest activation
@@ -31,18 +33,17 @@ class BatchTopK(Architecture):
     buffers: ClassVar[frozenset[str]] = frozenset({"threshold"})
     sparse: ClassVar[bool] = True
     in_pieces: ClassVar[bool] = True
-    k: Annotated[float, Field(gt=0)]
+    k: MeanK
     threshold_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
-        if self.k > self.d_sae:
-            raise ValueError(f"k = {self.k:g} is more than d_sae = {self.d_sae}")
+        check_k(self.k, self.d_sae, whole=False)
         return self
 
     @property
     def num_active(self) -> float:
-        return self.k
+        return last_k(self.k)
 
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
         return {**super().init(d_in, encoder_scale, generator), "threshold": torch.zeros(())}
@@ -88,7 +89,7 @@ class BatchTopK(Architecture):
         return pre_acts.relu()
 
     def _num_kept(self, batch: int) -> int:
-        return max(1, round(self.k * batch))
+        return max(1, round(k_now(self.k) * batch))
 
     def threshold(self, params: Params) -> Tensor:
         return params["threshold"].expand(self.d_sae)

@@ -80,7 +80,7 @@ class JumpReLU(Architecture):
         return _value(params) - self.bandwidth / 2  # entries whose slope is estimated lie down to there
 
     def inference(self, params: Params) -> tuple[Architecture, Params]:
-        return self, {**params, "threshold": self.threshold(params)}
+        return self.ended(), {**params, "threshold": self.threshold(params)}
 
     def unscaled(self, params: Params, scale: float) -> Params:
         return {**super().unscaled(params, scale), "threshold": params["threshold"] / scale}

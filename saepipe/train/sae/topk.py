@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
-from saepipe.data.config.base import Count
 from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.sae.active_count import WholeK, check_k, k_now, last_k
 from saepipe.train.sae.base import Architecture, Params
 
 ROUNDING = 2.0**-8
@@ -19,29 +20,36 @@ GROUP = 16
 
 
 class TopK(Architecture):
-    """acts = max(pre_acts, 0) at each token's k largest pre-activations, 0 elsewhere."""
+    """acts = max(pre_acts, 0) at each token's k largest pre-activations, 0 elsewhere; k may follow a schedule."""
 
     name: Literal["topk"] = "topk"
     sparse: ClassVar[bool] = True
     in_pieces: ClassVar[bool] = True
-    k: Annotated[Count, Field(ge=1)]
+    k: WholeK
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
-        if self.k > self.d_sae:
-            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
+        check_k(self.k, self.d_sae, whole=True)
         return self
 
     @property
-    def num_active(self) -> int | None:
-        return self.k
+    def num_active(self) -> int:
+        return round(last_k(self.k))
+
+    @property
+    def kept(self) -> int:
+        """Active latents per token of the architecture of one step."""
+        return int(k_now(self.k))
+
+    def with_numbers(self, values: Mapping[str, float]) -> Self:
+        return super().with_numbers({name: round(value) if name == "k" else value for name, value in values.items()})
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
-        values, indices = pre_acts.topk(self.k, dim=-1, sorted=False)
+        values, indices = pre_acts.topk(self.kept, dim=-1, sorted=False)
         return pre_acts.new_zeros(pre_acts.shape).scatter(-1, indices, values.relu())
 
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
-        return Pattern.of_indices(pre_acts.topk(self.k, dim=-1, sorted=False).indices, self.d_sae)
+        return Pattern.of_indices(pre_acts.topk(self.kept, dim=-1, sorted=False).indices, self.d_sae)
 
     def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
         pattern = self.pattern(params, pre_acts)
@@ -49,7 +57,7 @@ class TopK(Architecture):
         return pattern.positions[acts != 0], acts[acts != 0]
 
     def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
-        return entries.largest(pre_acts, self.k)
+        return entries.largest(pre_acts, self.kept)
 
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         kth = self._at_most_kth(upper).float()
@@ -62,9 +70,9 @@ class TopK(Architecture):
         that of all.
         """
         num_groups = values.shape[1] // GROUP
-        if num_groups >= 4 * self.k:
+        if num_groups >= 4 * self.kept:
             values = values[:, : num_groups * GROUP].view(len(values), GROUP, num_groups).amax(1)
-        return values.topk(self.k, dim=1, sorted=False).values.amin(1, keepdim=True)
+        return values.topk(self.kept, dim=1, sorted=False).values.amin(1, keepdim=True)
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()

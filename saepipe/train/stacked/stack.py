@@ -120,6 +120,7 @@ class Stack:
         self._sent: dict[tuple[str, str], tuple[Sequence[float], Tensor]] = {}
         runner = runner_of(self.first)
         self._traces = Traces(runner, say) if runner else None
+        self._say, self._told = say, False
         self._fixed: dict[Hashable, Inputs] = {}
 
     @property
@@ -130,8 +131,8 @@ class Stack:
     def step(self, x: Tensor, overrides: Overrides = NONE) -> None:
         """Trains every run on x, float32 and scaled: (batch, d_in) for all, or (num_runs, batch, d_in), one each."""
         step, inputs, dead = self._runs[0].step, self._inputs(x, overrides), self._any_dead()
-        if self._traces is None or not self._replayed(self._traces, inputs, any_dead=dead):
-            self._make(step, self._state, inputs, any_dead=dead)
+        if self._traces is None or self._moves(step) or not self._replayed(self._traces, inputs, any_dead=dead):
+            self._make(self.first.at(step), step, self._state, inputs, any_dead=dead)
         for state in self._runs:
             state.step += 1
             state.num_summed += 1
@@ -139,12 +140,21 @@ class Stack:
     def measure(self, x: Tensor, overrides: Overrides = NONE) -> Shares:
         """Measures the gradient of each term at the next step, on x as for `step`. Changes nothing."""
         state, inputs = _with_leaves(self._state), self._inputs(x, overrides)
-        losses = self._forward(self._runs[0].step, state, inputs, any_dead=self._any_dead(), with_statistics=True)
+        step, dead = self._runs[0].step, self._any_dead()
+        losses = self._forward(self.first.at(step), step, state, inputs, any_dead=dead, with_statistics=True)
         norms = {
             name: norm_each(dict(zip(state.params, projected_gradient(value.sum(), state.params), strict=True)))
             for name, value in losses.weighted.items()
         }
         return Shares(norms, losses.statistics)
+
+    def _moves(self, step: int) -> bool:
+        """Returns whether the architecture follows a schedule at a step, so that it is not captured; says so once."""
+        moves = self.first.moves_at(step)
+        if moves and not self._told:
+            self._told = True
+            self._say("steps are captured once the schedule of the architecture has ended; until then they are plain")
+        return moves
 
     def _replayed(self, traces: Traces, inputs: Inputs, *, any_dead: bool) -> bool:
         """Makes a step from a trace; returns False if it must be made plainly."""
@@ -157,15 +167,17 @@ class Stack:
         for old, new in zip(tree_leaves(fixed), tree_leaves(inputs), strict=True):
             old.copy_(new)
 
+        recipe = self.first.at(self._runs[0].step)
+
         def function(step: int, tensors: tuple[StackState, Inputs]) -> None:
-            self._make(step, *tensors, any_dead=any_dead)
+            self._make(recipe, step, *tensors, any_dead=any_dead)
 
         return traces.replay(key, self._runs[0].step, function, (self._state, fixed))
 
-    def _make(self, step: int, state: StackState, inputs: Inputs, *, any_dead: bool) -> None:
-        """Makes a step: a function of tensors alone, which changes those of `state` in place."""
+    def _make(self, recipe: Recipe, step: int, state: StackState, inputs: Inputs, *, any_dead: bool) -> None:
+        """Makes a step: a function of tensors alone, which changes those of `state` in place, by its recipe."""
         state = _with_leaves(state)
-        params, losses = state.params, self._forward(step, state, inputs, any_dead=any_dead)
+        params, losses = state.params, self._forward(recipe, step, state, inputs, any_dead=any_dead)
         # A run's parameters reach only its own part of the sum, so its gradient is that of its own loss.
         total = torch.stack(list(losses.weighted.values())).sum()
         gradients = dict(zip(params, torch.autograd.grad(total, list(params.values())), strict=True))
@@ -180,10 +192,16 @@ class Stack:
             state.sums.add_(torch.stack(terms, dim=1))
 
     def _forward(
-        self, step: int, state: StackState, inputs: Inputs, *, any_dead: bool, with_statistics: bool = False
+        self,
+        first: Recipe,
+        step: int,
+        state: StackState,
+        inputs: Inputs,
+        *,
+        any_dead: bool,
+        with_statistics: bool = False,
     ) -> _Losses:
-        """Computes the loss of every run."""
-        first = self.first
+        """Computes the loss of every run; `first` is the first one's recipe of the step."""
         varying = _Varying(state.tokens_since_fired, inputs.now, state.states, state.steered, inputs.uniform)
 
         def of_one_run(params: Params, buffers: Params, x: Tensor, varying: _Varying) -> _Losses:

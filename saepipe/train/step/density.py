@@ -42,7 +42,7 @@ so it pays below a density of about bandwidth / rate of multiplication: 4e12 B/s
 
 
 def starts_sparse(config: TrainConfig, d_in: int, device: torch.device) -> bool:
-    """True if step 0 is sparse: the config demands it, or the architecture itself is sparse enough."""
+    """True if a step is sparse: the config demands it, or the architecture, that of the step, is sparse enough."""
     if config.sparse_steps != "auto":
         return config.sparse_steps == "always"
     k, thresholds = config.sae.num_active, _thresholds(config, d_in, device)

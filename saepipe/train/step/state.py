@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,15 @@ class Recipe:
     @property
     def d_out(self) -> int:
         return self.target.d_out if self.target else self.d_in
+
+    def at(self, step: int) -> Recipe:
+        """Returns the recipe of one step, counted from 0, whose architecture has numbers where a schedule moves it."""
+        sae = self.config.sae.at(step, self.num_steps)
+        return self if sae is self.config.sae else replace(self, config=self.config.model_copy(update={"sae": sae}))
+
+    def moves_at(self, step: int) -> bool:
+        """Returns whether a schedule of the architecture has yet to reach its end at a step."""
+        return self.config.sae.at(step, self.num_steps) != self.config.sae.ended()
 
     def scaled(self, rows: Tensor) -> Tensor:
         """Moves raw rows of any dtype to the run's device and scales them to float32.
@@ -150,7 +159,7 @@ def fresh_state(recipe: Recipe, params: Params) -> TrainState:
         sums=torch.zeros(1 + len(config.penalties), 2, dtype=torch.float64, device=device),
         num_summed=0,
         sampled=None,
-        sparse=starts_sparse(config, recipe.d_in, device),
+        sparse=starts_sparse(recipe.at(0).config, recipe.d_in, device),
     )
 
 

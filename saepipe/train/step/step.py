@@ -12,7 +12,7 @@ from saepipe.train.schedule import Controller, controllers, settings_at
 from saepipe.train.seeds import generator
 from saepipe.train.setting import SettingsNow
 from saepipe.train.step.dead import any_dead, count_silence, resample
-from saepipe.train.step.density import density, next_is_sparse, thresholds_at
+from saepipe.train.step.density import density, next_is_sparse, starts_sparse, thresholds_at
 from saepipe.train.step.learning_rate import last_resampling, learning_rate
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.measure import Measurement, measure_due
@@ -30,6 +30,8 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.N
         rows: raw activations (batch, d_in), or (batch, d_in + d_out) with a transcoder's target.
         due: what to measure the step for (gradients: more backward passes). This changes no bit of the training.
     """
+    choose_path(recipe, state)
+    recipe = recipe.at(state.step)
     config = recipe.config
     scaled = recipe.scaled(rows)
     if last_resampling(config.dead, state.step, recipe.num_steps) == state.step:
@@ -44,6 +46,13 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.N
     state.num_summed += 1
     state.step += 1
     return measurement
+
+
+def choose_path(recipe: Recipe, state: TrainState) -> None:
+    """Decides whether the next step is sparse, if the number of active latents follows a schedule."""
+    config = recipe.config
+    if config.sae.settings() and config.sparse_steps == "auto":
+        state.sparse = starts_sparse(recipe.at(state.step).config, recipe.d_in, recipe.device)
 
 
 def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, lr: float | Tensor) -> None:
@@ -70,6 +79,7 @@ def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, 
 
 def step_loss(recipe: Recipe, state: TrainState, rows: Tensor) -> Loss:
     """Computes the loss of the next step on rows scaled by `Recipe.scaled`."""
+    recipe = recipe.at(state.step)
     moment = Moment(
         step=state.step,
         num_steps=recipe.num_steps,

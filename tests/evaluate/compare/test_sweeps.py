@@ -33,6 +33,7 @@ def write_sweep(
     return runs
 
 
+FALLING_TO_2 = {"name": "topk", "d_sae": 8, "k": {"start": 8, "end": 2}}
 ORTSAE = ({"name": "ortsae", "weight": 1.0},)
 GAIN = (0.031, 0.029, 0.030, 0.032)
 
@@ -110,13 +111,18 @@ def test_a_rule_forbids_a_verdict_on_a_sweep_too(tmp_path: Path) -> None:
         ),
         ({"penalties": [{"name": "l0_target", "l0": 8}]}, {"penalties": [{"name": "l0_target", "l0": 16}]}, True),
         ({"sae": {"name": "topk", "d_sae": 8, "k": 2}}, {"sae": {"name": "topk", "d_sae": 8, "k": 4}}, True),
+        ({"sae": FALLING_TO_2}, {"sae": {**FALLING_TO_2, "k": {"start": 8, "end": 4}}}, True),
         ({"seed": 1, "data_seed": 3}, {"seed": 2, "data_seed": 4}, True),
         ({"penalties": [{"name": "l1", "weight": 1}]}, {"penalties": [{"name": "lp", "weight": 1}]}, False),
         ({"penalties": [{"name": "ortsae", "weight": 1}]}, {"penalties": [{"name": "ortsae", "weight": 2}]}, False),
+        ({"sae": FALLING_TO_2}, {"sae": {**FALLING_TO_2, "k": 2}}, False),
         ({"batch_size": 64}, {"batch_size": 128}, False),
         ({"sae": {"name": "topk", "d_sae": 8, "k": 2}}, {"sae": {"name": "topk", "d_sae": 16, "k": 2}}, False),
     ],
-    ids=["weight", "schedule", "target", "k", "seeds", "penalty", "another weight", "batch size", "width"],
+    ids=[
+        *("weight", "schedule", "target", "k", "scheduled k", "seeds"),
+        *("penalty", "another weight", "whether k moves", "batch size", "width"),
+    ],
 )
 def test_a_sweep_varies_sparsity_alone(
     tmp_path: Path, first: dict[str, Any], second: dict[str, Any], same: bool

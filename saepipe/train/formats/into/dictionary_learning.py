@@ -76,15 +76,15 @@ def _to_their_class(sae: Outgoing) -> tuple[str, Params]:
     """Returns the dict_class with the same function, and its tensors under our names."""
     params, trained = sae.params, sae.trained
     if isinstance(sae.sae, TopK):
-        return "AutoEncoderTopK", {**params, "k": _int32(sae.sae.k), "threshold": torch.tensor(-1.0)}
+        return "AutoEncoderTopK", {**params, "k": _int32(sae.sae.kept), "threshold": torch.tensor(-1.0)}
     if sae.sae.name == "relu":
         return "AutoEncoder", _unit_rows(params)
     if sae.sae.name == "gated":
         return "GatedAutoEncoder", params
     assert sae.sae.name == "jumprelu", f"no dict_class is equivalent to a {sae.sae.name}"
-    if not isinstance(trained, BatchTopK) or trained.k != int(trained.k):
+    if not isinstance(trained, BatchTopK) or trained.num_active != int(trained.num_active):
         return "JumpReluAutoEncoder", b_dec_left_in(params)
-    params = {**params, "k": _int32(int(trained.k)), "threshold": params["threshold"][0]}
+    params = {**params, "k": _int32(int(trained.num_active)), "threshold": params["threshold"][0]}
     if isinstance(trained, MatryoshkaBatchTopK):
         sizes = [stop - start for start, stop in pairwise((0, *trained.sizes))]
         return "MatryoshkaBatchTopKSAE", {**params, "group_sizes": torch.tensor(sizes)}

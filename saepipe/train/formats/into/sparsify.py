@@ -35,7 +35,7 @@ def write(folder: Path, sae: Outgoing) -> None:
         "expansion_factor": max(1, round(sae.d_sae / sae.d_in)),  # used only if num_latents is 0
         "normalize_decoder": are_unit(decoder_norms(sae.params)),
         "num_latents": sae.d_sae,
-        "k": sae.sae.k,
+        "k": sae.sae.kept,
         "multi_topk": False,
         "skip_connection": False,
         "transcode": False,
