@@ -6,7 +6,7 @@ none. The loss shows it, and the norm of the activations does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,9 +20,9 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.tokenize import Window
 
-_MOST_TOKENS, _LARGEST_SHARE = 2048, 0.01
-"""Tokens that are measured with each opening, and their share of the harvest's."""
-_MOST_WINDOWS, _LONGEST_WINDOW = 16, 512
+_LONGEST_WINDOW, _NUM_TOKENS = 512, 1024
+"""Tokens that are measured with each opening, in all. They do not depend on the harvest's length, so that a cache that
+is extended equals one that was made at once."""
 _SEARCHED = 2**18
 """Tokens of text in which held-out windows are looked for."""
 _SEPARATORS = ("<|endoftext|>", "<|end_of_text|>")
@@ -56,15 +56,14 @@ def measure_openings(
         holds ids that the model does not have, which the harvest will refuse.
     """
     size = measured_size(config)
-    budget = min(_MOST_TOKENS, int(_LARGEST_SHARE * config.num_tokens))
-    split, chosen = _windows(config, windows, min(_MOST_WINDOWS, max(1, budget // size)), _SEARCHED // size)
+    split, chosen = _windows(config, windows, _NUM_TOKENS // size, _SEARCHED // size)
     if not chosen or max(window.ids.max() for window in chosen) >= lm.num_ids:
         return None
     openings = _openings(config, lm)
     special = lm.special_ids | {token_id for token_id in openings.values() if token_id is not None}
     separate = config.bos != "windows"
     losses = {
-        token: [_losses(lm, _opened(window, token_id, separate, size), special) for window in chosen]
+        token: _losses(lm, [_opened(window, token_id, separate, size) for window in chosen], special)
         for token, token_id in openings.items()
     }
     own = next(iter(losses.values()))
@@ -147,17 +146,29 @@ def _opened(window: Window, token_id: int | None, separate: bool, size: int) -> 
     return np.concatenate([[token_id, *part[np.isin(part[:1], token_id).sum() :]] for part in parts])
 
 
+def _losses(lm: LanguageModel, sequences: Sequence[np.ndarray], special: frozenset[int]) -> list[torch.Tensor]:
+    """Returns the losses of each sequence; as many go through the model at once as make up one of the longest."""
+    per_pass = max(1, _LONGEST_WINDOW // max(map(len, sequences)))
+    starts = range(0, len(sequences), per_pass)
+    return [loss for start in starts for loss in _of_a_pass(lm, sequences[start : start + per_pass], special)]
+
+
 @torch.no_grad()
-def _losses(lm: LanguageModel, ids: np.ndarray, special: frozenset[int]) -> torch.Tensor:
-    """Returns -log p of the ordinary tokens but the first, (num_scored,) float64 on the CPU."""
-    scored = np.flatnonzero(keep_mask(ids, special))[1:]
-    sequence = torch.from_numpy(ids.astype(np.int64)).to(lm.model.device)
-    logits = lm.model(input_ids=sequence[None], use_cache=False).logits[0]
-    parts = [
-        cross_entropy(logits[places - 1].float(), sequence[places].to(logits.device), reduction="none")
-        for places in torch.split(torch.from_numpy(scored).to(logits.device), _CHUNK)
-    ]
-    return torch.cat(parts).double().cpu() if parts else torch.zeros(0, dtype=torch.float64)
+def _of_a_pass(lm: LanguageModel, sequences: Sequence[np.ndarray], special: frozenset[int]) -> Iterator[torch.Tensor]:
+    """Yields -log p of each sequence's ordinary tokens but the first, (num_scored,) float64 on the CPU."""
+    ids = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
+    for row, sequence in zip(ids, sequences, strict=True):
+        row[: len(sequence)] = sequence  # the model is causal, so what follows does not matter
+    all_logits = lm.model(input_ids=torch.from_numpy(ids).to(lm.model.device), use_cache=False).logits
+    for logits, sequence in zip(all_logits, sequences, strict=True):
+        scored = torch.from_numpy(np.flatnonzero(keep_mask(sequence, special))[1:])
+        targets = torch.from_numpy(sequence.astype(np.int64))[scored]
+        parts = zip(torch.split(scored - 1, _CHUNK), torch.split(targets, _CHUNK), strict=True)
+        losses = [
+            cross_entropy(logits[places.to(logits.device)].float(), chunk.to(logits.device), reduction="none")
+            for places, chunk in parts
+        ]
+        yield torch.cat(losses).double().cpu()
 
 
 def _compared(values: list[torch.Tensor], own: list[torch.Tensor]) -> dict[str, float | None]:

@@ -12,6 +12,7 @@ import torch
 from helpers.interrupted_harvests import changed
 from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.terminal.progress import Silent
+from saepipe.harvest import openings as openings_module
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe
 from saepipe.harvest.model import LanguageModel, load_model
@@ -32,10 +33,10 @@ def lm(toy_config: HarvestConfig) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def base(toy_config: HarvestConfig, tmp_path_factory: pytest.TempPathFactory) -> HarvestConfig:
-    """A text of known documents; 1 % of the tokens are four windows."""
+    """A text of known documents, of which four windows are measured."""
     path = tmp_path_factory.mktemp("text") / "texts.json"
     path.write_text(json.dumps(TEXTS))
-    sizes = {"num_tokens": 9600, "heldout_tokens": 48, "context_size": SIZE, "heldout_share": SHARE}
+    sizes = {"num_tokens": 1000, "heldout_tokens": 48, "context_size": SIZE, "heldout_share": SHARE}
     return changed(toy_config, dataset={"source": str(path)}, hooks=["blocks.0.hook_resid_post"], **sizes)
 
 
@@ -66,6 +67,11 @@ def losses(lm: LanguageModel, token: int | None, bos: str) -> list[np.ndarray]:
     return values
 
 
+@pytest.fixture(autouse=True)
+def few_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openings_module, "_NUM_TOKENS", 4 * SIZE)
+
+
 @pytest.mark.parametrize("bos", ["documents", "windows", "none"])
 def test_losses_are_those_of_the_model(lm: LanguageModel, base: HarvestConfig, bos: str) -> None:
     openings = describe(changed(base, bos=bos), lm)["openings"]
@@ -89,8 +95,9 @@ def test_training_text_is_measured_where_none_is_held_out(lm: LanguageModel, bas
     assert "training tokens in windows of 24" in (opening_sentence(openings) or "")
 
 
-def test_a_small_harvest_measures_a_single_window_without_an_error(lm: LanguageModel, base: HarvestConfig) -> None:
-    openings = describe(changed(base, num_tokens=500), lm)["openings"]
+def test_a_single_window_has_no_error(lm: LanguageModel, base: HarvestConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openings_module, "_NUM_TOKENS", SIZE)
+    openings = describe(base, lm)["openings"]
     assert openings["num_windows"] == 1
     assert {line["standard_error"] for line in openings["losses"]} == {None}
     assert "±" not in (opening_sentence(openings) or "")
@@ -115,11 +122,11 @@ def test_a_loss_that_is_not_finite_is_said(toy_config: HarvestConfig, base: Harv
 
 def test_the_harvest_says_and_stores_it_and_so_does_the_plan(base: HarvestConfig, tmp_path: Path) -> None:
     progress = Silent()
-    cache = harvest(changed(base, num_tokens=1000), tmp_path / "cache", progress=progress)
+    cache = harvest(base, tmp_path / "cache", progress=progress)
     sentence = opening_sentence(cache.attributes["openings"])
     assert progress.said[0] == sentence
     assert (sentence or "").startswith("with <bos> as BOS the model's loss is ")
-    assert plan(changed(base, num_tokens=1000), tmp_path / "other").page()["opening"] == sentence
+    assert plan(base, tmp_path / "other").page()["opening"] == sentence
     again = Silent()
     harvest(changed(base, num_tokens=1100), tmp_path / "cache", progress=again)
     assert sentence not in again.said
