@@ -15,7 +15,7 @@ class L1(Penalty):
     name: Literal["l1"] = "l1"
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        # In a crosscoder |W_dec_i| is the sum of the norms at each hook, so a latent that writes at few hooks costs less
+        # In a crosscoder |W_dec_i| is the sum of norms at each hook, so a latent that writes at few hooks costs less
         # (Lindsey et al. 2024, "Sparse Crosscoders").
         if ctx.widths:
             return Penalised(ctx.acts_sum @ norms_by_hook(ctx.W_dec, ctx.widths).sum(1) / len(ctx.x), {}, state)
