@@ -109,6 +109,9 @@ def plan_jobs(
             kind = "transcoder" if run.target else "crosscoder"
             hint = "use mode: fixed"
             raise ConfigError(f"{run.path} is a {kind}, of which SAEBench has no metrics to reproduce", hint=hint)
+        if config.activations == "live" and testbed.reads_two_models:
+            hint = "use activations: stored"
+            raise ConfigError(f"{run.path} reads the caches of two models; live activations are of one", hint=hint)
         for metric in config.metrics:
             key = (id(testbed), metric.name)
             if key not in works:  # only once, as it may look up texts on a hub

@@ -19,6 +19,7 @@ from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 from saepipe.data.batches.memory import Resident, check_resident
+from saepipe.data.cache.paired_cache import OTHER
 from saepipe.data.config.base import Config, Count, fingerprint
 from saepipe.data.config.bounds import Device, Seed
 from saepipe.data.config.component import Component, ConfigWithPlugins, plugin_stems
@@ -142,6 +143,12 @@ class TrainConfig(ConfigWithPlugins):
         description="the run is a crosscoder, which reads and reconstructs several hooks of the cache by one set of "
         "latents; they take the place of `hook`",
     )
+    other_cache: Path | None = Field(
+        None,
+        description="cache of another model on the same tokens: a crosscoder reads `hooks` of both, and shows what the "
+        "models share",
+    )
+    other_fingerprint: str | None = Field(None, description="fingerprint of that cache; written by saepipe")
     target: str | None = Field(
         None,
         description="`blocks.19.hook_mlp_out`: the run is a transcoder, which reads `hook` and reconstructs this hook "
@@ -229,8 +236,10 @@ class TrainConfig(ConfigWithPlugins):
             raise ValueError("; ".join(refusals))
         if self.hooks and (self.hook is not None or self.target is not None):
             raise ValueError("hooks, of a crosscoder, and hook or target exclude each other")
-        if len(self.hooks) == 1 or len({*self.hooks}) < len(self.hooks):
+        if len({*self.hooks}) < len(self.hooks) or (len(self.hooks) == 1 and self.other_cache is None):
             raise ValueError("hooks, of a crosscoder, are two or more different ones; for one, set `hook`")
+        if self.other_cache is not None and not self.hooks:
+            raise ValueError("other_cache needs `hooks`, which a crosscoder reads from both caches")
         if self.hooks and self.sae.name == "gated":
             raise ValueError("a crosscoder cannot be gated")
         if self.hooks and self.init.source is not None:
@@ -262,14 +271,14 @@ class TrainConfig(ConfigWithPlugins):
     def read_hooks(self) -> tuple[str, ...]:
         """Hooks whose activations are side by side in a row of a batch, once `hook` is set."""
         if self.hooks:
-            return self.hooks
+            return (*self.hooks, *(OTHER + hook for hook in self.hooks if self.other_cache is not None))
         assert self.hook is not None, "the config is not resolved"
         return (self.hook,) if self.target is None else (self.hook, self.target)
 
     @property
     def site(self) -> str:
         """What the encoder reads, once `hook` is set: the hook, or the joint name of a crosscoder's."""
-        return joint_name(self.hooks) if self.hooks else str(self.hook)
+        return joint_name(self.read_hooks) if self.hooks else str(self.hook)
 
     @property
     def skip_settings(self) -> SkipConfig | None:

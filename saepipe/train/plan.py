@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.paired_cache import PairedCache
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.disk import require_room
@@ -32,8 +33,9 @@ class Planned:
     @property
     def stream(self) -> tuple[str, tuple[str, ...], int, int]:
         """Cache, hooks, batch size and data seed; runs in which all agree share one stream of batches."""
-        config = self.recipe.config
-        return str(self.cache.path), config.read_hooks, config.batch_size, config.data_seed
+        config, path = self.recipe.config, str(self.cache.path)
+        path += f" and {config.other_cache}" if config.other_cache else ""
+        return path, config.read_hooks, config.batch_size, config.data_seed
 
     @property
     def num_params(self) -> int:
@@ -51,11 +53,17 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
     """Returns every run of a config, each resolved; raises ConfigError if one cannot be made."""
     device = pick_device(config.device)
     variants = expand(config)
-    caches = {path: Cache.open(path) for path in {variant.config.cache for variant in variants}}
+    configs = [variant.config for variant in variants]
+    caches = {path: Cache.open(path) for path in {config.cache for config in configs}}
+    others = {config.other_cache: Cache.open(config.other_cache) for config in configs if config.other_cache}
+    pairs: dict[tuple[Path, Path], PairedCache] = {}
     starts: dict[str, InitConfig] = {}  # each SAE that runs start from is read once
     planned = []
     for variant in variants:
         cache = caches[variant.config.cache]
+        if (path := variant.config.other_cache) is not None:
+            both = variant.config.cache, path
+            cache = pairs[both] = pairs[both] if both in pairs else PairedCache.of(cache, others[path])
         if variant.config.hooks:
             planned.append(Planned(variant, _crosscoder(variant.config, cache, device), cache, out / variant.folder))
             continue
@@ -74,14 +82,16 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
 
 def _crosscoder(config: TrainConfig, cache: Cache, device: torch.device) -> Recipe:
     """Returns the recipe of a crosscoder; raises ConfigError if the cache lacks one of its hooks."""
-    if missing := [hook for hook in config.hooks if hook not in cache.hooks]:
+    if missing := [hook for hook in config.read_hooks if hook not in cache.hooks]:
         raise ConfigError(
             f"hooks {', '.join(missing)} are not in the cache; {cache.path} has {', '.join(cache.hooks)}",
             hint="harvest all hooks into one cache",
         )
     resolved = config.resolved(hook=None, num_rows=cache.num_tokens, device=device)
-    widths = tuple(cache.widths[hook] for hook in config.hooks)
-    scales = tuple(_scale(resolved, cache, hook) for hook in config.hooks)
+    if isinstance(cache, PairedCache):
+        resolved = resolved.model_copy(update={"other_fingerprint": cache.other.fingerprint})
+    widths = tuple(cache.widths[hook] for hook in config.read_hooks)
+    scales = tuple(_scale(resolved, cache, hook) for hook in config.read_hooks)
     return Recipe(resolved, sum(widths), joint_scale(scales), device, widths=widths, scales=scales)
 
 

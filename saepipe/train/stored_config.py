@@ -21,6 +21,7 @@ PRIMARY_METRICS = {"mean_full_absorption_score": 0.05, "explained_variance": 0.0
 OUTSIDE_THE_ID = frozenset(
     {
         "cache",
+        "other_cache",
         "plugins",
         "device",
         "resident",
@@ -39,7 +40,7 @@ OUTSIDE_THE_ID = frozenset(
 )
 
 
-LATER_KEYS: dict[str, Any] = {"target": None, "skip": False, "hooks": []}
+LATER_KEYS: dict[str, Any] = {"target": None, "skip": False, "hooks": [], "other_fingerprint": None}
 """Keys that earlier versions did not have, with their defaults, at which they are not part of the id."""
 
 

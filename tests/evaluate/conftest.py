@@ -130,7 +130,9 @@ def random_sae() -> LinearSAE:
 def make_testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout, batch_size: int, folder: Path) -> Testbed:
     model_id = {"id": "tiny", "weights": "w"}
     attributes = {"config": {"dataset": {"source": "by hand"}}, "model": model_id}
-    cache: Any = SimpleNamespace(path=Path("cache"), fingerprint="c" * 64, heldout=heldout, attributes=attributes)
+    cache: Any = SimpleNamespace(
+        path=Path("cache"), fingerprint="c" * 64, identity="c" * 64, heldout=heldout, attributes=attributes
+    )
     tokenizer: Any = None
     lm = LanguageModel(model, tokenizer, ModelConfig(dtype="float32"))
     kept_work = KeptWork(folder, model_id)

@@ -118,6 +118,11 @@ class Cache(Displayed):
         return tuple(self.attributes["hooks"])
 
     @property
+    def identity(self) -> str:
+        """Its fingerprint; of two caches that are read as one, both."""
+        return self.fingerprint
+
+    @property
     def widths(self) -> Mapping[str, int]:
         """d_in by hook."""
         return widths_of(self.attributes)
@@ -162,22 +167,23 @@ class Cache(Displayed):
         Raises:
             CorruptDataError: if they contradict each other.
         """
-        first, _ = RowArray.open(self.path, Layout.acts(self.hooks[0]))
-        if first.row_shape != (d_in := self.widths[self.hooks[0]],):
+        widths = widths_of(self.attributes)
+        first, _ = RowArray.open(self.path, Layout.acts(hook := self.attributes["hooks"][0]))
+        if first.row_shape != (d_in := widths[hook],):
             raise CorruptDataError(f"{self.path / first.name} has rows {first.row_shape}, but d_in is {d_in}")
         for key in ("shard_rows", "chunk_rows"):
             if self.attributes["config"].get(key, size := getattr(first, key)) != size:
                 raise CorruptDataError(f"{self.path / first.name} has {key} {size:,}, unlike the cache's config")
         sizes = self.attributes["context_size"], first.shard_rows, first.chunk_rows
         try:
-            return Layout(self.widths, *sizes, first.profile)
+            return Layout(widths, *sizes, first.profile)
         except ConfigError as error:
             raise CorruptDataError(f"{self.path / first.name}: {error.message}") from None
 
     @cached_property
     def _arrays(self) -> Mapping[str, tuple[RowArray, int]]:
         """Each array as the layout describes it, and its number of rows by the manifest."""
-        widths = self.widths
+        widths = widths_of(self.attributes)
         arrays = {array.name: (array, d_in) for hook, d_in in widths.items() for array in self.layout.channels(hook)}
         for split in SPLITS:
             num_rows = total(self.lines, "shard", split, "num_rows")
@@ -228,7 +234,7 @@ class Cache(Displayed):
         names = (Layout.contexts("heldout"), Layout.documents("heldout"), Layout.keep("heldout"))
         arrays = [self.array(name) for name in names]
         contexts, documents, keep = (array.read(0, array.num_rows) for array in arrays)
-        rows = {hook: self.array(Layout.acts(hook, "heldout")) for hook in self.hooks}
+        rows = {hook: self.array(Layout.acts(hook, "heldout")) for hook in self.attributes["hooks"]}
         return Heldout(contexts, documents, keep, rows)
 
     def facts(self) -> Mapping[str, Any]:
@@ -250,7 +256,7 @@ class Cache(Displayed):
         return list(artifact.damaged_files(self.path, self.lines))
 
     def _check_hook(self, hook: str) -> str:
-        if hook not in self.hooks:
+        if hook not in self.attributes["hooks"]:
             raise ConfigError(f"{self.path} has no hook {hook!r}", hint=f"it has {', '.join(self.hooks)}")
         return hook
 

@@ -61,6 +61,8 @@ class Metric(Component):
     """Raised whenever the same inputs give other figures; older results are then measured again."""
     shown: ClassVar[Mapping[str, FigureSpec]] = {}
     """Figures that tables and verdicts use, by key (SAEBench's; each key belongs to one metric only)."""
+    runs_texts: ClassVar[bool] = True
+    """Whether it runs texts of its own through the model, up to the hook."""
     uses_baseline: ClassVar[bool] = False
     """True if the metric also measures the change from the baseline."""
 
@@ -73,6 +75,8 @@ class Metric(Component):
 
     def refuses(self, testbed: Testbed) -> str | None:
         """Returns why it cannot measure what was trained there, or None if it can."""
+        if testbed.reads_two_models and self.runs_texts:
+            return "it runs texts through one model, and a crosscoder of two caches reads two"
         return None
 
     def works(self, testbed: Testbed) -> list[Work]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from saepipe.data.cache.ancestors import open_length
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.paired_cache import PairedCache
 from saepipe.data.errors import ConfigError
 from saepipe.train.rundir.finished_run import Run
 from saepipe.train.sae.crosscoder import hooks_of
@@ -30,6 +31,19 @@ def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], 
             f"{run.path} was trained from cache {run.cache_fingerprint[:16]}, but {path} is {cache.fingerprint[:16]}",
             hint="--set cache=PATH of the cache that it was trained from",
         )
+    if run.plain.get("other_cache"):
+        cache = _paired(run, cache)
     if {*hooks_of(run.hook), *([run.target] if run.target else ())} - {*cache.hooks}:
         raise ConfigError(f"{run.path} was trained at {run.sites}; {path} has {', '.join(cache.hooks)}")
     return cache
+
+
+def _paired(run: Run, cache: Cache) -> PairedCache:
+    """Returns the cache together with the other model's, of a crosscoder that reads both."""
+    path, fingerprint = Path(run.plain["other_cache"]), run.plain["other_fingerprint"]
+    if not path.is_dir():
+        raise ConfigError(f"the other cache of {run.path} is not at {path}", hint="put it back, or train again")
+    other = open_length(path, fingerprint)
+    if other.fingerprint != fingerprint:
+        raise ConfigError(f"{run.path} was trained from other_cache {fingerprint[:16]}, but {path} is another")
+    return PairedCache.of(cache, other)

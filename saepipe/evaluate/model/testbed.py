@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.paired_cache import PairedCache, is_other, site
 from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import KeptWork
@@ -101,6 +102,8 @@ class Testbed:
     """the SAE that metrics with a comparison compare the others with"""
     target: str | None = None
     """what transcoders reconstruct; None: what they read, as SAEs"""
+    load_other: Callable[[], LanguageModel] | None = None
+    """loads the model of the other cache, if crosscoders read two"""
     dtype: str = "float32"
     """dtype of the model"""
     passes: Passes = field(default_factory=Passes)
@@ -124,9 +127,15 @@ class Testbed:
         """Whether what is trained here reads and reconstructs several hooks."""
         return self.target is None and len(self.read_hooks) > 1
 
+    @property
+    def reads_two_models(self) -> bool:
+        """Whether some hooks are another model's, in a cache of its own."""
+        return isinstance(self.cache, PairedCache)
+
     def at_target(self, target: str) -> Testbed:
         """Returns the testbed of the transcoders that crosscoders are at one of their hooks."""
-        return replace(self, target=target)
+        assert self.load_other is not None or not is_other(target), "there is one model"
+        return replace(self, target=target, load=self.load_other if is_other(target) else self.load)  # type: ignore[arg-type]
 
     @property
     def written(self) -> str:
@@ -145,7 +154,9 @@ class Testbed:
 
     def split(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Splits rows (..., row_width) into what is read and what is reconstructed; for SAEs, both are the rows."""
-        return split_rows(rows, rows.shape[-1] if self.target is None else self.d_in)
+        if self.target is None:
+            return rows, rows
+        return split_rows(rows, sum(self.cache.widths[hook] for hook in self.read_hooks))
 
     def _width(self, hook: str) -> int:
         return width_of(self.language_model.model, HookPoint.parse(hook))
@@ -164,7 +175,7 @@ class Testbed:
     @contextmanager
     def upper_layers(self) -> Iterator[UpperLayers]:
         """Yields the model from the reconstructed hook upward; see `saepipe.evaluate.model.upper_layers`."""
-        with upper_layers(self.language_model.model, HookPoint.parse(self.written)) as run_upper:
+        with upper_layers(self.language_model.model, HookPoint.parse(site(self.written))) as run_upper:
 
             def counted(ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
                 self.passes.upper += len(ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.paired_cache import PairedCache
 from saepipe.data.device import pick_device
 from saepipe.data.folders.run_folders import first_run
 from saepipe.data.terminal.progress import Progress, Silent
@@ -33,7 +34,7 @@ class Testbeds:
 
     def at(self, cache: Cache, hook: str, target: str | None = None) -> Testbed:
         """Returns the testbed of this hook of this cache, or of transcoders from it to a target."""
-        key = (cache.fingerprint, hook, target)
+        key = (cache.identity, hook, target)
         if key not in self._testbeds:
             self._testbeds[key] = self._build(cache, hook, target)
         return self._testbeds[key]
@@ -46,6 +47,7 @@ class Testbeds:
             hook=hook,
             target=target,
             load=partial(self._load, cache),
+            load_other=partial(self._load, cache.other) if isinstance(cache, PairedCache) else None,
             kept_work=KeptWork(
                 self.config.artifacts or beside(cache.path),
                 model_key | ({"target": target} if target else {}),

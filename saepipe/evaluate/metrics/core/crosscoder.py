@@ -18,7 +18,9 @@ from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.train.sae.crosscoder import hooks_of, norms_by_hook
 
-BY_HOOK = ("explained_variance", "mse", "cossim", "l2_ratio", "ce_loss_score", "kl_div_score", "delta_ce", "fvu")
+RECONSTRUCTION = ("explained_variance", "mse", "cossim", "l2_ratio", "delta_ce", "fvu")
+LOSSES = ("ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_score", "kl_div_score")
+BY_HOOK = (*RECONSTRUCTION, *LOSSES)
 """Figures that are told of each hook, too."""
 
 SHARES = 20

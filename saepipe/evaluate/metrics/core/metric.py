@@ -39,6 +39,7 @@ class Core(Metric):
     """Mode reference only: number of batches for CE and KL; the others are for the rest. null: one in eleven."""
     exclude_special_tokens: bool = True
     """Mode reference only: whether BOS, EOS and pad keep their activations; if not, the SAE replaces those too."""
+    runs_texts: ClassVar[bool] = False
     eval_type_id: ClassVar[str] = "core"
     version: ClassVar[int] = 2
     shown: ClassVar[Mapping[str, FigureSpec]] = CORE_FIGURES

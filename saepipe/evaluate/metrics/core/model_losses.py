@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from saepipe.data.cache.paired_cache import site
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.kept_work import Content, Work
@@ -41,7 +42,7 @@ def losses_work(testbed: Testbed, num_contexts: int) -> Work:
     """Returns the key of the stored losses. It includes the batch size, on which rounding depends."""
     key = {
         "format": _FORMAT,
-        "cache": testbed.cache.fingerprint,
+        "cache": testbed.cache.identity,
         "num_contexts": num_contexts,
         "batch_size": testbed.batch_size,
         "mode": testbed.mode,
@@ -57,7 +58,7 @@ def _ablates_mean(testbed: Testbed) -> bool:
 
     Zeros there take away what every token gets alike, too, of which no latent has to know.
     """
-    return testbed.mode == "fixed" and not HookPoint.parse(testbed.written).is_between_layers
+    return testbed.mode == "fixed" and not HookPoint.parse(site(testbed.written)).is_between_layers
 
 
 def model_losses(testbed: Testbed, num_contexts: int, progress: Progress) -> ModelLosses:

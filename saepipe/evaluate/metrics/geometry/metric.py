@@ -35,6 +35,7 @@ class Geometry(Metric):
     """Held-out contexts to use; null: all."""
     num_pairs: Count = Field(default=256, gt=0)
     """Number of latent pairs, the most similar by decoder cosine, whose joint activity is counted."""
+    runs_texts: ClassVar[bool] = False
     eval_type_id: ClassVar[str] = "geometry"
     version: ClassVar[int] = 1
     uses_baseline: ClassVar[bool] = True

@@ -81,7 +81,8 @@ class Unlearning(Metric):
     def refuses(self, testbed: Testbed) -> str | None:
         if testbed.target is not None:
             return "it clamps latents at the hook that they read, and a transcoder's write at another"
-        return "it clamps latents at one hook, and a crosscoder has several" if testbed.is_of_crosscoders else None
+        several = "it clamps latents at one hook, and a crosscoder has several"
+        return several if testbed.is_of_crosscoders else super().refuses(testbed)
 
     def works(self, testbed: Testbed) -> list[Work]:
         corpora = [work for corpus in self._corpora(testbed.mode) for work in corpus.works(testbed)]
