@@ -43,7 +43,7 @@ FLOORS = {
         "plan run",
     ),
     "train": (
-        "answers health_config kernels schedule seeds trackers",
+        "answers config_sections health_config kernels schedule seeds trackers",
         "pairs sae setting stored_config",
         "formats penalties transforms",
         "config",

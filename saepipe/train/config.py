@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from pydantic import Field, model_validator
 
 from saepipe.data.batches.memory import Resident, check_resident
 from saepipe.data.cache.paired_cache import OTHER
-from saepipe.data.config.base import Config, Count, fingerprint
+from saepipe.data.config.base import Count, fingerprint
 from saepipe.data.config.bounds import Device, Seed
 from saepipe.data.config.component import Component, ConfigWithPlugins, plugin_stems
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.health_rules import RULES
+from saepipe.train.config_sections import DeadConfig, InitConfig, OptimizerConfig, Positive, SkipConfig, VariantsConfig
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
@@ -34,103 +34,7 @@ from saepipe.train.schedule import Schedule
 from saepipe.train.stored_config import PRIMARY_METRICS, Effect, stored_identity
 from saepipe.train.transforms.base import Transform
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 Compile = Literal["never", "cudagraphs", "inductor"]
-Positive = Annotated[Count, Field(ge=1)]
-
-
-class OptimizerConfig(Config):
-    """Adam, with decoder rows kept at unit norm. `warmup` and `decay` are linear, as fractions of the run."""
-
-    lr: float = Field(3e-4, gt=0)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    warmup: Fraction = 0.05
-    decay: Fraction = 0.2
-    clip: float | None = Field(1.0, gt=0, description="largest norm of the whole gradient; null: any")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.warmup + self.decay > 1:
-            raise ValueError(f"warmup {self.warmup} and decay {self.decay} together are longer than the run")
-        return self
-
-
-class InitConfig(Config):
-    """W_dec: random unit rows. W_enc = encoder_scale * W_dec.T. b_enc = 0. b_dec: from the first rows of the stream.
-
-    With `from`, all parameters are those of another run's SAE instead.
-    """
-
-    source: Path | None = Field(
-        None,
-        alias="from",
-        description="finished run, trained or imported, from whose SAE training starts; {seed} stands for the run's "
-        "seed",
-    )
-    model: str | None = Field(None, description="model of the SAE in `from`, if it is not the cache's by name")
-    weights: str | None = Field(None, description="digest of the weights in `from`; written by saepipe")
-    b_dec: Literal["geometric_median", "mean", "zeros"] = "geometric_median"
-    b_dec_rows: Annotated[Count, Field(ge=1, le=2**22)] = 16_384
-    encoder_scale: float = Field(0.25, gt=0)
-
-    @model_validator(mode="after")
-    def _one_start(self) -> Self:
-        fields, own = type(self).model_fields, ("b_dec", "b_dec_rows", "encoder_scale")
-        if self.source is None:
-            unused = [name for name in ("model", "weights") if getattr(self, name) is not None]
-            if unused:
-                raise ValueError(f"{unused[0]} is about the SAE in `from`, which is not given")
-        elif unused := [name for name in own if getattr(self, name) != fields[name].default]:
-            raise ValueError(f"{unused[0]} has no effect with `from`, which sets all parameters; leave it out")
-        return self
-
-
-class SkipConfig(Config):
-    """How a transcoder's skip learns: by Adam with decoupled weight decay (AdamW, arXiv 1711.05101)."""
-
-    lr: float = Field(1.0, gt=0, description="multiple of the run's learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="share of W_skip taken away per step and unit of learning rate")
-
-
-class DeadConfig(Config):
-    """A latent is dead when it has been silent for `after_tokens` (default: min(10M, 5 % of the run's tokens))."""
-
-    after_tokens: Positive | None = None
-    resample_steps: Positive | None = Field(None, description="steps between resamplings of dead latents; null: never")
-    rewarm: Fraction = Field(0.1, description="share of resample_steps over which lr rises again after a resampling")
-
-
-class VariantsConfig(Config):
-    """Overrides of the config above, in one of three forms; keys are dotted (`penalties.0.weight`).
-
-    A plain list of override mappings, each with an optional `name`; `grid:` lists of values, every combination;
-    `zip:` lists of values of equal length, taken together.
-    """
-
-    overrides: tuple[dict[str, Any], ...] = ()
-    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-    zip: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_list(cls, value: Any) -> Any:
-        return {"overrides": value} if isinstance(value, list | tuple) else value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Also allows the plain list."""
-        return {"anyOf": [handler(core), {"type": "array", "items": {"type": "object"}}]}
-
-    @model_validator(mode="after")
-    def _one_form(self) -> Self:
-        if sum(map(bool, (self.overrides, self.grid, self.zip))) > 1:
-            raise ValueError("variants are a list, a grid or a zip, not several of them")
-        if len({len(values) for values in self.zip.values()}) > 1:
-            lengths = ", ".join(f"{key} {len(values)}" for key, values in self.zip.items())
-            raise ValueError(f"the lists of a zip must have the same length; they have {lengths}")
-        return self
 
 
 class TrainConfig(ConfigWithPlugins):

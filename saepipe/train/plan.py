@@ -14,7 +14,8 @@ from saepipe.data.cache.paired_cache import PairedCache
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.disk import require_room
-from saepipe.train.config import InitConfig, TrainConfig
+from saepipe.train.config import TrainConfig
+from saepipe.train.config_sections import InitConfig
 from saepipe.train.rundir.starting_sae import resolve_start
 from saepipe.train.sae.crosscoder import joint_scale
 from saepipe.train.step.state import Recipe, Target

@@ -6,7 +6,7 @@ from saepipe.evaluate.report.browser_links import BrowserLinks
 from saepipe.evaluate.report.chart import Section
 from saepipe.evaluate.report.charts import (
     absorption,
-    crosscoder,
+    by_hook,
     harvest,
     latent_roles,
     latents,
@@ -28,6 +28,6 @@ def sections(story: Story, browser: BrowserLinks | None = None) -> list[Section]
         MachineError: if the extra `report` is not installed.
     """
     modules = (latents, absorption, probing, latent_roles, training, harvest)
-    of_crosscoders = crosscoder.section(story)
+    of_crosscoders = by_hook.section(story)
     first = [pareto.section(story, browser), *([of_crosscoders] if of_crosscoders else [])]
     return [*first, *(module.section(story) for module in modules)]

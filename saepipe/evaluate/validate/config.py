@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.component import ConfigWithPlugins
 from saepipe.data.synthetic import World
-from saepipe.train.config import InitConfig, OptimizerConfig
+from saepipe.train.config_sections import InitConfig, OptimizerConfig
 
 Positive = Annotated[Count, Field(ge=1)]
 Size = Annotated[Count, Field(ge=1, le=2**20)]

@@ -16,7 +16,8 @@ from torch import Tensor
 from saepipe.data.config.plugin_errors import summary
 from saepipe.data.errors import is_out_of_memory
 from saepipe.data.folders.health import Finding
-from saepipe.train.config import DeadConfig, TrainConfig, labels
+from saepipe.train.config import TrainConfig, labels
+from saepipe.train.config_sections import DeadConfig
 from saepipe.train.health.finished import check_finite, check_unit_rows
 from saepipe.train.health.raised import locate, raised_by_component
 from saepipe.train.penalties.base import Penalty

@@ -9,7 +9,7 @@ import torch
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
-from saepipe.train.config import InitConfig
+from saepipe.train.config_sections import InitConfig
 from saepipe.train.formats import saelens
 from saepipe.train.formats.rewrites import are_unit, decoder_norms, unit_rows
 from saepipe.train.formats.source import short_name

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from saepipe.train.config import OptimizerConfig
+from saepipe.train.config_sections import OptimizerConfig
 from saepipe.train.sae.base import Params
 from saepipe.train.step.optim import Moments, adam_step, clip_divisor, remove_parallel, to_unit_rows
 

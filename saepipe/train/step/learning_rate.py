@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saepipe.train.config import DeadConfig, OptimizerConfig
+from saepipe.train.config_sections import DeadConfig, OptimizerConfig
 
 
 def learning_rate(optimizer: OptimizerConfig, dead: DeadConfig, step: int, num_steps: int) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from saepipe.train.config import OptimizerConfig, SkipConfig
+from saepipe.train.config_sections import OptimizerConfig, SkipConfig
 from saepipe.train.sae.base import Params
 
 Moments = dict[str, dict[str, Tensor]]

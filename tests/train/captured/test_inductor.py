@@ -10,7 +10,7 @@ from saepipe.data.errors import MachineError
 from saepipe.train.captured.captured_run import CapturedRun
 from saepipe.train.captured.inductor import adam_written_out, inductor
 from saepipe.train.captured.trace import trace
-from saepipe.train.config import OptimizerConfig
+from saepipe.train.config_sections import OptimizerConfig
 from saepipe.train.step.optim import adam_step, initial_moments
 from saepipe.train.step.step import train_step
 

@@ -7,7 +7,7 @@ from itertools import groupby
 import pytest
 import torch
 
-from saepipe.train.config import OptimizerConfig
+from saepipe.train.config_sections import OptimizerConfig
 from saepipe.train.sae.base import Params
 from saepipe.train.stacked.optim import clip_each, norm_each, update_each
 from saepipe.train.stacked.slices import shared

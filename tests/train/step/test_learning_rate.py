@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from saepipe.train.config import DeadConfig, OptimizerConfig
+from saepipe.train.config_sections import DeadConfig, OptimizerConfig
 from saepipe.train.penalties.l1 import L1
 from saepipe.train.schedule import settings_at
 from saepipe.train.step.learning_rate import last_resampling, learning_rate

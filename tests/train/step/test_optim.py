@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saepipe.train.config import OptimizerConfig
+from saepipe.train.config_sections import OptimizerConfig
 from saepipe.train.sae.base import Params
 from saepipe.train.step.optim import in_memory_order, initial_moments, remove_parallel, update
 

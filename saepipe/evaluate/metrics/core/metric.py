@@ -18,8 +18,8 @@ from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.figure_specs import CORE_FIGURES, FigureSpec
 from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.metrics.core.accumulate import Accumulator, FixedAccumulator, ReferenceAccumulator
-from saepipe.evaluate.metrics.core.crosscoder import over_hooks
 from saepipe.evaluate.metrics.core.model_losses import batches_with_progress, losses_work, model_losses
+from saepipe.evaluate.metrics.core.over_hooks import over_hooks
 from saepipe.evaluate.metrics.core.saebench_formulas import ignored_ids
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed

@@ -9,8 +9,8 @@ import torch
 
 from helpers.charts import charts_of, table
 from saepipe.evaluate.metrics.base import Figure
-from saepipe.evaluate.metrics.core.crosscoder import _mean, norm_profile
-from saepipe.evaluate.report.charts import crosscoder
+from saepipe.evaluate.metrics.core.over_hooks import _mean, norm_profile
+from saepipe.evaluate.report.charts import by_hook as chart
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.run import evaluate
@@ -65,7 +65,7 @@ def test_each_hook_is_measured_as_if_it_alone_were_replaced(toy_cache: Path, tmp
     assert ablated[0] == pytest.approx(ablated[1], abs=1e-3)
     assert sum(block["decoder_norms"]["at_hooks"].values()) == 64
     assert (cross / "features").is_dir()
-    section = crosscoder.section(Story.read([cross, sae]))
+    section = chart.section(Story.read([cross, sae]))
     assert section is not None
     charts = charts_of(section)
     assert [*charts] == [f"crosscoder-{name}" for name in ("explained-variance", "delta-ce", "mean-share", "exclusive")]
@@ -73,4 +73,4 @@ def test_each_hook_is_measured_as_if_it_alone_were_replaced(toy_cache: Path, tmp
     assert shown == pytest.approx({hook: by_hook[hook]["explained_variance"][0] for hook in HOOKS}, rel=1e-3)
     shares = [row["share of the norm"] for row in table(charts["crosscoder-mean-share"])]
     assert sum(shares) == pytest.approx(1, abs=1e-3)
-    assert crosscoder.section(Story.read([sae])) is None
+    assert chart.section(Story.read([sae])) is None

@@ -18,9 +18,10 @@ from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.train.sae.crosscoder import hooks_of, norms_by_hook
 
-RECONSTRUCTION = ("explained_variance", "mse", "cossim", "l2_ratio", "delta_ce", "fvu")
-LOSSES = ("ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_score", "kl_div_score")
-BY_HOOK = (*RECONSTRUCTION, *LOSSES)
+BY_HOOK = (
+    *("explained_variance", "fvu", "mse", "cossim", "l2_ratio"),
+    *("ce_loss_without_sae", "ce_loss_with_sae", "delta_ce", "ce_loss_score", "kl_div_score"),
+)
 """Figures that are told of each hook, too."""
 
 SHARES = 20
