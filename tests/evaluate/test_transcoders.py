@@ -173,6 +173,13 @@ def test_an_attached_transcoder_replaces_its_target(cache: Cache, testbeds: Test
         handle.remove()
 
 
+def test_a_crosscoder_cannot_be_attached(cache: Cache, testbeds: Testbeds) -> None:
+    sae = usable(subject(), MLP_IN, MLP_OUT)
+    sae.metadata |= {"widths": [64, 64], "hook_name": f"{MLP_IN} + {MLP_OUT}"}
+    with pytest.raises(ConfigError, match="a crosscoder cannot be attached"):
+        sae.attach(testbeds.at(cache, MLP_IN, MLP_OUT).language_model.model)
+
+
 def test_a_target_below_its_hook_cannot_be_attached(cache: Cache, testbeds: Testbeds) -> None:
     model = testbeds.at(cache, MLP_IN, MLP_OUT).language_model.model
     with (

@@ -39,7 +39,7 @@ class SAE(rundir.SAE):
             A context manager; the model is unchanged before and after it.
 
         Raises:
-            ConfigError: if the SAE does not say its hook, or the model does not have that hook or another width.
+            ConfigError: if it is a crosscoder, if the SAE does not say its hook, or the model does not have that hook or another width.
             MachineError: if the model's decoder layers are not in a known place.
 
         Example:
@@ -47,6 +47,9 @@ class SAE(rundir.SAE):
             ...     latents.steer(123, 8.0)
             ...     model.generate(**inputs)
         """
+        if self.widths:
+            hint = "a crosscoder reads several hooks at once; train a transcoder to change one of them"
+            raise ConfigError(f"a crosscoder cannot be attached ({self.hook})", hint=hint)
         name = hook or self.hook
         if name is None:
             raise ConfigError(

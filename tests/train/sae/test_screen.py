@@ -179,3 +179,56 @@ def test_the_rule(
 def test_the_processor_is_asked() -> None:
     capabilities = torch.cpu.get_capabilities()
     assert multiplies_bfloat16_fast() == bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@pytest.mark.parametrize("name", sorted(SAES))
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_chosen_among_entries_is_what_is_chosen_among_all(patient: None, name: str, seed: int) -> None:
+    sae, x = SAES[name], randn(seed + 2, BATCH, D_IN)
+    params = params_of(randn(seed, D_SAE, D_IN), -randn(seed + 1, D_SAE).abs(), 3.0) | {"threshold": torch.tensor(3.0)}
+    if name == "jumprelu":
+        params["threshold"] = 2 + randn(seed + 3, D_SAE).abs()
+    found = Screen.of(params["W_enc"], params["b_enc"]).entries(sae, params, x)
+    assert found is not None
+    pattern, values = found
+    dense = pattern.dense_or(values, float("-inf"))
+    expected = sae.candidates(params, dense)
+    assert expected is not None
+    assert torch.equal(pattern.only(sae.among(params, pattern, values)).positions, expected.positions)
+    near, everywhere = sae.near_among(params, pattern, values), sae.near(params, dense)
+    assert (near is None) == (everywhere is None)
+    if near is not None and everywhere is not None:
+        assert torch.equal(near, everywhere)
+        assert near.any()
+
+
+@pytest.mark.parametrize(("num_columns", "k"), [(333, 5), (4096, 32), (64, 60), (40, 40), (16, 1)])
+def test_k_bounds_of_every_row_reach_the_floor(num_columns: int, k: int) -> None:
+    """Groups of latents are compared where there are many; the last latents may be in none."""
+    upper = randn(0, 50, num_columns).bfloat16()
+    upper[:, -1] = 100  # the largest of all, beyond the groups
+    floor = TopK(d_sae=num_columns, k=k)._at_most_kth(upper)
+    assert floor.shape == (50, 1)
+    assert ((upper >= floor).sum(1) >= k).all()
+    exact = upper.topk(k, dim=1).values[:, -1:]
+    assert (floor <= exact).all()
+    assert ((upper >= floor).sum(1) <= 2 * k + 8).all()
+
+
+def test_positive_bounds_are_compared_by_their_bits() -> None:
+    """The same as numbers, but for -0.0, which no active entry has as its bound."""
+    screen = Screen.of(randn(0, D_SAE, D_IN).T, randn(1, D_SAE))
+    tiny, infinite = 2.0**-130, float("inf")
+    special = torch.tensor([0.0, tiny, -tiny, 1.0, -1.0, infinite, -infinite, 3.0, 2.984375, 3.015625])
+    upper = torch.cat([special, randn(2, 90)]).bfloat16().expand(4, 100)
+    for floor in (torch.zeros(()), torch.tensor([[0.0], [1.0], [3.0], [2.984375]]), torch.full((100,), 0.5)):
+        assert torch.equal(screen._reaching(upper, floor, randn(3, 4, D_IN)), upper >= floor)
+    between = torch.tensor(2.99)  # no bfloat16: more may reach it, but none is missed
+    reaching = screen._reaching(upper, between, randn(3, 4, D_IN))
+    assert not (~reaching & (upper.float() >= between)).any()
+    huge = torch.full((4, D_IN), 1e38)
+    with_nan = upper.clone()
+    with_nan[0, 0] = float("nan")
+    assert screen._reaching(with_nan, torch.zeros(()), huge)[0, 0]
+    negative = torch.tensor(-0.5)
+    assert torch.equal(screen._reaching(upper, negative, randn(3, 4, D_IN)), upper >= negative)
