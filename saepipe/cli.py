@@ -492,6 +492,9 @@ def verify_cache(
     against_text: Annotated[
         bool, typer.Option("--against-text", help="Also tokenise a sample of the text again, and compare it.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run a tokenizer's own code for that, if the harvest did.")
+    ] = False,
     format_: FormatOption = "human",
 ) -> None:
     """Compare every file of a cache, and of the kept work beside it, with its manifest; exit code 4 if one differs.
@@ -520,7 +523,7 @@ def verify_cache(
         from saepipe.harvest.text_check import check_text
 
         with show_progress(format_) as progress:
-            facts |= check_text(Cache.open(cache), say=progress.say)
+            facts |= check_text(Cache.open(cache), trust_remote_code=trust_remote_code, say=progress.say)
     show(facts, format_)
     if damage:
         raise CorruptDataError(

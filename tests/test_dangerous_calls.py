@@ -14,6 +14,8 @@ PACKAGE = Path(saepipe.__file__).parent
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "yaml.load_all"}
 CALLS |= {f"yaml.{kind}_load{many}" for kind in ("unsafe", "full") for many in ("", "_all")}
+TRUST = ("False", "config.trust_remote_code", "trust_remote_code")
+"""Values by which a model's own code is run only where a user's config or command line says so."""
 LOADERS = {"Loader", "UnsafeLoader", "FullLoader", "CLoader", "CUnsafeLoader", "CFullLoader"}
 
 
@@ -45,7 +47,7 @@ def dangers_of_call(name: str, words: dict[str | None, ast.expr]) -> Iterator[st
         yield f"{name} without allow_pickle=False"
     if name not in ("np.load", "numpy.load") and "allow_pickle" in words and not is_constant("allow_pickle", False):
         yield f"{name} with allow_pickle"
-    if "trust_remote_code" in words and not is_constant("trust_remote_code", False):
+    if "trust_remote_code" in words and ast.unparse(words["trust_remote_code"]) not in TRUST:
         yield f"{name} with trust_remote_code"
     if "shell" in words and not is_constant("shell", False):
         yield f"{name} with a shell"

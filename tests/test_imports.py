@@ -28,8 +28,8 @@ MAY_IMPORT = {
 FLOORS = {
     "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches smollm2 toy"),
     "harvest": (
-        "chat decoder_layers hook_point host_copies hub_client identity local_rows model_config selection",
-        "hub sites",
+        "chat decoder_layers hook_point host_copies hub_client identity local_rows model_config selection weights",
+        "hub large_models sites",
         "model site_hook",
         "capture",
         "fitting_passes",

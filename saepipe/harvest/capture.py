@@ -53,7 +53,7 @@ class Recorder:
                 self._model.base_model(input_ids=ids.to(self._model.device), use_cache=False)
         finally:
             del self._pass.recorded
-        return recorded
+        return {name: x.to(self._model.device) for name, x in recorded.items()}  # which may be on several
 
     def _record(self, name: str, x: torch.Tensor) -> None:
         recorded: dict[str, torch.Tensor] | None = getattr(self._pass, "recorded", None)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import xxhash
 from safetensors import SafetensorError
 from torch import nn
 
@@ -28,8 +27,10 @@ from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.hub import remote_error
 from saepipe.harvest.hub_client import is_from_the_network
 from saepipe.harvest.identity import describe_config, describe_tokenizer, probe_ids
+from saepipe.harvest.large_models import check_placed, loading_options
 from saepipe.harvest.model_config import ModelConfig
 from saepipe.harvest.sites import width_of
+from saepipe.harvest.weights import code_digest, weights_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +51,8 @@ class LanguageModel:
     """`special_ids` of the cache that the model is used with; an earlier version may have had fewer."""
     chosen_bos_id: int | None = None
     """The id that a config, or the cache, uses as BOS; None: the tokenizer's own."""
+    loaded_weights: str | None = None
+    """Digest of quantised weights as they were loaded; a CPU's first pass arranges those of 4 bits anew."""
 
     @property
     def d_in(self) -> int:
@@ -59,6 +62,11 @@ class LanguageModel:
     def widths(self, hooks: Sequence[HookPoint]) -> dict[str, int]:
         """Returns d_in by hook; raises ConfigError if the model does not have one of them."""
         return {str(hook): width_of(self.model, hook) for hook in hooks}
+
+    @property
+    def runs_in_threads(self) -> bool:
+        """Whether two threads may run the model at once: not where a pass moves weights, or keeps a state in them."""
+        return self.config.device_map is None and self.config.quantization is None
 
     @property
     def num_layers(self) -> int:
@@ -97,21 +105,19 @@ class LanguageModel:
     def identity(self) -> dict[str, Any]:
         """Id, revision, class, config, and digests of weights and tokenizer, by which two models are compared.
 
-        The BOS, if it is not the tokenizer's own.
+        The BOS, if it is not the tokenizer's own; a digest of the code that came with the model, if it was run.
         """
-        state = xxhash.xxh3_128()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            state.update(name.encode())
-            state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        code = code_digest(self.model, self.tokenizer)
         return {
             "id": self.config.model,
             "revision": self.revision or self.config.revision,
             "class": type(self.model).__name__,
-            "weights": state.hexdigest(),
+            "weights": self.loaded_weights or weights_digest(self.model),
             "tokenizer": tokenizer_fingerprint(self.tokenizer),
             "config": describe_config(self.model.config),
             **describe_tokenizer(self.tokenizer),
             **({} if self.chosen_bos_id in (None, own_bos_id(self.tokenizer)) else {"bos_id": self.chosen_bos_id}),
+            **({"code": code} if code else {}),
         }
 
 
@@ -131,10 +137,12 @@ def load_model(config: ModelConfig) -> LanguageModel:
     """Loads the model and its tokenizer.
 
     Raises:
-        MachineError: if the device, or a package that the attention needs, is missing.
+        MachineError: if the device is missing, or a package that the attention, the device map or the quantisation
+            needs.
         RemoteError: if the model cannot be loaded from the hub.
         ConfigError: if a folder holds no model, the model lacks that attention implementation, the checkpoint does not
-            have exactly the model's weights, or the tokenizer makes no ordinary tokens.
+            have exactly the model's weights, the tokenizer makes no ordinary tokens, or the model needs code of its
+            own and is not trusted.
         CorruptDataError: if a file of weights is damaged.
         OutOfSpaceError: if the model does not fit in memory.
     """
@@ -142,6 +150,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     device = pick_device(config.device)
+    placement = loading_options(config, device)
     try:
         # Resolved only once, so that model and tokenizer come from the same commit even if the branch moves.
         described = cached_file(config.path, config.gguf_file or "config.json", revision=config.revision)
@@ -155,7 +164,9 @@ def load_model(config: ModelConfig) -> LanguageModel:
             attn_implementation="eager" if config.attention == "auto" else config.attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are listed; none is accepted
+            trust_remote_code=config.trust_remote_code,  # None would ask on the terminal
             **_gguf_options(config),
+            **placement,
         )
     except Exception as error:  # a damaged or foreign file raises whatever the reading library does not expect
         raise loading_error(config, error) from error
@@ -167,19 +178,23 @@ def load_model(config: ModelConfig) -> LanguageModel:
             hint="a checkpoint folder needs tokenizer.json, or the files that its tokenizer is made from",
         )
     model.requires_grad_(False)
+    check_placed(config, model.device)
     try:
-        nn.Module.to(model, device)
+        if not placement:
+            nn.Module.to(model, device)
     except torch.OutOfMemoryError as error:
         raise loading_error(config, error) from error
-    return LanguageModel(model.train(False), tokenizer, config, commit)
+    weights = weights_digest(model) if config.quantization else None
+    return LanguageModel(model.train(False), tokenizer, config, commit, loaded_weights=weights)
 
 
 def load_tokenizer(config: ModelConfig, revision: str | None) -> PreTrainedTokenizerBase:
     """Loads a model's tokenizer from its folder or hub repository, or from its GGUF file."""
     from transformers import AutoTokenizer
 
-    options = {"gguf_file": config.gguf_file} if config.gguf_file else {}
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(config.path, revision=revision, **options)
+    options: dict[str, Any] = {"gguf_file": config.gguf_file} if config.gguf_file else {}
+    options |= {"revision": revision, "trust_remote_code": config.trust_remote_code}
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(config.path, **options)
     return tokenizer
 
 
@@ -196,6 +211,9 @@ def loading_error(config: ModelConfig, error: Exception) -> SaepipeError:
     """Explains why a model could not be loaded."""
     reason = " ".join(str(error).split())[:300]
     problem = f"cannot load {config.model!r}: {reason}"
+    if not config.trust_remote_code and "trust_remote_code=True" in str(error):
+        hint = "read its code, then set trust_remote_code: true (of a harvest: model.trust_remote_code)"
+        return ConfigError(f"{config.model!r} needs code of its own, which is not run unasked", hint=hint)
     if is_out_of_memory(error):
         hint = "model.dtype: bfloat16, a smaller model, or more memory"
         return OutOfSpaceError(f"{config.model!r} does not fit in memory as {config.dtype}: {reason}", hint=hint)

@@ -18,13 +18,13 @@ class PassWorkers:
 
     On a CPU two passes run at once, each on half of torch's threads: while one is in a part that a single thread
     does, or waits for a thread that the encoders have displaced, the other goes on. The number of threads changes no
-    row of a pass over 128 tokens or more. Other devices run passes one after the other, and one thread keeps the
-    device's queue filled.
+    row of a pass over 128 tokens or more. Other devices, and models with a device map or quantised weights, run passes
+    one after the other, and one thread keeps the device's queue filled.
     """
 
     def __init__(self, source: RowSource) -> None:
         self._source, self._torch_threads = source, torch.get_num_threads()
-        count = min(2, self._torch_threads) if source.device.type == "cpu" else 1
+        count = min(2, self._torch_threads) if source.runs_in_threads else 1
         self.in_flight = count + 1
         """passes to start before the first is waited for: one more than run at once"""
         self._workers = Workers(count, "run the model")

@@ -38,6 +38,7 @@ class RowSource:
         """
         self._lm, self._hooks, self._norm_limits = lm, hooks, norm_limits
         self.device: torch.device = lm.model.device
+        self.runs_in_threads = lm.runs_in_threads and self.device.type == "cpu"
         self.passes = FittingPasses(lm.model, hooks, say)
         self._copies = host_copies(self.device)
 

@@ -19,6 +19,7 @@ from saepipe.harvest.chat import ChatText
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.identity import compare, describe_tokenizer
 from saepipe.harvest.model import load_tokenizer, loading_error, tokenizer_fingerprint
+from saepipe.harvest.model_config import ModelConfig
 from saepipe.harvest.text import Document, read_documents
 from saepipe.harvest.tokenize import Tokenised, tokenise
 
@@ -88,7 +89,13 @@ class StoredDocuments:
         return added
 
 
-def check_text(cache: Cache, *, sample: int = SAMPLE, say: Callable[[str], None] = lambda _: None) -> dict[str, int]:
+def check_text(
+    cache: Cache,
+    *,
+    sample: int = SAMPLE,
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, int]:
     """Tokenises a sample of the cache's documents again, and compares ids and stored positions.
 
     If one differs, all documents before it are compared too, so that the first is named.
@@ -96,6 +103,7 @@ def check_text(cache: Cache, *, sample: int = SAMPLE, say: Callable[[str], None]
     Args:
         cache: a cache.
         sample: documents to compare, besides the first and the last.
+        trust_remote_code: whether a tokenizer's own code may run, if the harvest ran it.
         say: is told of differences of the tokenizer that only another version of a package makes.
 
     Returns:
@@ -105,7 +113,7 @@ def check_text(cache: Cache, *, sample: int = SAMPLE, say: Callable[[str], None]
         ConfigError: if a document has changed, or the tokenizer has, or the text is not where the harvest read it.
         RemoteError: if the text or the tokenizer cannot be had from the hub.
     """
-    comparison = _Comparison(cache, say)
+    comparison = _Comparison(cache, trust_remote_code, say)
     numbers = np.array(sorted(number for stored in comparison.stored for number in stored.first_contexts), np.int64)
     chosen = np.random.default_rng(0).choice(numbers, min(sample, len(numbers)), replace=False)
     chosen = np.union1d(chosen, numbers[[0, -1]] if len(numbers) else numbers)
@@ -120,10 +128,12 @@ def check_text(cache: Cache, *, sample: int = SAMPLE, say: Callable[[str], None]
 class _Comparison:
     """A cache beside its text and its tokenizer."""
 
-    def __init__(self, cache: Cache, say: Callable[[str], None]) -> None:
+    def __init__(self, cache: Cache, trust_remote_code: bool, say: Callable[[str], None]) -> None:
         self._attributes = cache.attributes
         self._config = _config(cache)
-        self._tokenizer = _tokenizer(cache, self._config, say)
+        trusted = trust_remote_code and self._config.model.trust_remote_code
+        model = self._config.model.model_copy(update={"trust_remote_code": trusted})
+        self._tokenizer = _tokenizer(cache, model, say)
         splits: tuple[Split, ...] = SPLITS if cache.attributes["num_heldout_contexts"] else ("train",)
         self.stored = [StoredDocuments(cache, split) for split in splits]
 
@@ -182,19 +192,19 @@ def _config(cache: Cache) -> HarvestConfig:
     return config
 
 
-def _tokenizer(cache: Cache, config: HarvestConfig, say: Callable[[str], None]) -> PreTrainedTokenizerBase:
+def _tokenizer(cache: Cache, config: ModelConfig, say: Callable[[str], None]) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a cache; raises ConfigError if it is another one now."""
     model = cache.attributes["model"]
     try:
-        tokenizer = load_tokenizer(config.model, model.get("revision"))
+        tokenizer = load_tokenizer(config, model.get("revision"))
     except Exception as error:  # a damaged or foreign file raises whatever the reading library does not expect
-        raise loading_error(config.model, error) from error
+        raise loading_error(config, error) from error
     current: Mapping[str, Any] = {"tokenizer": tokenizer_fingerprint(tokenizer), **describe_tokenizer(tokenizer)}
     stored = {key: model[key] for key in current.keys() & model.keys()}
     comparison = compare(stored, current, (cache.attributes.get("versions", {}), artifact.provenance()))
     if comparison.changed:
         raise ConfigError(
-            f"{config.model.model} has another tokenizer than the one that made {cache.path}:\n  "
+            f"{config.model} has another tokenizer than the one that made {cache.path}:\n  "
             + "\n  ".join(comparison.changed),
             hint="use the checkpoint and revision that made the cache",
         )

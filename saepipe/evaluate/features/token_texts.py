@@ -19,7 +19,9 @@ _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, b
 def token_texts(cache: Cache, ids: Iterable[int]) -> tuple[dict[int, str], str | None]:
     """Returns the text of each id; or no texts and the reason, if the tokenizer that made the cache is unavailable."""
 
-    made_with, config = cache.attributes["model"], ModelConfig.parse(cache.attributes["config"]["model"])
+    # A tokenizer's own code is not run here: a cache cannot allow that by itself.
+    settings = {**cache.attributes["config"]["model"], "trust_remote_code": False}
+    made_with, config = cache.attributes["model"], ModelConfig.parse(settings)
     try:
         tokenizer = load_tokenizer(config, made_with["revision"])
     except (OSError, ValueError, ImportError) as error:

@@ -34,3 +34,5 @@ class ModelSettings(Config):
     """Device of the model and the SAEs; auto: cuda if there is one, else cpu."""
     dtype: Dtype | None = None
     """Dtype of the model; null: the dtype of the harvest. SAEs stay float32."""
+    trust_remote_code: bool = False
+    """Whether the model's own code may run, if the harvest ran it; a cache cannot allow that by itself."""

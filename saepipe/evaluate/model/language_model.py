@@ -13,10 +13,19 @@ from saepipe.harvest.identity import compare
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.model_config import ModelConfig
 
+_OF_THE_DTYPE = ("weights", "config.dtype", "config.quantization_config.bnb_4bit_compute_dtype")
+"""Keys of a model's identity that another dtype changes."""
+
 
 def model_config(cache: Cache, config: ModelSettings) -> ModelConfig:
-    """Returns the config of the model that made the cache, with this evaluation's device and dtype."""
+    """Returns the config of the model that made the cache, with this evaluation's device, dtype and trust.
+
+    A device that the evaluation names takes the place of a device map.
+    """
     made_with = dict(cache.attributes["config"]["model"])
+    if config.device != "auto":
+        made_with.pop("device_map", None)
+    made_with["trust_remote_code"] = config.trust_remote_code and made_with.get("trust_remote_code", False)
     return ModelConfig.parse(made_with | {"device": config.device} | ({"dtype": config.dtype} if config.dtype else {}))
 
 
@@ -33,7 +42,7 @@ def load_model_of(cache: Cache, config: ModelSettings, say: Callable[[str], None
         cache.attributes["model"],
         language_model.identity,
         (cache.attributes.get("versions", {}), artifact.provenance()),
-        leave_out=("revision", *(() if same_dtype else ("weights", "config.dtype"))),
+        leave_out=("revision", *(() if same_dtype else _OF_THE_DTYPE)),
     )
     if comparison.changed:
         raise ConfigError(
