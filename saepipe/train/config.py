@@ -146,8 +146,6 @@ class TrainConfig(ConfigWithPlugins):
             raise ValueError("other_cache needs `hooks`, which a crosscoder reads from both caches")
         if self.hooks and self.sae.name == "gated":
             raise ValueError("a crosscoder cannot be gated")
-        if self.hooks and self.init.source is not None:
-            raise ValueError("a crosscoder cannot start from another run (init.from)")
         if self.skip and self.target is None:
             raise ValueError("skip needs a target: the skip of an SAE would be the identity, and its latents silent")
         if self.exact and self.compile == "inductor":

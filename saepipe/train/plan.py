@@ -65,20 +65,22 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
         if (path := variant.config.other_cache) is not None:
             both = variant.config.cache, path
             cache = pairs[both] = pairs[both] if both in pairs else PairedCache.of(cache, others[path])
-        if variant.config.hooks:
-            planned.append(Planned(variant, _crosscoder(variant.config, cache, device), cache, out / variant.folder))
-            continue
-        hook = resolve_hook(variant.config.hook, cache)
-        resolved = variant.config.resolved(hook=hook, num_rows=cache.num_tokens, device=device)
-        recipe = Recipe(
-            resolved, cache.widths[hook], _scale(resolved, cache, hook), device, _target(resolved, cache, hook)
-        )
+        recipe = (_crosscoder if variant.config.hooks else _single)(variant.config, cache, device)
+        resolved = recipe.config
         if resolved.init.source is not None:
-            key = repr((resolved.init, resolved.seed, resolved.sae, resolved.read_hooks, resolved.skip, cache.path))
+            place = resolved.read_hooks, str(cache.path), str(resolved.other_cache)
+            key = repr((resolved.init, resolved.seed, resolved.sae, resolved.skip, place))
             starts[key] = starts.get(key) or resolve_start(recipe, cache)
             recipe = replace(recipe, config=resolved.model_copy(update={"init": starts[key]}))
         planned.append(Planned(variant, recipe, cache, out / variant.folder))
     return planned
+
+
+def _single(config: TrainConfig, cache: Cache, device: torch.device) -> Recipe:
+    """Returns the recipe of an SAE or a transcoder; raises ConfigError if the cache lacks its hook or its target."""
+    hook = resolve_hook(config.hook, cache)
+    resolved = config.resolved(hook=hook, num_rows=cache.num_tokens, device=device)
+    return Recipe(resolved, cache.widths[hook], _scale(resolved, cache, hook), device, _target(resolved, cache, hook))
 
 
 def _crosscoder(config: TrainConfig, cache: Cache, device: torch.device) -> Recipe:

@@ -36,7 +36,7 @@ def resolve_start(recipe: Recipe, cache: Cache) -> InitConfig:
             hint="give a run's folder; `saepipe import` makes one of another library's SAE",
         )
     run = open_run(path)
-    for key, theirs, ours in (("hook", run.hook, config.hook), ("target", run.target, config.target)):
+    for key, theirs, ours in (("hook", run.hook, config.site), ("target", run.target, config.target)):
         if theirs != ours:
             raise ConfigError(f"init.from: {path} has the {key} {theirs}, not {ours}", hint=f"set `{key}`")
     weights = _digest(path)
@@ -65,7 +65,7 @@ def starting_params(recipe: Recipe) -> Params:
     if not (init.source / SAE / saelens.WEIGHTS).is_file() or _digest(init.source) != init.weights:
         raise CorruptDataError(f"init.from: {init.source} no longer holds the weights {init.weights}")
     sae, params, _ = saelens.read(init.source / SAE)
-    params = recipe.in_run_units(training_params(recipe, init.source, sae, params))
+    params = training_params(recipe, init.source, sae, params)
     start = initial_params(recipe)
     for name, value in start.items():
         if name in params:
@@ -74,7 +74,9 @@ def starting_params(recipe: Recipe) -> Params:
 
 
 def training_params(recipe: Recipe, path: Path, saved: Architecture, params: Params) -> Params:
-    """Returns the parameters of training of a saved SAE, with decoder rows of unit norm; the function stays the same.
+    """Returns the parameters of training of a saved SAE, on the run's scale; the function stays the same.
+
+    Decoder rows are of unit norm there: those of a crosscoder over its hooks together, each on its own scale.
 
     Args:
         recipe: of the run that starts from it.
@@ -97,8 +99,9 @@ def training_params(recipe: Recipe, path: Path, saved: Architecture, params: Par
     if converted is None:
         several = " with a threshold for each latent" if saved.name == "jumprelu" else ""
         raise ConfigError(f"init.from: {path} holds a {saved.name}{several}, not a {sae.name}", hint="set `sae.name`")
-    norms = decoder_norms(params)
-    return converted if are_unit(norms) else _unit_rows(sae, path, converted, norms)
+    scaled = recipe.in_run_units(converted)
+    norms = decoder_norms(scaled)
+    return scaled if are_unit(norms) else _unit_rows(sae, path, scaled, norms)
 
 
 def _unit_rows(sae: Architecture, path: Path, params: Params, norms: torch.Tensor) -> Params:

@@ -95,6 +95,9 @@ class Recipe:
 
     def in_run_units(self, params: Params) -> Params:
         """Inverts `in_raw_units`: returns the run's parameters that are equivalent to those for raw activations."""
+        if self.scales is not None:
+            inverse = [1 / scale for scale in self.scales]
+            return crosscoder.in_raw_units(self.config.sae, params, self.widths, inverse)
         if self.target is None:
             return self.config.sae.unscaled(params, 1 / self.scale)
         return in_raw_units(self.config.sae, params, 1 / self.scale, 1 / self.target.scale)

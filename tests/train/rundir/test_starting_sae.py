@@ -323,7 +323,7 @@ def test_a_source_that_changes_or_goes(on_from: Make, source_of: Callable[..., P
 def mlp_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of an MLP's input, of width 24 and far from 0, and of its output, of width 20."""
     x = structured_rows(2000, 24) + 3
-    y = (x.float() @ randn(24, 20, seed=5, scale=0.2) - 1).bfloat16()
+    y = (x.float() @ randn(24, 20, seed=5, scale=0.05)).bfloat16()
     rows = {"blocks.1.hook_mlp_in": x, "blocks.1.hook_mlp_out": y}
     return write_cache(tmp_path_factory.mktemp("mlp") / "cache", rows)
 
@@ -370,3 +370,26 @@ def test_a_transcoder_that_does_not_fit_is_refused(
         train(on_from(sae, **hooks), tmp_path / "runs")
     with pytest.raises(ConfigError, match="has the target blocks.1.hook_mlp_out, not None"):
         train(on_from(plain, cache=str(mlp_cache), hook="blocks.1.hook_mlp_in"), tmp_path / "runs")
+
+
+@pytest.mark.parametrize("name", ["jumprelu", "relu", "topk"])
+def test_a_crosscoder_starts_from_a_crosscoder(
+    on_from: Make, source_of: Callable[..., Path], mlp_cache: Path, tmp_path: Path, name: str
+) -> None:
+    """Each hook on its own scale, on which rows of its decoder have unit norm, as they do not in raw units."""
+    hooks = {"cache": str(mlp_cache), "hooks": ["blocks.1.hook_mlp_in", "blocks.1.hook_mlp_out"], "penalties": []}
+    source = source_of(name, **hooks)
+    assert (load(source).W_dec.norm(dim=1) - 1).abs().max() > 0.01
+    (planned,) = plan_runs(on_from(source, name, **hooks), tmp_path)
+    recipe = planned.recipe
+    with BatchStream(Cache.open(mlp_cache), recipe.config.read_hooks, 17, 0, device=torch.device("cpu")) as stream:
+        rows = next(iter(stream.batches())).float()
+        params = {key: value.detach() for key, value in first_state(recipe, stream).all_params.items()}
+    torch.testing.assert_close(params["W_dec"].norm(dim=1), torch.ones(40), rtol=1e-5, atol=1e-5)
+    x = recipe.scaled(rows)
+    x_hat = recipe.config.sae.decode(params, recipe.config.sae.encode(params, x))
+    torch.testing.assert_close(x_hat, recipe.scaled(load(source)(rows)), rtol=1e-4, atol=1e-3)
+    (run,) = train(on_from(source, name, **hooks), tmp_path / "runs")
+    assert lines(run)[-1]["loss"] < lines(run)[0]["loss"]
+    with pytest.raises(ConfigError, match=r"has the hook blocks\.1\.hook_mlp_in \+ blocks\.1\.hook_mlp_out, not"):
+        train(on_from(source, name, **(hooks | {"hooks": [], "hook": "blocks.1.hook_mlp_in"})), tmp_path / "sae")

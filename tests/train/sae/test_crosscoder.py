@@ -147,7 +147,6 @@ def test_no_library_has_a_class_for_it(make: Make, tmp_path: Path, library: Libr
         ({"hooks": (HOOKS[0], HOOKS[0])}, "two or more different ones"),
         ({"hooks": (HOOKS[0], "blocks.7.hook_resid_post")}, r"hooks blocks.7.hook_resid_post are not in the cache"),
         ({"sae": {"name": "gated", "d_sae": D_SAE}}, "a crosscoder cannot be gated"),
-        ({"init": {"from": "run"}}, "a crosscoder cannot start from another run"),
     ],
 )
 def test_mistakes_are_named(make: Make, changes: dict[str, Any], message: str) -> None:
