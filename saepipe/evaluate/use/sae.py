@@ -39,7 +39,8 @@ class SAE(rundir.SAE):
             A context manager; the model is unchanged before and after it.
 
         Raises:
-            ConfigError: if it is a crosscoder, if the SAE does not say its hook, or the model does not have that hook or another width.
+            ConfigError: if it is a crosscoder, if it does not say its hook, or if the model does not have that hook or
+                another width.
             MachineError: if the model's decoder layers are not in a known place.
 
         Example:
