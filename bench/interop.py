@@ -1,7 +1,7 @@
 """Our SAEs in SAELens, dictionary_learning and sparsify, and theirs here: the largest differences, format by format.
 
     make interop                     # installs the libraries and runs the same tests
-    pip install llamascopium==2.0.0b34
+    pip install llamascopium==2.0.0b34; pip install --no-deps circuit-tracer==0.5.0
     python bench/interop.py          # runs the tests and writes their table
 
 The tests compare encode and decode on random inputs and fail above 1e-4. Writes results/interop.json.
@@ -21,7 +21,7 @@ from typing import Any
 from record import write_result
 
 ROOT = Path(__file__).parents[1]
-LIBRARIES = ("sae-lens", "dictionary-learning", "eai-sparsify", "llamascopium")
+LIBRARIES = ("sae-lens", "dictionary-learning", "eai-sparsify", "llamascopium", "circuit-tracer")
 
 
 def main() -> None:
