@@ -26,7 +26,12 @@ def with_bos(lm: LanguageModel, token: str) -> LanguageModel:
 
 
 def bos_note(config: HarvestConfig, lm: LanguageModel) -> str | None:
-    """Says that the tokenizer has no BOS, or does not use it; None if it does, or if the config chooses."""
+    """Says that the tokenizer has no BOS or does not use it, or that windows have none; None if all is as usual."""
+    if config.bos == "none" and config.drop_norm_above is None:
+        return (
+            "windows have no BOS, so their first tokens may take its place: in many models with a norm a hundred times "
+            "the others', which an SAE would be trained on (drop_norm_above: 5 leaves them out)"
+        )
     if config.bos == "none" or config.bos_token != AUTO:
         return None
     tokenizer, token = lm.tokenizer, lm.tokenizer.convert_ids_to_tokens(lm.bos_id)
