@@ -28,7 +28,8 @@ MAY_IMPORT = {
 FLOORS = {
     "data": ("errors", "terminal workers", "config device folders", "cache synthetic", "batches smollm2 toy"),
     "harvest": (
-        "chat decoder_layers hook_point host_copies hub_client identity local_rows model_config selection weights",
+        "chat decoder_layers hook_point host_copies hub_client identity local_rows model_config model_digests "
+        "selection",
         "hub large_models sites",
         "model site_hook",
         "capture",

@@ -29,8 +29,8 @@ from saepipe.harvest.hub_client import is_from_the_network
 from saepipe.harvest.identity import describe_config, describe_tokenizer, probe_ids
 from saepipe.harvest.large_models import check_placed, loading_options
 from saepipe.harvest.model_config import ModelConfig
+from saepipe.harvest.model_digests import code_digest, weights_digest
 from saepipe.harvest.sites import width_of
-from saepipe.harvest.weights import code_digest, weights_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

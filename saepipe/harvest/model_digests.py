@@ -1,4 +1,4 @@
-"""A digest of what a model computes with: its weights, and the code that came with it."""
+"""Digests of what a model computes with: its weights, and the code that came with it."""
 
 from __future__ import annotations
 
