@@ -459,7 +459,7 @@ def import_(
             "fingerprint": run.fingerprint,
             "variant": run.variant,
             "seed": run.seed,
-            "hook": run.hook,
+            "hook": run.sites,
             **run.settings["sae"],
             "decoder_norms": f"{norms['min']:.4g} to {norms['max']:.4g}",
         },

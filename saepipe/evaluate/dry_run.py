@@ -11,7 +11,7 @@ import torch
 
 from saepipe.data.terminal.display import readable_time
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.metrics.core.metric import Core
+from saepipe.evaluate.metrics.core.metric import Core, by_hook
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.plan import MetricJob, by_testbed, describe, plan_jobs, store_jobs
@@ -47,10 +47,15 @@ def dry_run(
 
 
 def _core_seconds(jobs: Sequence[MetricJob], seconds: float) -> float:
-    """Returns the time of core's passes: of each batch one with the model's activations, and one per SAE."""
+    """Returns the time of core's passes: of each batch one with the model's activations, and one per SAE.
+
+    Those of a crosscoder are made at each of its hooks; a skip transcoder has two more, without a part.
+    """
     testbed, metric = jobs[0].testbed, jobs[0].metric
     assert isinstance(metric, Core)
-    return testbed.num_contexts(metric.num_contexts) * (1 + len(jobs)) * seconds_per_context(testbed, seconds)
+    passes = 1 + sum(3 if job.run.plain.get("skip") else 1 for job in jobs)
+    of_context = sum(seconds_per_context(each, seconds) for each in by_hook(testbed))
+    return testbed.num_contexts(metric.num_contexts) * passes * of_context
 
 
 @torch.no_grad()
@@ -58,10 +63,10 @@ def seconds_per_context(testbed: Testbed, seconds: float) -> float:
     """Returns the mean time that a context takes from the hook upward, over at least one batch."""
     batch = next(testbed.batches(testbed.num_contexts(testbed.batch_size)))
     with testbed.upper_layers() as upper_layers:
-        upper_layers(batch.ids, batch.x)  # includes one-time setup, so it is not timed
+        upper_layers(batch.ids, batch.target)  # includes one-time setup, so it is not timed
         start, num_batches = time.perf_counter(), 0
         while not num_batches or time.perf_counter() - start < seconds:
-            float(upper_layers(batch.ids, batch.x).sum())  # waits for the device
+            float(upper_layers(batch.ids, batch.target).sum())  # waits for the device
             num_batches += 1
     return (time.perf_counter() - start) / (num_batches * len(batch.ids))
 

@@ -18,17 +18,25 @@ import torch
 from pydantic import Field, model_validator
 
 from saepipe.data.batches.memory import Resident, check_resident
+from saepipe.data.cache.joint_hooks import joint_name
 from saepipe.data.cache.paired_cache import OTHER
 from saepipe.data.config.base import Count, fingerprint
 from saepipe.data.config.bounds import Device, Seed
 from saepipe.data.config.component import Component, ConfigWithPlugins, plugin_stems
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.health_rules import RULES
-from saepipe.train.config_sections import DeadConfig, InitConfig, OptimizerConfig, Positive, SkipConfig, VariantsConfig
+from saepipe.train.config_sections import (
+    DeadConfig,
+    InitConfig,
+    OptimizerConfig,
+    Positive,
+    Skip,
+    SkipConfig,
+    VariantsConfig,
+)
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
-from saepipe.train.sae.crosscoder import joint_name
 from saepipe.train.sae.screen import Screening
 from saepipe.train.schedule import Schedule
 from saepipe.train.stored_config import PRIMARY_METRICS, Effect, stored_identity
@@ -58,9 +66,7 @@ class TrainConfig(ConfigWithPlugins):
         description="`blocks.19.hook_mlp_out`: the run is a transcoder, which reads `hook` and reconstructs this hook "
         "of the same cache; null: an SAE, which reconstructs what it reads",
     )
-    skip: bool | SkipConfig = Field(
-        False, description="an affine map from a transcoder's input to its output beside the latents"
-    )
+    skip: Skip = Field(False, description="an affine map from a transcoder's input to its output beside the latents")
     sae: Architecture
     penalties: tuple[Penalty, ...] = ()
     transforms: tuple[Transform, ...] = Field((), description="transforms of the activations, in training only")
@@ -140,8 +146,8 @@ class TrainConfig(ConfigWithPlugins):
             raise ValueError("; ".join(refusals))
         if self.hooks and (self.hook is not None or self.target is not None):
             raise ValueError("hooks, of a crosscoder, and hook or target exclude each other")
-        if len({*self.hooks}) < len(self.hooks) or (len(self.hooks) == 1 and self.other_cache is None):
-            raise ValueError("hooks, of a crosscoder, are two or more different ones; for one, set `hook`")
+        if len({*self.hooks}) < len(self.hooks):
+            raise ValueError("hooks, of a crosscoder, name one twice")
         if self.other_cache is not None and not self.hooks:
             raise ValueError("other_cache needs `hooks`, which a crosscoder reads from both caches")
         if self.hooks and self.sae.name == "gated":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
 from pydantic_core import CoreSchema
 
 from saepipe.data.config.base import Config, Count
@@ -67,6 +68,14 @@ class SkipConfig(Config):
 
     lr: float = Field(1.0, gt=0, description="multiple of the run's learning rate")
     weight_decay: float = Field(0.0, ge=0, description="share of W_skip taken away per step and unit of learning rate")
+
+
+def _kind(value: Any) -> str:
+    return "settings" if isinstance(value, SkipConfig | Mapping) else "switch"
+
+
+Skip = Annotated[Annotated[bool, Tag("switch")] | Annotated[SkipConfig, Tag("settings")], Discriminator(_kind)]
+"""Whether a transcoder has a skip, or how it learns."""
 
 
 class DeadConfig(Config):

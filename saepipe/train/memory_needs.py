@@ -75,9 +75,11 @@ def _bytes_of_one(recipe: Recipe) -> int:
         arrays = sae.dense_arrays + max((penalty.held_arrays() for penalty in penalties), default=0)
         forward, kept = int(arrays * latents * batch) + weights, 2 * latents * batch
     # The peak is where the gradients of the activations begin, or at the end, where those of both weights are there.
+    skip = recipe.d_in * recipe.d_out if config.skip else 0
+    gradients = FLOAT * ((recipe.d_in + recipe.d_out) * sae.d_sae + skip)
     target = recipe.d_out if recipe.target else 0
     tokens = FLOAT * batch * (TOKEN_ARRAYS * recipe.d_in + sae.num_reconstructions * recipe.d_out + 2 * target)
-    return max(forward, kept + 2 * weights) + tokens + screen_bytes(recipe)
+    return max(forward, kept + gradients) + tokens + screen_bytes(recipe)
 
 
 def screen_bytes(recipe: Recipe) -> int:

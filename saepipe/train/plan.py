@@ -84,14 +84,23 @@ def _single(config: TrainConfig, cache: Cache, device: torch.device) -> Recipe:
 
 
 def _crosscoder(config: TrainConfig, cache: Cache, device: torch.device) -> Recipe:
-    """Returns the recipe of a crosscoder; raises ConfigError if the cache lacks one of its hooks."""
+    """Returns the recipe of a crosscoder; raises ConfigError if it has one hook, or a cache does not have them."""
+    if len(config.read_hooks) == 1:
+        hint = "for one hook, set `hook`; with `other_cache`, it is read in the caches of two models"
+        raise ConfigError(f"hooks, of a crosscoder, are several: {config.hooks[0]} is one", hint=hint)
     if missing := [hook for hook in config.read_hooks if hook not in cache.hooks]:
         raise ConfigError(
             f"hooks {', '.join(missing)} are not in the cache; {cache.path} has {', '.join(cache.hooks)}",
-            hint="harvest all hooks into one cache",
+            hint="harvest all hooks into one cache, and the same ones into an other_cache",
         )
     resolved = config.resolved(hook=None, num_rows=cache.num_tokens, device=device)
     if isinstance(cache, PairedCache):
+        if config.other_fingerprint not in (None, cache.other.fingerprint):
+            raise ConfigError(
+                f"{config.other_cache} is {cache.other.fingerprint[:16]}, not other_fingerprint "
+                f"{config.other_fingerprint[:16]}",
+                hint="leave out other_fingerprint to read what is there now",
+            )
         resolved = resolved.model_copy(update={"other_fingerprint": cache.other.fingerprint})
     widths = tuple(cache.widths[hook] for hook in config.read_hooks)
     scales = tuple(_scale(resolved, cache, hook) for hook in config.read_hooks)

@@ -16,6 +16,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.compare.checks import check_same_data
 from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.dry_run import dry_run
 from saepipe.evaluate.metrics.absorption.material import load_material
 from saepipe.evaluate.metrics.absorption.metric import Absorption
 from saepipe.evaluate.metrics.base import Measurement
@@ -239,6 +240,17 @@ def test_all_default_metrics_measure_transcoders(runs: list[Path]) -> None:
         assert {path.stem for path in (run / "eval").glob("*.json")} == {
             *("core", "sparse_probing", "absorption", "geometry"),
         }
+
+
+def test_a_dry_run_times_every_kind(cache: Cache, runs: list[Path], tmp_path: Path) -> None:
+    config = {"cache": str(cache.path), "hooks": [BETWEEN, MLP_OUT], "sae": {"name": "topk", "d_sae": 24, "k": 4}}
+    lenient = {"most_l0": 1.0, "least_variance": -1e9, "least_alive": 0.0}
+    (crosscoder,) = train({**config, "steps": 30, "batch_size": 128, "health": lenient}, tmp_path / "runs")
+    settings = EvaluateConfig.parse({"metrics": [{"name": "core"}], "batch_size": 4, "artifacts": str(tmp_path)})
+    for run in (crosscoder, runs[2]):
+        planned = dry_run(run, settings, out=tmp_path / "out", seconds=0.01)
+        assert planned["seconds"] > 0
+        assert len(planned["measure"]) == 1
 
 
 def test_transcoders_and_saes_are_not_compared(runs: list[Path]) -> None:

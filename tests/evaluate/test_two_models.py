@@ -24,7 +24,7 @@ from saepipe.evaluate.use.finished_run import open_run
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 from saepipe.train.config import TrainConfig
-from saepipe.train.plan import plan_runs
+from saepipe.train.plan import Planned, plan_runs
 from saepipe.train.run import train
 
 HOOK, OTHER = "blocks.1.hook_resid_post", "other:blocks.1.hook_resid_post"
@@ -114,8 +114,17 @@ def test_the_other_cache_is_part_of_the_id_and_its_path_is_not(caches: tuple[Pat
     moved = tmp_path / "moved"
     moved.symlink_to(caches[1])
     raw = {"cache": str(caches[0]), "hooks": [HOOK], "sae": {"name": "relu", "d_sae": 8}, "steps": 1}
-    ids = [
-        plan_runs(TrainConfig.parse({**raw, "other_cache": str(path)}), tmp_path)[0].run_id
-        for path in (caches[1], moved, caches[0])
-    ]
-    assert ids[0] == ids[1] != ids[2]
+
+    def planned(first: Path, other: Path, **more: Any) -> Planned:
+        return plan_runs(TrainConfig.parse({**raw, "cache": str(first), "other_cache": str(other), **more}), tmp_path)[
+            0
+        ]
+
+    base, tuned = caches
+    first, second = planned(base, tuned), planned(base, moved)
+    assert first.run_id == second.run_id != planned(tuned, base).run_id
+    assert first.recipe.config.other_fingerprint == Cache.open(tuned).fingerprint
+    with pytest.raises(ConfigError, match="are the same cache"):
+        planned(base, base)
+    with pytest.raises(ConfigError, match="not other_fingerprint 00"):
+        planned(base, tuned, other_fingerprint="00")

@@ -70,6 +70,8 @@ class PairedCache(Cache):
 
 
 def _check_same_tokens(own: Cache, other: Cache) -> None:
+    if own.fingerprint == other.fingerprint:
+        raise ConfigError(f"{own.path} and {other.path} are the same cache", hint="other_cache is of another model")
     names = [Layout.CONTEXT_ID, Layout.POSITION, Layout.contexts("train")]
     heldout = [Layout.contexts("heldout"), Layout.keep("heldout")]
     if own.attributes["num_heldout_contexts"] or other.attributes["num_heldout_contexts"]:

@@ -67,8 +67,9 @@ def incomparable(run: OpenRun, other: OpenRun) -> str | None:
     ours, theirs = run.store.info, other.store.info
     if ours.model.get("id") != theirs.model.get("id"):
         return f"it belongs to another model, {theirs.model.get('id')}"
-    if ours.hook != theirs.hook or ours.d_in != theirs.d_in:
-        return f"it belongs to another hook, {theirs.hook}"
+    if (ours.hook, ours.target, ours.d_in) != (theirs.hook, theirs.target, theirs.d_in):
+        to_target = f" -> {theirs.target}" if theirs.target else ""
+        return f"it belongs to another hook, {theirs.hook}{to_target}"
     try:
         _ = run.store.decoder, other.store.decoder
     except SaepipeError as error:  # a run was moved away from its store, or is damaged

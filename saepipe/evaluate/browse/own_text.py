@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.browse.latent_json import short
 from saepipe.evaluate.browse.open_run import OpenRun
@@ -50,7 +51,9 @@ class OwnText:
         bos_id = info.model.get("bos_id", self._model.bos_id)
         ids = [bos_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
         cut, ids = max(0, len(ids) - info.context_size), ids[: info.context_size]
-        x = capture(self._model.model, torch.tensor([ids]), [HookPoint.parse(info.hook)])[info.hook][0]
+        hooks = hooks_of(info.hook)
+        captured = capture(self._model.model, torch.tensor([ids]), [HookPoint.parse(hook) for hook in hooks])
+        x = torch.cat([captured[hook][0] for hook in hooks], dim=1)
         # As in the cache: stored in bfloat16, and without activations at special tokens.
         acts = self._sae(run).encode(x.to("cpu", torch.bfloat16).float())
         special = {*self._model.special_ids, bos_id}

@@ -84,6 +84,7 @@ def export_delphi(
     if split not in SPLITS:
         raise ConfigError(f"a cache has no split {split!r}", hint=" or ".join(SPLITS))
     opened = run if isinstance(run, Run) else open_run(run)
+    opened.refuse_crosscoder("delphi")
     source = cache_of(opened, Path(cache) if cache else None)
     subject = Subject.load(opened, pick_device(device))
     if not 1 <= num_splits <= subject.sae.d_sae:

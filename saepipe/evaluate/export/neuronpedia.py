@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.atomic_folder import atomic_folder
 from saepipe.data.terminal.progress import Progress, Silent
@@ -108,6 +109,8 @@ def _names(info: StoreInfo, model: str | None, source_set: str | None, release: 
     for field, name in (("model", model), ("source set", source_set), ("release", release)):
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} is not a valid {field} for Neuronpedia", hint="letters, digits, dots, dashes")
+    if len(hooks_of(info.hook)) > 1:
+        raise ConfigError(f"the store is of a crosscoder of {info.hook}; Neuronpedia has one hook")
     return _Names(model, source_set, f"{HookPoint.parse(info.hook).layer}-{source_set}", release, creator_id)
 
 
@@ -117,8 +120,9 @@ def _metadata(names: _Names, info: StoreInfo, title: str | None, creator: str, u
     owned: Row = {"creatorId": names.creator_id, "visibility": "PUBLIC"}
     credit: Row = {"creatorName": creator, "urls": [url] if url else [], "description": title}
     display = {"displayName": names.model, "displayNameShort": names.model, "instruct": names.model.endswith("-it")}
+    sites = f"transcoder from {info.hook} to {info.target}" if info.target else info.hook
     notes = (
-        f"{info.hook}; saepipe run {info.run}, cache {info.cache} ({info.split}). "
+        f"{sites}; saepipe run {info.run}, cache {info.cache} ({info.split}). "
         "Activations at special tokens, and at tokens that were not read, are written as 0."
     )
     prompts = {"num_prompts": info.num_contexts, "num_tokens_in_prompt": info.context_size}

@@ -130,6 +130,7 @@ def custom_sae(
     """
     opened = run if isinstance(run, Run) else open_run(run)
     hook = HookPoint.parse(opened.hook)
+    opened.refuse_crosscoder("SAEBench")
     if opened.target:
         raise ConfigError(f"{opened.path} is a transcoder; SAEBench measures what reconstructs its own input")
     if not hook.is_between_layers:

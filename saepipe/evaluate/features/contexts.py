@@ -15,10 +15,10 @@ import torch
 from saepipe.data.batches.staging_memory import from_bits
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.joined_rows import joined
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.cache.layout import Layout
 from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.features.config import Features
-from saepipe.train.sae.crosscoder import hooks_of
 
 ROWS = 2048
 """Approximate rows per chunk; contexts are not cut."""

@@ -121,6 +121,7 @@ def _write(builder: StoreBuilder, job: StoreJob, counts: ReadCounts, progress: P
         run=subject.run.fingerprint,
         cache=cache.fingerprint,
         hook=testbed.hook,
+        target=testbed.target,
         model=cache.attributes["model"],
         dataset=cache.attributes.get("dataset", {}),
         d_in=W_dec.shape[1],

@@ -55,6 +55,7 @@ class StoreInfo:
     per_quantile: int  # examples per group
     window: int  # tokens per example
     settings: Mapping[str, Any] = field(default_factory=dict)  # `Features`, as plain data
+    target: str | None = None  # hook that a transcoder writes to; None: it is an SAE
     firing_share: float | None = None  # of tokens, on which firings are stored; None: none are
     no_logits: str | None = None  # reason why there are none
     no_texts: str | None = None  # reason why tokens are shown as ids

@@ -116,9 +116,10 @@ def _use(facts: Facts, address: Address) -> Iterator[str]:
         yield f"In SAELens:\n\n```python\n{theirs}\n```"
     yield f"In saepipe, as a run:\n\n```bash\nsaepipe pull {address} --out {facts.label}\n```"
     yield f'```python\nimport saepipe as sp\n\nsae = sp.load("{facts.label}")\n```'
-    usage = f"It maps raw activations at `{facts.run.hook}`, `(..., {facts.cfg['d_in']})`, to reconstructions of them."
-    if target := facts.run.target:
-        usage = f"{usage.removesuffix('reconstructions of them.')}those at `{target}`, `(..., {facts.cfg['d_out']})`."
+    read, target = f"`{facts.run.hook}`, `(..., {facts.cfg['d_in']})`", facts.run.target
+    usage = f"It maps raw activations at {read}, to reconstructions of them."
+    if target:
+        usage = f"It maps raw activations at {read}, to those at `{target}`, `(..., {facts.cfg['d_out']})`."
     special = facts.cfg.get("metadata", {}).get("exclude_special_tokens")
     yield f"{usage} It was not trained on BOS and other special tokens." if special else usage
 

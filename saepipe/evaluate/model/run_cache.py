@@ -6,10 +6,10 @@ from pathlib import Path
 
 from saepipe.data.cache.ancestors import open_length
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.cache.paired_cache import PairedCache
 from saepipe.data.errors import ConfigError
 from saepipe.train.rundir.finished_run import Run
-from saepipe.train.sae.crosscoder import hooks_of
 
 
 def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], Cache] | None = None) -> Cache:

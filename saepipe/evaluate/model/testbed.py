@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.cache.paired_cache import PairedCache, is_other, site
 from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.model.config import Mode
@@ -25,7 +26,6 @@ from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.sites import width_of
-from saepipe.train.sae.crosscoder import hooks_of
 from saepipe.train.sae.transcoder import split_rows
 
 _LARGEST_GAP = 0.1

@@ -49,6 +49,11 @@ class Subject:
         """Widths of a crosscoder's hooks; () otherwise."""
         return self.sae.widths if isinstance(self.sae, SAE) else ()
 
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Factors by which a crosscoder's training scaled each hook; () otherwise."""
+        return self.sae.scales if isinstance(self.sae, SAE) else ()
+
     def at_hook(self, hook: str) -> Subject:
         """Returns a crosscoder as the transcoder that reconstructs one of its hooks."""
         assert isinstance(self.sae, SAE)

@@ -83,10 +83,10 @@ class Pattern:
         Every row must have as many.
         """
         starts = self.row_starts.long()
-        place = torch.arange(self.num_entries, device=values.device) - starts[:-1].repeat_interleave(starts.diff())
+        number = torch.arange(self.num_entries, device=values.device) - starts[:-1].repeat_interleave(starts.diff())
         width = int(starts.diff().max())
         padded = values.new_full((self.num_rows, width), float("-inf"))
-        padded.view(-1).scatter_(0, self.rows.long() * width + place, values)
+        padded.view(-1).scatter_(0, self.rows.long() * width + number, values)
         chosen = padded.topk(num, dim=1, sorted=False).indices
         return (chosen.sort(dim=1).values + starts[:-1].unsqueeze(1)).flatten()
 

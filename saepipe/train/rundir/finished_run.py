@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.config.yaml_file import read_yaml
-from saepipe.data.errors import CorruptDataError
+from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
 from saepipe.data.folders.inside import check_name
@@ -75,6 +76,11 @@ class Run(Displayed):
     def sites(self) -> str:
         """Its hook, or a crosscoder's hooks; of a transcoder, the hook and the target."""
         return f"{self.hook} -> {self.target}" if self.target else self.hook
+
+    def refuse_crosscoder(self, who: str) -> None:
+        """Raises ConfigError if it is a crosscoder, of whose hooks `who` would need one."""
+        if len(hooks_of(self.hook)) > 1:
+            raise ConfigError(f"{self.path} is a crosscoder of {self.hook}; {who} reads one hook")
 
     @property
     def data_seed(self) -> int | None:

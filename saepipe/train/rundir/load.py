@@ -8,13 +8,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.data.terminal.display import html_table
 from saepipe.train.formats import saelens
 from saepipe.train.rundir.finished_run import Run, open_run
 from saepipe.train.sae.base import Architecture, Params
-from saepipe.train.sae.crosscoder import hooks_of, view_params
+from saepipe.train.sae.crosscoder import view_params
 from saepipe.train.sae.sparse_acts import SparseActs, encode_sparse
 from saepipe.train.sae.transcoder import is_transcoder, skipped
 
@@ -85,7 +86,12 @@ class SAE(nn.Module):
         """Widths of a crosscoder's hooks, whose activations are side by side in x; () otherwise."""
         return tuple(self.metadata.get("widths", ()))
 
-    def at_hook(self, hook: str) -> SAE:
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Factors by which a crosscoder's training scaled each hook; () otherwise."""
+        return tuple(self.metadata["saepipe"]["activation_scale"]) if self.widths else ()
+
+    def at_hook(self, hook: str) -> Self:
         """Returns a crosscoder as the transcoder that reads all its hooks and reconstructs one of them.
 
         Raises:
@@ -93,9 +99,11 @@ class SAE(nn.Module):
         """
         hooks = hooks_of(str(self.hook))
         if not self.widths or hook not in hooks:
-            raise ConfigError(f"{self.hook} is not of a crosscoder that has {hook}", hint="one of its hooks")
+            kind = f"a crosscoder of {self.hook}" if self.widths else f"no crosscoder, but reads {self.hook}"
+            raise ConfigError(f"this is {kind}: it has no view of {hook}", hint="name a hook of a crosscoder")
         params = view_params(self._params(), self.widths, hooks.index(hook))
-        return SAE(self.settings, params, {**self.metadata, "widths": (), "hook_name_out": hook})
+        metadata = {key: value for key, value in self.metadata.items() if key != "widths"}
+        return type(self)(self.settings, params, {**metadata, "hook_name_out": hook})
 
     @property
     def is_transcoder(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.train.config_sections import InitConfig
@@ -37,6 +38,11 @@ def resolve_start(recipe: Recipe, cache: Cache) -> InitConfig:
         )
     run = open_run(path)
     for key, theirs, ours in (("hook", run.hook, config.site), ("target", run.target, config.target)):
+        if (theirs is None) != (ours is None):
+            kind = "an SAE" if theirs is None else f"a transcoder to {theirs}"
+            raise ConfigError(f"init.from: {path} is {kind}", hint="start a run of the same kind from it")
+        if len(hooks_of(str(theirs))) != len(hooks_of(str(ours))):
+            raise ConfigError(f"init.from: {path} reads {theirs}, not {ours}", hint="set the same `hook` or `hooks`")
         if theirs != ours:
             raise ConfigError(f"init.from: {path} has the {key} {theirs}, not {ours}", hint=f"set `{key}`")
     weights = _digest(path)

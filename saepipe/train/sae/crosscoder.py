@@ -15,19 +15,6 @@ from torch import Tensor
 
 from saepipe.train.sae.base import Architecture, Params
 
-JOINT = " + "
-"""Between the hooks in the name of what a crosscoder reads."""
-
-
-def joint_name(hooks: Sequence[str]) -> str:
-    """Returns the hooks as one name; a single hook as it is."""
-    return JOINT.join(hooks)
-
-
-def hooks_of(name: str) -> list[str]:
-    """Returns the hooks in a name: several if it is that of a crosscoder."""
-    return name.split(JOINT)
-
 
 def norms_by_hook(W_dec: Tensor, widths: Sequence[int]) -> Tensor:
     """Returns the norm of each latent's decoder row at each hook, (d_sae, num_hooks)."""

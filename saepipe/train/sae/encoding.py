@@ -8,6 +8,7 @@ multiplies bfloat16 fast, a screen replaces the product.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,16 +97,21 @@ def _by_pieces(
             kept.append(pre_acts.index_select(1, keep))
             near.append(sae.near(params, pre_acts))
         else:
-            chosen = sae.among(params, *screened)
+            chosen = _definer(sae, "among")(sae, params, *screened)
             pattern = screened[0].only(chosen)
             values.append(screened[1][chosen])
             kept.append(product(tokens, params["W_enc"].index_select(1, keep), bias[keep]))
-            near.append(sae.near_among(params, *screened))
+            near.append(_definer(sae, "near_among")(sae, params, *screened))
         patterns.append(pattern)
     found = sae.chosen(Pattern.stacked(patterns), torch.cat(values))
     if found is None:
         return None
     return _Found(*found, PreActs(inputs, params["W_enc"], bias, keep, torch.cat(kept)), _joined(near))
+
+
+def _definer(sae: Architecture, name: str) -> Any:
+    """Returns a method of the architecture; the general one if a class derived from its definer chooses otherwise."""
+    return getattr(type(sae) if sae.holds(name) else Architecture, name)
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

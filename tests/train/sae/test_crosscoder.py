@@ -13,6 +13,7 @@ import torch
 from helpers.made_caches import structured_rows, write_cache
 from helpers.random_runs import ARCHITECTURES
 from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.joint_hooks import hooks_of, joint_name
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
 from saepipe.train.plan import plan_runs
@@ -21,7 +22,7 @@ from saepipe.train.rundir.exporting import Library, export_sae
 from saepipe.train.rundir.finished_run import open_run
 from saepipe.train.rundir.load import load
 from saepipe.train.sae.base import Architecture
-from saepipe.train.sae.crosscoder import hooks_of, in_raw_units, joint_name, joint_scale, norms_by_hook
+from saepipe.train.sae.crosscoder import in_raw_units, joint_scale, norms_by_hook
 from saepipe.train.step.state import fresh_state, initial_params
 from saepipe.train.step.step import step_loss, train_step
 
@@ -125,7 +126,7 @@ def test_the_saved_crosscoder_and_its_views(make: Make, cache: Path, tmp_path: P
         view = loaded.at_hook(hook)
         assert (view.target, view.d_out, view.d_in) == (hook, part.shape[1], 68)
         torch.testing.assert_close(view(x), part, rtol=1e-4, atol=1e-3)
-    with pytest.raises(ConfigError, match="is not of a crosscoder that has blocks.9"):
+    with pytest.raises(ConfigError, match="it has no view of blocks.9"):
         loaded.at_hook("blocks.9.hook_resid_post")
     norms = norms_by_hook(loaded.W_dec, WIDTHS)
     torch.testing.assert_close(norms.square().sum(1).sqrt(), loaded.W_dec.norm(dim=1))
@@ -143,8 +144,8 @@ def test_no_library_has_a_class_for_it(make: Make, tmp_path: Path, library: Libr
     ("changes", "message"),
     [
         ({"hook": HOOKS[0]}, "hooks, of a crosscoder, and hook or target exclude each other"),
-        ({"hooks": HOOKS[:1]}, "two or more different ones"),
-        ({"hooks": (HOOKS[0], HOOKS[0])}, "two or more different ones"),
+        ({"hooks": HOOKS[:1]}, "hooks, of a crosscoder, are several"),
+        ({"hooks": (HOOKS[0], HOOKS[0])}, "name one twice"),
         ({"hooks": (HOOKS[0], "blocks.7.hook_resid_post")}, r"hooks blocks.7.hook_resid_post are not in the cache"),
         ({"sae": {"name": "gated", "d_sae": D_SAE}}, "a crosscoder cannot be gated"),
     ],

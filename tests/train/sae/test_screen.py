@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from saepipe.train.sae import screen as screen_module
 from saepipe.train.sae.base import Architecture, Params, product
 from saepipe.train.sae.batch_topk import BatchTopK
+from saepipe.train.sae.encoding import encode
 from saepipe.train.sae.gated import Gated
 from saepipe.train.sae.jumprelu import JumpReLU
 from saepipe.train.sae.relu import ReLU
@@ -232,3 +233,24 @@ def test_positive_bounds_are_compared_by_their_bits() -> None:
     assert screen._reaching(with_nan, torch.zeros(()), huge)[0, 0]
     negative = torch.tensor(-0.5)
     assert torch.equal(screen._reaching(upper, negative, randn(3, 4, D_IN)), upper >= negative)
+
+
+def test_a_derived_class_that_chooses_otherwise_is_asked_itself(patient: None) -> None:
+    """It overrides what `among` of its base relies on, and says again that it can be encoded in pieces."""
+
+    class Raised(ReLU):
+        name: str  # type: ignore[assignment]
+        in_pieces: ClassVar[bool] = True
+
+        def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
+            return pre_acts > 0.7
+
+        def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
+            return spread.new_full((), 0.7)
+
+    sae, x = Raised(name="raised", d_sae=D_SAE), randn(2, BATCH, D_IN)
+    params = params_of(randn(0, D_SAE, D_IN) / 7, -randn(1, D_SAE).abs(), 0.0) | {"b_dec": torch.zeros(D_IN)}
+    keep = torch.empty(0, dtype=torch.int64)
+    screened, plain = (encode(sae, params, x, torch.float32, keep, rule) for rule in ("always", "never"))
+    assert torch.equal(screened.pattern.positions, plain.pattern.positions)
+    assert (screened.entry_pre_acts > 0.7).all()

@@ -90,7 +90,7 @@ class Absorption(Metric):
         letters = unscored_letters(material, gate)
         searched = [index for index, letter in enumerate(letters) if letter.in_model or testbed.mode == "reference"]
         if not searched:
-            progress.say("absorption: no SAE is measured, since the model represents no letter at the hook")
+            progress.say(f"absorption: no SAE is measured, since the model represents no letter at {testbed.written}")
             return [self._measurement(letters, material, testbed) for _ in subjects]
         progress.start(f"absorption at {testbed.hook}", len(subjects), "SAEs")
         try:
@@ -130,7 +130,7 @@ class Absorption(Metric):
 
     def _measurement(self, letters: Sequence[LetterResult], material: Material, testbed: Testbed) -> Measurement:
         measurable = [letter for letter in letters if letter.reason is None]
-        findings = list(self._findings(material, testbed.mode))
+        findings = list(self._findings(material, testbed))
         if testbed.mode == "reference" and findings:
             averaged, undefined = [], "SAEBench gives no result: " + findings[0].message
         else:
@@ -176,15 +176,16 @@ class Absorption(Metric):
             eval_config=self._eval_config(testbed.dtype, testbed),
         )
 
-    def _findings(self, material: Material, mode: Mode) -> Iterator[Finding]:
+    def _findings(self, material: Material, testbed: Testbed) -> Iterator[Finding]:
         """Yields H10 if the model does not represent enough letters at the hook, since then no SAE can."""
+        where = "hook" if testbed.target is None else f"target {testbed.target}"
         present = int(material.present.sum())
-        required = self.min_feats_for_eval if mode == "reference" else min(self.min_feats_for_eval, present)
+        required = self.min_feats_for_eval if testbed.mode == "reference" else min(self.min_feats_for_eval, present)
         good = int((material.f1 > self.min_GT_probe_f1).sum())
         if good < required:
             message = (
                 f"the probes of {good} of {present} first letters have an F1 above {self.min_GT_probe_f1:g} "
-                f"(required: {required}): the model barely represents first letters at the hook"
+                f"(required: {required}): the model barely represents first letters at the {where}"
             )
             yield Finding("H10", "error", message, self.name)
 

@@ -46,16 +46,16 @@ class Core(Metric):
 
     def works(self, testbed: Testbed) -> list[Work]:
         scored = self._scored_contexts(testbed)
-        return [losses_work(each, scored) for each in _by_hook(testbed)]
+        return [losses_work(each, scored) for each in by_hook(testbed)]
 
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
         if not testbed.is_of_crosscoders:
             return self._measure(subjects, testbed, progress)
         views = [
             self._measure([subject.at_hook(str(view.target)) for subject in subjects], view, progress)
-            for view in _by_hook(testbed)
+            for view in by_hook(testbed)
         ]
-        return [over_hooks(subject, by_hook) for subject, *by_hook in zip(subjects, *views, strict=True)]
+        return [over_hooks(subject, parts) for subject, *parts in zip(subjects, *views, strict=True)]
 
     @torch.no_grad()
     def _measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
@@ -123,7 +123,7 @@ class Core(Metric):
         }
 
 
-def _by_hook(testbed: Testbed) -> list[Testbed]:
+def by_hook(testbed: Testbed) -> list[Testbed]:
     """Returns the testbed; that of crosscoders as those of the transcoders that they are at each hook."""
     if not testbed.is_of_crosscoders:
         return [testbed]

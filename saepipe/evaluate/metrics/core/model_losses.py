@@ -126,7 +126,7 @@ def _with_mean(testbed: Testbed, num_contexts: int, mean: torch.Tensor, progress
 
 def batches_with_progress(testbed: Testbed, num_contexts: int, progress: Progress, label: str) -> Iterator[Batch]:
     """Yields the batches and advances a progress bar."""
-    progress.start(f"core at {testbed.hook} ({label})", num_contexts, "contexts")
+    progress.start(f"core at {testbed.written} ({label})", num_contexts, "contexts")
     try:
         for batch in testbed.batches(num_contexts):
             yield batch

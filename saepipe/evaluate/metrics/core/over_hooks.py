@@ -8,21 +8,18 @@ if they do not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from statistics import fmean
 from typing import Any
 
 import torch
 
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.evaluate.metrics.base import Figure, Measurement
+from saepipe.evaluate.sae.firing import weight_figures
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import Estimate
-from saepipe.train.sae.crosscoder import hooks_of, norms_by_hook
-
-BY_HOOK = (
-    *("explained_variance", "fvu", "mse", "cossim", "l2_ratio"),
-    *("ce_loss_without_sae", "ce_loss_with_sae", "delta_ce", "ce_loss_score", "kl_div_score"),
-)
-"""Figures that are told of each hook, too."""
+from saepipe.train.sae.crosscoder import norms_by_hook
 
 SHARES = 20
 """Bins of the histogram of a hook's share in a latent's decoder norms."""
@@ -34,26 +31,41 @@ EXCLUSIVE = 0.1
 def over_hooks(subject: Subject, by_hook: Sequence[Measurement]) -> Measurement:
     """Returns the measurement of a crosscoder from those of its hooks, in order."""
     first, hooks = by_hook[0], hooks_of(str(subject.run.hook))
+    metrics = {group: _means([each.metrics[group] for each in by_hook]) for group in first.metrics}
+    whole = weight_figures(subject.sae)
+    for kind in ("encoder", "decoder"):
+        metrics["misc_metrics"][f"average_max_{kind}_cosine_sim"] = float(whole[f"max_{kind}_cosine_sim"].nanmean())
     return Measurement(
-        metrics={group: _means([each.metrics[group] for each in by_hook]) for group in first.metrics},
+        metrics=metrics,
         extra=_means([each.extra for each in by_hook]),
-        details=first.details,
+        details=[{**row, **_of_latent(whole, index)} for index, row in enumerate(first.details)],
         more={
             "hooks": {hook: _plain(each) for hook, each in zip(hooks, by_hook, strict=True)},
-            "decoder_norms": norm_profile(subject.sae.W_dec, subject.widths, hooks),
+            "decoder_norms": norm_profile(subject.sae.W_dec, subject.widths, subject.scales, hooks),
         },
         counts=first.counts,
-        warnings=list(dict.fromkeys(warning for each in by_hook for warning in each.warnings)),
+        warnings=[f"{hook}: {text}" for hook, each in zip(hooks, by_hook, strict=True) for text in each.warnings],
         eval_config=first.eval_config,
     )
 
 
-def norm_profile(W_dec: torch.Tensor, widths: Sequence[int], hooks: Sequence[str]) -> dict[str, Any]:
+def _of_latent(weights: dict[str, torch.Tensor], index: int) -> dict[str, float | None]:
+    """Returns the figures of a latent's weights over all hooks; None for NaN."""
+    values = {name: float(figure[index]) for name, figure in weights.items()}
+    return {name: None if isnan(value) else value for name, value in values.items()}
+
+
+def norm_profile(
+    W_dec: torch.Tensor, widths: Sequence[int], scales: Sequence[float], hooks: Sequence[str]
+) -> dict[str, Any]:
     """Returns how latents share out their decoder norms among hooks; rows of zeros are left out.
 
+    Norms are on the scale of training, where no hook counts more because its activations are longer.
+
     Args:
-        W_dec: (d_sae, sum of widths).
+        W_dec: (d_sae, sum of widths), for raw activations.
         widths: channels of each hook.
+        scales: factor by which training scaled each hook.
         hooks: their names.
 
     Returns:
@@ -61,7 +73,7 @@ def norm_profile(W_dec: torch.Tensor, widths: Sequence[int], hooks: Sequence[str
         `at_hooks`, how many latents write at 1, 2, ... hooks; `exclusive`, how many write at each hook alone. A latent
         writes where its norm is at least `EXCLUSIVE` of its largest.
     """
-    norms = norms_by_hook(W_dec.detach().float().cpu(), widths)
+    norms = norms_by_hook(W_dec.detach().float().cpu(), widths) * torch.tensor(scales)
     norms = norms[norms.sum(1) > 0]
     shares = norms / norms.sum(1, keepdim=True)
     writes = norms >= EXCLUSIVE * norms.amax(1, keepdim=True)
@@ -82,9 +94,8 @@ def _plain(measurement: Measurement) -> dict[str, Any]:
     for group in (*measurement.metrics.values(), measurement.extra):
         every |= group
     return {
-        key: [figure.value, figure.low, figure.high] if isinstance(figure, Estimate) else figure
+        key: [figure.value, figure.low, figure.high] if isinstance(figure, Estimate) else [figure, None, None]
         for key, figure in every.items()
-        if key in BY_HOOK
     }
 
 

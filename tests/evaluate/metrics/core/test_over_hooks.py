@@ -24,12 +24,22 @@ HOOKS = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
 def test_latents_are_told_by_the_hooks_that_they_write_at() -> None:
     """Of four latents one writes at both hooks alike, one mostly and one only at the second, and one nowhere."""
     W_dec = torch.tensor([[3.0, 0.0, 3.0], [0.3, 0.0, 2.7], [0.0, 0.0, 5.0], [0.0, 0.0, 0.0]])
-    profile = norm_profile(W_dec, (2, 1), ["a", "b"])
+    profile = norm_profile(W_dec, (2, 1), (1.0, 1.0), ["a", "b"])
     assert profile["at_hooks"] == {"1": 1, "2": 2}
     assert profile["exclusive"] == {"a": 0, "b": 1}
     assert profile["mean_share"] == pytest.approx({"a": (0.5 + 0.1 + 0) / 3, "b": (0.5 + 0.9 + 1) / 3})
     assert [sum(counts) for counts in profile["histogram"].values()] == [3, 3]
     assert profile["histogram"]["b"][10] == profile["histogram"]["b"][18] == profile["histogram"]["b"][-1] == 1
+
+
+def test_a_hook_has_no_larger_share_because_its_activations_are_longer() -> None:
+    """Raw rows are training's, divided by each hook's scale."""
+    trained = torch.nn.functional.normalize(torch.randn(200, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    scales = (0.01, 4.0)
+    raw = trained / torch.tensor([scales[0]] * 4 + [scales[1]] * 4)
+    profile = norm_profile(raw, (4, 4), scales, ["a", "b"])
+    assert profile == norm_profile(trained, (4, 4), (1.0, 1.0), ["a", "b"])
+    assert profile["mean_share"]["a"] == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize(
