@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.hub.fetch_sae import SCHEME, fetch_sae
 from saepipe.evaluate.use.attached import Attached
@@ -48,7 +49,7 @@ class SAE(rundir.SAE):
             ...     latents.steer(123, 8.0)
             ...     model.generate(**inputs)
         """
-        if self.widths:
+        if len(hooks_of(str(self.hook))) > 1:
             hint = "a crosscoder reads several hooks at once; train a transcoder to change one of them"
             raise ConfigError(f"a crosscoder cannot be attached ({self.hook})", hint=hint)
         name = hook or self.hook
