@@ -276,7 +276,7 @@ MUTATIONS = (
         "fails with d_in 24, d_sae 40 and batch 17",
         penalties({"name": "fault_wrong_axis", "weight": 1}),
     ),
-    Mutation("H14", "W_dec normalised along the wrong axis", "from unit norm along d_in", with_wrong_axis),
+    Mutation("H14", "W_dec normalised along the wrong axis", "from unit norm along the channels", with_wrong_axis),
     Mutation("H15", "a count as a penalty", "has no gradient", penalties({"name": "fault_no_gradient", "weight": 1})),
     Mutation(
         "H16",

@@ -105,8 +105,8 @@ def check_behaviour(
         (
             not low <= sae.l2_ratio <= high,
             sae.l2_ratio,
-            f"|x_hat| averages {{:.3g}} times |x|, outside [{low:g}, {high:g}]; L1 shrinks reconstructions, "
-            "TopK and JumpReLU do not",
+            f"|x_hat| averages {{:.3g}} times what it reconstructs, outside [{low:g}, {high:g}]; L1 shrinks "
+            "reconstructions, TopK and JumpReLU do not",
         ),
     ]
     findings = [Finding.measured("H9", "error", pattern, value) for broken, value, pattern in errors if broken]

@@ -49,7 +49,7 @@ def check_unit_rows(W_dec: Tensor, tolerance: float) -> list[Finding]:
     """H14: the decoder's rows (d_sae, d_out) have unit norm along d_out."""
     lengths = torch.linalg.vector_norm(W_dec.detach(), dim=1)
     worst = float((lengths - 1).abs().max())
-    pattern = "a row of W_dec differs by {:.2g} from unit norm along d_in; was it normalised along d_sae?"
+    pattern = "a row of W_dec differs by {:.2g} from unit norm along the channels; was it normalised along d_sae?"
     return [] if worst <= tolerance else [Finding.measured("H14", "error", pattern, worst)]
 
 
