@@ -74,8 +74,8 @@ class Pattern:
         return cls(parts[0].num_columns, torch.cat([*starts, end]), columns, torch.cat(positions))
 
     def only(self, entries: Tensor) -> Pattern:
-        """Returns the pattern of some of these entries, by their indices, int64 ascending, or by a bool mask."""
-        return Pattern.of_positions(self.positions[entries], self.num_rows, self.num_columns)
+        """Returns the pattern of some of these entries, by their indices, int64 ascending."""
+        return Pattern.of_positions(self.positions.index_select(0, entries), self.num_rows, self.num_columns)
 
     def largest(self, values: Tensor, num: int) -> Tensor:
         """Returns the indices of each row's `num` largest values (num_entries,), int64 ascending.

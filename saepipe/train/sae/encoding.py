@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.kernels import autograd
-from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.kernels.pattern import Pattern, true_positions
 from saepipe.train.sae.base import Architecture, Params, product
 from saepipe.train.sae.entries import Entries
 from saepipe.train.sae.pre_acts import PreActs
@@ -98,8 +98,9 @@ def _by_pieces(
             near.append(sae.near(params, pre_acts))
         else:
             chosen = _definer(sae, "among")(sae, params, *screened)
+            chosen = true_positions(chosen) if chosen.dtype == torch.bool else chosen
             pattern = screened[0].only(chosen)
-            values.append(screened[1][chosen])
+            values.append(screened[1].index_select(0, chosen))
             kept.append(product(tokens, params["W_enc"].index_select(1, keep), bias[keep]))
             near.append(_definer(sae, "near_among")(sae, params, *screened))
         patterns.append(pattern)

@@ -115,7 +115,7 @@ class Screen:
     def _reaching(self, upper: Tensor, floor: Tensor, tokens: Tensor) -> Tensor:
         """Marks the upper bounds (num_tokens, d_sae) that are not below a floor; NaN, from sums that overflow, too."""
         length = _norm(tokens).max() if len(tokens) else tokens.new_zeros(())
-        largest = length * self._longest + self.bias.abs().max()
+        largest = length * self._widest[0] + self._largest_bias
         if not (float(largest) < OVERFLOW and bool((floor >= 0).all())):
             return (upper < floor).logical_not_()
         # Without NaN, positive numbers are ordered like their bits, which are compared several times as fast. What they
@@ -124,20 +124,23 @@ class Screen:
         return torch.from_numpy(upper.view(torch.int16).numpy() >= bits.numpy())
 
     @cached_property
-    def _longest(self) -> Tensor:
-        """The largest norm of an encoder direction, or somewhat more."""
-        return self.rounded[:, -4].max().float()
+    def _widest(self) -> Tensor:
+        """The largest norm of an encoder direction and of what rounding removed of one, or somewhat more, (2,)."""
+        return self.rounded[:, -4:-2].float().amax(0)
+
+    @cached_property
+    def _largest_bias(self) -> Tensor:
+        return self.bias.abs().max()
 
     def _bounds(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Returns upper bounds of all pre-activations, and how far below the true ones can be, (num_tokens, 1)."""
-        rounded = _rounded(tokens)
-        lost, length = _norm(tokens - rounded.float()) + self.slack * _norm(tokens), _norm(tokens)
+        rounded, length = _rounded(tokens), _norm(tokens)
+        lost = _norm(tokens - rounded.float()) + self.slack * length
         ones = torch.ones_like(lost, dtype=torch.bfloat16)
         columns = torch.stack([_above(lost), _above(length), ones, ones], dim=1)
         upper = torch.cat([rounded, columns], dim=1) @ self.rounded.T
-        widest = self.rounded[:, -4:-2].float().amax(0)
-        spread = (columns[:, :2].float() * widest).sum(1, keepdim=True)
-        bias = ULP * self.bias.abs().max() + TINY  # how far the bias in two parts can be above it
+        spread = (columns[:, :2].float() * self._widest).sum(1, keepdim=True)
+        bias = ULP * self._largest_bias + TINY  # how far the bias in two parts can be above it
         return upper, 2 * (1 + ULP) * spread + bias
 
 
