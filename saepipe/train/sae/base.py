@@ -176,6 +176,10 @@ class Architecture(Component):
         """
         return self.pattern(params, pre_acts)
 
+    def floor_of_nonzero(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor | None:
+        """Returns `floor` for entries where `activate` is not 0: higher, if training needs others, too."""
+        return self.floor(params, upper, spread)
+
     def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
         """Returns which entries are `candidates`, if these are among them: a bool mask, or int64 indices, ascending.
 

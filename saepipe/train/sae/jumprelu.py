@@ -79,6 +79,9 @@ class JumpReLU(Architecture):
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         return _value(params) - self.bandwidth / 2  # entries whose slope is estimated lie down to there
 
+    def floor_of_nonzero(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
+        return _value(params)
+
     def inference(self, params: Params) -> tuple[Architecture, Params]:
         return self.ended(), {**params, "threshold": self.threshold(params)}
 

@@ -89,13 +89,16 @@ class Screen:
             rounded[latents, d_in:] = torch.stack(columns, dim=1)
         return cls(W, bias, rounded, slack)
 
-    def entries(self, sae: Architecture, params: Params, tokens: Tensor) -> tuple[Pattern, Tensor] | None:
+    def entries(
+        self, sae: Architecture, params: Params, tokens: Tensor, *, nonzero: bool = False
+    ) -> tuple[Pattern, Tensor] | None:
         """Returns what may be entries of some tokens (num_tokens, d_sae), and their pre-activations (num_entries,).
 
-        None if too many may be: then the whole product costs less.
+        With `nonzero`, what may be nonzero activations. None if too many may be: then the whole product costs less.
         """
         upper, spread = self._bounds(tokens)
-        floor = sae.floor(params, upper, spread)
+        higher = nonzero and sae.holds("floor_of_nonzero")
+        floor = (sae.floor_of_nonzero if higher else sae.floor)(params, upper, spread)
         if floor is None:
             return None
         floor = floor.float()
@@ -107,9 +110,9 @@ class Screen:
         values = kernels_for(tokens.device, tokens.dtype).sampled(pattern, tokens, self.W)
         return pattern, values + self.bias[pattern.columns]
 
-    def pre_acts(self, sae: Architecture, params: Params, tokens: Tensor) -> Tensor | None:
+    def pre_acts(self, sae: Architecture, params: Params, tokens: Tensor, *, nonzero: bool = False) -> Tensor | None:
         """Returns the pre-activations of `entries` as an array (num_tokens, d_sae), -inf elsewhere."""
-        found = self.entries(sae, params, tokens)
+        found = self.entries(sae, params, tokens, nonzero=nonzero)
         return None if found is None else found[0].dense_or(found[1], float("-inf"))
 
     def _reaching(self, upper: Tensor, floor: Tensor, tokens: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def _has_nonzero(sae: Architecture, params: Params) -> bool:
 def _screened(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor) -> Iterator[SparseActs]:
     screen: Screen | None = Screen.of(params["W_enc"], bias)
     for tokens in torch.split(inputs, PIECE):
-        pre_acts = None if screen is None else screen.pre_acts(sae, params, tokens)
+        pre_acts = None if screen is None else screen.pre_acts(sae, params, tokens, nonzero=True)
         if pre_acts is None:
             screen = None  # the other tokens will have as many candidates
             yield _whole(sae, params, tokens, bias)
