@@ -7,7 +7,7 @@ if they do not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isnan
 from statistics import fmean
 from typing import Any
@@ -38,7 +38,7 @@ def over_hooks(subject: Subject, by_hook: Sequence[Measurement]) -> Measurement:
     return Measurement(
         metrics=metrics,
         extra=_means([each.extra for each in by_hook]),
-        details=[{**row, **_of_latent(whole, index)} for index, row in enumerate(first.details)],
+        details=[{**row, **own} for row, own in zip(first.details, _by_latent(whole), strict=True)],
         more={
             "hooks": {hook: _plain(each) for hook, each in zip(hooks, by_hook, strict=True)},
             "decoder_norms": norm_profile(subject.sae.W_dec, subject.widths, subject.scales, hooks),
@@ -49,10 +49,10 @@ def over_hooks(subject: Subject, by_hook: Sequence[Measurement]) -> Measurement:
     )
 
 
-def _of_latent(weights: dict[str, torch.Tensor], index: int) -> dict[str, float | None]:
-    """Returns the figures of a latent's weights over all hooks; None for NaN."""
-    values = {name: float(figure[index]) for name, figure in weights.items()}
-    return {name: None if isnan(value) else value for name, value in values.items()}
+def _by_latent(weights: dict[str, torch.Tensor]) -> Iterator[dict[str, float | None]]:
+    """Yields the figures of each latent's weights over all hooks; None for NaN."""
+    for values in zip(*(figure.tolist() for figure in weights.values()), strict=True):
+        yield {name: None if isnan(value) else value for name, value in zip(weights, values, strict=True)}
 
 
 def norm_profile(
