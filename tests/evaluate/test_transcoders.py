@@ -233,13 +233,12 @@ def runs(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_all_default_metrics_measure_transcoders(runs: list[Path]) -> None:
     probing = {"name": "sparse_probing", "datasets": ["toy_gender"], "train_size": 40, "test_size": 40, "k_values": [1]}
-    metrics = [{"name": "core"}, probing, {"name": "absorption", "max_words": 200}, {"name": "geometry"}]
-    results = evaluate(runs, {"metrics": metrics, "batch_size": 8, "features": {"num_tokens": 2000}})
-    assert {path.parents[1] for path in results} >= set(runs)
-    for run in runs:
-        assert {path.stem for path in (run / "eval").glob("*.json")} == {
-            *("core", "sparse_probing", "absorption", "geometry"),
-        }
+    metrics = [{"name": "core"}, probing, {"name": "absorption", "max_words": 100}, {"name": "geometry"}]
+    skip = runs[2]
+    evaluate([skip], {"metrics": metrics, "batch_size": 8, "features": {"num_tokens": 1000}})
+    names = {path.stem for path in (skip / "eval").glob("*.json")}
+    assert names == {"core", "sparse_probing", "absorption", "geometry"}
+    assert (skip / "features").is_dir()
 
 
 def test_a_dry_run_times_every_kind(cache: Cache, runs: list[Path], tmp_path: Path) -> None:
