@@ -65,7 +65,7 @@ class LanguageModel:
 
     @property
     def runs_in_threads(self) -> bool:
-        """Whether two threads may run the model at once: not where a pass moves weights, or keeps a state in them."""
+        """True if two threads may run the model at once: not where a pass moves weights, or keeps a state in them."""
         return self.config.device_map is None and self.config.quantization is None
 
     @property

@@ -172,7 +172,7 @@ class TrainConfig(ConfigWithPlugins):
 
     @property
     def screening(self) -> Screening:
-        """Whether sparse steps are screened. By itself none is that is to be captured: a screen counts candidates."""
+        """Rule by which sparse steps are screened. `auto` leaves out those to be captured: a screen counts candidates."""
         return "never" if self.screen == "auto" and self.compile != "never" else self.screen
 
     @property
@@ -185,12 +185,12 @@ class TrainConfig(ConfigWithPlugins):
 
     @property
     def site(self) -> str:
-        """What the encoder reads, once `hook` is set: the hook, or the joint name of a crosscoder's."""
+        """Name of what the encoder reads, once `hook` is set: the hook, or the joint name of a crosscoder's."""
         return joint_name(self.read_hooks) if self.hooks else str(self.hook)
 
     @property
     def skip_settings(self) -> SkipConfig | None:
-        """How the skip learns; None if there is none."""
+        """Settings by which the skip learns; None if there is none."""
         if isinstance(self.skip, SkipConfig):
             return self.skip
         return SkipConfig() if self.skip else None

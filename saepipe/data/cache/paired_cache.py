@@ -25,7 +25,7 @@ def is_other(hook: str) -> bool:
     return hook.startswith(OTHER)
 
 
-def site(hook: str) -> str:
+def own_name(hook: str) -> str:
     """Returns a hook as its own cache names it."""
     return hook.removeprefix(OTHER)
 
@@ -55,13 +55,13 @@ class PairedCache(Cache):
         return {**super().widths, **{OTHER + hook: width for hook, width in self.other.widths.items()}}
 
     def rows(self, hook: str) -> MappedRows:
-        return self.other.rows(site(hook)) if is_other(hook) else super().rows(hook)
+        return self.other.rows(own_name(hook)) if is_other(hook) else super().rows(hook)
 
     def acts(self, hook: str | None = None) -> Activations:
-        return self.other.acts(site(hook)) if hook and is_other(hook) else super().acts(hook)
+        return self.other.acts(own_name(hook)) if hook and is_other(hook) else super().acts(hook)
 
     def stats(self, hook: str) -> ActivationStats:
-        return self.other.stats(site(hook)) if is_other(hook) else super().stats(hook)
+        return self.other.stats(own_name(hook)) if is_other(hook) else super().stats(hook)
 
     @cached_property
     def heldout(self) -> Heldout:

@@ -15,7 +15,7 @@ import torch
 
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.joint_hooks import hooks_of
-from saepipe.data.cache.paired_cache import PairedCache, is_other, site
+from saepipe.data.cache.paired_cache import PairedCache, is_other, own_name
 from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import KeptWork
@@ -124,12 +124,12 @@ class Testbed:
 
     @property
     def is_of_crosscoders(self) -> bool:
-        """Whether what is trained here reads and reconstructs several hooks."""
+        """True if what is trained here reads and reconstructs several hooks."""
         return self.target is None and len(self.read_hooks) > 1
 
     @property
     def reads_two_models(self) -> bool:
-        """Whether some hooks are another model's, in a cache of its own."""
+        """True if some hooks are another model's, in a cache of its own."""
         return isinstance(self.cache, PairedCache)
 
     def at_target(self, target: str) -> Testbed:
@@ -175,7 +175,7 @@ class Testbed:
     @contextmanager
     def upper_layers(self) -> Iterator[UpperLayers]:
         """Yields the model from the reconstructed hook upward; see `saepipe.evaluate.model.upper_layers`."""
-        with upper_layers(self.language_model.model, HookPoint.parse(site(self.written))) as run_upper:
+        with upper_layers(self.language_model.model, HookPoint.parse(own_name(self.written))) as run_upper:
 
             def counted(ids: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
                 self.passes.upper += len(ids)

@@ -61,7 +61,7 @@ class Subject:
 
     @property
     def has_skip(self) -> bool:
-        return isinstance(self.sae, SAE) and "W_skip" in dict(self.sae.named_parameters())
+        return hasattr(self.sae, "W_skip")
 
     def without_latents(self, x: torch.Tensor) -> torch.Tensor:
         """Returns what is reconstructed of rows as for `encode` with every latent silent, (num_tokens, d_out) float32.

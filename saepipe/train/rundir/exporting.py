@@ -48,6 +48,7 @@ def export_sae(run: Run | Path | str, library: Library, out: Path) -> Path:
         CorruptDataError: if the run is unfinished or damaged.
     """
     opened = run if isinstance(run, Run) else open_run(run)
+    opened.refuse_crosscoder(f"an export to {library}")
     with atomic_folder(out) as partial:
         WRITERS[library](partial, outgoing(opened))
     return out

@@ -80,7 +80,7 @@ class Run(Displayed):
     def refuse_crosscoder(self, who: str) -> None:
         """Raises ConfigError if it is a crosscoder, of whose hooks `who` would need one."""
         if len(hooks_of(self.hook)) > 1:
-            raise ConfigError(f"{self.path} is a crosscoder of {self.hook}; {who} reads one hook")
+            raise ConfigError(f"{self.path} is a crosscoder of {self.hook}; {who} has one hook")
 
     @property
     def data_seed(self) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from saepipe.data.cache.paired_cache import site
+from saepipe.data.cache.paired_cache import own_name
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.kept_work import Content, Work
@@ -58,7 +58,7 @@ def _ablates_mean(testbed: Testbed) -> bool:
 
     Zeros there take away what every token gets alike, too, of which no latent has to know.
     """
-    return testbed.mode == "fixed" and not HookPoint.parse(site(testbed.written)).is_between_layers
+    return testbed.mode == "fixed" and not HookPoint.parse(own_name(testbed.written)).is_between_layers
 
 
 def model_losses(testbed: Testbed, num_contexts: int, progress: Progress) -> ModelLosses:

@@ -49,14 +49,8 @@ class Outgoing:
     def d_out(self) -> int:
         return len(self.params["b_dec"])
 
-    def refuse_crosscoder(self, library: str) -> None:
-        """Raises ConfigError if this is a crosscoder, of which `library` has no class."""
-        if "widths" in self.metadata:
-            raise ConfigError(f"an export to {library} has one hook, and this is a crosscoder of {self.hook}")
-
     def refuse_transcoder(self, library: str) -> None:
         """Raises ConfigError if this is a transcoder, which `library` does not have."""
-        self.refuse_crosscoder(library)
         if self.target is not None:
             raise ConfigError(
                 f"an export to {library} holds SAEs, and this is a transcoder from {self.hook} to {self.target}",

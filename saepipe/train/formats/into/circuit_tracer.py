@@ -32,7 +32,6 @@ def write(folder: Path, sae: Outgoing) -> None:
     Raises:
         ConfigError: if it is not a transcoder within one layer, of one width, whose activation is relu or jumprelu.
     """
-    sae.refuse_crosscoder(LIBRARY)
     layer, read, written = _sites(sae)
     if sae.sae.name not in ("relu", "jumprelu"):
         raise ConfigError(

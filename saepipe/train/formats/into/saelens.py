@@ -25,7 +25,6 @@ def write(folder: Path, sae: Outgoing) -> None:
     Raises:
         ConfigError: for a transcoder of which SAELens has no class.
     """
-    sae.refuse_crosscoder("SAELens")
     if sae.target and sae.sae.name not in saelens.TRANSCODERS:
         raise ConfigError(
             f"SAELens has relu and jumprelu transcoders, but this one is a {sae.sae.name}",
