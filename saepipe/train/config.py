@@ -172,7 +172,7 @@ class TrainConfig(ConfigWithPlugins):
 
     @property
     def screening(self) -> Screening:
-        """Rule by which sparse steps are screened. `auto` leaves out those to be captured: a screen counts candidates."""
+        """Rule by which sparse steps are screened. `auto` leaves those to be captured: a screen counts candidates."""
         return "never" if self.screen == "auto" and self.compile != "never" else self.screen
 
     @property
