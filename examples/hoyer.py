@@ -23,6 +23,7 @@ class Hoyer(Penalty):
     """
 
     name: Literal["hoyer"] = "hoyer"
+    lowers_l0: ClassVar = True
     statistics: ClassVar = {"ratio": ANY}
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:

@@ -44,7 +44,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Describe the config of a st
 app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 
-Stage = Literal["harvest", "train", "evaluate", "validate"]
+Stage = Literal["harvest", "train", "evaluate", "validate", "study"]
 Theirs = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope", "llama-scope", "qwen-scope"]
 Target = Literal["saelens", "dictionary_learning", "sparsify", "circuit-tracer", "neuronpedia", "delphi"]
 
@@ -83,7 +83,7 @@ def demo(
             runs = run_real_study(out, text, progress)
         else:
             from saepipe.data.toy import CONFIGS
-            from saepipe.evaluate.study import run_study
+            from saepipe.evaluate.demo import run_study
             from saepipe.harvest.config import HarvestConfig
 
             runs = run_study(CONFIGS, HarvestConfig.load(CONFIGS / "harvest.yaml"), out, progress)
@@ -227,6 +227,45 @@ def compare(
 ) -> None:
     """Compare variants: the means of their metrics over seeds and, with a baseline, a verdict on each."""
     show_table(saepipe.compare(runs, baseline), format_, seeds=seeds, settings=settings)
+
+
+@app.command(
+    epilog=examples(
+        "study examples/study.yaml --out study --dry-run",
+        "study examples/study.yaml --out study",
+        "study examples/study.yaml --out study --seeds +3",
+    )
+)
+def study(
+    file: Annotated[Path, typer.Argument(help="YAML file of the study: question, arms, seeds, primary metrics.")],
+    set_: Overrides = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Folder of cache, runs, report and verdict.")] = Path("study"),
+    seeds: Annotated[int, typer.Option("--seeds", help="Seeds beyond those of the file: --seeds +3.")] = 0,
+    status: Annotated[bool, typer.Option("--status", help="Print how far the study is, and do nothing.")] = False,
+    dry_run: DryRun = False,
+    format_: FormatOption = "human",
+) -> None:
+    """Answer a question: train every arm at the same L0 over seeds, compare, and say what may be claimed."""
+    from saepipe.evaluate.study import plan, run
+    from saepipe.evaluate.study import status as standing
+    from saepipe.evaluate.study.config import StudyConfig
+
+    settings = StudyConfig.load(file, set_).with_more_seeds(seeds)
+    if status:
+        where = standing.status(settings, out)
+        show_parts(where, standing.render(where), format_)
+        return
+    if dry_run:
+        with show_progress("quiet"):
+            planned = plan.plan_study(settings, out)
+        show_parts(planned.to_dict(), aligned(planned.page()), format_)
+        return
+    with show_progress(format_) as progress:
+        outcome = run.study(settings, out, progress=progress)
+    if format_ == "human":
+        for table in outcome.tables:
+            show_table(table, format_)
+    show_parts(outcome.to_dict(), [f"\n{outcome.paragraph}", f"\nreport  {outcome.report or 'none'}"], format_)
 
 
 @app.command(epilog=examples("findings runs/study/*/seed-*"))
@@ -593,12 +632,13 @@ def doctor(format_: FormatOption = "human") -> None:
 def config_class(stage: Stage) -> type[Config]:
     """Returns the config class of a stage."""
     from saepipe.evaluate.config import EvaluateConfig
+    from saepipe.evaluate.study.config import StudyConfig
     from saepipe.evaluate.validate.config import ValidateConfig
     from saepipe.harvest.config import HarvestConfig
     from saepipe.train.config import TrainConfig
 
     classes: dict[Stage, type[Config]] = {"harvest": HarvestConfig, "train": TrainConfig}
-    classes |= {"evaluate": EvaluateConfig, "validate": ValidateConfig}
+    classes |= {"evaluate": EvaluateConfig, "validate": ValidateConfig, "study": StudyConfig}
     return classes[stage]
 
 

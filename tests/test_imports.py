@@ -65,8 +65,8 @@ FLOORS = {
         "config results",
         "browse compare export plan",
         "dry_run hub report run verify",
-        "study use",
-        "real_study",
+        "demo use",
+        "real_study study",
     ),
 }
 """The rooms of each stage, ground floor first. A room may import from the floors below its own, and from no other."""

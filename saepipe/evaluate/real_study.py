@@ -7,7 +7,7 @@ from pathlib import Path
 from saepipe.data.device import fast_dtype, pick_device
 from saepipe.data.smollm2 import CONFIGS, GGUF_FILE, MODEL, TEXT, cache_folder, fetch, write_documents
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.study import run_study
+from saepipe.evaluate.demo import run_study
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.gguf import convert
 

@@ -201,6 +201,8 @@ class Penalty(Component):
     """Tensors of the context whose gradient is an estimate on purpose (straight-through), not the slope."""
     dense_arrays: ClassVar[float] = 0
     """Arrays (batch, d_sae) that it adds to those of a dense step at its peak."""
+    lowers_l0: ClassVar[bool] = False
+    """Whether its weight sets L0: the more weight, the fewer active latents. A study steers L0 by it."""
     may_rest: ClassVar[bool] = False
     """Whether its value may legitimately be zero for a whole run."""
 

@@ -24,6 +24,7 @@ class L0(Penalty):
     """
 
     name: Literal["l0"] = "l0"
+    lowers_l0: ClassVar = True
     estimated: ClassVar = frozenset({"pre_acts"})
     statistics: ClassVar = {"l0": ANY, "near_share": SHARE}  # near_share: share of pre-activations inside the kernel
     target: Annotated[float, Field(gt=0)] | None = None

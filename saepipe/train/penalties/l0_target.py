@@ -21,6 +21,7 @@ class L0Target(Penalty):
     """
 
     name: Literal["l0_target"] = "l0_target"
+    lowers_l0: ClassVar = True
     statistics: ClassVar = {"l0": ANY, "weight": ANY}
     l0: Annotated[float, Field(gt=0)]
     weight: Annotated[float, Field(gt=0)] = 1.0

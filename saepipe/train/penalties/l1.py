@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext
 from saepipe.train.sae.crosscoder import norms_by_hook
@@ -13,6 +13,7 @@ class L1(Penalty):
     """E_b sum_i acts_i |W_dec_i|; in a gated SAE, the gate's activations take the place of acts."""
 
     name: Literal["l1"] = "l1"
+    lowers_l0: ClassVar = True
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         # In a crosscoder |W_dec_i| is the sum of norms at each hook, so a latent that writes at few hooks costs less

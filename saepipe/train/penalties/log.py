@@ -15,6 +15,7 @@ class Log(Penalty):
     """
 
     name: Literal["log"] = "log"
+    lowers_l0: ClassVar = True
     dense_arrays: ClassVar = 1
     eps: Annotated[Setting, within(1e-6, 1e6)] = 0.1
 

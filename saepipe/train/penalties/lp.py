@@ -18,6 +18,7 @@ class Lp(Penalty):
     """
 
     name: Literal["lp"] = "lp"
+    lowers_l0: ClassVar = True
     dense_arrays: ClassVar = 4
     p: Annotated[Setting, within(0.01, 1)] = 0.5
     eps: Annotated[float, Field(gt=0)] = 0.01

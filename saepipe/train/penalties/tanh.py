@@ -16,6 +16,7 @@ class Tanh(Penalty):
     """
 
     name: Literal["tanh"] = "tanh"
+    lowers_l0: ClassVar = True
     dense_arrays: ClassVar = 1
     c: Annotated[Setting, within(1e-6, 1e6)] = 4.0
 

@@ -16,6 +16,7 @@ from saepipe.data.config.component import import_plugins
 from saepipe.data.config.schema import json_schema
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.study.config import StudyConfig
 from saepipe.evaluate.validate.config import ValidateConfig
 from saepipe.harvest.config import HarvestConfig
 from saepipe.train.config import TrainConfig
@@ -26,12 +27,14 @@ STAGES: dict[str, type[Config]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "validate": ValidateConfig,
+    "study": StudyConfig,
 }
 DEMOS = ROOT / "saepipe" / "data"
 FILES = {
     "train": [*ROOT.glob("configs/study-*.yaml"), *DEMOS.glob("*/configs/train.yaml")],
     "harvest": [ROOT / "configs/gemma-2-2b-l19.yaml", *DEMOS.glob("*/configs/harvest.yaml")],
     "evaluate": [ROOT / "examples/ag_news.yaml", *DEMOS.glob("*/configs/evaluate.yaml")],
+    "study": [ROOT / "examples/study.yaml"],
 }
 RUN = "{cache: c, sae: {name: relu, d_sae: 8}, steps: 5"
 

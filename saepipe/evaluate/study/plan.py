@@ -1,0 +1,109 @@
+"""Plan of a study: its runs, what they cost, and the effects that it can see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saepipe.data.folders.artifact import is_committed
+from saepipe.data.terminal.display import readable_bytes, readable_time
+from saepipe.evaluate.results.figures import catalogue
+from saepipe.evaluate.study.arm_configs import arms_of, train_config
+from saepipe.evaluate.study.config import StudyConfig
+from saepipe.evaluate.study.power import Power, powers
+from saepipe.evaluate.study.record import Record
+from saepipe.evaluate.study.train_arms import Study
+from saepipe.harvest.plan import plan as plan_harvest
+from saepipe.train.dry_run import dry_run as dry_run_of
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study will do, and what it costs."""
+
+    question: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    l0: tuple[float, ...]
+    finished: int
+    """runs that are there"""
+    harvest_seconds: float
+    train_seconds: float | None
+    """of all runs, trained once; None if the cache is not there yet, on which steps are tried"""
+    device: str | None
+    disk_bytes: int | None
+    """of the cache to make, or of the SAEs, whichever is known"""
+    powers: tuple[Power, ...]
+
+    @property
+    def num_runs(self) -> int:
+        return len(self.arms) * len(self.seeds)
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {key: value for key, value in vars(self).items() if key != "powers"}
+        return {**own, "num_runs": self.num_runs, "powers": [vars(power) | _seen(power) for power in self.powers]}
+
+    def page(self) -> dict[str, str]:
+        """Returns a sentence for each part of the plan."""
+        return dict(self._sentences())
+
+    def _sentences(self) -> Iterator[tuple[str, str]]:
+        yield "question", self.question
+        yield "arms", ", ".join(self.arms)
+        at = f" at L0 {', '.join(f'{l0:g}' for l0 in self.l0)}" if self.l0 else ", each at the L0 that it comes to"
+        done = f" ({self.finished} finished)" if self.finished else ""
+        yield "runs", f"{self.num_runs}, of {len(self.seeds)} seeds{at}{done}"
+        if self.train_seconds is None:
+            yield "time", f"{readable_time(self.harvest_seconds)} for the cache; runs are timed once it is there"
+        else:
+            again = "; an arm that misses its L0 is trained twice" if self.l0 else ""
+            yield "time", f"{readable_time(self.train_seconds)} of training on {self.device}{again}"
+        if self.disk_bytes is not None:
+            of = "the cache" if self.train_seconds is None else "SAEs"
+            yield "disk", f"{readable_bytes(self.disk_bytes)} of {of}"
+        if not self.powers:
+            yield "power", "unknown yet: a pilot of two seeds measures it before the other runs"
+        yield from ((power.label, power.sentence) for power in self.powers)
+
+
+def _seen(power: Power) -> dict[str, Any]:
+    return {"detectable": power.detectable, "seeds_needed": power.seeds_needed}
+
+
+def plan_study(config: StudyConfig, out: Path) -> StudyPlan:
+    """Plans a study at `out`; trains nothing, and writes nothing.
+
+    Raises:
+        ConfigError: if an arm is wrong, or the cache cannot be made.
+    """
+    arms = tuple(arms_of(config))
+    study, record = Study(config, arms, out), Record.read(out)
+    harvested, seconds, train_seconds, device, num_bytes = is_committed(study.cache), 0.0, None, None, None
+    if harvested:
+        costs = dry_run_of(train_config(config, arms, config.seeds, record.trained_to, study.cache))
+        train_seconds, device = costs.seconds, costs.device
+        num_bytes = sum(cost.sae_bytes for cost in costs.runs)
+    elif config.harvest is not None:
+        made = plan_harvest(config.harvest, study.cache)
+        seconds, num_bytes = made.seconds, made.compressed_bytes
+    return StudyPlan(
+        question=config.question,
+        arms=tuple(arm.label for arm in arms),
+        seeds=config.seeds,
+        l0=config.l0,
+        finished=sum(map(is_committed, study.runs(arms, config.seeds))),
+        harvest_seconds=seconds,
+        train_seconds=train_seconds,
+        device=device,
+        disk_bytes=num_bytes,
+        powers=tuple(known_powers(config, record)),
+    )
+
+
+def known_powers(config: StudyConfig, record: Record) -> Sequence[Power]:
+    """Returns what the planned seeds can see of each primary metric whose spread was given or measured."""
+    labels = {key: how.label for key, how in catalogue().items()}
+    effects = record.primary_metrics or config.primary_metrics
+    return powers(effects, {**(record.spreads or {}), **config.spreads}, len(config.seeds), labels)

@@ -1,0 +1,97 @@
+"""Arms brought to an L0, whatever makes them sparse, and the ids of their runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluate.study.conftest import plain_study
+from helpers.repository import EXAMPLES
+from saepipe.data.errors import ConfigError
+from saepipe.evaluate.study.arm_configs import arms_of, brought_to, by_l0, train_config
+from saepipe.evaluate.study.config import StudyConfig
+from saepipe.train.config import TrainConfig
+from saepipe.train.variants import expand
+
+
+def brought(sae: dict[str, Any], *penalties: dict[str, Any], l0: float = 6.0) -> TrainConfig:
+    settings = {"cache": "cache", "steps": 10, "sae": {"d_sae": 64, **sae}, "penalties": list(penalties)}
+    return TrainConfig.parse(brought_to(TrainConfig.parse(settings).to_dict(), l0, "new"))
+
+
+def test_k_is_the_l0_of_what_keeps_k() -> None:
+    assert brought({"name": "topk", "k": 3}, {"name": "auxk"}).sae.num_active == 6
+    assert brought({"name": "batch_topk", "k": 3}, l0=6.5).sae.num_active == 6.5
+
+
+@pytest.mark.parametrize(
+    ("given", "steered"),
+    [
+        ({"name": "l1", "weight": 2.0}, {"name": "l1", "weight": 2.0}),
+        ({"name": "tanh", "c": 0.5, "weight": 1.0}, {"name": "tanh", "c": 0.5, "weight": 1.0}),
+        ({"name": "l0_target", "l0": 3, "penalty": {"name": "log", "weight": 1.0}}, {"name": "log", "weight": 1.0}),
+    ],
+)
+def test_the_penalty_that_makes_sparse_is_steered(given: dict[str, Any], steered: dict[str, Any]) -> None:
+    other, penalty = brought({"name": "relu"}, {"name": "ortsae", "weight": 0.5}, given).to_dict()["penalties"]
+    assert other["name"] == "ortsae"
+    assert (penalty["name"], penalty["l0"]) == ("l0_target", 6.0)
+    assert steered.items() <= penalty["penalty"].items()
+
+
+def test_the_thresholds_of_a_jumprelu_have_a_target() -> None:
+    (penalty,) = brought({"name": "jumprelu"}, {"name": "l0", "weight": 0.3}).to_dict()["penalties"]
+    assert (penalty["name"], penalty["target"], penalty["weight"]) == ("l0", 6.0, 0.3)
+
+
+def test_without_a_penalty_that_makes_sparse_there_is_no_l0() -> None:
+    with pytest.raises(ConfigError, match="'new' cannot be brought to L0 6: no penalty of it makes a relu sparse"):
+        brought({"name": "relu"}, {"name": "ortsae", "weight": 0.5})
+
+
+def test_every_arm_stands_at_every_l0() -> None:
+    arms = arms_of(StudyConfig.parse(plain_study("cache", l0=[4, 8])))
+    labels = [[arm.label for arm in group] for group in by_l0(arms)]
+    assert labels == [
+        ["baseline-l0-4", "slow-l0-4", "placebo-l0-4"],
+        ["baseline-l0-8", "slow-l0-8", "placebo-l0-8"],
+    ]
+    config = StudyConfig.parse(plain_study("cache", l0=[4, 8]))
+    runs = expand(train_config(config, arms, config.seeds, {"slow-l0-8": 9.0}, Path("cache")))
+    ks = {run.name: run.config.sae.num_active for run in runs}
+    assert ks == {
+        "baseline-l0-4": 4,
+        "slow-l0-4": 4,
+        "placebo-l0-4": 4,
+        "baseline-l0-8": 8,
+        "slow-l0-8": 9,
+        "placebo-l0-8": 8,
+    }
+
+
+def test_an_arm_of_a_plugin_leaves_the_ids_of_the_others() -> None:
+    """A new variant may join a study that has run."""
+    relu = {"name": "relu", "d_sae": 64}
+    train = {**plain_study("cache")["train"], "sae": relu, "penalties": [{"name": "l1", "weight": 1.0}]}
+    arms = [{"name": "tanh", "penalties": [{"name": "tanh", "weight": 1.0}]}]
+    joined = [*arms, {"name": "hoyer", "penalties": [{"name": "hoyer", "weight": 1.0}]}]
+    plugins = {"plugins": [str(EXAMPLES / "hoyer.py")]}
+
+    def ids(study: dict[str, Any]) -> dict[str, str]:
+        config = StudyConfig.parse(study)
+        runs = expand(train_config(config, arms_of(config), [0], {}, Path("cache")))
+        return {run.name: run.config.run_id("cache") for run in runs}
+
+    before = ids(plain_study("cache", train=train, arms=arms, l0=8))
+    after = ids(plain_study("cache", train=train, arms=joined, l0=8, **plugins))
+    assert before.keys() == {"baseline", "tanh"}
+    assert after.keys() == {"baseline", "tanh", "hoyer"}
+    assert before.items() <= after.items()
+
+
+def test_a_mistake_in_an_arm_names_it() -> None:
+    arms = [{"name": "odd", "penalties": [{"name": "ortsea", "weight": 1.0}]}]
+    with pytest.raises(ConfigError, match=r"(?s)arm 'odd'.*did you mean 'ortsae'"):
+        arms_of(StudyConfig.parse(plain_study("cache", arms=arms)))
