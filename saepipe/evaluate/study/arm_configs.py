@@ -41,10 +41,10 @@ def arms_of(config: StudyConfig) -> list[Arm]:
     """
     shared = {**config.train, "plugins": [str(path) for path in config.plugins], "cache": "cache"}
     settings = {name: _overridden(shared, overrides, name) for name, overrides in config.overrides()}
-    several = len(config.l0) > 1
+    several = len(config.l0s) > 1
     arms = [
         Arm(name, slug(f"{name}-l0-{l0:g}" if several else name), plain, l0)
-        for l0 in (config.l0 or (None,))
+        for l0 in (config.l0s or (None,))
         for name, plain in settings.items()
     ]
     for arm in arms:

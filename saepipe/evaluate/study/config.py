@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from saepipe.data.config.bounds import Seed
 from saepipe.data.config.component import ConfigWithPlugins
@@ -25,11 +25,7 @@ OF_THE_STUDY = ("cache", "plugins", "primary_metrics", "seed", "seeds", "variant
 """Keys of a train config that the study sets itself."""
 
 
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-L0s = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_as_tuple)]
+L0 = Annotated[float, Field(gt=0)]
 
 
 class StudyConfig(ConfigWithPlugins):
@@ -43,7 +39,7 @@ class StudyConfig(ConfigWithPlugins):
         min_length=1, description="each a `name` and the settings in which it differs: keys as in `variants:`"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    l0: L0s = Field(
+    l0: L0 | tuple[L0, ...] = Field(
         (), description="active latents per token that every arm is trained to, or several; none: as configured"
     )
     evaluate: EvaluateConfig = EvaluateConfig(metrics=(Core(), Absorption()), features=None)
@@ -106,6 +102,11 @@ class StudyConfig(ConfigWithPlugins):
         for key in self.spreads:
             if key not in self.primary_metrics:
                 yield f"spreads has {key}, which is no primary metric"
+
+    @property
+    def l0s(self) -> tuple[float, ...]:
+        """Every L0 that the arms are trained to; none: each comes to its own."""
+        return self.l0 if isinstance(self.l0, tuple) else (self.l0,)
 
     def cache_at(self, out: Path) -> Path:
         """Returns the folder of the cache of a study at `out`."""

@@ -92,7 +92,7 @@ def plan_study(config: StudyConfig, out: Path) -> StudyPlan:
         question=config.question,
         arms=tuple(arm.label for arm in arms),
         seeds=config.seeds,
-        l0=config.l0,
+        l0=config.l0s,
         finished=sum(map(is_committed, study.runs(arms, config.seeds))),
         harvest_seconds=seconds,
         train_seconds=train_seconds,

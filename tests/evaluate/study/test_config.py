@@ -40,9 +40,9 @@ def test_a_mistake_is_told(changes: dict[str, Any], message: str) -> None:
 
 
 def test_one_l0_is_a_list_of_one() -> None:
-    assert StudyConfig.parse(plain_study("cache", l0=8)).l0 == (8.0,)
-    assert StudyConfig.parse(plain_study("cache", l0=[4, 8.5])).l0 == (4.0, 8.5)
-    assert StudyConfig.parse(plain_study("cache")).l0 == ()
+    assert StudyConfig.parse(plain_study("cache", l0=8)).l0s == (8.0,)
+    assert StudyConfig.parse(plain_study("cache", l0=[4, 8.5])).l0s == (4.0, 8.5)
+    assert StudyConfig.parse(plain_study("cache")).l0s == ()
 
 
 def test_more_seeds_follow_the_largest() -> None:
