@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from saepipe.data.config.bounds import Seed
 from saepipe.data.config.component import ConfigWithPlugins
@@ -28,6 +28,13 @@ OF_THE_STUDY = ("cache", "plugins", "primary_metrics", "seed", "seeds", "variant
 L0 = Annotated[float, Field(gt=0)]
 
 
+def _kind(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "number"
+
+
+OneOrSeveral = Annotated[Annotated[L0, Tag("number")] | Annotated[tuple[L0, ...], Tag("list")], Discriminator(_kind)]
+
+
 class StudyConfig(ConfigWithPlugins):
     """One question: a baseline and arms that differ from it, trained over seeds at the same L0, and compared."""
 
@@ -39,7 +46,7 @@ class StudyConfig(ConfigWithPlugins):
         min_length=1, description="each a `name` and the settings in which it differs: keys as in `variants:`"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    l0: L0 | tuple[L0, ...] = Field(
+    l0: OneOrSeveral = Field(
         (), description="active latents per token that every arm is trained to, or several; none: as configured"
     )
     evaluate: EvaluateConfig = EvaluateConfig(metrics=(Core(), Absorption()), features=None)
