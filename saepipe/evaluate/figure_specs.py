@@ -88,6 +88,11 @@ UNLEARNING_FIGURES: Specs = {
     "unlearning_llm_retain_accuracy": FigureSpec("LLM, retain questions", of_model=True),
 }
 
+AUTOINTERP_FIGURES: Specs = {
+    "autointerp_score": FigureSpec("detection by explanations", "higher"),
+    "fuzzing_score": FigureSpec("fuzzing by explanations", "higher"),
+}
+
 BUILT_IN: Specs = {
     **ABSORPTION_FIGURES,
     **SCR_FIGURES,
@@ -96,4 +101,5 @@ BUILT_IN: Specs = {
     **GEOMETRY_FIGURES,
     **SPARSE_PROBING_FIGURES,
     **UNLEARNING_FIGURES,
+    **AUTOINTERP_FIGURES,
 }

@@ -21,8 +21,8 @@ LatentRoles = Iterator[tuple[int, "Role"]]
 class Role:
     """The role of one latent in one evaluation."""
 
-    metric: str  # the result's file name: absorption, sparse_probing, tpp, scr
-    kind: str  # split, absorbs, probe, off
+    metric: str  # the result's file name: absorption, sparse_probing, tpp, scr, autointerp
+    kind: str  # split, absorbs, probe, off, explained
     text: str  # a sentence without its full stop
     about: tuple[str, ...]  # search terms: the letter and its words, or the class and its dataset
     value: float | None = None  # F1 of the split, words absorbed, accuracy of the probe; None for ablated latents
@@ -116,4 +116,18 @@ def _scr(result: Mapping[str, Any]) -> LatentRoles:
                 yield latent, Role("scr", "off", text, (target, title))
 
 
-_READERS = {"absorption": _absorption, "sparse_probing": _sparse_probing, "tpp": _tpp, "scr": _scr}
+def _autointerp(result: Mapping[str, Any]) -> LatentRoles:
+    for each in result["saepipe"]["explanations"]:
+        scores = ((kind, each[kind]) for kind in ("detection", "fuzzing"))
+        told = ", ".join(f"{kind} {value:.2f}" for kind, value in scores if value is not None)
+        text = f'explained as "{each["explanation"]}"{f" ({told})" if told else ""}'
+        yield each["latent"], Role("autointerp", "explained", text, (each["explanation"],), each["detection"])
+
+
+_READERS = {
+    "absorption": _absorption,
+    "sparse_probing": _sparse_probing,
+    "tpp": _tpp,
+    "scr": _scr,
+    "autointerp": _autointerp,
+}

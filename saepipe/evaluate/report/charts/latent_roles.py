@@ -17,6 +17,7 @@ ROLES = {
     ("sparse_probing", "probe"): "indicates a class",
     ("tpp", "off"): "ranked by TPP",
     ("scr", "off"): "ranked by SCR",
+    ("autointerp", "explained"): "has an explanation",
 }
 """Names of the roles, by evaluation and kind."""
 _SEVERAL = "two or more of these"

@@ -1,0 +1,1 @@
+"""Automated interpretability: a language model explains latents from examples, and is tested on other ones."""
