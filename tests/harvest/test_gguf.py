@@ -15,7 +15,7 @@ from helpers.made_gguf import LAYERS, WIDTH, write_gguf
 from saepipe.data.cache.cache import open_cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.smollm2 import GGUF_FILE, MODEL, cache_folder
-from saepipe.evaluate.features.token_texts import token_texts
+from saepipe.evaluate.texts.token_texts import token_texts
 from saepipe.harvest.capture import capture
 from saepipe.harvest.gguf import convert
 from saepipe.harvest.hook_point import HookPoint

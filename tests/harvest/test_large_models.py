@@ -18,11 +18,11 @@ from helpers.interrupted_harvests import changed
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError, MachineError
 from saepipe.data.toy import MODEL_DIR
-from saepipe.evaluate.features.token_texts import token_texts
 from saepipe.evaluate.model.config import ModelSettings
 from saepipe.evaluate.model.language_model import load_model_of
 from saepipe.evaluate.model.testbed import Passes
 from saepipe.evaluate.model.testbeds import Testbeds
+from saepipe.evaluate.texts.token_texts import token_texts
 from saepipe.harvest import large_models
 from saepipe.harvest.capture import capture
 from saepipe.harvest.config import HarvestConfig

@@ -12,7 +12,7 @@ from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.browse.latent_json import short
 from saepipe.evaluate.browse.open_run import OpenRun
-from saepipe.evaluate.features.token_texts import texts
+from saepipe.evaluate.texts.token_texts import texts
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.model import LanguageModel, load_model, tokenizer_fingerprint

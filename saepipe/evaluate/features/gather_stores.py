@@ -22,12 +22,12 @@ from saepipe.evaluate.features.logits import added_to_the_stream, logits
 from saepipe.evaluate.features.store import StoreInfo
 from saepipe.evaluate.features.store_job import StoreJob
 from saepipe.evaluate.features.token_sample import SampledTokens, TokenSample
-from saepipe.evaluate.features.token_texts import token_texts
 from saepipe.evaluate.features.top_examples import TopExamples
 from saepipe.evaluate.features.write_store import write_features
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.decoder_cosines import neighbours
+from saepipe.evaluate.texts.token_texts import token_texts
 from saepipe.harvest.hook_point import HookPoint
 
 Arrays = dict[str, np.ndarray]

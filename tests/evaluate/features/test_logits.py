@@ -23,7 +23,7 @@ from saepipe.data.errors import MachineError
 from saepipe.data.toy import MODEL_DIR
 from saepipe.evaluate.features import logits as stage
 from saepipe.evaluate.features.logits import logits
-from saepipe.evaluate.features.token_texts import texts
+from saepipe.evaluate.texts.token_texts import texts
 from saepipe.harvest.model import load_model
 from saepipe.harvest.model_config import ModelConfig
 

@@ -16,7 +16,6 @@ from pydantic import Field
 from saepipe.data.config.base import Count
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.features.token_texts import token_texts
 from saepipe.evaluate.figure_specs import AUTOINTERP_FIGURES, FigureSpec
 from saepipe.evaluate.metrics.autointerp.chat import Answer, Transcript, chat_server
 from saepipe.evaluate.metrics.autointerp.prompts import Test, detection, explain, fuzzing
@@ -26,6 +25,7 @@ from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import Estimate, ratio
+from saepipe.evaluate.texts.token_texts import token_texts
 
 FOLDER = "autointerp"
 """Folder of the questions and answers, beside the kept work of the model."""
