@@ -1,6 +1,6 @@
 """Settings of `saepipe train`, and the loss that a run minimises.
 
-    loss = E_b reconstruction(x, x_hat) + sum over penalties of weight_now * penalty
+    loss = E_b reconstruction(x, x_hat) + sum over penalties of weight_now * penalty [+ kl_tail]
 
 `reconstruction` is `squared` (the sum over d_in of (x - x_hat)^2) or `norm` (its square root). With `l1` the loss is
 E_b |x - x_hat|^2 + weight * E_b sum_i acts_i |W_dec_i|, on activations scaled so that E_b |x|^2 = d_in.
@@ -28,6 +28,7 @@ from saepipe.data.folders.health_rules import RULES
 from saepipe.train.config_sections import (
     DeadConfig,
     InitConfig,
+    KLTailConfig,
     OptimizerConfig,
     Positive,
     Skip,
@@ -43,6 +44,9 @@ from saepipe.train.stored_config import PRIMARY_METRICS, Effect, stored_identity
 from saepipe.train.transforms.base import Transform
 
 Compile = Literal["never", "cudagraphs", "inductor"]
+
+RECONSTRUCTION, KL_TAIL = "reconstruction", "kl_tail"
+"""Names of the terms of the loss that are not penalties."""
 
 
 class TrainConfig(ConfigWithPlugins):
@@ -80,6 +84,9 @@ class TrainConfig(ConfigWithPlugins):
     optimizer: OptimizerConfig = OptimizerConfig()
     init: InitConfig = InitConfig()
     dead: DeadConfig = DeadConfig()
+    kl_tail: KLTailConfig = Field(
+        KLTailConfig(), description="the last share of the steps runs the language model and adds its KL to the loss"
+    )
 
     seed: Seed = Field(0, description="seed of initialisation and resampling")
     data_seed: Seed = Field(0, description="seed of the order of the data")
@@ -156,6 +163,10 @@ class TrainConfig(ConfigWithPlugins):
             raise ValueError("skip needs a target: the skip of an SAE would be the identity, and its latents silent")
         if self.exact and self.compile == "inductor":
             raise ValueError("compile: inductor cannot be exact, since compiled steps round otherwise than plain ones")
+        if self.kl_tail.share and self.hooks:
+            raise ValueError("a crosscoder has no kl_tail: it reconstructs several hooks, of one model or of two")
+        if self.kl_tail.share and self.compile != "never":
+            raise ValueError("kl_tail needs compile: never, since steps that run the language model are not captured")
         if self.sparse_steps == "always" and self.why_dense:
             raise ValueError(f"sparse_steps: always is impossible, since {self.why_dense}; use auto or never")
         return self
@@ -194,6 +205,11 @@ class TrainConfig(ConfigWithPlugins):
         if isinstance(self.skip, SkipConfig):
             return self.skip
         return SkipConfig() if self.skip else None
+
+    @property
+    def term_names(self) -> list[str]:
+        """Names of the terms of the loss, in their order."""
+        return [RECONSTRUCTION, *labels(self.penalties), *([KL_TAIL] if self.kl_tail.share else [])]
 
     def components(self) -> list[tuple[str, Penalty | Transform]]:
         """Returns penalties and transforms with their labels."""

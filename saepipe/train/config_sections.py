@@ -1,4 +1,4 @@
-"""Sections of a train config, each a config of its own: optimiser, start, skip, dead latents, variants."""
+"""Sections of a train config, each a config of its own: optimiser, start, skip, dead latents, KL tail, variants."""
 
 from __future__ import annotations
 
@@ -84,6 +84,45 @@ class DeadConfig(Config):
     after_tokens: Positive | None = None
     resample_steps: Positive | None = Field(None, description="steps between resamplings of dead latents; null: never")
     rewarm: Fraction = Field(0.1, description="share of resample_steps over which lr rises again after a resampling")
+
+
+class KLTailConfig(Config):
+    """The last `share` of the steps, whose loss has one more term: the KL divergence of the model that reads x_hat.
+
+    A plain number is the share. Karvonen 2025 (arXiv 2503.17272) scales the divergence at each step so that its value
+    is the reconstruction error's, without a gradient through the factor; here it is `weight` times that error's.
+    """
+
+    share: Fraction = 0.0
+    weight: float = Field(1.0, gt=0, description="size of the weighted term, as a multiple of the reconstruction's")
+    windows: Annotated[Count, Field(ge=1)] | None = Field(
+        None, description="training windows through the model per step; null: as many tokens as a batch has, about"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_number(cls, value: Any) -> Any:
+        return {"share": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Also allows the plain number."""
+        return {"anyOf": [handler(core), {"type": "number", "minimum": 0, "maximum": 1}]}
+
+    @model_validator(mode="after")
+    def _is_on(self) -> Self:
+        if not self.share and (self.weight != 1 or self.windows is not None):
+            raise ValueError("weight and windows have no effect with share 0; for a run without a tail, set kl_tail: 0")
+        return self
+
+    def num_steps(self, run_steps: int) -> int:
+        """Returns the number of the tail's steps: at least one, if there is a tail."""
+        return max(1, round(self.share * run_steps)) if self.share else 0
+
+    def resolved(self, batch_size: int, context_size: int) -> Self:
+        """Returns the section with `windows` set, if there is a tail."""
+        windows = self.windows or max(1, batch_size // context_size)
+        return self.model_copy(update={"windows": windows}) if self.share else self
 
 
 class VariantsConfig(Config):

@@ -39,6 +39,10 @@ class RunCost:
     tokens: int
     passes: float
     """passes over the cache's training rows"""
+    tail_steps: int
+    """last steps, which run the language model too; their time is not in that of a step"""
+    tail_tokens: int
+    """tokens of windows in those steps: the clean model's, shared by runs of a stream, and again the run's own"""
     step_seconds: float
     seconds: float
     memory_bytes: int
@@ -98,6 +102,8 @@ def _cost(run: Planned, step_seconds: float) -> RunCost:
         steps=steps,
         tokens=tokens,
         passes=tokens / run.cache.num_tokens,
+        tail_steps=(tail := steps - run.recipe.tail_start),
+        tail_tokens=tail * (run.recipe.config.kl_tail.windows or 0) * run.cache.attributes["context_size"],
         step_seconds=step_seconds,
         seconds=steps * step_seconds,
         memory_bytes=memory_needs([run]).total,
@@ -160,8 +166,22 @@ def render(plan: DryRun) -> list[RenderableType]:
     return [
         table,
         f"{total}, needs {memory}, {disk} of SAEs on disk; {reads}",
+        *_tail_sentence(plan.runs),
         "Times are of a few steps tried here; reading the cache, logging and checkpoints come on top, and stacking of "
         "small runs on a GPU saves some.",
+    ]
+
+
+def _tail_sentence(costs: Sequence[RunCost]) -> list[str]:
+    """Returns what the KL tails of a study cost, unless no run has one."""
+    tails = [cost for cost in costs if cost.tail_steps]
+    if not tails:
+        return []
+    tokens = sum(cost.tail_tokens for cost in tails)
+    return [
+        f"KL tail: {len(tails)} of {len(costs)} runs put {tokens:,} tokens through the language model from the hook "
+        f"upward, forward and backward, in {sum(cost.tail_steps for cost in tails):,} steps; the whole model runs once "
+        "over the windows of a step, for all runs of a stream. Its time and memory come on top."
     ]
 
 

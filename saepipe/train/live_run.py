@@ -13,7 +13,6 @@ from saepipe.data.batches.stream import BatchStream
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.health import Finding, Health, errors, unusable
 from saepipe.data.terminal.progress import Progress
-from saepipe.train.config import labels
 from saepipe.train.health.dry_step import dry_step
 from saepipe.train.health.finished import check_finite, check_steps
 from saepipe.train.health.judge import check_commits, doubts, judge
@@ -30,7 +29,7 @@ from saepipe.train.rundir.starting_sae import starting_params
 from saepipe.train.sae.base import Params
 from saepipe.train.sae.transcoder import centered, split_rows
 from saepipe.train.step.init import center
-from saepipe.train.step.loss import RECONSTRUCTION
+from saepipe.train.step.kl_tail import CleanWindows, SharedWindows
 from saepipe.train.step.measure import Measurement
 from saepipe.train.step.sampling import Due, due_at
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
@@ -89,6 +88,15 @@ class LiveRun:
         recipe, sampled = self.planned.recipe, self.state.sampled is not None
         return due_at(self.state.step + 1, recipe.num_steps, recipe.config.log_every, sampled=sampled)
 
+    def windows_in(self, shared: SharedWindows | None) -> CleanWindows | None:
+        """Returns the windows of the next step; None before the KL tail, or without one."""
+        recipe, step = self.planned.recipe, self.state.step
+        if shared is None or step < recipe.tail_start:
+            return None
+        count = recipe.config.kl_tail.windows
+        assert count is not None, "the config is not resolved"
+        return shared.at(step, count)
+
     def check_before_start(self, batches: Sequence[torch.Tensor]) -> None:
         """Reports doubts about the config and the findings of the dry step on the first batches."""
         recipe = self.planned.recipe
@@ -126,7 +134,7 @@ class LiveRun:
         if measurement or saves:
             self.report(check_finite(state))
         if measurement and not self.fatal:
-            line = self.log.write(recipe, state, [RECONSTRUCTION, *labels(config.penalties)], measurement)
+            line = self.log.write(recipe, state, measurement)
             self.trackers.log(line)
             figures = {name: line[name] for name in ("loss", "l0", "fvu", "dead")}
             self.progress.advance(0, of=run_folder.label(self.planned.folder), **figures)

@@ -80,6 +80,8 @@ def _single(config: TrainConfig, cache: Cache, device: torch.device) -> Recipe:
     """Returns the recipe of an SAE or a transcoder; raises ConfigError if the cache lacks its hook or its target."""
     hook = resolve_hook(config.hook, cache)
     resolved = config.resolved(hook=hook, num_rows=cache.num_tokens, device=device)
+    tail = config.kl_tail.resolved(config.batch_size, cache.attributes["context_size"])
+    resolved = resolved.model_copy(update={"kl_tail": tail})
     return Recipe(resolved, cache.widths[hook], _scale(resolved, cache, hook), device, _target(resolved, cache, hook))
 
 

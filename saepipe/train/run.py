@@ -29,6 +29,7 @@ from saepipe.train.rundir.run_damage import check_undamaged
 from saepipe.train.rundir.run_files import CONFIG
 from saepipe.train.stacked.teams import Team, teams
 from saepipe.train.step.allocator import keep_freed_memory
+from saepipe.train.step.kl_tail import OpenTailModels, SharedWindows, TailModels
 from saepipe.train.telling import Telling
 from saepipe.train.trackers.base import check_installed
 from saepipe.train.trackers.tracker_threads import Tracking
@@ -41,6 +42,7 @@ def train(
     resume: ResumeMode = "auto",
     strict: bool = False,
     progress: Progress | None = None,
+    open_tail_models: OpenTailModels | None = None,
 ) -> list[Path]:
     """Trains all runs of `config`, resuming what an earlier call left unfinished; finished runs are left as they are.
 
@@ -50,6 +52,7 @@ def train(
         resume: `auto` resumes or begins; `never` refuses folders that hold a run; `must` refuses folders that do not.
         strict: stop a run at the first error of a health rule, even if its SAE could be used.
         progress: receives steps, figures and findings.
+        open_tail_models: opens the language models of runs with a `kl_tail`; `saepipe.train` passes evaluate's.
 
     Returns:
         The folders of all runs.
@@ -86,11 +89,12 @@ def train(
         if len(unfinished) < len(planned):
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are already finished")
         check_room(unfinished, Path(out))
-        for runs in by_stream(unfinished):
+        streams = by_stream(unfinished)
+        for runs in streams:
             require_memory(runs)
-        for runs in by_stream(unfinished):
+        for runs, windows in zip(streams, _tails(streams, open_tail_models, progress), strict=True):
             try:
-                failed += train_group(runs, progress, tracking, strict=strict)
+                failed += train_group(runs, progress, tracking, windows, strict=strict)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -107,10 +111,33 @@ Failure = tuple[Path, Finding]
 """Folder of a run that failed, and the reason."""
 
 
+def _tails(
+    streams: Sequence[Sequence[Planned]], open_models: OpenTailModels | None, progress: Progress
+) -> list[SharedWindows | None]:
+    """Returns the windows of each stream's KL tails, with the model checked before any run begins; None without one."""
+    firsts = [next((run for run in runs if run.recipe.config.kl_tail.share), None) for runs in streams]
+    if not any(firsts):
+        return [None for _ in streams]
+    if open_models is None:
+        raise ConfigError("kl_tail needs the language model, which this call does not have", hint="use saepipe.train")
+    models = open_models(streams[0][0].recipe.device, progress)
+    return [_windows(first, models) if first else None for first in firsts]
+
+
+def _windows(run: Planned, models: TailModels) -> SharedWindows:
+    config = run.recipe.config
+    return SharedWindows(models.at(run.cache, config.site, config.target), config.data_seed)
+
+
 def train_group(
-    group: Sequence[Planned], progress: Progress, tracking: Tracking, *, strict: bool = False
+    group: Sequence[Planned],
+    progress: Progress,
+    tracking: Tracking,
+    windows: SharedWindows | None = None,
+    *,
+    strict: bool = False,
 ) -> list[Failure]:
-    """Trains runs that share a stream, and returns which failed."""
+    """Trains runs that share a stream, and the windows of their KL tails; returns which failed."""
     first = group[0]
     _, hooks, batch_size, data_seed = first.stream
     device, resident = first.recipe.device, first.recipe.config.resident
@@ -151,7 +178,7 @@ def train_group(
                     ]
                 on_device = rows.to(device, non_blocking=True)
                 for members, team in lineup:
-                    _step(members, team, on_device)
+                    _step(members, team, on_device, windows)
                 telling.tell()
                 progress.advance(batch_size)
                 if stop_request:
@@ -162,10 +189,11 @@ def train_group(
     return failed + [(run.planned.folder, run.fatal[0]) for run in runs if run.fatal]
 
 
-def _step(members: Sequence[LiveRun], team: Team, rows: Tensor) -> None:
+def _step(members: Sequence[LiveRun], team: Team, rows: Tensor, windows: SharedWindows | None) -> None:
     """Makes one step of a team; if a component raises, its members stop and the other teams go on."""
     try:
-        measurements = team.step(rows, [run.due for run in members])
+        clean = members[0].windows_in(windows)  # a run with a tail is the only member of its team
+        measurements = team.step(rows, [run.due for run in members], clean)
     except Exception as error:
         for run in members:
             run.failed_by(error)

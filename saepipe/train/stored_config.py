@@ -40,7 +40,13 @@ OUTSIDE_THE_ID = frozenset(
 )
 
 
-LATER_KEYS: dict[str, Any] = {"target": None, "skip": False, "hooks": [], "other_fingerprint": None}
+LATER_KEYS: dict[str, Any] = {
+    "target": None,
+    "skip": False,
+    "hooks": [],
+    "other_fingerprint": None,
+    "kl_tail": {"share": 0.0, "weight": 1.0, "windows": None},
+}
 """Keys that earlier versions did not have, with their defaults, at which they are not part of the id."""
 
 

@@ -7,11 +7,11 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from saepipe.data.terminal.progress import Progress
@@ -23,10 +23,13 @@ class Stage(ModuleType):
     Signature and docstring are those of the function, looked up on demand, since importing `run.py` imports torch.
     """
 
+    supplied: Mapping[str, str] = MappingProxyType({})
+    """Functions, as `module:name`, by the argument that they are for, unless the caller gives another."""
+
     @property
     def __call__(self) -> Callable[..., Any]:
-        """The function, with progress on stderr unless `progress` is given."""
-        return _with_progress(_run_function(self))
+        """The function, with what is supplied, and with progress on stderr unless `progress` is given."""
+        return _called(_run_function(self), {argument: _late(place) for argument, place in self.supplied.items()})
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -44,9 +47,16 @@ def _run_function(stage: ModuleType) -> Callable[..., Any]:
     return function
 
 
-def _with_progress(function: Callable[..., Any]) -> Callable[..., Any]:
+def _late(place: str) -> Callable[..., Any]:
+    """Returns the function at `module:name`, whose module is imported when it is called."""
+    module, _, name = place.partition(":")
+    return lambda *args, **kwargs: getattr(import_module(module), name)(*args, **kwargs)
+
+
+def _called(function: Callable[..., Any], supplied: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        kwargs = {**supplied, **kwargs}
         if "progress" in kwargs:
             return function(*args, **kwargs)
 
@@ -65,9 +75,11 @@ def _written(signature: inspect.Signature) -> str:
     return re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(signature))
 
 
-def callable_stage(name: str) -> None:
-    """Makes the package `name` callable."""
-    sys.modules[name].__class__ = Stage
+def callable_stage(name: str, **supplied: str) -> None:
+    """Makes the package `name` callable; what is supplied are functions at `module:name`, imported when called."""
+    stage = sys.modules[name]
+    stage.__class__ = Stage
+    cast(Stage, stage).supplied = supplied
 
 
 _BARS = {

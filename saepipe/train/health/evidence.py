@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from saepipe.train.config import TrainConfig
+from saepipe.train.config import RECONSTRUCTION, TrainConfig
 from saepipe.train.health.log_lines import Line, weight_at
-from saepipe.train.step.loss import RECONSTRUCTION
 
 NUM_LINES, NUM_ENTRIES = 32, 256
 """Size of the evidence kept of a run: the last log lines, and evenly spaced entries of W_dec."""

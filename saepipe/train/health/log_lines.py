@@ -1,4 +1,4 @@
-"""Rules about the penalties, applied to the run's log: H1 inert, H4 thresholds, H5 pairs that a gate selects.
+"""Rules about penalties and the KL tail, applied to the run's log: H1 inert, H4 thresholds, H5 pairs a gate selects.
 
 They read only `metrics.jsonl`, so a resumed run is judged like one that was never stopped.
 """
@@ -13,11 +13,10 @@ from statistics import fmean, median
 from typing import Any
 
 from saepipe.data.folders.health import Finding, Severity
-from saepipe.train.config import TrainConfig, labels
+from saepipe.train.config import KL_TAIL, RECONSTRUCTION, TrainConfig, labels
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.schedule import Controller, Schedule
-from saepipe.train.step.loss import RECONSTRUCTION
 from saepipe.train.step.sampling import gradients_at
 
 Line = Mapping[str, Any]
@@ -51,9 +50,21 @@ def check_log(
         if not (ended or _suspicious(lines[-1], label, limits)):
             continue
         active = [line for line in lines if weight_at(penalty, gradients_at(line), num_steps) > 0]
-        findings += check_inert(label, penalty, [_check(line, label) for line in active], num_steps, limits, ended)
+        checks = [_check(line, label) for line in active]
+        findings += check_inert(label, checks, num_steps, limits, ended, may_rest=penalty.may_rest)
         findings += check_selection(label, penalty, _statistics(active, label), limits, ended)
-    return findings
+    return findings + (check_tail(config, num_steps, lines, limits, ended) if config.kl_tail.share else [])
+
+
+def check_tail(
+    config: TrainConfig, num_steps: int, lines: Sequence[Line], limits: HealthConfig, ended: bool
+) -> list[Finding]:
+    """H1 of the KL tail, by the lines whose gradients were sampled in it."""
+    if not (ended or _suspicious(lines[-1], KL_TAIL, limits)):
+        return []
+    steps = config.kl_tail.num_steps(num_steps)
+    checks = [_check(line, KL_TAIL) for line in lines if gradients_at(line) > num_steps - steps]
+    return check_inert(KL_TAIL, checks, steps, limits, ended)
 
 
 def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:
@@ -67,14 +78,20 @@ def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:
 
 
 def check_inert(
-    label: str, penalty: Penalty, checks: Sequence[Check], num_steps: int, limits: HealthConfig, ended: bool
+    label: str,
+    checks: Sequence[Check],
+    num_steps: int,
+    limits: HealthConfig,
+    ended: bool,
+    *,
+    may_rest: bool = False,
 ) -> list[Finding]:
     """H1: the penalty's value is 0, or its gradient is negligible beside the reconstruction's.
 
     A warning if it was inert in no more than half of the checks. A penalty that `may_rest` is judged only by the checks
     at which it was not resting; it gets no more than a warning, and only if it was inert in more than half of them.
     """
-    if penalty.may_rest:
+    if may_rest:
         checks = [check for check in checks if not check.resting]
     inert = [check for check in checks if check.inert(limits)]
     longest = max(_streaks(checks, limits), key=len, default=[])
@@ -82,9 +99,9 @@ def check_inert(
     long_enough = len(longest) >= limits.inert_checks and steps >= limits.inert_span * num_steps
     if long_enough or (ended and checks and len(inert) == len(checks)):
         mostly = 2 * len(inert) > len(checks)
-        if penalty.may_rest and not mostly:
+        if may_rest and not mostly:
             return []
-        severity: Severity = "error" if mostly and not penalty.may_rest else "warning"
+        severity: Severity = "error" if mostly and not may_rest else "warning"
         return [_inert(label, severity, longest, len(checks))]
     return _check_share(label, checks, limits) if ended and checks else []
 

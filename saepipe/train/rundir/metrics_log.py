@@ -33,11 +33,11 @@ class MetricsLog:
         self._num_bytes, self._hash = len(kept), xxhash.xxh3_64(kept)
         self._last = (time.monotonic(), step)
 
-    def write(self, recipe: Recipe, state: TrainState, names: list[str], measurement: Measurement) -> dict[str, Any]:
+    def write(self, recipe: Recipe, state: TrainState, measurement: Measurement) -> dict[str, Any]:
         """Appends a line on the step just done, with what the state gathered since the last line, which is reset."""
         now, (last_time, last_step) = time.monotonic(), self._last
         batch = recipe.config.batch_size
-        means = dict(zip(names, (state.sums / state.num_summed).tolist(), strict=True))
+        means = dict(zip(recipe.config.term_names, (state.sums / state.num_summed).tolist(), strict=True))
         sample = state.sampled
         assert sample is not None, "a line's gradients are sampled at its own step at the latest"
         sum_of_norms = sum(sample.norms.values())

@@ -21,13 +21,14 @@ from saepipe.data.batches.staging_memory import to_device
 from saepipe.data.errors import ConfigError
 from saepipe.train.captured.runners import runner_of
 from saepipe.train.captured.traces import Traces
+from saepipe.train.config import RECONSTRUCTION
 from saepipe.train.sae.base import Params
 from saepipe.train.schedule import controllers
 from saepipe.train.stacked.optim import norm_each, update_each
 from saepipe.train.stacked.slices import shared
 from saepipe.train.step.dead import any_dead, count_silence
 from saepipe.train.step.learning_rate import learning_rate
-from saepipe.train.step.loss import RECONSTRUCTION, Moment, compute_loss
+from saepipe.train.step.loss import Moment, compute_loss
 from saepipe.train.step.measure import projected_gradient
 from saepipe.train.step.optim import Moments
 from saepipe.train.step.state import Recipe, TrainState, overwrite
@@ -298,6 +299,8 @@ def why_not_stackable(recipe: Recipe) -> str | None:
         return "resamples dead latents"
     if recipe.config.skip:
         return "has a skip, which learns at a rate of its own"
+    if recipe.config.kl_tail.share:
+        return "runs the language model in its last steps"
     return "transforms activations" if recipe.config.transforms else None
 
 

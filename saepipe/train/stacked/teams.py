@@ -12,6 +12,7 @@ from saepipe.train.captured.runners import runner_of
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import check_stacking
 from saepipe.train.stacked.stack import MOVING, Stack, structure, why_not_stackable
+from saepipe.train.step.kl_tail import CleanWindows
 from saepipe.train.step.measure import Measurement, measure_due
 from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState
@@ -67,18 +68,19 @@ class Team:
         runner = None if self._stack else runner_of(runs[0][0])
         self._captured = CapturedRun(*runs[0], runner, say) if runner else None
 
-    def step(self, rows: Tensor, due: Sequence[Due]) -> list[Measurement | None]:
+    def step(self, rows: Tensor, due: Sequence[Due], windows: CleanWindows | None = None) -> list[Measurement | None]:
         """Trains every run on one batch and measures what is due, which changes no bit of the training.
 
         Args:
             rows: raw activations (batch, d_in).
             due: one per run.
+            windows: of the step, if this is a single run in its KL tail.
         """
         if self._captured is not None:
             return [self._captured.step(rows, due[0])]
         if self._stack is None:
             (recipe, state), (own,) = self._runs[0], due
-            return [train_step(recipe, state, rows, own)]
+            return [train_step(recipe, state, rows, own, windows)]
         x = self._stack.first.scaled(rows)
         measurements = [
             measure_due(recipe, state, step_loss(recipe, state, x), own) if own else None

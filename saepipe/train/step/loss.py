@@ -6,7 +6,7 @@ Everything here is a function of tensors. The dense path works under torch.func.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from saepipe.train.answers import check_scalars, check_tensor, check_type
-from saepipe.train.config import TrainConfig, labels
+from saepipe.train.config import RECONSTRUCTION, TrainConfig, labels
 from saepipe.train.kernels.autograd import column_sums
 from saepipe.train.kernels.constants import constant
 from saepipe.train.penalties.base import Penalty, State, StepContext, ask
@@ -27,7 +27,6 @@ from saepipe.train.sae.transcoder import skipped, split_rows
 from saepipe.train.setting import SettingsNow
 from saepipe.train.transforms.base import Codes, Transformed
 
-RECONSTRUCTION = "reconstruction"
 NO_LATENT = torch.empty(0, dtype=torch.int64)
 
 
@@ -82,6 +81,10 @@ class Loss:
     @property
     def total(self) -> Tensor:
         return reduce(add, (term.weighted for term in self.terms.values()))
+
+    def with_term(self, name: str, term: Term) -> Loss:
+        """Returns the loss with one more summand."""
+        return replace(self, terms={**self.terms, name: term})
 
     @cached_property
     def values(self) -> Tensor:

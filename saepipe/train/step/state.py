@@ -59,6 +59,11 @@ class Recipe:
     def d_out(self) -> int:
         return self.target.d_out if self.target else self.d_in
 
+    @property
+    def tail_start(self) -> int:
+        """First step, counted from 0, of the KL tail; the number of steps without one."""
+        return self.num_steps - self.config.kl_tail.num_steps(self.num_steps)
+
     def at(self, step: int) -> Recipe:
         """Returns the recipe of one step, counted from 0, whose architecture has numbers where a schedule moves it."""
         sae = self.config.sae.at(step, self.num_steps)
@@ -159,7 +164,7 @@ def fresh_state(recipe: Recipe, params: Params) -> TrainState:
         tokens_since_fired=torch.zeros(d_sae, dtype=torch.int64, device=device),
         states=states,
         steered=steered,
-        sums=torch.zeros(1 + len(config.penalties), 2, dtype=torch.float64, device=device),
+        sums=torch.zeros(len(config.term_names), 2, dtype=torch.float64, device=device),
         num_summed=0,
         sampled=None,
         sparse=starts_sparse(recipe.at(0).config, recipe.d_in, device),

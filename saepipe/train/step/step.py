@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from saepipe.data.batches.staging_memory import to_device
+from saepipe.train.config import KL_TAIL
 from saepipe.train.schedule import Controller, controllers, settings_at
 from saepipe.train.seeds import generator
 from saepipe.train.setting import SettingsNow
 from saepipe.train.step.dead import any_dead, count_silence, resample
 from saepipe.train.step.density import density, next_is_sparse, starts_sparse, thresholds_at
+from saepipe.train.step.kl_tail import CleanWindows, kl_term
 from saepipe.train.step.learning_rate import last_resampling, learning_rate
 from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.measure import Measurement, measure_due
@@ -21,7 +23,9 @@ from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState
 
 
-def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.NOTHING) -> Measurement | None:
+def train_step(
+    recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.NOTHING, windows: CleanWindows | None = None
+) -> Measurement | None:
     """Trains on one batch.
 
     Args:
@@ -29,6 +33,7 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.N
         state: changed in place.
         rows: raw activations (batch, d_in), or (batch, d_in + d_out) with a transcoder's target.
         due: what to measure the step for (gradients: more backward passes). This changes no bit of the training.
+        windows: of the step, in the KL tail.
     """
     choose_path(recipe, state)
     recipe = recipe.at(state.step)
@@ -36,7 +41,7 @@ def train_step(recipe: Recipe, state: TrainState, rows: Tensor, due: Due = Due.N
     scaled = recipe.scaled(rows)
     if last_resampling(config.dead, state.step, recipe.num_steps) == state.step:
         resample(recipe, state, scaled)
-    loss = step_loss(recipe, state, scaled)
+    loss = step_loss(recipe, state, scaled, windows)
     measurement = measure_due(recipe, state, loss, due)
     lr = learning_rate(config.optimizer, config.dead, state.step, recipe.num_steps)
     finish_step(recipe, state, loss, loss.factors, lr)
@@ -77,8 +82,8 @@ def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, 
         state.sums.addcmul_(loss.values.unsqueeze(1), factors)
 
 
-def step_loss(recipe: Recipe, state: TrainState, rows: Tensor) -> Loss:
-    """Computes the loss of the next step on rows scaled by `Recipe.scaled`."""
+def step_loss(recipe: Recipe, state: TrainState, rows: Tensor, windows: CleanWindows | None = None) -> Loss:
+    """Computes the loss of the next step on rows scaled by `Recipe.scaled` and, in the KL tail, on its windows."""
     recipe = recipe.at(state.step)
     moment = Moment(
         step=state.step,
@@ -92,7 +97,10 @@ def step_loss(recipe: Recipe, state: TrainState, rows: Tensor) -> Loss:
         now=settings_now(recipe, state.step, state.steered),
         states=state.states,
     )
-    return compute_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, sparse=state.sparse)
+    loss = compute_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, sparse=state.sparse)
+    if not recipe.config.kl_tail.share:
+        return loss
+    return loss.with_term(KL_TAIL, kl_term(recipe, state, loss, windows))
 
 
 def settings_now(recipe: Recipe, step: int, steered: Mapping[str, Tensor]) -> dict[str, SettingsNow]:
