@@ -33,14 +33,13 @@ class TailModels:
             CorruptDataError: if the upper layers' loss on held-out text is not the whole model's.
             SaepipeError: if the model cannot be loaded here.
         """
-        contexts, keep = (cache.array(name) for name in (Layout.contexts("train"), Layout.keep("train")))
-        if not contexts.num_rows:
+        if not cache.attributes.get("num_contexts"):
             raise ConfigError(f"{cache.path} has no token ids of its training rows", hint="harvest it again")
         testbed = self._testbeds.at(cache, hook, target)
         if cache.attributes["num_heldout_contexts"]:
             testbed.upper_layers_gap()
         with testbed.upper_layers():
-            return WindowsModel(testbed, contexts, keep)
+            return WindowsModel(testbed, cache.array(Layout.contexts("train")), cache.array(Layout.keep("train")))
 
 
 @dataclass(frozen=True)
