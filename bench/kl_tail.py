@@ -1,0 +1,89 @@
+"""A KL tail at the end of training lowers what an SAE costs the language model, in CE and in KL.
+
+    python bench/kl_tail.py [--seeds 5] [--steps 1000] [--folder DIR]
+
+The embedded toy and its cache as `saepipe demo` harvests it; 1,000 steps of 512 tokens at `blocks.1.hook_resid_post`,
+d_sae 512: a TopK of 10 with auxk, and a ReLU with L1 that is steered to an L0 of 10. Each is trained without a tail,
+and with tails of several shares and weights; all else, seeds and batches included, is the same, so differences are
+paired by seed. Figures are those of `core` on held-out text. Writes results/kl_tail.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from record import write_result
+
+import saepipe as sp
+from saepipe.data.toy import CONFIGS
+from saepipe.evaluate.stats.paired_seeds import mean, paired
+from saepipe.harvest.config import HarvestConfig
+
+CLAIM = __doc__.split("\n\n")[0]
+SAES: dict[str, dict[str, Any]] = {
+    "topk": {"sae": {"name": "topk", "d_sae": 512, "k": 10}, "penalties": [{"name": "auxk"}]},
+    "relu": {
+        "sae": {"name": "relu", "d_sae": 512},
+        "penalties": [{"name": "l0_target", "l0": 10, "penalty": {"name": "l1", "weight": 1.0}}],
+    },
+}
+TAILS: dict[str, Any] = {
+    "none": 0,
+    "share 0.1": 0.1,
+    "share 0.1, weight 0.1": {"share": 0.1, "weight": 0.1},
+    "share 0.3, weight 0.1": {"share": 0.3, "weight": 0.1},
+}
+FIGURES = {"delta_ce": "delta_ce", "kl": "kl_div_with_sae", "fvu": "fvu", "l0": "l0"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, help="keeps cache and runs here, and goes on with what is there")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with ExitStack() as stack:
+        folder = args.folder or Path(stack.enter_context(TemporaryDirectory()))
+        sp.harvest(HarvestConfig.load(CONFIGS / "harvest.yaml"), folder / "cache")
+        figures = {name: measure(folder, name, args.seeds, args.steps) for name in SAES}
+    settings = {"seeds": args.seeds, "steps": args.steps, "tails": TAILS}
+    print(f"written to {write_result('kl_tail', CLAIM, {'settings': settings, 'figures': figures})}")
+
+
+def measure(folder: Path, name: str, num_seeds: int, steps: int) -> dict[str, Any]:
+    """Trains and evaluates one SAE with every tail; returns means, and paired differences from the one without."""
+    raw = {"cache": str(folder / "cache"), "hook": "blocks.1.hook_resid_post", **SAES[name], "steps": steps}
+    raw |= {"batch_size": 512, "optimizer": {"lr": 1e-3}, "log_every": 50, "device": "cpu"}
+    variants = [{"name": tail, "kl_tail": settings} for tail, settings in TAILS.items()]
+    runs = sp.train({**raw, "variants": variants, "seeds": list(range(num_seeds))}, folder / name)
+    sp.evaluate(runs, {"metrics": [{"name": "core"}], "features": None, "device": "cpu"})
+    seeds = {tail: runs[at * num_seeds : (at + 1) * num_seeds] for at, tail in enumerate(TAILS)}
+    return {tail: compared(name, tail, own, seeds["none"]) for tail, own in seeds.items()}
+
+
+def compared(name: str, tail: str, runs: Sequence[Path], plain: Sequence[Path]) -> dict[str, Any]:
+    """Returns each figure's mean over seeds, and its difference from the runs without a tail, with 95 % intervals."""
+    ours, theirs = ({key: [core(run)[key] for run in each] for key in FIGURES} for each in (runs, plain))
+    differences = {key: asdict(paired(ours[key], theirs[key]).mean) for key in FIGURES} if tail != "none" else {}
+    gap = mean([1 - own / base for own, base in zip(ours["delta_ce"], theirs["delta_ce"], strict=True)])
+    means = {key: asdict(mean(ours[key])) for key in FIGURES}
+    print(f"{name:6}{tail:24}" + "".join(f"{key} {means[key]['value']:.4f}   " for key in FIGURES), flush=True)
+    return {"mean": means, "difference": differences, "share of the CE gap closed": asdict(gap), "seeds": ours}
+
+
+def core(run: Path) -> dict[str, Any]:
+    """Returns the figures of a run's evaluation, each a number."""
+    cells = sp.open_run(run).metrics["core"]
+    return {figure: cells[key].value for figure, key in FIGURES.items()}
+
+
+if __name__ == "__main__":
+    main()
