@@ -59,12 +59,15 @@ def check_log(
 def check_tail(
     config: TrainConfig, num_steps: int, lines: Sequence[Line], limits: HealthConfig, ended: bool
 ) -> list[Finding]:
-    """H1 of the KL tail, by the lines whose gradients were sampled in it."""
+    """H1 of the KL tail, by the lines whose gradients were sampled in it.
+
+    It may dominate: of two terms of one size, as in the paper, KL has by far the larger gradient.
+    """
     if not (ended or _suspicious(lines[-1], KL_TAIL, limits)):
         return []
     steps = config.kl_tail.num_steps(num_steps)
     checks = [_check(line, KL_TAIL) for line in lines if gradients_at(line) > num_steps - steps]
-    return check_inert(KL_TAIL, checks, steps, limits, ended)
+    return check_inert(KL_TAIL, checks, steps, limits.model_copy(update={"dominating_share": math.inf}), ended)
 
 
 def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:
