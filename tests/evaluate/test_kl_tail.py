@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,9 @@ print([name for name in sys.modules if name.startswith(("transformers", "saepipe
 
 
 def test_a_call_without_models_is_refused_before_any_run_begins(toy_cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="kl_tail needs the language model"):
-        train(config(toy_cache), tmp_path)
+    for call in (train, partial(sp.train, open_tail_models=None, progress=Silent())):
+        with pytest.raises(ConfigError, match="kl_tail needs the language model"):
+            call(config(toy_cache), tmp_path)
     assert not list(tmp_path.glob("*/*/metrics.jsonl"))
 
 

@@ -52,6 +52,7 @@ def test_exact_is_the_default_only_on_a_cpu(config: Make) -> None:
     [
         {"dead": {"resample_steps": 5}},
         {"transforms": [{"name": "latent_dropout", "rate": {"start": 0.1, "end": 0.0, "finish": 0.5}}]},
+        {"kl_tail": 0.5},
         {"sparse_steps": "always"},
     ],
 )
