@@ -15,10 +15,12 @@ With --real it reads a cache of SmolLM2-135M that has `blocks.14.hook_resid_post
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -109,7 +111,20 @@ def compared(name: str, tail: str, runs: Sequence[Path], plain: Sequence[Path]) 
     gap = mean([1 - own / base for own, base in zip(ours["delta_ce"], theirs["delta_ce"], strict=True)])
     means = {key: asdict(mean(ours[key])) for key in FIGURES}
     print(f"{name:6}{tail:24}" + "".join(f"{key} {means[key]['value']:.4f}   " for key in FIGURES), flush=True)
-    return {"mean": means, "difference": differences, "share of the CE gap closed": asdict(gap), "seeds": ours}
+    return {
+        "mean": means,
+        "difference": differences,
+        "share of the CE gap closed": asdict(gap),
+        "gradient over the reconstruction's": pull(runs) if tail != "none" else None,
+        "seeds": ours,
+    }
+
+
+def pull(runs: Sequence[Path]) -> float:
+    """Returns the median, over the log lines in the tails, of KL's gradient norm over the reconstruction's."""
+    lines = [json.loads(line)["terms"] for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
+    tails = [terms for terms in lines if terms["kl_tail"]["gradient_norm"]]
+    return median(terms["kl_tail"]["gradient_norm"] / terms["reconstruction"]["gradient_norm"] for terms in tails)
 
 
 def core(run: Path) -> dict[str, Any]:
