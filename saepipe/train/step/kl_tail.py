@@ -2,10 +2,10 @@
 
     loss += a KL,   a = weight * reconstruction / KL, through which no gradient flows
 
-Karvonen 2025 (arXiv 2503.17272) scales the divergence so at each step, to the magnitude of the reconstruction's error,
-and so keeps the balance with the penalties. The error is that of the stream's rows, the divergence that of some
-training windows, at whose kept positions x_hat takes the place of the activations: the figure `kl_div_with_sae` of
-`core`. The model belongs to a stage above this one, so a tail knows it only by the protocols below.
+Karvonen 2025 (arXiv 2503.17272) scales the divergence so at each step, to the magnitude of the reconstruction's error.
+Here the error is that of the stream's rows, and the divergence that of some training windows, at whose kept positions
+x_hat takes the place of the activations: the figure `kl_div_with_sae` of `core`. The model belongs to a stage above
+this one, so a tail knows it only by the protocols below.
 """
 
 from __future__ import annotations
