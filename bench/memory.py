@@ -77,9 +77,9 @@ def measure(d_sae: int, steps: int) -> int:
 
 
 def formula(d_sae: int) -> float:
-    from saepipe.train.memory_needs import HELD_PER_PARAMETER, step_bytes  # not at the top: earlier builds have none
+    from saepipe.train.memory_needs import FLOAT, step_bytes  # not at the top: earlier builds have none
 
-    return HELD_PER_PARAMETER * 2 * D_IN * d_sae + step_bytes(recipe(d_sae)) + PROGRAM
+    return 3 * FLOAT * 2 * D_IN * d_sae + step_bytes(recipe(d_sae)) + PROGRAM
 
 
 if __name__ == "__main__":

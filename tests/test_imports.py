@@ -44,11 +44,11 @@ FLOORS = {
         "plan run",
     ),
     "train": (
-        "answers config_sections health_config kernels schedule seeds trackers",
+        "answers config_sections freeze health_config kernels schedule seeds trackers",
         "pairs sae setting stored_config",
         "formats penalties transforms",
         "config",
-        "step variants",
+        "controls step variants",
         "captured",
         "health stacked",
         "rundir",

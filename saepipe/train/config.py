@@ -35,6 +35,7 @@ from saepipe.train.config_sections import (
     SkipConfig,
     VariantsConfig,
 )
+from saepipe.train.freeze import MIN_COSINE, Freeze
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
@@ -47,6 +48,9 @@ Compile = Literal["never", "cudagraphs", "inductor"]
 
 RECONSTRUCTION, KL_TAIL = "reconstruction", "kl_tail"
 """Names of the terms of the loss that are not penalties."""
+
+NEED_AN_ENCODER = ("relu", "gated")
+"""Architectures that have neither a number of active latents nor thresholds that a penalty can move."""
 
 
 class TrainConfig(ConfigWithPlugins):
@@ -83,6 +87,12 @@ class TrainConfig(ConfigWithPlugins):
     batch_size: Annotated[Count, Field(ge=1, le=2**22)] = 2048
     optimizer: OptimizerConfig = OptimizerConfig()
     init: InitConfig = InitConfig()
+    freeze: Freeze | None = Field(
+        None,
+        description="a part that stays at its start, as a control: decoder (W_dec), encoder (W_enc and b_enc), or "
+        "soft_decoder, whose rows keep a cosine of at least `freeze_cosine` with their start",
+    )
+    freeze_cosine: float = Field(MIN_COSINE, ge=0, lt=1)
     dead: DeadConfig = DeadConfig()
     kl_tail: KLTailConfig = Field(
         KLTailConfig(), description="the last share of the steps runs the language model and adds its KL to the loss"
@@ -169,6 +179,17 @@ class TrainConfig(ConfigWithPlugins):
             raise ValueError("kl_tail needs compile: never, since steps that run the language model are not captured")
         if self.sparse_steps == "always" and self.why_dense:
             raise ValueError(f"sparse_steps: always is impossible, since {self.why_dense}; use auto or never")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_frozen(self) -> Self:
+        if self.freeze_cosine != MIN_COSINE and self.freeze != "soft_decoder":
+            raise ValueError("freeze_cosine has no effect without `freeze: soft_decoder`")
+        if self.freeze == "encoder" and self.init.source is None and self.sae.name in NEED_AN_ENCODER:
+            raise ValueError(
+                f"freeze: encoder would leave about half the latents of a {self.sae.name} active, since only a trained "
+                "encoder makes it sparse; use topk, batch_topk or jumprelu, or start from a trained SAE by init.from"
+            )
         return self
 
     @property

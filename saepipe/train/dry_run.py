@@ -108,7 +108,7 @@ def _cost(run: Planned, step_seconds: float) -> RunCost:
         seconds=steps * step_seconds,
         memory_bytes=memory_needs([run]).total,
         sae_bytes=4 * run.num_params,
-        checkpoint_bytes=12 * run.num_params,
+        checkpoint_bytes=4 * run.num_checkpointed,
     )
 
 

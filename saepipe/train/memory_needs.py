@@ -20,9 +20,6 @@ from saepipe.train.step.state import Recipe
 FLOAT = 4
 """Bytes of a float32: of parameters, gradients and moments."""
 
-HELD_PER_PARAMETER = 3 * FLOAT
-"""Bytes that every run holds: a parameter and Adam's two moments."""
-
 PIECE_ARRAYS = 1.9
 """Arrays (tokens, d_sae) that a sparse step holds while it looks for the entries of some tokens."""
 
@@ -49,7 +46,7 @@ class MemoryNeeds:
 def memory_needs(runs: Sequence[Planned]) -> MemoryNeeds:
     """Returns what runs with a common stream need when they train together."""
     return MemoryNeeds(
-        parameters=sum(HELD_PER_PARAMETER * run.num_params for run in runs),
+        parameters=sum(FLOAT * run.num_checkpointed for run in runs),
         rows=max(map(_row_bytes, runs)),
         step=max(step_bytes(run.recipe) for run in runs),
     )

@@ -46,6 +46,16 @@ class Planned:
         return (d_in + d_out) * d_sae + d_out + d_sae + skip
 
     @property
+    def num_checkpointed(self) -> int:
+        """Number of values that a run holds and a checkpoint keeps: parameters, Adam's moments, a decoder's start.
+
+        Moments are counted for a frozen part too, which has none; only a soft-frozen decoder has its start beside it.
+        """
+        recipe = self.recipe
+        start = recipe.d_out * recipe.config.sae.d_sae if recipe.config.freeze == "soft_decoder" else 0
+        return 3 * self.num_params + start
+
+    @property
     def run_id(self) -> str:
         return self.recipe.config.run_id(self.cache.fingerprint)
 
@@ -140,7 +150,7 @@ def check_room(planned: Sequence[Planned], out: Path) -> None:
     for run in planned:
         saves = run.recipe.num_steps > run.recipe.config.checkpoint_every
         resumed = any(run.folder.glob("checkpoints/*"))
-        needed += 4 * run.num_params + (0 if resumed or not saves else 2 * 12 * run.num_params)
+        needed += 4 * run.num_params + (0 if resumed or not saves else 2 * 4 * run.num_checkpointed)
     what = f"a study of {len(planned)} runs in {out}"
     require_room(out, needed, what, "train fewer or smaller SAEs at a time")
 

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import Seed
+from saepipe.train.freeze import MIN_COSINE
 from saepipe.train.health_config import HealthConfig
 
 Effect = Annotated[float, Field(gt=0)]
@@ -46,6 +47,8 @@ LATER_KEYS: dict[str, Any] = {
     "hooks": [],
     "other_fingerprint": None,
     "kl_tail": {"share": 0.0, "weight": 1.0, "windows": None},
+    "freeze": None,
+    "freeze_cosine": MIN_COSINE,
 }
 """Keys that earlier versions did not have, with their defaults, at which they are not part of the id."""
 

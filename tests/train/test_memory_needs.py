@@ -103,7 +103,7 @@ def test_the_formula_is_what_the_system_counts(sae: str, sparse: str, screen: st
     command = [sys.executable, "-c", RESIDENT, sae, sparse, screen, *map(str, shape)]
     measured = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) * 2**20
     d_in, d_sae, _ = shape
-    needed = memory_needs.HELD_PER_PARAMETER * 2 * d_in * d_sae + step_bytes(recipe_of(sae, [], *shape, sparse, screen))
+    needed = 3 * memory_needs.FLOAT * 2 * d_in * d_sae + step_bytes(recipe_of(sae, [], *shape, sparse, screen))
     assert measured == pytest.approx(needed, rel=0.15)
 
 

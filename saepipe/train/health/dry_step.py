@@ -7,7 +7,7 @@ and its gradient are computed on two real batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from saepipe.data.errors import is_out_of_memory
 from saepipe.data.folders.health import Finding
 from saepipe.train.config import TrainConfig, labels
 from saepipe.train.config_sections import DeadConfig
+from saepipe.train.freeze import frozen_names
 from saepipe.train.health.finished import check_finite, check_unit_rows
 from saepipe.train.health.raised import locate, raised_by_component
 from saepipe.train.penalties.base import Penalty
@@ -45,7 +46,15 @@ def dry_step(recipe: Recipe, state: TrainState, batches: Iterable[Tensor]) -> li
         loss = step_loss(recipe, state, recipe.scaled(rows))
         if findings := check_loss(loss, state):
             break
+    if names := frozen_names(recipe.config.freeze):
+        loss = step_loss(recipe, _thawed(state, names), recipe.scaled(rows))
     return [*findings, *check_differentiable(recipe.config, loss)]
+
+
+def _thawed(state: TrainState, names: Collection[str]) -> TrainState:
+    """Returns the state with gradients for what is frozen, since a penalty may be about nothing else."""
+    leaves = {name: state.buffers[name].detach().requires_grad_() for name in names}
+    return replace(state, buffers={**state.buffers, **leaves})
 
 
 def separate_parts(config: TrainConfig) -> Iterator[tuple[str, TrainConfig]]:
@@ -72,7 +81,7 @@ def check_part(recipe: Recipe, name: str, config: TrainConfig) -> list[Finding]:
         where = f" at {located[1]}" if (located := locate(config, error)) else ""
         message = f"{name} fails {when}{where}: {summary(error)}"
         return [Finding("H14", "error", f"{message}; it may confuse two of these axes", name)]
-    findings = check_finite(state) or check_unit_rows(state.params["W_dec"], config.health.unit_tolerance)
+    findings = check_finite(state) or check_unit_rows(state.all_params["W_dec"], config.health.unit_tolerance)
     return [finding.prefixed(f"{name} on random rows: ", about=name) for finding in findings]
 
 

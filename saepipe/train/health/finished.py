@@ -26,7 +26,7 @@ def check_finished(recipe: Recipe, state: TrainState, initial: Params | None) ->
         *check_steps(state.step, recipe.num_steps),
         *check_finite(state),
         *(check_moved(initial, state.params, limits.least_move) if initial else []),
-        *check_unit_rows(state.params["W_dec"], limits.unit_tolerance),
+        *check_unit_rows(state.all_params["W_dec"], limits.unit_tolerance),
     ]
 
 
@@ -37,8 +37,8 @@ def check_steps(done: int, planned: int) -> list[Finding]:
 
 
 def check_moved(before: Params, after: Params, least: float) -> list[Finding]:
-    """H8: training changed the encoder and the decoder."""
-    moves = {name: relative_move(before[name], after[name]) for name in ("W_enc", "W_dec")}
+    """H8: training changed the encoder and the decoder; `after` lacks one that is frozen."""
+    moves = {name: relative_move(before[name], after[name]) for name in ("W_enc", "W_dec") if name in after}
     small = {name: move for name, move in moves.items() if move < least}
     moved = " and ".join(f"{name} by {{:.2g}}" for name in small)
     pattern = f"training moved {moved} times its norm, below {least:.2g}; raise lr or train longer"

@@ -37,6 +37,11 @@ class Check:
         """True if the penalty is 0 and there is no dead latent, so that one that `may_rest` has nothing to do."""
         return self.value == 0 and self.num_dead == 0
 
+    @property
+    def frozen(self) -> bool:
+        """True if the penalty has a value and no gradient at all: it is about a frozen part alone."""
+        return self.value != 0 and self.share == 0
+
     def inert(self, limits: HealthConfig) -> bool:
         return self.value == 0 or self.share < limits.inert_share
 
@@ -51,6 +56,8 @@ def check_log(
             continue
         active = [line for line in lines if weight_at(penalty, gradients_at(line), num_steps) > 0]
         checks = [_check(line, label) for line in active]
+        if config.freeze:
+            checks = [check for check in checks if not check.frozen]
         findings += check_inert(label, checks, num_steps, limits, ended, may_rest=penalty.may_rest)
         findings += check_selection(label, penalty, _statistics(active, label), limits, ended)
     return findings + (check_tail(config, num_steps, lines, limits, ended) if config.kl_tail.share else [])

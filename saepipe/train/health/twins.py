@@ -42,6 +42,8 @@ def check_twins(run: Twin, others: Iterable[Twin], limits: HealthConfig) -> list
 def _check_pair(run: Twin, other: Twin, limits: HealthConfig) -> Iterator[Finding]:
     if not (run.evidence and other.evidence):  # one is unfinished, or imported, so its training is unknown
         return
+    if run.config.get("freeze") == other.config.get("freeze") == "decoder":
+        return  # they keep the decoder that their seed began with, and no penalty on it has an effect
     differing = _config_differences(_without_zero_weights(other.config), _without_zero_weights(run.config))
     if not differing:
         return

@@ -77,7 +77,7 @@ class _EncodeAt(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         kernels = kernels_for(x.device, ctx.dtype)
-        W_enc_gradient = kernels.decode_t(ctx.pattern, gradient, x).T
+        W_enc_gradient = kernels.decode_t(ctx.pattern, gradient, x).T if ctx.needs_input_grad[0] else None
         return W_enc_gradient, kernels.column_sums(ctx.pattern, gradient), None, None, None
 
 
@@ -92,7 +92,8 @@ class _EncodeAll(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        return (x.T @ gradient).to(ctx.dtype), gradient.sum(0, dtype=ctx.dtype), None, None
+        W_enc_gradient = (x.T @ gradient).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        return W_enc_gradient, gradient.sum(0, dtype=ctx.dtype), None, None
 
 
 class _Decode(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saepipe.train.config_sections import OptimizerConfig
 from saepipe.train.sae.base import Params
-from saepipe.train.step.optim import Moments, adam_step, clip_divisor, remove_parallel, to_unit_rows
+from saepipe.train.step.optim import Moments, adam_step, clip_divisor, constrain_decoder, remove_parallel
 
 
 @torch.no_grad()
@@ -19,8 +19,9 @@ def update_each(
     moments: Moments,
     rates: Sequence[tuple[int, float | Tensor]],
     config: OptimizerConfig,
+    min_cosine: float = 0.0,
 ) -> None:
-    """Makes one step of every run: projects, clips each run's gradient norm, applies Adam, rescales rows to unit norm.
+    """Makes one step of every run: projects, clips each run's gradient norm, applies Adam, constrains decoder rows.
 
     Args:
         params: (num_runs, ...) each; changed in place, like `gradients` and `moments`.
@@ -28,8 +29,9 @@ def update_each(
         moments: (num_runs, ...) each; `step` is equal in all runs.
         rates: number of runs in each stretch of equal learning rates, and the rate; Adam is called once for each.
         config: betas, eps and clip of every run.
+        min_cosine: of W_dec's rows with their start, if `moments` hold that.
     """
-    remove_parallel(gradients, params["W_dec"])
+    remove_parallel(gradients, params)
     if config.clip is not None:
         clip_each(gradients, config.clip)
     stop = 0
@@ -48,7 +50,7 @@ def update_each(
         )
     for own in moments.values():
         own["step"].add_(1)
-    to_unit_rows(params["W_dec"])
+    constrain_decoder(params, moments, min_cosine)
 
 
 def clip_each(gradients: Mapping[str, Tensor], limit: float) -> None:

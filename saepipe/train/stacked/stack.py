@@ -183,7 +183,8 @@ class Stack:
         total = torch.stack(list(losses.weighted.values())).sum()
         gradients = dict(zip(params, torch.autograd.grad(total, list(params.values())), strict=True))
         rates = list(zip(self._stretches(), inputs.lrs, strict=True))
-        update_each(params, gradients, state.moments, rates, self.first.config.optimizer)
+        config = self.first.config
+        update_each(params, gradients, state.moments, rates, config.optimizer, config.freeze_cosine)
         with torch.no_grad():
             count_silence(state.tokens_since_fired, losses.encoded_sum, inputs.x.shape[-2])
             overwrite(state.states, losses.states)

@@ -1,14 +1,18 @@
 """Dead latents: how they are counted, and how they are resampled.
 
 Resampling (Bricken et al. 2023): a dead latent takes the direction of a badly reconstructed token, its encoder column
-becomes short, its bias and threshold return to their initial values, and its optimiser moments to 0.
+becomes short, its bias and threshold return to their initial values, and its optimiser moments to 0. A frozen part is
+left as it is, and a soft-frozen decoder row turns as far as it may.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from saepipe.train.freeze import keep_near_start
 from saepipe.train.sae.base import PER_CHANNEL
 from saepipe.train.sae.transcoder import skipped, split_rows
 from saepipe.train.seeds import generator
@@ -70,18 +74,32 @@ def resample(recipe: Recipe, state: TrainState, rows: Tensor) -> int:
     read = written
     if recipe.target is not None:
         read = torch.nn.functional.normalize(x[tokens] - state.buffers["b_in"], dim=1)
-    lengths = torch.linalg.vector_norm(params["W_enc"], dim=0)
+    lengths = torch.linalg.vector_norm(state.all_params["W_enc"], dim=0)
     length = ENCODER_SHARE * (lengths[~dead].mean() if not dead.all() else lengths.mean())
-    params["W_dec"][latents] = written
-    params["W_enc"][:, latents] = length * read.T
-    initial = initial_params(recipe)
-    per_latent = [name for name, value in params.items() if value.dim() == 1 and name not in PER_CHANNEL]
-    for name in per_latent:  # biases, and what else an architecture has per latent, such as its threshold
-        params[name][latents] = initial[name].to(x.device)[latents]
-    for name in ("W_dec", *per_latent):
-        for moment in ("exp_avg", "exp_avg_sq"):
-            state.moments[name][moment][latents] = 0
-    for moment in ("exp_avg", "exp_avg_sq"):
-        state.moments["W_enc"][moment][:, latents] = 0
+    replace_latents(recipe, state, latents, {"W_dec": written, "W_enc": length * read})
     state.tokens_since_fired[latents] = 0
     return num_new
+
+
+def replace_latents(recipe: Recipe, state: TrainState, latents: Tensor, rows: Mapping[str, Tensor]) -> None:
+    """Gives latents new weights, their initial biases and thresholds, and moments of 0; what is frozen stays.
+
+    Args:
+        recipe: of the run.
+        state: changed in place.
+        latents: (num_latents,) indices.
+        rows: W_dec (num_latents, d_out) of unit norm, and W_enc (num_latents, d_in), a row per latent.
+    """
+    initial = initial_params(recipe)
+    for name, value in state.params.items():
+        if name in rows:
+            new = rows[name]
+        elif value.dim() == 1 and name not in PER_CHANNEL:  # biases, and an architecture's thresholds
+            new = initial[name].to(value.device)[latents]
+        else:
+            continue
+        moments = state.moments[name]
+        if "start" in moments:
+            keep_near_start(new, moments["start"][latents], recipe.config.freeze_cosine)
+        for tensor, replacement in ((value, new), (moments["exp_avg"], 0.0), (moments["exp_avg_sq"], 0.0)):
+            (tensor.T if name == "W_enc" else tensor)[latents] = replacement

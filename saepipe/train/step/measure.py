@@ -66,7 +66,7 @@ def projected_gradient(term: Tensor, params: Params) -> list[Tensor]:
         return list(zeros.values())
     partials = torch.autograd.grad(term, list(params.values()), retain_graph=True, allow_unused=True)
     gradients = {name: zeros[name] if g is None else g for name, g in zip(params, partials, strict=True)}
-    remove_parallel(gradients, params["W_dec"])
+    remove_parallel(gradients, params)
     return list(gradients.values())
 
 

@@ -9,10 +9,14 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from saepipe.train.config_sections import OptimizerConfig, SkipConfig
+from saepipe.train.freeze import keep_near_start
 from saepipe.train.sae.base import Params
 
 Moments = dict[str, dict[str, Tensor]]
-"""Adam's state by parameter: exp_avg and exp_avg_sq (the parameter's shape), and step (), float32."""
+"""Adam's state by parameter: exp_avg and exp_avg_sq (the parameter's shape), and step (), float32.
+
+With `freeze: soft_decoder`, W_dec has `start` too, the rows (d_sae, d_out) that it must stay near.
+"""
 
 
 def initial_moments(params: Params) -> Moments:
@@ -27,22 +31,32 @@ def initial_moments(params: Params) -> Moments:
     }
 
 
-def remove_parallel(gradients: Mapping[str, Tensor], W_dec: Tensor) -> None:
+def remove_parallel(gradients: Mapping[str, Tensor], params: Params) -> None:
     """Removes from W_dec's gradient, in place, the part along each row: g_i - (g_i . d_i) d_i.
 
     Args:
         gradients: by parameter; only W_dec (..., d_sae, d_out) changes.
-        W_dec: (..., d_sae, d_out), rows d_i of unit norm along d_out.
+        params: those that are trained; rows d_i of W_dec, if it is among them, have unit norm along d_out.
     """
-    gradient = gradients["W_dec"]
-    along = torch.einsum("...i,...i->...", gradient, W_dec.detach())  # unlike vecdot it makes no array of products
-    gradient.addcmul_(W_dec.detach(), along.unsqueeze(-1), value=-1)
+    if "W_dec" not in params:
+        return
+    gradient, W_dec = gradients["W_dec"], params["W_dec"].detach()
+    along = torch.einsum("...i,...i->...", gradient, W_dec)  # unlike vecdot it makes no array of products
+    gradient.addcmul_(W_dec, along.unsqueeze(-1), value=-1)
 
 
 @torch.no_grad()
-def to_unit_rows(W_dec: Tensor) -> None:
-    """Scales the rows of W_dec (..., d_sae, d_in), in place, to unit norm along d_in."""
+def constrain_decoder(params: Params, moments: Moments, min_cosine: float) -> None:
+    """Scales the rows of W_dec (..., d_sae, d_out), if it is trained, to unit norm along d_out; changes it in place.
+
+    If `moments` hold their start, they are then turned back to a cosine of at least `min_cosine` with it.
+    """
+    if "W_dec" not in params:
+        return
+    W_dec = params["W_dec"]
     W_dec.div_(torch.linalg.vector_norm(W_dec, dim=-1, keepdim=True))
+    if "start" in moments["W_dec"]:
+        keep_near_start(W_dec, moments["W_dec"]["start"], min_cosine)
 
 
 def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
@@ -120,9 +134,10 @@ def update(
     lr: float | Tensor,
     config: OptimizerConfig,
     skip: SkipConfig | None = None,
+    min_cosine: float = 0.0,
 ) -> None:
-    """Makes one step: projects, clips the norm of the whole gradient, applies Adam, rescales rows to unit norm."""
-    remove_parallel(gradients, params["W_dec"])
+    """Makes one step: projects, clips the norm of the whole gradient, applies Adam, constrains the decoder's rows."""
+    remove_parallel(gradients, params)
     gradients = {name: laid_out_like(value, gradients[name]) for name, value in params.items()}
     divisor = None
     if config.clip is not None:
@@ -130,4 +145,5 @@ def update(
     decay_skip(params, lr, skip)
     for group, rate in groups(params, lr, skip):
         adam_step(group, gradients, moments, rate, config, divisor)
-    to_unit_rows(params["W_dec"])  # Adam's momentum is not quite tangent, so the rows drift a little at each step
+    # Adam's momentum is not quite tangent, so the rows drift a little at each step.
+    constrain_decoder(params, moments, min_cosine)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.config import TrainConfig
+from saepipe.train.freeze import frozen_names
 from saepipe.train.penalties.base import State
 from saepipe.train.sae import crosscoder
 from saepipe.train.sae.base import Params
@@ -114,7 +115,7 @@ class TrainState:
 
     step: int  # steps done
     params: Params  # float32 leaves that require a gradient
-    buffers: Params  # parameters of the architecture that no gradient trains
+    buffers: Params  # parameters that no gradient trains: those of the architecture, and what is frozen
     moments: Moments  # of Adam
     tokens_since_fired: Tensor  # (d_sae,) int64
     states: dict[str, State]  # of penalties and transforms, by label
@@ -144,8 +145,12 @@ def fresh_state(recipe: Recipe, params: Params) -> TrainState:
     """Returns the state at step 0 from given parameters (on any device)."""
     config, device = recipe.config, recipe.device
     copies = {name: value.to(device, copy=True) for name, value in params.items()}
-    buffers = {name: copies.pop(name) for name in sorted((config.sae.buffers | BUFFERS) & copies.keys())}
+    untrained = config.sae.buffers | BUFFERS | frozen_names(config.freeze)
+    buffers = {name: copies.pop(name) for name in sorted(untrained & copies.keys())}
     leaves = {name: value.requires_grad_() for name, value in copies.items()}
+    moments = initial_moments(leaves)
+    if config.freeze == "soft_decoder":
+        moments["W_dec"]["start"] = leaves["W_dec"].detach().clone()
     d_sae = config.sae.d_sae
     states = {
         label: {name: tensor.to(device) for name, tensor in component.init_state(recipe.d_in, d_sae).items()}
@@ -160,7 +165,7 @@ def fresh_state(recipe: Recipe, params: Params) -> TrainState:
         step=0,
         params=leaves,
         buffers=buffers,
-        moments=initial_moments(leaves),
+        moments=moments,
         tokens_since_fired=torch.zeros(d_sae, dtype=torch.int64, device=device),
         states=states,
         steered=steered,

@@ -70,10 +70,10 @@ def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, 
         factors: `Loss.factors`.
         lr: learning rate.
     """
-    params, optimizer = state.params, recipe.config.optimizer
+    params, config = state.params, recipe.config
     gradients = dict(zip(params, loss.gradients(params, factors), strict=True))
     state.steered = steer(recipe, state.step, loss, state.steered)  # before the update: it may read statistics
-    update(params, gradients, state.moments, lr, optimizer, recipe.config.skip_settings)
+    update(params, gradients, state.moments, lr, config.optimizer, config.skip_settings, config.freeze_cosine)
     count_silence(state.tokens_since_fired, loss.encoded_sum, len(loss.ctx.x))
     state.states = loss.states
     with torch.no_grad():

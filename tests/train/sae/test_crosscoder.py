@@ -90,6 +90,17 @@ def test_sparse_steps_are_dense_ones(make: Make, cache: Path, sparse_steps: str)
         torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("freeze", ["decoder", "encoder", "soft_decoder"])
+def test_a_part_of_a_crosscoder_can_be_frozen(make: Make, tmp_path: Path, freeze: str) -> None:
+    settings = make(sae={"name": "topk", "d_sae": D_SAE, "k": 4}, penalties=[], freeze=freeze)
+    (planned,), (run,) = plan_runs(settings, tmp_path), train(settings, tmp_path)
+    recipe, after = planned.recipe, load(run)
+    assert recipe.scales is not None
+    before = in_raw_units(recipe.config.sae, initial_params(recipe), recipe.widths, recipe.scales)
+    kept = [name for name in ("W_enc", "W_dec") if torch.equal(getattr(after, name).detach(), before[name])]
+    assert kept == {"decoder": ["W_dec"], "encoder": ["W_enc"]}.get(freeze, [])
+
+
 @pytest.mark.parametrize("name", sorted({*ARCHITECTURES} - {"gated"}))
 def test_raw_units_leave_the_function_as_it_is(name: str) -> None:
     sae = Architecture.member(name).parse({"name": name, "d_sae": D_SAE, **ARCHITECTURES[name]})

@@ -37,6 +37,7 @@ K: dict[str, dict[str, Any]] = {name: {"k": 4} for name in ("topk", "batch_topk"
 CPU = torch.device("cpu")
 
 Make = Callable[..., TrainConfig]
+TOPK = {"name": "topk", "d_sae": 40, "k": 4}
 SPARSE = ("batch_topk", "gated", "jumprelu", "matryoshka_batch_topk", "relu", "topk")
 
 
@@ -139,6 +140,19 @@ def test_sparse_steps_are_dense_ones(make: Make, name: str) -> None:
         ends.append(state.params)
     for key, value in ends[0].items():
         torch.testing.assert_close(value, ends[1][key], rtol=1e-3, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.parametrize("freeze", ["decoder", "encoder", "soft_decoder"])
+def test_a_part_of_a_transcoder_can_be_frozen(make: Make, tmp_path: Path, freeze: str) -> None:
+    """Its encoder has another width than its decoder; the skip is trained beside it."""
+    settings = make(sae=TOPK, penalties=[], skip=True, freeze=freeze)
+    (planned,), (run,) = plan_runs(settings, tmp_path), train(settings, tmp_path)
+    before, after = initial_params(planned.recipe), load(run)
+    moved = after.W_enc * planned.recipe.target.scale / planned.recipe.scale - before["W_enc"]  # type: ignore[union-attr]
+    assert (moved.abs().max() < 1e-6) == (freeze == "encoder")
+    assert torch.equal(after.W_dec, before["W_dec"]) == (freeze == "decoder")
+    assert after.W_skip is not None
+    assert after.W_skip.any()
 
 
 def test_the_skip_learns_as_by_adamw_at_its_own_rate(make: Make) -> None:

@@ -39,6 +39,13 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
         {"sae": {"name": "jumprelu", "d_sae": 40}, "penalties": [{"name": "l0", "weight": STEERED}]} for _ in WEIGHTS
     ],
     "batch_topk, a buffer": [{"sae": {"name": "batch_topk", "d_sae": 40, "k": 4}, "penalties": []} for _ in WEIGHTS],
+    "a frozen decoder": [
+        {"penalties": [L1, {"name": "ortsae", "weight": weight}], "freeze": "decoder"} for weight in WEIGHTS
+    ],
+    "a frozen encoder": [{**TOPK, "optimizer": {"lr": lr}, "freeze": "encoder"} for lr in LRS],
+    "a soft-frozen decoder": [
+        {**TOPK, "optimizer": {"lr": lr}, "freeze": "soft_decoder", "freeze_cosine": 0.99} for lr in LRS
+    ],
     "two penalties with states, one that samples": [
         {"penalties": [L1, {"name": "c2r", "weight": weight}, {"name": "random_pairs", "weight": weight}]}
         for weight in WEIGHTS

@@ -30,7 +30,7 @@ def gradients(loss: Tensor, params: Params) -> dict[str, Tensor]:
     """Returns the gradients of all parameters, without the part of W_dec's that is parallel to its rows."""
     partials = torch.autograd.grad(loss, list(params.values()), retain_graph=True)
     named = dict(zip(params, partials, strict=True))
-    remove_parallel(named, params["W_dec"])
+    remove_parallel(named, params)
     return named
 
 

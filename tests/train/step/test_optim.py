@@ -18,7 +18,7 @@ def random_gradients(params: Params, seed: int) -> dict[str, torch.Tensor]:
 def test_the_projected_gradient_is_orthogonal_to_each_decoder_row(params: Params) -> None:
     gradients = random_gradients(params, 0)
     before = gradients["W_dec"].clone()
-    remove_parallel(gradients, params["W_dec"])
+    remove_parallel(gradients, params)
     W_dec = params["W_dec"].detach()
     assert torch.einsum("ij,ij->i", gradients["W_dec"], W_dec).abs().max() < 1e-12
     removed = before - gradients["W_dec"]  # each row is a multiple of the decoder row
