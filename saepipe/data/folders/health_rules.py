@@ -42,6 +42,7 @@ _RULES = (
     Rule("H18", "unmatched L0", "Two variants differ in L0 by more than 5 %, so their figures do not compare."),
     Rule("H19", "schedule longer than the run", "A schedule ends after the last step."),
     Rule("H21", "failing component", "An architecture, penalty or transform raises an error.", unusable=True),
+    Rule("H22", "matched by a control", "An improvement that a frozen or placebo control of the variant reaches too."),
 )
 
 RULES = {rule.id: rule for rule in _RULES}

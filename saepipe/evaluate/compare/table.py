@@ -16,6 +16,7 @@ from saepipe.data.errors import MachineError
 from saepipe.data.folders.run_folders import first_run, run_folders
 from saepipe.data.terminal.display import html_table
 from saepipe.evaluate.compare.checks import check_matched_l0
+from saepipe.evaluate.compare.controls import with_controls
 from saepipe.evaluate.compare.notes import Note, notes_on
 from saepipe.evaluate.compare.sweeps import method_key, read_at_common_l0
 from saepipe.evaluate.compare.terminal import text
@@ -70,7 +71,8 @@ class Table:
         """Returns the table for people, as a notebook shows it: the short columns, the verdicts and the notes."""
         columns = self.short_columns
         table = html_table([self.columns[at] for at in columns], ([row[at] for at in columns] for row in self.rows))
-        sentences = "".join(f"<li>{escape(str(line))}</li>" for line in (*self.verdicts, *self.notes))
+        controls = [test for verdict in self.verdicts for test in verdict.controls]
+        sentences = "".join(f"<li>{escape(str(line))}</li>" for line in (*self.verdicts, *controls, *self.notes))
         return f"{table}<ul>{sentences}</ul>"
 
     def to_json(self) -> str:
@@ -211,7 +213,7 @@ def _with_unique_labels(rows: Sequence[Row]) -> list[Row]:
 def _judge(rows: Sequence[Row], figures: Figures) -> tuple[list[Verdict], list[Note]]:
     """Returns verdicts on every variant but the baseline (the first) and on every sweep, and their caveats."""
     baseline, *others = by_variant(rows)
-    verdicts = [verdict(variant, baseline, figures) for variant in others]
+    verdicts = with_controls([verdict(variant, baseline, figures) for variant in others], others, figures)
     unmatched = [variant for variant in others if check_matched_l0(variant, baseline)]
     sweeps, caveats = _judge_sweeps([baseline, *others], unmatched, figures)
     verdicts += sweeps

@@ -52,6 +52,7 @@ def render(table: Comparison, fits: Fits, *, seeds: bool = False, settings: bool
         yield f"\n{verdict}"
         if verdict.may_judge:
             yield render_changes(verdict, table)
+            yield from map(str, verdict.controls)
     if seeds:
         yield from render_runs(table, fits)
     if settings:

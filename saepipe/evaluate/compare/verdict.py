@@ -9,6 +9,7 @@ from typing import Any
 from saepipe.data.folders.health import Finding, errors
 from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.checks import CORE, check_matched_l0, check_same_data
+from saepipe.evaluate.compare.controlled_claim import ControlledClaim
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT, Change, Sides, changes
 from saepipe.evaluate.compare.sweeps import AtCommonL0
 from saepipe.evaluate.figure_specs import FigureSpec
@@ -40,9 +41,11 @@ class Verdict:
     """Number of pairs: seeds that both sides have."""
     changes: tuple[Change, ...] = ()
     findings: tuple[Finding, ...] = ()
-    """Findings of H17: claims that the runs do not support."""
+    """Findings of H17 and H22: claims that the runs do not support."""
     l0: float | None = None
     """Common L0 at which two sweeps were read; None for a variant."""
+    controls: tuple[ControlledClaim, ...] = ()
+    """Tests of the claims in `changes` against the variant's controls, if these are among the compared runs."""
 
     @property
     def forbidden_by(self) -> tuple[Finding, ...]:
@@ -95,6 +98,7 @@ class Verdict:
             "findings": [asdict(finding) for finding in self.findings],
             "text": str(self),
             "changes": [change.to_dict() for change in self.changes],
+            "controls": [test.to_dict() for test in self.controls],
         }
 
 

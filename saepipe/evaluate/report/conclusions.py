@@ -83,7 +83,15 @@ def _outcome(verdict: Verdict, story: Story, *, primary: bool) -> str:
     by_word: dict[str, list[str]] = {}
     for change in changes:
         by_word.setdefault(_words(change), []).append(change.shown.label)
-    return ", ".join(f"{words} in {listed(labels)}" for words, labels in by_word.items()) or "not measured"
+    words = ", ".join(f"{words} in {listed(labels)}" for words, labels in by_word.items()) or "not measured"
+    return f"{words}{_matched(verdict)}"
+
+
+def _matched(verdict: Verdict) -> str:
+    """Returns which of the improvements a control reaches too, in words; may be empty."""
+    keys = {finding.about for finding in verdict.findings if finding.rule == "H22"}
+    labels = [change.shown.label for change in verdict.changes if change.key in keys]
+    return f" (matched by a control in {listed(labels)})" if labels else ""
 
 
 def _counts(change: Change, story: Story) -> bool:

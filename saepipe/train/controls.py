@@ -1,0 +1,107 @@
+"""Controls of a variant: its config with a part frozen, or with random pairs in place of those that a penalty selects.
+
+A claim about a variant means little if a control of it, at the same L0, reaches as much (arXiv 2602.14111).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from saepipe.data.errors import ConfigError
+from saepipe.train.config import TrainConfig, labels
+from saepipe.train.freeze import Freeze
+from saepipe.train.penalties.base import Penalty
+
+Control = Literal["frozen_decoder", "frozen_encoder", "soft_decoder", "random_pairs"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+
+PLACEBO = "random_pairs"
+FREEZES: Mapping[Freeze, Control] = {
+    "decoder": "frozen_decoder",
+    "encoder": "frozen_encoder",
+    "soft_decoder": "soft_decoder",
+}
+
+MARGINS = {"topk_orthogonality": "tau"}
+"""Settings that play the part of `margin`, by penalty."""
+
+_BESIDE = frozenset({"seed", "data_seed", "freeze", "freeze_cosine", "penalties", "plugin_sources"})
+"""Keys of an identity that are compared by themselves, or not at all."""
+
+
+def control_config(config: TrainConfig, control: Control, num_pairs: Mapping[str, float] | None = None) -> TrainConfig:
+    """Returns the config of a variant's control; arguments and errors as for `control_overrides`."""
+    return TrainConfig.parse(config.to_dict() | control_overrides(config, control, num_pairs), source=control)
+
+
+def control_overrides(
+    config: TrainConfig, control: Control, num_pairs: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Returns the keys in which a control differs from its variant, as overrides of `variants:`.
+
+    `random_pairs` replaces every penalty that selects pairs; weight, warm-up and margin stay.
+
+    Args:
+        config: of the variant.
+        control: its kind.
+        num_pairs: pairs that a run of the variant selected, by the penalty's label, as the `audit` of its health.json
+            has them; None: as many as the penalties' settings allow.
+
+    Raises:
+        ConfigError: if the variant is frozen already, or selects no pairs.
+    """
+    if control == PLACEBO:
+        return {"penalties": _with_random_pairs(config, num_pairs or {})}
+    if config.freeze:
+        raise ConfigError(f"{control}: the variant is a control itself (freeze: {config.freeze})", hint="drop one")
+    return {"freeze": next(freeze for freeze, name in FREEZES.items() if name == control)}
+
+
+def _with_random_pairs(config: TrainConfig, num_pairs: Mapping[str, float]) -> list[dict[str, Any]]:
+    d_sae, penalties = config.sae.d_sae, []
+    for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
+        most = most_pairs(penalty, d_sae)
+        penalties.append(penalty.to_dict() if most is None else _placebo(penalty, num_pairs.get(label, most) / d_sae))
+    if penalties == [penalty.to_dict() for penalty in config.penalties]:
+        names = ", ".join(penalty.name for penalty in config.penalties) or "none"
+        raise ConfigError(
+            f"{PLACEBO}: no penalty of the variant selects pairs (penalties: {names})",
+            hint="it is the control of ortsae, topk_orthogonality, absorption and c2r; use frozen_decoder",
+        )
+    return penalties
+
+
+def most_pairs(penalty: Penalty, d_sae: int) -> int | None:
+    """Returns how many pairs a penalty can select at once; None if it selects none, or all, or draws them at random."""
+    if penalty.name == PLACEBO or "num_pairs" not in penalty.statistics:
+        return None
+    state = penalty.init_state(1, d_sae)
+    return len(state["chosen"]) if "chosen" in state else None
+
+
+def _placebo(penalty: Penalty, per_latent: float) -> dict[str, Any]:
+    """Returns random pairs as many and as strong as a penalty's, at least one per latent."""
+    plain = penalty.to_dict()
+    margin = plain.get(MARGINS.get(penalty.name, "margin"), 0.0)
+    kept = {"weight": plain["weight"], "warmup": plain["warmup"], "margin": margin}
+    return {"name": PLACEBO, **kept, "pairs_per_latent": max(1, round(per_latent))}
+
+
+def recognised_control(run: Mapping[str, Any], variant: Mapping[str, Any]) -> Control | None:
+    """Returns which control of a variant a run is, by both identities (`Run.settings`) but for seeds; None if none."""
+    same = [{key: value for key, value in each.items() if key not in _BESIDE} for each in (run, variant)]
+    ours, theirs = run.get("penalties", []), variant.get("penalties", [])
+    if same[0] != same[1] or len(ours) != len(theirs):
+        return None
+    changed = [(a, b) for a, b in zip(ours, theirs, strict=True) if a != b]
+    freezes = run.get("freeze"), variant.get("freeze")
+    if freezes[0] and not freezes[1] and not changed:
+        return FREEZES[freezes[0]]
+    return PLACEBO if freezes[0] == freezes[1] and changed and all(_is_placebo(*each) for each in changed) else None
+
+
+def _is_placebo(penalty: Mapping[str, Any], of: Mapping[str, Any]) -> bool:
+    """Returns whether a penalty is random pairs of the same weight in place of another one; both are plain data."""
+    strengths = [(each.get("weight"), each.get("warmup")) for each in (penalty, of)]
+    return penalty["name"] == PLACEBO != of["name"] and strengths[0] == strengths[1]
