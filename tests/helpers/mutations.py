@@ -179,6 +179,22 @@ def evaluated(*variances: float | None, clean: float = 3.0, **config: Any) -> Ca
     return inject
 
 
+def with_a_control_as_good(world: World) -> list[str]:
+    """Compares a variant that gains 0.1 with a baseline and with its own frozen arm, which gains as much."""
+    sides: dict[str, tuple[dict[str, Any], tuple[float, float, float]]] = {
+        "weight-1": ({}, (0.8, 0.8, 0.8)),
+        "weight-2": ({}, (0.9, 0.901, 0.902)),
+        "weight-2-frozen": ({"freeze": "decoder"}, (0.902, 0.9, 0.901)),
+    }
+    runs = []
+    for name, (changes, variances) in sides.items():
+        for seed, variance in enumerate(variances):
+            weight = {"penalties": [{"name": "l1", "weight": float(name[7])}]}
+            run = write_run(world.folder / name / f"seed-{seed}", **weight, **changes)
+            runs.append(write_result(run, {"l0": 4.0, "explained_variance": variance}))
+    return list(map(str, compare(runs, baseline=runs[0]).notes))
+
+
 def with_a_stale_result(world: World) -> list[str]:
     return compared(edit=lambda result: result["saepipe"]["fingerprints"].update(run="0" * 64))(world)
 
@@ -327,5 +343,11 @@ MUTATIONS = (
         "a penalty that raises an error in step 120",
         "fault_raises raised ValueError: no such pair at ",
         changed(penalties=[{"name": "fault_raises", "weight": 1}]),
+    ),
+    Mutation(
+        "H22",
+        "a gain of 0.1 that the variant's frozen decoder has too",
+        "explained variance is better than the baseline's, but so is that of the control weight-2-frozen",
+        with_a_control_as_good,
     ),
 )
