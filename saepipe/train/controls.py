@@ -6,7 +6,7 @@ A claim about a variant means little if a control of it, at the same L0, reaches
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig, labels
@@ -16,7 +16,7 @@ from saepipe.train.penalties.base import Penalty
 Control = Literal["frozen_decoder", "frozen_encoder", "soft_decoder", "random_pairs"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 
-PLACEBO = "random_pairs"
+PLACEBO: Final = "random_pairs"
 FREEZES: Mapping[Freeze, Control] = {
     "decoder": "frozen_decoder",
     "encoder": "frozen_encoder",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from helpers.killed_training import KillAfter, Killed
+from helpers.steps_to_capture import sae
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import read_manifest
 from saepipe.data.folders.health import Finding, Health
 from saepipe.train.captured import runners
-from saepipe.train.config import TrainConfig
+from saepipe.train.config import NEED_AN_ENCODER, TrainConfig
 from saepipe.train.freeze import keep_near_start
 from saepipe.train.health.dry_step import dry_step
 from saepipe.train.health.finished import check_finished
@@ -40,6 +42,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "stacked": {"exact": False},
     "captured": {"compile": "inductor", "exact": False},
 }
+SAES = ("batch_topk", "gated", "jumprelu", "matryoshka_batch_topk", "relu", "topk")
 NEAR = 0.96
 """Least cosine at which 20 steps turn some rows as far as they may go."""
 
@@ -93,11 +96,14 @@ def test_a_killed_run_is_resumed_bit_for_bit(config: Make, tmp_path: Path, freez
         assert (ends[0]["W_dec"] * start["W_dec"]).sum(1).min() > 0.8 - 1e-5
 
 
-@pytest.mark.parametrize("freeze", FROZEN)
-def test_sparse_steps_are_dense_ones(config: Make, freeze: str) -> None:
+@pytest.mark.parametrize(
+    ("freeze", "name"), sorted({*product(FROZEN, SAES)} - {*product(["encoder"], NEED_AN_ENCODER)})
+)
+def test_sparse_steps_are_dense_ones(config: Make, freeze: str, name: str) -> None:
+    settings = {"sae": sae(name), "penalties": [{"name": "auxk"}], "freeze": freeze, "screen": "never"}
     ends = []
     for sparse_steps in ("never", "always"):
-        recipe, state = begun(config(**TOPK, freeze=freeze, sparse_steps=sparse_steps, screen="never"))
+        recipe, state = begun(config(**settings, sparse_steps=sparse_steps))
         for seed in range(10):
             train_step(recipe, state, torch.randn(17, 24, generator=torch.Generator().manual_seed(seed)))
         ends.append({name: value.detach() for name, value in state.all_params.items()})

@@ -46,7 +46,7 @@ class ControlledClaim:
             return f"{claim}, and than that of its control {name} too {self._numbers}"
         matched = "so is that of" if self.outcome == "matched" else "not than that of"
         rule = ", H22" if self._is_unearned else ""
-        return f"{claim}, but {matched} its control {name}: between the two it is {word} {self._numbers}{rule}"
+        return f"{claim}, but {matched} its control {name}; against that it is {word} {self._numbers}{rule}"
 
     @property
     def _numbers(self) -> str:

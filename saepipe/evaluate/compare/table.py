@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from saepipe.data.errors import MachineError
 from saepipe.data.folders.run_folders import first_run, run_folders
 from saepipe.data.terminal.display import html_table
+from saepipe.evaluate.compare.against_controls import with_controls
 from saepipe.evaluate.compare.checks import check_matched_l0
-from saepipe.evaluate.compare.controls import with_controls
 from saepipe.evaluate.compare.notes import Note, notes_on
 from saepipe.evaluate.compare.sweeps import method_key, read_at_common_l0
 from saepipe.evaluate.compare.terminal import text

@@ -117,12 +117,13 @@ def variants_of(rows: Sequence[Row]) -> list[Variant]:
 
 
 def _terms(row: Row) -> str:
-    """Returns the names of the penalties with a weight and of the transforms."""
+    """Returns the names of the penalties with a weight and of the transforms, and which part is frozen."""
     config = row.run.trained
     if config is None:
         return f"imported from {row.run.settings['imported'].partition(':')[0]}"
     weighted = [penalty["name"] for penalty in config.penalties if penalty.get("weight", 1) != 0]
-    return " + ".join([*weighted, *(transform["name"] for transform in config.transforms)]) or "no penalty"
+    terms = " + ".join([*weighted, *(transform["name"] for transform in config.transforms)]) or "no penalty"
+    return f"{terms}, {freeze} frozen" if (freeze := row.settings.get("freeze")) else terms
 
 
 def _architecture(row: Row) -> str:

@@ -83,12 +83,13 @@ def test_a_claim_that_a_control_matches_is_found(compared: Compared) -> None:
     table = compared({"base": 0.8, "new": 0.9, "new-frozen": 0.9, "new-soft": 0.95, "new-random": 0.8})
     assert outcomes(table) == {"frozen_decoder": "matched", "soft_decoder": "matched", "random_pairs": "holds"}
     assert rules(table) == ["H22", "H22"]
+    assert [variant.penalty for variant in table.variants[1:3]] == ["l1 + ortsae", "l1 + ortsae, decoder frozen"]
     verdict = verdict_on(table, "new")
     change = next(change for change in verdict.changes if change.key == "explained_variance")
     assert change.word == "better"  # the word is about the baseline alone
     frozen, soft = (str(next(test for test in verdict.controls if test.control == f"new-{name}")) for name in FROZEN)
-    assert "but so is that of its control new-frozen (frozen_decoder): between the two it is within noise" in frozen
-    assert "its control new-soft (soft_decoder): between the two it is worse (difference -0.05" in soft
+    assert "but so is that of its control new-frozen (frozen_decoder); against that it is within noise" in frozen
+    assert "its control new-soft (soft_decoder); against that it is worse (difference -0.05" in soft
     assert frozen.endswith(", H22")
     assert any("new against base: H22 warning (matched by a control)" in str(note) for note in table.notes)
     plain = table.to_dict()["verdicts"][0]["controls"][0]
