@@ -22,7 +22,8 @@ from saepipe.evaluate.run import evaluate
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 from saepipe.train.config import TrainConfig
-from saepipe.train.controls import Control, control_overrides
+from saepipe.train.control_kinds import Control
+from saepipe.train.controls import control_overrides
 from saepipe.train.run import train
 
 CLAIM = "On the toy, what training the decoder, or the encoder, adds to the figures of a TopK SAE"

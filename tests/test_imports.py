@@ -45,7 +45,7 @@ FLOORS = {
     ),
     "train": (
         "answers config_sections freeze health_config kernels schedule seeds trackers",
-        "pairs sae setting stored_config",
+        "control_kinds pairs sae setting stored_config",
         "formats penalties transforms",
         "config",
         "controls step variants",

@@ -6,28 +6,15 @@ A claim about a variant means little if a control of it, at the same L0, reaches
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args
+from typing import Any
 
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig, labels
-from saepipe.train.freeze import Freeze
+from saepipe.train.control_kinds import FREEZES, PLACEBO, Control
 from saepipe.train.penalties.base import Penalty
-
-Control = Literal["frozen_decoder", "frozen_encoder", "soft_decoder", "random_pairs"]
-CONTROLS: tuple[Control, ...] = get_args(Control)
-
-PLACEBO: Final = "random_pairs"
-FREEZES: Mapping[Freeze, Control] = {
-    "decoder": "frozen_decoder",
-    "encoder": "frozen_encoder",
-    "soft_decoder": "soft_decoder",
-}
 
 MARGINS = {"topk_orthogonality": "tau"}
 """Settings that play the part of `margin`, by penalty."""
-
-_BESIDE = frozenset({"seed", "data_seed", "freeze", "freeze_cosine", "penalties", "plugin_sources"})
-"""Keys of an identity that are compared by themselves, or not at all."""
 
 
 def control_config(config: TrainConfig, control: Control, num_pairs: Mapping[str, float] | None = None) -> TrainConfig:
@@ -86,22 +73,3 @@ def _placebo(penalty: Penalty, per_latent: float) -> dict[str, Any]:
     margin = plain.get(MARGINS.get(penalty.name, "margin"), 0.0)
     kept = {"weight": plain["weight"], "warmup": plain["warmup"], "margin": margin}
     return {"name": PLACEBO, **kept, "pairs_per_latent": max(1, round(per_latent))}
-
-
-def recognised_control(run: Mapping[str, Any], variant: Mapping[str, Any]) -> Control | None:
-    """Returns which control of a variant a run is, by both identities (`Run.settings`) but for seeds; None if none."""
-    same = [{key: value for key, value in each.items() if key not in _BESIDE} for each in (run, variant)]
-    ours, theirs = run.get("penalties", []), variant.get("penalties", [])
-    if same[0] != same[1] or len(ours) != len(theirs):
-        return None
-    changed = [(a, b) for a, b in zip(ours, theirs, strict=True) if a != b]
-    freezes = run.get("freeze"), variant.get("freeze")
-    if freezes[0] and not freezes[1] and not changed:
-        return FREEZES[freezes[0]]
-    return PLACEBO if freezes[0] == freezes[1] and changed and all(_is_placebo(*each) for each in changed) else None
-
-
-def _is_placebo(penalty: Mapping[str, Any], of: Mapping[str, Any]) -> bool:
-    """Returns whether a penalty is random pairs of the same weight in place of another one; both are plain data."""
-    strengths = [(each.get("weight"), each.get("warmup")) for each in (penalty, of)]
-    return penalty["name"] == PLACEBO != of["name"] and strengths[0] == strengths[1]

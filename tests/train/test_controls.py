@@ -1,4 +1,4 @@
-"""Controls: their configs, and how they are recognised from configs alone."""
+"""Configs of controls: what they share with their variant, and which are refused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
-from saepipe.train.controls import CONTROLS, control_config, control_overrides, recognised_control
-from saepipe.train.run import train
-from saepipe.train.rundir.finished_run import open_run
+from saepipe.train.controls import control_config
 
 Make = Callable[..., TrainConfig]
 L1 = {"name": "l1", "weight": 0.3}
@@ -82,25 +79,3 @@ def test_a_control_that_would_show_nothing_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         control_config(config(**changes), control)
-
-
-def test_controls_are_recognised_by_their_configs(config: Make, tmp_path: Any) -> None:
-    """From finished runs, of another seed and with another number of pairs; and never the other way round."""
-    variant = config(sae=TOPK, penalties=[{"name": "auxk"}, ORTSAE])
-    named = {control: control_overrides(variant, control) for control in CONTROLS}
-    others = {"variant": {}, "weaker": {"penalties.1.weight": 1.0}, "wider": {"sae.d_sae": 60, "freeze": "decoder"}}
-    overrides = [{"name": name, **keys} for name, keys in (others | named).items()]
-    study = TrainConfig.parse(variant.to_dict() | {"variants": overrides, "steps": 2, "seeds": [0]})
-    runs = {path.parent.name: open_run(path).settings for path in train(study, tmp_path)}
-    assert {name: recognised_control(run, runs["variant"]) for name, run in runs.items()} == {
-        **dict.fromkeys(others),
-        **{control: control for control in CONTROLS},
-    }
-    assert [recognised_control(runs["variant"], run) for run in runs.values()] == [None] * len(runs)
-    many = control_config(variant, "random_pairs", {"ortsae": 400.0}).resolved(
-        hook=runs["variant"]["hook"], num_rows=9, device=torch.device("cpu")
-    )
-    changed = many.identity() | {"seed": 7, "steps": 2, "dead": runs["variant"]["dead"]}
-    assert recognised_control(changed, runs["variant"]) == "random_pairs"
-    stronger = changed | {"penalties": [changed["penalties"][0], {**changed["penalties"][1], "weight": 3.0}]}
-    assert recognised_control(stronger, runs["variant"]) is None

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from helpers.killed_training import KillAfter, Killed
 from helpers.steps_to_capture import sae
@@ -20,7 +19,6 @@ from saepipe.data.folders.artifact import read_manifest
 from saepipe.data.folders.health import Finding, Health
 from saepipe.train.captured import runners
 from saepipe.train.config import NEED_AN_ENCODER, TrainConfig
-from saepipe.train.freeze import keep_near_start
 from saepipe.train.health.dry_step import dry_step
 from saepipe.train.health.finished import check_finished
 from saepipe.train.health.twins import Twin, check_twins
@@ -108,23 +106,6 @@ def test_sparse_steps_are_dense_ones(config: Make, freeze: str, name: str) -> No
             train_step(recipe, state, torch.randn(17, 24, generator=torch.Generator().manual_seed(seed)))
         ends.append({name: value.detach() for name, value in state.all_params.items()})
     torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-5)
-
-
-def test_rows_turn_back_to_the_nearest_direction_of_the_cone() -> None:
-    """On the sphere that is on the way from the row to its start: the angles add up."""
-    rng = torch.Generator().manual_seed(0)
-    start = normalize(torch.randn(2, 50, 8, generator=rng, dtype=torch.float64), dim=-1)
-    rows = normalize(start + torch.randn(2, 50, 8, generator=rng, dtype=torch.float64) * 0.6, dim=-1)
-    turned = rows.clone()
-    keep_near_start(turned, start, 0.8)
-    angle = lambda a, b: torch.acos((a * b).sum(-1).clamp(-1, 1))  # noqa: E731
-    widest = torch.acos(torch.tensor(0.8, dtype=torch.float64))
-    inside = angle(rows, start) <= widest
-    assert 10 < inside.sum() < 90
-    assert torch.equal(turned[inside], rows[inside])
-    torch.testing.assert_close(angle(turned, start)[~inside], widest.expand(int((~inside).sum())))
-    torch.testing.assert_close((angle(rows, turned) + angle(turned, start))[~inside], angle(rows, start)[~inside])
-    torch.testing.assert_close(turned.norm(dim=-1), torch.ones(2, 50, dtype=torch.float64))
 
 
 def test_a_resampled_latent_changes_only_in_what_is_trained(config: Make) -> None:

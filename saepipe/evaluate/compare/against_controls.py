@@ -8,7 +8,7 @@ from dataclasses import replace
 from saepipe.evaluate.compare.controlled_claim import ControlledClaim
 from saepipe.evaluate.compare.verdict import Figures, Verdict, verdict
 from saepipe.evaluate.results.run_results import Row
-from saepipe.train.controls import Control, recognised_control
+from saepipe.train.control_kinds import Control, recognised_control
 
 
 def with_controls(verdicts: Sequence[Verdict], variants: Sequence[Sequence[Row]], figures: Figures) -> list[Verdict]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from saepipe.data.folders.health import Finding
 from saepipe.evaluate.compare.difference import Change
-from saepipe.train.controls import Control
+from saepipe.train.control_kinds import Control
 
 Outcome = Literal["holds", "matched", "not settled", "no result"]
 """The claim holds against the control too; or the control reaches as much; or neither; or there is no test."""

@@ -20,7 +20,7 @@ from saepipe.evaluate.validate.arms import ARMS, BASELINE, Arm, raw_config, sele
 from saepipe.evaluate.validate.config import Baseline, ValidateConfig
 from saepipe.evaluate.validate.trained_stacks import Outcome, StackJob, StackTrainer, Trial
 from saepipe.train.config import TrainConfig, labels
-from saepipe.train.controls import PLACEBO
+from saepipe.train.control_kinds import PLACEBO
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import first_breach
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from saepipe.train.freeze import keep_near_start
 from saepipe.train.sae.base import PER_CHANNEL
 from saepipe.train.sae.transcoder import skipped, split_rows
 from saepipe.train.seeds import generator
+from saepipe.train.step.near_start import keep_near_start
 from saepipe.train.step.state import Recipe, TrainState, initial_params
 
 ENCODER_SHARE = 0.2

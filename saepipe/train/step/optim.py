@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from saepipe.train.config_sections import OptimizerConfig, SkipConfig
-from saepipe.train.freeze import keep_near_start
 from saepipe.train.sae.base import Params
+from saepipe.train.step.near_start import keep_near_start
 
 Moments = dict[str, dict[str, Tensor]]
 """Adam's state by parameter: exp_avg and exp_avg_sq (the parameter's shape), and step (), float32.
