@@ -101,7 +101,7 @@ def test_stacked_runs_equal_runs_alone(config: Make, name: str) -> None:
             train_step(recipe, alone, x[number] if own else x)
         assert_same(state, alone)
         assert state.step == STEPS
-    distinct = {float(state.params["W_dec"].detach().sum()) for _, state in runs}
+    distinct = {float(state.all_params["W_dec"].detach().sum()) for _, state in runs}
     assert len(distinct) == len(grid)
 
 
