@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saepipe.data.folders.health import Finding
+from saepipe.data.folders.health import Finding, errors
 from saepipe.evaluate.compare.difference import Change
 from saepipe.train.control_kinds import Control
 
@@ -40,7 +40,8 @@ class ControlledClaim:
         claim = f"{self.claim.shown.label} is {self.claim.word} than the baseline's"
         name, word = f"{self.control} ({self.kind})", self.against_control.word
         if self.outcome == "no result":
-            rules = ", ".join(dict.fromkeys(finding.rule for finding in self.against_control.blocked_by))
+            obstacles = (*self.against_control.blocked_by, *errors(self.against_control.findings))
+            rules = ", ".join(dict.fromkeys(finding.rule for finding in obstacles))
             return f"{claim}; there is no test against its control {name}: {word}{f' ({rules})' if rules else ''}"
         if self.outcome == "holds":
             return f"{claim}, and than that of its control {name} too {self._numbers}"
