@@ -38,7 +38,7 @@ class ControlledClaim:
 
     def __str__(self) -> str:
         claim = f"{self.claim.shown.label} is {self.claim.word} than the baseline's"
-        name, word = f"{self.control} ({self.kind})", self.against_control.word
+        name, word = self._name, self.against_control.word
         if self.outcome == "no result":
             obstacles = (*self.against_control.blocked_by, *errors(self.against_control.findings))
             rules = ", ".join(dict.fromkeys(finding.rule for finding in obstacles))
@@ -48,6 +48,10 @@ class ControlledClaim:
         matched = "so is that of" if self.outcome == "matched" else "not than that of"
         rule = ", H22" if self._is_unearned else ""
         return f"{claim}, but {matched} its control {name}; against that it is {word} {self._numbers}{rule}"
+
+    @property
+    def _name(self) -> str:
+        return self.control if self.control == self.kind else f"{self.control} ({self.kind})"
 
     @property
     def _numbers(self) -> str:
@@ -63,7 +67,7 @@ class ControlledClaim:
         if self._is_unearned:
             message = (
                 f"{self.claim.shown.label} is better than the baseline's, but so is that of the control "
-                f"{self.control} ({self.kind}), and the variant's is no better than the control's: do not claim that "
+                f"{self._name}, and the variant's is no better than the control's: do not claim that "
                 "the improvement comes from what the control lacks"
             )
             yield Finding("H22", "warning", message, self.claim.key)
