@@ -18,6 +18,8 @@ class FigureSpec:
     better: Literal["higher", "lower"] | None = None
     of_model: bool = False
     """True if the figure depends on the model alone, so that it must be the same for all runs."""
+    of_pairs: bool = False
+    """True if a run's value is a mean over its pairs with the other seeds of its variant."""
     noisy: str | None = None
     """Why the figure separates variants poorly, with a source."""
 
@@ -82,6 +84,15 @@ SPARSE_PROBING_FIGURES: Specs = {
     "llm_test_accuracy": FigureSpec("probe of the model", of_model=True),
 }
 
+STABILITY_FIGURES: Specs = {
+    "pw_mcc": FigureSpec("PW-MCC", "higher", of_pairs=True),
+    "pw_mcc_above_random": FigureSpec("PW-MCC above random", "higher", of_pairs=True),
+    "pw_mcc_above_flipped": FigureSpec("PW-MCC above flipped", "higher", of_pairs=True),
+    "pw_mcc_activation_above_flipped": FigureSpec("activation MCC above flipped", "higher", of_pairs=True),
+    "frac_in_all_seeds_over_70": FigureSpec("in all seeds > 0.7", "higher", of_pairs=True),
+    "frac_in_all_seeds_over_90": FigureSpec("in all seeds > 0.9", "higher", of_pairs=True),
+}
+
 UNLEARNING_FIGURES: Specs = {
     "unlearning_score": FigureSpec("unlearning", "higher"),
     "unlearning_llm_forget_accuracy": FigureSpec("LLM, forget questions", of_model=True),
@@ -100,6 +111,7 @@ BUILT_IN: Specs = {
     **CORE_FIGURES,
     **GEOMETRY_FIGURES,
     **SPARSE_PROBING_FIGURES,
+    **STABILITY_FIGURES,
     **UNLEARNING_FIGURES,
     **AUTOINTERP_FIGURES,
 }

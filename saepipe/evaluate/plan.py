@@ -21,6 +21,7 @@ from saepipe.evaluate.model.run_cache import cache_of
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.results.result_file import Request, standing
+from saepipe.evaluate.sae.siblings import siblings
 from saepipe.train.rundir.finished_run import Run, open_run
 
 AnyJob = TypeVar("AnyJob", "MetricJob", StoreJob)
@@ -38,6 +39,8 @@ class MetricJob:
     request: Request
     path: Path
     """path of the result"""
+    siblings: Sequence[Run] = ()
+    """runs of other seeds that the metric compares with, if it does"""
 
     @property
     def done(self) -> bool:
@@ -101,8 +104,8 @@ def plan_jobs(
     caches: dict[tuple[Path, str], Cache] = {}
     works: dict[tuple[int, str], list[Work] | None] = {}
     jobs = []
-    for folder in run_folders(runs):
-        run = open_run(folder)
+    opened = [open_run(folder) for folder in run_folders(runs)]
+    for run in opened:
         testbed = testbeds.at(cache_of(run, config.cache, caches), run.hook, run.target)
         results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
         if config.mode == "reference" and (run.target or testbed.is_of_crosscoders):
@@ -117,8 +120,10 @@ def plan_jobs(
             if key not in works:  # only once, as it may look up texts on a hub
                 works[key] = _works(metric, testbed, config, say)
             if (of_metric := works[key]) is not None:
-                request = _request(run, metric, of_metric, testbed, config)
-                jobs.append(MetricJob(run, testbed, metric, of_metric, request, results / f"{metric.name}.json"))
+                compared = siblings(run, opened) if metric.uses_siblings else ()
+                request = _request(run, metric, of_metric, testbed, config, compared)
+                path = results / f"{metric.name}.json"
+                jobs.append(MetricJob(run, testbed, metric, of_metric, request, path, compared))
     if config.baseline and not any(job.testbed.baseline for job in jobs):
         raise ConfigError(f"no run was trained at the hook and from the cache of baseline {config.baseline}")
     return jobs
@@ -164,7 +169,14 @@ def by_testbed(jobs: Iterable[AnyJob]) -> list[list[AnyJob]]:
     return list(groups.values())
 
 
-def _request(run: Run, metric: Metric, works: Sequence[Work], testbed: Testbed, config: EvaluateConfig) -> Request:
+def _request(
+    run: Run,
+    metric: Metric,
+    works: Sequence[Work],
+    testbed: Testbed,
+    config: EvaluateConfig,
+    compared: Sequence[Run],
+) -> Request:
     baseline = testbed.baseline if metric.uses_baseline else None
     return Request(
         run=run.fingerprint,
@@ -178,4 +190,5 @@ def _request(run: Run, metric: Metric, works: Sequence[Work], testbed: Testbed, 
         activations=config.activations,
         baseline=baseline.run.fingerprint if baseline else None,
         works=fingerprint([[work.kind, dict(work.key)] for work in works]),
+        siblings=tuple(other.fingerprint for other in compared),
     )

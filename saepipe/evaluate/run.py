@@ -139,11 +139,14 @@ def _locked(todo: _Todo, progress: Progress) -> Iterator[_Todo]:
 
 def _measure(jobs: Sequence[MetricJob], testbed: Testbed, eval_id: str, progress: Progress) -> None:
     """Measures all metrics of all runs at one hook of one cache."""
-    subjects = {job.run.path: Subject.load(job.run, testbed.device) for job in jobs}
+    runs = {run.path: run for job in jobs for run in (job.run, *job.siblings)}
+    subjects = {path: Subject.load(run, testbed.device) for path, run in runs.items()}
     for name in dict.fromkeys(job.metric.name for job in jobs):
         group = [job for job in jobs if job.metric.name == name]
         metric = group[0].metric
-        measurements = metric.measured([subjects[job.run.path] for job in group], testbed, progress)
-        for job, measurement in zip(group, measurements, strict=True):
+        siblings = [run.path for job in group for run in job.siblings]  # also those whose results are up to date
+        paths = dict.fromkeys([*(job.run.path for job in group), *siblings])
+        measurements = metric.measured([subjects[path] for path in paths], testbed, progress)
+        for job, measurement in zip(group, measurements, strict=False):
             result = envelope(measurement, job.request, metric, subjects[job.run.path], testbed, eval_id)
             write_result(job.path, result)

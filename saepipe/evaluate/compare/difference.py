@@ -171,14 +171,15 @@ def changes(
 def _change(key: str, sides: Sides, interesting: float | None, shown: Mapping[str, FigureSpec]) -> Change:
     pairs = [(a, b) for a, b in zip(*sides, strict=True) if a is not None and b is not None]
     ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+    how = shown.get(key, FigureSpec(key))
     return Change(
         key=key,
-        shown=shown.get(key, FigureSpec(key)),
+        shown=how,
         interesting=interesting,
         num_pairs=len(sides[0]),
         variant=fmean(ours) if pairs else None,
         baseline=fmean(theirs) if pairs else None,
-        paired=paired(ours, theirs) if pairs else None,
+        paired=paired(ours, theirs, of_pairs=how.of_pairs) if pairs else None,
     )
 
 

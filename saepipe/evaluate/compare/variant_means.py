@@ -10,12 +10,12 @@ from typing import Literal
 
 from saepipe.data.folders.health import Finding, errors
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
+from saepipe.evaluate.results.figures import catalogue
 from saepipe.evaluate.results.run_results import Cell, Row
+from saepipe.evaluate.sae.siblings import without_seeds
 from saepipe.evaluate.stats import paired_seeds as seeds
 
 Over = Literal["seeds", "evaluation"]
-
-_SEEDS = ("seed", "data_seed")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Variant:
 
     def mean(self, key: str) -> Mean:
         """Returns the mean of a figure over all seeds; without a value if a seed has none."""
-        return mean([row.cells.get(key, Cell()) for row in self.rows])
+        of_pairs = key in (shown := catalogue()) and shown[key].of_pairs
+        return mean([row.cells.get(key, Cell()) for row in self.rows], of_pairs=of_pairs)
 
 
 def rules_found(findings: Iterable[Finding], *, trained: bool) -> str:
@@ -72,8 +73,8 @@ def rules_found(findings: Iterable[Finding], *, trained: bool) -> str:
     return ", ".join(rule if rule in wrong else f"({rule})" for rule in rules) or ("ok" if trained else "not known")
 
 
-def mean(cells: Sequence[Cell]) -> Mean:
-    """Averages one figure over its cells, one per seed.
+def mean(cells: Sequence[Cell], *, of_pairs: bool = False) -> Mean:
+    """Averages one figure over its cells, one per seed; `of_pairs` as for `paired_seeds.mean`.
 
     From three seeds on, the interval is over seeds (Student's t). With fewer it covers evaluation noise, and its ends
     are the means of the seeds' ends: all were evaluated on the same text, so two are no less noisy than one.
@@ -84,7 +85,7 @@ def mean(cells: Sequence[Cell]) -> Mean:
         some = f"{len(values)} of {len(cells)} seeds have a value: " if values else ""
         return Mean(None, why=some + "; ".join(reasons))
     if len(values) >= SEEDS_FOR_A_VERDICT:
-        interval = seeds.mean(values)
+        interval = seeds.mean(values, of_pairs=of_pairs)
         return Mean(fmean(values), interval.low, interval.high, over="seeds")
     ends = [(cell.low, cell.high) for cell in cells if cell.low is not None and cell.high is not None]
     if len(ends) < len(cells):
@@ -97,7 +98,7 @@ def by_variant(rows: Sequence[Row]) -> list[list[Row]]:
     """Groups runs whose configs differ in seeds alone."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[repr([item for item in row.settings.items() if item[0] not in _SEEDS])].append(row)
+        groups[without_seeds(row.settings)].append(row)
     return list(groups.values())
 
 

@@ -65,6 +65,8 @@ class Metric(Component):
     """Whether it runs texts of its own through the model, up to the hook."""
     uses_baseline: ClassVar[bool] = False
     """True if the metric also measures the change from the baseline."""
+    uses_siblings: ClassVar[bool] = False
+    """True if the metric compares a run with the other seeds of its variant. `measure` then gets these too."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -42,10 +42,15 @@ class Request:
     """fingerprint of the run that the metric compares with, if it does"""
     works: str
     """fingerprint of the model's work behind it: texts and questions by their content"""
+    siblings: tuple[str, ...] = ()
+    """fingerprints of the runs of other seeds that the metric compares with, if it does"""
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(asdict(self))
+        inputs = asdict(self)
+        if not self.siblings:
+            del inputs["siblings"]  # as in results of earlier versions
+        return fingerprint(inputs)
 
 
 def envelope(
@@ -80,6 +85,7 @@ def envelope(
                 "cache": request.cache,
                 "model": testbed.cache.attributes["model"],
                 "baseline": request.baseline,
+                **({"siblings": list(request.siblings)} if request.siblings else {}),
             },
             "model_work": request.works,
             "hook": request.hook,

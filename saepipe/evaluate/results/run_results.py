@@ -16,7 +16,7 @@ from saepipe.evaluate.results.result_file import read
 from saepipe.train.health.twins import Twin
 from saepipe.train.rundir.finished_run import Run
 
-PROTOCOL = ("metric_version", "mode", "activations", "config", "model_work")
+PROTOCOL = ("metric_version", "mode", "activations", "config", "model_work", "num_seeds")
 """Keys of a result's saepipe block that say how it was measured; the model is among the fingerprints."""
 
 Pair = tuple[int, int | None]

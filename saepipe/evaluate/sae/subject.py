@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.sae.reconstruction import Autoencoder, encode_sparse, skip_of
 from saepipe.train.rundir.finished_run import Run
 from saepipe.train.rundir.load import SAE, load
@@ -43,6 +44,13 @@ class Subject:
         Tokens are encoded a block at a time, but the entries of all are held at once.
         """
         return encode_sparse(self.sae, self._read(x))
+
+    def encode_finite(self, x: torch.Tensor) -> SparseActs:
+        """Encodes held-out rows as `encode_sparse` does; raises CorruptDataError if an activation is NaN or Inf."""
+        acts = self.encode_sparse(x)
+        if not acts.values.sum().isfinite():
+            raise CorruptDataError(f"the SAE of {self.name} on held-out tokens: acts hold NaN or Inf")
+        return acts
 
     @property
     def widths(self) -> tuple[int, ...]:

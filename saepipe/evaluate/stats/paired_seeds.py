@@ -5,6 +5,12 @@ does to both. The unit is the seed, n of them: no number of documents or example
 
     mean d +- t_(n-1) s / sqrt(n)      s: the standard deviation of the n differences d (n - 1 below)
     p                                  of |mean d| sqrt(n) / s, by Student's t with n - 1 degrees of freedom, two-sided
+
+Where a run's value v_i is itself a mean over its pairs with the other n - 1 runs, as that of a similarity between
+seeds, the runs' values are not independent: a seed is in all of them. Their mean is the mean over all pairs, and the
+jackknife over seeds, which leaves out a seed with all its pairs, gives it 2 (n - 1) / (n - 2) times the error of
+independent values (leaving out seed i moves the mean by 2 (mean v - v_i) / (n - 2); Arvesen, Annals of Mathematical
+Statistics 40, 1969). The same holds for differences d_i of such values.
 """
 
 from __future__ import annotations
@@ -39,8 +45,10 @@ class Paired:
         return len(self.differences)
 
 
-def paired(variant: Sequence[float], baseline: Sequence[float]) -> Paired:
+def paired(variant: Sequence[float], baseline: Sequence[float], *, of_pairs: bool = False) -> Paired:
     """Compares a variant's values with the baseline's, (num_seeds,) each, at least one, in the same order of seeds.
+
+    `of_pairs` says that each value is a mean over a run's pairs with the other seeds; two seeds are then one pair.
 
     If all differences are equal there is neither interval nor p: without a spread none can be estimated, and an
     interval of zero width would claim certainty. The same holds for a single seed.
@@ -49,21 +57,30 @@ def paired(variant: Sequence[float], baseline: Sequence[float]) -> Paired:
     differences = ours - theirs
     value, n = float(differences.mean()), len(differences)
     values = tuple(differences.tolist())
-    if n < 2 or np.ptp(differences) <= NO_SPREAD * max(abs(ours).max(), abs(theirs).max()):
+    if n < (3 if of_pairs else 2) or np.ptp(differences) <= NO_SPREAD * max(abs(ours).max(), abs(theirs).max()):
         return Paired(values, Estimate(value), None, None)
-    spread = float(differences.std(ddof=1))
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return Paired(values, mean(values), p, detectable(spread, n))
+    spread = _spread(differences, of_pairs)
+    p = float(2 * stats.t.sf(abs(value) * math.sqrt(n) / spread, n - 1))
+    return Paired(values, mean(values, of_pairs=of_pairs), p, detectable(spread, n))
 
 
-def mean(values: Sequence[float]) -> Estimate:
-    """Returns the mean over seeds with a 95 % interval, mean -+ t_(n-1) s / sqrt(n); a single seed has no interval."""
+def mean(values: Sequence[float], *, of_pairs: bool = False) -> Estimate:
+    """Returns the mean over seeds with a 95 % interval, mean -+ t_(n-1) s / sqrt(n); a single seed has no interval.
+
+    Nor has a single pair of seeds, if the values are those `of_pairs`.
+    """
     array = np.asarray(values, dtype=np.float64)
     value, n = float(array.mean()), len(array)
-    if n < 2:
+    if n < (3 if of_pairs else 2):
         return Estimate(value)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * float(array.std(ddof=1)) / math.sqrt(n)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * _spread(array, of_pairs) / math.sqrt(n)
     return Estimate(value, value - half, value + half)
+
+
+def _spread(values: np.ndarray, of_pairs: bool) -> float:
+    """Returns the standard deviation of independent values whose mean would be as uncertain, (num_seeds,) -> float."""
+    n = len(values)
+    return float(values.std(ddof=1)) * (2 * (n - 1) / (n - 2) if of_pairs else 1.0)
 
 
 def sign(estimate: Estimate) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saepipe.evaluate.stats.intervals import Estimate
-from saepipe.evaluate.stats.paired_seeds import Paired, detectable, holm, paired
+from saepipe.evaluate.stats.paired_seeds import Paired, detectable, holm, mean, paired
 
 
 def test_the_textbook_example() -> None:
@@ -66,6 +66,51 @@ def test_no_interval_without_a_spread(variant: list[float], baseline: list[float
 
 def test_a_single_seed_has_no_interval() -> None:
     assert paired([3.0], [1.0]) == Paired((2.0,), Estimate(2.0), None, None)
+
+
+def of_pairs(similarity: np.ndarray) -> np.ndarray:
+    """Returns each run's mean similarity with the others, from a symmetric array (num_seeds, num_seeds)."""
+    return (similarity.sum(0) - np.diag(similarity)) / (len(similarity) - 1)
+
+
+def symmetric(rng: np.random.Generator, num_seeds: int, of_run: float, of_pair: float) -> np.ndarray:
+    a, e = of_run * rng.normal(size=num_seeds), of_pair * rng.normal(size=(num_seeds, num_seeds))
+    return a[:, None] + a + (e + e.T) / np.sqrt(2)
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5, 8])
+def test_the_error_of_means_over_pairs_is_the_jackknifes(num_seeds: int) -> None:
+    """Leaves out each seed with all its pairs, by hand."""
+    u = symmetric(np.random.default_rng(num_seeds), num_seeds, 1.0, 1.0)
+    without = []
+    for seed in range(num_seeds):
+        rest = np.delete(np.delete(u, seed, 0), seed, 1)
+        without.append(rest[np.triu_indices(num_seeds - 1, 1)].mean())
+    error = np.sqrt((num_seeds - 1) / num_seeds * np.sum((np.array(without) - np.mean(without)) ** 2))
+    estimate = mean(of_pairs(u), of_pairs=True)
+    critical = {3: 4.30265273, 5: 2.77644511, 8: 2.36462425}[num_seeds]
+    assert estimate.value == pytest.approx(u[np.triu_indices(num_seeds, 1)].mean())
+    assert (estimate.high - estimate.low) / 2 == pytest.approx(critical * error)
+
+
+@pytest.mark.parametrize(("num_seeds", "of_run"), [(3, 1.0), (5, 1.0), (5, 0.3)])
+def test_means_over_pairs_keep_their_level(num_seeds: int, of_run: float) -> None:
+    """As independent values they would not: the false claims would be five times as many or more."""
+    rng = np.random.default_rng(2)
+    repeats, false, naive, covered = 1000, 0, 0, 0
+    for _ in range(repeats):
+        ours, theirs = (of_pairs(symmetric(rng, num_seeds, of_run, 0.3)) for _ in range(2))
+        result = paired(ours, theirs, of_pairs=True)
+        false += result.p < 0.05
+        covered += result.mean.low <= 0 <= result.mean.high
+        naive += paired(ours, theirs).p < 0.05
+    assert covered + false == repeats
+    assert false / repeats < 0.05 < 0.15 < naive / repeats
+
+
+def test_two_seeds_are_one_pair() -> None:
+    assert mean([0.3, 0.3], of_pairs=True) == Estimate(0.3)
+    assert paired([0.3, 0.4], [0.1, 0.3], of_pairs=True).p is None
 
 
 def test_holm_by_hand() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.model.testbed import Batch
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
@@ -52,9 +51,7 @@ class PairCounter:
         x, documents = batch.x[batch.keep], batch.documents[batch.keep]
         num_rows = rows_at_a_time(self.subject.sae.d_sae)
         for rows, index in zip(torch.split(x, num_rows), torch.split(documents, num_rows), strict=True):
-            acts = self.subject.encode_sparse(rows)
-            if not acts.values.sum().isfinite():
-                raise CorruptDataError(f"the SAE of {self.subject.name} on held-out tokens: acts hold NaN or Inf")
+            acts = self.subject.encode_finite(rows)
             self._active += torch.bincount(acts.pattern.columns, minlength=len(self._active))
             self._tokens.index_add_(0, index, torch.ones_like(index))
             active = torch.zeros(len(rows), self._num_columns, dtype=torch.bool, device=rows.device)

@@ -7,15 +7,14 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from saepipe.evaluate.stats.decoder_cosines import directions
+from saepipe.evaluate.stats.one_to_one import Cosines, Nearest, assign
 
 MAX_ASSIGNED = 8192
 """Largest d_sae for which the matching maximises the sum of cosines; wider SAEs match by mutual nearest neighbours."""
-_TILE = 2048
 _TIE_BONUS = 1e-6
 """Cosines closer than this are equal up to rounding; in a tie, latents with the same index match."""
 
@@ -41,47 +40,29 @@ class Match:
 
 def match(ours: Tensor, theirs: Tensor) -> Match:
     """Matches the decoder rows (d_sae, d_in) of two SAEs. Rows of zeros get no match."""
-    method: Method = "assignment" if max(len(ours), len(theirs)) <= MAX_ASSIGNED else "mutual nearest neighbours"
     (a, index_a), (b, index_b) = directions(ours), directions(theirs)
+    scores = _TieBroken(a, b, index_a, index_b)
+    rows, columns = torch.arange(len(a)), torch.arange(len(b))
+    method: Method = "assignment" if max(len(ours), len(theirs)) <= MAX_ASSIGNED else "mutual nearest neighbours"
     if method == "assignment":
-        scores = _scores(a, index_a, b, index_b).double().cpu().numpy()
-        row, column = (torch.from_numpy(index).to(a.device) for index in linear_sum_assignment(scores, maximize=True))
+        row, column, _ = assign(scores.at(rows, columns))
     else:
-        row, column = _mutual(a, index_a, b, index_b)
+        row, column = Nearest.of(scores, rows, columns).mutual()
     i, j = index_a[row], index_b[column]
     cosine = cosine_similarity(ours[i].double(), theirs[j].double(), eps=0.0).clamp(-1, 1)
     return Match(i.cpu().numpy(), j.cpu().numpy(), cosine.cpu().numpy(), method)
 
 
-def _scores(a: Tensor, index_a: Tensor, b: Tensor, index_b: Tensor) -> Tensor:
-    """Returns cosines (num_a, num_b), with the bonus that breaks ties."""
-    scores = a @ b.T
-    scores[index_a.unsqueeze(1) == index_b] += _TIE_BONUS
-    return scores
+@dataclass(frozen=True)
+class _TieBroken(Cosines):
+    """Cosines, with a bonus for latents of the same index."""
 
+    index_a: Tensor
+    """(num_a,) int64"""
+    index_b: Tensor
+    """(num_b,) int64"""
 
-def _mutual(a: Tensor, index_a: Tensor, b: Tensor, index_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the pairs in which each row is the nearest of the other, searched tile by tile."""
-    best_a, best_b = (_RowMaxima(len(rows), a) for rows in (a, b))
-    for start in range(0, len(a), _TILE):
-        for column in range(0, len(b), _TILE):
-            rows_a, rows_b = slice(start, start + _TILE), slice(column, column + _TILE)
-            tile = _scores(a[rows_a], index_a[rows_a], b[rows_b], index_b[rows_b])
-            best_a.update(rows_a, *tile.max(1), column)
-            best_b.update(rows_b, *tile.max(0), start)
-    row = torch.arange(len(a), device=a.device)
-    row = row[best_b.index[best_a.index] == row] if len(b) else row[:0]
-    return row, best_a.index[row]
-
-
-class _RowMaxima:
-    """Running maximum of each row's scores, and where it is."""
-
-    def __init__(self, num: int, like: Tensor) -> None:
-        self.score = like.new_full((num,), -torch.inf)
-        self.index = torch.zeros(num, dtype=torch.int64, device=like.device)
-
-    def update(self, rows: slice, score: Tensor, index: Tensor, offset: int) -> None:
-        better = score > self.score[rows]
-        self.score[rows] = score.where(better, self.score[rows])
-        self.index[rows] = (index + offset).where(better, self.index[rows])
+    def at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        scores = super().at(rows, columns)
+        scores[self.index_a[rows].unsqueeze(1) == self.index_b[columns]] += _TIE_BONUS
+        return scores

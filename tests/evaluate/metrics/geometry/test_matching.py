@@ -10,6 +10,7 @@ import torch
 
 from saepipe.evaluate.metrics.geometry import matching
 from saepipe.evaluate.metrics.geometry.matching import match
+from saepipe.evaluate.stats import one_to_one
 
 pytestmark = pytest.mark.quick
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.quick
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param != "assignment":
         monkeypatch.setattr(matching, "MAX_ASSIGNED", 0)
-        monkeypatch.setattr(matching, "_TILE", 5)  # several tiles
+        monkeypatch.setattr(one_to_one, "_HELD", 5 * 17)  # several tiles
     return request.param
 
 
@@ -64,7 +65,7 @@ def test_an_assignment_is_the_best_of_all_permutations() -> None:
 
 def test_mutual_neighbours_are_each_others_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "MAX_ASSIGNED", 0)
-    monkeypatch.setattr(matching, "_TILE", 4)
+    monkeypatch.setattr(one_to_one, "_HELD", 4 * 9)
     ours, theirs = rows_of(13), rows_of(9, seed=1)
     cosines = torch.cosine_similarity(ours.unsqueeze(1), theirs.unsqueeze(0), dim=2).numpy()
     expected = [(i, int(row.argmax())) for i, row in enumerate(cosines) if cosines[:, row.argmax()].argmax() == i]

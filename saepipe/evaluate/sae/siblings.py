@@ -1,0 +1,35 @@
+"""Seeds of one variant: runs whose settings differ in seeds alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from saepipe.train.rundir.finished_run import Run
+
+_SEEDS = ("seed", "data_seed")
+
+
+def without_seeds(settings: Mapping[str, Any]) -> str:
+    """Returns the settings of a run but for its seeds, as a key that is equal for the runs of one variant."""
+    return repr([item for item in settings.items() if item[0] not in _SEEDS])
+
+
+def siblings(run: Run, runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Returns the runs of the variant that began from other seeds, one per seed, in the order of the seeds.
+
+    Runs that share a seed share the initialisation, whatever the order of their data, so their latents are no second
+    finding of the same features. An imported run of an unknown seed has no siblings. Of several runs of one seed, the
+    one whose fingerprint comes first counts.
+    """
+    seed = run.settings["seed"]
+    of_seed: dict[int, Run] = {}
+    for other in sorted(runs, key=lambda each: each.fingerprint) if seed is not None else ():
+        theirs = other.settings["seed"]
+        if theirs is not None and theirs != seed and _variant(other) == _variant(run):
+            of_seed.setdefault(theirs, other)
+    return tuple(of_seed[theirs] for theirs in sorted(of_seed))
+
+
+def _variant(run: Run) -> tuple[str, str]:
+    return run.cache_fingerprint, without_seeds(run.settings)

@@ -1,0 +1,41 @@
+"""Which runs are seeds of one variant."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from saepipe.evaluate.sae.siblings import siblings
+
+pytestmark = pytest.mark.quick
+
+
+def run(fingerprint: str, seed: int | None, cache: str = "c", **settings: Any) -> Any:
+    return SimpleNamespace(
+        fingerprint=fingerprint,
+        cache_fingerprint=cache,
+        settings={"sae": "relu", "data_seed": 0, **settings, "seed": seed},
+    )
+
+
+def names(ours: Any, *runs: Any) -> list[str]:
+    return [other.fingerprint for other in siblings(ours, [ours, *runs])]
+
+
+def test_the_other_seeds_in_their_order() -> None:
+    assert names(run("a", 1), run("c", 5), run("b", 0)) == ["b", "c"]
+
+
+def test_a_seed_counts_once_whatever_the_order_of_runs_and_of_data() -> None:
+    """Not a second run of one's own seed, with other data either: both began from the same weights."""
+    twice = [run("y", 1), run("x", 1, data_seed=3)]
+    assert names(run("a", 0), run("z", 0, data_seed=7), *twice) == ["x"]
+    assert names(run("a", 0), *reversed(twice)) == ["x"]
+
+
+def test_other_settings_caches_and_unknown_seeds_do_not_count() -> None:
+    others = run("b", 1, sae="topk"), run("c", 1, cache="d"), run("d", None)
+    assert names(run("a", 0), *others) == []
+    assert names(run("d", None), run("a", 0), run("e", None)) == []
