@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
+import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
@@ -72,7 +73,7 @@ class Flipped:
             self.own,
             decoder=self.axes.written.flip_directions(self.own.decoder, self.signs_written),
             encoder=self.axes.read.flip_directions(self.own.encoder, self.signs_read),
-            acts=acts.select(self.own.index),
+            acts=acts.standardised(self.own.index),
         )
 
 
@@ -106,4 +107,5 @@ class Random:
         return self.sae.encode_sparse(x)
 
     def dictionary(self, acts: LatentActs) -> Dictionary:
-        return replace(self.own, decoder=self.decoder, encoder=self.sae.W_dec.detach(), acts=acts)
+        every = np.arange(len(self.own))
+        return replace(self.own, decoder=self.decoder, encoder=self.sae.W_dec.detach(), acts=acts.standardised(every))

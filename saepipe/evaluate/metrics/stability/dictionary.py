@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saepipe.evaluate.metrics.stability.latent_acts import LatentActs
+from saepipe.evaluate.metrics.stability.latent_acts import LatentActs, StandardisedActs
 from saepipe.evaluate.sae.reconstruction import Autoencoder
 
 
@@ -25,7 +25,7 @@ class Dictionary:
     """(num_latents, d_out): unit rows"""
     encoder: Tensor
     """(num_latents, d_in): unit rows"""
-    acts: LatentActs
+    acts: StandardisedActs
 
     @classmethod
     def of(cls, sae: Autoencoder, acts: LatentActs) -> Dictionary:
@@ -37,7 +37,7 @@ class Dictionary:
             density=acts.density[index],
             decoder=_unit(sae.W_dec[latents]),
             encoder=_unit(sae.W_enc.T[latents]),
-            acts=acts.select(index),
+            acts=acts.standardised(index),
         )
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -72,7 +72,10 @@ class Stability(Metric):
             for seed, dictionary, each, *chance in zip(seeds, own, agreed, *self._chance(seeds, own, text), strict=True)
         ]
         counts = {"contexts": text.num_contexts, "tokens": acts[0].num_tokens}
-        return [replace(result, counts=counts | result.counts) for result in measurements(results)]
+        return [
+            replace(result, counts=counts | result.counts, eval_config=self._eval_config(text.testbed))
+            for result in measurements(results)
+        ]
 
     def _chance(
         self, seeds: Sequence[Subject], own: Sequence[Dictionary], text: HeldoutText
@@ -101,6 +104,11 @@ class Stability(Metric):
     def _values(self, first: Sequence[Dictionary], second: Sequence[Dictionary]) -> list[Values]:
         agreed = agreements(first, second, self.max_assigned)
         return [figures(each, dictionary.density) for each, dictionary in zip(agreed, first, strict=True)]
+
+    def _eval_config(self, testbed: Testbed) -> dict[str, Any]:
+        dataset = testbed.cache.attributes["config"]["dataset"]["source"]
+        context_size = testbed.cache.heldout.contexts.shape[1]
+        return {"dataset": dataset, "context_size": context_size, **self.to_dict()}
 
 
 def _with_siblings(subject: Subject, subjects: Sequence[Subject]) -> list[Subject]:

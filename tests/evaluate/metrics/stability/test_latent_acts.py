@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from saepipe.evaluate.metrics.stability import latent_acts as products
 from saepipe.evaluate.metrics.stability.latent_acts import Correlations, LatentActs
 from saepipe.train.sae.sparse_acts import SparseActs
 
@@ -21,17 +22,25 @@ def latent_acts(acts: torch.Tensor) -> LatentActs:
     return LatentActs.of([SparseActs.of(part) for part in acts.split(32)])
 
 
+def correlations(a: torch.Tensor, b: torch.Tensor) -> Correlations:
+    return Correlations(*(latent_acts(acts).standardised(np.arange(acts.shape[1])) for acts in (a, b)))
+
+
 def test_batches_are_joined() -> None:
     acts = acts_of(0, 7)
     joined = latent_acts(acts)
     np.testing.assert_array_equal(joined.entries.toarray(), acts.double())
     np.testing.assert_allclose(joined.density, (acts > 0).double().mean(0))
-    np.testing.assert_array_equal(joined.select(np.array([5, 2])).entries.toarray(), acts[:, [5, 2]].double())
+    scaled = joined.standardised(np.array([5, 2])).scaled.toarray()
+    np.testing.assert_allclose(scaled, acts[:, [5, 2]] / (acts[:, [5, 2]].double().std(0, correction=0) * 90**0.5))
 
 
-def test_correlations_are_numpys() -> None:
+@pytest.mark.parametrize("rare", [0.0, 1.0], ids=["dense", "sparse"])
+def test_correlations_are_numpys(rare: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_RARE", rare)
+    monkeypatch.setattr(products, "_BLOCK", 40)
     a, b = acts_of(0, 7), acts_of(1, 5)
-    scores = Correlations(latent_acts(a), latent_acts(b))
+    scores = correlations(a, b)
     rows, columns = torch.tensor([6, 0, 3]), torch.tensor([1, 4])
     expected = np.corrcoef(a.double().T, b.double().T)[:7, 7:]
     assert scores.shape == (7, 5)
@@ -41,6 +50,6 @@ def test_correlations_are_numpys() -> None:
 def test_a_latent_without_variance_correlates_with_none() -> None:
     a, b = acts_of(0, 4), acts_of(1, 3)
     a[:, 1], a[:, 2] = 0.0, 7.3  # never active; always equally active
-    correlations = Correlations(latent_acts(a), latent_acts(b)).at(torch.arange(4), torch.arange(3))
-    assert not correlations[1:3].any()
-    assert correlations[0].any()
+    values = correlations(a, b).at(torch.arange(4), torch.arange(3))
+    assert not values[1:3].any()
+    assert values[0].any()

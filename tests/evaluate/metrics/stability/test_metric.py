@@ -96,11 +96,11 @@ def test_copies_agree_entirely(make_sae, testbed: Testbed, max_assigned: int) ->
 def test_strangers_agree_by_chance(make_sae, testbed: Testbed) -> None:
     """Independent dictionaries are as close to each other as to flipped ones, and the metric says so."""
     results = measure(testbed, *(random_sae(make_sae, seed) for seed in range(5)), num_draws=8)
-    low, high = results[0].more["variant"]["pw_mcc_above_flipped"]["interval"]
+    low, high = results[0].more["over_seeds"]["pw_mcc_above_flipped"]["interval"]
     assert low < 0 < high
     assert abs(values(results[0])["pw_mcc_above_flipped"]) < 0.03
     assert values(results[0])["frac_in_all_seeds_over_90"] == 0
-    assert any("agree no more than" in warning for result in results for warning in result.warnings)
+    assert any("agree no more than by chance" in warning for result in results for warning in result.warnings)
 
 
 def test_half_shared_dictionaries_are_half_found(make_sae, testbed: Testbed) -> None:
@@ -144,7 +144,7 @@ def test_figures_by_plain_numpy(make_sae, testbed: Testbed) -> None:
         assert values(results[0])[f"{key}_weighted"] == pytest.approx(weighted, abs=1e-6)
         assert [other[key] for other in results[0].more["pairs"]] == pytest.approx([p for p, _ in pairs], abs=1e-6)
         over_pairs = np.mean([*(p for p, _ in pairs), pair(1, 2, kind)[0]])
-        assert results[2].more["variant"][key]["mean"] == pytest.approx(over_pairs, abs=1e-6)
+        assert results[2].more["over_seeds"][key]["mean"] == pytest.approx(over_pairs, abs=1e-6)
 
 
 def test_dead_latents_are_left_out_and_counted(make_sae, testbed: Testbed) -> None:
