@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.stability.chance import Axes
+from saepipe.evaluate.metrics.stability.chance_dictionaries import Axes
 from saepipe.evaluate.metrics.stability.latent_acts import LatentActs
 from saepipe.evaluate.metrics.stability.principal_axes import Moments
 from saepipe.evaluate.model.testbed import Batch, Testbed
@@ -25,25 +25,30 @@ class HeldoutText:
 
     @cached_property
     def axes(self) -> Axes:
-        """Raises ConfigError if no token is kept."""
+        """Computed in one pass."""
         read, written = Moments(), Moments()
         for batch in self._batches("covariance"):
             read.add(batch.x[batch.keep])
             if self.testbed.target:
                 written.add(batch.target[batch.keep])
-        if read.num_rows == 0:
-            raise ConfigError("the held-out contexts contain only special tokens", hint="harvest more held-out text")
         axes = read.principal_axes()
         return Axes(axes, written.principal_axes() if self.testbed.target else axes)
 
     def encode(self, encoders: Sequence[Callable[[Tensor], SparseActs]], task: str) -> list[LatentActs]:
-        """Encodes the kept tokens by each of the encoders, rows x (num_tokens, d_in) -> acts, in one pass."""
+        """Encodes the kept tokens by each of the encoders, rows x (num_tokens, d_in) -> acts, in one pass.
+
+        Raises:
+            ConfigError: if no token is kept.
+        """
         parts: list[list[SparseActs]] = [[] for _ in encoders]
         for batch in self._batches(task):
             x = batch.x[batch.keep]
             for encode, part in zip(encoders, parts, strict=True):
                 part.append(encode(x))
-        return [LatentActs.of(part) for part in parts]
+        acts = [LatentActs.of(part) for part in parts]
+        if acts[0].num_tokens == 0:
+            raise ConfigError("the held-out contexts contain only special tokens", hint="harvest more held-out text")
+        return acts
 
     def _batches(self, task: str) -> Iterator[Batch]:
         self.progress.start(f"stability at {self.testbed.hook} ({task})", self.num_contexts, "contexts")

@@ -9,7 +9,7 @@ from typing import Any
 from saepipe.evaluate.metrics.base import Figure, Measurement
 from saepipe.evaluate.metrics.stability.agreement import KINDS, Agreements
 from saepipe.evaluate.metrics.stability.dictionary import Dictionary
-from saepipe.evaluate.metrics.stability.figures import FOUND, NAMES, SeedFigures, Values, least_cosine
+from saepipe.evaluate.metrics.stability.seed_figures import FOUND, NAMES, SeedFigures, Values, least_cosine
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats import paired_seeds
 from saepipe.evaluate.stats.intervals import Estimate
@@ -80,7 +80,7 @@ def _measurement(
 
 def _by_category(values: Mapping[str, Figure]) -> tuple[dict[str, dict[str, Figure]], dict[str, Figure]]:
     """Splits the figures into those by kind of similarity, and the weighted ones."""
-    heads = {**{kind: [NAMES[kind]] for kind in KINDS}, "latents": list(FOUND)}
+    heads: dict[str, list[str]] = {**{kind: [NAMES[kind]] for kind in KINDS}, "latents": list(FOUND)}
     metrics: dict[str, dict[str, Figure]] = {
         category: {f"{key}{against}": values[f"{key}{against}"] for key in keys for against in _AGAINST}
         for category, keys in heads.items()

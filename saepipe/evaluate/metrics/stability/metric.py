@@ -16,16 +16,12 @@ from saepipe.data.config.base import Count
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.figure_specs import STABILITY_FIGURES, FigureSpec
 from saepipe.evaluate.metrics.base import Measurement, Metric
-from saepipe.evaluate.metrics.stability.agreement import agreements
-from saepipe.evaluate.metrics.stability.chance import Chance, Flipped, Random
-from saepipe.evaluate.metrics.stability.dictionary import Dictionary
-from saepipe.evaluate.metrics.stability.figures import SeedFigures, Values, figures, mean_values
 from saepipe.evaluate.metrics.stability.heldout_text import HeldoutText
-from saepipe.evaluate.metrics.stability.measurement import SeedResult, measurements, undefined
+from saepipe.evaluate.metrics.stability.measurement import measurements, undefined
+from saepipe.evaluate.metrics.stability.variant_seeds import VariantSeeds
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.siblings import siblings
 from saepipe.evaluate.sae.subject import Subject
-from saepipe.train.seeds import generator
 
 
 class Stability(Metric):
@@ -62,48 +58,14 @@ class Stability(Metric):
         """Returns one measurement per seed, in order."""
         if len(seeds) < 2:
             return [undefined(f"no other seed of {seeds[0].run.variant} was evaluated with it", num_seeds=1)]
-        acts = text.encode([seed.encode_finite for seed in seeds], f"SAEs: {len(seeds)}")
-        own = [Dictionary.of(seed.sae, of_seed) for seed, of_seed in zip(seeds, acts, strict=True)]
-        if dead := [seed.name for seed, dictionary in zip(seeds, own, strict=True) if not len(dictionary)]:
+        variant = VariantSeeds.of(seeds, text, self.max_assigned)
+        if dead := [seed.name for seed, own in zip(seeds, variant.own, strict=True) if not len(own)]:
             return [undefined(f"no latent of {dead[0]} was active", len(seeds)) for _ in seeds]
-        agreed = agreements(own, own, self.max_assigned)
-        results = [
-            SeedResult(seed, dictionary, each, SeedFigures(figures(each, dictionary.density), *chance))
-            for seed, dictionary, each, *chance in zip(seeds, own, agreed, *self._chance(seeds, own, text), strict=True)
-        ]
-        counts = {"contexts": text.num_contexts, "tokens": acts[0].num_tokens}
+        counts = {"contexts": text.num_contexts, "tokens": variant.own[0].acts.num_tokens}
         return [
             replace(result, counts=counts | result.counts, eval_config=self._eval_config(text.testbed))
-            for result in measurements(results)
+            for result in measurements(variant.results(self.num_draws))
         ]
-
-    def _chance(
-        self, seeds: Sequence[Subject], own: Sequence[Dictionary], text: HeldoutText
-    ) -> tuple[list[Values], list[Values]]:
-        """Returns each seed's figures among random and among flipped dictionaries, means over draws."""
-        random, flipped = zip(*(self._drawn(seeds, own, text, draw) for draw in range(self.num_draws)), strict=True)
-        return [mean_values(draws) for draws in zip(*random, strict=True)], [
-            mean_values(draws) for draws in zip(*flipped, strict=True)
-        ]
-
-    def _drawn(
-        self, seeds: Sequence[Subject], own: Sequence[Dictionary], text: HeldoutText, draw: int
-    ) -> tuple[list[Values], list[Values]]:
-        """Draws a dictionary of either kind for each seed; of a pair of seeds the later one is flipped."""
-        named = [(generator(seed.run.seed, "stability", draw), seed) for seed in seeds]
-        random = [Random.draw(each, text.axes, rng) for each, (rng, _) in zip(own, named, strict=True)]
-        flipped = [
-            Flipped.draw(seed, each, text.axes, rng) for each, (rng, seed) in zip(own[1:], named[1:], strict=True)
-        ]
-        chance: list[Chance] = [*random, *flipped]
-        acts = text.encode([each.encode for each in chance], f"chance, draw {draw + 1} of {self.num_draws}")
-        drawn = [each.dictionary(of_all) for each, of_all in zip(chance, acts, strict=True)]
-        at_random, behind = drawn[: len(own)], [own[0], *drawn[len(own) :]]
-        return self._values(at_random, at_random), self._values(own, behind)
-
-    def _values(self, first: Sequence[Dictionary], second: Sequence[Dictionary]) -> list[Values]:
-        agreed = agreements(first, second, self.max_assigned)
-        return [figures(each, dictionary.density) for each, dictionary in zip(agreed, first, strict=True)]
 
     def _eval_config(self, testbed: Testbed) -> dict[str, Any]:
         dataset = testbed.cache.attributes["config"]["dataset"]["source"]

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn.functional import normalize
 
-from saepipe.data.errors import CorruptDataError
+from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.metrics.base import Measurement
 from saepipe.evaluate.metrics.stability.metric import Stability
@@ -193,6 +193,13 @@ def test_activations_that_are_not_finite_are_refused(make_sae, testbed: Testbed)
     sae.b_enc = torch.full((24,), torch.nan)
     with pytest.raises(CorruptDataError, match="NaN"):
         measure(testbed, sae, random_sae(make_sae, 1))
+
+
+def test_text_of_special_tokens_alone_is_refused(make_sae, testbed: Testbed) -> None:
+    heldout = testbed.cache.heldout
+    bare: Any = SimpleNamespace(**vars(testbed.cache) | {"heldout": replace(heldout, keep=heldout.keep & False)})
+    with pytest.raises(ConfigError, match="only special tokens"):
+        measure(replace(testbed, cache=bare), random_sae(make_sae, 0), random_sae(make_sae, 1))
 
 
 def test_every_shown_figure_exists(make_sae, testbed: Testbed) -> None:

@@ -1,15 +1,15 @@
-"""Dictionaries that agree with another seed's by chance alone: what two dictionaries share without a feature in common.
+"""Dictionaries that agree with those of other seeds by chance alone.
 
-random     Directions from the normal distribution with the data's covariance, each as a ReLU latent whose threshold
-           makes it about as often active as the latent that it stands for.
-flipped    The SAE itself behind Q, an orthogonal map that flips the sign of each principal axis of the data at random.
-           Q commutes with the covariance: mean and covariance of the rows, the cosines within the dictionary and the
-           variance along each latent stay as they are. Only what lies beyond the covariance no longer fits.
+Random dictionaries have the data's covariance: normally distributed directions, each a ReLU latent whose threshold
+makes it about as often active as the latent that it stands for (2505.20254 and 2606.12138 compare with random ones).
 
-An SAE that was trained on Q x in place of x would be such a one: its loss is made of distances and inner products,
-which Q keeps, and its initialisation prefers no direction. (Adam does see the axes; the flipped SAE has seen those of
-x.) So no second training is needed. And of all rotations Q is the sharpest: any other one moves the covariance, too,
-which every SAE of the data follows, so two SAEs would be above it that have no feature in common.
+A flipped dictionary is the SAE of another seed behind Q, which flips the sign of each principal axis of the data at
+random. It stands for an SAE trained on rotated rows, and needs no training. The loss is made of distances and inner
+products, and the initialisation prefers no direction, so training on Q x would give the SAE of x behind Q (but for
+Adam, which scales each channel by itself). Of all rotations these are the sharpest: Q commutes with the covariance.
+Mean and covariance of the rows, the cosines within the dictionary and the variance along each latent stay as they are,
+and only a feature beyond the covariance no longer fits. Any other rotation would move the covariance as well, and SAEs
+that share nothing else would seem to agree.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from saepipe.train.sae.sparse_acts import SparseActs
 
 @dataclass(frozen=True)
 class Axes:
-    """Principal axes of what SAEs read and of what they reconstruct: the same, but of transcoders."""
+    """Principal axes of what SAEs read and of what they reconstruct: the same object, unless they are transcoders."""
 
     read: PrincipalAxes
     written: PrincipalAxes
 
 
 class Chance(Protocol):
-    """A dictionary by chance that stands for that of an SAE."""
+    """A dictionary by chance that stands for the dictionary of an SAE, latent by latent."""
 
     def encode(self, x: Tensor) -> SparseActs:
         """Encodes rows x (num_tokens, d_in)."""
 
     def dictionary(self, acts: LatentActs) -> Dictionary:
-        """Returns the latents that stand for the SAE's living ones, with what `encode` gave of all tokens."""
+        """Returns the dictionary, given what `encode` returned for all tokens."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Flipped:
     own: Dictionary
     axes: Axes
     signs_read: Tensor
+    """(d_in,)"""
     signs_written: Tensor
+    """(d_out,)"""
 
     @classmethod
     def draw(cls, subject: Subject, own: Dictionary, axes: Axes, generator: torch.Generator) -> Self:
@@ -79,33 +81,37 @@ class Flipped:
 
 @dataclass(frozen=True)
 class Random:
-    """A ReLU SAE of random directions, of which each is encoder and decoder of a latent."""
+    """A ReLU SAE of random directions."""
 
-    sae: SAE
     own: Dictionary
+    sae: SAE
+    encoder: Tensor
+    """(num_latents, d_in): unit rows"""
     decoder: Tensor
-    """(num_latents, d_out): unit rows"""
+    """(num_latents, d_out): unit rows, those of the encoder unless it is a transcoder"""
 
     @classmethod
     def draw(cls, own: Dictionary, axes: Axes, generator: torch.Generator) -> Self:
-        directions = axes.read.random_directions(len(own), generator)
-        decoder = directions
+        encoder = decoder = axes.read.random_directions(len(own), generator)
         if axes.written is not axes.read:
             decoder = axes.written.random_directions(len(own), generator)
-        num_tokens = own.acts.num_tokens
-        rare = own.density.clip(0.5 / num_tokens, 1 - 0.5 / num_tokens)
-        thresholds = torch.from_numpy(stats.norm.isf(rare)).to(directions)
         params = {
-            "W_enc": (directions / axes.read.deviations(directions).clamp_min(1e-12).unsqueeze(1)).T,
-            "b_enc": -thresholds,
-            "W_dec": directions,
+            "W_enc": (encoder / axes.read.deviations(encoder).clamp_min(1e-12).unsqueeze(1)).T,
+            "b_enc": -_thresholds(own).to(encoder),
+            "W_dec": decoder,
             "b_dec": axes.read.mean,
         }
-        return cls(SAE(ReLU(d_sae=len(own)), params, {}), own, decoder)
+        return cls(own, SAE(ReLU(d_sae=len(own)), params, {}), encoder, decoder)
 
     def encode(self, x: Tensor) -> SparseActs:
         return self.sae.encode_sparse(x)
 
     def dictionary(self, acts: LatentActs) -> Dictionary:
-        every = np.arange(len(self.own))
-        return replace(self.own, decoder=self.decoder, encoder=self.sae.W_dec.detach(), acts=acts.standardised(every))
+        standardised = acts.standardised(np.arange(len(self.own)))
+        return replace(self.own, decoder=self.decoder, encoder=self.encoder, acts=standardised)
+
+
+def _thresholds(own: Dictionary) -> Tensor:
+    """Returns what a standard normal variable exceeds as often as each latent is active, (num_latents,)."""
+    least = 0.5 / own.acts.num_tokens
+    return torch.from_numpy(stats.norm.isf(own.density.clip(least, 1 - least)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from saepipe.evaluate.metrics.stability.chance import Axes, Flipped, Random
+from saepipe.evaluate.metrics.stability.chance_dictionaries import Axes, Flipped, Random
 from saepipe.evaluate.metrics.stability.dictionary import Dictionary
 from saepipe.evaluate.metrics.stability.latent_acts import LatentActs
 from saepipe.evaluate.metrics.stability.principal_axes import Moments, PrincipalAxes
