@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,6 +240,19 @@ def test_all_default_metrics_measure_transcoders(runs: list[Path]) -> None:
     names = {path.stem for path in (skip / "eval").glob("*.json")}
     assert names == {"core", "sparse_probing", "absorption", "geometry"}
     assert (skip / "features").is_dir()
+
+
+def test_the_stability_of_every_kind(cache: Cache, tmp_path: Path) -> None:
+    """Decoders of a transcoder are compared where they write; those of a crosscoder over all hooks at once."""
+    config = {"cache": str(cache.path), "sae": {"name": "topk", "d_sae": 24, "k": 4}, "steps": 5, "batch_size": 128}
+    config |= {"seeds": [0, 1], "health": {"most_l0": 1.0, "least_variance": -1e9, "least_alive": 0.0}}
+    kinds = {"across": {"hook": MLP_IN, "target": MLP_OUT, "skip": True}, "joint": {"hooks": [BETWEEN, MLP_OUT]}}
+    settings = {"metrics": [{"name": "stability", "num_contexts": 4}], "features": None}
+    for name, sites in kinds.items():
+        runs = train({**config, **sites}, tmp_path / name)
+        first, second = (json.loads(path.read_text())["eval_result_metrics"] for path in evaluate(runs, settings))
+        assert first["decoder"]["pw_mcc"] == second["decoder"]["pw_mcc"] < 0.9
+        assert abs(first["decoder"]["pw_mcc_above_flipped"]) < 0.3
 
 
 def test_a_dry_run_times_every_kind(cache: Cache, runs: list[Path], tmp_path: Path) -> None:

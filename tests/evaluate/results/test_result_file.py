@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from helpers.flips import silent_flips
 from helpers.repository import DOCS
 from helpers.result_schemas import check
+from saepipe.data.config.base import fingerprint
 from saepipe.data.config.component import import_members
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
@@ -145,6 +147,14 @@ def test_a_result_of_an_earlier_version_is_accepted_and_said_to_be_unchecked(
     path = tmp_path / "core.json"
     artifact.write_json(path, result_of(random_sae, request_of()))
     assert "not checked" in standing(path, request_of()).remark
+
+
+def test_siblings_are_of_the_request_where_there_are_any() -> None:
+    """Without them it is the request of earlier versions, whose results stay up to date."""
+    earlier = {key: value for key, value in asdict(request_of()).items() if key != "siblings"}
+    assert request_of().fingerprint == fingerprint(earlier)
+    prints = {request_of(siblings=siblings).fingerprint for siblings in ((), ("a",), ("a", "b"))}
+    assert len(prints) == 3
 
 
 def test_every_key_of_core_is_documented(result_of, random_sae) -> None:
