@@ -4,6 +4,7 @@
 
 The harvest and the SAEs are those of the tutorial's baseline (d_sae 512, steered to an L0 of 10), trained for 1 step,
 50 steps and the tutorial's 1,000. After one step the dictionaries are still random: PW-MCC must not be above chance.
+The decoder is also compared with that of another seed behind any rotation at all, which chance must be sharper than.
 The second table matches pairs of dictionaries of which half are the same latents with noise, in d_in 64: the lower and
 the upper bound beyond `max_assigned`, and the best assignment where this still takes seconds. Writes
 results/stability.json.
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -30,6 +33,7 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
+from saepipe.train.rundir.load import load
 
 STEPS, SEEDS = (1, 50, 1000), (0, 1, 2, 3, 4)
 CONFIGS = Path(__file__).parents[1] / "saepipe" / "data" / "toy" / "configs"
@@ -55,7 +59,24 @@ def over_seeds(cache: Path, steps: int, folder: Path) -> dict[str, Any]:
         for key in (*KINDS, *FOUND)
     }
     warned = sum(bool(result["warnings"]) for result in results)
-    return {"alive": [result["counts"]["alive"] for result in results], "runs_with_a_warning": warned, **rows}
+    alive = [result["counts"]["alive"] for result in results]
+    rotated = behind_any_rotation(runs)
+    return {"alive": alive, "runs_with_a_warning": warned, "pw_mcc_behind_any_rotation": rotated, **rows}
+
+
+def behind_any_rotation(runs: Sequence[Path]) -> float:
+    """Returns the decoder PW-MCC of each seed with the next one, whose rows are rotated by a random orthogonal map."""
+    rng, decoders = torch.Generator().manual_seed(0), []
+    for run in runs:
+        result = json.loads((run / "eval" / "stability.json").read_text())
+        alive = torch.tensor([latent["density"] > 0 for latent in result["eval_result_details"]])
+        decoders.append(normalize(load(run).W_dec.detach()[alive], dim=1))
+    d_in, d_sae = decoders[0].shape[1], len(alive)
+    means = []
+    for ours, theirs in pairwise(decoders):
+        rotation, _ = torch.linalg.qr(torch.randn(d_in, d_in, generator=rng))
+        means.append(float(match_one_to_one(Cosines(ours, theirs @ rotation), d_sae).scores.mean()))
+    return fmean(means)
 
 
 def bounds(widest: int) -> Iterator[dict[str, float]]:

@@ -20,6 +20,7 @@ SHOWN = {
     "size": FigureSpec("size"),
     "clean": FigureSpec("clean", of_model=True),
     "other": FigureSpec("other", "higher", noisy="says a paper"),
+    "similar": FigureSpec("similar", "higher", of_pairs=True),
 }
 BASE = (0.50, 0.60, 0.55, 0.58)
 UP, NOISE = (0.10, 0.11, 0.09, 0.10), (0.10, -0.08, 0.12, -0.05)
@@ -51,6 +52,16 @@ def test_words(key: str, moved: Any, word: Word) -> None:
     assert change.variant == pytest.approx(np.mean(BASE) + np.mean(moved))
     mean = change.paired.mean
     assert (mean.low > 0 or mean.high < 0) == (word != "within noise")
+
+
+def test_a_mean_over_pairs_of_seeds_is_judged_by_the_jackknife() -> None:
+    """Differences that establish a change of independent values need not do so here."""
+    moved = (0.1, 0.04, 0.12, 0.06)
+    plain, over_pairs = judge("good", moved), judge("similar", moved)
+    assert (plain.word, over_pairs.word) == ("better", "within noise")
+    widths = [change.paired.mean.high - change.paired.mean.low for change in (plain, over_pairs)]
+    assert widths[1] == pytest.approx(3 * widths[0])  # 2 (n - 1) / (n - 2) of n = 4
+    assert over_pairs.paired.detectable == pytest.approx(3 * plain.paired.detectable)
 
 
 def test_two_seeds_have_no_verdict_however_far_apart() -> None:
@@ -97,7 +108,7 @@ def test_holm_counts_a_primary_metric_that_was_not_measured() -> None:
 def test_primary_metrics_come_first_and_figures_of_the_model_are_left_out() -> None:
     sides = dict.fromkeys(SHOWN, (BASE, BASE))
     judged = changes(sides, {"size": 1.0}, SHOWN)
-    assert [change.key for change in judged] == ["size", "good", "bad", "other"]
+    assert [change.key for change in judged] == ["size", "good", "bad", "other", "similar"]
     assert [change.primary for change in judged] == [True, False, False, False]
     assert judged[-1].to_dict()["noisy"] == "says a paper"
 

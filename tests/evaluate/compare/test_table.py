@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers.made_results import write_core
+from helpers.made_results import write_core, write_result
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.sealed_result import write_result as write_sealed
@@ -81,6 +81,17 @@ def test_means_over_seeds(make_run) -> None:
     assert cells(table, 3)["explained variance"].value == pytest.approx(0.85)
     assert cells(table, 3)["explained variance"].low is None
     assert "MSE" not in table.columns  # no run has it
+
+
+def test_the_mean_of_means_over_pairs_has_a_wider_interval(make_run) -> None:
+    values = (0.7, 0.74, 0.73)
+    runs = [make_run("l1", seed) for seed in range(3)]
+    for run, value in zip(runs, values, strict=True):
+        write_result(run, {"pw_mcc": value, "cossim": value}, name="stability")
+    [variant] = compare(runs).variants
+    narrow, wide = variant.mean("cossim"), variant.mean("pw_mcc")
+    assert narrow.value == wide.value == pytest.approx(sum(values) / 3)
+    assert wide.high - wide.low == pytest.approx(4 * (narrow.high - narrow.low))  # 2 (n - 1) / (n - 2) of n = 3
 
 
 def test_a_mean_needs_all_seeds(make_run) -> None:
