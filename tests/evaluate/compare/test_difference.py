@@ -19,8 +19,8 @@ SHOWN = {
     "bad": FigureSpec("bad", "lower"),
     "size": FigureSpec("size"),
     "clean": FigureSpec("clean", of_model=True),
-    "other": FigureSpec("other", "higher", noisy="says a paper"),
     "similar": FigureSpec("similar", "higher", of_pairs=True),
+    "other": FigureSpec("other", "higher", noisy="says a paper"),
 }
 BASE = (0.50, 0.60, 0.55, 0.58)
 UP, NOISE = (0.10, 0.11, 0.09, 0.10), (0.10, -0.08, 0.12, -0.05)
@@ -108,8 +108,8 @@ def test_holm_counts_a_primary_metric_that_was_not_measured() -> None:
 def test_primary_metrics_come_first_and_figures_of_the_model_are_left_out() -> None:
     sides = dict.fromkeys(SHOWN, (BASE, BASE))
     judged = changes(sides, {"size": 1.0}, SHOWN)
-    assert [change.key for change in judged] == ["size", "good", "bad", "other", "similar"]
-    assert [change.primary for change in judged] == [True, False, False, False]
+    assert [change.key for change in judged] == ["size", "good", "bad", "similar", "other"]
+    assert [change.primary for change in judged] == [True, *[False] * 4]
     assert judged[-1].to_dict()["noisy"] == "says a paper"
 
 

@@ -57,7 +57,9 @@ class Stability(Metric):
     def _of_variant(self, seeds: Sequence[Subject], text: HeldoutText) -> list[Measurement]:
         """Returns one measurement per seed, in order."""
         if len(seeds) < 2:
-            return [undefined(f"no other seed of {seeds[0].run.variant} was evaluated with it", num_seeds=1)]
+            reason = f"no other seed of {seeds[0].run.variant} was evaluated with it; evaluate all seeds in one call"
+            text.progress.say(f"stability of {seeds[0].name} is undefined: {reason}")
+            return [undefined(reason, num_seeds=1)]
         variant = VariantSeeds.of(seeds, text, self.max_assigned)
         if dead := [seed.name for seed, own in zip(seeds, variant.own, strict=True) if not len(own)]:
             return [undefined(f"no latent of {dead[0]} was active", len(seeds)) for _ in seeds]
