@@ -22,9 +22,7 @@ SHORT = (
     "sae_top_1_test_accuracy",
     "sae_top_5_test_accuracy",
     "pw_mcc",
-    "pw_mcc_above_random",
     "pw_mcc_above_flipped",
-    "frac_in_all_seeds_over_70",
 )
 """Figures that a table for people shows besides the primary ones; JSON has all figures."""
 

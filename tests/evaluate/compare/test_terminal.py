@@ -11,23 +11,27 @@ from helpers.made_results import write_core, write_result, write_run
 from saepipe.data.folders.health import Finding, Health
 from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.compare.terminal import text
+from saepipe.evaluate.figure_specs import STABILITY_FIGURES
 from saepipe.evaluate.results.figures import SHORT
 from saepipe.evaluate.stats.intervals import Estimate
 
 DEAD = Finding("H9", "warning", "48 % of the latents are dead")
 CHANCE = Finding("H10", "error", "the probes of 2 of 26 first letters have an F1 above 0.6", "absorption")
 
+DEFAULT = [key for key in SHORT if key not in STABILITY_FIGURES]
+"""Short figures of the default metrics."""
+
 
 @pytest.fixture
 def study(make_run) -> Table:
-    """Nine runs of three variants with every figure of the short list, noisy enough for long intervals."""
+    """Nine runs of three variants with every short figure of the default metrics, noisy enough for long intervals."""
     runs = []
     for number, name in enumerate(("baseline", "orthogonality", "random_pairs")):
         for seed in range(3):
             run = make_run(name, seed, weight=1.0 + number, health=Health((DEAD,) if number == 1 else ()))
             value = 0.7123456 + 0.0123456 * number + 0.00234567 * (seed + 1) * (number + 1)
-            absorption = {key: Estimate(value / 7, value / 8, value / 6) for key in SHORT if "absorption" in key}
-            figures = {key: Estimate(value, value - 0.01, value + 0.01) for key in SHORT if key not in absorption}
+            absorption = {key: Estimate(value / 7, value / 8, value / 6) for key in DEFAULT if "absorption" in key}
+            figures = {key: Estimate(value, value - 0.01, value + 0.01) for key in DEFAULT if key not in absorption}
             write_result(run, {**figures, "l0": Estimate(32.0, 31.0, 33.0)})
             write_result(run, absorption, name="absorption", findings=(CHANCE,))
             runs.append(run)
@@ -47,9 +51,9 @@ def weak_study(make_run) -> Table:
         for seed in range(3):
             run = make_run(name, seed, weight=1.0 + number, health=Health((DEAD,)))
             value = 0.7 + number * UP_TO_NOISE[seed]
-            figures = {key: Estimate(value, value - 0.01, value + 0.01) for key in SHORT if "absorption" not in key}
+            figures = {key: Estimate(value, value - 0.01, value + 0.01) for key in DEFAULT if "absorption" not in key}
             write_result(run, {**figures, "l0": Estimate(32.0, 31.0, 33.0), "ce_loss_score": NO_HARM})
-            keys = [key for key in SHORT if "absorption" in key]
+            keys = [key for key in DEFAULT if "absorption" in key]
             absorption = dict.fromkeys(keys, Estimate(0.0, 0.0, 0.0) if seed else NO_LETTER)
             parts = {key: {"e": 0.0, "t" if number else "s": 0.0} for key in keys} if seed else {}
             write_result(run, absorption, name="absorption", parts=parts)
@@ -88,12 +92,12 @@ def test_no_cell_is_cut_and_no_interval_lost(study: Table, width: int) -> None:
     assert "…" not in shown
     for verdict in study.verdicts:
         for change in verdict.changes:
-            if change.key in SHORT and change.key != "l0":
+            if change.key in DEFAULT and change.key != "l0":
                 assert change.paired is not None
                 low, high = change.paired.mean.low, change.paired.mean.high
                 assert f"{change.difference:+.3g} [{low:+.3g}, {high:+.3g}]" in shown
     for variant in study.variants:
-        assert all(str(variant.mean(key)) in shown for key in SHORT)
+        assert all(str(variant.mean(key)) in shown for key in DEFAULT)
 
 
 def test_what_is_blocked_says_by_what(study: Table) -> None:
