@@ -38,3 +38,16 @@ def test_controls_are_recognised_by_their_configs(config: Make, tmp_path: Path) 
     assert recognised_control(changed, runs["variant"]) == "random_pairs"
     stronger = changed | {"penalties": [changed["penalties"][0], {**changed["penalties"][1], "weight": 3.0}]}
     assert recognised_control(stronger, runs["variant"]) is None
+
+
+def test_a_control_may_be_trained_to_another_l0(config: Make) -> None:
+    """To reach the L0 of its variant, a control may need another target."""
+
+    def identity(l0: float, **changes: object) -> dict[str, object]:
+        target = {"name": "l0_target", "l0": l0, "penalty": {"name": "l1", "weight": 1.0}}
+        return config(sae={"name": "batch_topk", "d_sae": 40, "k": l0}, penalties=[], **changes).identity() | {
+            "penalties": [target]
+        }
+
+    assert recognised_control(identity(4.0, freeze="decoder"), identity(5.0)) == "frozen_decoder"
+    assert recognised_control(identity(4.0), identity(5.0)) is None

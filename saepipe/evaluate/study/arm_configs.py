@@ -14,6 +14,8 @@ from saepipe.data.config.yaml_file import apply_override
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.study.config import StudyConfig
 from saepipe.train.config import TrainConfig
+from saepipe.train.control_kinds import PLACEBO, Control
+from saepipe.train.controls import control_overrides, selects_pairs
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,19 @@ class Arm:
 
 
 def arms_of(config: StudyConfig) -> list[Arm]:
-    """Returns every arm of a study at every L0: the baseline first at each.
+    """Returns every arm of a study, each before its controls, at every L0: the baseline first at each.
 
     Raises:
-        ConfigError: if an arm's settings are wrong, or its L0 cannot be set.
+        ConfigError: if an arm's settings are wrong, its L0 cannot be set, or a control has no arm that it controls.
     """
     shared = {**config.train, "plugins": [str(path) for path in config.plugins], "cache": "cache"}
-    settings = {name: _overridden(shared, overrides, name) for name, overrides in config.overrides()}
+    settings = {
+        label: plain
+        for name, overrides in config.overrides()
+        for label, plain in _with_controls(name, _overridden(shared, overrides, name), config.controls)
+    }
+    if PLACEBO in config.controls and not any(label.endswith(f"-{PLACEBO}") for label in settings):
+        raise ConfigError(f"controls has {PLACEBO}, but no arm has a penalty that selects pairs", hint="drop it")
     several = len(config.l0s) > 1
     arms = [
         Arm(name, slug(f"{name}-l0-{l0:g}" if several else name), plain, l0)
@@ -50,6 +58,17 @@ def arms_of(config: StudyConfig) -> list[Arm]:
     for arm in arms:
         TrainConfig.parse(arm.settings_at(arm.l0), source=f"arm {arm.name!r}")
     return arms
+
+
+def _with_controls(
+    name: str, settings: dict[str, Any], controls: Sequence[Control]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields an arm, then those of the controls that it can have, by name."""
+    yield name, settings
+    config = TrainConfig.parse(settings, source=f"arm {name!r}")
+    for control in controls:
+        if control != PLACEBO or selects_pairs(config):
+            yield f"{name}-{control}", settings | control_overrides(config, control)
 
 
 def _overridden(shared: Mapping[str, Any], overrides: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from saepipe.evaluate.metrics.absorption.metric import Absorption
 from saepipe.evaluate.metrics.core.metric import Core
 from saepipe.evaluate.results.figures import catalogue, why_unknown
 from saepipe.harvest.config import HarvestConfig
+from saepipe.train.control_kinds import Control
 from saepipe.train.stored_config import Effect
 
 BASELINE = "baseline"
@@ -44,6 +45,9 @@ class StudyConfig(ConfigWithPlugins):
     train: dict[str, Any] = Field(description="settings of the baseline, which every arm starts from")
     arms: tuple[dict[str, Any], ...] = Field(
         min_length=1, description="each a `name` and the settings in which it differs: keys as in `variants:`"
+    )
+    controls: tuple[Control, ...] = Field(
+        (), description="trained beside every arm, too: with a part frozen, or with random pairs for those it selects"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)
     l0: OneOrSeveral = Field(

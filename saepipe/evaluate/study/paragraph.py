@@ -66,6 +66,7 @@ def _outcome(verdict: Verdict) -> Iterator[str]:
         return
     primary = [change for change in verdict.changes if change.primary]
     yield f"{verdict.variant}: {'; '.join(map(_changed, primary))}"
+    yield from (f"{verdict.variant}: {test}" for test in verdict.controls)
 
 
 def _changed(change: Change) -> str:

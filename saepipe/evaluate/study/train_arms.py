@@ -9,6 +9,7 @@ from statistics import fmean
 
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.metrics.core.metric import Core
+from saepipe.evaluate.model.tail_models import TailModels
 from saepipe.evaluate.run import evaluate
 from saepipe.evaluate.study.arm_configs import Arm, by_l0, train_config
 from saepipe.evaluate.study.config import StudyConfig
@@ -59,7 +60,7 @@ def train_arms(study: Study, arms: Sequence[Arm], seeds: Sequence[int], record: 
 
 def _train(study: Study, arms: Sequence[Arm], seeds: Sequence[int], record: Record, progress: Progress) -> None:
     config = train_config(study.config, arms, seeds, record.trained_to, study.cache)
-    train(config, study.out / RUNS, progress=progress)
+    train(config, study.out / RUNS, progress=progress, open_tail_models=TailModels)
 
 
 def _check(

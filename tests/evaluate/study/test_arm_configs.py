@@ -71,6 +71,27 @@ def test_every_arm_stands_at_every_l0() -> None:
     }
 
 
+def test_every_arm_has_the_controls_that_it_can_have() -> None:
+    arms = [{"name": "pairs", "penalties": [{"name": "ortsae", "weight": 0.5}]}]
+    study = plain_study("cache", arms=arms, controls=["frozen_decoder", "random_pairs"], l0=8)
+    settings = {arm.label: TrainConfig.parse(arm.settings) for arm in arms_of(StudyConfig.parse(study))}
+    assert list(settings) == [
+        "baseline",
+        "baseline-frozen_decoder",
+        "pairs",
+        "pairs-frozen_decoder",
+        "pairs-random_pairs",
+    ]
+    assert [config.freeze for config in settings.values()] == [None, "decoder", None, "decoder", None]
+    assert [penalty.name for penalty in settings["pairs-random_pairs"].penalties] == ["random_pairs"]
+
+
+def test_random_pairs_that_control_nothing_are_refused() -> None:
+    arms = [{"name": "tanh", "penalties": [{"name": "tanh", "weight": 0.5}]}]
+    with pytest.raises(ConfigError, match="controls has random_pairs, but no arm has a penalty that selects pairs"):
+        arms_of(StudyConfig.parse(plain_study("cache", arms=arms, controls=["random_pairs"])))
+
+
 def test_an_arm_of_a_plugin_leaves_the_ids_of_the_others() -> None:
     """A new variant may join a study that has run."""
     relu = {"name": "relu", "d_sae": 64}
