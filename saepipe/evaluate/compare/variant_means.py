@@ -98,7 +98,7 @@ def by_variant(rows: Sequence[Row]) -> list[list[Row]]:
     """Groups runs whose configs differ in seeds alone."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[without_seeds(row.settings)].append(row)
+        groups[repr(without_seeds(row.settings))].append(row)
     return list(groups.values())
 
 

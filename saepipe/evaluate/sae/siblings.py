@@ -10,9 +10,9 @@ from saepipe.train.rundir.finished_run import Run
 _SEEDS = ("seed", "data_seed")
 
 
-def without_seeds(settings: Mapping[str, Any]) -> str:
-    """Returns the settings of a run but for its seeds, as a key that is equal for the runs of one variant."""
-    return repr([item for item in settings.items() if item[0] not in _SEEDS])
+def without_seeds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a run but for its seeds: equal for the runs of one variant."""
+    return {key: value for key, value in settings.items() if key not in _SEEDS}
 
 
 def siblings(run: Run, runs: Iterable[Run]) -> tuple[Run, ...]:
@@ -22,14 +22,14 @@ def siblings(run: Run, runs: Iterable[Run]) -> tuple[Run, ...]:
     finding of the same features. An imported run of an unknown seed has no siblings. Of several runs of one seed, the
     one whose fingerprint comes first counts.
     """
-    seed = run.settings["seed"]
+    seed, variant = run.settings["seed"], _variant(run)
     of_seed: dict[int, Run] = {}
     for other in sorted(runs, key=lambda each: each.fingerprint) if seed is not None else ():
         theirs = other.settings["seed"]
-        if theirs is not None and theirs != seed and _variant(other) == _variant(run):
+        if theirs is not None and theirs != seed and _variant(other) == variant:
             of_seed.setdefault(theirs, other)
     return tuple(of_seed[theirs] for theirs in sorted(of_seed))
 
 
-def _variant(run: Run) -> tuple[str, str]:
+def _variant(run: Run) -> tuple[str, dict[str, Any]]:
     return run.cache_fingerprint, without_seeds(run.settings)
