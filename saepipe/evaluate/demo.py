@@ -6,6 +6,7 @@ from pathlib import Path
 
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.model.tail_models import TailModels
 from saepipe.evaluate.run import evaluate
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
@@ -25,7 +26,8 @@ def run_study(configs: Path, settings: HarvestConfig, out: Path, progress: Progr
         progress: receives the progress of each stage.
     """
     cache = harvest(settings, out / "cache", progress=progress)
-    runs = train(TrainConfig.load(configs / "train.yaml", [f"cache={cache.path}"]), out / "runs", progress=progress)
+    study = TrainConfig.load(configs / "train.yaml", [f"cache={cache.path}"])
+    runs = train(study, out / "runs", progress=progress, open_tail_models=TailModels)
     config = EvaluateConfig.load(configs / "evaluate.yaml")
     evaluate([run for run in runs if run.name == "seed-0"], config, progress=progress)
     others = [run for run in runs if run.name != "seed-0"]
