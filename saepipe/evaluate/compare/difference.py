@@ -154,6 +154,7 @@ def changes(
         shown: every figure that a metric knows, by key.
         blocked_by: returns the findings that forbid a verdict on a figure, by its key.
     """
+    sides = {key: values for key, values in sides.items() if key not in shown or not shown[key].untestable}
     keys = [*primary, *(key for key in shown if key in sides and key not in primary and not shown[key].of_model)]
     uncorrected = [
         replace(_change(key, sides.get(key, ((), ())), primary.get(key), shown), blocked_by=blocked_by(key))
@@ -193,7 +194,8 @@ def check_claim(change: Change, why_absent: str | None = None) -> Iterator[Findi
     if change.paired is None:
         if change.primary:
             why = why_absent or "evaluate it before claiming anything about it"
-            yield Finding("H17", "warning", f"{name} is a primary metric but was not measured: {why}", change.key)
+            problem = "cannot be tested" if change.shown.untestable else "was not measured"
+            yield Finding("H17", "warning", f"{name} is a primary metric but {problem}: {why}", change.key)
         return
     if change.paired.num_seeds < change.num_pairs:
         message = f"{name} has a value for only {change.paired.num_seeds} of {change.num_pairs} paired seeds"

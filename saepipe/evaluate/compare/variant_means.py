@@ -10,6 +10,7 @@ from typing import Literal
 
 from saepipe.data.folders.health import Finding, errors
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
+from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.figures import catalogue
 from saepipe.evaluate.results.run_results import Cell, Row
 from saepipe.evaluate.sae.siblings import without_seeds
@@ -58,8 +59,9 @@ class Variant:
 
     def mean(self, key: str) -> Mean:
         """Returns the mean of a figure over all seeds; without a value if a seed has none."""
-        of_pairs = key in (shown := catalogue()) and shown[key].of_pairs
-        return mean([row.cells.get(key, Cell()) for row in self.rows], of_pairs=of_pairs)
+        how = catalogue().get(key, FigureSpec(key))
+        means = mean([row.cells.get(key, Cell()) for row in self.rows], of_pairs=how.of_pairs)
+        return Mean(means.value, why=means.why) if how.untestable else means
 
 
 def rules_found(findings: Iterable[Finding], *, trained: bool) -> str:

@@ -58,8 +58,8 @@ def primary_metrics(configs: Iterable[StoredConfig]) -> tuple[dict[str, float], 
 
 
 def why_unknown(key: str, shown: Mapping[str, FigureSpec]) -> str | None:
-    """Returns why no metric can have measured `key`; None if one can."""
+    """Returns why `key` cannot be tested: no metric measures it, or seeds allow no test; None if it can be."""
     if key in shown:
-        return None
+        return shown[key].untestable
     near = difflib.get_close_matches(key, shown, n=1, cutoff=0.6)
     return f"no metric has a figure of that name{f'; did you mean {near[0]}?' if near else ''}"

@@ -33,7 +33,7 @@ class SeedResult:
 def measurements(seeds: Sequence[SeedResult]) -> list[Measurement]:
     """Returns one measurement per seed, in order."""
     all_figures = [seed.figures.with_excess() for seed in seeds]
-    over_seeds = {key: _over_seeds([values[key] for values in all_figures]) for key in all_figures[0]}
+    over_seeds = {key: _over_seeds(key, [values[key] for values in all_figures]) for key in all_figures[0]}
     return [
         _measurement(seed, [other for other in seeds if other is not seed], values, over_seeds)
         for seed, values in zip(seeds, all_figures, strict=True)
@@ -89,10 +89,14 @@ def _by_category(values: Mapping[str, Figure]) -> tuple[dict[str, dict[str, Figu
     return metrics, {key: value for key, value in values.items() if key not in shown}
 
 
-def _over_seeds(values: Sequence[float]) -> dict[str, Any]:
-    """Returns the mean over all pairs of seeds, with the jackknife's interval over seeds; none without a spread."""
+def _over_seeds(key: str, values: Sequence[float]) -> dict[str, Any]:
+    """Returns the mean over all pairs of seeds, with the jackknife's interval over seeds; none without a spread.
+
+    What all seeds have in common is no mean over pairs: its values count nearly the same latents, and have no interval.
+    """
     estimate = paired_seeds.mean(values, of_pairs=True)
-    interval = None if estimate.low == estimate.high else [estimate.low, estimate.high]
+    has_none = estimate.low == estimate.high or key.startswith(tuple(FOUND))
+    interval = None if has_none else [estimate.low, estimate.high]
     return {"mean": estimate.value, "interval": interval}
 
 
