@@ -250,7 +250,7 @@ def study(
     from saepipe.evaluate.study import status as standing
     from saepipe.evaluate.study.config import StudyConfig
 
-    settings = StudyConfig.load(file, set_).with_more_seeds(seeds)
+    settings = StudyConfig.load(file, [*set_, *([f"more_seeds={seeds}"] if seeds else [])])
     if status:
         where = standing.status(settings, out)
         show_parts(where, standing.render(where), format_)
@@ -265,7 +265,8 @@ def study(
     if format_ == "human":
         for table in outcome.tables:
             show_table(table, format_)
-    show_parts(outcome.to_dict(), [f"\n{outcome.paragraph}", f"\nreport  {outcome.report or 'none'}"], format_)
+    pages = ", ".join(map(str, outcome.reports)) or "none"
+    show_parts(outcome.to_dict(), [f"\n{outcome.paragraph}", f"\nreport  {pages}"], format_)
 
 
 @app.command(epilog=examples("findings runs/study/*/seed-*"))

@@ -45,11 +45,6 @@ def control_overrides(
     return {"freeze": next(freeze for freeze, name in FREEZES.items() if name == control)}
 
 
-def selects_pairs(config: TrainConfig) -> bool:
-    """Returns whether a variant has a penalty that `random_pairs` can replace."""
-    return any(most_pairs(penalty, config.sae.d_sae) is not None for penalty in config.penalties)
-
-
 def _with_random_pairs(config: TrainConfig, num_pairs: Mapping[str, float]) -> list[dict[str, Any]]:
     d_sae, penalties = config.sae.d_sae, []
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):

@@ -90,21 +90,22 @@ def sign(estimate: Estimate) -> int:
     return int(estimate.low > 0) - int(estimate.high < 0)
 
 
-def detectable(spread: float, num_seeds: int) -> float:
-    """Returns the smallest true difference that the paired t test at level 0.05 finds with 80 % power.
+def detectable(spread: float, num_seeds: int, num_tests: int = 1) -> float:
+    """Returns the smallest true difference that the paired t test at level 0.05 / num_tests finds with 80 % power.
 
     It is exact for normal differences of standard deviation `spread`: c spread / sqrt(n), where |T| exceeds
-    t_(0.975, n-1) with probability 0.8 for T noncentral t with n - 1 degrees of freedom and noncentrality c (Cohen,
-    Statistical Power Analysis, 1988, chapter 2). With the spread of few seeds it is itself a rough estimate.
+    t_(0.975, n-1), for one test, with probability 0.8 for T noncentral t with n - 1 degrees of freedom and
+    noncentrality c (Cohen, Statistical Power Analysis, 1988, chapter 2). With the spread of few seeds it is itself a
+    rough estimate.
     """
-    return _noncentrality(num_seeds) * spread / math.sqrt(num_seeds)
+    return _noncentrality(num_seeds, num_tests) * spread / math.sqrt(num_seeds)
 
 
 @cache
-def _noncentrality(num_seeds: int) -> float:
+def _noncentrality(num_seeds: int, num_tests: int) -> float:
     """Noncentrality at which the test reaches 80 % power."""
     degrees = num_seeds - 1
-    critical = stats.t.ppf((1 + LEVEL) / 2, degrees)
+    critical = stats.t.ppf(1 - (1 - LEVEL) / 2 / num_tests, degrees)
 
     def excess_power(shift: float) -> float:
         return float(stats.nct.sf(critical, degrees, shift) + stats.nct.sf(critical, degrees, -shift)) - POWER

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from saepipe.data.config.base import fingerprint
 from saepipe.data.config.slug import slug
 from saepipe.data.config.yaml_file import apply_override
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.study.config import StudyConfig
 from saepipe.train.config import TrainConfig
-from saepipe.train.control_kinds import PLACEBO, Control
-from saepipe.train.controls import control_overrides, selects_pairs
+from saepipe.train.control_kinds import Control
+from saepipe.train.controls import control_config
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,17 @@ class Arm:
     """Plain train config without cache and seeds, before it is brought to an L0."""
     l0: float | None
     """Active latents per token that it is to have; None: as configured."""
+    is_control: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what it is: an arm of the same label with other settings is another one."""
+        return fingerprint([dict(self.settings), self.l0])
+
+    @property
+    def keeps_whole_k(self) -> bool:
+        """True if each token has k latents, a whole number: its L0 cannot be between two."""
+        return isinstance(TrainConfig.parse(self.settings).sae.num_active, int)
 
     def settings_at(self, l0: float | None) -> Mapping[str, Any]:
         """Returns its settings, brought to an L0 unless that is None."""
@@ -42,33 +56,41 @@ def arms_of(config: StudyConfig) -> list[Arm]:
         ConfigError: if an arm's settings are wrong, its L0 cannot be set, or a control has no arm that it controls.
     """
     shared = {**config.train, "plugins": [str(path) for path in config.plugins], "cache": "cache"}
-    settings = {
-        label: plain
-        for name, overrides in config.overrides()
-        for label, plain in _with_controls(name, _overridden(shared, overrides, name), config.controls)
-    }
-    if PLACEBO in config.controls and not any(label.endswith(f"-{PLACEBO}") for label in settings):
-        raise ConfigError(f"controls has {PLACEBO}, but no arm has a penalty that selects pairs", hint="drop it")
+    settings: dict[tuple[str, Control | None], dict[str, Any]] = {}
+    for name, overrides in config.overrides():
+        plain = _overridden(shared, overrides, name)
+        settings |= {(name, None): plain, **_controls(name, plain, config.controls)}
+    for control in config.controls:
+        if control not in {kind for _, kind in settings}:
+            _control(next(iter(settings.values())), control)  # raises why
     several = len(config.l0s) > 1
-    arms = [
-        Arm(name, slug(f"{name}-l0-{l0:g}" if several else name), plain, l0)
-        for l0 in (config.l0s or (None,))
-        for name, plain in settings.items()
-    ]
+    arms = []
+    for l0 in config.l0s or (None,):
+        for (name, kind), plain in settings.items():
+            own = f"{name}-{kind}" if kind else name
+            arms.append(Arm(own, slug(f"{own}-l0-{l0:g}" if several else own), plain, l0, kind is not None))
+    if twice := [label for label, count in Counter(arm.label for arm in arms).items() if count > 1]:
+        raise ConfigError(f"two arms are called {', '.join(twice)}", hint="rename one")
     for arm in arms:
         TrainConfig.parse(arm.settings_at(arm.l0), source=f"arm {arm.name!r}")
     return arms
 
 
-def _with_controls(
+def _controls(
     name: str, settings: dict[str, Any], controls: Sequence[Control]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields an arm, then those of the controls that it can have, by name."""
-    yield name, settings
-    config = TrainConfig.parse(settings, source=f"arm {name!r}")
+) -> dict[tuple[str, Control | None], dict[str, Any]]:
+    """Returns those of the controls that an arm can have, by its name and their kind."""
+    possible: dict[tuple[str, Control | None], dict[str, Any]] = {}
     for control in controls:
-        if control != PLACEBO or selects_pairs(config):
-            yield f"{name}-{control}", settings | control_overrides(config, control)
+        with suppress(ConfigError):  # such as random pairs for an arm without pairs
+            possible[name, control] = _control(settings, control)
+    return possible
+
+
+def _control(settings: dict[str, Any], control: Control) -> dict[str, Any]:
+    """Returns the settings of an arm's control; raises ConfigError if it can have none."""
+    config = TrainConfig.parse(settings)
+    return control_config(config, control).to_dict()
 
 
 def _overridden(shared: Mapping[str, Any], overrides: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -90,6 +112,8 @@ def brought_to(settings: Mapping[str, Any], l0: float, name: str) -> dict[str, A
     """
     config = TrainConfig.parse(settings, source=f"arm {name!r}")
     plain = dict(settings)
+    if isinstance(plain["sae"].get("k"), Mapping):
+        raise ConfigError(f"k of arm {name!r} follows a schedule, and `l0` would end it", hint="leave out `l0`")
     if config.sae.num_active is not None:
         return plain | {"sae": {**plain["sae"], "k": l0 if l0 % 1 else int(l0)}}
     penalties = [dict(penalty) for penalty in plain["penalties"]]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from saepipe.data.config.base import Count
 from saepipe.data.config.bounds import Seed
 from saepipe.data.config.component import ConfigWithPlugins
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
@@ -18,6 +19,7 @@ from saepipe.evaluate.results.figures import catalogue, why_unknown
 from saepipe.harvest.config import HarvestConfig
 from saepipe.train.control_kinds import Control
 from saepipe.train.stored_config import Effect
+from saepipe.train.variants import SHARED_BY_ALL
 
 BASELINE = "baseline"
 """Name of the arm that the others are compared with."""
@@ -50,6 +52,7 @@ class StudyConfig(ConfigWithPlugins):
         (), description="trained beside every arm, too: with a part frozen, or with random pairs for those it selects"
     )
     seeds: tuple[Seed, ...] = (0, 1, 2)
+    more_seeds: Annotated[Count, Field(ge=0)] = Field(0, description="further seeds, after the largest of `seeds`")
     l0: OneOrSeveral = Field(
         (), description="active latents per token that every arm is trained to, or several; none: as configured"
     )
@@ -92,6 +95,9 @@ class StudyConfig(ConfigWithPlugins):
             raise ValueError(f"two arms have one name: {', '.join(names)}")
         if taken := [key for key in OF_THE_STUDY if key in self.train]:
             raise ValueError(f"train has {', '.join(taken)}, which stand beside `train`, for all arms")
+        for arm in self.arms:
+            if taken := [key for key in arm if key.split(".")[0] in (*OF_THE_STUDY, *SHARED_BY_ALL)]:
+                raise ValueError(f"arm {arm['name']} has {', '.join(taken)}, which all arms share")
         return self
 
     @model_validator(mode="after")
@@ -107,7 +113,9 @@ class StudyConfig(ConfigWithPlugins):
         if "l0" not in by_figure:
             yield "evaluate.metrics lacks core, which measures the L0 that all arms must share"
         for key in self.primary_metrics:
-            if key not in by_figure:
+            if key in shown and (shown[key].of_pairs or shown[key].untestable):
+                yield f"the primary metric {key} is of several seeds at once, so a pilot cannot tell its spread"
+            elif key not in by_figure:
                 why = why_unknown(key, shown) or "no metric under evaluate.metrics has it"
                 yield f"the primary metric {key} would not be measured: {why}"
         for key in self.spreads:
@@ -123,10 +131,11 @@ class StudyConfig(ConfigWithPlugins):
         """Returns the folder of the cache of a study at `out`."""
         return self.cache or out / "cache"
 
-    def with_more_seeds(self, num_more: int) -> Self:
-        """Returns the study with `num_more` seeds after the largest of its own; the same ones at every call."""
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """Seeds of every arm."""
         first = max(self.seeds) + 1
-        return self.model_copy(update={"seeds": (*self.seeds, *range(first, first + num_more))})
+        return (*self.seeds, *range(first, first + self.more_seeds))
 
     def overrides(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yields the name and the settings of each arm, the baseline first."""

@@ -9,6 +9,7 @@ from saepipe.evaluate.compare.table import Table
 from saepipe.evaluate.compare.verdict import Verdict
 from saepipe.evaluate.report.conclusions import listed
 from saepipe.evaluate.results.figures import catalogue
+from saepipe.evaluate.study.arm_configs import arms_of
 from saepipe.evaluate.study.config import StudyConfig
 from saepipe.evaluate.study.record import Record
 
@@ -22,19 +23,36 @@ def paragraph(config: StudyConfig, record: Record, tables: Sequence[Table]) -> s
 
 
 def _caveats(config: StudyConfig, record: Record) -> Iterator[str]:
-    """Yields what weakens the study as a whole."""
-    if record.exploratory:
-        assert record.primary_metrics is not None
-        later = listed([_labels(metrics) for metrics in record.asked_later])
+    """Yields what weakens the study as a whole: what was changed once results could be read."""
+    first = record.primary_metrics or {}
+    if later := [key for metrics in record.asked_later for key in metrics if key not in first]:
         yield (
-            f"The study is exploratory: after first results had been read, {later} became primary metrics; the "
-            f"verdicts are on those declared before, {_labels(record.primary_metrics)}"
+            f"The study is exploratory: after first results could be read, {_labels(dict.fromkeys(later))} became "
+            f"primary metrics; the verdicts are on those declared before, {_labels(first)}"
         )
-    if record.judged_seeds and (added := [seed for seed in config.seeds if seed not in record.judged_seeds]):
+    elif record.asked_later:
         yield (
-            f"{len(added)} of {len(config.seeds)} seeds were added after a verdict over {len(record.judged_seeds)} had "
+            "The study is exploratory: after first results could be read, other primary metrics or effects of interest "
+            f"were asked for; those declared before stay, for {_labels(first)}"
+        )
+    if (judged := record.judged) is None:
+        return
+    if judged.question != config.question:
+        yield f"The first verdict was on another question: {judged.question}"
+    added, dropped = ([*{*ours} - {*theirs}] for ours, theirs in _turns(config.all_seeds, judged.seeds))
+    if added:
+        yield (
+            f"{len(added)} of {len(config.all_seeds)} seeds were added after a verdict over {len(judged.seeds)} had "
             "been read, so p is smaller than it should be"
         )
+    if dropped:
+        yield f"{len(dropped)} seeds of the first verdict are left out: {listed([*map(str, sorted(dropped))])}"
+    if gone := [arm for arm in judged.arms if arm not in {each.label for each in arms_of(config)}]:
+        yield f"Arms of the first verdict that are left out: {listed(gone)}"
+
+
+def _turns(ours: Sequence[int], theirs: Sequence[int]) -> tuple[tuple[Sequence[int], Sequence[int]], ...]:
+    return (ours, theirs), (theirs, ours)
 
 
 def _labels(keys: Iterable[str]) -> str:
@@ -45,18 +63,23 @@ def _labels(keys: Iterable[str]) -> str:
 def _compared(config: StudyConfig, table: Table) -> str:
     """Returns what was compared: arms, L0, place, seeds and tokens."""
     first = table.variants[0].rows[0]
-    settings = first.run.trained
-    assert settings is not None
     l0s = [mean.value for variant in table.variants if (mean := variant.mean("l0")).value is not None]
-    ends = list(dict.fromkeys(f"{l0:.3g}" for l0 in (min(l0s), max(l0s)))) if l0s else ["unknown"]
-    arms = listed([variant.name for variant in table.variants[1:]])
-    tokens = settings.steps * settings.batch_size
-    were = "was" if len(table.variants) == 2 else "were"
+    trained = [row.run.trained for variant in table.variants for row in variant.rows if row.run.trained]
+    tokens = [settings.steps * settings.batch_size for settings in trained]
+    num_primary = sum(change.primary for change in table.verdicts[0].changes)
+    baseline, *others = (variant.name for variant in table.variants)
+    were = "was" if len(others) == 1 else "were"
     return (
-        f"{arms} {were} compared with {table.variants[0].name} at L0 {' to '.join(ends)}, at {first.run.sites}, over "
-        f"{len(config.seeds)} seeds each, paired by seed, trained on {tokens:,} tokens (paired t tests, Holm's "
-        f"correction over {len(config.primary_metrics)} primary metrics)"
+        f"{listed(others)} {were} compared with {baseline} at L0 {_span(l0s, '.3g')}, at {first.run.sites}, over "
+        f"{len(config.all_seeds)} seeds each, paired by seed, trained on {_span(tokens, ',')} tokens (paired t tests, "
+        f"Holm's correction over {num_primary} primary metrics)"
     )
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    """Returns `least to most` of some values, or the one that all have."""
+    ends = dict.fromkeys(format(value, form) for value in (min(values), max(values))) if values else ["unknown"]
+    return " to ".join(ends)
 
 
 def _outcome(verdict: Verdict) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.evaluate.results.figures import catalogue
 from saepipe.evaluate.study.arm_configs import arms_of, train_config
 from saepipe.evaluate.study.config import StudyConfig
-from saepipe.evaluate.study.power import Power, powers
+from saepipe.evaluate.study.power import Power
 from saepipe.evaluate.study.record import Record
 from saepipe.evaluate.study.train_arms import Study
 from saepipe.harvest.plan import plan as plan_harvest
@@ -82,7 +82,7 @@ def plan_study(config: StudyConfig, out: Path) -> StudyPlan:
     study, record = Study(config, arms, out), Record.read(out)
     harvested, seconds, train_seconds, device, num_bytes = is_committed(study.cache), 0.0, None, None, None
     if harvested:
-        costs = dry_run_of(train_config(config, arms, config.seeds, record.trained_to, study.cache))
+        costs = dry_run_of(train_config(config, arms, config.all_seeds, study.trained_to(record), study.cache))
         train_seconds, device = costs.seconds, costs.device
         num_bytes = sum(cost.sae_bytes for cost in costs.runs)
     elif config.harvest is not None:
@@ -91,9 +91,9 @@ def plan_study(config: StudyConfig, out: Path) -> StudyPlan:
     return StudyPlan(
         question=config.question,
         arms=tuple(arm.label for arm in arms),
-        seeds=config.seeds,
+        seeds=config.all_seeds,
         l0=config.l0s,
-        finished=sum(map(is_committed, study.runs(arms, config.seeds))),
+        finished=sum(map(is_committed, study.runs(arms, config.all_seeds))),
         harvest_seconds=seconds,
         train_seconds=train_seconds,
         device=device,
@@ -102,8 +102,21 @@ def plan_study(config: StudyConfig, out: Path) -> StudyPlan:
     )
 
 
-def known_powers(config: StudyConfig, record: Record) -> Sequence[Power]:
+def known_powers(config: StudyConfig, record: Record) -> list[Power]:
     """Returns what the planned seeds can see of each primary metric whose spread was given or measured."""
-    labels = {key: how.label for key, how in catalogue().items()}
-    effects = record.primary_metrics or config.primary_metrics
-    return powers(effects, {**(record.spreads or {}), **config.spreads}, len(config.seeds), labels)
+    shown, effects = catalogue(), record.primary_metrics or config.primary_metrics
+    measured = {key: (spread, record.spread_degrees) for key, spread in (record.spreads or {}).items()}
+    spreads = measured | {key: (spread, None) for key, spread in config.spreads.items()}
+    return [
+        Power(
+            key=key,
+            label=shown[key].label if key in shown else key,
+            effect=effect,
+            spread=spreads[key][0],
+            num_seeds=len(config.all_seeds),
+            num_tests=len(effects),
+            degrees=spreads[key][1],
+        )
+        for key, effect in effects.items()
+        if key in spreads
+    ]

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import write_json
-from saepipe.evaluate.compare.checks import unmatched_l0
 
 RECORD = "study.json"
 
@@ -19,38 +18,40 @@ RECORD = "study.json"
 class Checked:
     """Mean L0 on held-out text of an arm's first runs."""
 
-    asked: float
-    """what they were trained to"""
+    arm: str
+    """fingerprint of the arm"""
     wanted: float
-    """that of the baseline, which all arms must match"""
+    """L0 of the baseline, which all arms must match"""
     measured: float
+    trained_to: float | None
+    """L0 that the arm is trained to instead, since it missed; None: it matches, or cannot come closer"""
 
-    @property
-    def missed(self) -> bool:
-        """True if the arm does not match the baseline to 5 %, so that it is trained again."""
-        return min(self.measured, self.wanted) > 0 and unmatched_l0(self.measured, self.wanted) is not None
 
-    @property
-    def trained_to(self) -> float:
-        """L0 that a missed arm is trained to instead: as far on the other side of the one wanted."""
-        return self.asked * self.wanted / self.measured
+@dataclass(frozen=True)
+class Judged:
+    """What the first verdict was over."""
+
+    question: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Record:
-    """Decisions of a study. Once a result was read, its primary metrics stay those of that moment."""
+    """Decisions of a study. From its first evaluation on, its primary metrics stay those of that moment."""
 
     path: Path
     primary_metrics: Mapping[str, float] | None = None
-    """Primary metrics with their effects of interest when the first result was read; None: none was read."""
+    """Primary metrics with their effects of interest at the first evaluation; None: there was none."""
     asked_later: tuple[Mapping[str, float], ...] = ()
-    """Other primary metrics that were asked for afterwards."""
+    """Other primary metrics, or effects, that were asked for afterwards."""
     spreads: Mapping[str, float] | None = None
     """Standard deviations of the differences, as the pilot measured them."""
+    spread_degrees: int = 0
+    """Degrees of freedom of those."""
     checked: Mapping[str, Checked] = field(default_factory=dict)
     """Arms whose L0 was checked, by label."""
-    judged_seeds: tuple[int, ...] = ()
-    """Seeds behind the first verdict."""
+    judged: Judged | None = None
 
     @classmethod
     def read(cls, out: Path) -> Self:
@@ -65,9 +66,12 @@ class Record:
         try:
             plain = json.loads(path.read_text())
             plain["checked"] = {label: Checked(**each) for label, each in plain["checked"].items()}
-            return cls(path, **plain | {key: tuple(plain[key]) for key in ("asked_later", "judged_seeds")})
+            if (judged := plain["judged"]) is not None:
+                arms, seeds = tuple(judged["arms"]), tuple(judged["seeds"])
+                plain["judged"] = Judged(judged["question"], arms, seeds)
+            return cls(path, **plain | {"asked_later": tuple(plain["asked_later"])})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            hint = f"remove {path}; runs and results stay, and the study decides anew"
+            hint = f"restore a copy of {path}, or begin the study again in another --out"
             raise CorruptDataError(f"{path} is not the record of a study: {error}", hint=hint) from None
 
     def _kept(self, **changes: Any) -> Self:
@@ -78,29 +82,24 @@ class Record:
         return changed
 
     def registering(self, primary_metrics: Mapping[str, float]) -> Self:
-        """Returns the record once a result is read: the first primary metrics stay, later ones are noted."""
+        """Returns the record before an evaluation: the first primary metrics stay, later ones are noted."""
         if self.primary_metrics is None:
             return self._kept(primary_metrics=dict(primary_metrics))
         if self.primary_metrics == primary_metrics or primary_metrics in self.asked_later:
             return self
         return self._kept(asked_later=(*self.asked_later, dict(primary_metrics)))
 
-    def with_spreads(self, spreads: Mapping[str, float]) -> Self:
-        return self._kept(spreads=dict(spreads))
+    def with_spreads(self, spreads: Mapping[str, float], degrees: int) -> Self:
+        return self._kept(spreads=dict(spreads), spread_degrees=degrees)
 
     def with_checked(self, checked: Mapping[str, Checked]) -> Self:
         return self._kept(checked={**self.checked, **checked}) if checked else self
 
-    def judged(self, seeds: Sequence[int]) -> Self:
-        """Returns the record after a verdict over these seeds; the first verdict's seeds stay."""
-        return self if self.judged_seeds else self._kept(judged_seeds=tuple(seeds))
+    def judging(self, question: str, arms: Sequence[str], seeds: Sequence[int]) -> Self:
+        """Returns the record at a verdict; what the first one was over stays."""
+        return self if self.judged else self._kept(judged=Judged(question, tuple(arms), tuple(seeds)))
 
-    @property
-    def trained_to(self) -> dict[str, float]:
-        """L0 by label of the arms that missed theirs and are trained again, to another."""
-        return {label: of.trained_to for label, of in self.checked.items() if of.missed}
-
-    @property
-    def exploratory(self) -> bool:
-        """True if other primary metrics were asked for once results had been read."""
-        return bool(self.asked_later)
+    def checked_of(self, label: str, arm: str) -> Checked | None:
+        """Returns what was checked of an arm; None if that was an arm of other settings."""
+        checked = self.checked.get(label)
+        return checked if checked is not None and checked.arm == arm else None

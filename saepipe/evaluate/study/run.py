@@ -13,7 +13,7 @@ from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.report.run import report
 from saepipe.evaluate.run import evaluate
-from saepipe.evaluate.study.arm_configs import Arm, arms_of, by_l0
+from saepipe.evaluate.study.arm_configs import arms_of, by_l0
 from saepipe.evaluate.study.config import StudyConfig
 from saepipe.evaluate.study.paragraph import paragraph
 from saepipe.evaluate.study.plan import known_powers
@@ -35,12 +35,12 @@ class Verdicts:
     tables: tuple[Table, ...]
     """one per L0, each against the baseline at that L0"""
     paragraph: str
-    report: Path | None
-    """None if the extra `report` is not installed"""
+    reports: tuple[Path, ...]
+    """one per L0; none if the extra `report` is not installed"""
 
     def to_dict(self) -> dict[str, Any]:
         tables = [table.to_dict() for table in self.tables]
-        return {"paragraph": self.paragraph, "report": str(self.report or ""), "tables": tables}
+        return {"paragraph": self.paragraph, "reports": [str(page) for page in self.reports], "tables": tables}
 
 
 def study(
@@ -73,12 +73,12 @@ def study(
             harvest(config.harvest, planned.cache, progress=progress)
         record = _pilot(planned, record, progress)
         _require_power(config, record, progress)
-        record = train_arms(planned, planned.arms, config.seeds, record, progress)
-        tables = _measured(planned, planned.arms, config.seeds, progress)
-        record = record.registering(config.primary_metrics).judged(config.seeds)
+        record = train_arms(planned, config.all_seeds, record, progress)
+        tables = _measured(planned, config.all_seeds, progress)
+        record = record.judging(config.question, [arm.label for arm in arms], config.all_seeds)
         text = paragraph(config, record, tables)
         write_file(out / PARAGRAPH, f"{text}\n".encode())
-        return Verdicts(tuple(tables), text, _report(planned, progress))
+        return Verdicts(tuple(tables), text, _reports(planned, progress))
 
 
 def _pilot(planned: Study, record: Record, progress: Progress) -> Record:
@@ -89,15 +89,15 @@ def _pilot(planned: Study, record: Record, progress: Progress) -> Record:
         return record
     seeds = config.seeds[:PILOT_SEEDS]
     progress.say(f"pilot: seeds {seeds[0]} and {seeds[1]} of each arm, for the spread of the differences")
-    record = train_arms(planned, planned.arms, seeds, record, progress)
-    spreads = spreads_over_seeds(_measured(planned, planned.arms, seeds, progress))
-    return record.registering(config.primary_metrics).with_spreads(spreads)
+    record = train_arms(planned, seeds, record, progress)
+    tables = _measured(planned, seeds, progress)
+    return record.with_spreads(*spreads_over_seeds(tables, {arm.label for arm in planned.arms if not arm.is_control}))
 
 
-def _measured(planned: Study, arms: Sequence[Arm], seeds: Sequence[int], progress: Progress) -> list[Table]:
+def _measured(planned: Study, seeds: Sequence[int], progress: Progress) -> list[Table]:
     """Evaluates runs, and compares those of each L0 with the baseline there."""
-    evaluate(planned.runs(arms, seeds), planned.config.evaluate, progress=progress)
-    return [compare(planned.runs(group, seeds), planned.runs(group[:1], seeds)[0]) for group in by_l0(arms)]
+    evaluate(planned.runs(planned.arms, seeds), planned.config.evaluate, progress=progress)
+    return [compare(planned.runs(group, seeds), planned.runs(group[:1], seeds)[0]) for group in by_l0(planned.arms)]
 
 
 def _require_power(config: StudyConfig, record: Record, progress: Progress) -> None:
@@ -105,20 +105,26 @@ def _require_power(config: StudyConfig, record: Record, progress: Progress) -> N
     known = known_powers(config, record)
     for power in known:
         progress.say(str(power))
-    if not known or any(power.enough for power in known) or config.underpowered == "go_on":
+    if not known or not all(power.hopeless for power in known) or config.underpowered == "go_on":
         return
     needed = [power.seeds_needed for power in known if power.seeds_needed]
     more = f"`--seeds +{min(needed) - len(config.seeds)}`, " if needed else ""
     raise ConfigError(
         f"this study could not show what it asks: {'; '.join(map(str, known))}",
-        hint=f"{more}longer training, a larger effect of interest, or `underpowered: go_on`",
+        hint=f"{more}or `underpowered: go_on`; other settings or effects of interest make another study (--out)",
     )
 
 
-def _report(planned: Study, progress: Progress) -> Path | None:
-    runs = planned.runs(planned.arms, planned.config.seeds)
-    try:
-        return report(runs, planned.out / PAGE, baseline=runs[0], title=planned.config.question)
-    except MachineError as error:  # only the report needs an extra
-        progress.say(f"no report: {error}")
-        return None
+def _reports(planned: Study, progress: Progress) -> tuple[Path, ...]:
+    """Writes a report per L0; none if the extra `report` is not installed."""
+    pages = []
+    for group in by_l0(planned.arms):
+        runs = planned.runs(group, planned.config.all_seeds)
+        name = PAGE if group[0].l0 is None or len(planned.config.l0s) == 1 else f"report-l0-{group[0].l0:g}.html"
+        try:
+            title = planned.config.question
+            pages.append(report(runs, planned.out / name, baseline=runs[0], title=title))
+        except MachineError as error:
+            progress.say(f"no report: {error}")
+            break
+    return tuple(pages)

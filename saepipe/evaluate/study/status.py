@@ -15,30 +15,32 @@ from saepipe.evaluate.study.arm_configs import Arm, arms_of
 from saepipe.evaluate.study.config import StudyConfig
 from saepipe.evaluate.study.record import Record
 from saepipe.evaluate.study.run import PARAGRAPH
-from saepipe.evaluate.study.train_arms import Study
+from saepipe.evaluate.study.train_arms import Study, measured_l0s
 
 
 def status(config: StudyConfig, out: Path) -> dict[str, Any]:
     """Returns what is made of a study at `out`, as plain data."""
     study, record = Study(config, tuple(arms_of(config)), out), Record.read(out)
+    l0s, again = measured_l0s(study, study.arms), study.trained_to(record)
     return {
         "question": config.question,
         "cache": "ready" if is_committed(study.cache) else "not made yet",
-        "arms": {arm.label: _of_arm(study, arm, record) for arm in study.arms},
+        "arms": {
+            arm.label: _of_arm(study, arm) | {"l0": l0s.get(arm.label), "trained_again": arm.label in again}
+            for arm in study.arms
+        },
         "verdict": (out / PARAGRAPH).read_text() if (out / PARAGRAPH).exists() else None,
     }
 
 
-def _of_arm(study: Study, arm: Arm, record: Record) -> dict[str, Any]:
-    seeds, checked = study.config.seeds, record.checked.get(arm.label)
+def _of_arm(study: Study, arm: Arm) -> dict[str, Any]:
+    seeds = study.config.all_seeds
     runs = study.runs([arm], seeds)
     metrics = [metric.name for metric in study.config.evaluate.metrics]
     return {
         "trained": sum(map(is_committed, runs)),
         "evaluated": sum((run / "eval" / f"{name}.json").exists() for run in runs for name in metrics) // len(metrics),
         "seeds": len(seeds),
-        "l0": checked.measured if checked else None,
-        "trained_again": bool(checked and checked.missed),
     }
 
 

@@ -88,8 +88,27 @@ def test_every_arm_has_the_controls_that_it_can_have() -> None:
 
 def test_random_pairs_that_control_nothing_are_refused() -> None:
     arms = [{"name": "tanh", "penalties": [{"name": "tanh", "weight": 0.5}]}]
-    with pytest.raises(ConfigError, match="controls has random_pairs, but no arm has a penalty that selects pairs"):
+    with pytest.raises(ConfigError, match="random_pairs: no penalty of the variant selects pairs"):
         arms_of(StudyConfig.parse(plain_study("cache", arms=arms, controls=["random_pairs"])))
+
+
+def test_controls_that_only_some_arms_can_have_are_left_out_elsewhere() -> None:
+    """A frozen encoder makes no relu sparse."""
+    relu = {"name": "relu", "sae": {"name": "relu", "d_sae": 64}, "penalties": [{"name": "l1", "weight": 1.0}]}
+    study = plain_study("cache", arms=[relu], controls=["frozen_encoder"], l0=8)
+    labels = [arm.label for arm in arms_of(StudyConfig.parse(study))]
+    assert labels == ["baseline", "baseline-frozen_encoder", "relu"]
+
+
+def test_two_arms_of_one_name_are_refused() -> None:
+    arms = [{"name": "baseline-frozen_decoder", "optimizer.lr": 1e-4}]
+    with pytest.raises(ConfigError, match="two arms are called baseline-frozen_decoder"):
+        arms_of(StudyConfig.parse(plain_study("cache", arms=arms, controls=["frozen_decoder"])))
+
+
+def test_a_schedule_of_k_is_not_cut_off() -> None:
+    with pytest.raises(ConfigError, match="k of arm 'new' follows a schedule"):
+        brought({"name": "topk", "k": {"start": 20, "end": 5}})
 
 
 def test_an_arm_of_a_plugin_leaves_the_ids_of_the_others() -> None:

@@ -20,7 +20,12 @@ from saepipe.evaluate.study.config import StudyConfig
         ({"seeds": [0, 1, 1]}, "seeds name one twice"),
         ({"arms": [{"penalties": []}]}, "arm 1 has no `name`"),
         ({"arms": [{"name": "baseline"}]}, "two arms have one name: baseline, baseline"),
+        ({"arms": [{"name": "new", "cache": "other", "seed": 3}]}, "arm new has cache, seed, which all arms share"),
         ({"arms": []}, "arms"),
+        (
+            {"evaluate": {"metrics": [{"name": "core"}, {"name": "stability"}]}, "primary_metrics": {"pw_mcc": 0.1}},
+            "pw_mcc is of several seeds at once, so a pilot cannot tell its spread",
+        ),
         ({"cache": None}, "give `harvest`, settings of the cache to make, or `cache`"),
         ({"train": {"seeds": [0], "cache": "x"}}, "train has cache, seeds, which stand beside `train`"),
         ({"primary_metrics": {"explained_varience": 0.1}}, "did you mean explained_variance"),
@@ -47,8 +52,8 @@ def test_one_l0_is_a_list_of_one() -> None:
 
 def test_more_seeds_follow_the_largest() -> None:
     config = StudyConfig.parse(plain_study("cache", seeds=[3, 0, 1]))
-    assert config.with_more_seeds(2).seeds == (3, 0, 1, 4, 5)
-    assert config.with_more_seeds(0).seeds == (3, 0, 1)
+    assert config.all_seeds == (3, 0, 1)
+    assert StudyConfig.parse(plain_study("cache", seeds=[3, 0, 1], more_seeds=2)).all_seeds == (3, 0, 1, 4, 5)
 
 
 def test_the_example_is_one_short_file() -> None:

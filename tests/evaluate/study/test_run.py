@@ -18,6 +18,7 @@ from saepipe.evaluate.study.plan import plan_study
 from saepipe.evaluate.study.record import Record
 from saepipe.evaluate.study.run import Verdicts, study
 from saepipe.evaluate.study.status import status
+from saepipe.evaluate.study.train_arms import mean_l0
 from saepipe.train.rundir.finished_run import open_run
 
 
@@ -38,8 +39,8 @@ def words(outcome: Verdicts) -> dict[str, str]:
 def test_an_arm_with_an_effect_and_a_placebo_are_told_apart(finished: tuple[Path, Verdicts]) -> None:
     _, outcome = finished
     assert words(outcome) == {"slow": "worse", "placebo": "within noise"}
-    assert outcome.report is not None
-    assert "Does a small SAE need" in outcome.report.read_text()
+    (page,) = outcome.reports
+    assert "Does a small SAE need" in page.read_text()
 
 
 def test_the_paragraph_says_what_was_compared_and_what_changed(finished: tuple[Path, Verdicts]) -> None:
@@ -75,6 +76,7 @@ def test_the_pilot_measures_the_spread_of_the_differences(finished: tuple[Path, 
     pairs = [change.paired for of in outcome.tables[0].verdicts for change in of.changes if change.primary]
     variances = [np.var(paired.differences[:2], ddof=1) for paired in pairs if paired]
     assert Record.read(out).spreads == {"explained_variance": pytest.approx(np.mean(variances) ** 0.5)}
+    assert Record.read(out).spread_degrees == 2
 
 
 def test_seeds_and_arms_join_and_other_metrics_do_not(finished: tuple[Path, Verdicts], toy_cache: Path) -> None:
@@ -82,16 +84,21 @@ def test_seeds_and_arms_join_and_other_metrics_do_not(finished: tuple[Path, Verd
     out, _ = finished
     kept = {run: (run / COMMITTED).read_text() for run in (out / "runs").glob("*/seed-*")}
     arms = [*plain_study(toy_cache)["arms"], {"name": "other", "penalties": [{"name": "l1", "weight": 0.1}]}]
-    config = StudyConfig.parse(plain_study(toy_cache, arms=arms)).with_more_seeds(1)
-    outcome = study(config, out)
+    outcome = study(plain_study(toy_cache, arms=arms, more_seeds=1), out)
     assert words(outcome).keys() == {"slow", "placebo", "other"}
     assert {of.num_seeds for of in outcome.tables[0].verdicts} == {4}
     assert "1 of 4 seeds were added after a verdict over 3 had been read" in outcome.paragraph
     assert kept == {run: (run / COMMITTED).read_text() for run in kept}
 
     changed = study(StudyConfig.parse(plain_study(toy_cache, primary_metrics={"delta_ce": 0.01})), out)
-    assert "The study is exploratory: after first results had been read, delta CE (nats)" in changed.paragraph
+    assert "The study is exploratory: after first results could be read, delta CE (nats)" in changed.paragraph
     assert "those declared before, explained variance" in changed.paragraph
+
+    fewer = study(plain_study(toy_cache, question="Another?", arms=arms[:1], seeds=[0, 1, 3]), out)
+    assert "The first verdict was on another question: Does a small SAE need" in fewer.paragraph
+    assert "1 of 3 seeds were added after a verdict over 3" in fewer.paragraph
+    assert "1 seeds of the first verdict are left out: 2" in fewer.paragraph
+    assert "Arms of the first verdict that are left out: placebo" in fewer.paragraph
     assert words(changed) == {"slow": "worse", "placebo": "within noise"}
 
 
@@ -121,12 +128,29 @@ def test_an_arm_that_misses_its_l0_is_trained_once_more(toy_cache: Path, tmp_pat
     config = plain_study(toy_cache, train=train, arms=arms, l0=8, spreads={"explained_variance": 0.001})
     progress = Silent()
     study(config, tmp_path, progress=progress)
-    checked = Record.read(tmp_path).checked["late"]
-    assert checked.missed
-    assert checked.wanted == Record.read(tmp_path).checked["baseline"].measured
-    runs = [open_run(tmp_path / folder / "late" / "seed-0") for folder in ("missed", "runs")]
+    record = Record.read(tmp_path)
+    checked = record.checked["late"]
+    assert checked.trained_to == pytest.approx(8 * checked.wanted / checked.measured)
+    assert checked.wanted == record.checked["baseline"].measured
+    (first,) = (tmp_path / "missed").iterdir()
+    runs = [open_run(folder / "seed-0") for folder in (first, tmp_path / "runs" / "late")]
     targets = [run.config.to_dict()["penalties"][0]["l0"] for run in runs]
-    assert targets == [8.0, pytest.approx(checked.trained_to)]
+    assert targets == [8.0, checked.trained_to]
     assert any("late has L0" in sentence and "it is trained again" in sentence for sentence in progress.said)
     standing = status(StudyConfig.parse(config), tmp_path)["arms"]["late"]
-    assert standing == {"trained": 3, "evaluated": 3, "seeds": 3, "l0": checked.measured, "trained_again": True}
+    l0 = mean_l0([tmp_path / "runs" / "late" / f"seed-{seed}" for seed in range(3)])
+    assert standing == {"trained": 3, "evaluated": 3, "seeds": 3, "l0": l0, "trained_again": True}
+
+
+def test_an_arm_of_whole_k_is_trained_to_a_whole_k(toy_cache: Path, tmp_path: Path) -> None:
+    """Its L0 cannot be between two; where none is nearer, it stays, and H18 speaks."""
+    relu = {"sae": {"name": "relu", "d_sae": 64}, "penalties": [{"name": "l1", "weight": 1.0}]}
+    train = plain_study(toy_cache)["train"] | relu
+    arms = [{"name": "topk", "sae": {"name": "topk", "d_sae": 64, "k": 8}, "penalties": []}]
+    config = plain_study(toy_cache, train=train, arms=arms, l0=3, spreads={"explained_variance": 0.001})
+    study(config, tmp_path)
+    checked = Record.read(tmp_path).checked["topk"]
+    assert checked.measured == 3
+    assert checked.wanted > 3.15
+    assert checked.trained_to in (None, round(checked.wanted))
+    assert open_run(tmp_path / "runs" / "topk" / "seed-0").config.sae.num_active == (checked.trained_to or 3)
