@@ -36,7 +36,7 @@ class Arm:
 BASELINE = Arm("baseline", "architecture")
 
 WINDOW = 25_600
-"""Tokens in the window of `absorption`: 100 batches, as in the study."""
+"""Tokens in the window of `absorption` and `balance`: 100 batches, as in the study."""
 
 STUDY_A = {"name": "absorption", "window": WINDOW, "ratio": "conditional", "rho": 0.5, "tau": 0.8}
 COSINE = {"name": "topk_orthogonality", "select": "cosine", "fraction": 0.01}
@@ -65,6 +65,7 @@ ARMS: tuple[Arm, ...] = (
     Arm("orthogonality/all_pairs", penalty={"name": "orthogonality"}, weights=(0.1, 0.3, 1.0)),
     Arm("orthogonality/hinge", penalty={"name": "orthogonality", "form": "hinge"}, weights=(0.1, 0.3, 1.0)),
     _absorption("suppression", (0.6, 1.8, 5.4), tau=0.1),
+    Arm("balance", penalty={"name": "balance", "window": WINDOW}, weights=(0.3, 1.0, 3.0)),
     _absorption("conditional", (0.3, 0.9, 2.7), tau=0.3, rho=0.5),
     _absorption("lift", (0.3, 0.9, 2.7), tau=0.3, rho=5.0),
     _absorption("magnitude", (0.3, 0.9, 2.7), tau=0.3, rho=0.5),

@@ -81,15 +81,15 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
     ]
     choice_worlds = config.worlds_of_choice
     with StackTrainer(config, out / "sweeps", progress) as trainer:
-        choice = _train(trainer, config, to_choose, choice_worlds, config.choice_seeds, progress)
+        choice = train_setups(trainer, config, to_choose, choice_worlds, config.choice_seeds, progress)
         weights = {arm: _best_weight(arm, choice, config) for arm in arms}
         best = [setup for setup in setups if setup.weight == weights[setup.arm]]
-        results = _train(trainer, config, [*controls, *best], choice_worlds, config.seeds, progress)
+        results = train_setups(trainer, config, [*controls, *best], choice_worlds, config.seeds, progress)
         on_first = [result for result in results if result.setup.baseline == first]
         placebos = _train_placebos(trainer, config, on_first, progress)
         with_first = [setup for setup in (*controls, *best) if setup.baseline == first]
         other_worlds = tuple(world for world in config.worlds if world not in choice_worlds)
-        results += _train(trainer, config, with_first, other_worlds, config.seeds, progress)
+        results += train_setups(trainer, config, with_first, other_worlds, config.seeds, progress)
     rows = [
         _row(setup, world, config, results, placebos)
         for setup in best
@@ -135,7 +135,7 @@ def _trials(setup: Setup, config: ValidateConfig, worlds: Sequence[str], seeds: 
         yield Trial(world, seed, value, setup.weight, raw)
 
 
-def _train(
+def train_setups(
     trainer: StackTrainer,
     config: ValidateConfig,
     setups: Sequence[Setup],
@@ -143,6 +143,7 @@ def _train(
     seeds: Sequence[int],
     progress: Progress,
 ) -> list[TrialResult]:
+    """Trains every setup on these worlds and seeds, at each sparsity of its sweep."""
     requests = [(setup, trial, ()) for setup in setups for trial in _trials(setup, config, worlds, seeds)]
     return _train_stacks(trainer, config, requests, "train", progress)
 
@@ -203,7 +204,7 @@ def _stack_job(stack: Sequence[TrialRequest]) -> StackJob:
     return StackJob(tuple(trial for _, trial, _ in stack), watched, shares)
 
 
-def _curves(results: Sequence[TrialResult], setup: Setup, world: str) -> list[Curve]:
+def curves_of(results: Sequence[TrialResult], setup: Setup, world: str) -> list[Curve]:
     """Returns one curve per seed, in ascending order of seeds."""
     trials = [result for result in results if result.setup == setup and result.trial.world == world]
     return [
@@ -226,7 +227,7 @@ def _best_weight(arm: Arm, choice: Sequence[TrialResult], config: ValidateConfig
 
 def _score(setup: Setup, choice: Sequence[TrialResult], config: ValidateConfig) -> float:
     l0 = config.baselines[setup.baseline].l0
-    curves = [curve for world in config.worlds_of_choice for curve in _curves(choice, setup, world)]
+    curves = [curve for world in config.worlds_of_choice for curve in curves_of(choice, setup, world)]
     if not curves or why_not_covered(curves, l0):
         return float("-inf")
     return fmean(curve.at(l0, "mcc") - curve.at(l0, "absorbed") for curve in curves)
@@ -236,8 +237,8 @@ def _row(
     setup: Setup, world: str, config: ValidateConfig, results: Sequence[TrialResult], placebos: Sequence[TrialResult]
 ) -> Row:
     l0 = config.baselines[setup.baseline].l0
-    curves, base = _curves(results, setup, world), _curves(results, Setup(BASELINE, setup.baseline, None), world)
-    placebo = _curves(placebos, setup, world)
+    curves, base = curves_of(results, setup, world), curves_of(results, Setup(BASELINE, setup.baseline, None), world)
+    placebo = curves_of(placebos, setup, world)
     outcomes = [result.outcome for result in results if result.setup == setup and result.trial.world == world]
     shares = [share for outcome in outcomes for share in outcome.shares]
     pairs = [outcome.statistics["num_pairs"] for outcome in outcomes if "num_pairs" in outcome.statistics]

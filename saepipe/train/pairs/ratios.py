@@ -50,8 +50,12 @@ def magnitude_lift(m: Moments) -> Tensor:
 
 def suppression(m: Moments) -> Tensor:
     """Loss of the parent's strength where the child is active: relu(1 - E[f_parent | child] / E[f_parent | parent])."""
-    kept = m.joint * m.rate_parent / (m.rate_child * m.mean_parent).clamp_min(TINY)
-    return (1 - kept).clamp(0, 1)
+    return (1 - kept_strength(m)).clamp(0, 1)
+
+
+def kept_strength(m: Moments) -> Tensor:
+    """Parent's strength where the child is active, over its usual one: E[f_parent | child] / E[f_parent | parent]."""
+    return m.joint * m.rate_parent / (m.rate_child * m.mean_parent).clamp_min(TINY)
 
 
 def none(m: Moments) -> Tensor:
