@@ -28,7 +28,7 @@ from saepipe.train.step.step import train_step
 CLAIM = "A settled step dispatches few operations: relu with l1 at most 40 dense and 60 sparse (the aim)"
 D_IN, D_SAE, BATCH = 24, 40, 64
 WIDE = 640  # latents at which the products of pairs are sparse
-WIDE_PENALTIES = ("absorption", "c2r", "ortsae", "random_pairs", "topk_orthogonality")
+WIDE_PENALTIES = ("absorption", "balance", "c2r", "ortsae", "random_pairs", "topk_orthogonality")
 SETTLED = 51  # no multiple of REFRESH, so it searches for no pairs
 REFRESH = 100
 REQUIRED: dict[str, dict[str, Any]] = {

@@ -67,7 +67,7 @@ class Absorption(ObservedPairs):
         eligible = seen.judged & (seen.cosine > now["tau"])
         ratio = RATIOS[self.ratio].formula(seen.means)
         weight = (threshold_weight(ratio, now["rho"]) if "rho" in now else ratio) * eligible
-        state = seen.refreshed(ctx.W_dec, weight > 0)
+        state = seen.refreshed(ctx.W_dec, lambda: weight > 0)
         scale = ctx.power / len(ctx.W_dec)
         value = hinge(ctx.W_dec, seen.pairs, seen.cosine, scale * weight.to(scale.dtype), now["margin"])
         statistics = WhenRead(

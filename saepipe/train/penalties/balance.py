@@ -43,14 +43,13 @@ class Balance(ObservedPairs):
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         seen = self.observe(ctx, state, "strength")
         weight = balance_weight(seen.means, now["gain"]).where(seen.judged, now["unjudged"]) * seen.real
-        chosen = (weight > 0) & (seen.cosine > 0)
-        state = seen.refreshed(ctx.W_dec, chosen)
+        state = seen.refreshed(ctx.W_dec, lambda: weight > 0)
         scale = ctx.power / len(ctx.W_dec)
         value = hinge(ctx.W_dec, seen.pairs, seen.cosine, scale * weight.to(scale.dtype))
         statistics = WhenRead(
             lambda: {
                 **selection.statistics(
-                    state, seen.pairs, seen.cosine, chosen, selection.marked_pairs(seen.cosine, seen.real)
+                    state, seen.pairs, seen.cosine, weight > 0, selection.marked_pairs(seen.cosine, seen.real)
                 ),
                 "judged_share": seen.judged.sum() / seen.real.sum().clamp_min(1),
                 "released_share": (seen.judged & (weight <= 0)).sum() / seen.judged.sum().clamp_min(1),

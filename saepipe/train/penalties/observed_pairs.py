@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -29,11 +30,11 @@ class Observed:
     judged: Tensor  # (num_pairs,) bool: both latents are active often enough for a ratio of means to mean something
     max_cos: Tensor | None  # (d_sae,) each latent's largest cosine, at a step that searched
 
-    def refreshed(self, W_dec: Tensor, chosen: Tensor) -> State:
-        """Returns the state; at a step that searched, with the `chosen` pairs (num_pairs,) recorded."""
+    def refreshed(self, W_dec: Tensor, chosen: Callable[[], Tensor]) -> State:
+        """Returns the state; at a step that searched, with the pairs recorded that `chosen` marks, (num_pairs,) bool."""
         if self.max_cos is None:
             return self.state
-        return self.state | selection.refreshed_state(self.state, W_dec, self.state["keys"], chosen, self.max_cos)
+        return self.state | selection.refreshed_state(self.state, W_dec, self.state["keys"], chosen(), self.max_cos)
 
 
 class ObservedPairs(Penalty):

@@ -25,6 +25,7 @@ FORMS = {
     "magnitude": {"name": "absorption", "ratio": "magnitude", "rho": 0.5, **LENIENT},
     "magnitude_lift": {"name": "absorption", "ratio": "magnitude_lift", "rho": 1.1, **LENIENT},
     "none": {"name": "absorption", "ratio": "none", **LENIENT},
+    "balance": {"name": "balance", **LENIENT},
     "coactivation": {"name": "topk_orthogonality", "select": "coactivation"},
     "cosine": {"name": "topk_orthogonality", "select": "cosine", "tau": 0.2},
     "both": {"name": "topk_orthogonality", "select": "both", "fraction": 0.1},
@@ -306,6 +307,37 @@ def test_pairs_that_are_new_at_a_refresh_wait_for_evidence(ctx: StepContext) -> 
         result = answer(penalty, replace(near if step > 1 else far, step=step), state)
         state = result.state
         assert bool(result.value > 0) == expected, step
+
+
+@pytest.mark.parametrize(
+    ("parent_beside_child", "weight"),
+    [
+        (0.0, 1.0),  # fully absorbed
+        (1.5, 0.5 + 1.2 * (1 - 1.5 * 40 / 90)),  # half: 20 tokens at 1.5 and 20 at 3, 90 / 40 on average
+        (3.0, 0.5),  # a clean hierarchy
+        (3.5, 0.5 + 1.2 * (1 - 3.5 * 40 / 130)),
+        (9.0, 0.0),  # the parent carries the child
+    ],
+)
+def test_balance_by_hand(parent_beside_child: float, weight: float, ctx: StepContext) -> None:
+    """Parent on tokens 0 to 39, child on 20 to 39; latent 0 stays the parent, also where it is silent beside it."""
+    firing = torch.zeros(100, 2)
+    firing[:20, 0], firing[20:40, 0], firing[20:40, 1] = 3.0, parent_beside_child, 3.0
+    if parent_beside_child == 0:
+        firing[40:60, 0] = 3.0
+    step = planted(ctx, firing)
+    result = answer(make(name="balance", gain=1.2, min_firings=20, min_expected_joint=7.9), step)
+    assert result.value.item() == pytest.approx(D_IN / D_SAE * weight * 0.6**2, rel=1e-5)
+    assert float(result.statistics["released_share"]) == (weight == 0)
+    kept = parent_beside_child * 40 / float(firing[:, 0].sum())
+    assert float(result.statistics["kept"]) == pytest.approx(kept, rel=1e-5)
+
+
+def test_balance_pushes_little_on_pairs_it_has_not_seen_often_enough(ctx: StepContext) -> None:
+    far = {"min_firings": 20, "min_expected_joint": 8.1}
+    step = planted(ctx, FIRING)
+    assert answer(make(name="balance", **far), step).value.item() == pytest.approx(D_IN / D_SAE * 0.1 * 0.6**2)
+    assert answer(make(name="balance", unjudged=0, **far), step).value == 0
 
 
 @pytest.mark.parametrize(
