@@ -14,6 +14,7 @@ ALLOWED = 2**28  # address space in addition to that of the process before its f
 
 PENALTIES = [
     {"name": "absorption", "min_firings": 0, "min_expected_joint": 0},
+    {"name": "balance"},
     {"name": "topk_orthogonality", "select": "both"},
     {"name": "orthogonality"},  # its hinge is the one of absorption, on the same neighbours
     {"name": "ortsae"},
