@@ -4,7 +4,7 @@
 
 Arms, worlds, sweeps and the matched L0 are those of `saepipe validate`, and so are the weights, which it chooses on
 other seeds. The last rows hold the decoder at the true directions, or at these with each child made orthogonal to its
-parent, and train the encoder alone: what a method that finds these directions can reach. Writes results/balance.json.
+parent, and train the encoder alone: the FVU that goes with these directions. Writes results/balance.json.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ from saepipe.evaluate.validate.run import Setup, TrialResult, curves_of, train_s
 from saepipe.evaluate.validate.trained_stacks import HELD_OUT, TRAINED, StackTrainer
 from saepipe.evaluate.validate.truth_metrics import measure
 
-CLAIM = (
-    "balance is as good as the best pair penalty where children are orthogonal to their parents and where they overlap"
-)
+CLAIM = "balance has the absorption and MCC of the best pair penalties, whether children overlap their parents or not"
 OURS = "balance"
 WEIGHTS = {OURS: 1.0, "ortsae": 0.3, "topk_orthogonality/cosine": 0.7, "absorption/suppression": 1.8}
 """As `saepipe validate` chooses them, on seeds from 1000."""
