@@ -31,7 +31,7 @@ class Observed:
     max_cos: Tensor | None  # (d_sae,) each latent's largest cosine, at a step that searched
 
     def refreshed(self, W_dec: Tensor, chosen: Callable[[], Tensor]) -> State:
-        """Returns the state; at a step that searched, with the pairs recorded that `chosen` marks, (num_pairs,) bool."""
+        """Returns the state; a step that searched records the pairs that `chosen` marks, (num_pairs,) bool."""
         if self.max_cos is None:
             return self.state
         return self.state | selection.refreshed_state(self.state, W_dec, self.state["keys"], chosen(), self.max_cos)
