@@ -69,6 +69,8 @@ CORE_FIGURES: Specs = {
 GEOMETRY_FIGURES: Specs = {
     "mean_max_decoder_cosine": FigureSpec("max cosine", "lower"),
     "frac_max_decoder_cosine_over_70": FigureSpec("max cosine > 0.7", "lower"),
+    "mean_abs_decoder_cosine": FigureSpec("mean |cosine|"),
+    "nth_decoder_projection": FigureSpec("decoder projection"),
     "mean_encoder_decoder_cosine": FigureSpec("enc-dec cosine"),
     "mean_decoder_norm": FigureSpec("decoder norm"),
     "frac_dead": FigureSpec("dead", "lower"),

@@ -22,6 +22,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
 from saepipe.data.folders.sealed_result import write_result as write_sealed
 from saepipe.data.terminal.progress import Silent
+from saepipe.evaluate.compare.proxy_l0 import PROXY
 from saepipe.evaluate.compare.table import compare
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
@@ -199,6 +200,18 @@ def with_a_stale_result(world: World) -> list[str]:
     return compared(edit=lambda result: result["saepipe"]["fingerprints"].update(run="0" * 64))(world)
 
 
+def with_arms_far_from_the_proxy(world: World) -> list[str]:
+    """Compares an arm with the first run of a sweep whose decoder rows overlap least near L0 16."""
+    runs = []
+    for index, (l0, overlap) in enumerate({4.0: 0.14, 8.0: 0.11, 16.0: 0.1, 32.0: 0.12, 4.1: 0.14}.items()):
+        more = [{"name": "ortsae", "weight": 1.0}] if l0 == 4.1 else []
+        penalties = [{"name": "l1", "weight": 4.0 / (1 + index)}, *more]
+        run = write_run(world.folder / ("arm" if more else f"l0-{l0:g}") / "seed-0", penalties=penalties)
+        runs.append(write_result(run, {"l0": l0, PROXY: overlap}))
+    table = compare(runs, baseline=runs[0])
+    return list(map(str, (*table.notes, *table.verdicts)))
+
+
 STEERED = {"name": "l0_target", "l0": 8.0, "weight": 1.0, "gain": 1e-6}
 
 MUTATIONS = (
@@ -349,5 +362,11 @@ MUTATIONS = (
         "a gain of 0.1 that the variant's frozen decoder has too",
         "explained variance is better than the baseline's, but so is that of the control weight-2-frozen",
         with_a_control_as_good,
+    ),
+    Mutation(
+        "H23",
+        "two arms at a quarter of the L0 at which a sweep's decoder rows overlap least",
+        "L0 is 4.1 and 4, off by a factor of more than 1.5 in all arms: sweep of l0-4 (4 variants)",
+        with_arms_far_from_the_proxy,
     ),
 )

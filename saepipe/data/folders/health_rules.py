@@ -43,6 +43,9 @@ _RULES = (
     Rule("H19", "schedule longer than the run", "A schedule ends after the last step."),
     Rule("H21", "failing component", "An architecture, penalty or transform raises an error.", unusable=True),
     Rule("H22", "matched by a control", "An improvement that a frozen or placebo control of the variant reaches too."),
+    Rule(
+        "H23", "L0 far from the proxy's", "All arms are far from the L0 at which a sweep's decoder rows overlap least."
+    ),
 )
 
 RULES = {rule.id: rule for rule in _RULES}

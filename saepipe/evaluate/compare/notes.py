@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from saepipe.data.folders.health import Finding
 from saepipe.evaluate.compare.checks import check_parts, check_same_data, check_sources, unmatched_l0
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
+from saepipe.evaluate.compare.proxy_l0 import proxy_l0s
 from saepipe.evaluate.compare.variant_means import by_variant
 from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.run_results import Cell, Row
@@ -55,6 +56,7 @@ def notes_on(rows: Sequence[Row], figures: Mapping[str, FigureSpec], short: Coll
     l0s = [value for row in rows if (value := row.value("l0")) is not None]
     if l0s and (message := unmatched_l0(min(l0s), max(l0s))):
         yield Note(f"H18: {message}")
+    yield from (Note(str(proxy)) for proxy in proxy_l0s(by_variant(rows)))
     yield from (Note(str(finding), finding) for finding in check_same_data(rows, figures))
     if min(len(group) for group in by_variant(rows)) < SEEDS_FOR_A_VERDICT:
         yield Note(f"fewer than {SEEDS_FOR_A_VERDICT} seeds per variant: no verdict on which is better")

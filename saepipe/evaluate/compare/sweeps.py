@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from saepipe.evaluate.compare.checks import mean_l0
@@ -53,7 +53,7 @@ def read_at_common_l0(ours: Sequence[Variant], theirs: Sequence[Variant]) -> AtC
     Returns:
         The values of both sides by seed, or why they cannot be read.
     """
-    sweeps = (_curves(ours), _curves(theirs))
+    sweeps = (curves_by_seed(ours), curves_by_seed(theirs))
     seeds = tuple(seed for seed in sweeps[0] if seed in sweeps[1])
     if not seeds:
         return f"no seed has {MIN_POINTS} different L0s in both sweeps (of {len(ours)} and {len(theirs)} variants)"
@@ -69,13 +69,21 @@ def read_at_common_l0(ours: Sequence[Variant], theirs: Sequence[Variant]) -> AtC
     return AtCommonL0(l0, len(seeds), {key: (variant, baseline) for key, (variant, baseline) in sides.items()})
 
 
-def _curves(sweep: Sequence[Variant]) -> dict[Pair, Curve]:
-    """Returns the curves by seed, for seeds with enough L0s."""
+def sweeps_of(variants: Iterable[Variant]) -> list[list[Variant]]:
+    """Groups variants that differ in sparsity alone, in their order."""
+    sweeps: dict[str, list[Variant]] = defaultdict(list)
+    for variant in variants:
+        sweeps[method_key(variant)].append(variant)
+    return list(sweeps.values())
+
+
+def curves_by_seed(sweep: Sequence[Variant], needed: str = "l0") -> dict[Pair, Curve]:
+    """Returns the curves by seed, for seeds with enough L0s at which the figure `needed` has a value."""
     points: dict[Pair, list[dict[str, float]]] = defaultdict(list)
     for variant in sweep:
         for row in variant:
             values = {key: value for key in row.cells if (value := row.value(key)) is not None}
-            if values.get("l0", 0.0) > 0:
+            if values.get("l0", 0.0) > 0 and needed in values:
                 points[row.pair].append(values)
     curves = {seed: Curve(tuple(seed_points)) for seed, seed_points in points.items()}
     return {seed: curve for seed, curve in curves.items() if len({p["l0"] for p in curve.points}) >= MIN_POINTS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
@@ -18,7 +18,8 @@ from saepipe.data.terminal.display import html_table
 from saepipe.evaluate.compare.against_controls import with_controls
 from saepipe.evaluate.compare.checks import check_matched_l0
 from saepipe.evaluate.compare.notes import Note, notes_on
-from saepipe.evaluate.compare.sweeps import method_key, read_at_common_l0
+from saepipe.evaluate.compare.proxy_l0 import ProxyL0, proxy_l0s
+from saepipe.evaluate.compare.sweeps import read_at_common_l0, sweeps_of
 from saepipe.evaluate.compare.terminal import text
 from saepipe.evaluate.compare.variant_means import Variant, by_variant, rules_found, variants_of
 from saepipe.evaluate.compare.verdict import Figures, Verdict, verdict, verdict_on_sweep
@@ -213,22 +214,24 @@ def _with_unique_labels(rows: Sequence[Row]) -> list[Row]:
 def _judge(rows: Sequence[Row], figures: Figures) -> tuple[list[Verdict], list[Note]]:
     """Returns verdicts on every variant but the baseline (the first) and on every sweep, and their caveats."""
     baseline, *others = by_variant(rows)
-    verdicts = with_controls([verdict(variant, baseline, figures) for variant in others], others, figures)
+    proxies = list(proxy_l0s([baseline, *others]))
+    verdicts = [verdict(variant, baseline, figures, proxies) for variant in others]
+    verdicts = with_controls(verdicts, others, figures)
     unmatched = [variant for variant in others if check_matched_l0(variant, baseline)]
-    sweeps, caveats = _judge_sweeps([baseline, *others], unmatched, figures)
+    sweeps, caveats = _judge_sweeps([baseline, *others], unmatched, figures, proxies)
     verdicts += sweeps
     caveats += [Note(f"{judged.pair}: {finding}", finding) for judged in verdicts for finding in judged.findings]
     return verdicts, caveats
 
 
 def _judge_sweeps(
-    variants: Sequence[Sequence[Row]], unmatched: Sequence[Sequence[Row]], figures: Figures
+    variants: Sequence[Sequence[Row]],
+    unmatched: Sequence[Sequence[Row]],
+    figures: Figures,
+    proxies: Sequence[ProxyL0],
 ) -> tuple[list[Verdict], list[Note]]:
     """Judges each sweep that has variants at unmatched L0 against the baseline's sweep, or notes why it cannot."""
-    sweeps: dict[str, list[Sequence[Row]]] = defaultdict(list)
-    for variant in variants:
-        sweeps[method_key(variant)].append(variant)
-    baseline, *others = sweeps.values()
+    baseline, *others = sweeps_of(variants)
     verdicts, caveats = [], []
     for sweep in others:
         if not any(variant in unmatched for variant in sweep):
@@ -238,7 +241,7 @@ def _judge_sweeps(
             names = f"{sweep[0][0].variant} and {baseline[0][0].variant}"
             caveats.append(Note(f"{names} cannot be compared at a common L0: {common}"))
         else:
-            verdicts.append(verdict_on_sweep(sweep, baseline, common, figures))
+            verdicts.append(verdict_on_sweep(sweep, baseline, common, figures, proxies))
     return verdicts, caveats
 
 

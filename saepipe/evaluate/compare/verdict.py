@@ -11,6 +11,7 @@ from saepipe.data.folders.health_rules import RULES
 from saepipe.evaluate.compare.checks import CORE, check_matched_l0, check_same_data
 from saepipe.evaluate.compare.controlled_claim import ControlledClaim
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT, Change, Sides, changes
+from saepipe.evaluate.compare.proxy_l0 import ProxyL0, check_proxy_l0
 from saepipe.evaluate.compare.sweeps import AtCommonL0
 from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.run_results import Pair, Row, comparable_values
@@ -41,7 +42,7 @@ class Verdict:
     """Number of pairs: seeds that both sides have."""
     changes: tuple[Change, ...] = ()
     findings: tuple[Finding, ...] = ()
-    """Findings of H17 and H22: claims that the runs do not support."""
+    """Findings of H17, H22 and H23: claims that the runs do not support, and arms far from a sweep's proxy of L0."""
     l0: float | None = None
     """Common L0 at which two sweeps were read; None for a variant."""
     controls: tuple[ControlledClaim, ...] = ()
@@ -112,8 +113,10 @@ def _titles(findings: Iterable[Finding]) -> str:
     return ", ".join(f"{rule} {RULES[rule].title}" for rule in rules)
 
 
-def verdict(variant: Sequence[Row], baseline: Sequence[Row], figures: Figures) -> Verdict:
-    """Compares the seeds of a variant with the same seeds of the baseline."""
+def verdict(
+    variant: Sequence[Row], baseline: Sequence[Row], figures: Figures, proxies: Sequence[ProxyL0] = ()
+) -> Verdict:
+    """Compares the seeds of a variant with the same seeds of the baseline; `proxies` are of the sweeps around them."""
     ours, theirs = _by_seed(variant), _by_seed(baseline)
     common = [seed for seed in ours if seed in theirs]
     keys = dict.fromkeys(key for row in variant for key in row.cells)
@@ -121,17 +124,24 @@ def verdict(variant: Sequence[Row], baseline: Sequence[Row], figures: Figures) -
     sides: dict[str, Sides] = {key: ([a for a, _ in values], [b for _, b in values]) for key, values in pairs.items()}
     forbidden = [*_check_comparison(variant, baseline, figures.shown), *check_matched_l0(variant, baseline)]
     used = {side[seed].label for side in (ours, theirs) for seed in common}
-    unpaired = [*_check_unpaired((*variant, *baseline), used)]
-    return _verdict((variant, baseline), forbidden, sides, len(common), figures, unpaired)
+    warnings = [*_check_unpaired((*variant, *baseline), used)]
+    if not forbidden:
+        warnings += check_proxy_l0(variant, baseline, proxies)
+    return _verdict((variant, baseline), forbidden, sides, len(common), figures, warnings)
 
 
 def verdict_on_sweep(
-    sweep: Sequence[Sequence[Row]], baseline: Sequence[Sequence[Row]], common: AtCommonL0, figures: Figures
+    sweep: Sequence[Sequence[Row]],
+    baseline: Sequence[Sequence[Row]],
+    common: AtCommonL0,
+    figures: Figures,
+    proxies: Sequence[ProxyL0] = (),
 ) -> Verdict:
     """Compares two sweeps, each a list of variants, at their common L0."""
     ours, theirs = ([row for variant in side for row in variant] for side in (sweep, baseline))
     forbidden = _check_comparison(ours, theirs, figures.shown)
-    judged = _verdict((ours, theirs), forbidden, common.sides, common.num_seeds, figures, [])
+    warnings = [] if forbidden else check_proxy_l0(ours, theirs, proxies, common.l0)
+    judged = _verdict((ours, theirs), forbidden, common.sides, common.num_seeds, figures, warnings)
     names = [f"sweep of {side[0][0].variant} ({len(side)} variants)" for side in (sweep, baseline)]
     return replace(judged, variant=names[0], baseline=names[1], l0=common.l0)
 
@@ -142,7 +152,7 @@ def _verdict(
     sides: Mapping[str, Sides],
     num_seeds: int,
     figures: Figures,
-    unpaired: Sequence[Finding],
+    warnings: Sequence[Finding],
 ) -> Verdict:
     run_errors = [
         replace(finding, message=f"{row.label}: {finding.message}")
@@ -166,7 +176,7 @@ def _verdict(
         comparison_findings=tuple(comparison_findings),
         num_seeds=num_seeds,
         changes=judged,
-        findings=(*unpaired, *claims),
+        findings=(*warnings, *claims),
     )
 
 

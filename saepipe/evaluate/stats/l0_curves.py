@@ -34,12 +34,29 @@ class Curve:
     def at(self, l0: float, key: str) -> float:
         """Returns a metric at `l0` by monotone cubic interpolation (PCHIP) in log L0; it never extrapolates."""
         assert self.covers(l0)
+        return float(PchipInterpolator(*self._columns(key))(math.log(l0)))
+
+    def l0_at_lowest(self, key: str) -> float | None:
+        """Returns the L0 at which a metric is lowest, or None if it still falls at an end of the span.
+
+        It is the vertex of the parabola in log L0 through the lowest point and its neighbours on both sides.
+        """
+        x, y = self._columns(key)
+        lowest = int(y.argmin())
+        if lowest in (0, len(y) - 1):
+            return None
+        near = slice(lowest - 1, lowest + 2)
+        curvature, slope, _ = np.polyfit(x[near] - x[lowest], y[near], 2)
+        return math.exp(x[lowest] - slope / (2 * curvature)) if curvature > 0 else math.exp(x[lowest])
+
+    def _columns(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns log L0, ascending, and the metric, the mean of points of the same L0; each (num_l0,)."""
         by_l0: dict[float, list[float]] = {}
         for point in self.points:
             by_l0.setdefault(point["l0"], []).append(point[key])
         means = sorted((x, sum(values) / len(values)) for x, values in by_l0.items() if x > 0)
         x, y = (np.array(column) for column in zip(*means, strict=True))
-        return float(PchipInterpolator(np.log(x), y)(math.log(l0)))
+        return np.log(x), y
 
 
 def why_not_covered(curves: Sequence[Curve], l0: float) -> str | None:

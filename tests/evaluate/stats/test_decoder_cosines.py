@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,7 @@ def test_against_a_matrix_of_cosines(side: int, num_pairs: int, monkeypatch: pyt
     assert result.nearest.tolist() == [0, *(cosines.argmax(1) + 1)]
     upper = np.triu_indices(10, 1)
     assert result.counts.tolist() == np.histogram(cosines[upper], COSINE)[0].tolist()
+    assert result.mean_absolute == pytest.approx(np.abs(cosines[upper]).mean(), abs=1e-6)
     order = np.argsort(-cosines[upper])[:num_pairs]
     np.testing.assert_allclose(result.pairs.cosine.numpy(), cosines[upper][order], atol=1e-6)
     assert result.pairs.i.tolist() == (upper[0][order] + 1).tolist()
@@ -44,6 +47,8 @@ def test_orthogonal_rows_and_a_duplicate() -> None:
     assert (result.pairs.i[0], result.pairs.j[0], result.pairs.cosine.tolist()) == (1, 4, [1, 0, 0])
     assert result.counts[-1] == 1  # a cosine of 1 is in the last bin
     assert result.counts.sum() == 10
+    assert result.mean_absolute == pytest.approx(1 / 10)
+    assert similarity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), 1).mean_absolute == 1  # opposite rows
 
 
 @pytest.mark.parametrize("rows", [torch.zeros(3, 4), torch.eye(4)[:1]])
@@ -52,6 +57,7 @@ def test_too_few_rows_to_compare(rows: torch.Tensor) -> None:
     assert result.max_cosine.isnan().all()
     assert result.nearest.tolist() == list(range(len(rows)))
     assert (result.counts.sum(), len(result.pairs.i)) == (0, 0)
+    assert math.isnan(result.mean_absolute)
 
 
 def test_histograms_skip_nan_and_clip_to_the_edges() -> None:

@@ -22,6 +22,7 @@ from saepipe.evaluate.metrics.geometry.baseline_change import TrackedPairs, chan
 from saepipe.evaluate.metrics.geometry.joint_firing import PairCounter, PairCounts
 from saepipe.evaluate.metrics.geometry.listing import latent_entries, pair_entries, with_match
 from saepipe.evaluate.metrics.geometry.portrait import Portrait
+from saepipe.evaluate.metrics.geometry.projection import ProjectionSample
 from saepipe.evaluate.metrics.geometry.weights import Weights
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
@@ -37,7 +38,7 @@ class Geometry(Metric):
     """Number of latent pairs, the most similar by decoder cosine, whose joint activity is counted."""
     runs_texts: ClassVar[bool] = False
     eval_type_id: ClassVar[str] = "geometry"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses_baseline: ClassVar[bool] = True
     shown: ClassVar[Mapping[str, FigureSpec]] = GEOMETRY_FIGURES
 
@@ -45,10 +46,12 @@ class Geometry(Metric):
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
         """Raises ConfigError if the baseline belongs to another hook or cache, or if no token is kept."""
         num_contexts = testbed.num_contexts(self.num_contexts)
-        builders, baseline = self._builders(subjects, testbed, testbed.num_documents(num_contexts))
+        sample = ProjectionSample(testbed, num_contexts)
+        builders, baseline = self._builders(subjects, testbed, testbed.num_documents(num_contexts), sample)
         progress.start(f"geometry at {testbed.hook} (SAEs: {len(builders)})", num_contexts, "contexts")
         try:
             for batch in testbed.batches(num_contexts):
+                sample.add(batch)
                 for builder in builders:
                     builder.counter.add(batch)
                 progress.advance(len(batch.ids))
@@ -66,7 +69,7 @@ class Geometry(Metric):
         return [replace(result, counts=counts, eval_config=self._eval_config(testbed)) for result in measurements]
 
     def _builders(
-        self, subjects: Sequence[Subject], testbed: Testbed, num_documents: int
+        self, subjects: Sequence[Subject], testbed: Testbed, num_documents: int, sample: ProjectionSample
     ) -> tuple[list[_PortraitBuilder], _PortraitBuilder | None]:
         """Returns one builder per subject, plus the baseline's, which is appended if it is not among the subjects."""
         baseline = _baseline(subjects, testbed)
@@ -76,7 +79,7 @@ class Geometry(Metric):
         builders = []
         for subject, w in zip(saes, weights, strict=True):
             tracked = track_pairs(w, baseline_weights) if baseline_weights and subject in subjects else None
-            builders.append(_PortraitBuilder(subject, w, tracked, num_documents))
+            builders.append(_PortraitBuilder(subject, w, tracked, num_documents, sample))
         return builders, builders[saes.index(baseline)] if baseline else None
 
     def _eval_config(self, testbed: Testbed) -> dict[str, Any]:
@@ -92,15 +95,24 @@ class Geometry(Metric):
 class _PortraitBuilder:
     """Counts the active tokens of one SAE, then makes its portrait and measurement."""
 
-    def __init__(self, subject: Subject, weights: Weights, tracked: TrackedPairs | None, num_documents: int) -> None:
-        self.weights, self.tracked = weights, tracked
+    def __init__(
+        self,
+        subject: Subject,
+        weights: Weights,
+        tracked: TrackedPairs | None,
+        num_documents: int,
+        sample: ProjectionSample,
+    ) -> None:
+        self.weights, self.tracked, self._sample = weights, tracked, sample
         pairs = [weights.pairs, *([tracked.pairs] if tracked else [])]
         i, j = torch.cat([part.i for part in pairs]), torch.cat([part.j for part in pairs])
         self.counter = PairCounter(subject, i, j, num_documents)
 
     @cached_property
     def portrait(self) -> Portrait:
-        return Portrait(self.weights, self.counter.density, self._counts.select(slice(None, len(self.weights.pairs.i))))
+        pairs = self._counts.select(slice(None, len(self.weights.pairs.i)))
+        projection = self._sample.measure(self.counter.subject)
+        return Portrait(self.weights, self.counter.density, pairs, projection)
 
     @cached_property
     def _counts(self) -> PairCounts:

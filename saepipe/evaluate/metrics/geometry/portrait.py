@@ -22,6 +22,8 @@ class Portrait:
     """(d_sae,): share of kept tokens on which each latent is active"""
     pairs: PairCounts
     """counts of `weights.pairs`"""
+    projection: float | Estimate
+    """n-th decoder projection"""
 
     @property
     def alive(self) -> np.ndarray:
@@ -45,6 +47,8 @@ class Portrait:
             "decoder": {
                 "mean_max_decoder_cosine": mean(w.max_cosine, no_rows),
                 **{f"frac_max_decoder_cosine_over_{pct}": share_above(w.max_cosine, pct / 100) for pct in (50, 70, 90)},
+                "mean_abs_decoder_cosine": mean(np.array([w.mean_abs_cosine]), no_rows),
+                "nth_decoder_projection": self.projection,
                 "mean_decoder_norm": mean(w.norm, "there is no latent"),
             },
             "encoder": {

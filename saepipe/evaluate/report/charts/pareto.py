@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from saepipe.evaluate.compare.proxy_l0 import PROXY, ProxyL0, proxy_l0s
 from saepipe.evaluate.compare.variant_means import Mean, Variant
 from saepipe.evaluate.report.browser_links import BrowserLinks
 from saepipe.evaluate.report.chart import Chart, Section, Value, anchor, slug
@@ -22,6 +23,7 @@ _FIGURES = {
     "sae_top_1_test_accuracy": "accuracy of probes of 1 latent",
     "sae_top_5_test_accuracy": "accuracy of probes of 5 latents",
 }
+_OVERLAP = "mean |cosine| of decoder rows"
 _TEXT = (
     "Each large point is a variant: the mean of its seeds, which are the small points. Lines join variants that "
     "differ in sparsity alone. Bars are 95 % intervals: over training seeds if there are three or more, otherwise over "
@@ -32,10 +34,14 @@ _COLUMNS = ("run", "penalty", "L0", "L0 low", "L0 high", "value", "low", "high",
 
 
 def section(story: Story, browser: BrowserLinks | None = None) -> Section:
-    """Returns the section, with one plot per figure that any run has; points lead to the feature browser if given."""
+    """Returns the section, with one plot per figure that any run has; points lead to the feature browser if given.
+
+    The proxy of the right L0 has a plot if it was measured over a sweep.
+    """
     charts, absent = [], []
-    for key, name in _FIGURES.items():
-        chart = _chart(story, key, name, browser)
+    proxies = tuple(proxy_l0s([variant.rows for variant in story.variants]))
+    for key, name in {**_FIGURES, **({PROXY: _OVERLAP} if proxies else {})}.items():
+        chart = _chart(story, key, name, browser, proxies if key == PROXY else ())
         if isinstance(chart, Chart):
             charts.append(chart)
         else:
@@ -44,8 +50,8 @@ def section(story: Story, browser: BrowserLinks | None = None) -> Section:
     return Section("pareto", "Sparsity against quality", text if charts else "", tuple(charts), tuple(absent))
 
 
-def _chart(story: Story, key: str, name: str, browser: BrowserLinks | None) -> Chart | str:
-    """Returns the plot, or why there is none."""
+def _chart(story: Story, key: str, name: str, browser: BrowserLinks | None, proxies: Sequence[ProxyL0]) -> Chart | str:
+    """Returns the plot, with the minima that `proxies` found in it, or why there is none."""
     means = [_of_variant(variant, key, browser) for variant in story.variants]
     several = [variant for variant in story.variants if len(variant.rows) > 1]
     seeds = [_of_run(row, variant, key, browser) for variant in several for row in variant.rows]
@@ -60,6 +66,7 @@ def _chart(story: Story, key: str, name: str, browser: BrowserLinks | None) -> C
         f"L0 against {name}, with 95 % intervals.",
         f"{better.capitalize()} is better." if better else "",
         _range(means),
+        *(f"In the {proxy}." for proxy in proxies),
         f"Not shown: {'; '.join(missing)}." if missing else "",
     ]
     description = " ".join(filter(None, sentences))
@@ -67,7 +74,7 @@ def _chart(story: Story, key: str, name: str, browser: BrowserLinks | None) -> C
         id=f"pareto-{slug(name)}",
         title=f"L0 against {name}",
         description=description,
-        spec=plot(story, means, seeds, key, name, description),
+        spec=plot(story, means, seeds, key, name, description, [proxy.middle for proxy in proxies if proxy.by_seed]),
         columns=_COLUMNS,
         rows=tuple(_table_row(point) for point in (*means, *seeds)),
     )

@@ -10,7 +10,7 @@ from typing import Any
 from saepipe.evaluate.compare.checks import MATCHED_L0
 from saepipe.evaluate.compare.sweeps import method_key
 from saepipe.evaluate.compare.variant_means import Mean, Variant
-from saepipe.evaluate.report.charts.drawing import HEIGHT, Record, Series, Tables, altair, quantity, tooltip
+from saepipe.evaluate.report.charts.drawing import GREY, HEIGHT, Record, Series, Tables, altair, quantity, tooltip
 from saepipe.evaluate.report.story import Story
 from saepipe.evaluate.results.run_results import Row
 
@@ -46,9 +46,18 @@ class Point:
 
 
 def plot(
-    story: Story, means: Sequence[Point], seeds: Sequence[Point], key: str, name: str, description: str
+    story: Story,
+    means: Sequence[Point],
+    seeds: Sequence[Point],
+    key: str,
+    name: str,
+    description: str,
+    minima: Sequence[float],
 ) -> dict[str, Any]:
-    """Returns the spec of the plottable points, of which there must be at least one."""
+    """Returns the spec of the plottable points, of which there must be at least one.
+
+    The L0s of `minima` get a rule each, unless all sparsities match.
+    """
     alt, tables = altair(), Tables()
     strong, faint = ([_record(point, story) for point in points if point.plottable] for points in (means, seeds))
     records = [*strong, *faint]
@@ -61,6 +70,7 @@ def plot(
     points = points.encode(tooltip=_tooltip(story, name))
     of_means, of_seeds, of_sweeps = tables.add(strong), tables.add(faint), tables.add(_sweeps(means))
     layers = [
+        *(() if one_l0 or not minima else (_rules(tables.add({"x": l0} for l0 in minima), x),)),
         *(() if one_l0 else (_lines(of_sweeps, x, y, series), _bars(of_means, "x", "y", y, series))),
         _bars(of_means, "y", "x", x, series),
         points.properties(data=of_seeds).mark_point(filled=False, size=26, opacity=1, strokeWidth=1.25),
@@ -98,6 +108,11 @@ def _bars(data: Any, along: str, across: str, position: Any, series: Series) -> 
     ends = {along: first(f"{along}_low:Q"), f"{along}2": second(f"{along}_high:Q"), across: position}
     bar = alt.Chart(data).mark_rule(strokeWidth=1.5)
     return bar.transform_filter(f"isValid(datum.{along}_low)").encode(color=series.colour, **ends)
+
+
+def _rules(data: Any, x: Any) -> Any:
+    """Encodes a vertical line at each L0."""
+    return altair().Chart(data).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x=x)
 
 
 def _lines(data: Any, x: Any, y: Any, series: Series) -> Any:

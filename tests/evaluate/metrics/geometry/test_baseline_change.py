@@ -20,7 +20,8 @@ def weights_of(W_dec: torch.Tensor, num_pairs: int = 3) -> Weights:
     similar = similarity(W_dec, num_pairs)
     ones = np.ones(len(W_dec))
     histogram = Histogram(COSINE, similar.counts.tolist())
-    return Weights(W_dec, ones, ones, similar.max_cosine.numpy(), similar.nearest.numpy(), histogram, similar.pairs)
+    max_cosine, nearest = similar.max_cosine.numpy(), similar.nearest.numpy()
+    return Weights(W_dec, ones, ones, max_cosine, nearest, similar.mean_absolute, histogram, similar.pairs)
 
 
 def counts_of(i: list[int], j: list[int], both: list[int]) -> PairCounts:
@@ -39,8 +40,8 @@ def test_a_pair_is_tracked_and_keeps_its_parent_from_the_baseline() -> None:
     old, new = weights_of(angled(0, 30), 1), weights_of(angled(45, 5), 1)
     tracked = track_pairs(new, old)
     assert (tracked.pairs.i.tolist(), tracked.pairs.j.tolist()) == ([1], [0])
-    old_portrait = Portrait(old, np.array([0.2, 0.1]), counts_of([20], [10], [9]))
-    new_portrait = Portrait(new, np.array([0.3, 0.1]), counts_of([30], [10], [5]))
+    old_portrait = Portrait(old, np.array([0.2, 0.1]), counts_of([20], [10], [9]), 0.0)
+    new_portrait = Portrait(new, np.array([0.3, 0.1]), counts_of([30], [10], [5]), 0.0)
     estimates = changes(new_portrait, old_portrait, tracked, counts_of([10], [30], [5]))
     assert estimates["change_pair_conditional"].value == pytest.approx(5 / 30 - 9 / 10)  # P(first | second) in both
     assert estimates["change_pair_lift"].value == pytest.approx(5 * 100 / 300 - 9 * 100 / 200)
@@ -59,8 +60,8 @@ def test_a_row_turned_too_far_is_another_latent() -> None:
     ends = zip(tracked.pairs.i.tolist(), tracked.pairs.j.tolist(), strict=True)
     assert sorted(ends) == [(0, 1), (0, 3), (1, 3)]
     uniform = [[1] * 6] * 3
-    old_portrait = Portrait(old, np.array([0.1, 0.1, 0.1, 0.0]), counts_of(*uniform))
-    new_portrait = Portrait(new, np.array([0.1, 0.01, 0.1, 0.1]), counts_of(*uniform))
+    old_portrait = Portrait(old, np.array([0.1, 0.1, 0.1, 0.0]), counts_of(*uniform), 0.0)
+    new_portrait = Portrait(new, np.array([0.1, 0.01, 0.1, 0.1]), counts_of(*uniform), 0.0)
     estimates = changes(new_portrait, old_portrait, tracked, counts_of([1] * 3, [1] * 3, [1] * 3))
     assert estimates["mean_matched_cosine"].value == pytest.approx((1 + 1 + 0.5) / 3)
     assert estimates["frac_matched_over_70"].value == 2 / 4

@@ -11,6 +11,7 @@ import pytest
 from helpers.charts import charts_of, marks, run, table
 from helpers.made_results import write_core, write_result
 from helpers.made_stories import values, write_imported
+from saepipe.evaluate.compare.proxy_l0 import PROXY
 from saepipe.evaluate.report.browser_links import BrowserLinks
 from saepipe.evaluate.report.chart import anchor
 from saepipe.evaluate.report.charts import pareto
@@ -129,6 +130,31 @@ def test_the_dead_share_is_what_core_does_not_count_as_alive(tmp_path: Path) -> 
     section = pareto.section(Story.read(runs))
     assert "pareto-dead-share" not in charts_of(section)
     assert "No plot of L0 against dead share: it is 0 in every run." in section.absent
+
+
+def test_the_proxy_of_the_right_l0_has_a_plot_over_a_sweep_with_a_rule_at_its_minimum(tmp_path: Path) -> None:
+    """In log L0 the points lie on a parabola around 20."""
+    runs = [
+        write_result(run(tmp_path, f"w{l0:g}", weight=l0), {"l0": l0, PROXY: 0.1 + math.log(l0 / 20) ** 2})
+        for l0 in (5.0, 16.0, 32.0)
+    ]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-mean-cosine-of-decoder-rows"]
+    assert "In the sweep of w5 (3 variants): decoder rows overlap least at L0 20 (1 seed)" in chart.description
+    (rule,) = (layer for layer in range(len(chart.spec["layer"])) if [*values(chart.spec, layer)] == [{"x": 20.0}])
+    assert chart.spec["layer"][rule]["mark"]["type"] == "rule"
+    fewer = pareto.section(Story.read(runs[:2]))
+    assert "pareto-mean-cosine-of-decoder-rows" not in charts_of(fewer)
+    assert not any("cosine" in sentence for sentence in fewer.absent)
+
+
+def test_without_a_minimum_inside_the_plot_has_no_rule(tmp_path: Path) -> None:
+    runs = [
+        write_result(run(tmp_path, f"w{l0:g}", weight=l0), {"l0": l0, PROXY: 0.1 + math.log(l0 / 20) ** 2})
+        for l0 in (20.0, 32.0, 64.0)
+    ]
+    chart = charts_of(pareto.section(Story.read(runs)))["pareto-mean-cosine-of-decoder-rows"]
+    assert "it is lowest at an end of L0 20 to 64 in 1 of 1 seeds" in chart.description
+    assert not any({"x"} == record.keys() for data in chart.spec["datasets"].values() for record in data)
 
 
 def test_variants_at_one_l0_are_placed_side_by_side(tmp_path: Path) -> None:
