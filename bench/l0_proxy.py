@@ -3,8 +3,8 @@
     python bench/l0_proxy.py [--steps 1500] [--seeds 3]
 
 In each world BatchTopK SAEs of one width are trained at several k. For each SAE it measures c_dec (mean |cosine| of
-decoder rows) and s_n (the n-th decoder projection), beside recovery of the true features; the minimum of each over L0
-is estimated by seed, as `saepipe compare` does. Writes results/l0_proxy.json.
+decoder rows), c_alive (of the rows of alive latents) and s_n (the n-th decoder projection), beside recovery of the true
+features; the minimum of each over L0 is estimated by seed, as `saepipe compare` does. Writes results/l0_proxy.json.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from record import write_result
 
 from saepipe.data.synthetic import World
-from saepipe.evaluate.stats.decoder_cosines import similarity
+from saepipe.evaluate.stats.decoder_cosines import mean_absolute_cosine
 from saepipe.evaluate.stats.decoder_projections import nth_decoder_projection
 from saepipe.evaluate.stats.l0_curves import Curve
 from saepipe.evaluate.validate.trained_stacks import WorldData, world_data
@@ -122,11 +122,9 @@ def figures_of(recipe: Recipe, params: dict[str, torch.Tensor], data: WorldData)
     acts = sae.encode(params, tokens.x)
     known = measure(data.truth, tokens, acts, params["W_dec"], sae.decode(params, acts)).to_dict()
     s_n = nth_decoder_projection(tokens.x - params["b_dec"], params["W_dec"])
-    overlaps = {
-        name: similarity(params["W_dec"][rows], 1).mean_absolute
-        for name, rows in (("c_dec", slice(None)), ("c_alive", (acts != 0).any(0)))
-    }
-    return {**known, **overlaps, "s_n": s_n or 0.0}
+    c_dec = mean_absolute_cosine(params["W_dec"])
+    c_alive = mean_absolute_cosine(params["W_dec"][(acts != 0).any(0)])
+    return {**known, "c_dec": c_dec, "c_alive": c_alive, "s_n": s_n or 0.0}
 
 
 if __name__ == "__main__":

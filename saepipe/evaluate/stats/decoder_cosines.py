@@ -40,8 +40,6 @@ class Similarity:
     """(d_sae,) int64: index of the nearest row; the row's own if it has none"""
     counts: Tensor
     """(num_bins,) int64: pairs by cosine, in the bins of `histograms.COSINE`"""
-    mean_absolute: float
-    """mean |cosine| of all pairs: c_dec of arXiv 2508.16560; NaN without pairs"""
     pairs: SimilarPairs
     """the `num_pairs` most similar"""
 
@@ -53,22 +51,32 @@ def similarity(W_dec: Tensor, num_pairs: int) -> Similarity:
     largest = rows.new_full((num,), -torch.inf)
     nearest_row = torch.arange(num, device=rows.device)
     counts = torch.zeros(len(COSINE) - 1, dtype=torch.int64, device=rows.device)
-    num_all = num * (num - 1) // 2
-    best = search.empty_ranking(min(num_pairs, num_all), rows)
-    absolute = rows.new_zeros((), dtype=torch.float64)
+    best = search.empty_ranking(min(num_pairs, num * (num - 1) // 2), rows)
     for start, column, tile in _tiles(rows):
         counts += torch.histc(tile, len(counts), min=COSINE[0], max=COSINE[-1]).long()  # -inf is in no bin
-        absolute += tile.abs().masked_fill_(tile.isinf(), 0).sum(dtype=torch.float64)
-        _update_nearest(largest, nearest_row, tile, start, column)
+        for dim, first, offset in ((1, start, column), (0, column, start)):
+            value, position = tile.max(dim)
+            span = slice(first, first + len(value))
+            better = value > largest[span]
+            largest[span] = value.where(better, largest[span])
+            nearest_row[span] = (position + offset).where(better, nearest_row[span])
         best = _merged(best, tile, start, column, num)
     max_cosine = rows.new_full((len(W_dec),), torch.nan)
     max_cosine[index] = largest.masked_fill(largest.isinf(), torch.nan)
     nearest = torch.arange(len(W_dec), device=rows.device)
     nearest[index] = index[nearest_row]
     pairs = pairs_at(best.keys, num)
-    most_similar = SimilarPairs(index[pairs.i], index[pairs.j], best.scores)
-    mean_absolute = float(absolute) / num_all if num_all else math.nan
-    return Similarity(max_cosine, nearest, counts, mean_absolute, most_similar)
+    return Similarity(max_cosine, nearest, counts, SimilarPairs(index[pairs.i], index[pairs.j], best.scores))
+
+
+def mean_absolute_cosine(W_dec: Tensor) -> float:
+    """Returns the mean |cosine| of the pairs of decoder rows (d_sae, d_in), c_dec of arXiv 2508.16560; NaN if none."""
+    rows, _ = directions(W_dec)
+    total = rows.new_zeros((), dtype=torch.float64)
+    for _, _, tile in _tiles(rows):
+        total += tile.abs().masked_fill_(tile.isinf(), 0).sum(dtype=torch.float64)
+    num_pairs = len(rows) * (len(rows) - 1) // 2
+    return float(total) / num_pairs if num_pairs else math.nan
 
 
 def neighbours(W_dec: Tensor, num: int) -> dict[str, np.ndarray]:
@@ -98,16 +106,6 @@ def _tiles(rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:
             if column == start:
                 tile.masked_fill_(torch.ones_like(tile, dtype=torch.bool).tril(), -torch.inf)
             yield start, column, tile
-
-
-def _update_nearest(largest: Tensor, nearest_row: Tensor, tile: Tensor, start: int, column: int) -> None:
-    """Puts larger cosines of a tile, and their rows, into both arrays (num,) in place."""
-    for dim, first, offset in ((1, start, column), (0, column, start)):
-        value, position = tile.max(dim)
-        span = slice(first, first + len(value))
-        better = value > largest[span]
-        largest[span] = value.where(better, largest[span])
-        nearest_row[span] = (position + offset).where(better, nearest_row[span])
 
 
 def _merged(best: search.Ranked, tile: Tensor, start: int, column: int, num: int) -> search.Ranked:

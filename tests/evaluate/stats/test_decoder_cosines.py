@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saepipe.evaluate.stats import decoder_cosines
-from saepipe.evaluate.stats.decoder_cosines import similarity
+from saepipe.evaluate.stats.decoder_cosines import mean_absolute_cosine, similarity
 from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, histogram
 
 pytestmark = pytest.mark.quick
@@ -32,7 +32,7 @@ def test_against_a_matrix_of_cosines(side: int, num_pairs: int, monkeypatch: pyt
     assert result.nearest.tolist() == [0, *(cosines.argmax(1) + 1)]
     upper = np.triu_indices(10, 1)
     assert result.counts.tolist() == np.histogram(cosines[upper], COSINE)[0].tolist()
-    assert result.mean_absolute == pytest.approx(np.abs(cosines[upper]).mean(), abs=1e-6)
+    assert mean_absolute_cosine(rows) == pytest.approx(np.abs(cosines[upper]).mean(), abs=1e-6)
     order = np.argsort(-cosines[upper])[:num_pairs]
     np.testing.assert_allclose(result.pairs.cosine.numpy(), cosines[upper][order], atol=1e-6)
     assert result.pairs.i.tolist() == (upper[0][order] + 1).tolist()
@@ -47,8 +47,11 @@ def test_orthogonal_rows_and_a_duplicate() -> None:
     assert (result.pairs.i[0], result.pairs.j[0], result.pairs.cosine.tolist()) == (1, 4, [1, 0, 0])
     assert result.counts[-1] == 1  # a cosine of 1 is in the last bin
     assert result.counts.sum() == 10
-    assert result.mean_absolute == pytest.approx(1 / 10)
-    assert similarity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), 1).mean_absolute == 1  # opposite rows
+    assert mean_absolute_cosine(rows) == pytest.approx(1 / 10)
+
+
+def test_opposite_rows_overlap_as_much_as_equal_ones() -> None:
+    assert mean_absolute_cosine(torch.tensor([[2.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])) == 1
 
 
 @pytest.mark.parametrize("rows", [torch.zeros(3, 4), torch.eye(4)[:1]])
@@ -57,7 +60,7 @@ def test_too_few_rows_to_compare(rows: torch.Tensor) -> None:
     assert result.max_cosine.isnan().all()
     assert result.nearest.tolist() == list(range(len(rows)))
     assert (result.counts.sum(), len(result.pairs.i)) == (0, 0)
-    assert math.isnan(result.mean_absolute)
+    assert math.isnan(mean_absolute_cosine(rows))
 
 
 def test_histograms_skip_nan_and_clip_to_the_edges() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
+import torch
 
 from saepipe.evaluate.metrics.geometry.joint_firing import PairCounts
 from saepipe.evaluate.metrics.geometry.latent_pairs import mean_conditional, mean_lift
 from saepipe.evaluate.metrics.geometry.weights import Weights
+from saepipe.evaluate.stats.decoder_cosines import mean_absolute_cosine
 from saepipe.evaluate.stats.histograms import COSINE, LOG10_DENSITY, NORM, Histogram, histogram
 from saepipe.evaluate.stats.intervals import Estimate
 
@@ -47,7 +50,7 @@ class Portrait:
             "decoder": {
                 "mean_max_decoder_cosine": mean(w.max_cosine, no_rows),
                 **{f"frac_max_decoder_cosine_over_{pct}": share_above(w.max_cosine, pct / 100) for pct in (50, 70, 90)},
-                "mean_abs_decoder_cosine": mean(np.array([w.mean_abs_cosine]), no_rows),
+                "mean_abs_decoder_cosine": self._mean_abs_cosine(),
                 "nth_decoder_projection": self.projection,
                 "mean_decoder_norm": mean(w.norm, "there is no latent"),
             },
@@ -65,6 +68,12 @@ class Portrait:
                 "mean_pair_lift": mean_lift(self.pairs),
             },
         }
+
+    def _mean_abs_cosine(self) -> float | Estimate:
+        """Returns c_dec of the alive latents: the rows of others are random, and would hide how much these overlap."""
+        alive = torch.from_numpy(self.alive).to(self.weights.W_dec.device)
+        value = mean_absolute_cosine(self.weights.W_dec[alive])
+        return Estimate(None, reason="fewer than two latents are alive") if isnan(value) else value
 
     def histograms(self) -> dict[str, Histogram]:
         return {

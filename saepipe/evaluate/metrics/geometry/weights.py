@@ -27,8 +27,6 @@ class Weights:
     """(d_sae,): largest cosine of each decoder row with another row"""
     nearest: np.ndarray
     """(d_sae,) int64: index of that other row; its own index if there is none"""
-    mean_abs_cosine: float
-    """mean |cosine| of all pairs of decoder rows"""
     cosine_histogram: Histogram
     """cosines of all pairs of decoder rows"""
     pairs: SimilarPairs
@@ -45,7 +43,6 @@ class Weights:
             encoder_decoder_cosine=encoder_decoder.cpu().numpy(),
             max_cosine=similar.max_cosine.double().cpu().numpy(),
             nearest=similar.nearest.cpu().numpy(),
-            mean_abs_cosine=similar.mean_absolute,
             cosine_histogram=Histogram(COSINE, similar.counts.tolist()),
             pairs=similar.pairs,
         )

@@ -20,8 +20,7 @@ def weights_of(W_dec: torch.Tensor, num_pairs: int = 3) -> Weights:
     similar = similarity(W_dec, num_pairs)
     ones = np.ones(len(W_dec))
     histogram = Histogram(COSINE, similar.counts.tolist())
-    max_cosine, nearest = similar.max_cosine.numpy(), similar.nearest.numpy()
-    return Weights(W_dec, ones, ones, max_cosine, nearest, similar.mean_absolute, histogram, similar.pairs)
+    return Weights(W_dec, ones, ones, similar.max_cosine.numpy(), similar.nearest.numpy(), histogram, similar.pairs)
 
 
 def counts_of(i: list[int], j: list[int], both: list[int]) -> PairCounts:

@@ -93,6 +93,10 @@ def test_figures_follow_from_the_latent_entries(random_sae, testbed: Testbed) ->
     assert values["frac_max_decoder_cosine_over_50"] == (column("max_decoder_cosine") > 0.5).sum() / 24
     assert values["mean_decoder_norm"] == pytest.approx(random_sae.W_dec.norm(dim=1).mean().item())
     assert values["frac_dead"] == (density == 0).mean() >= 1 / 24
+    alive = np.array([entry["density"] > 0 for entry in result.details])
+    rows = random_sae.W_dec.double().numpy()[alive]
+    cosines = rows @ rows.T / np.outer(*[np.linalg.norm(rows, axis=1)] * 2)
+    assert values["mean_abs_decoder_cosine"] == pytest.approx(np.abs(cosines[np.triu_indices(len(rows), 1)]).mean())
     assert values["frac_dense"] == (density > 0.1).mean()
     assert values["mean_log10_density"] == pytest.approx(np.log10(density[density > 0]).mean())
     lifts = [pair["lift"] for pair in result.more["pairs"] if pair["lift"] is not None]
@@ -127,6 +131,7 @@ def test_a_dead_sae_has_undefined_figures(make_sae, testbed: Testbed) -> None:
     assert values["frac_dead"] == 1
     undefined = {key for key, value in values.items() if value is None}
     assert {"mean_log10_density", "mean_pair_lift", "mean_matched_cosine", "change_pair_lift"} <= undefined
+    assert "mean_abs_decoder_cosine" in undefined
 
 
 def test_neither_batches_nor_chunks_matter(random_sae, testbed_of, monkeypatch: pytest.MonkeyPatch) -> None:
