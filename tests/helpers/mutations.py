@@ -201,13 +201,14 @@ def with_a_stale_result(world: World) -> list[str]:
 
 
 def with_arms_far_from_the_proxy(world: World) -> list[str]:
-    """Compares an arm with the first run of a sweep whose decoder rows overlap least near L0 16."""
+    """Compares an arm with the first variant of a sweep whose decoder rows overlap least near L0 16, with 3 seeds."""
     runs = []
     for index, (l0, overlap) in enumerate({4.0: 0.14, 8.0: 0.11, 16.0: 0.1, 32.0: 0.12, 4.1: 0.14}.items()):
-        more = [{"name": "ortsae", "weight": 1.0}] if l0 == 4.1 else []
+        name, more = ("arm", [{"name": "ortsae", "weight": 1.0}]) if l0 == 4.1 else (f"l0-{l0:g}", [])
         penalties = [{"name": "l1", "weight": 4.0 / (1 + index)}, *more]
-        run = write_run(world.folder / ("arm" if more else f"l0-{l0:g}") / "seed-0", penalties=penalties)
-        runs.append(write_result(run, {"l0": l0, PROXY: overlap}))
+        for seed in range(3):
+            run = write_run(world.folder / name / f"seed-{seed}", penalties=penalties)
+            runs.append(write_result(run, {"l0": l0, PROXY: overlap}))
     table = compare(runs, baseline=runs[0])
     return list(map(str, (*table.notes, *table.verdicts)))
 

@@ -13,6 +13,7 @@ from statistics import geometric_mean
 from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.folders.health import Finding
 from saepipe.evaluate.compare.checks import mean_l0
+from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
 from saepipe.evaluate.compare.sweeps import Variant, curves_by_seed, sweeps_of
 from saepipe.evaluate.results.run_results import Row
 from saepipe.evaluate.stats.l0_curves import Curve
@@ -41,7 +42,7 @@ class ProxyL0:
 
     def is_far_from(self, l0: float) -> bool:
         """Returns whether an L0 is beyond all seeds' estimates by more than the factor `FAR`."""
-        return bool(self.by_seed) and not self.by_seed[0] / FAR <= l0 <= self.by_seed[-1] * FAR
+        return not self.by_seed[0] / FAR <= l0 <= self.by_seed[-1] * FAR
 
     def __str__(self) -> str:
         if self.why:
@@ -73,7 +74,7 @@ def _proxy_l0(name: str, subject: tuple[str, str, int], curves: Sequence[Curve])
 def check_proxy_l0(
     variant: Variant, baseline: Variant, proxies: Sequence[ProxyL0], l0: float | None = None
 ) -> list[Finding]:
-    """Checks H23: both sides are far from the L0 of each sweep of their cache, hook and width.
+    """Checks H23: both sides are far from the L0 of each sweep of their cache, hook and width that has enough seeds.
 
     Args:
         variant: runs of one side.
@@ -82,7 +83,9 @@ def check_proxy_l0(
         l0: common L0 at which the sides were read; None: their own.
     """
     subjects = {_subject(row) for row in (*variant, *baseline)}
-    estimates = [proxy for proxy in proxies if proxy.by_seed and {proxy.subject} == subjects]
+    estimates = [
+        proxy for proxy in proxies if len(proxy.by_seed) >= SEEDS_FOR_A_VERDICT and {proxy.subject} == subjects
+    ]
     l0s = [mean for side in (variant, baseline) if (mean := l0 or mean_l0(side)) is not None]
     if not estimates or not l0s or not all(proxy.is_far_from(each) for proxy in estimates for each in l0s):
         return []
