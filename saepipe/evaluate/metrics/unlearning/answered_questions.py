@@ -23,6 +23,7 @@ from saepipe.evaluate.metrics.unlearning.questions import (
     read_questions,
 )
 from saepipe.evaluate.model.kept_work import Content, Work
+from saepipe.evaluate.model.padded_batches import padded, padded_batches, rows_by_length
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.texts.dataset_source import dataset_key
 
@@ -72,9 +73,9 @@ class AnsweredQuestions:
     def batches(self, batch_size: int) -> Iterator[PromptBatch]:
         """Yields prompts in batches of similar length."""
         lengths = self.offsets.diff()
-        for rows in _rows_by_length(lengths, batch_size):
+        for rows in rows_by_length(lengths, batch_size):
             spans = [slice(int(self.offsets[row]), int(self.offsets[row + 1])) for row in rows]
-            ids, keep, x = (_padded([part[span] for span in spans]) for part in (self.ids, self.keep, self.x))
+            ids, keep, x = (padded([part[span] for span in spans]) for part in (self.ids, self.keep, self.x))
             yield PromptBatch(rows, ids, keep, x, lengths[rows] - 1)
 
 
@@ -128,7 +129,7 @@ def _ask_model(testbed: Testbed, config: QuestionsConfig, key: Mapping[str, Any]
 def _answers(testbed: Testbed, prompts: Sequence[Tensor], letters: Tensor) -> Tensor:
     """Returns the letter that the clean model answers to each prompt, (num_prompts,) int64."""
     answers = torch.empty(len(prompts), dtype=torch.int64)
-    for rows, ids, last in _batches(prompts, testbed.batch_size):
+    for rows, ids, last in padded_batches(prompts, testbed.batch_size):
         testbed.passes.full += len(rows)
         logits = testbed.language_model.model(input_ids=ids.to(testbed.device), use_cache=False).logits
         answers[rows] = answered_letters(logits[torch.arange(len(rows)), last], letters).cpu()
@@ -148,7 +149,7 @@ def _content(
     offsets = lengths.cumsum(0)
     ids = torch.cat([torch.empty(0, dtype=torch.int64), *prompts])
     x = torch.empty(len(ids), testbed.d_in, dtype=lm.model.dtype)
-    for rows, batch, last in _batches(prompts, testbed.batch_size):
+    for rows, batch, last in padded_batches(prompts, testbed.batch_size):
         captured = testbed.capture(batch).cpu()
         for row, activations, length in zip(rows.tolist(), captured, (last + 1).tolist(), strict=True):
             x[offsets[row] : offsets[row + 1]] = activations[:length]
@@ -162,21 +163,3 @@ def _content(
         "letters": letters,
     }
     return Content(tensors, {"num_asked": num_asked})
-
-
-def _batches(prompts: Sequence[Tensor], batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yields prompts of similar length: indices (batch,), ids (batch, seq) padded on the right, last token (batch,)."""
-    lengths = torch.tensor([len(ids) for ids in prompts], dtype=torch.int64)
-    for rows in _rows_by_length(lengths, batch_size):
-        yield rows, _padded([prompts[row] for row in rows]), lengths[rows] - 1
-
-
-def _rows_by_length(lengths: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Yields indices of prompts, the shortest first, `batch_size` at a time."""
-    if len(lengths):
-        yield from torch.split(lengths.argsort(stable=True), batch_size)
-
-
-def _padded(rows: Sequence[Tensor]) -> Tensor:
-    """Pads rows to the length of the longest with zeros (token 0, a vector of zeros, False)."""
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
