@@ -99,6 +99,16 @@ STABILITY_FIGURES: Specs = {
     "frac_in_all_seeds_over_90": FigureSpec("in all seeds > 0.9", "higher", untestable=OF_ALL_SEEDS),
 }
 
+RAVEL_FIGURES: Specs = {
+    "disentanglement_score": FigureSpec("RAVEL disentanglement", "higher"),
+    "cause_score": FigureSpec("RAVEL cause", "higher"),
+    "isolation_score": FigureSpec("RAVEL isolation", "higher"),
+    "ravel_num_latents": FigureSpec("latents per attribute"),
+    "ravel_llm_accuracy": FigureSpec("LLM, RAVEL prompts", of_model=True),
+    "ravel_llm_swap_cause": FigureSpec("RAVEL cause, whole swap", of_model=True),
+    "ravel_llm_swap_isolation": FigureSpec("RAVEL isolation, whole swap", of_model=True),
+}
+
 UNLEARNING_FIGURES: Specs = {
     "unlearning_score": FigureSpec("unlearning", "higher"),
     "unlearning_llm_forget_accuracy": FigureSpec("LLM, forget questions", of_model=True),
@@ -118,6 +128,7 @@ BUILT_IN: Specs = {
     **GEOMETRY_FIGURES,
     **SPARSE_PROBING_FIGURES,
     **STABILITY_FIGURES,
+    **RAVEL_FIGURES,
     **UNLEARNING_FIGURES,
     **AUTOINTERP_FIGURES,
 }

@@ -132,7 +132,7 @@ class Letter(Exact):
     num_split_features: int | None
 
 
-# scr, tpp, unlearning
+# scr, tpp, ravel, unlearning
 
 SCR = numbers("SCR", *(f"scr_{kind}_threshold_{n}" for kind in ("dir1", "metric", "dir2") for n in NUM_ABLATED))
 TPP = numbers(
@@ -151,6 +151,10 @@ class ScrMetrics(Exact):
 
 class TppMetrics(Exact):
     tpp_metrics: TPP
+
+
+class RavelMetrics(Exact):
+    ravel: numbers("Ravel", "disentanglement_score", "cause_score", "isolation_score")
 
 
 class UnlearningMetrics(Exact):
@@ -240,6 +244,13 @@ class TppResult(Envelope):
     eval_result_unstructured: ByClass
 
 
+class RavelResult(Envelope):
+    eval_type_id: Literal["ravel"]
+    eval_result_metrics: RavelMetrics
+    eval_result_details: Annotated[list[Any], Field(max_length=0)]
+    eval_result_unstructured: dict[str, dict[str, numbers("Of", "cause_score", "isolation_score", "disentangle_score")]]
+
+
 class UnlearningResult(Envelope):
     eval_type_id: Literal["unlearning"]
     eval_result_metrics: UnlearningMetrics
@@ -252,6 +263,7 @@ RESULTS: dict[str, type[Envelope]] = {
     "absorption_first_letter": AbsorptionResult,
     "scr": ScrResult,
     "tpp": TppResult,
+    "ravel": RavelResult,
     "unlearning": UnlearningResult,
 }
 

@@ -49,12 +49,15 @@ LETTER = {
     "num_probe_true_positives": 12,
     "num_split_features": 1,
 }
+RAVEL = {"disentanglement_score": 0.5, "cause_score": 0.6, "isolation_score": 0.4}
+RAVEL_OF_ONE = {"cause_score": 0.6, "isolation_score": 0.4, "disentangle_score": 0.5}
 BY_CLASS = {"ag_news_results": {"llm_test_accuracy": {"0": 0.9}}}
 EXAMPLES: dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = {
     "sparse_probing": ({"llm": LLM, "sae": SAE}, [{"dataset_name": "ag_news_results"} | LLM | SAE], BY_CLASS),
     "absorption_first_letter": ({"mean": ABSORPTION}, [LETTER], {}),
     "scr": ({"scr_metrics": SCR}, [{"dataset_name": "toy_scr_doctor_nurse_results"} | SCR], {}),
     "tpp": ({"tpp_metrics": TPP}, [{"dataset_name": "toy_tpp_results"} | TPP], BY_CLASS),
+    "ravel": ({"ravel": RAVEL}, [], {"city_results": {"city_Country": RAVEL_OF_ONE}}),
     "unlearning": ({"unlearning": {"unlearning_score": 0.2}}, [], {}),
 }
 
