@@ -34,7 +34,18 @@ class ControlledClaim:
             return "holds"
         if self.against_control.word not in ("better", "worse", "within noise"):
             return "no result"
-        return "matched" if self.of_control.word == self.claim.word else "not settled"
+        return "matched" if self.of_control.word == self.claim.word and not self._may_exceed else "not settled"
+
+    @property
+    def _may_exceed(self) -> bool:
+        """True if the variant may yet differ from the control as claimed, by the effect of interest."""
+        paired, interesting = self.against_control.paired, self.claim.interesting
+        assert paired is not None
+        assert interesting is not None
+        low, high = paired.mean.low, paired.mean.high
+        if low is None or high is None:
+            return True
+        return (high if self.claim.difference > 0 else -low) >= interesting
 
     def __str__(self) -> str:
         claim = f"{self.claim.shown.label} is {self.claim.word} than the baseline's"
@@ -45,7 +56,7 @@ class ControlledClaim:
             return f"{claim}; there is no test against its control {name}: {word}{f' ({rules})' if rules else ''}"
         if self.outcome == "holds":
             return f"{claim}, and than that of its control {name} too {self._numbers}"
-        matched = "so is that of" if self.outcome == "matched" else "not than that of"
+        matched = "so is that of" if self.outcome == "matched" else f"is not shown to be {self.claim.word} than that of"
         rule = ", H22" if self._is_unearned else ""
         return f"{claim}, but {matched} its control {name}; against that it is {word} {self._numbers}{rule}"
 

@@ -13,7 +13,7 @@ from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
 from saepipe.evaluate.figure_specs import FigureSpec
 from saepipe.evaluate.results.figures import catalogue
 from saepipe.evaluate.results.run_results import Cell, Row
-from saepipe.evaluate.sae.siblings import without_seeds
+from saepipe.evaluate.sae.siblings import variant_key
 from saepipe.evaluate.stats import paired_seeds as seeds
 
 Over = Literal["seeds", "evaluation"]
@@ -100,7 +100,7 @@ def by_variant(rows: Sequence[Row]) -> list[list[Row]]:
     """Groups runs whose configs differ in seeds alone."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[repr(without_seeds(row.settings))].append(row)
+        groups[repr(variant_key(row.settings, row.variant))].append(row)
     return list(groups.values())
 
 

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from saepipe.data.config.base import flatten
 from saepipe.train.rundir.finished_run import Run
 
 _SEEDS = ("seed", "data_seed")
 
 
-def without_seeds(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a run but for its seeds: equal for the runs of one variant."""
-    return {key: value for key, value in settings.items() if key not in _SEEDS}
+def variant_key(settings: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """Returns the settings of a run but for its seeds: equal for the runs of one variant.
+
+    Runs that start from an SAE may each start from another one, of their own seed; its weights then say nothing of the
+    variant, and the variant's name takes their place.
+
+    Args:
+        settings: as they are, or flat, by dotted keys.
+        variant: name of the run's variant.
+    """
+    flat = dict(flatten(settings))
+    start = {"init.weights": variant} if "init.weights" in flat else {}
+    return {key: value for key, value in flat.items() if key not in _SEEDS} | start
 
 
 def siblings(run: Run, runs: Iterable[Run]) -> tuple[Run, ...]:
@@ -32,4 +43,4 @@ def siblings(run: Run, runs: Iterable[Run]) -> tuple[Run, ...]:
 
 
 def _variant(run: Run) -> tuple[str, dict[str, Any]]:
-    return run.cache_fingerprint, without_seeds(run.settings)
+    return run.cache_fingerprint, variant_key(run.settings, run.variant)

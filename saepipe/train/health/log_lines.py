@@ -14,6 +14,7 @@ from typing import Any
 
 from saepipe.data.folders.health import Finding, Severity
 from saepipe.train.config import KL_TAIL, RECONSTRUCTION, TrainConfig, labels
+from saepipe.train.freeze import frozen_names
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.schedule import Controller, Schedule
@@ -56,7 +57,7 @@ def check_log(
             continue
         active = [line for line in lines if weight_at(penalty, gradients_at(line), num_steps) > 0]
         checks = [_check(line, label) for line in active]
-        if config.freeze:
+        if frozen_names(config.freeze):
             checks = [check for check in checks if not check.frozen]
         findings += check_inert(label, checks, num_steps, limits, ended, may_rest=penalty.may_rest)
         findings += check_selection(label, penalty, _statistics(active, label), limits, ended)

@@ -12,9 +12,10 @@ from saepipe.evaluate.sae.siblings import siblings
 pytestmark = pytest.mark.quick
 
 
-def run(fingerprint: str, seed: int | None, cache: str = "c", **settings: Any) -> Any:
+def run(fingerprint: str, seed: int | None, cache: str = "c", variant: str = "base", **settings: Any) -> Any:
     return SimpleNamespace(
         fingerprint=fingerprint,
+        variant=variant,
         cache_fingerprint=cache,
         settings={"sae": "relu", "data_seed": 0, **settings, "seed": seed},
     )
@@ -39,3 +40,13 @@ def test_other_settings_caches_and_unknown_seeds_do_not_count() -> None:
     others = run("b", 1, sae="topk"), run("c", 1, cache="d"), run("d", None)
     assert names(run("a", 0), *others) == []
     assert names(run("d", None), run("a", 0), run("e", None)) == []
+
+
+def test_runs_that_start_from_the_sae_of_their_own_seed_are_one_variant() -> None:
+    ours = run("a", 0, variant="tuned", init={"scale": 1.0, "weights": "w0"})
+    others = [
+        run("b", 1, variant="tuned", init={"scale": 1.0, "weights": "w1"}),
+        run("c", 2, variant="from-others", init={"scale": 1.0, "weights": "w2"}),
+        run("d", 3, variant="tuned", init={"scale": 0.5, "weights": "w3"}),
+    ]
+    assert names(ours, *others) == ["b"]

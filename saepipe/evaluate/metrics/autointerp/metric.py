@@ -78,7 +78,7 @@ class Autointerp(Metric):
     shown: ClassVar[Mapping[str, FigureSpec]] = AUTOINTERP_FIGURES
 
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:
-        """Raises ConfigError if the tokenizer is missing, too few latents are active, or the estimate is too high."""
+        """Raises ConfigError if the tokenizer is missing, or the estimate of the cost is too high."""
         text = self._text(testbed)
         by_subject = [self._chosen(subject, testbed) for subject in subjects]
         self._say_cost([each for chosen in by_subject for each in chosen], text, progress)
@@ -99,14 +99,7 @@ class Autointerp(Metric):
 
     def _chosen(self, subject: Subject, testbed: Testbed) -> list[LatentWindows]:
         acts = windowed_acts(subject, testbed, testbed.num_contexts(self.num_contexts), self.window)
-        chosen = choose(acts, self.num_latents, self.num_shown, self.num_tested, self.seed)
-        if not chosen:
-            raise ConfigError(
-                f"no latent of {subject.name} is active in {self.num_shown} held-out windows to show and "
-                f"{self.num_tested} to test",
-                hint="lower num_shown and num_tested, raise num_contexts, or harvest more held-out text",
-            )
-        return chosen
+        return choose(acts, self.num_latents, self.num_shown, self.num_tested, self.seed)
 
     def _say_cost(self, chosen: Sequence[LatentWindows], text: Callable[[int], str], progress: Progress) -> None:
         """Says how much would be asked, before anything is; raises ConfigError if that costs more than allowed."""
@@ -167,18 +160,20 @@ class Autointerp(Metric):
         detected, fuzzed = ([getattr(each, kind) for each in explained] for kind in ("detection", "fuzzing"))
         num_unreadable = sum(each.num_unreadable for each in (*detected, *fuzzed))
         num_tests = len(answers) - len(explained)
+        too_few = f"no latent is active in {self.num_shown} held-out windows to show and {self.num_tested} to test"
+        undefined = "no answer could be read" if explained else too_few
         spread = [each.balanced_accuracy for each in detected if each.balanced_accuracy is not None]
         unreadable = f"{num_unreadable} of {num_tests} answers of {self.model} are no list of numbers"
         return Measurement(
             metrics={
                 "autointerp": {
-                    "autointerp_score": _mean(detected),
+                    "autointerp_score": _mean(detected, undefined),
                     "autointerp_std_dev": Estimate(float(np.std(spread, ddof=1)))
                     if len(spread) > 1
                     else Estimate(None, reason="fewer than two latents have a score"),
                 }
             },
-            extra={"fuzzing_score": _mean(fuzzed)},
+            extra={"fuzzing_score": _mean(fuzzed, undefined)},
             more={"explanations": [_plain(each) for each in explained]},
             unstructured={str(number): vars(answer) for number, answer in enumerate(answers)},
             counts={
@@ -202,7 +197,7 @@ def _plain(each: ExplainedLatent) -> dict[str, Any]:
     }
 
 
-def _mean(scores: Sequence[Score]) -> Estimate:
+def _mean(scores: Sequence[Score], undefined: str) -> Estimate:
     """Returns the mean over latents; the interval is for the sampling of latents."""
     values = np.array([each.balanced_accuracy for each in scores if each.balanced_accuracy is not None])
-    return ratio(values, np.ones_like(values), "no answer could be read")
+    return ratio(values, np.ones_like(values), undefined)

@@ -36,7 +36,7 @@ class WindowedActs:
 
     ids: np.ndarray  # (num_windows, window)
     is_shown: np.ndarray  # (num_windows,) bool: of the documents from which examples are shown
-    has_tokens: np.ndarray  # (num_windows,) bool: of ordinary tokens alone
+    has_tokens: np.ndarray  # (num_windows,) bool: of ordinary tokens of one document alone
     latent: np.ndarray  # (num_active,) ascending
     window: np.ndarray  # (num_active,)
     position: np.ndarray  # (num_active,) in the window
@@ -59,7 +59,7 @@ class WindowedActs:
 
 @torch.no_grad()
 def windowed_acts(subject: Subject, testbed: Testbed, num_contexts: int, window: int) -> WindowedActs:
-    """Encodes held-out contexts. Documents of even number are shown; a window belongs to its first token's document."""
+    """Encodes held-out contexts; documents of even number are shown, the others tested."""
     parts: list[tuple[np.ndarray, ...]] = []
     ids, shown, ordinary, num_windows = [], [], [], 0
     for batch in testbed.batches(num_contexts):
@@ -74,7 +74,9 @@ def windowed_acts(subject: Subject, testbed: Testbed, num_contexts: int, window:
         shape = (-1, window)
         ids.append(batch.ids[cut].reshape(shape).cpu().numpy())
         shown.append(batch.documents[cut].reshape(shape)[:, 0].cpu().numpy() % 2 == 0)
-        ordinary.append(batch.keep[cut].reshape(shape).all(1).cpu().numpy())
+        documents = batch.documents[cut].reshape(shape)
+        within_one = (documents == documents[:, :1]).all(1)
+        ordinary.append((batch.keep[cut].reshape(shape).all(1) & within_one).cpu().numpy())
         num_windows += len(batch.ids) * per_context
     latent, number, position, act = (np.concatenate(each) for each in zip(*parts, strict=True))
     order = np.lexsort((position, number, latent))

@@ -189,9 +189,12 @@ def test_a_refused_key_says_where_it_belongs(served: Served, subject: Subject, t
     assert raised.value.hint == "put its key into the environment variable OPENAI_API_KEY"
 
 
-def test_latents_that_are_hardly_active_cannot_be_explained(served: Served, subject: Subject, testbed: Testbed) -> None:
-    with pytest.raises(ConfigError, match="no latent of by-hand/seed-0 is active in 4 held-out windows to show"):
-        measure(served, subject, testbed, num_tested=10_000)
+def test_latents_that_are_hardly_active_have_no_score(served: Served, subject: Subject, testbed: Testbed) -> None:
+    """One arm of a study without such latents does not take the others' verdict away."""
+    result = measure(served, subject, testbed, num_tested=10_000)
+    score = result.metrics["autointerp"]["autointerp_score"]
+    assert score == Estimate(None, reason="no latent is active in 4 held-out windows to show and 10000 to test")
+    assert served.requests == []
 
 
 def test_the_browser_shows_explanations(tmp_path: Path) -> None:
