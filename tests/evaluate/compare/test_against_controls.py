@@ -128,9 +128,8 @@ def test_a_control_that_itself_gained_nothing_leaves_the_claim_open(compared: Co
     study = table.variants[0].rows[0].run.path.parents[1]
     again = compare(study, baseline=study / "base")
     assert outcomes(again) == {"frozen_decoder": "not settled"}
-    assert "but is not shown to be better than that of its control new-frozen" in str(
-        verdict_on(again, "new").controls[0]
-    )
+    sentence = str(verdict_on(again, "new").controls[0])
+    assert "but is not shown to be better than that of its control new-frozen" in sentence
     assert rules(again) == []
 
 
