@@ -109,6 +109,12 @@ RAVEL_FIGURES: Specs = {
     "ravel_llm_swap_isolation": FigureSpec("RAVEL isolation, whole swap", of_model=True),
 }
 
+SAE_PROBES_FIGURES: Specs = {
+    "sae_probes_top_1_test_auc": FigureSpec("AUC of 1 latent", "higher"),
+    "sae_probes_top_16_test_auc": FigureSpec("AUC of 16 latents", "higher"),
+    "sae_probes_llm_test_auc": FigureSpec("AUC of the model", of_model=True),
+}
+
 UNLEARNING_FIGURES: Specs = {
     "unlearning_score": FigureSpec("unlearning", "higher"),
     "unlearning_llm_forget_accuracy": FigureSpec("LLM, forget questions", of_model=True),
@@ -126,6 +132,7 @@ BUILT_IN: Specs = {
     **TPP_FIGURES,
     **CORE_FIGURES,
     **GEOMETRY_FIGURES,
+    **SAE_PROBES_FIGURES,
     **SPARSE_PROBING_FIGURES,
     **STABILITY_FIGURES,
     **RAVEL_FIGURES,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -11,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import PathText, Seed
 from saepipe.harvest.config import Columns, DatasetConfig
+from saepipe.harvest.local_rows import split_suffix
 
 Part = Literal["train", "test"]
 
@@ -72,7 +72,7 @@ class LabelledDatasetConfig(Config):
 
     @property
     def is_file(self) -> bool:
-        return Path(self.source).suffix.lower() in (".csv", ".jsonl", ".parquet")
+        return split_suffix(self.source)[0] in (".csv", ".json", ".jsonl", ".parquet")
 
     def dataset(self, part: Part, subset: str | None = None) -> DatasetConfig:
         """Returns the settings with which `saepipe.harvest.text` reads the rows of a part."""

@@ -27,24 +27,26 @@ class LabelledRow:
     attribute: str | None = None
 
 
-def read_labelled_rows(config: LabelledDatasetConfig, part: Part, revision: str | None = None) -> Iterator[LabelledRow]:
+def read_labelled_rows(
+    config: LabelledDatasetConfig, part: Part | None, revision: str | None = None
+) -> Iterator[LabelledRow]:
     """Yields the rows of a part that belong to the configured classes, in the dataset's order; texts may repeat.
 
     Args:
         config: where the rows are.
-        part: chosen by a hash of the text if the dataset has no test part of its own.
+        part: chosen by a hash of the text if the dataset has no test part of its own; None: all rows of the split.
         revision: commit of a hub dataset to read.
 
     Raises:
         ConfigError: if a file, a split or a column does not exist.
         RemoteError: if a hub does not provide the dataset.
     """
-    for row in _read(config, part, revision):
+    for row in _read(config, part or "train", revision):
         in_classes = config.classes is None or row.label in config.classes
         if (
             in_classes
             and len(row.text) > config.min_chars
-            and (config.test or config.take == "first" or _in_part(config, part, row))
+            and (part is None or config.test or config.take == "first" or _in_part(config, part, row))
         ):
             yield row if not config.skip_chars else LabelledRow(row.text[config.skip_chars :], row.label, row.attribute)
 

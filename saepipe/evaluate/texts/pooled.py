@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
+from saepipe.evaluate.texts.captured_texts import captured_texts, tokenize
 from saepipe.train.sae.sparse_acts import SparseActs
 
 _TOKENS, _ENTRIES = 2048, 2**22
@@ -153,32 +153,11 @@ def _mean_of_entries(acts: SparseActs, lengths: Tensor) -> Tensor:
 
 
 def _run_model(testbed: Testbed, texts: Sequence[str], context_size: int, name: str, progress: Progress) -> Content:
-    """Runs the texts in batches of similar length, padded on the right."""
-    lm = testbed.language_model
-    bodies = lm.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=context_size - 1)[
-        "input_ids"
-    ]
-    rows = [np.array([lm.bos_id, *body]) for body in bodies]
-    keep = [~np.isin(row, list(lm.special_ids)) for row in rows]
-    lengths = np.array([kept.sum() for kept in keep])
-    if (empty := np.flatnonzero(lengths == 0)).size:
-        raise ConfigError(f"text {empty[0]} of {name} has no ordinary token: {texts[empty[0]]!r}", hint="leave it out")
+    tokenized = tokenize(testbed.language_model, texts, context_size, name)
+    lengths = np.array([kept.sum() for kept in tokenized.keep])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    x = torch.empty(offsets[-1], testbed.row_width, dtype=lm.model.dtype)
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    progress.start(f"{name} through the model", len(rows), "texts")
-    try:
-        for start in range(0, len(order), testbed.batch_size):
-            batch = order[start : start + testbed.batch_size]
-            ids = torch.full((len(batch), len(rows[batch[-1]])), lm.bos_id)
-            for row, index in enumerate(batch):
-                ids[row, : len(rows[index])] = torch.from_numpy(rows[index])
-            captured = testbed.capture(ids).cpu()
-            for row, index in enumerate(batch):
-                kept = torch.from_numpy(keep[index])
-                x[offsets[index] : offsets[index + 1]] = captured[row, : len(kept)][kept]
-            progress.advance(len(batch))
-    finally:
-        progress.finish()
+    x = torch.empty(offsets[-1], testbed.row_width, dtype=testbed.language_model.model.dtype)
+    for index, captured in captured_texts(testbed, tokenized, name, progress):
+        x[offsets[index] : offsets[index + 1]] = captured[torch.from_numpy(tokenized.keep[index])]
     num_special = torch.from_numpy(context_size - lengths)
     return Content({"x": x, "offsets": torch.from_numpy(offsets), "num_special": num_special})

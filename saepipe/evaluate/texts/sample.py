@@ -16,7 +16,8 @@ from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.texts.config import LabelledDatasetConfig, Part
 from saepipe.evaluate.texts.labelled_rows import LabelledRow, read_labelled_rows
 
-_MAX_CLASSES = 50
+MAX_CLASSES = 50
+"""Values of a label column above which it is taken for no label."""
 _MIN_TEXTS = 10
 """Texts that a class needs in each part, else it is left out."""
 
@@ -74,7 +75,7 @@ def sample_texts(config: LabelledDatasetConfig, sampling: Sampling, revision: st
         ConfigError: if fewer than two classes have enough texts, or the label column has too many values to be classes.
     """
     sampled = _take_first(config, sampling, revision) if config.take == "first" else _sample(config, sampling, revision)
-    order = config.classes or sorted({label for label, _ in sampled}, key=_natural_key)
+    order = config.classes or sorted({label for label, _ in sampled}, key=natural_key)
     required = sampling.texts_per_class if sampling.mode == "reference" else lambda part: _MIN_TEXTS
     left_out = {
         label: f"{len(sampled[label, 'train'])} training and {len(sampled[label, 'test'])} test texts"
@@ -101,7 +102,7 @@ def _sample(config: LabelledDatasetConfig, sampling: Sampling, revision: str | N
     used_texts: set[str] = set()
     for part in ("train", "test"):
         rows = read_labelled_rows(config, part, revision)
-        by_class = _by_class(config, _distinct(rows, used_texts) if sampling.mode == "fixed" else rows)
+        by_class = _by_class(config, distinct_rows(rows, used_texts) if sampling.mode == "fixed" else rows)
         for label, members in by_class.items():
             groups = [list(group) for _, group in groupby(sorted(members, key=_attribute_key), key=_attribute_key)]
             if config.attribute is not None and len(groups) < 2:
@@ -124,7 +125,7 @@ def _take_first(config: LabelledDatasetConfig, sampling: Sampling, revision: str
     for stream in _streams(config):
         used_texts: set[str] = set()
         rows = read_labelled_rows(stream, "train", revision)
-        for row in _distinct(rows, used_texts) if sampling.mode == "fixed" else rows:
+        for row in distinct_rows(rows, used_texts) if sampling.mode == "fixed" else rows:
             pools[row.label].append(row)
             if all(len(pools[label]) > train + test for label in stream.classes or ()):
                 break
@@ -150,13 +151,14 @@ def _by_class(config: LabelledDatasetConfig, rows: Iterable[LabelledRow]) -> dic
     by_class: dict[str, list[LabelledRow]] = defaultdict(list)
     for row in rows:
         by_class[row.label].append(row)
-        if len(by_class) > _MAX_CLASSES:
-            problem = f"{config.name}: column {config.label!r} has more than {_MAX_CLASSES} values"
+        if len(by_class) > MAX_CLASSES:
+            problem = f"{config.name}: column {config.label!r} has more than {MAX_CLASSES} values"
             raise ConfigError(problem, hint="list the classes to use in `classes`")
     return by_class
 
 
-def _distinct(rows: Iterable[LabelledRow], used_texts: set[str]) -> Iterator[LabelledRow]:
+def distinct_rows(rows: Iterable[LabelledRow], used_texts: set[str]) -> Iterator[LabelledRow]:
+    """Yields rows whose text is not in `used_texts`, and adds it there."""
     for row in rows:
         if row.text not in used_texts:
             used_texts.add(row.text)
@@ -164,10 +166,10 @@ def _distinct(rows: Iterable[LabelledRow], used_texts: set[str]) -> Iterator[Lab
 
 
 def _attribute_key(row: LabelledRow) -> tuple[float, str]:
-    return _natural_key(row.attribute or "")
+    return natural_key(row.attribute or "")
 
 
-def _natural_key(label: str) -> tuple[float, str]:
+def natural_key(label: str) -> tuple[float, str]:
     """Sorts numbers by value, before words."""
     try:
         return (float(label), "")
