@@ -61,7 +61,7 @@ def sparse_scores(acts: Tensor, task: Task, split: Split, settings: ProbeSetting
     for k in settings.ks:
         if k <= acts.shape[1]:
             x = acts[:, order[:k]]
-            x = (x != 0).double() if settings.binarize else x
+            x = (x != 0).float() if settings.binarize else x
             scores[str(k)] = _scores(x, order[:k], task, split, settings.penalty, settings)
     return scores
 
@@ -78,7 +78,7 @@ def _scores(
     from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
     fixed = settings.mode == "fixed"
-    x = Scaling.of(x[split.train])(x) if fixed else x
+    x = Scaling.of(x[split.train])(x) if fixed else x.double()  # scikit-learn widens the package's torch tensors too
     x_train, x_test = x[split.train].numpy(), x[split.test].numpy()
     y_train, y_test = task.positive[split.train], task.positive[split.test]
     model, val_auc = fit_probe(x_train, y_train, penalty, settings.seed)

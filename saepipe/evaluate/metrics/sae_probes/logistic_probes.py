@@ -24,7 +24,7 @@ def fit_probe(x: np.ndarray, positive: np.ndarray, penalty: Penalty, seed: int) 
     """Fits scikit-learn's logistic regression on all rows, with the C of the best mean AUC over the folds.
 
     Args:
-        x: (num_rows, num_columns), float32 or float64, in which it is fitted.
+        x: (num_rows, num_columns) float64.
         positive: (num_rows,) bool, with both values present.
         penalty: l1 (fitted by SAGA) or l2 (by L-BFGS).
         seed: seed of the folds, of SAGA and of the rows' order in the last fit.
