@@ -39,6 +39,7 @@ test: .venv/installed  ## the test suite; its browser writes screenshots/
 interop: .venv/installed  ## our formats against the libraries that own them
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,interop]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps circuit-tracer==0.5.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps sae-probes==0.4.2 xgboost==3.2.0 zstandard==0.25.0
 	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/pytest -q -m interop
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ from torch import Tensor
 from saepipe.data.cache.cache import Cache
 from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.metrics.sae_probes.answers import ProbeScores, ProbeSettings, dense_scores, sparse_scores
+from saepipe.evaluate.metrics.sae_probes.binary_tasks import Task, binary_tasks
 from saepipe.evaluate.metrics.sae_probes.package_tasks import package_tasks
+from saepipe.evaluate.metrics.sae_probes.probe_scores import ProbeScores, ProbeSettings, dense_scores, sparse_scores
 from saepipe.evaluate.metrics.sae_probes.splits import Setting, splits
-from saepipe.evaluate.metrics.sae_probes.tasks import Task, binary_tasks
 from saepipe.evaluate.metrics.sparse_probing.probe_keys import FULL
 from saepipe.evaluate.model.kept_work import KeptWork, Work
 from saepipe.evaluate.model.language_model import load_model_of
@@ -145,6 +146,20 @@ def test_all_its_tasks_are_read_as_it_reads_them(package: ModuleType) -> None:
         assert [row.text for row in rows] == data.read_numbered_dataset_df(name)["prompt"].tolist()
         assert task.rows.tolist() == list(range(len(rows)))
         assert task.positive.tolist() == (data.get_yvals(name) == 1).tolist()
+
+
+def test_many_of_its_test_texts_are_training_texts(package: ModuleType) -> None:
+    """The reason why mode fixed takes each text once."""
+    data = importlib.import_module("sae_probes.utils_data")
+    shares = []
+    for name in package.DATASETS:
+        texts, y = data.read_numbered_dataset_df(name)["prompt"].to_numpy(), data.get_yvals(name)
+        num_train = min(len(y) - 100, 1024)
+        train, test = data.get_train_test_indices(y, num_train, len(y) - num_train - 1)
+        shares.append(np.isin(texts[test], texts[train]).mean())
+    assert np.median(shares) == pytest.approx(0.169, abs=5e-4)
+    assert max(shares) == pytest.approx(0.939, abs=5e-4)
+    assert (np.array(shares) > 0.1).sum() == 71
 
 
 @pytest.mark.parametrize("context_size", [6, 64])

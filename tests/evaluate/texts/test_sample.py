@@ -44,10 +44,14 @@ import json, sys
 from saepipe.evaluate.texts.sample import Sampling, sample_texts
 from saepipe.evaluate.texts.known_datasets import REFERENCE
 from saepipe.evaluate.texts.dataset_source import source_version
+from saepipe.evaluate.texts.labelled_rows import read_labelled_rows
 for config in REFERENCE:
     for mode in ("reference", "fixed") if config == REFERENCE[0] else ("reference",):
         sampled = sample_texts(config, Sampling(24, 24, mode=mode), source_version(config.dataset("train"))["revision"])
         print(json.dumps([mode, config.name, sampled.to_dict()]))
+news = REFERENCE[6]
+rows = read_labelled_rows(news, None, source_version(news.dataset("train"))["revision"])
+print(json.dumps(["all", news.name, [[row.text, row.label] for row in rows]]))
 """
 
 Table = dict[str, list[Any]]
@@ -215,6 +219,12 @@ def test_a_class_with_too_few_texts(sampled: Any) -> None:
     assert sampled["fixed", name]["left_out"] == {}
     counts = Counter(label for _, label, _ in sampled["fixed", name]["rows"])
     assert counts == dict.fromkeys("0126", TRAIN + TEST) | {"9": TRAIN + 10}
+
+
+def test_all_rows_of_a_split_are_read_in_its_order(tables: Any, sampled: Any) -> None:
+    news = tables["fancyzhx/ag_news"]["train"]
+    expected = [[text, str(label)] for text, label in zip(news["text"], news["label"], strict=True)]
+    assert sampled["all", "fancyzhx/ag_news"] == expected
 
 
 def test_all_eight_datasets_are_sampled(sampled: Any) -> None:

@@ -5,6 +5,7 @@ Procedure, tasks and differences from the reference (sae-probes 0.4.2): docs/met
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -13,14 +14,15 @@ from pydantic import Field, field_validator, model_validator
 
 from saepipe.data.config.base import Count
 from saepipe.data.config.bounds import Seed
+from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.figure_specs import SAE_PROBES_FIGURES, FigureSpec
 from saepipe.evaluate.metrics.base import Measurement, Metric
-from saepipe.evaluate.metrics.sae_probes.answers import ProbeSettings
-from saepipe.evaluate.metrics.sae_probes.dataset import DatasetSettings, ProbedDataset
+from saepipe.evaluate.metrics.sae_probes.figures_over_tasks import measurement
 from saepipe.evaluate.metrics.sae_probes.logistic_probes import Penalty
 from saepipe.evaluate.metrics.sae_probes.package_tasks import PACKAGE, is_package_task, package_tasks
-from saepipe.evaluate.metrics.sae_probes.result_keys import measurement
+from saepipe.evaluate.metrics.sae_probes.probe_scores import ProbeSettings
+from saepipe.evaluate.metrics.sae_probes.probed_dataset import DatasetSettings, ProbedDataset
 from saepipe.evaluate.metrics.sae_probes.scores import Scores
 from saepipe.evaluate.metrics.sae_probes.splits import Setting
 from saepipe.evaluate.model.kept_work import Work
@@ -107,14 +109,18 @@ class SaeProbes(Metric):
         return {name: by_split for each in datasets for name, by_split in each.sae_scores(subject, progress).items()}
 
     def dataset_settings(self, testbed: Testbed) -> list[DatasetSettings]:
-        """Returns the settings per dataset; without `datasets`, the testbed's cache decides which datasets."""
+        """Returns the settings per dataset; without `datasets`, the testbed's cache decides which datasets.
+
+        Raises:
+            ConfigError: if two datasets have one name, or the package's tasks are asked for and not installed.
+        """
+        listed = self.datasets or (_TOY if is_toy(testbed) else (PACKAGE,))
+        configs = [config for dataset in listed for config in _configs(dataset)]
+        names = Counter(config.name for config in configs)
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise ConfigError(f"a dataset is listed twice: {', '.join(repeated)}", hint="name each once")
         probes = self._probe_settings(testbed)
-        names = self.datasets or (_TOY if is_toy(testbed) else (PACKAGE,))
-        return [
-            DatasetSettings(config, self.setting, self.max_rows, self.context_size, probes)
-            for name in names
-            for config in _configs(name)
-        ]
+        return [DatasetSettings(config, self.setting, self.max_rows, self.context_size, probes) for config in configs]
 
     def _probe_settings(self, testbed: Testbed) -> ProbeSettings:
         ks = self.k_values or ((16, 128) if self.setting != "normal" else tuple(2**n for n in range(10)))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from saepipe.evaluate.metrics.sae_probes.answers import ProbeScores
+from saepipe.evaluate.metrics.sae_probes.probe_scores import ProbeScores
 from saepipe.evaluate.metrics.sparse_probing.answers import Answers, ProbeAnswers
 from saepipe.evaluate.model.kept_work import Content
 

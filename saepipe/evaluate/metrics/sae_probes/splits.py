@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from saepipe.data.errors import ConfigError
-from saepipe.evaluate.metrics.sae_probes.tasks import Task
+from saepipe.evaluate.metrics.sae_probes.binary_tasks import Task
 
 Setting = Literal["normal", "scarcity", "imbalance"]
 

@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.heldout_split import heldout_score
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.config import EvaluateConfig
+from saepipe.evaluate.metrics.sae_probes.binary_tasks import Task
+from saepipe.evaluate.metrics.sae_probes.metric import SaeProbes
 from saepipe.evaluate.metrics.sae_probes.splits import splits
-from saepipe.evaluate.metrics.sae_probes.tasks import Task
 from saepipe.evaluate.model.language_model import load_model_of
 from saepipe.evaluate.model.testbed import Passes
 from saepipe.evaluate.plan import plan
@@ -31,8 +33,8 @@ from saepipe.evaluate.run import evaluate
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.train.config import TrainConfig
-from saepipe.train.rundir.load import load
 from saepipe.train.run import train
+from saepipe.train.rundir.load import load
 
 HOOK = "blocks.1.hook_resid_post"
 NUM_ROWS = 180
@@ -157,6 +159,22 @@ def test_a_result_over_two_datasets(runs: list[Path], rows: list[tuple[str, str]
     assert ours["undefined"]["sae_probes_top_65_test_auc"] == "there are only 64 latents"
     assert ours["tasks"]["genders"]["num_train"] == {"normal": 80}
     assert ours["counts"]["probes"] == 4
+    evaluate(runs[:1], config(tmp_path, file, third, k_values=[65]))
+    (result,) = results(runs[:1])
+    check(result)
+    assert result["saepipe"]["findings"] == []
+    with pytest.raises(ConfigError, match="a dataset is listed twice: genders"):
+        evaluate(runs[:1], config(tmp_path, file, file))
+
+
+def test_the_toys_datasets_are_the_default() -> None:
+    def names(metric: SaeProbes, model: str) -> list[str]:
+        attributes = {"config": {"model": {"model": model}, "dataset": {"source": "org/text"}}}
+        testbed: Any = SimpleNamespace(cache=SimpleNamespace(attributes=attributes), mode="fixed")
+        return [settings.config.name for settings in metric.dataset_settings(testbed)]
+
+    assert names(SaeProbes(), "toy") == ["toy_gender", "toy_sentiment"]
+    assert names(SaeProbes(datasets=("fancyzhx/ag_news",)), "toy") == ["fancyzhx/ag_news"]
 
 
 def test_a_repeated_text_counts_once_but_for_mode_reference(
@@ -170,9 +188,7 @@ def test_a_repeated_text_counts_once_but_for_mode_reference(
         assert result["saepipe"]["tasks"]["repeated"]["num_train"] == {"normal": num_texts - 100}
 
 
-def test_scarcity_averages_over_training_sizes(
-    runs: list[Path], rows: list[tuple[str, str]], tmp_path: Path
-) -> None:
+def test_scarcity_averages_over_training_sizes(runs: list[Path], rows: list[tuple[str, str]], tmp_path: Path) -> None:
     file = write(tmp_path / "genders.csv", rows[:110])
     evaluate(runs[:1], config(tmp_path, file, setting="scarcity", penalty="l2", k_values=[2]))
     (result,) = results(runs[:1])

@@ -26,7 +26,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "__init__.py").write_text("raise RuntimeError('imported')")
     for name, text in {
         "probing_datasets_MASTER": MASTER,
-        "cleaned_data/5_is_male": "prompt,prompt_len,target\nNA,2,True\n\"Ann,\nAmy\",4,False\n",
+        "cleaned_data/5_is_male": 'prompt,prompt_len,target\nNA,2,True\n"Ann,\nAmy",4,False\n',
         "cleaned_data/9_is funny": "prompt,target\nHa,1\n",
     }.items():
         with pa.CompressedOutputStream(str(folder / "data" / f"{name}.csv.zst"), "zstd") as file:

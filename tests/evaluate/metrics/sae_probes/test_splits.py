@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from saepipe.data.errors import ConfigError
+from saepipe.evaluate.metrics.sae_probes.binary_tasks import Task
 from saepipe.evaluate.metrics.sae_probes.splits import splits
-from saepipe.evaluate.metrics.sae_probes.tasks import Task
 
 
 def task(num_rows: int) -> Task:

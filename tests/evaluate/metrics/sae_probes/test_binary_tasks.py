@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saepipe.data.errors import ConfigError
-from saepipe.evaluate.metrics.sae_probes.tasks import binary_tasks
+from saepipe.evaluate.metrics.sae_probes.binary_tasks import binary_tasks
 from saepipe.evaluate.texts.config import LabelledDatasetConfig
 
 FILE = LabelledDatasetConfig(name="mine", source="mine.csv")

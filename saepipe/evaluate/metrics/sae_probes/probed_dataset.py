@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from saepipe.data.terminal.progress import Progress
-from saepipe.evaluate.metrics.sae_probes.answers import ProbeScores, ProbeSettings, dense_scores, sparse_scores
+from saepipe.evaluate.metrics.sae_probes.binary_tasks import Task, binary_tasks
+from saepipe.evaluate.metrics.sae_probes.probe_scores import ProbeScores, ProbeSettings, dense_scores, sparse_scores
 from saepipe.evaluate.metrics.sae_probes.scores import Scores, from_content, to_content
 from saepipe.evaluate.metrics.sae_probes.splits import Setting, Split, splits
-from saepipe.evaluate.metrics.sae_probes.tasks import Task, binary_tasks
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time

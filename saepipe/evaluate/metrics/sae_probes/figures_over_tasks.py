@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from saepipe.evaluate.metrics.base import Figure, Measurement
-from saepipe.evaluate.metrics.sae_probes.answers import SCORES, ProbeScores, ProbeSettings
-from saepipe.evaluate.metrics.sae_probes.dataset import ProbedDataset
+from saepipe.evaluate.metrics.sae_probes.binary_tasks import Task
+from saepipe.evaluate.metrics.sae_probes.probe_scores import SCORES, ProbeScores, ProbeSettings
+from saepipe.evaluate.metrics.sae_probes.probed_dataset import ProbedDataset
 from saepipe.evaluate.metrics.sae_probes.scores import Scores, each_score, to_answers
 from saepipe.evaluate.metrics.sparse_probing.chance import at_chance, check_probes
 from saepipe.evaluate.metrics.sparse_probing.probe_keys import FULL
@@ -39,8 +40,8 @@ def measurement(
             "sae": _figures(sae, [str(k) for k in settings.ks], d_sae),
         },
         details=list(_details(llm, sae)),
-        more={"tasks": {task: summary for dataset in datasets for task, summary in _summaries(dataset, sae)}},
-        findings=list(check_probes(sae_answers, llm_answers)),
+        more={"tasks": {t.name: _summary(dataset, t, sae[t.name]) for dataset in datasets for t in dataset.tasks}},
+        findings=list(check_probes(sae_answers, llm_answers)) if sae_answers else [],
         warnings=[
             f"on {name} no probe on the model's own activations does better than guessing: it says nothing about an SAE"
             for name, answers in llm_answers.items()
@@ -58,18 +59,17 @@ def measurement(
 
 
 def _figures(scores: Scores, probes: Sequence[str], d_sae: int) -> dict[str, Figure]:
-    return {
-        figure_key(probe, score): _over_tasks(
-            [
-                float(np.mean([getattr(by_probe[probe], score) for by_probe in by_split.values()]))
-                for by_split in scores.values()
-                if all(probe in by_probe for by_probe in by_split.values())
-            ],
-            f"there are only {d_sae} latents",
-        )
-        for probe in probes
-        for score in SCORES
-    }
+    figures: dict[str, Figure] = {}
+    for probe in probes:
+        by_task = [
+            [by_probe[probe] for by_probe in by_split.values()]
+            for by_split in scores.values()
+            if all(probe in by_probe for by_probe in by_split.values())
+        ]
+        for name in SCORES:
+            values = [float(np.mean([getattr(score, name) for score in of_task])) for of_task in by_task]
+            figures[figure_key(probe, name)] = _over_tasks(values, f"there are only {d_sae} latents")
+    return figures
 
 
 def _over_tasks(values: Sequence[float], undefined: str) -> Estimate:
@@ -95,22 +95,13 @@ def _or_none(score: ProbeScores) -> float | None:
     return None if math.isnan(score.val_auc) else score.val_auc
 
 
-def _summaries(dataset: ProbedDataset, sae: Mapping[str, Mapping[str, Mapping[str, ProbeScores]]]) -> Any:
-    """Yields the name of each task with its source, sizes and latents as plain data."""
-    for task in dataset.tasks:
-        splits = dataset.splits[task.name]
-        widest = {split.name: list(sae[task.name][split.name].values())[-1:] for split in splits}
-        yield (
-            task.name,
-            {
-                "origin": dataset.source_version,
-                "positive_class": task.positive_class,
-                "num_train": {split.name: len(split.train) for split in splits},
-                "num_test": {split.name: len(split.test) for split in splits},
-                "latents": {
-                    name: probe.answers.columns[:_MAX_LISTED_LATENTS].tolist()
-                    for name, probes in widest.items()
-                    for probe in probes
-                },
-            },
-        )
+def _summary(dataset: ProbedDataset, task: Task, by_split: Mapping[str, Mapping[str, ProbeScores]]) -> dict[str, Any]:
+    """Returns source, sizes and latents of a task as plain data."""
+    widest = {split: list(by_probe.values())[-1] for split, by_probe in by_split.items() if by_probe}
+    return {
+        "origin": dataset.source_version,
+        "positive_class": task.positive_class,
+        "num_train": {split.name: len(split.train) for split in dataset.splits[task.name]},
+        "num_test": {split.name: len(split.test) for split in dataset.splits[task.name]},
+        "latents": {split: score.answers.columns[:_MAX_LISTED_LATENTS].tolist() for split, score in widest.items()},
+    }

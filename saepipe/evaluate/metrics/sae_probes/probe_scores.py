@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saepipe.evaluate.metrics.sae_probes.binary_tasks import Task
 from saepipe.evaluate.metrics.sae_probes.latent_ranking import ranked_latents
 from saepipe.evaluate.metrics.sae_probes.logistic_probes import Penalty, fit_probe, has_converged
 from saepipe.evaluate.metrics.sae_probes.splits import Split
-from saepipe.evaluate.metrics.sae_probes.tasks import Task
 from saepipe.evaluate.metrics.sparse_probing.answers import ProbeAnswers
 from saepipe.evaluate.metrics.sparse_probing.probe_keys import FULL
 from saepipe.evaluate.model.config import Mode
