@@ -18,7 +18,7 @@ from saepipe.evaluate.stats.logistic import fit_logistic
 STRENGTHS = (1e-3, 1e-2, 1e-1)
 """Values of C, the inverse of the L2 penalty's weight, that validation chooses from."""
 
-_MIN_SIZE_FOR_THREADS = 2**22
+MIN_SIZE_FOR_THREADS = 2**22
 """Size of x below which extra threads only wait for each other, above all on a busy machine."""
 
 
@@ -81,7 +81,7 @@ def fit(x: Tensor, y: Tensor, C: float = 1.0, *, balanced: bool = False, max_ite
         balanced: whether rows are weighted so that both classes count the same.
         max_iter: iterations of L-BFGS, at most.
     """
-    with _threads().limit(limits=torch.get_num_threads() if x.numel() > _MIN_SIZE_FOR_THREADS else 1):
+    with _threads().limit(limits=torch.get_num_threads() if x.numel() > MIN_SIZE_FOR_THREADS else 1):
         weight, bias = fit_logistic(x.numpy(), y.numpy(), C, balanced=balanced, max_iter=max_iter)
     return Probe(torch.from_numpy(weight), bias)
 

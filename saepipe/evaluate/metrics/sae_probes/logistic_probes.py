@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from saepipe.evaluate.metrics.sae_probes.folds import folds
+from saepipe.evaluate.stats.linear_probes import MIN_SIZE_FOR_THREADS
 
 Penalty = Literal["l1", "l2"]
 
@@ -34,7 +36,7 @@ def fit_probe(x: np.ndarray, positive: np.ndarray, penalty: Penalty, seed: int) 
         validation rows are of one class.
     """
     order = np.random.RandomState(seed).permutation(len(x))
-    with _quiet():
+    with _quiet(), threadpool_limits(None if x.size > MIN_SIZE_FOR_THREADS else 1):
         if len(x) < _MIN_TO_VALIDATE:
             model = _unfitted(1.0, penalty, seed).fit(x[order], positive[order])
             return model, _auc(model, x, positive)
