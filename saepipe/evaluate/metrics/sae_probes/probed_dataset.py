@@ -95,7 +95,7 @@ class ProbedDataset:
     def sae_scores(self, subject: Subject, progress: Progress) -> Scores:
         """Returns the scores of probes on an SAE's latents."""
         held = rows_at_a_time(subject.sae.d_sae)
-        acts = torch.cat([subject.encode(rows).cpu().float() for rows in self.x.split(held)])
+        acts = torch.cat([subject.encode(rows).cpu().float() for rows in torch.split(self.x, held)])
         return self._scores(partial(sparse_scores, acts, settings=self.settings.probes), progress)
 
     def _scores(self, of_split: Callable[[Task, Split], dict[str, ProbeScores]], progress: Progress) -> Scores:
