@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from saepipe.evaluate.metrics.base import Figure, Measurement
+from saepipe.evaluate.metrics.sae_probes.auc_at_chance import auc_at_chance, check_aucs
 from saepipe.evaluate.metrics.sae_probes.binary_tasks import Task
 from saepipe.evaluate.metrics.sae_probes.probe_scores import SCORES, ProbeScores, ProbeSettings
 from saepipe.evaluate.metrics.sae_probes.probed_dataset import ProbedDataset
-from saepipe.evaluate.metrics.sae_probes.scores import Scores, each_score, to_answers
-from saepipe.evaluate.metrics.sparse_probing.chance import at_chance, check_probes
+from saepipe.evaluate.metrics.sae_probes.scores import Scores, each_score
 from saepipe.evaluate.metrics.sparse_probing.probe_keys import FULL
 from saepipe.evaluate.stats.intervals import Estimate, ratio
 
@@ -32,7 +32,6 @@ def measurement(
 ) -> Measurement:
     """Returns the measurement of one SAE from the scores of probes on its latents."""
     llm: Scores = {name: by_split for dataset in datasets for name, by_split in dataset.llm.items()}
-    llm_answers, sae_answers = to_answers(llm), to_answers(sae)
     fits = [score for _, _, _, score in each_score(sae)]
     return Measurement(
         metrics={
@@ -41,11 +40,11 @@ def measurement(
         },
         details=list(_details(llm, sae)),
         more={"tasks": {t.name: _summary(dataset, t, sae[t.name]) for dataset in datasets for t in dataset.tasks}},
-        findings=list(check_probes(sae_answers, llm_answers)) if sae_answers else [],
+        findings=list(check_aucs(sae, llm)),
         warnings=[
             f"on {name} no probe on the model's own activations does better than guessing: it says nothing about an SAE"
-            for name, answers in llm_answers.items()
-            if at_chance(answers)
+            for name, by_split in llm.items()
+            if auc_at_chance(by_split)
         ],
         counts={
             "datasets": len(datasets),
