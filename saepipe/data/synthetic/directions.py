@@ -39,16 +39,19 @@ def repelled(directions: Tensor, limit: float, *, max_steps: int = 4000, lr: flo
     )
 
 
-def tight_frame(directions: Tensor, *, num_steps: int = 3) -> Tensor:
-    """Returns unit rows D (num_features, d_in) whose sum of squared cosines is nearly minimal; needs no N x N array.
+def orthogonalized(directions: Tensor, *, num_steps: int, lr: float) -> Tensor:
+    """Turns unit rows (num_features, d_in) away from each other by steps of Adam, and normalises them at the end.
 
-    That sum is |D^T D|_F^2, minimal if D^T D is a multiple of the identity (Benedetto & Fickus 2003). Each step takes
-    the nearest such matrix, D (D^T D)^(-1/2), and normalises its rows again.
+    Adam minimises sum_(i != j) (d_i . d_j)^2 + num_features * sum_i (|d_i|^2 - 1)^2, as SAELens does. The gradient,
+    4 (D D^T D - |d_i|^2 d_i) + 4 num_features (|d_i|^2 - 1) d_i, needs no N x N array: D^T D is (d_in, d_in).
     """
+    rows = directions.clone()
+    adam = torch.optim.Adam([rows], lr=lr)
     for _ in range(num_steps):
-        values, vectors = torch.linalg.eigh(directions.T @ directions)
-        directions = normalize(directions @ (vectors * values.rsqrt()) @ vectors.T, dim=1)
-    return directions
+        squared = rows.square().sum(1, keepdim=True)
+        rows.grad = 4 * (rows @ (rows.T @ rows) + (len(rows) * (squared - 1) - squared) * rows)
+        adam.step()
+    return normalize(rows, dim=1)
 
 
 def tilted(own: Tensor, toward: Tensor, cosine: float) -> Tensor:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+AnyWorld = TypeVar("AnyWorld", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,6 @@ class Truth:
     loadings: Tensor  # (num_groups, rank) of the Gaussian copula; rows of norm below 1; rank 0: independent groups
     bias: Tensor  # (d_in,)
     noise: float  # standard deviation in each of the d_in dimensions
-    scaled_by_parent: bool  # magnitudes are multiplied by the parent's magnitude over its mean
 
     @property
     def num_features(self) -> int:
@@ -69,10 +73,7 @@ class Truth:
         return (self.parent == parent).nonzero().squeeze(1)
 
     def to(self, device: torch.device) -> Self:
-        moved: dict[str, Any] = {
-            field.name: getattr(self, field.name).to(device) for field in fields(self) if field.type == "Tensor"
-        }
-        return replace(self, **moved)
+        return moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,15 @@ def _magnitudes(truth: Truth, on: Tensor, rng: torch.Generator) -> Tensor:
     normal = torch.randn(len(features), generator=rng, device=on.device)
     magnitudes = torch.zeros(on.shape, device=on.device)
     magnitudes[on] = (truth.mean[features] + truth.std[features] * normal).clamp_min(truth.floor)
-    if truth.scaled_by_parent:
-        for level in truth.levels[1:]:
-            parent = truth.parent[level]
-            magnitudes[:, level] *= magnitudes[:, parent] / truth.mean[parent]
     return magnitudes
+
+
+def moved(world: AnyWorld, device: torch.device) -> AnyWorld:
+    """Returns a dataclass whose tensors are on `device`."""
+    tensors: dict[str, Any] = {
+        field.name: getattr(world, field.name).to(device) for field in fields(world) if field.type == "Tensor"
+    }
+    return replace(world, **tensors)
 
 
 def key(*numbers: int) -> int:

@@ -90,7 +90,6 @@ class World(Config):
             loadings=self._loadings(group),
             bias=torch.zeros(self.d_in),
             noise=self.noise,
-            scaled_by_parent=False,
         )
 
     @property

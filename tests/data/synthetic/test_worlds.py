@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.synthetic import SynthBench, Truth, World, draw
-from saepipe.data.synthetic.directions import tight_frame
+from saepipe.data.synthetic import Truth, World, draw
 
 NUM_TOKENS = 40_000
 
@@ -143,46 +140,3 @@ def test_an_impossible_world_is_refused(settings: dict[str, float], message: str
 def test_directions_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="do not reach"):
         World(d_in=8).truth(0)
-
-
-def test_a_tight_frame_minimises_the_squared_cosines() -> None:
-    rows = torch.nn.functional.normalize(torch.randn(300, 20, generator=torch.Generator().manual_seed(0)), dim=1)
-    before, after = ((frame @ frame.T).square().sum() for frame in (rows, tight_frame(rows)))
-    assert after < before
-    assert after == pytest.approx(300**2 / 20, rel=1e-3)  # the frame bound N^2 / d
-
-
-def test_the_large_world_resembles_the_papers() -> None:
-    truth = SynthBench().truth(0)
-    assert truth.directions.shape == (16_384, 768)
-    assert [len(level) for level in truth.levels] == [128 + 16_384 - 128 * 85, 512, 2048, 8192]
-    assert truth.l0 == pytest.approx(34, abs=1.5)  # the paper: about 34, and about 25 of the 4,096 most frequent
-    assert truth.frequencies.sort(descending=True).values[:4096].sum() == pytest.approx(25, abs=1)
-    assert truth.frequencies.max() == pytest.approx(0.4)
-    assert torch.bincount(truth.group, truth.rates).max() <= 1 + 1e-9
-    sample = truth.directions[::37] @ truth.directions.T
-    assert sample.abs().topk(2, dim=1).values[:, 1].mean() == pytest.approx(0.15, abs=0.01)
-
-
-def test_any_batch_of_the_large_world_can_be_sampled_alone() -> None:
-    truth = SynthBench(num_features=4000, d_in=64).truth(0)
-    tokens = draw(truth, seed=0, number=1_000_000, num_tokens=256)
-    on = tokens.magnitudes > 0
-    assert on.sum(1).float().mean() == pytest.approx(truth.l0, rel=0.1)
-    child = truth.parent >= 0
-    assert not (on[:, child] & ~on[:, truth.parent[child]]).any()
-    sibling_counts = torch.zeros(256, int(truth.group.max()) + 1).index_add_(1, truth.group, on.float())
-    assert sibling_counts.max() == 1
-
-
-def test_childrens_magnitudes_can_scale_with_their_parents() -> None:
-    world = SynthBench(num_features=2000, d_in=64, std_magnitudes=(0.5, 0.0), rank=0)
-    truth = world.truth(0)
-    tokens = draw(truth, seed=0, number=0, num_tokens=20_000)
-    root = 0
-    for child in truth.children(root).tolist():
-        on = tokens.magnitudes[:, child] > 0
-        pair = torch.stack([tokens.magnitudes[on, root], tokens.magnitudes[on, child]])
-        correlation = float(torch.corrcoef(pair)[0, 1])
-        assert on.sum() > 50
-        assert correlation == pytest.approx(1 / math.sqrt(2), abs=0.25)  # two equal, independent spreads

@@ -1,0 +1,117 @@
+"""SAELens 6.54.12's `SyntheticModel`: the same recipe gives the same world here, and tokens of one distribution."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from saepipe.data.synthetic import CopulaWorld, SynthBench, draw_copula, read_saelens_world
+
+pytestmark = pytest.mark.interop
+
+NUM, D_IN, NUM_TOKENS = 400, 24, 100_000
+BENCH = SynthBench(num_features=NUM, d_in=D_IN, num_roots=8, depth=2, rates=(0.4, 5e-3))
+
+
+@pytest.fixture(scope="module")
+def model(sae_lens: ModuleType) -> Any:
+    """SynthSAEBench's published recipe at a small size, on the CPU."""
+    synthetic = pytest.importorskip("sae_lens.synthetic")
+    config = synthetic.SyntheticModelConfig(
+        num_features=NUM,
+        hidden_dim=D_IN,
+        firing_probability=synthetic.ZipfianFiringProbabilityConfig(exponent=0.5, max_prob=0.4, min_prob=5e-3),
+        hierarchy=synthetic.HierarchyConfig(
+            total_root_nodes=8,
+            branching_factor=4,
+            max_depth=2,
+            mutually_exclusive_portion=1.0,
+            mutually_exclusive_min_depth=0,
+            compensate_probabilities=True,
+            scale_children_by_parent=True,
+        ),
+        orthogonalization=synthetic.OrthogonalizationConfig(num_steps=100, lr=3e-4),
+        correlation=synthetic.LowRankCorrelationConfig(rank=25, correlation_scale=0.1),
+        mean_firing_magnitudes=synthetic.LinearMagnitudeConfig(start=5.0, end=4.0),
+        std_firing_magnitudes=synthetic.FoldedNormalMagnitudeConfig(mean=0.5, std=0.5),
+        bias=0.5,
+        seed=42,
+    )
+    return synthetic.SyntheticModel(config)
+
+
+@pytest.fixture(scope="module")
+def world(model: Any, tmp_path_factory: pytest.TempPathFactory) -> CopulaWorld:
+    folder = tmp_path_factory.mktemp("world")
+    model.save(folder)
+    return read_saelens_world(folder)
+
+
+@pytest.fixture(scope="module")
+def samples(model: Any, world: CopulaWorld) -> tuple[Tensor, Tensor]:
+    """Magnitudes (NUM_TOKENS, NUM) of both samplers."""
+    torch.manual_seed(0)
+    return draw_copula(world, 0, 0, NUM_TOKENS).on.dense(NUM_TOKENS, NUM), model.activation_generator.sample(NUM_TOKENS)
+
+
+def test_its_files_hold_the_world_that_our_recipe_makes(world: CopulaWorld) -> None:
+    ours = BENCH.world(42)
+    for name in ("directions", "bias", "threshold", "loadings", "mean", "std"):
+        torch.testing.assert_close(getattr(ours, name), getattr(world, name), rtol=0, atol=1e-5)
+    for name in ("parent", "scaled"):
+        assert torch.equal(getattr(ours, name), getattr(world, name))
+    same = [values.unsqueeze(0) == values.unsqueeze(1) for values in (ours.group, world.group)]
+    grouped = ours.group >= 0
+    assert torch.equal(grouped, world.group >= 0)
+    assert torch.equal(same[0][grouped][:, grouped], same[1][grouped][:, grouped])
+
+
+def test_its_thresholds_and_correlations_are_read(model: Any, world: CopulaWorld) -> None:
+    generator = model.activation_generator
+    torch.testing.assert_close(world.threshold, generator.correlation_thresholds, rtol=0, atol=1e-4)
+    torch.testing.assert_close(world.own_share, generator.low_rank_correlation[1], rtol=0, atol=1e-6)
+
+
+def standard_scores(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Standardised differences of column means; those of equal distributions are standard normal."""
+    variance = (ours.var(0) + theirs.var(0)) / len(ours)
+    return (ours.mean(0) - theirs.mean(0)) / variance.sqrt()
+
+
+@pytest.mark.parametrize("moment", ["rate", "mean", "second"])
+def test_features_have_the_same_moments(samples: tuple[Tensor, Tensor], moment: str) -> None:
+    of = {"rate": lambda m: (m > 0).float(), "mean": lambda m: m, "second": lambda m: m.square()}[moment]
+    scores = standard_scores(*map(of, samples))
+    assert scores.std() == pytest.approx(1, abs=0.15)
+    assert scores.abs().max() < 4.5
+
+
+def test_pairs_of_features_are_on_together_as_often(samples: tuple[Tensor, Tensor]) -> None:
+    """Hierarchy, exclusion and correlation in one: all pairs that are on together often enough to compare."""
+    ours, theirs = ((sample > 0).float() for sample in samples)
+    joint = [on.T @ on / NUM_TOKENS for on in (ours, theirs)]
+    mean = (joint[0] + joint[1]) / 2
+    first, second = torch.triu_indices(NUM, NUM, 1)
+    often = mean[first, second] * NUM_TOKENS > 50
+    first, second = first[often], second[often]
+    p = mean[first, second]
+    scores = (joint[0] - joint[1])[first, second] / (2 * p * (1 - p) / NUM_TOKENS).sqrt()
+    assert len(scores) > 5000
+    assert scores.std() == pytest.approx(1, abs=0.05)
+    never = [int((values == 0).sum()) for values in joint]
+    assert never[0] == pytest.approx(never[1], rel=0.05)  # excluded pairs, and rare ones
+
+
+def test_activations_have_the_same_mean_and_covariance(model: Any, world: CopulaWorld) -> None:
+    torch.manual_seed(1)
+    ours, theirs = draw_copula(world, 1, 0, NUM_TOKENS).x, model.sample(NUM_TOKENS)
+    assert standard_scores(ours, theirs).abs().max() < 4.5
+    first, second = torch.triu_indices(D_IN, D_IN)
+    products = [(x - theirs.mean(0))[:, first] * (x - theirs.mean(0))[:, second] for x in (ours, theirs)]
+    scores = standard_scores(*products)
+    assert scores.abs().max() < 4.5
+    assert scores.std() < 1.3
