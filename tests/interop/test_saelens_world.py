@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from saepipe.data.synthetic import CopulaWorld, SynthBench, draw_copula, read_saelens_world
+from saepipe.data.synthetic import CopulaTokens, CopulaWorld, SynthBench, draw_copula, read_saelens_world
+from saepipe.data.synthetic.copula_tokens import Entries
+from saepipe.evaluate.validate.synthbench_metrics import SynthBenchSums
 
 pytestmark = pytest.mark.interop
 
@@ -115,3 +117,34 @@ def test_activations_have_the_same_mean_and_covariance(model: Any, world: Copula
     scores = standard_scores(*products)
     assert scores.abs().max() < 4.5
     assert scores.std() < 1.3
+
+
+def test_its_metrics_of_one_sae_are_ours(model: Any, world: CopulaWorld, sae_lens: ModuleType) -> None:
+    """SAELens draws its own tokens: they are handed to our sums as it sampled them."""
+    sae = sae_lens.StandardSAE(sae_lens.StandardSAEConfig(d_in=D_IN, d_sae=50))
+    rng = torch.Generator().manual_seed(0)
+    rows = world.directions[:50] + 0.2 * torch.randn(50, D_IN, generator=rng)
+    sae.load_state_dict(sae.state_dict() | {"W_enc": rows.T, "W_dec": 0.5 * rows, "b_enc": torch.full((50,), -2.0)})
+    batches: list[Tensor] = []
+
+    def sample(num_tokens: int) -> Tensor:
+        batches.append(model.activation_generator.sample(num_tokens))
+        return batches[-1]
+
+    evals = pytest.importorskip("sae_lens.synthetic.evals")
+    generator = SimpleNamespace(sample=sample)
+    theirs = evals.eval_sae_on_synthetic_data(sae, model.feature_dict, generator, num_samples=1500, batch_size=500)
+    sums = SynthBenchSums(sae.W_dec.detach(), world.directions)
+    for magnitudes in batches:
+        token, feature = magnitudes.nonzero().unbind(1)
+        x = model.feature_dict(magnitudes).detach()
+        with torch.no_grad():
+            acts = sae.encode(x)
+            sums.add(CopulaTokens(x, Entries(token, feature, magnitudes[token, feature])), acts, sae.decode(acts))
+    ours, names = sums.metrics(), {"l0": "sae_l0", "dead": "dead_latents"}
+    for name in ("mcc", "uniqueness", "explained_variance", "shrinkage", "l0", "true_l0", "dead"):
+        assert getattr(ours, name) == pytest.approx(getattr(theirs, names.get(name, name)), rel=1e-4)
+    classes = theirs.classification
+    expected = (classes.f1_score, classes.precision, classes.recall, classes.accuracy)
+    assert (ours.f1, ours.precision, ours.recall, ours.accuracy) == pytest.approx(expected, rel=1e-4)
+    assert 0.1 < ours.f1 < 0.9
