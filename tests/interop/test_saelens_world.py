@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.repository import BENCH as BENCH_FOLDER
 from saepipe.data.synthetic import CopulaTokens, CopulaWorld, SynthBench, draw_copula, read_saelens_world
 from saepipe.data.synthetic.copula_tokens import Entries
 from saepipe.evaluate.validate.synthbench_metrics import SynthBenchSums
 
+sys.path.append(str(BENCH_FOLDER))
 pytestmark = pytest.mark.interop
 
 NUM, D_IN, NUM_TOKENS = 400, 24, 100_000
@@ -22,28 +24,10 @@ BENCH = SynthBench(num_features=NUM, d_in=D_IN, num_roots=8, depth=2, rates=(0.4
 @pytest.fixture(scope="module")
 def model(sae_lens: ModuleType) -> Any:
     """SynthSAEBench's published recipe at a small size, on the CPU."""
-    synthetic = pytest.importorskip("sae_lens.synthetic")
-    config = synthetic.SyntheticModelConfig(
-        num_features=NUM,
-        hidden_dim=D_IN,
-        firing_probability=synthetic.ZipfianFiringProbabilityConfig(exponent=0.5, max_prob=0.4, min_prob=5e-3),
-        hierarchy=synthetic.HierarchyConfig(
-            total_root_nodes=8,
-            branching_factor=4,
-            max_depth=2,
-            mutually_exclusive_portion=1.0,
-            mutually_exclusive_min_depth=0,
-            compensate_probabilities=True,
-            scale_children_by_parent=True,
-        ),
-        orthogonalization=synthetic.OrthogonalizationConfig(num_steps=100, lr=3e-4),
-        correlation=synthetic.LowRankCorrelationConfig(rank=25, correlation_scale=0.1),
-        mean_firing_magnitudes=synthetic.LinearMagnitudeConfig(start=5.0, end=4.0),
-        std_firing_magnitudes=synthetic.FoldedNormalMagnitudeConfig(mean=0.5, std=0.5),
-        bias=0.5,
-        seed=42,
-    )
-    return synthetic.SyntheticModel(config)
+    from synthbench_saelens import model_config
+
+    synthetic: Any = pytest.importorskip("sae_lens.synthetic")
+    return synthetic.SyntheticModel(model_config(BENCH))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class Entries:
     feature: Tensor  # (num_entries,) int64
     magnitude: Tensor  # (num_entries,) float32, above 0
 
-    def __getitem__(self, rows: Tensor) -> Entries:
+    def __getitem__(self, rows: Tensor | slice) -> Entries:
         return Entries(self.token[rows], self.feature[rows], self.magnitude[rows])
 
     def dense(self, num_tokens: int, num_features: int) -> Tensor:
@@ -37,6 +38,22 @@ class CopulaTokens:
 
     x: Tensor  # (num_tokens, d_in) float32
     on: Entries  # ordered by token
+
+    def on_mask(self, num_features: int) -> Tensor:
+        """Returns which features are on, (num_tokens, num_features) bool."""
+        mask = torch.zeros(len(self.x), num_features, dtype=torch.bool, device=self.x.device)
+        mask[self.on.token, self.on.feature] = True
+        return mask
+
+    def split(self, num_tokens: int) -> list[CopulaTokens]:
+        """Returns batches of `num_tokens`, of which the last may be smaller."""
+        starts = torch.arange(0, len(self.x) + num_tokens, num_tokens, device=self.x.device)
+        bounds = torch.searchsorted(self.on.token, starts).tolist()
+        batches = []
+        for x, first, (begin, end) in zip(self.x.split(num_tokens), starts.tolist(), pairwise(bounds), strict=False):
+            on = self.on[slice(begin, end)]
+            batches.append(CopulaTokens(x, replace(on, token=on.token - first)))
+        return batches
 
 
 def draw_copula(world: CopulaWorld, seed: int, number: int, num_tokens: int) -> CopulaTokens:

@@ -20,6 +20,8 @@ from saepipe.train.sae.base import is_active
 CHUNK = 1024
 """Latents whose cosines with all features are computed at a time."""
 
+MIN_LENGTH = 1e-6
+
 
 @dataclass(frozen=True)
 class SynthBenchMetrics:
@@ -32,7 +34,7 @@ class SynthBenchMetrics:
     mcc: float  # mean |cosine| of latents and features, paired by the best assignment
     uniqueness: float  # distinct features among the latents' features, over the number of latents
     explained_variance: float  # 1 - E|x - x_hat|^2 / E|x - E x|^2
-    shrinkage: float  # mean of |x_hat| / |x|
+    shrinkage: float  # mean of |x_hat| / |x| over tokens with |x| > 1e-6
     l0: float  # active latents per token
     true_l0: float  # features that are on per token
     dead: int  # latents that are never active
@@ -51,15 +53,15 @@ class SynthBenchSums:
         zeros = torch.zeros(len(W_dec), dtype=torch.float64, device=W_dec.device)
         self._active, self._on, self._both = zeros, zeros.clone(), zeros.clone()  # tokens, by latent
         self._sum_x = torch.zeros(W_dec.shape[1], dtype=torch.float64, device=W_dec.device)
-        self._squared = self._error = self._ratio = torch.zeros((), dtype=torch.float64, device=W_dec.device)
+        self._squared = self._error = self._ratio = self._num_long = torch.zeros(
+            (), dtype=torch.float64, device=W_dec.device
+        )
         self._num_tokens = self._num_on = 0
 
     def add(self, tokens: CopulaTokens, acts: Tensor, x_hat: Tensor) -> None:
         """Adds a batch: acts (num_tokens, d_sae) and x_hat (num_tokens, d_in), in the units of `tokens.x`."""
         active = is_active(acts)
-        on = torch.zeros(len(tokens.x), len(self._directions), dtype=torch.bool, device=acts.device)
-        on[tokens.on.token, tokens.on.feature] = True
-        on = on[:, self.features]
+        on = tokens.on_mask(len(self._directions))[:, self.features]
         self._active = self._active + active.sum(0)
         self._on = self._on + on.sum(0)
         self._both = self._both + (active & on).sum(0)
@@ -67,7 +69,9 @@ class SynthBenchSums:
         self._sum_x = self._sum_x + x.sum(0)
         self._squared = self._squared + x.square().sum()
         self._error = self._error + (x - x_hat).square().sum()
-        self._ratio = self._ratio + (x_hat.double().norm(dim=1) / x.norm(dim=1)).sum()
+        length = x.norm(dim=1)
+        self._ratio = self._ratio + (x_hat.double().norm(dim=1) / length)[length > MIN_LENGTH].sum()
+        self._num_long = self._num_long + (length > MIN_LENGTH).sum()
         self._num_tokens += len(x)
         self._num_on += len(tokens.on.token)
 
@@ -83,7 +87,7 @@ class SynthBenchSums:
             mcc=recovery(self._W_dec, self._directions),
             uniqueness=len(self.features.unique()) / len(self.features),
             explained_variance=float(1 - self._error / num / variance),
-            shrinkage=float(self._ratio / num),
+            shrinkage=float(self._ratio / self._num_long),
             l0=float(active.sum() / num),
             true_l0=self._num_on / num,
             dead=int((active == 0).sum()),

@@ -138,6 +138,17 @@ def test_activations_are_the_sum_of_what_is_on() -> None:
     assert torch.equal(draw_copula(nothing, 0, 0, 3).x, world.bias.expand(3, 5))
 
 
+def test_batches_split_into_smaller_ones() -> None:
+    world = tiny_world()
+    tokens = draw_copula(world, 0, 0, 250)
+    parts = tokens.split(100)
+    assert [len(part.x) for part in parts] == [100, 100, 50]
+    assert torch.equal(torch.cat([part.x for part in parts]), tokens.x)
+    dense_parts = [part.on.dense(len(part.x), 6) for part in parts]
+    assert torch.equal(torch.cat(dense_parts), tokens.on.dense(250, 6))
+    assert torch.equal(parts[1].on_mask(6), dense_parts[1] > 0)
+
+
 def test_a_batch_is_a_pure_function_of_seed_and_number() -> None:
     world = tiny_world()
     first = draw_copula(world, 5, 1_000_000, 100)

@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, r2_score,
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saepipe.data.synthetic import CopulaTokens, SynthBench, draw_copula
+from saepipe.data.synthetic import SynthBench, draw_copula
 from saepipe.evaluate.validate.synthbench_metrics import SynthBenchSums, nearest_features
 
 WORLD = SynthBench(num_features=60, d_in=12, num_roots=4, depth=1, rates=(0.4, 0.05)).world(0)
@@ -58,10 +58,7 @@ def test_batches_add_up() -> None:
     (rows, bias), tokens = random_sae(), draw_copula(WORLD, 0, 0, NUM_TOKENS)
     whole, parts = SynthBenchSums(rows, WORLD.directions), SynthBenchSums(rows, WORLD.directions)
     whole.add(tokens, *encoded(tokens.x, rows, bias))
-    for start, end in ((0, 100), (100, NUM_TOKENS)):
-        kept = ((tokens.on.token >= start) & (tokens.on.token < end)).nonzero().squeeze(1)
-        on = tokens.on[kept]
-        part = CopulaTokens(tokens.x[start:end], type(on)(on.token - start, on.feature, on.magnitude))
+    for part in tokens.split(400):
         parts.add(part, *encoded(part.x, rows, bias))
     assert parts.metrics().to_dict() == pytest.approx(whole.metrics().to_dict())
 
@@ -85,3 +82,11 @@ def test_the_nearest_feature_is_the_same_whatever_the_chunk(monkeypatch: pytest.
     monkeypatch.setattr("saepipe.evaluate.validate.synthbench_metrics.CHUNK", 2)
     assert torch.equal(nearest_features(rows, WORLD.directions), whole)
     assert torch.equal(nearest_features(-WORLD.directions[5:8], WORLD.directions), torch.arange(5, 8))
+
+
+def test_tokens_of_length_zero_do_not_count_for_shrinkage() -> None:
+    tokens = draw_copula(WORLD, 0, 0, 50)
+    tokens.x[:20] = 0
+    sums = SynthBenchSums(WORLD.directions, WORLD.directions)
+    sums.add(tokens, torch.zeros(50, 60), 0.7 * tokens.x)
+    assert sums.metrics().shrinkage == pytest.approx(0.7)
