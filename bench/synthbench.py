@@ -112,8 +112,8 @@ AUXK = {"name": "auxk", "weight": 0.2}
 def arms(size: Size) -> dict[str, Raw]:
     """Returns the parts of every row's training config that are its own, by name."""
 
-    def steered(penalty: str) -> Raw:
-        return {"name": "l0_target", "l0": size.l0, "penalty": {"name": penalty, "weight": 1.0}}
+    def steered(penalty: str, **settings: float) -> Raw:
+        return {"name": "l0_target", "l0": size.l0, "penalty": {"name": penalty, "weight": 1.0}, **settings}
 
     topk = {"k": size.l0, "d_sae": size.d_sae}
     bases: dict[str, Raw] = {
@@ -122,7 +122,8 @@ def arms(size: Size) -> dict[str, Raw]:
         "matryoshka": {"sae": {"name": "matryoshka_batch_topk", "groups": size.groups, **topk}, "penalties": [AUXK]},
     }
     jumprelu = {"name": "jumprelu", "d_sae": size.d_sae, "bandwidth": 2.0, "initial_threshold": 0.5}
-    rows = bases | {"jumprelu": {"sae": jumprelu, "penalties": [steered("tanh"), AUXK]}, PROBES: {}}
+    slowly = steered("tanh", gain=0.01, until=1.0)  # thresholds lag behind the weight
+    rows = bases | {"jumprelu": {"sae": jumprelu, "penalties": [slowly, AUXK]}, PROBES: {}}
     for base, raw in bases.items():
         rows |= {
             f"{base} + {name}": raw | {"penalties": [*raw["penalties"], penalty]} for name, penalty in PENALTIES.items()
@@ -157,6 +158,7 @@ def main() -> None:
             device = torch.device(args.device)
             world = world or (read_saelens_world(args.world) if args.world else size.bench.world()).to(device)
             row = probes_row(size, world, seed) if arm == PROBES else sae_row(size, world, config)
+            rows = [kept for kept in rows if (kept["arm"], kept["seed"]) != (arm, seed)]  # of other settings
             rows.append({"arm": arm, "seed": seed, "identity": identity, **row})
             write_result(name, CLAIM, {"size": repr(size), "device": args.device, "rows": rows})
             figures = "  ".join(f"{key} {row[key]:.4f}" for key in COLUMNS if key in row)
