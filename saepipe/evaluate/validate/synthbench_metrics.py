@@ -85,7 +85,7 @@ class SynthBenchSums:
             recall=_mean(both / on),
             accuracy=_mean((num - active - on + 2 * both) / num),
             mcc=recovery(self._W_dec, self._directions),
-            uniqueness=len(self.features.unique()) / len(self.features),
+            uniqueness=len(torch.unique(self.features)) / len(self.features),
             explained_variance=float(1 - self._error / num / variance),
             shrinkage=float(self._ratio / self._num_long),
             l0=float(active.sum() / num),
@@ -97,7 +97,7 @@ class SynthBenchSums:
 def nearest_features(W_dec: Tensor, directions: Tensor) -> Tensor:
     """Returns the feature with the largest |cosine| with each row, (d_sae,) int64."""
     unit = normalize(directions, dim=1)
-    return torch.cat([(normalize(rows, dim=1) @ unit.T).abs().argmax(1) for rows in W_dec.split(CHUNK)])
+    return torch.cat([(normalize(rows, dim=1) @ unit.T).abs().argmax(1) for rows in torch.split(W_dec, CHUNK)])
 
 
 def _mean(ratios: Tensor) -> float:
