@@ -8,7 +8,7 @@
 rate; its figures compare its own rows, and nothing else. A row is a pure function of its settings and seed: an
 interrupted command goes on with the first row that results/synthbench_<size>.json lacks. `--world` reads SAELens'
 files in place of our world. Latents are chosen as in training, over batches of 1,024, as in the published evaluation.
-The row `probes` is the ceiling: a linear probe for each of the most frequent features, as many as there are latents.
+The row `probes` has labels: a linear probe for each of the most frequent features, as many as there are latents.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ AUXK = {"name": "auxk", "weight": 0.2}
 def arms(size: Size) -> dict[str, Raw]:
     """Returns the parts of every row's training config that are its own, by name."""
 
-    def steered(penalty: str, **settings: float) -> Raw:
-        return {"name": "l0_target", "l0": size.l0, "penalty": {"name": penalty, "weight": 1.0}, **settings}
+    def steered(penalty: str) -> Raw:
+        return {"name": "l0_target", "l0": size.l0, "penalty": {"name": penalty, "weight": 1.0}}
 
     topk = {"k": size.l0, "d_sae": size.d_sae}
     bases: dict[str, Raw] = {
@@ -122,8 +122,8 @@ def arms(size: Size) -> dict[str, Raw]:
         "matryoshka": {"sae": {"name": "matryoshka_batch_topk", "groups": size.groups, **topk}, "penalties": [AUXK]},
     }
     jumprelu = {"name": "jumprelu", "d_sae": size.d_sae, "bandwidth": 2.0, "initial_threshold": 0.5}
-    slowly = steered("tanh", gain=0.01, until=1.0)  # thresholds lag behind the weight
-    rows = bases | {"jumprelu": {"sae": jumprelu, "penalties": [slowly, AUXK]}, PROBES: {}}
+    to_l0 = {"name": "l0", "target": size.l0, "bandwidth": 2.0, "weight": 1.0}  # thresholds lag behind a weight
+    rows = bases | {"jumprelu": {"sae": jumprelu, "penalties": [to_l0, AUXK]}, PROBES: {}}
     for base, raw in bases.items():
         rows |= {
             f"{base} + {name}": raw | {"penalties": [*raw["penalties"], penalty]} for name, penalty in PENALTIES.items()

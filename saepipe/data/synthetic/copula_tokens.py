@@ -50,7 +50,9 @@ class CopulaTokens:
         starts = torch.arange(0, len(self.x) + num_tokens, num_tokens, device=self.x.device)
         bounds = torch.searchsorted(self.on.token, starts).tolist()
         batches = []
-        for x, first, (begin, end) in zip(torch.split(self.x, num_tokens), starts.tolist(), pairwise(bounds), strict=False):
+        for x, first, (begin, end) in zip(
+            torch.split(self.x, num_tokens), starts.tolist(), pairwise(bounds), strict=False
+        ):
             on = self.on[slice(begin, end)]
             batches.append(CopulaTokens(x, replace(on, token=on.token - first)))
         return batches
