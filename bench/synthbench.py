@@ -134,35 +134,45 @@ def arms(size: Size) -> dict[str, Raw]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="cpu")
-    parser.add_argument("--arms", nargs="+", help="names of rows; default: all")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds per row")
-    parser.add_argument("--world", type=Path, help="folder that SAELens' SyntheticModel.save wrote")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--table", action="store_true", help="print the rows that are done as Markdown, and end")
-    args = parser.parse_args()
+    args = arguments()
     size, name = SIZES[args.size], f"synthbench_{args.size}"
     rows = kept_rows(name)
     if args.table:
         print_table(rows, args.size)
         return
-    chosen = {arm: raw for arm, raw in arms(size).items() if arm in (args.arms or arms(size))}
     world = None
+    for identity, arm, config in wanted_rows(size, args):
+        if identity in {row["identity"] for row in rows}:
+            continue
+        world = world or (read_saelens_world(args.world) if args.world else size.bench.world()).to(args.device)
+        row = probes_row(size, world, config["seed"]) if arm == PROBES else sae_row(size, world, config)
+        own = {"arm": arm, "seed": config["seed"]}
+        rows = [kept for kept in rows if not own.items() <= kept.items()]  # of other settings
+        rows.append({**own, "identity": identity, **row})
+        write_result(name, CLAIM, {"size": repr(size), "device": str(args.device), "rows": rows})
+        figures = "  ".join(f"{key} {row[key]:.4f}" for key in COLUMNS if key in row)
+        print(f"{arm:32} seed {config['seed']}  {figures}", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--size", choices=SIZES, default="cpu")
+    parser.add_argument("--arms", nargs="+", choices=arms(SIZES["cpu"]), help="names of rows; default: all")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds per row")
+    parser.add_argument("--world", type=Path, help="folder that SAELens' SyntheticModel.save wrote")
+    parser.add_argument("--device", type=torch.device, default=device)
+    parser.add_argument("--table", action="store_true", help="print the rows that are done as Markdown, and end")
+    return parser.parse_args()
+
+
+def wanted_rows(size: Size, args: argparse.Namespace) -> Iterator[tuple[str, str, Raw]]:
+    """Yields identity, name and training config of each row, seed by seed."""
     for seed in range(args.seeds):
-        for arm, raw in chosen.items():
-            config = training(size, raw, seed)
-            identity = fingerprint({"config": config, "size": repr(size), "world": str(args.world or "")})
-            if any(row["identity"] == identity for row in rows):
-                continue
-            device = torch.device(args.device)
-            world = world or (read_saelens_world(args.world) if args.world else size.bench.world()).to(device)
-            row = probes_row(size, world, seed) if arm == PROBES else sae_row(size, world, config)
-            rows = [kept for kept in rows if (kept["arm"], kept["seed"]) != (arm, seed)]  # of other settings
-            rows.append({"arm": arm, "seed": seed, "identity": identity, **row})
-            write_result(name, CLAIM, {"size": repr(size), "device": args.device, "rows": rows})
-            figures = "  ".join(f"{key} {row[key]:.4f}" for key in COLUMNS if key in row)
-            print(f"{arm:32} seed {seed}  {figures}", flush=True)
+        for arm, raw in arms(size).items():
+            if arm in (args.arms or [arm]):
+                config = training(size, raw, seed)
+                yield fingerprint({"config": config, "size": repr(size), "world": str(args.world or "")}), arm, config
 
 
 def kept_rows(name: str) -> list[Raw]:
