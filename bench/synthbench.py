@@ -184,8 +184,9 @@ def training(size: Size, raw: Raw, seed: int) -> Raw:
     """Returns a row's training config: SAELens' rate without warm-up or decay, and latents dead after 1,000 steps."""
     optimizer = {"lr": size.lr, "warmup": 0.0, "decay": 0.0, "clip": None}
     dead = {"after_tokens": min(1000 * size.batch_size, size.num_samples // 20)}
-    common = {"cache": "none", "steps": size.steps, "batch_size": size.batch_size, "optimizer": optimizer, "dead": dead}
-    return common | {"seed": seed, **raw}
+    common = {"cache": "none", "steps": size.steps, "batch_size": size.batch_size, "seed": seed}
+    init = {"encoder_scale": 1.0}  # W_enc is the transpose of W_dec, as in SAELens
+    return common | {"optimizer": optimizer, "init": init, "dead": dead, **raw}
 
 
 def sae_row(size: Size, world: CopulaWorld, raw: Raw) -> Raw:
