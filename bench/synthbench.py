@@ -102,6 +102,7 @@ PENALTIES: dict[str, Raw] = {
     "c2r": {"name": "c2r", "weight": 1.0},
     "topk_orthogonality": {"name": "topk_orthogonality", "select": "cosine", "fraction": 0.01, "weight": 2.2},
     "absorption": {"name": "absorption", "ratio": "suppression", "tau": 0.1, "weight": 1.8},
+    "balance": {"name": "balance", "weight": 1.0},
     "random_pairs": {"name": "random_pairs", "weight": 1.0},
 }
 """With the middle weights of `saepipe validate`'s arms; random pairs are the placebo."""
@@ -128,6 +129,8 @@ def arms(size: Size) -> dict[str, Raw]:
         rows |= {
             f"{base} + {name}": raw | {"penalties": [*raw["penalties"], penalty]} for name, penalty in PENALTIES.items()
         }
+    for part in ("decoder", "encoder", "soft_decoder"):
+        rows[f"batch_topk, {part} frozen"] = bases["batch_topk"] | {"freeze": part}
     for name in ("tanh", "log"):
         rows[name] = bases["l1"] | {"penalties": [steered(name)]}
     return rows
