@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from helpers.by_hand import LinearSAE, StoredHeldout
 from helpers.chromium import open_browser
 from helpers.made_results import write_run
 from saepipe.evaluate.model.kept_work import KeptWork
@@ -29,43 +29,6 @@ if TYPE_CHECKING:
 
 HOOK = "blocks.1.hook_resid_post"
 BOS, VOCAB, D_IN, NUM_CONTEXTS, SEQ = 2, 50, 16, 10, 20
-
-
-@dataclass(frozen=True)
-class StoredHeldout:
-    """Stand-in for `Cache.heldout`, in memory."""
-
-    contexts: np.ndarray
-    documents: np.ndarray
-    keep: np.ndarray
-    x: torch.Tensor
-
-    def activations(self, hook: str, start: int, stop: int) -> torch.Tensor:
-        assert hook == HOOK
-        return self.x[start:stop]
-
-
-class LinearSAE(nn.Module):
-    """acts = relu(x W_enc + b_enc) (or without the relu), x_hat = acts W_dec + b_dec."""
-
-    def __init__(self, W_enc: Any, W_dec: Any, b_enc: Any = 0.0, b_dec: Any = 0.0, *, relu: bool = True) -> None:
-        super().__init__()
-        self.W_enc, self.W_dec = torch.as_tensor(W_enc), torch.as_tensor(W_dec)
-        self.b_enc = torch.as_tensor(b_enc).expand(self.W_enc.shape[1])
-        self.b_dec = torch.as_tensor(b_dec).expand(self.W_enc.shape[0])
-        self.relu = relu
-
-    @property
-    def d_sae(self) -> int:
-        return self.W_enc.shape[1]
-
-    def encode(self, x: torch.Tensor, latents: torch.Tensor | None = None) -> torch.Tensor:
-        pre_acts = x @ self.W_enc + self.b_enc
-        acts = pre_acts.relu() if self.relu else pre_acts
-        return acts if latents is None else acts[..., latents]
-
-    def decode(self, acts: torch.Tensor) -> torch.Tensor:
-        return acts @ self.W_dec + self.b_dec
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from evaluate.study.conftest import plain_study
 from helpers.repository import EXAMPLES
+from helpers.small_study import plain_study
 from saepipe.data.errors import ConfigError
 from saepipe.evaluate.study.arm_configs import arms_of, brought_to, by_l0, train_config
 from saepipe.evaluate.study.config import StudyConfig

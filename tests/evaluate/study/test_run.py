@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluate.study.conftest import plain_study
 from helpers.killed_training import KillAfter, Killed
+from helpers.small_study import plain_study
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import COMMITTED
 from saepipe.data.terminal.progress import Silent

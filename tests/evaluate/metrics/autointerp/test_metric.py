@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluate.conftest import LinearSAE, StoredHeldout
+from helpers.by_hand import LinearSAE, StoredHeldout
 from helpers.chat_server import Served, chat_server, reader
 from helpers.result_schemas import check
 from saepipe.data.cache.cache import Cache
