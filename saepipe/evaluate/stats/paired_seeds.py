@@ -60,7 +60,8 @@ def paired(variant: Sequence[float], baseline: Sequence[float], *, of_pairs: boo
     if n < (3 if of_pairs else 2) or np.ptp(differences) <= NO_SPREAD * max(abs(ours).max(), abs(theirs).max()):
         return Paired(values, Estimate(value), None, None)
     spread = _spread(differences, of_pairs)
-    p = float(2 * stats.t.sf(abs(value) * math.sqrt(n) / spread, n - 1))
+    plain = stats.ttest_1samp(differences, 0.0)
+    p = float(2 * stats.t.sf(abs(plain.statistic) / _widening(n), n - 1) if of_pairs else plain.pvalue)
     return Paired(values, mean(values, of_pairs=of_pairs), p, detectable(spread, n))
 
 
@@ -79,8 +80,12 @@ def mean(values: Sequence[float], *, of_pairs: bool = False) -> Estimate:
 
 def _spread(values: np.ndarray, of_pairs: bool) -> float:
     """Returns the standard deviation of independent values whose mean would be as uncertain, (num_seeds,) -> float."""
-    n = len(values)
-    return float(values.std(ddof=1)) * (2 * (n - 1) / (n - 2) if of_pairs else 1.0)
+    return float(values.std(ddof=1)) * (_widening(len(values)) if of_pairs else 1.0)
+
+
+def _widening(num_seeds: int) -> float:
+    """Returns by how much the jackknife over seeds widens the interval of values that are means over pairs."""
+    return 2 * (num_seeds - 1) / (num_seeds - 2)
 
 
 def sign(estimate: Estimate) -> int:
