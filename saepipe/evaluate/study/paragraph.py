@@ -101,7 +101,7 @@ def _changed(change: Change) -> str:
     interval = f"95 % interval {paired.mean.low:+.2g} to {paired.mean.high:+.2g}, p {change.p:.2g}"
     if change.word == "within noise":
         unseen = (
-            f"; only {paired.detectable:.2g} or more could have been seen, not {change.interesting:g}"
+            f"; only {paired.detectable:.3g} or more could have been seen, not {change.interesting:g}"
             if change.is_underpowered
             else ""
         )
