@@ -39,20 +39,15 @@ def _caveats(config: StudyConfig, record: Record) -> Iterator[str]:
         return
     if judged.question != config.question:
         yield f"The first verdict was on another question: {judged.question}"
-    added, dropped = ([*{*ours} - {*theirs}] for ours, theirs in _turns(config.all_seeds, judged.seeds))
-    if added:
+    if added := {*config.all_seeds} - {*judged.seeds}:
         yield (
             f"{len(added)} of {len(config.all_seeds)} seeds were added after a verdict over {len(judged.seeds)} had "
             "been read, so p is smaller than it should be"
         )
-    if dropped:
+    if dropped := {*judged.seeds} - {*config.all_seeds}:
         yield f"{len(dropped)} seeds of the first verdict are left out: {listed([*map(str, sorted(dropped))])}"
     if gone := [arm for arm in judged.arms if arm not in {each.label for each in arms_of(config)}]:
         yield f"Arms of the first verdict that are left out: {listed(gone)}"
-
-
-def _turns(ours: Sequence[int], theirs: Sequence[int]) -> tuple[tuple[Sequence[int], Sequence[int]], ...]:
-    return (ours, theirs), (theirs, ours)
 
 
 def _labels(keys: Iterable[str]) -> str:

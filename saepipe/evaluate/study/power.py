@@ -57,7 +57,7 @@ class Power:
 
     @property
     def sentence(self) -> str:
-        """What the seeds can see, beside the effect of interest."""
+        """Smallest visible difference beside the effect of interest, in words."""
         rough = "" if self.degrees is None else "about "
         sees = f"{self.num_seeds} seeds show a difference of {rough}{self.detectable:.2g} or more"
         if self.enough:

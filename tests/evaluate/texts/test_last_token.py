@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
-from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.model.kept_work import KeptWork, Work
-from saepipe.evaluate.model.language_model import load_model_of
+from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.texts.last_token import last_token_activations, last_token_work
 from saepipe.harvest.capture import capture
@@ -21,16 +16,6 @@ from saepipe.harvest.model import LanguageModel
 
 HOOK = "blocks.1.hook_resid_post"
 TEXTS = ["The nurse works.", "A long story about a cat and its kettle, told at night. " * 4, "No"]
-
-
-@pytest.fixture(scope="module")
-def toy(toy_cache: Path) -> LanguageModel:
-    return load_model_of(Cache.open(toy_cache), EvaluateConfig(device="cpu"))
-
-
-@pytest.fixture
-def toy_testbed(toy: LanguageModel, toy_cache: Path, tmp_path: Path) -> Testbed:
-    return Testbed(Cache.open(toy_cache), HOOK, lambda: toy, KeptWork(tmp_path, {}), 2, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("context_size", [9, 200])

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Silent
-from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.model.kept_work import KeptWork, Work
-from saepipe.evaluate.model.language_model import load_model_of
+from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae import reconstruction
 from saepipe.evaluate.texts.pooled import TextActivations, activations_work, pooled_latents, text_activations
@@ -23,17 +18,6 @@ from saepipe.train.sae.base import Architecture
 
 HOOK = "blocks.1.hook_resid_post"
 TEXTS = ["The nurse works.", "A long story about a cat and its kettle, told at night. " * 4, "No"]
-
-
-@pytest.fixture(scope="module")
-def toy(toy_cache: Path) -> LanguageModel:
-    return load_model_of(Cache.open(toy_cache), EvaluateConfig(device="cpu"))
-
-
-@pytest.fixture
-def toy_testbed(toy: LanguageModel, toy_cache: Path, tmp_path: Path) -> Testbed:
-    artifacts = KeptWork(tmp_path, {"model": "toy"})
-    return Testbed(Cache.open(toy_cache), HOOK, lambda: toy, artifacts, 2, torch.device("cpu"))
 
 
 def test_batched_activations_equal_those_of_each_text_alone(toy_testbed: Testbed, toy: LanguageModel) -> None:
