@@ -18,6 +18,7 @@ from rich.markup import escape
 import saepipe
 from saepipe.data.errors import ConfigError, CorruptDataError, Interrupted, MachineError, Stopped, explain
 from saepipe.data.folders.resume_mode import ResumeMode
+from saepipe.data.ranks.launch import Ranks
 from saepipe.data.terminal.console import (
     Format,
     announce,
@@ -657,6 +658,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors go to stderr, as JSON if that is the format."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        stdout.quiet = not Ranks.of_environment().is_first  # what several ranks have done is printed once
         with raising_on_signals():
             announce(arguments)
             code = int(app(args=arguments, standalone_mode=False) or 0)

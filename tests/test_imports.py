@@ -41,8 +41,10 @@ FLOORS = {
         "rows",
         "ahead feed openings row_source text_marks",
         "describe pass_workers pools text_check",
-        "auto_settings size text_size",
-        "plan run",
+        "auto_settings pool_text reading size split_specs text_size",
+        "pool_maker",
+        "over_ranks plan",
+        "run",
     ),
     "train": (
         "answers config_sections freeze health_config kernels schedule seeds trackers",

@@ -26,11 +26,22 @@ class Ahead:
     """
 
     def __init__(
-        self, batches: Iterable[WindowBatch], start: Callable[[WindowBatch], PendingRows], in_flight: int
+        self,
+        batches: Iterable[WindowBatch],
+        start: Callable[[WindowBatch], PendingRows],
+        in_flight: int,
+        first_batch: int = 0,
     ) -> None:
-        self._batches, self._start, self._in_flight = enumerate(batches), start, in_flight
+        """
+        Args:
+            batches: of a split, from number `first_batch` on.
+            start: starts the forward pass of a batch.
+            in_flight: passes to keep started.
+            first_batch: number of the first of the batches.
+        """
+        self._batches, self._start, self._in_flight = enumerate(batches, first_batch), start, in_flight
         self._started: deque[StartedBatch] = deque()
-        self._num_read = 0
+        self._num_read = first_batch
 
     def pop(self) -> StartedBatch | None:
         """The next batch in order, or None if none was started."""

@@ -122,19 +122,21 @@ def cut_pools(
     start: Callable[[WindowBatch], PendingRows],
     stored: Mapping[int, Position],
     in_flight: int = 1,
+    first_batch: int = 0,
 ) -> Iterator[RowPool]:
     """Yields the pools of a split that are not stored yet, until its limit is reached or the batches end.
 
     Args:
         spec: the pools of the split.
-        batches: all batches of the split, from the first on; batches without rows of a missing pool are not run.
+        batches: of the split, from number `first_batch` on; batches without rows of a missing pool are not run.
         start: starts the forward pass of a batch.
         stored: the pools that exist already, as `stored_runs` gives them.
         in_flight: passes to start before the first is waited for.
+        first_batch: number of the first of the batches; it holds rows of a missing pool unless it is 0.
     """
     position, buffer, text = Position(), _PoolBuffer(spec), ""
     position.skip_to(stored.get(0, position))
-    ahead = Ahead(batches, start, in_flight)
+    ahead = Ahead(batches, start, in_flight, first_batch)
     ahead.fill(position.batches - 1, spec.missing(position, stored))
     while (started := ahead.pop()) is not None:
         rows, text = started.rows.wait(), started.batch.text

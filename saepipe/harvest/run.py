@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from saepipe.data.batches.shuffle import permutation
 from saepipe.data.cache.ancestors import keep_ancestor, relink
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.int8 import Snr
@@ -21,21 +17,25 @@ from saepipe.data.cache.writer import CacheWriter
 from saepipe.data.errors import Stopped
 from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
+from saepipe.data.ranks.group import meet, process_group
+from saepipe.data.ranks.launch import Ranks
 from saepipe.data.terminal.progress import Progress, Silent
+from saepipe.harvest import over_ranks
 from saepipe.harvest.auto_settings import chosen, settle
 from saepipe.harvest.bos_token import bos_note, with_bos
-from saepipe.harvest.chat import ChatText
 from saepipe.harvest.config import HarvestConfig
-from saepipe.harvest.describe import chat_text, describe, make_layout, make_windows
-from saepipe.harvest.feed import ContextShards, WindowFeed
+from saepipe.harvest.describe import describe, make_layout
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.openings import opening_sentence
 from saepipe.harvest.pass_workers import PassWorkers
-from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
+from saepipe.harvest.pool_maker import PoolMaker
+from saepipe.harvest.pool_text import TextFolder
+from saepipe.harvest.pools import Position
+from saepipe.harvest.reading import Reading
 from saepipe.harvest.resume import check_same_model, inspect_folder
 from saepipe.harvest.row_source import RowSource
-from saepipe.harvest.rows import PendingRows, Rows, WindowBatch
 from saepipe.harvest.size import check_room
+from saepipe.harvest.split_specs import heldout_split, pool_rows, train_split
 from saepipe.harvest.text_marks import TextMarks
 
 
@@ -46,7 +46,7 @@ def harvest(
     resume: ResumeMode = "auto",
     progress: Progress | None = None,
 ) -> Cache:
-    """Makes, resumes or extends the cache at `out`, and opens it.
+    """Makes, resumes or extends the cache at `out`, and opens it. Under torchrun, all ranks make it together.
 
     Args:
         config: a config, its plain data, or the path of its YAML file.
@@ -61,22 +61,53 @@ def harvest(
         >>> cache = sp.harvest({"dataset": {"source": "news.jsonl"}, "num_tokens": "2M"}, "cache")
         >>> cache.shape  # (num_tokens, d_in)
     """
-    config, out, progress = HarvestConfig.of(config), Path(out), progress or Silent()
+    config, out, progress, ranks = HarvestConfig.of(config), Path(out), progress or Silent(), Ranks.of_environment()
+    if ranks.size > 1:
+        over_ranks.check_config(config)
+    with process_group(ranks):
+        if not ranks.is_first:
+            return _help(config, out, ranks)
+        return _lead(config, out, resume, ranks, progress)
+
+
+def _lead(config: HarvestConfig, out: Path, resume: ResumeMode, ranks: Ranks, progress: Progress) -> Cache:
+    """Does all that a single rank does, or what the first does for all."""
     with artifact.writer_lock(out):
         folder = inspect_folder(out, config, resume)
         if folder.done:
             progress.say(f"{out} is finished already")
+            meet(ranks, *over_ranks.BEGUN)
             return Cache.open(out)
         config, lm = _settled(folder.settings, progress)
         if folder.attributes:
-            lm = replace(lm, stored_special_ids=frozenset(folder.attributes["special_ids"]))
-            check_same_model(folder.attributes, lm.identity, out, progress)
+            lm = _as_stored(lm, folder.attributes, out, progress)
         attributes = dict(folder.attributes) or _described(config, lm, progress)
-        _fill(out, config, lm, {**attributes, "config": folder.config or config.to_dict()}, progress)
+        _fill(out, config, lm, {**attributes, "config": folder.config or config.to_dict()}, ranks, progress)
     finished = Cache.open(out)
     for hook, snr in finished.attributes.get("int8_snr_db", {}).items():
         progress.say(f"int8 at {hook}: {Snr(**snr)}")
     return finished
+
+
+def _help(config: HarvestConfig, out: Path, ranks: Ranks) -> Cache:
+    """Makes the pools that another rank than the first owns."""
+    meet(ranks, *over_ranks.BEGUN)
+    folder = inspect_folder(out, config, "must")
+    if not folder.done:
+        config, lm = _settled(folder.settings, Silent())
+        lm = _as_stored(lm, folder.attributes, out, Silent())
+        with _tools(out, config, lm, folder.attributes, Silent(), ranks.rank) as (writer, maker):
+            stored = over_ranks.stored_pools(writer)
+            over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(out), stored)
+        over_ranks.await_commit(out)
+    return Cache.open(out)
+
+
+def _as_stored(lm: LanguageModel, attributes: Mapping[str, Any], out: Path, progress: Progress) -> LanguageModel:
+    """Compares the model with that of a cache that was begun; returns it with that cache's special tokens."""
+    lm = replace(lm, stored_special_ids=frozenset(attributes["special_ids"]))
+    check_same_model(attributes, lm.identity, out, progress)
+    return lm
 
 
 def _settled(config: HarvestConfig, progress: Progress) -> tuple[HarvestConfig, LanguageModel]:
@@ -97,63 +128,71 @@ def _described(config: HarvestConfig, lm: LanguageModel, progress: Progress) -> 
 
 
 def _fill(
-    out: Path, config: HarvestConfig, lm: LanguageModel, attributes: Mapping[str, Any], progress: Progress
+    out: Path,
+    config: HarvestConfig,
+    lm: LanguageModel,
+    attributes: Mapping[str, Any],
+    ranks: Ranks,
+    progress: Progress,
 ) -> None:
     """Makes the pools that are missing, and seals the cache."""
     marks = TextMarks.of(out, config.dataset.source)
     if marks.num_unmarked:
         progress.say(f"{out} was begun by a version that kept no digest of the text: the text is not compared")
-    with ExitStack() as stack:
-        writer = stack.enter_context(closing(_writer(out, config, lm)))
-        rows = RowSource(lm, config.hook_points, attributes["norm_limits"], progress.say)
-        stack.enter_context(closing(rows))
-        passes = stack.enter_context(closing(PassWorkers(rows)))
-        stack.enter_context(_keeping_pools(writer, config, progress))
+    with _tools(out, config, lm, attributes, progress) as (writer, maker), _keeping_pools(writer, config, progress):
         if _end_position(writer, "train").rows < config.num_tokens:
             writer.drop_short_pools()
         stored = sum(line["num_rows"] for split in SPLITS for line in writer.pools(split))
         check_room(config, lm, out, stored, attributes["dataset"]["revision"])
 
         start = _starter(writer, attributes, progress)
-        nulls: list[int] = []
-        chat = chat_text(config, lm)
-        feed = _feed(config, lm, attributes, nulls, chat)
-        contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
-
-        batches = contexts["train"].recorded(marks.checked(feed.train_batches()))
-        _run(_shuffled_split(config), batches, passes, start, writer, progress)
-        start()  # if all training rows were stored already
-        # The last training pool is written while held-out windows go through the model.
-        heldout = _heldout_split(config, len(feed.heldout))
-        batches = contexts["heldout"].recorded(feed.heldout_batches())
-        _run(heldout, batches, passes, start, writer, progress)
-        writer.wait()
+        reading = Reading(config, lm, attributes, marks, writer)
+        if ranks.size == 1:
+            _make_pools(config, writer, maker, reading, start)
+        else:
+            over_ranks.lead(ranks, config, lm, writer, maker, reading, start, progress)
 
         train = _end_position(writer, "train")
-        _report_shortfalls(config, train, heldout.limit, progress)
-        if num_nulls := sum(number < feed.num_documents for number in nulls):
-            progress.say(f"left out {num_nulls:,} of {feed.num_documents:,} documents, which have no value")
-        if chat and chat.num_lost:
-            progress.say(
-                f"the chat template leaves out or changes {chat.num_lost:,} of the {chat.num_turns:,} turns of the "
-                f"{config.dataset.chat} that were read; their tokens are not stored"
-            )
-        for shards in contexts.values():
-            shards.close()
-        counts = {
-            "num_tokens": train.rows,
-            "num_dropped": train.dropped,
-            "num_contexts": contexts["train"].num_contexts,
-            "num_heldout_contexts": contexts["heldout"].num_contexts,
-        }
-        writer.finish({**attributes, **counts})
+        _report_shortfalls(config, train, heldout_split(config, reading.num_heldout_windows).limit, progress)
+        reading.say_losses(progress)
+        writer.finish({**attributes, "num_tokens": train.rows, "num_dropped": train.dropped, **reading.close()})
     relink(out, artifact.read_manifest(out))
 
 
-def _writer(out: Path, config: HarvestConfig, lm: LanguageModel) -> CacheWriter:
-    pool_rows: dict[Split, int] = {"train": config.pool_rows, "heldout": config.shard_rows}
-    layout = make_layout(config, lm)
-    return CacheWriter(out, layout, pool_rows, threads=config.encoders, snr_floor=config.int8_snr_floor)
+def _make_pools(
+    config: HarvestConfig, writer: CacheWriter, maker: PoolMaker, reading: Reading, start: Callable[[], None]
+) -> None:
+    """Makes all missing pools while the text is read."""
+    train = train_split(config)
+    maker.begin(train)
+    maker.make_missing(train, reading.train_batches(), start)
+    start()  # if all training rows were stored already
+    # The last training pool is written while held-out windows go through the model.
+    heldout = heldout_split(config, reading.num_heldout_windows)
+    maker.begin(heldout)
+    maker.make_missing(heldout, reading.heldout_batches(), start)
+    writer.wait()
+
+
+@contextmanager
+def _tools(
+    out: Path,
+    config: HarvestConfig,
+    lm: LanguageModel,
+    attributes: Mapping[str, Any],
+    progress: Progress,
+    rank: int = 0,
+) -> Iterator[tuple[CacheWriter, PoolMaker]]:
+    """Yields what writes a rank's pools, and what makes them."""
+    with ExitStack() as stack:
+        layout, rows_of, floor = make_layout(config, lm), pool_rows(config), config.int8_snr_floor
+        writer = CacheWriter(out, layout, rows_of, threads=config.encoders, snr_floor=floor, rank=rank)
+        stack.enter_context(closing(writer))
+        rows = RowSource(lm, config.hook_points, attributes["norm_limits"], progress.say)
+        stack.enter_context(closing(rows))
+        passes = stack.enter_context(closing(PassWorkers(rows)))
+        yield writer, PoolMaker(writer, passes, progress)
+        progress.finish()
 
 
 def _starter(writer: CacheWriter, attributes: Mapping[str, Any], progress: Progress) -> Callable[[], None]:
@@ -172,34 +211,6 @@ def _starter(writer: CacheWriter, attributes: Mapping[str, Any], progress: Progr
     return start
 
 
-def _feed(
-    config: HarvestConfig, lm: LanguageModel, attributes: Mapping[str, Any], nulls: list[int], chat: ChatText | None
-) -> WindowFeed:
-    """Returns the windows of the text; the numbers of documents without a value are added to `nulls` as they come."""
-    # A branch may have moved since the harvest was started, but it reads the same commit to the end.
-    windows = make_windows(config, lm, attributes["dataset"]["revision"], nulls, chat)
-    num_heldout = config.heldout_tokens // config.context_size
-    # A cache that was begun without digests stays without, so that a repair of it gives the same fingerprint.
-    has_marks = "probe" in attributes["model"]
-    marks = {"digest": has_marks, "marks_stored": chat is not None}
-    return WindowFeed(windows, config.contexts_per_pass, num_heldout, **marks)
-
-
-def _shuffled_split(config: HarvestConfig) -> SplitSpec:
-    """The training rows, each pool shuffled by a permutation of its own."""
-
-    def order(num_rows: int, pool: int) -> np.ndarray:
-        return permutation(num_rows, config.seed, pool).numpy()
-
-    return SplitSpec("train", config.pool_rows, config.num_tokens, order)
-
-
-def _heldout_split(config: HarvestConfig, num_windows: int) -> SplitSpec:
-    """The rows of all held-out positions, in order."""
-    num_rows = num_windows * config.context_size
-    return SplitSpec("heldout", config.shard_rows, num_rows, lambda num_rows, _: np.arange(num_rows))
-
-
 @contextmanager
 def _keeping_pools(writer: CacheWriter, config: HarvestConfig, progress: Progress) -> Iterator[None]:
     """On Ctrl-C or SIGTERM, waits for the pool that is being written, and says what is kept."""
@@ -214,46 +225,6 @@ def _keeping_pools(writer: CacheWriter, config: HarvestConfig, progress: Progres
             f"positions in {writer.folder}; the same command goes on from there"
         )
         raise
-
-
-def _run(
-    spec: SplitSpec,
-    batches: Iterable[WindowBatch],
-    passes: PassWorkers,
-    start: Callable[[], None],
-    writer: CacheWriter,
-    progress: Progress,
-) -> None:
-    """Runs the forward passes for the missing pools of one split, and queues these; the last may not be written yet.
-
-    `start` is called before each pass.
-    """
-    split, pools = spec.split, writer.pools(spec.split)
-    done = sum(line["num_rows"] for line in pools)
-    progress.start(f"harvest {split}", spec.limit, "tokens", done=done)
-    if done:
-        progress.say(f"{split}: {done:,} of {spec.limit:,} tokens are stored already")
-
-    began, bytes_before = time.monotonic(), writer.bytes_written
-
-    def start_pass(batch: WindowBatch) -> PendingRows:
-        start()
-        pending = passes.start(batch, split)
-
-        def wait() -> Rows:
-            rows = pending.wait()
-            megabytes = (writer.bytes_written - bytes_before) / 1e6
-            progress.advance(len(rows), of="", **{"MB/s": round(megabytes / (time.monotonic() - began), 2)})
-            return rows
-
-        return replace(pending, wait=wait)
-
-    writer.log(split=split, pool=None, rows=0)  # so that the log shows the time of the first pool
-    stored = stored_runs(pools, spec.pool_rows)
-    for pool in cut_pools(spec, batches, start_pass, stored, passes.in_flight):
-        writer.put(pool)
-        writer.log(split=split, pool=pool.number, rows=len(pool.order))
-    progress.finish()
 
 
 def _end_position(writer: CacheWriter, split: Split) -> Position:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from saepipe.data.cache.rank_manifests import read_lines
 from saepipe.data.errors import ConfigError
-from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.harvest.rows import WindowBatch
 
@@ -27,7 +27,7 @@ class TextMarks:
 
     @classmethod
     def of(cls, cache: Path, source: str) -> TextMarks:
-        lines = [line for line in artifact.read_manifest(cache) if line.get("split") == "train"]
+        lines = [line for line in read_lines(cache) if line.get("split") == "train"]
         marked = {line["batches"]: line for line in lines if "text" in line}
         num_pools = sum(line["kind"] == "pool" and "text" not in line for line in lines)
         return cls(source, marked, num_pools)

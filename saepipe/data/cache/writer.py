@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from saepipe.data.cache import rank_manifests
 from saepipe.data.cache.codecs import SNR_FLOOR
 from saepipe.data.cache.hook_writer import HookWriter
 from saepipe.data.cache.int8 import Snr
@@ -48,7 +49,10 @@ class RowPool:
 
 
 class CacheWriter:
-    """An unfinished cache. The caller holds the folder's `writer_lock`, and closes the writer."""
+    """An unfinished cache. The caller holds the folder's `writer_lock`, and closes the writer.
+
+    Under torchrun every rank has a writer. That of the first rank starts and finishes the cache.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class CacheWriter:
         *,
         threads: int = 4,
         snr_floor: float = SNR_FLOOR,
+        rank: int = 0,
     ) -> None:
         """
         Args:
@@ -66,10 +71,12 @@ class CacheWriter:
             pool_rows: rows per pool of each split, a whole number of shards; the last pool may hold fewer.
             threads: number of encoder threads.
             snr_floor: dB that `int8` must reach in the ordinary channels, in the first pool and overall.
+            rank: of this process among those that write the cache.
         """
         self.folder, self.layout, self.pool_rows, self.snr_floor = folder, layout, pool_rows, snr_floor
         self.bytes_written = 0
-        self._listed = artifact.read_manifest(folder)
+        self._listing_folder = rank_manifests.listing_folder(folder, rank)
+        self._listed = rank_manifests.read_lines(folder)
         self._lines = _complete_pools(folder, self._listed)
         self._contexts: list[Line] = []
         self._hooks = {layout.acts(hook): HookWriter(folder, layout, hook) for hook in layout.hooks}
@@ -82,10 +89,22 @@ class CacheWriter:
         self._encoders.close()
         self._lister.close()
 
+    @property
+    def takes_any_pool(self) -> bool:
+        """Returns whether another pool than the first may be put: `int8` needs the channel statistics of the first."""
+        first = self._train_shards()[:1]
+        return all(hook.ready for hook in self._hooks.values()) or any(line["shard"] == 0 for line in first)
+
     def pools(self, split: Split) -> list[Line]:
         """The manifest lines of the complete pools written so far, in order; there may be gaps between them."""
         pools = [line for line in self._lines if line["kind"] == "pool" and line["split"] == split]
         return sorted(pools, key=lambda line: line["pool"])
+
+    def adopt(self) -> None:
+        """Takes over the pools that other ranks have listed since."""
+        known = {(line["split"], line["pool"]) for line in self._lines}
+        lines = _complete_pools(self.folder, rank_manifests.read_lines(self.folder))
+        self._lines += [line for line in lines if (line["split"], line["pool"]) not in known]
 
     def drop_short_pools(self) -> None:
         """Drops partial last pools, so that an extended cache has the same pools as one made in a single harvest."""
@@ -108,6 +127,7 @@ class CacheWriter:
         (self.folder / artifact.COMMITTED).unlink(missing_ok=True)  # a cache being extended is unfinished again
         self._write_group(attributes)  # first, because it tells a later harvest what this folder is
         artifact.rewrite_manifest(self.folder, [*self._lines, *text_lines(self._listed, self._lines)])
+        rank_manifests.remove(self.folder)
         listed = {name for line in (*self._lines, *self._contexts) for name in line["files"]}
         for name in _data_files(self.folder):
             if name not in listed:
@@ -177,6 +197,7 @@ class CacheWriter:
         rest = {"zarr.json", *_data_files(self.folder)} - listed
         lines.append({"kind": "metadata", "files": artifact.digest_files(self.folder, rest)})
         artifact.rewrite_manifest(self.folder, lines)
+        rank_manifests.remove(self.folder)
         return artifact.commit(self.folder)
 
     def _write_group(self, attributes: Mapping[str, Any]) -> None:
@@ -214,7 +235,7 @@ class CacheWriter:
         fields = {"split": pool.split, "pool": pool.number, "num_rows": len(pool.order)}
         lines.append({"kind": "pool", **fields, **pool.facts, "files": {}})
         for line in lines:
-            artifact.append_manifest(self.folder, line)
+            artifact.append_manifest(self._listing_folder, line)
         self._lines += lines
         if pool.split == "train" and pool.number == 0:  # now, rather than hours later
             self._check_snr()

@@ -1,0 +1,175 @@
+"""A harvest by several ranks: the first reads the text and hands it out, and each makes the pools that it owns.
+
+A pool with the windows that feed it is the unit of work, so the bytes of a cache do not depend on the number of ranks.
+Ranks wait for each other only once, when the first has begun the cache; after that they share its folder. A window
+batch that feeds two pools of different ranks is run by both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+from saepipe.data.cache.layout import SPLITS, Split
+from saepipe.data.cache.writer import CacheWriter
+from saepipe.data.errors import ConfigError
+from saepipe.data.folders.artifact import is_committed
+from saepipe.data.ranks.group import meet
+from saepipe.data.ranks.launch import Ranks
+from saepipe.data.terminal.progress import Progress
+from saepipe.data.workers import Workers
+from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.model import LanguageModel
+from saepipe.harvest.pool_maker import PoolMaker
+from saepipe.harvest.pool_text import PoolText, TextFolder, pool_texts
+from saepipe.harvest.pools import SplitSpec
+from saepipe.harvest.reading import Reading
+from saepipe.harvest.rows import WindowBatch
+from saepipe.harvest.split_specs import heldout_split, train_split
+
+BEGUN = "begun the cache", 3600.0
+"""What ranks wait for, and for how many seconds: the first may read much text again before a pool is missing."""
+_POLL_SECONDS = 0.2
+_SAY_SECONDS = 60.0
+
+
+def check_config(config: HarvestConfig) -> None:
+    """Raises ConfigError for what only one rank can do."""
+    if config.drop_norm_above is not None:
+        raise ConfigError(
+            "drop_norm_above decides by activations which rows are left out, so no rank knows where its pools begin",
+            hint="harvest with a single rank, or leave drop_norm_above out",
+        )
+
+
+def lead(
+    ranks: Ranks,
+    config: HarvestConfig,
+    lm: LanguageModel,
+    writer: CacheWriter,
+    maker: PoolMaker,
+    reading: Reading,
+    start: Callable[[], None],
+    progress: Progress,
+) -> None:
+    """Hands out the text, makes the first rank's own pools, and waits until all others are stored."""
+    texts, begun, num_pools = TextFolder(writer.folder), Event(), dict[Split, int]()
+    stored = stored_pools(writer)
+
+    def begin() -> None:
+        if not begun.is_set():
+            start()
+            begun.set()
+
+    def hand_out(spec: SplitSpec, batches: Iterator[WindowBatch], num_rows: Callable[[WindowBatch], int]) -> None:
+        num_pools[spec.split] = 0
+        for text in pool_texts(spec, batches, num_rows):
+            num_pools[spec.split] += 1
+            if text.begin.pools not in stored[spec.split]:
+                begin()
+                texts.put(spec.split, text)
+        begin()
+        texts.end(spec.split)
+
+    def read() -> None:
+        hand_out(train_split(config), reading.train_batches(), lambda batch: int(batch.keep(lm.special_ids).sum()))
+        heldout = heldout_split(config, reading.num_heldout_windows)
+        hand_out(heldout, reading.heldout_batches(), lambda batch: batch.ids.size)
+
+    with _reader() as reader:
+        done = reader.submit(read)
+
+        def look() -> None:
+            if done.done():
+                reader.result(done)
+
+        while not begun.is_set():
+            look()
+            time.sleep(_POLL_SECONDS)
+        meet(ranks, *BEGUN)
+        make_own_pools(ranks, config, writer, maker, texts, stored, look)
+        reader.result(done)
+    writer.wait()
+    _await_pools(writer, num_pools, progress)
+
+
+def make_own_pools(
+    ranks: Ranks,
+    config: HarvestConfig,
+    writer: CacheWriter,
+    maker: PoolMaker,
+    texts: TextFolder,
+    stored: dict[Split, set[int]],
+    look: Callable[[], None] = lambda: None,
+) -> None:
+    """Makes the missing pools that this rank owns; `look` is called while it waits for text."""
+    for spec in (train_split(config), heldout_split(config, config.heldout_tokens // config.context_size)):
+        maker.begin(spec, f", rank {ranks.rank} of {ranks.size}")
+        for text in _own_texts(ranks, texts, spec.split, stored[spec.split], look):
+            if spec.split == "train":
+                _await_channels(writer, text)
+            maker.make(spec, text)
+    writer.wait()
+
+
+def await_commit(cache: Path) -> None:
+    """Waits until the first rank has sealed the cache; if it dies, torchrun ends this wait."""
+    while not is_committed(cache):
+        time.sleep(_POLL_SECONDS)
+
+
+def _own_texts(
+    ranks: Ranks, texts: TextFolder, split: Split, stored: set[int], look: Callable[[], None]
+) -> Iterator[PoolText]:
+    """Yields the texts of this rank's missing pools, each as soon as it was read."""
+    number = ranks.rank
+    while True:
+        if number not in stored:
+            text = texts.take(split, number, look)
+            if text is None:
+                return
+            yield text
+        number += ranks.size
+
+
+def _await_channels(writer: CacheWriter, text: PoolText) -> None:
+    """Waits for the first pool, which freezes the channel statistics of `int8` for all others."""
+    while text.begin.pools and not writer.takes_any_pool:
+        time.sleep(_POLL_SECONDS)
+        writer.adopt()
+
+
+def _await_pools(writer: CacheWriter, num_pools: dict[Split, int], progress: Progress) -> None:
+    """Waits until all pools are listed, and says every minute which are not."""
+    said = time.monotonic()
+    while True:
+        writer.adopt()
+        missing = {split: sorted(set(range(count)) - _numbers(writer, split)) for split, count in num_pools.items()}
+        if not any(missing.values()):
+            return
+        if time.monotonic() - said > _SAY_SECONDS:
+            said = time.monotonic()
+            listed = "; ".join(f"{split} {', '.join(map(str, pools))}" for split, pools in missing.items() if pools)
+            progress.say(f"waiting for pools of other ranks: {listed}")
+        time.sleep(_POLL_SECONDS)
+
+
+def stored_pools(writer: CacheWriter) -> dict[Split, set[int]]:
+    """Returns the numbers of the pools that are stored, by split."""
+    return {split: _numbers(writer, split) for split in SPLITS}
+
+
+def _numbers(writer: CacheWriter, split: Split) -> set[int]:
+    return {line["pool"] for line in writer.pools(split)}
+
+
+@contextmanager
+def _reader() -> Iterator[Workers]:
+    workers = Workers(1, "read the text")
+    try:
+        yield workers
+    finally:
+        workers.close()
