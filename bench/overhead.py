@@ -111,7 +111,7 @@ def take_turns(folder: Path, steps: int, log_every: int) -> tuple[Turns, float]:
     config = TrainConfig.parse(raw)
     (planned,) = plan_runs(config, folder)
     with BatchStream(Cache.open(cache), "h", BATCH, 0) as stream:
-        twin = first_state(planned.recipe, stream)
+        twin = first_state(planned.recipe, FirstBatches(stream))
         begin = time.process_time()
         rows = list(islice(stream.batches(), steps))
         loader = (time.process_time() - begin) / steps

@@ -56,7 +56,7 @@ FLOORS = {
         "health stacked",
         "rundir",
         "plan",
-        "live_run memory_needs",
+        "live_run memory_needs shared_out",
         "dry_run telling",
         "run",
     ),

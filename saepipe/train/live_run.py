@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import torch
 
-from saepipe.data.batches.stream import BatchStream
+from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.health import Finding, Health, errors, unusable
 from saepipe.data.terminal.progress import Progress
@@ -56,7 +56,7 @@ class LiveRun:
 
     @classmethod
     def begin(
-        cls, planned: Planned, stream: BatchStream, tracking: Tracking, progress: Progress, *, strict: bool
+        cls, planned: Planned, first: FirstBatches, tracking: Tracking, progress: Progress, *, strict: bool
     ) -> Self:
         """Opens the run at its last checkpoint, or at step 0."""
         folder, recipe = planned.folder, planned.recipe
@@ -64,7 +64,7 @@ class LiveRun:
         point = resume_point(folder, planned.run_id)
         for sentence in point.said:
             progress.say(f"{folder}: {sentence}")
-        state = load_checkpoint(point.checkpoint, recipe) if point.checkpoint else first_state(recipe, stream)
+        state = load_checkpoint(point.checkpoint, recipe) if point.checkpoint else first_state(recipe, first)
         header = run_folder.header(planned.variant, recipe, planned.cache, point.header)
         run_folder.begin(folder, recipe, header)
         differing = log_process(folder, state.step, str(recipe.device))
@@ -196,7 +196,7 @@ class LiveRun:
             return None
 
 
-def first_state(recipe: Recipe, stream: BatchStream) -> TrainState:
+def first_state(recipe: Recipe, first: FirstBatches) -> TrainState:
     """Returns the state at step 0, with b_dec (a transcoder's b_in too) at a centre of the stream's first rows.
 
     With `init.from`, it is that SAE's state, with only b_in, which the SAE's files do not keep, at such a centre.
@@ -205,10 +205,7 @@ def first_state(recipe: Recipe, stream: BatchStream) -> TrainState:
     params = initial_params(recipe) if init.source is None else starting_params(recipe)
     if init.b_dec == "zeros" or (init.source is not None and not transcoder):
         return fresh_state(recipe, params)
-    num_rows = min(init.b_dec_rows, stream.num_rows)
-    batches = zip(stream.batches(), range(-(-num_rows // stream.batch_size)), strict=False)
-    rows = torch.cat([batch for batch, _ in batches])[:num_rows]
-    x, target = split_rows(recipe.scaled(rows), recipe.d_in)
+    x, target = split_rows(recipe.scaled(first.rows(init.b_dec_rows)), recipe.d_in)
     if init.source is not None:
         return fresh_state(recipe, centered(params, center(x, init.b_dec).cpu()))
     params["b_dec"] = center(target, init.b_dec)

@@ -42,6 +42,10 @@ class MemoryNeeds:
     def total(self) -> int:
         return self.parameters + self.rows + self.step
 
+    def of_ranks(self, count: int) -> int:
+        """Returns the bytes of ranks on one machine that each train as much, from one stream."""
+        return count * (self.parameters + self.step) + self.rows
+
 
 def memory_needs(runs: Sequence[Planned]) -> MemoryNeeds:
     """Returns what runs with a common stream need when they train together."""
@@ -102,20 +106,26 @@ def _row_bytes(run: Planned) -> int:
     return 2 * row_bytes * rows.chunk_rows * min(POOL_CHUNKS, rows.num_chunks)
 
 
-def require_memory(runs: Sequence[Planned]) -> None:
+def require_memory(runs: Sequence[Planned], num_ranks: int = 1) -> None:
     """Refuses runs with a common stream that cannot fit into the memory that is free, on a CPU.
+
+    Args:
+        runs: of this process; none need nothing.
+        num_ranks: ranks of this machine, which train as much each.
 
     Raises:
         OutOfSpaceError: with what they need, and what would fit.
     """
-    if runs[0].recipe.device.type != "cpu":
+    if not runs or runs[0].recipe.device.type != "cpu":
         return
     needs, free = memory_needs(runs), free_ram()
-    if needs.total > free:  # an earlier training in this process may have kept some
+    if needs.of_ranks(num_ranks) > free:  # an earlier training in this process may have kept some
         return_freed_memory()
         free = free_ram()
-    if needs.total > free:
-        raise OutOfSpaceError(f"{_sentence(runs, needs)}, but {readable_bytes(int(free))} are free", hint=_less(runs))
+    if needs.of_ranks(num_ranks) > free:
+        each = f"on each of {num_ranks} ranks, " if num_ranks > 1 else ""
+        free_bytes = readable_bytes(int(free))
+        raise OutOfSpaceError(f"{each}{_sentence(runs, needs)}, but {free_bytes} are free", hint=_less(runs))
 
 
 def out_of_memory(runs: Sequence[Planned], error: BaseException) -> OutOfSpaceError:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from itertools import islice
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.errors import ConfigError, HealthError, is_out_of_memory
 from saepipe.data.folders.artifact import is_committed, writer_lock
 from saepipe.data.folders.finding_groups import grouped
 from saepipe.data.folders.health import Finding, Health, errors
 from saepipe.data.folders.resume_mode import ResumeMode
-from saepipe.data.terminal.progress import Progress, Silent
+from saepipe.data.ranks.launch import Ranks
+from saepipe.data.ranks.threads import share_cores
+from saepipe.data.terminal.progress import OfRank, Progress, Silent
 from saepipe.data.terminal.signals import stop_requests
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.plugin_checks import check_plugins
@@ -27,6 +29,7 @@ from saepipe.train.plan import Planned, by_stream, check_room, plan_runs
 from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.run_damage import check_undamaged
 from saepipe.train.rundir.run_files import CONFIG
+from saepipe.train.shared_out import SharedOut
 from saepipe.train.stacked.teams import Team, teams
 from saepipe.train.step.allocator import keep_freed_memory
 from saepipe.train.step.kl_tail import OpenTailModels, SharedWindows, TailModels
@@ -45,6 +48,8 @@ def train(
     open_tail_models: OpenTailModels | None = None,
 ) -> list[Path]:
     """Trains all runs of `config`, resuming what an earlier call left unfinished; finished runs are left as they are.
+
+    Under torchrun, the ranks share out the runs.
 
     Args:
         config: with its variants and seeds; also its plain data, or the path of its YAML file.
@@ -72,34 +77,42 @@ def train(
         >>> runs = sp.train(config, "runs")
     """
     keep_freed_memory()
-    config, progress = TrainConfig.of(config), progress or Silent()
+    config, progress, ranks = TrainConfig.of(config), progress or Silent(), Ranks.of_environment()
+    share_cores(ranks)
+    shared_out = SharedOut.of(ranks)
+    progress = progress if ranks.is_first else OfRank(ranks.rank, progress)
     planned = plan_runs(config, Path(out))
+    unfinished = [run for run in planned if not is_committed(run.folder)]
+    own = shared_out.own(unfinished)
     check_installed(sorted({name for run in planned for name in run.recipe.config.trackers}))
-    check_plugins(run.recipe for run in planned if not is_committed(run.folder))
+    check_plugins(run.recipe for run in own)
     failed: list[Failure] = []
     with ExitStack() as locks, Tracking(progress) as tracking:
-        for run in planned:
-            if not is_committed(run.folder):
-                locks.enter_context(writer_lock(run.folder))
+        for run in own:
+            locks.enter_context(writer_lock(run.folder))
+        for run in planned if ranks.is_first else own:
             if is_committed(run.folder):
                 check_undamaged(run.folder)
             _check_resume(run, resume)
             run_folder.refuse_other_run(run.folder, run.recipe.config, run.cache)
-        unfinished = [run for run in planned if not is_committed(run.folder)]
-        if len(unfinished) < len(planned):
+        if ranks.is_first and len(unfinished) < len(planned):
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are already finished")
-        check_room(unfinished, Path(out))
-        streams = by_stream(unfinished)
+        if ranks.is_first:
+            check_room(unfinished, Path(out))
+        folders = {run.folder for run in own if not is_committed(run.folder)}
+        streams = [[run for run in runs if run.folder in folders] for runs in by_stream(unfinished)]
         for runs in streams:
-            require_memory(runs)
+            require_memory(runs, ranks.local_size)
         for runs, windows in zip(streams, _tails(streams, open_tail_models, progress), strict=True):
             try:
-                failed += train_group(runs, progress, tracking, windows, strict=strict)
+                failed += train_group(runs, progress, tracking, windows, shared_out, strict=strict)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 raise out_of_memory(runs, error) from error
-    _print_invalid([run.folder for run in planned if is_committed(run.folder)], progress)
+    shared_out.wait_for_all()
+    if ranks.is_first:
+        _print_invalid([run.folder for run in planned if is_committed(run.folder)], progress)
     if failed:
         reasons = {run_folder.label(folder): [finding] for folder, finding in failed}
         listed = "\n".join(f"  {group}" for group in grouped(reasons))
@@ -134,41 +147,52 @@ def train_group(
     progress: Progress,
     tracking: Tracking,
     windows: SharedWindows | None = None,
+    shared_out: SharedOut | None = None,
     *,
     strict: bool = False,
 ) -> list[Failure]:
-    """Trains runs that share a stream, and the windows of their KL tails; returns which failed."""
+    """Trains runs that share a stream, and the windows of their KL tails; returns which failed.
+
+    Other ranks of `shared_out` may train more runs from the same stream.
+    """
+    shared_out = shared_out or SharedOut.of(Ranks())
+    if not group:
+        shared_out.together(range(0))
+        return []
     first = group[0]
     _, hooks, batch_size, data_seed = first.stream
     device, resident = first.recipe.device, first.recipe.config.resident
     with BatchStream(
         first.cache, hooks, batch_size, data_seed, device=device, resident=resident, progress=progress
     ) as stream:
-        runs, failed = [], []
+        runs, failed, first_batches = [], [], FirstBatches(stream)
         for planned in group:
             try:
-                runs.append(LiveRun.begin(planned, stream, tracking, progress, strict=strict))
+                runs.append(LiveRun.begin(planned, first_batches, tracking, progress, strict=strict))
             except Exception as error:
                 failed.append(_failure(planned, error))
         if not runs:
+            shared_out.together(range(0))
             return failed
-        early_batches = list(islice(stream.batches(), 2))
         for run in runs:
             with run.stops_alone():
-                run.check_before_start(early_batches)
+                run.check_before_start(first_batches.take(2))
+        first_batches.clear()
         telling = Telling(runs, progress)
         telling.tell()
         # A run that has failed its checks keeps its step, but no batch is read for it.
         start = min((run.state.step for run in runs if not run.fatal), default=0)
-        stop = max(run.planned.recipe.num_steps for run in runs)
+        stop = max((run.planned.recipe.num_steps for run in runs if not run.fatal), default=0)
         passes = stop * batch_size / stream.num_rows
         if passes > 1:
             progress.say(f"{stop:,} steps of {batch_size} read the {stream.num_rows:,} cached rows {passes:.1f} times")
         task = _task(progress, f"train {len(runs)} runs", stop * batch_size, start * batch_size)
-        with task, stop_requests() as stop_request:
+        steps, sharing = shared_out.together(range(start, stop))
+        upcoming = closing(stream.batches(steps.start, sharing))
+        with task, stop_requests() as stop_request, upcoming as batches:
             ready: list[LiveRun] = []
             lineup: list[tuple[list[LiveRun], Team]] = []
-            for number, rows in zip(range(start, stop), stream.batches(start), strict=False):
+            for number, rows in zip(steps, batches, strict=False):
                 if all(run.next_batch is None for run in runs):
                     break
                 before, ready = ready, [run for run in runs if run.next_batch == number]

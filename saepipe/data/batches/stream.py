@@ -9,7 +9,7 @@ rows are decoded one pool ahead or all kept in memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Self
 
@@ -17,6 +17,7 @@ import torch
 
 from saepipe.data.batches.memory import Resident, check_resident
 from saepipe.data.batches.resident import ResidentRows
+from saepipe.data.batches.shared_pools import SharedPools, Sharing
 from saepipe.data.batches.shuffle import pools
 from saepipe.data.batches.staging_memory import staging_memory, to_device
 from saepipe.data.batches.streamed import StreamedRows
@@ -71,6 +72,7 @@ class BatchStream:
         staging = staging_memory(CPU if resident == "ram" else device, rows, threads)
         self.num_rows = rows.num_rows
         self.batch_size, self.seed, self.device = batch_size, seed, device
+        self._rows, self._threads = rows, threads
         self._chunk_rows, self._pool_chunks = rows.chunk_rows, min(pool_chunks, rows.num_chunks)
         self._source: StreamedRows | ResidentRows
         if resident == "none":
@@ -88,14 +90,22 @@ class BatchStream:
         """Stops the threads and frees the memory; batches handed out before stay valid."""
         self._source.close()
 
-    def batches(self, start: int = 0) -> Iterator[torch.Tensor]:
+    def batches(self, start: int = 0, sharing: Sharing | None = None) -> Generator[torch.Tensor]:
         """Batches `start`, `start + 1`, ... without end, across epochs: (batch, d_in) bfloat16 on `device`.
 
         On a CUDA device, a batch belongs to the stream that is current when the batch is requested.
+
+        Args:
+            start: number of the first batch.
+            sharing: the ranks of this machine that ask for the same batches. One decodes for all of them, unless the
+                cache is kept in memory or needs no decoding.
         """
+        source: StreamedRows | ResidentRows | SharedPools = self._source
+        if sharing and isinstance(source, StreamedRows) and not self._rows.zero_copy:
+            source = SharedPools(sharing, self._rows, self._pool_chunks, self._threads)
         missing, parts = self.batch_size, []
         upcoming = pools(self.num_rows, self._chunk_rows, self._pool_chunks, self.seed, start * self.batch_size)
-        with closing(self._source.load_pools(upcoming)) as loaded:
+        with closing(source.load_pools(upcoming)) as loaded:
             for pool, rows in loaded:
                 row = pool.skip
                 while row < pool.num_rows:

@@ -37,7 +37,7 @@ def process_group(ranks: Ranks, backend: str = "gloo", seconds: float = SECONDS)
     wait = timedelta(seconds=seconds)
     try:
         dist.init_process_group(
-            backend, store=_store(ranks, wait), rank=ranks.rank, world_size=ranks.size, timeout=wait
+            backend, store=open_store(ranks, wait), rank=ranks.rank, world_size=ranks.size, timeout=wait
         )
     except RuntimeError as error:  # DistError too
         message = f"rank {ranks.rank} of {ranks.size} did not reach the others: {_first_line(error)}"
@@ -68,7 +68,7 @@ def meet(ranks: Ranks, what: str, seconds: float = SECONDS) -> None:
         raise MachineError(message, hint=_OTHERS) from error
 
 
-def _store(ranks: Ranks, wait: timedelta) -> Store:
+def open_store(ranks: Ranks, wait: timedelta) -> Store:
     """Returns the store of torchrun's agent, with names of its own for each life of the group.
 
     Without them gloo finds the addresses of the life before there, and a restarted group does not come up (torch

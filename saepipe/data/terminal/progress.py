@@ -48,6 +48,18 @@ class Silent:
         self.said.append(message)
 
 
+class OfRank(Silent):
+    """Shows the sentences of another rank than the first, with its number, and no tasks."""
+
+    def __init__(self, rank: int, progress: Progress) -> None:
+        super().__init__()
+        self._rank, self._progress = rank, progress
+
+    def say(self, message: str) -> None:
+        super().say(message)
+        self._progress.say(f"rank {self._rank}: {message}")
+
+
 WIDTH, BAR_WIDTH = 79, 16
 """Columns of the live display, and of the bar in it."""
 LEAST_BAR_WIDTH, BESIDE_THE_BAR = 2, 24

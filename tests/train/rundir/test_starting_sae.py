@@ -18,6 +18,7 @@ from helpers.killed_training import KillAfter, Killed
 from helpers.made_caches import structured_rows, write_cache
 from helpers.other_libraries import randn, write_trainer
 from helpers.resealed import change_json
+from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError
@@ -340,7 +341,7 @@ def test_a_transcoder_starts_from_a_transcoder(
     recipe, cache = planned.recipe, Cache.open(mlp_cache)
     with BatchStream(cache, recipe.config.read_hooks, 17, 0, device=torch.device("cpu")) as stream:
         rows = next(iter(stream.batches())).float()
-        state = first_state(recipe, stream)
+        state = first_state(recipe, FirstBatches(stream))
     x, params = recipe.scaled(rows)[:, :24], {key: value.detach() for key, value in state.all_params.items()}
     assert float(params["b_in"].norm()) > 1
     sae = recipe.config.sae
@@ -384,7 +385,7 @@ def test_a_crosscoder_starts_from_a_crosscoder(
     recipe = planned.recipe
     with BatchStream(Cache.open(mlp_cache), recipe.config.read_hooks, 17, 0, device=torch.device("cpu")) as stream:
         rows = next(iter(stream.batches())).float()
-        params = {key: value.detach() for key, value in first_state(recipe, stream).all_params.items()}
+        params = {key: value.detach() for key, value in first_state(recipe, FirstBatches(stream)).all_params.items()}
     torch.testing.assert_close(params["W_dec"].norm(dim=1), torch.ones(40), rtol=1e-5, atol=1e-5)
     x = recipe.scaled(rows)
     x_hat = recipe.config.sae.decode(params, recipe.config.sae.encode(params, x))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from helpers.killed_training import KillAfter, Killed
 from helpers.made_caches import structured_rows, write_cache
+from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
@@ -174,7 +175,7 @@ def test_the_skip_learns_as_by_adamw_at_its_own_rate(make: Make) -> None:
 def test_both_biases_begin_at_centers(make: Make, cache: Path) -> None:
     recipe, _, _ = started(make(init={"b_dec_rows": 2000}))
     with BatchStream(Cache.open(cache), (X, Y), 500, 0) as stream:
-        params = first_state(recipe, stream).all_params
+        params = first_state(recipe, FirstBatches(stream)).all_params
     x, y = (Cache.open(cache).acts(hook)[:].float() for hook in (X, Y))
     assert recipe.target is not None
     torch.testing.assert_close(params["b_in"], geometric_median(recipe.scale * x), rtol=1e-3, atol=1e-4)
