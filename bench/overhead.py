@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from record import write_result
 
+from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache.cache import Cache
 from saepipe.data.terminal.progress import Silent
