@@ -1,16 +1,17 @@
-"""`balance` against the best pair penalties, seed by seed, in worlds with and without children that overlap a parent.
+"""`balance` against the best pair penalties and random pairs, in worlds with and without overlapping children.
 
     python bench/balance.py [--seeds 5] [--out FOLDER]
 
-Arms, worlds, sweeps and the matched L0 are those of `saepipe validate`, and so are the weights, which it chooses on
-other seeds. The last rows hold the decoder at the true directions, or at these with each child made orthogonal to its
-parent, and train the encoder alone: the FVU that goes with these directions. Writes results/balance.json.
+Arms, worlds, sweeps, weights and the matched L0 are those of `saepipe validate`, which chooses weights on other seeds.
+So is the placebo: as many random pairs as `balance` selects, steered to its share of the gradient. The last rows hold
+the decoder at the true directions, or at these with each child made orthogonal to its parent, and train the encoder
+alone: the FVU that goes with these directions. Writes results/balance.json.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from saepipe.evaluate.stats.l0_curves import Curve, difference, why_not_covered
 from saepipe.evaluate.stats.paired_seeds import mean
 from saepipe.evaluate.validate.arms import BASELINE, select_arms
 from saepipe.evaluate.validate.config import Baseline, ValidateConfig
-from saepipe.evaluate.validate.run import Setup, TrialResult, curves_of, train_setups
+from saepipe.evaluate.validate.run import Setup, curves_of, train_placebos, train_setups
 from saepipe.evaluate.validate.trained_stacks import HELD_OUT, TRAINED, StackTrainer
 from saepipe.evaluate.validate.truth_metrics import measure
 
 CLAIM = "balance has the absorption and MCC of the best pair penalties, whether children overlap their parents or not"
 OURS = "balance"
+RANDOM = "random pairs"
 WEIGHTS = {OURS: 1.0, "ortsae": 0.3, "topk_orthogonality/cosine": 0.7, "absorption/suppression": 1.8}
 """As `saepipe validate` chooses them, on seeds from 1000."""
 WORLDS: dict[Baseline, tuple[str, ...]] = {
@@ -59,17 +61,19 @@ def trained_rows(config: ValidateConfig, out: Path) -> Iterator[dict[str, Any]]:
         for baseline, worlds in WORLDS.items():
             setups = [Setup(BASELINE, baseline, None), *(Setup(arm, baseline, arms[arm]) for arm in arms)]
             results = train_setups(trainer, config, setups, worlds, config.seeds, Silent())
+            (ours,) = (setup for setup in setups if setup.arm.name == OURS)
+            of_ours = [result for result in results if result.setup == ours]
+            random = train_placebos(trainer, config, of_ours, Silent())
             for world in worlds:
-                yield from compared(setups, results, world, config.baselines[baseline].l0)
+                curves = {setup.arm.name: curves_of(results, setup, world) for setup in setups}
+                curves[RANDOM] = curves_of(random, ours, world)
+                yield from compared(curves, baseline, world, config.baselines[baseline].l0)
 
 
-def compared(
-    setups: Sequence[Setup], results: Sequence[TrialResult], world: str, l0: float
-) -> Iterator[dict[str, Any]]:
-    curves = {setup.arm.name: curves_of(results, setup, world) for setup in setups}
+def compared(curves: Mapping[str, list[Curve]], baseline: str, world: str, l0: float) -> Iterator[dict[str, Any]]:
     ours = curves[OURS]
     for name, theirs in curves.items():
-        row: dict[str, Any] = {"baseline": setups[0].baseline, "world": world, "arm": name}
+        row: dict[str, Any] = {"baseline": baseline, "world": world, "arm": name}
         if why := why_not_covered([*ours, *theirs], l0):
             yield shown(row | {"not compared": why})
         else:

@@ -86,7 +86,7 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
         best = [setup for setup in setups if setup.weight == weights[setup.arm]]
         results = train_setups(trainer, config, [*controls, *best], choice_worlds, config.seeds, progress)
         on_first = [result for result in results if result.setup.baseline == first]
-        placebos = _train_placebos(trainer, config, on_first, progress)
+        placebos = train_placebos(trainer, config, on_first, progress)
         with_first = [setup for setup in (*controls, *best) if setup.baseline == first]
         other_worlds = tuple(world for world in config.worlds if world not in choice_worlds)
         results += train_setups(trainer, config, with_first, other_worlds, config.seeds, progress)
@@ -148,7 +148,7 @@ def train_setups(
     return _train_stacks(trainer, config, requests, "train", progress)
 
 
-def _train_placebos(
+def train_placebos(
     trainer: StackTrainer, config: ValidateConfig, results: Sequence[TrialResult], progress: Progress
 ) -> list[TrialResult]:
     """Trains each pair-selecting arm with as many random pairs instead, equally strong at each gradient measurement."""
