@@ -169,6 +169,11 @@ class TrainConfig(ConfigWithPlugins):
             raise ValueError("other_cache needs `hooks`, which a crosscoder reads from both caches")
         if self.hooks and self.sae.name == "gated":
             raise ValueError("a crosscoder cannot be gated")
+        if self.sae.tied and (self.hooks or self.target is not None):
+            raise ValueError(
+                f"a {self.sae.name} reads by its decoder's rows, so it cannot be a transcoder, nor a crosscoder, whose "
+                "hooks have scales of their own"
+            )
         if self.skip and self.target is None:
             raise ValueError("skip needs a target: the skip of an SAE would be the identity, and its latents silent")
         if self.exact and self.compile == "inductor":
@@ -185,6 +190,8 @@ class TrainConfig(ConfigWithPlugins):
     def _can_be_frozen(self) -> Self:
         if self.freeze_cosine != MIN_COSINE and self.freeze != "soft_decoder":
             raise ValueError("freeze_cosine has no effect without `freeze: soft_decoder`")
+        if self.freeze == "encoder" and self.sae.tied:
+            raise ValueError(f"freeze: encoder: a {self.sae.name} has no encoder of its own; use decoder")
         if self.freeze == "encoder" and self.init.source is None and self.sae.name in NEED_AN_ENCODER:
             raise ValueError(
                 f"freeze: encoder would leave about half the latents of a {self.sae.name} active, since only a trained "

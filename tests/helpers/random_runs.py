@@ -38,6 +38,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "matryoshka_batch_topk": {"k": K, "groups": (7, 0.4, 1)},
 }
 
+OURS_AND_SAELENS = {**ARCHITECTURES, "matching_pursuit": {"k": K}}
+"""With those that no other library has."""
+
 CLASSES = {
     "relu": "AutoEncoder",
     "topk": "AutoEncoderTopK",
@@ -81,7 +84,8 @@ def rows(num_rows: int, d_in: int, seed: int, mean: float) -> Tensor:
 def random_run(out: Path, name: str, cache: Path, *, seed: int = 0, mean: float = 0.0, **settings: Any) -> Path:
     """Writes a finished run whose SAE has random parameters; all else is as training leaves it."""
     opened = Cache.open(cache)
-    raw = {"cache": str(cache), "sae": {"name": name, "d_sae": D_SAE, **ARCHITECTURES[name], **settings}, "seed": seed}
+    raw = {"cache": str(cache), "sae": {"name": name, "d_sae": D_SAE, **OURS_AND_SAELENS[name], **settings}}
+    raw |= {"seed": seed}
     config = TrainConfig.parse({**raw, "steps": 3, "device": "cpu", "batch_size": 64, "hook": opened.hooks[0]})
     config = config.resolved(hook=opened.hooks[0], num_rows=opened.num_tokens, device=torch.device("cpu"))
     recipe = Recipe(config, opened.d_in, SCALE, torch.device("cpu"))
@@ -131,16 +135,29 @@ def write_evaluation(run: Path, density: list[float]) -> None:
 def clear_rows(sae: Architecture, params: Params, x: Tensor, margin: float = 1e-3) -> Tensor:
     """Returns the rows of x (batch, d_in), most of them, in which rounding cannot turn a latent on or off.
 
-    In float64, a jumprelu's pre-activations must be off their thresholds, a gate's off 0, a top-k's k-th off the next.
+    In float64, a jumprelu's pre-activations must be off their thresholds, a gate's off 0, a top-k's k-th off the next,
+    and the largest of each step of a matching pursuit off the next.
     """
     wide = {name: value.detach().double() for name, value in params.items()}
     pre_acts = (x.double() - wide["b_dec"]) @ wide["W_enc"] + wide["b_enc"]
     if sae.name == "topk":
         largest = pre_acts.topk(int(sae.num_active or 0) + 1, dim=-1).values
         distance = largest[:, -2] - largest[:, -1]
+    elif sae.name == "matching_pursuit":
+        distance = _least_lead(x.double() - wide["b_dec"], wide["W_dec"], int(sae.num_active or 0))
     elif sae.name in ("jumprelu", "gated"):
         distance = (pre_acts - wide.get("threshold", torch.zeros(()))).abs().amin(dim=-1)
     else:
         distance = torch.full((len(x),), torch.inf)
     assert (distance > margin).double().mean() > 0.7
     return x[distance > margin]
+
+
+def _least_lead(residual: Tensor, W_dec: Tensor, num_steps: int) -> Tensor:
+    """Returns how far the latent of each step is at least ahead of the next, (num_rows,)."""
+    leads = []
+    for _ in range(num_steps):
+        values, latents = (residual @ W_dec.T).topk(2)
+        leads.append(values[:, 0] - values[:, 1])
+        residual = residual - values[:, :1] * W_dec[latents[:, 0]]
+    return torch.stack(leads).amin(0)

@@ -12,14 +12,29 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from helpers.random_runs import ARCHITECTURES, D_IN, D_SAE, SAMPLES, K, clear_rows, random_run, rows, write_evaluation
+from helpers.random_runs import (
+    D_IN,
+    D_SAE,
+    OURS_AND_SAELENS,
+    SAMPLES,
+    K,
+    clear_rows,
+    random_params,
+    random_run,
+    rows,
+    write_evaluation,
+)
 from saepipe.train.formats import saelens
 from saepipe.train.rundir.exporting import export_sae
 from saepipe.train.rundir.importing import import_sae
 from saepipe.train.rundir.load import load
+from saepipe.train.sae.matching_pursuit import MatchingPursuit
 from saepipe.train.seeds import generator
 
 pytestmark = pytest.mark.interop
+
+PURSUIT = {"max_iterations": K, "residual_threshold": 0, "stop_on_duplicate_support": False}
+"""A matching pursuit without early stops, as in SynthSAEBench."""
 
 THEIRS: dict[str, dict[str, Any]] = {
     "standard": {},
@@ -31,6 +46,7 @@ THEIRS: dict[str, dict[str, Any]] = {
     "gated, b_dec left in": {"apply_b_dec_to_input": False},
     "batchtopk": {"k": K},
     "matryoshka_batchtopk": {"k": K, "matryoshka_widths": [8, D_SAE]},
+    "matching_pursuit": PURSUIT,
 }
 """Architectures that SAELens trains, with settings."""
 
@@ -42,7 +58,7 @@ def values(sae: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         return acts, sae.decode(acts)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", OURS_AND_SAELENS)
 def test_it_reads_our_export_and_we_read_it_back(
     sae_lens: ModuleType, cache: Path, tmp_path: Path, name: str, compare: Any
 ) -> None:
@@ -58,7 +74,7 @@ def test_it_reads_our_export_and_we_read_it_back(
         compare("saelens", "there and back", name, values(back, x), values(ours, x))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", OURS_AND_SAELENS)
 def test_our_export_has_all_keys_of_its_own(sae_lens: ModuleType, cache: Path, tmp_path: Path, name: str) -> None:
     """Compares key by key; the export is not mistaken for a folder from before version 6, or as trained by SAELens."""
     out = export_sae(random_run(tmp_path / "run", name, cache), "saelens", tmp_path / "out")
@@ -123,3 +139,24 @@ def test_we_read_its_folders(sae_lens: ModuleType, cache: Path, tmp_path: Path, 
         ours = load(import_sae(root / "theirs", "saelens", cache, root / "run"))
         x = clear_rows(ours.settings, dict(ours.named_parameters()), rows(200, D_IN, seed, mean))
         compare("saelens", "library to ours", name, values(ours, x), values(theirs, x))
+
+
+def test_a_matching_pursuit_learns_as_theirs_does(sae_lens: ModuleType, compare: Any) -> None:
+    """Their training class and ours have equal codes, and equal gradients of the squared error."""
+    ours, x = MatchingPursuit(d_sae=D_SAE, k=K), rows(200, D_IN, 0, 50.0)
+    params = random_params(ours, D_IN, 0, 50.0)
+    training_class, config = sae_lens.registry.get_sae_training_class("matching_pursuit")
+    theirs = training_class(config(d_in=D_IN, d_sae=D_SAE, **PURSUIT))
+    for name, value in theirs.named_parameters():
+        value.data.copy_(params[name])
+        params[name].requires_grad_()
+    x = clear_rows(ours, params, x)
+    acts, their_acts = ours.activate_training(params, ours.pre_acts(params, x)), theirs.encode(x)
+    x_hat, their_x_hat = ours.decode(params, acts), theirs.decode(their_acts)
+    compare("saelens", "training class", "matching_pursuit", (acts, x_hat), (their_acts, their_x_hat))
+    leaves = {name: (params[name], value) for name, value in theirs.named_parameters()}
+    for name, (own, their) in leaves.items():
+        (gradient,) = torch.autograd.grad((x - x_hat).square().sum(), own, retain_graph=True)
+        (expected,) = torch.autograd.grad((x - their_x_hat).square().sum(), their, retain_graph=True)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-2, msg=name)
+        assert expected.abs().max() > 10

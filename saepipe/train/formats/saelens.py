@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders.artifact import write_file, write_json
+from saepipe.train.formats import saelens_pursuit
 from saepipe.train.formats.hook_names import in_our_words, in_their_words, reshaping
 from saepipe.train.formats.rewrites import b_dec_subtracted, decoder_norms
 from saepipe.train.formats.source import Source, read_json
@@ -38,7 +39,7 @@ CROSSCODER = "_crosscoder"
 TRANSCODERS = {"relu": "", "jumprelu": "jumprelu_"}
 """What SAELens' names of transcoders begin with; it has none of other architectures, which we name alike."""
 
-ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
+ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", saelens_pursuit.NAME)
 """SAELens' architectures that we support; it saves batchtopk and matryoshka_batchtopk as jumprelu."""
 
 CLASSES = (*ARCHITECTURES, *(f"{name}{skip}transcoder" for name in TRANSCODERS.values() for skip in ("", "skip_")))
@@ -71,7 +72,7 @@ def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str
         "architecture": f"{name}{CROSSCODER}" if several else architecture(name, params),
         "d_in": len(params["W_enc"]),
         **({"d_out": len(params["b_dec"])} if transcoder else {}),
-        **settings,
+        **(saelens_pursuit.their_settings(settings) if name == saelens_pursuit.NAME else settings),
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": not transcoder,
@@ -85,6 +86,8 @@ def write(folder: Path, sae: Architecture, params: Params, metadata: Mapping[str
         del params["b_in"]
     if "W_skip" in params:
         params = {**params, "W_skip": params["W_skip"].T}
+    if name == saelens_pursuit.NAME:
+        params = saelens_pursuit.without_encoder(params)
     tensors = {key: value.detach().to("cpu", torch.float32).contiguous() for key, value in params.items()}
     if name == "gated":
         tensors["b_gate"] = tensors.pop("b_enc")
@@ -123,7 +126,10 @@ def read(folder: Path) -> tuple[Architecture, Params, dict[str, Any]]:
         raise ConfigError(f"{folder / CONFIG} does not say {', '.join(missing)}", hint="did SAELens write it?")
     name = _ours(config["architecture"])
     member = Architecture.member(name)
-    settings = {key: config[key] for key in member.model_fields if key in config}
+    if name == saelens_pursuit.NAME:
+        settings = saelens_pursuit.our_settings(config, str(folder / CONFIG))
+    else:
+        settings = {key: config[key] for key in member.model_fields if key in config}
     sae = member.parse({**settings, "name": name}, source=str(folder / CONFIG))
     assert isinstance(sae, Architecture)
     _refuse_changed_input(folder, config)
@@ -195,6 +201,8 @@ def _read_files(folder: Path) -> tuple[dict[str, Any], Params]:
         raise CorruptDataError(f"{folder}: {error}") from None
     if "b_gate" in params:
         params["b_enc"] = params.pop("b_gate")
+    if config.get("architecture") == saelens_pursuit.NAME and params.keys() == {"W_dec", "b_dec"}:
+        params = saelens_pursuit.with_encoder(params)
     version = config.get("sae_lens_version") or (config.get("metadata") or {}).get("sae_lens_version") or "0"
     return (config if int(version.split(".")[0]) >= 6 else _to_version_6(folder, config, params)), params
 

@@ -47,6 +47,8 @@ class Architecture(Component):
     package: ClassVar[str] = "saepipe.train.sae"
     buffers: ClassVar[frozenset[str]] = frozenset()
     """Names of the parameters that no gradient trains."""
+    tied: ClassVar[bool] = False
+    """Whether the encoder is the decoder's transpose throughout, so that W_enc and b_enc are buffers."""
     elementwise: ClassVar[bool] = False
     """Whether each latent's activation depends on that latent only, so that some can be computed without the rest."""
     sparse: ClassVar[bool] = False

@@ -172,6 +172,14 @@ def test_sparsify_supports_only_topk(tiny_cache: Path, tmp_path: Path, name: str
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
+@pytest.mark.parametrize("library", ["dictionary_learning", "sparsify"])
+def test_only_saelens_has_matching_pursuit(tiny_cache: Path, tmp_path: Path, library: Library) -> None:
+    run = random_run(tmp_path / "run", "matching_pursuit", tiny_cache)
+    with pytest.raises(ConfigError, match=r"a matching_pursuit\n  hint: use --to saelens$"):
+        export_sae(run, library, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_saelens_export_has_the_run_s_weights_and_all_keys(tiny_cache: Path, tmp_path: Path, name: str) -> None:
     run = make_run(tmp_path, name, tiny_cache)

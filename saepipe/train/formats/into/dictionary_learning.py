@@ -44,7 +44,12 @@ TRAINERS = {
 
 
 def write(folder: Path, sae: Outgoing) -> None:
-    """Writes the folder; raises ConfigError for a transcoder, a hook without a name there, or a zero decoder row."""
+    """Writes the folder.
+
+    Raises:
+        ConfigError: for a transcoder or an architecture without a class there, a hook without a name there, or a zero
+            decoder row.
+    """
     sae.refuse_transcoder(LIBRARY)
     layer = sae.layer_before(LIBRARY)
     kind, params = _to_their_class(sae)
@@ -81,7 +86,8 @@ def _to_their_class(sae: Outgoing) -> tuple[str, Params]:
         return "AutoEncoder", _unit_rows(params)
     if sae.sae.name == "gated":
         return "GatedAutoEncoder", params
-    assert sae.sae.name == "jumprelu", f"no dict_class is equivalent to a {sae.sae.name}"
+    if sae.sae.name != "jumprelu":
+        raise ConfigError(f"no class of {LIBRARY} is equivalent to a {sae.sae.name}", hint="use --to saelens")
     if not isinstance(trained, BatchTopK) or trained.num_active != int(trained.num_active):
         return "JumpReluAutoEncoder", b_dec_left_in(params)
     params = {**params, "k": _int32(int(trained.num_active)), "threshold": params["threshold"][0]}

@@ -27,7 +27,7 @@ def write(folder: Path, sae: Outgoing) -> None:
         trained = f" (trained as a {sae.trained.name})" if sae.trained and sae.trained.name != sae.sae.name else ""
         raise ConfigError(
             f"{LIBRARY} supports only topk, but this SAE is a {sae.sae.name}{trained}",
-            hint="use --to saelens or dictionary_learning, which support it",
+            hint="use --to saelens" if sae.sae.tied else "use --to saelens or dictionary_learning, which support it",
         )
     hookpoint = f"layers.{sae.layer_before(LIBRARY)}"
     config = {
