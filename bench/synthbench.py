@@ -1,4 +1,4 @@
-"""SynthSAEBench (arXiv 2602.14687): the published rows that saepipe can train, and rows of pair penalties.
+"""SynthSAEBench (arXiv 2602.14687): the published rows, and rows of pair penalties and of frozen parts.
 
     python bench/synthbench.py [--size cpu|full] [--arms NAME...] [--seeds 1] [--world FOLDER] [--device cuda]
     python bench/synthbench.py --size cpu --table
@@ -18,84 +18,29 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from record import RESULTS, write_result
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from saepipe.data.config.base import fingerprint
-from saepipe.data.synthetic import CopulaTokens, CopulaWorld, SynthBench, draw_copula, read_saelens_world
-from saepipe.evaluate.validate.synthbench_metrics import SynthBenchSums
-from saepipe.train.config import TrainConfig
-from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
-from saepipe.train.step.step import train_step
+from saepipe.data.synthetic import CopulaWorld, draw_copula, read_saelens_world
+from saepipe.evaluate.validate.synthbench_rows import PUBLISHED, SIZES, Raw, Size, published_rows, steered, training
+from saepipe.evaluate.validate.synthbench_training import (
+    HELD_OUT,
+    MEASURED_AT_ONCE,
+    activation_scale,
+    batches,
+    measure_on_world,
+    train_on_world,
+)
 
 CLAIM = "SAEs of every architecture and pair penalty on SynthSAEBench's world, by its metrics"
-HELD_OUT = 1_000_000
-"""Seed of the stream of held-out tokens, which is the same for every row."""
-MEASURED_AT_ONCE = 1024
-"""Held-out tokens per batch, over which a BatchTopK chooses its latents as the published evaluation does."""
-SCALED_BY = 16_384
-"""Tokens of which the activations' scale is measured."""
 COLUMNS = ("f1", "mcc", "uniqueness", "explained_variance", "l0", "dead")
 PROBES = "probes"
-Raw = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Size:
-    """The world, and how long SAEs are trained on it."""
-
-    bench: SynthBench
-    d_sae: int
-    l0: float  # true L0 of the d_sae most frequent features
-    groups: tuple[int, ...]  # of the Matryoshka
-    batch_size: int
-    lr: float
-    num_samples: int
-    num_held_out: int
-    batches_at_once: int  # sampled together
-
-    @property
-    def steps(self) -> int:
-        return self.num_samples // self.batch_size
-
-
-SIZES = {
-    "full": Size(
-        SynthBench(),
-        d_sae=4096,
-        l0=25,
-        groups=(128, 512, 2048),
-        batch_size=1024,
-        lr=3e-4,
-        num_samples=200_000_000,
-        num_held_out=1_000_000,
-        batches_at_once=32,
-    ),
-    "cpu": Size(
-        SynthBench(num_features=1024, d_in=128, num_roots=8, rates=(0.3, 1e-3)),
-        d_sae=256,
-        l0=4.2,
-        groups=(8, 32, 128),
-        batch_size=256,
-        lr=1e-3,
-        num_samples=1_000_000,
-        num_held_out=100_000,
-        batches_at_once=32,
-    ),
-}
-
-PUBLISHED = {
-    "batch_topk": (0.7316, 0.7574, 0.9837, 0.7923),
-    "matryoshka": (0.8793, 0.7927, 0.9987, 0.7792),
-    "l1": (0.5562, 0.6039, 0.8976, 0.7654),
-    "jumprelu": (0.7317, 0.7527, 0.9885, 0.7951),
-}
-"""F1, MCC, uniqueness and explained variance of the `full` size at L0 25 (SAELens' docs/synth_sae_bench.md)."""
+PAIRED = ("l1", "batch_topk", "matryoshka")
+"""Rows to which pair penalties are added."""
 
 PENALTIES: dict[str, Raw] = {
     "ortsae": {"name": "ortsae", "weight": 0.3},
@@ -106,33 +51,21 @@ PENALTIES: dict[str, Raw] = {
     "random_pairs": {"name": "random_pairs", "weight": 1.0},
 }
 """With the middle weights of `saepipe validate`'s arms; random pairs are the placebo."""
-AUXK = {"name": "auxk", "weight": 0.2}
-"""SAELens' coefficient of 1 is not divided by the error, which is a fifth of E|x|^2 here."""
 
 
 def arms(size: Size) -> dict[str, Raw]:
     """Returns the parts of every row's training config that are its own, by name."""
-
-    def steered(penalty: str) -> Raw:
-        return {"name": "l0_target", "l0": size.l0, "penalty": {"name": penalty, "weight": 1.0}}
-
-    topk = {"k": size.l0, "d_sae": size.d_sae}
-    bases: dict[str, Raw] = {
-        "l1": {"sae": {"name": "relu", "d_sae": size.d_sae}, "penalties": [steered("l1")]},
-        "batch_topk": {"sae": {"name": "batch_topk", **topk}, "penalties": [AUXK]},
-        "matryoshka": {"sae": {"name": "matryoshka_batch_topk", "groups": size.groups, **topk}, "penalties": [AUXK]},
-    }
-    jumprelu = {"name": "jumprelu", "d_sae": size.d_sae, "bandwidth": 2.0, "initial_threshold": 0.5}
-    to_l0 = {"name": "l0", "target": size.l0, "bandwidth": 2.0, "weight": 1.0}  # thresholds lag behind a weight
-    rows = bases | {"jumprelu": {"sae": jumprelu, "penalties": [to_l0, AUXK]}, PROBES: {}}
-    for base, raw in bases.items():
+    published = published_rows(size)
+    rows = published | {PROBES: {}}
+    for base in PAIRED:
+        raw = published[base]
         rows |= {
             f"{base} + {name}": raw | {"penalties": [*raw["penalties"], penalty]} for name, penalty in PENALTIES.items()
         }
     for part in ("decoder", "encoder", "soft_decoder"):
-        rows[f"batch_topk, {part} frozen"] = bases["batch_topk"] | {"freeze": part}
+        rows[f"batch_topk, {part} frozen"] = published["batch_topk"] | {"freeze": part}
     for name in ("tanh", "log"):
-        rows[name] = bases["l1"] | {"penalties": [steered(name)]}
+        rows[name] = published["l1"] | {"penalties": [steered(name, size.l0)]}
     return rows
 
 
@@ -183,50 +116,12 @@ def kept_rows(name: str) -> list[Raw]:
     return json.loads(path.read_text())["rows"] if path.is_file() else []
 
 
-def training(size: Size, raw: Raw, seed: int) -> Raw:
-    """Returns a row's training config: SAELens' rate without warm-up or decay, and latents dead after 1,000 steps."""
-    optimizer = {"lr": size.lr, "warmup": 0.0, "decay": 0.0, "clip": None}
-    dead = {"after_tokens": min(1000 * size.batch_size, size.num_samples // 20)}
-    common = {"cache": "none", "steps": size.steps, "batch_size": size.batch_size, "seed": seed}
-    init = {"encoder_scale": 1.0}  # W_enc is the transpose of W_dec, as in SAELens
-    return common | {"optimizer": optimizer, "init": init, "dead": dead, **raw}
-
-
 def sae_row(size: Size, world: CopulaWorld, raw: Raw) -> Raw:
-    """Trains one SAE on the endless stream of its seed, and measures it on held-out tokens."""
+    """Trains one SAE and measures it."""
     started = time.perf_counter()
-    device, seed = world.directions.device, raw["seed"]
-    config = TrainConfig.parse(raw).resolved(hook="world", num_rows=size.num_samples, device=device)
-    recipe = Recipe(config, world.d_in, activation_scale(world), device)
-    state = fresh_state(recipe, initial_params(recipe))
-    for batch in batches(size, world, seed):
-        train_step(recipe, state, batch.x)
+    config, params = train_on_world(size, world, raw)
     trained = time.perf_counter() - started
-    sums = measured(size, world, recipe, state)
-    return {**sums.metrics().to_dict(), "seconds": round(trained, 1)}
-
-
-def activation_scale(world: CopulaWorld) -> float:
-    """Returns the factor that makes E|x|^2 = d_in."""
-    return float((world.d_in / draw_copula(world, HELD_OUT, 0, SCALED_BY).x.square().sum(1).mean()).sqrt())
-
-
-def batches(size: Size, world: CopulaWorld, seed: int) -> Iterator[CopulaTokens]:
-    """Yields the training batches of one seed."""
-    for first in range(0, size.steps, size.batches_at_once):
-        tokens = draw_copula(world, seed, first // size.batches_at_once, size.batches_at_once * size.batch_size)
-        yield from tokens.split(size.batch_size)[: size.steps - first]
-
-
-@torch.no_grad()
-def measured(size: Size, world: CopulaWorld, recipe: Recipe, state: TrainState) -> SynthBenchSums:
-    sae, params = recipe.config.sae, recipe.in_raw_units({k: v.detach() for k, v in state.all_params.items()})
-    sums = SynthBenchSums(params["W_dec"], world.directions)
-    for number in range(1, 1 + size.num_held_out // MEASURED_AT_ONCE):
-        tokens = draw_copula(world, HELD_OUT, number, MEASURED_AT_ONCE)
-        acts = sae.activate_training(params, sae.pre_acts(params, tokens.x))
-        sums.add(tokens, acts, sae.decode(params, acts))
-    return sums
+    return {**measure_on_world(size, world, config, params).to_dict(), "seconds": round(trained, 1)}
 
 
 def probes_row(size: Size, world: CopulaWorld, seed: int) -> Raw:

@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 from record import write_result
-from sae_lens import BatchTopKTrainingSAEConfig, LoggingConfig, MatryoshkaBatchTopKTrainingSAEConfig
+from sae_lens import (
+    BatchTopKTrainingSAEConfig,
+    LoggingConfig,
+    MatchingPursuitTrainingSAEConfig,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+)
 from sae_lens.synthetic import (
     FoldedNormalMagnitudeConfig,
     HierarchyConfig,
@@ -27,9 +32,10 @@ from sae_lens.synthetic import (
     ZipfianFiringProbabilityConfig,
     eval_sae_on_synthetic_data,
 )
-from synthbench import MEASURED_AT_ONCE, SIZES, training
 
 from saepipe.data.synthetic import SynthBench
+from saepipe.evaluate.validate.synthbench_rows import SIZES, training
+from saepipe.evaluate.validate.synthbench_training import MEASURED_AT_ONCE
 
 CLAIM = "SAELens' trainer on the world of results/synthbench_cpu.json"
 SIZE = SIZES["cpu"]
@@ -40,12 +46,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
     rows = []
-    shape = {"d_in": SIZE.bench.d_in, "d_sae": SIZE.d_sae, "k": SIZE.l0}
+    width = {"d_in": SIZE.bench.d_in, "d_sae": SIZE.d_sae}
+    shape = {**width, "k": SIZE.l0}
     for seed in range(args.seeds):
         saes = {
             "batch_topk": BatchTopKTrainingSAEConfig(**shape),
             "matryoshka": MatryoshkaBatchTopKTrainingSAEConfig(
                 **shape, matryoshka_widths=[*SIZE.groups, SIZE.d_sae], use_matryoshka_aux_loss=True
+            ),
+            "matching_pursuit": MatchingPursuitTrainingSAEConfig(
+                **width, max_iterations=round(SIZE.l0), residual_threshold=0, stop_on_duplicate_support=False
             ),
         }
         for arm, sae in saes.items():
