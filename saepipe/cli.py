@@ -46,6 +46,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 
 Stage = Literal["harvest", "train", "evaluate", "validate", "study"]
+BenchWorld = Literal["synthbench-v2"]
 Theirs = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope", "llama-scope", "qwen-scope"]
 Target = Literal["saelens", "dictionary_learning", "sparsify", "circuit-tracer", "neuronpedia", "delphi"]
 
@@ -418,17 +419,35 @@ def pull(
         "validate ortsae",
         "validate hoyer --set 'plugins=[examples/hoyer.py]'",
         "validate all --out validation --page docs/penalties.md",
+        "validate ortsae --world synthbench-v2",
+        "validate --world synthbench-v2 --set size=full",
     )
 )
 def validate(
-    penalties: Annotated[list[str], typer.Argument(help="Penalties such as `ortsae` or `absorption/lift`, or `all`.")],
+    penalties: Annotated[
+        list[str], typer.Argument(help="Penalties such as `ortsae` or `absorption/lift`, or `all`.", show_default=False)
+    ] = [],  # noqa: B006
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder that keeps trained SAEs for the next call.")] = Path("validation"),
     page: Annotated[Path | None, typer.Option(help="Markdown page whose table is rewritten.")] = None,
+    world: Annotated[
+        BenchWorld | None, typer.Option(help="Benchmark's world in place of the small ones; alone: its published SAEs.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Write that world's training tokens as a cache for `saepipe train`, and end.")
+    ] = None,
     format_: FormatOption = "human",
 ) -> None:
     """Test whether a penalty does what it claims, on worlds with known features, beside a baseline and a placebo."""
+    if world:
+        if page:
+            raise ConfigError("--page rewrites the table of the small worlds", hint="leave out --page or --world")
+        validate_on_benchmark(penalties, config, set_, out, cache, format_)
+        return
+    if not penalties or cache:
+        missing = "--cache writes tokens of a benchmark's world" if cache else "no penalty is named"
+        raise ConfigError(missing, hint="saepipe validate all, or --world synthbench-v2")
     from saepipe.evaluate.validate.arm_table import render, write_into
     from saepipe.evaluate.validate.config import ValidateConfig
     from saepipe.evaluate.validate.run import validate as run_validation
@@ -629,6 +648,29 @@ def doctor(format_: FormatOption = "human") -> None:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     machine = {"cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "gpus": gpus or "none"}
     show({**provenance(), **machine, "free_disk": shutil.disk_usage(".").free, "toy_runs": "yes"}, format_)
+
+
+def validate_on_benchmark(
+    penalties: list[str], config: Path | None, overrides: list[str], out: Path, cache: Path | None, format_: Format
+) -> None:
+    """Runs `saepipe validate --world`, or writes the world's tokens as a cache."""
+    from saepipe.evaluate.validate.config import SynthBenchConfig
+    from saepipe.evaluate.validate.synthbench_cache import cache_of_world
+    from saepipe.evaluate.validate.synthbench_run import validate_synthbench
+    from saepipe.evaluate.validate.synthbench_table import render_bench
+
+    settings = SynthBenchConfig.load(config, overrides)
+    if cache:
+        with show_progress(format_) as progress:
+            written = cache_of_world(settings, cache, progress=progress)
+        show({"cache": str(cache), "fingerprint": written.fingerprint, "num_tokens": written.num_tokens}, format_)
+        return
+    with show_progress(format_) as progress:
+        table = validate_synthbench(penalties, settings, out, progress=progress)
+    if format_ == "json":
+        stdout.print_json(table.to_json())
+    elif format_ == "human":
+        print_parts(render_bench(table))
 
 
 def config_class(stage: Stage) -> type[Config]:

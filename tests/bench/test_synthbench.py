@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from helpers.repository import BENCH
+from helpers.tiny_synthbench import TINY
 
 sys.path.append(str(BENCH))
 
 import record
 import synthbench
 
-from saepipe.data.synthetic import SynthBench
 from saepipe.train.config import TrainConfig
-
-TINY = replace(
-    synthbench.SIZES["cpu"],
-    bench=SynthBench(num_features=80, d_in=12, num_roots=4, depth=1, rates=(0.3, 0.02), orthogonal_steps=2),
-    d_sae=16,
-    l0=3,
-    groups=(4, 8),
-    batch_size=32,
-    num_samples=200,
-    num_held_out=1024,
-    batches_at_once=4,
-)
 
 
 @pytest.fixture
@@ -76,17 +62,3 @@ def test_a_second_call_trains_only_what_is_missing(
     run(monkeypatch, "--table")
     table = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == ["| batch_topk", "| probes", "| matryoshka + ortsae"]
-
-
-def test_a_row_is_a_pure_function_of_its_settings() -> None:
-    world, raw = TINY.bench.world(), synthbench.training(TINY, synthbench.arms(TINY)["l1"], 0)
-    first, again = (synthbench.sae_row(TINY, world, raw) | {"seconds": 0} for _ in range(2))
-    assert first == again
-
-
-def test_the_stream_has_each_batch_once() -> None:
-    batches = list(synthbench.batches(TINY, TINY.bench.world(), 0))
-    assert [len(batch.x) for batch in batches] == [32] * 6
-    on = torch.cat([batch.on_mask(80).any(1) for batch in batches])
-    rows = torch.cat([batch.x for batch in batches])[on]
-    assert len(rows.unique(dim=0)) == len(rows) > 150  # tokens without any feature are all alike

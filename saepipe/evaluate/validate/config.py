@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from saepipe.data.config.base import Config, Count
+from saepipe.data.config.bounds import Device
 from saepipe.data.config.component import ConfigWithPlugins
 from saepipe.data.synthetic import World
 from saepipe.train.config_sections import InitConfig, OptimizerConfig
@@ -82,3 +84,14 @@ class ValidateConfig(ConfigWithPlugins):
     def choice_seeds(self) -> range:
         """Seeds of the worlds on which weights are chosen; none of them is reported."""
         return range(1000, 1000 + self.num_choice_seeds)
+
+
+class SynthBenchConfig(ConfigWithPlugins):
+    """Settings of `saepipe validate --world synthbench-v2`."""
+
+    size: Literal["cpu", "full"] = Field(
+        "cpu", description="cpu: a smaller world by the same recipe, 1M samples per SAE; full: the benchmark, 200M"
+    )
+    num_seeds: Annotated[Count, Field(ge=2, le=1000)] = Field(3, description="SAEs per row")
+    files: Path | None = Field(None, description="folder of SAELens' files of the world; null: it is made here")
+    device: Device = "auto"

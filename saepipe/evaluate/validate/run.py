@@ -74,7 +74,7 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
     first = next(iter(config.baselines))
     for arm in arms:
         if arm not in ARMS:
-            _check_contract(arm)
+            check_contract(arm)
     controls = [Setup(BASELINE, baseline, None) for baseline in config.baselines]
     to_choose = [
         setup for setup in setups if len(_weights(setup.arm)) > 1 and setup.baseline == _baselines(setup.arm, config)[0]
@@ -98,7 +98,7 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
     return Table(tuple(rows), config.to_dict(), READING)
 
 
-def _check_contract(arm: Arm) -> None:
+def check_contract(arm: Arm) -> None:
     """Raises ConfigError if an external penalty breaks the contract: its results would mean nothing."""
     with plugin_errors():
         penalty = Penalty.member(arm.penalty["name"]).model_validate({"weight": 1.0, **arm.penalty})

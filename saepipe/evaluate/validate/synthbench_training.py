@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from saepipe.data.synthetic import CopulaTokens, CopulaWorld, draw_copula
+from saepipe.data.device import pick_device
+from saepipe.data.synthetic import CopulaTokens, CopulaWorld, draw_copula, read_saelens_world
+from saepipe.evaluate.validate.config import SynthBenchConfig
 from saepipe.evaluate.validate.synthbench_metrics import SynthBenchMetrics, SynthBenchSums
 from saepipe.evaluate.validate.synthbench_rows import Raw, Size
 from saepipe.train.config import TrainConfig
@@ -20,6 +22,12 @@ MEASURED_AT_ONCE = 1024
 """Held-out tokens per batch, over which a BatchTopK chooses its latents as the published evaluation does."""
 SCALED_BY = 16_384
 """Tokens of which the activations' scale is measured."""
+
+
+def make_world(size: Size, config: SynthBenchConfig) -> CopulaWorld:
+    """Returns the world of the config's files, or that of the size, on the config's device."""
+    world = read_saelens_world(config.files) if config.files else size.bench.world()
+    return world.to(pick_device(config.device))
 
 
 def train_on_world(

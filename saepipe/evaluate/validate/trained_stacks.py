@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -17,7 +15,6 @@ import torch
 import xxhash
 from torch import Tensor
 
-import saepipe
 from saepipe.data.config.base import fingerprint
 from saepipe.data.config.component import import_plugins
 from saepipe.data.config.plugin_errors import plugin_errors
@@ -25,10 +22,10 @@ from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import write_json
 from saepipe.data.synthetic import Tokens, Truth, World, draw
 from saepipe.data.terminal.progress import Progress, Silent
+from saepipe.evaluate.validate.code_digest import code_digest, penalty_digests
 from saepipe.evaluate.validate.config import ValidateConfig
 from saepipe.evaluate.validate.truth_metrics import measure
 from saepipe.train.config import TrainConfig
-from saepipe.train.penalties.base import Penalty
 from saepipe.train.seeds import generator
 from saepipe.train.stacked.stack import Overrides, Stack
 from saepipe.train.step.allocator import keep_freed_memory
@@ -103,7 +100,7 @@ class StackTrainer:
         """Returns the future outcomes of the job's trials, in their order."""
         path = self._folder / f"{_fingerprint(job, self._config)}.json"
         done: Future[list[Outcome]] = Future()
-        if (outcomes := self._kept(path)) is not None:
+        if (outcomes := kept_outcomes(path, self._progress)) is not None:
             done.set_result(outcomes)
         elif self._pool is not None:
             return self._pool.submit(_train_and_store, job, self._config, path)
@@ -111,19 +108,20 @@ class StackTrainer:
             done.set_result(_train_and_store(job, self._config, path))
         return done
 
-    def _kept(self, path: Path) -> list[Outcome] | None:
-        """Returns the outcomes of an earlier call; None if there are none, or if they are damaged, which is said."""
-        if not path.is_file():
-            return None
-        try:
-            return read_outcomes(path)
-        except CorruptDataError as error:
-            self._progress.say(f"{error.message}: these SAEs are trained again")
-            return None
-
 
 def _init_worker(plugins: Sequence[str]) -> None:
     import_plugins([Path(path) for path in plugins])
+
+
+def kept_outcomes(path: Path, progress: Progress) -> list[Outcome] | None:
+    """Returns the outcomes of an earlier call; None if there are none, or if they are damaged, which is said."""
+    if not path.is_file():
+        return None
+    try:
+        return read_outcomes(path)
+    except CorruptDataError as error:
+        progress.say(f"{error.message}: these SAEs are trained again")
+        return None
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
@@ -246,25 +244,7 @@ def _fingerprint(job: StackJob, config: ValidateConfig) -> str:
             "worlds": worlds,
             "sizes": [*_sizes(config), config.measure_every],
             "torch": torch.__version__,
-            "source": _source_digest(),
-            "penalties": {name: _digest(_file(Penalty.member(name))) for name in sorted(penalties)},
+            "source": code_digest(Path(__file__), Path(__file__).with_name("truth_metrics.py")),
+            "penalties": penalty_digests(penalties),
         }
     )
-
-
-@cache
-def _source_digest() -> str:
-    """Returns a digest of the code that samples, trains and measures; only the penalties in use count, one by one."""
-    root, this_file = Path(saepipe.__file__).parent, Path(__file__)
-    paths = {*(root / "data" / "synthetic").glob("*.py"), *(root / "train").rglob("*.py")}
-    paths -= {path for path in (root / "train" / "penalties").glob("*.py") if path.stem != "base"}
-    paths |= {this_file, this_file.with_name("truth_metrics.py")}
-    return hashlib.sha256("".join(_digest(path) for path in sorted(paths)).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _file(component: type) -> Path:
-    return Path(str(sys.modules[component.__module__].__file__))
