@@ -2,12 +2,14 @@
 
     python bench/synthbench.py [--size cpu|full] [--arms NAME...] [--seeds 1] [--world FOLDER] [--device cuda]
     python bench/synthbench.py --size cpu --table
+    python bench/synthbench.py --hours
 
 `full` is the benchmark: 16,384 features in 768 dimensions, 4,096 latents, 200M samples in batches of 1,024, Adam at
 3e-4. `cpu` is a world by the same recipe with a sixteenth of the features, and 1M samples in batches of 256 at a higher
 rate; its figures compare its own rows, and nothing else. A row is a pure function of its settings and seed: an
 interrupted command goes on with the first row that results/synthbench_<size>.json lacks. `--world` reads SAELens'
 files in place of our world. Latents are chosen as in training, over batches of 1,024, as in the published evaluation.
+`--hours` tells what `full` would take on a CPU, from the seconds of the rows of `cpu` and the operations of both.
 The row `probes` has labels: a linear probe for each of the most frequent features, as many as there are latents.
 """
 
@@ -76,6 +78,9 @@ def main() -> None:
     if args.table:
         print_table(rows, args.size)
         return
+    if args.hours:
+        print_hours(kept_rows("synthbench_cpu"))
+        return
     world = None
     for identity, arm, config in wanted_rows(size, args):
         if identity in {row["identity"] for row in rows}:
@@ -99,6 +104,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--world", type=Path, help="folder that SAELens' SyntheticModel.save wrote")
     parser.add_argument("--device", type=torch.device, default=device)
     parser.add_argument("--table", action="store_true", help="print the rows that are done as Markdown, and end")
+    parser.add_argument("--hours", action="store_true", help="print the hours of the full size on a CPU, and end")
     return parser.parse_args()
 
 
@@ -155,6 +161,21 @@ def print_table(rows: list[Raw], size: str) -> None:
         if size == "full":
             cells.append(", ".join(f"{value:.4f}" for value in PUBLISHED.get(arm, ())) or "-")
         print(f"| {' | '.join(cells)} |")
+
+
+def print_hours(rows: list[Raw]) -> None:
+    """Prints the hours of each published row at full size, by its fastest row at the CPU size and the operations."""
+    for arm in PUBLISHED:
+        seconds = min(row["seconds"] for row in rows if row["arm"] == arm)
+        full, small = (operations(SIZES[size], arm) for size in ("full", "cpu"))
+        print(f"{arm:18} {seconds:5.1f} s x {full / small:8,.0f} = {seconds * full / small / 3600:6,.0f} hours per SAE")
+
+
+def operations(size: Size, arm: str) -> float:
+    """Returns those of a row's matrix products: two and their four gradients, or more with the steps of a pursuit."""
+    sae = published_rows(size)[arm]["sae"]
+    products = 5 + sae["k"] if sae["name"] == "matching_pursuit" else 6
+    return 2.0 * products * size.bench.d_in * size.d_sae * size.num_samples
 
 
 def cell(values: list[float]) -> str:
