@@ -1,11 +1,12 @@
 """The cost of a step of each pair penalty relative to a training step, in time, operations and memory.
 
-    python bench/penalties.py [--sizes 4096 16384 32768] [--d-in 2304] [--batch 4096] [--steps 3]
+    python bench/penalties.py [--sizes 4096 16384 32768] [--d-in 2304] [--batch 4096] [--steps 3] [--only NAME...]
 
 The step is `train_step` of a ReLU SAE with L1. A penalty's step computes its value and the gradient of the value, with
 64 active latents per token. Searches for pairs are measured separately, and their cost is spread over the steps between
 two searches. Operations are those of dense matrix products, counted as they run, and those of the products of selected
-pairs, by formula. Each size runs in a separate process. Writes results/penalties.json.
+pairs, by formula. Each size runs in a separate process. `--only` measures some penalties, and keeps the others' figures.
+Writes results/penalties.json.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import write_result
+from record import RESULTS, write_result
 from torch.utils.flop_counter import FlopCounterMode
 
 from saepipe.train.config import TrainConfig
@@ -34,8 +35,11 @@ from saepipe.train.step.step import train_step
 
 CLAIM = "At d_sae 16,384 and batch 4,096 a pair penalty costs at most 10 % of a step"
 NUM_ACTIVE = 64
+OBSERVED = ("absorption", "balance")
+"""Penalties that keep running means of each candidate pair."""
 PENALTIES: dict[str, dict[str, Any]] = {
     "absorption": {"name": "absorption"},
+    "balance": {"name": "balance"},
     "topk_orthogonality, cosine": {"name": "topk_orthogonality", "select": "cosine"},
     "topk_orthogonality, coactivation": {"name": "topk_orthogonality", "select": "coactivation"},
     "orthogonality, hinge": {"name": "orthogonality", "form": "hinge"},
@@ -52,20 +56,28 @@ def main() -> None:
     parser.add_argument("--d-in", type=int, default=2304)
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=3, help="timed steps (the median counts)")
+    parser.add_argument("--only", nargs="+", choices=PENALTIES, default=list(PENALTIES), help="penalties to measure")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.d_in, args.one, args.batch, args.steps)))
+        print(json.dumps(measure(args.d_in, args.one, args.batch, args.steps, args.only)))
         return
-    by_size: dict[str, Any] = {}
+    by_size = kept_figures()
     for d_sae in args.sizes:
         shape = ["--d-in", args.d_in, "--batch", args.batch, "--steps", args.steps, "--one", d_sae]
-        command = [sys.executable, __file__, *map(str, shape)]
+        command = [sys.executable, __file__, *map(str, shape), "--only", *args.only]
         process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        by_size[str(d_sae)] = json.loads(process.stdout)
+        measured, kept = json.loads(process.stdout), by_size.get(str(d_sae), {}).get("penalties", {})
+        by_size[str(d_sae)] = measured | {"penalties": kept | measured["penalties"]}
         print_costs(d_sae, by_size[str(d_sae)])
     settings = {"d_in": args.d_in, "batch": args.batch, "num_active": NUM_ACTIVE, "threads": torch.get_num_threads()}
     write_result("penalties", CLAIM, {"settings": settings, "by d_sae": by_size})
+
+
+def kept_figures() -> dict[str, Any]:
+    """Returns the figures of an earlier call, by d_sae."""
+    path = RESULTS / "penalties.json"
+    return json.loads(path.read_text())["by d_sae"] if path.is_file() else {}
 
 
 def print_costs(d_sae: int, costs: dict[str, Any]) -> None:
@@ -78,12 +90,12 @@ def print_costs(d_sae: int, costs: dict[str, Any]) -> None:
         print(f"  {name:34} {share}   {line['extra_mib']:6,} MiB", flush=True)
 
 
-def measure(d_in: int, d_sae: int, batch: int, num_steps: int) -> dict[str, Any]:
+def measure(d_in: int, d_sae: int, batch: int, num_steps: int, names: list[str]) -> dict[str, Any]:
     """Measures the step, then each penalty, at one size."""
     torch.manual_seed(0)
     step = measure_step(d_in, d_sae, batch, num_steps)
     ctx = random_context(d_in, d_sae, batch)
-    return {"step": step, "penalties": {name: measure_penalty(name, ctx, step, num_steps) for name in PENALTIES}}
+    return {"step": step, "penalties": {name: measure_penalty(name, ctx, step, num_steps) for name in names}}
 
 
 def measure_step(d_in: int, d_sae: int, batch: int, num_steps: int) -> dict[str, Any]:
@@ -150,9 +162,9 @@ def with_gradient(penalty: Penalty, ctx: StepContext, state: State, step: int) -
 
 def gathered_flop(state: State, ctx: StepContext, penalty: Penalty) -> float:
     """Counts the operations of selected pairs: per entry of a decoder row 2 for the cosine and 4 for its gradient; in
-    absorption also 4 per token for a pair's means."""
+    absorption and balance also 4 per token for a pair's means."""
     num_pairs = len(state.get("chosen", ()))
-    tokens = min(getattr(penalty, "statistics_tokens", 0), len(ctx.x)) if penalty.name == "absorption" else 0
+    tokens = min(getattr(penalty, "statistics_tokens", 0), len(ctx.x)) if penalty.name in OBSERVED else 0
     return num_pairs * (6 * ctx.W_dec.shape[1] + 4 * tokens)
 
 

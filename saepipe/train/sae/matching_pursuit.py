@@ -83,7 +83,7 @@ def _solve(W_dec: Tensor, pre_acts: Tensor, latents: Tensor, values: Tensor) -> 
     Step t reads what is left of its pre-activation, v_t = p_t - sum_(s < t) v_s (d_s . d_t): a triangular system.
     """
     rows, wide = W_dec[latents], _wide(pre_acts)  # (..., k, d_in)
-    counts = ~(values <= 0)  # NaN does
+    counts = values > 0
     overlaps = (rows @ rows.mT).to(wide).tril(-1) * counts.unsqueeze(-1)
     chosen = pre_acts.gather(-1, latents).to(wide) * counts
     solved = torch.linalg.solve_triangular(overlaps, chosen.unsqueeze(-1), upper=False, unitriangular=True)

@@ -92,6 +92,17 @@ def test_among_orthogonal_rows_it_is_a_topk(x: Tensor) -> None:
     torch.testing.assert_close(acts, TopK(d_sae=D_IN, k=K).encode(params, x, torch.float64))
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_rows_of_another_norm_overshoot_and_stop(grad: bool) -> None:
+    """SAELens does not keep rows at unit norm. Here both latents are overshot, and the last steps add nothing."""
+    rows, x = 1.5 * torch.eye(2, dtype=torch.float64).repeat(2, 1), torch.tensor([[1.0, 0.1]], dtype=torch.float64)
+    params = {"W_dec": rows, "W_enc": rows.T, "b_enc": x.new_zeros(4), "b_dec": x.new_zeros(2)}
+    with torch.set_grad_enabled(grad):
+        acts = MatchingPursuit(d_sae=4, k=4).encode(params, x, torch.float64)
+    torch.testing.assert_close(acts, by_residuals(params, x, 4)[0])
+    assert acts.tolist() == [[pytest.approx(1.5), pytest.approx(0.15), 0.0, 0.0]]
+
+
 def test_what_no_row_points_to_leaves_every_latent_off(params: Params) -> None:
     ones = torch.ones(1, D_IN, dtype=torch.float64)
     positive = {**params, "W_dec": normalize(params["W_dec"].detach().abs(), dim=1), "b_dec": torch.zeros(D_IN)}
