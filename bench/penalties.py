@@ -5,7 +5,7 @@
 The step is `train_step` of a ReLU SAE with L1. A penalty's step computes its value and the gradient of the value, with
 64 active latents per token. Searches for pairs are measured separately, and their cost is spread over the steps between
 two searches. Operations are those of dense matrix products, counted as they run, and those of the products of selected
-pairs, by formula. Each size runs in a separate process. `--only` measures some penalties, and keeps the others' figures.
+pairs, by formula. Each size runs in a separate process. `--only` measures some penalties and keeps all other figures.
 Writes results/penalties.json.
 """
 
