@@ -1,22 +1,24 @@
 """`balance` against the best pair penalties and random pairs, in worlds with and without overlapping children.
 
-    python bench/balance.py [--seeds 5] [--out FOLDER]
+    python bench/balance.py [--seeds 5] [--only ARM...] [--out FOLDER]
 
 Arms, worlds, sweeps, weights and the matched L0 are those of `saepipe validate`, which chooses weights on other seeds.
 So is the placebo: as many random pairs as `balance` selects, steered to its share of the gradient. The last rows hold
 the decoder at the true directions, or at these with each child made orthogonal to its parent, and train the encoder
-alone: the FVU that goes with these directions. Writes results/balance.json.
+alone: the FVU that goes with these directions. `--only` measures some rows and keeps the others. Writes
+results/balance.json.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from record import write_result
+from record import RESULTS, write_result
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -25,7 +27,7 @@ from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.evaluate.stats.l0_curves import Curve, difference, why_not_covered
 from saepipe.evaluate.stats.paired_seeds import mean
-from saepipe.evaluate.validate.arms import BASELINE, select_arms
+from saepipe.evaluate.validate.arms import BASELINE, Arm, select_arms
 from saepipe.evaluate.validate.config import Baseline, ValidateConfig
 from saepipe.evaluate.validate.run import Setup, curves_of, train_placebos, train_setups
 from saepipe.evaluate.validate.trained_stacks import HELD_OUT, TRAINED, StackTrainer
@@ -33,7 +35,7 @@ from saepipe.evaluate.validate.truth_metrics import measure
 
 CLAIM = "balance has the absorption and MCC of the best pair penalties, whether children overlap their parents or not"
 OURS = "balance"
-RANDOM = "random pairs"
+RANDOM, HELD = "random pairs", "held decoder"
 WEIGHTS = {OURS: 1.0, "ortsae": 0.3, "topk_orthogonality/cosine": 0.7, "absorption/suppression": 1.8}
 """As `saepipe validate` chooses them, on seeds from 1000."""
 WORLDS: dict[Baseline, tuple[str, ...]] = {
@@ -41,32 +43,52 @@ WORLDS: dict[Baseline, tuple[str, ...]] = {
     "batch_topk": ("orthogonal", "overlapping"),
 }
 METRICS = ("absorbed", "mcc", "fvu")
+ROWS = (BASELINE.name, *WEIGHTS, RANDOM, HELD)
+"""In the order of a table's rows."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="rows to measure")
     parser.add_argument("--out", type=Path, default=Path("runs/balance"), help="trained SAEs are kept here")
     args = parser.parse_args()
     torch.set_num_threads(1)
     config = ValidateConfig(num_seeds=args.seeds, processes=1)
-    rows = [*trained_rows(config, args.out), *oracle_rows(config)]
+    rows = list(trained_rows(config, args.out, args.only))
+    rows += oracle_rows(config) if HELD in args.only else []
+    rows = sorted([*rows, *kept_rows(args.only)], key=place)
     write_result("balance", CLAIM, {"seeds": args.seeds, "weights": WEIGHTS, "rows": rows})
 
 
-def trained_rows(config: ValidateConfig, out: Path) -> Iterator[dict[str, Any]]:
+def kept_rows(measured: Collection[str]) -> list[dict[str, Any]]:
+    """Returns the rows of an earlier call that are not measured now; `balance` itself always is."""
+    path = RESULTS / "balance.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return [row for row in rows if ROWS[place(row)[-1]] not in (OURS, *measured)]
+
+
+def place(row: dict[str, Any]) -> tuple[bool, int, int, int]:
+    """Returns where a row stands in the table: by baseline, world and arm; held decoders last."""
+    held, worlds = row["arm"] not in ROWS, list(WORLDS["relu"])
+    arm = ROWS.index(HELD if held else row["arm"])
+    return held, list(WORLDS).index(row["baseline"]), worlds.index(row["world"]), arm
+
+
+def trained_rows(config: ValidateConfig, out: Path, names: Collection[str]) -> Iterator[dict[str, Any]]:
     """Yields one row per baseline, world and arm: means, and ours less theirs."""
-    arms = {arm: WEIGHTS[arm.name] for arm in select_arms(list(WEIGHTS))}
+    arms: dict[Arm, float | None] = {BASELINE: None} if BASELINE.name in names else {}
+    arms |= {arm: WEIGHTS[arm.name] for arm in select_arms([name for name in WEIGHTS if name in (OURS, *names)])}
     with StackTrainer(config, out / "sweeps") as trainer:
         for baseline, worlds in WORLDS.items():
-            setups = [Setup(BASELINE, baseline, None), *(Setup(arm, baseline, arms[arm]) for arm in arms)]
+            setups = [Setup(arm, baseline, weight) for arm, weight in arms.items()]
             results = train_setups(trainer, config, setups, worlds, config.seeds, Silent())
             (ours,) = (setup for setup in setups if setup.arm.name == OURS)
             of_ours = [result for result in results if result.setup == ours]
-            random = train_placebos(trainer, config, of_ours, Silent())
+            random = train_placebos(trainer, config, of_ours, Silent()) if RANDOM in names else []
             for world in worlds:
                 curves = {setup.arm.name: curves_of(results, setup, world) for setup in setups}
-                curves[RANDOM] = curves_of(random, ours, world)
+                curves |= {RANDOM: curves_of(random, ours, world)} if random else {}
                 yield from compared(curves, baseline, world, config.baselines[baseline].l0)
 
 
