@@ -54,7 +54,7 @@ def _with_random_pairs(config: TrainConfig, num_pairs: Mapping[str, float]) -> l
         names = ", ".join(penalty.name for penalty in config.penalties) or "none"
         raise ConfigError(
             f"{PLACEBO}: no penalty of the variant selects pairs (penalties: {names})",
-            hint="it is the control of ortsae, topk_orthogonality, absorption and c2r; use frozen_decoder",
+            hint="it is the control of ortsae, topk_orthogonality, absorption, balance and c2r; use frozen_decoder",
         )
     return penalties
 
