@@ -79,7 +79,8 @@ def _bytes_of_one(recipe: Recipe) -> int:
     skip = recipe.d_in * recipe.d_out if config.skip else 0
     gradients = FLOAT * ((recipe.d_in + recipe.d_out) * sae.d_sae + skip)
     target = recipe.d_out if recipe.target else 0
-    tokens = FLOAT * batch * (TOKEN_ARRAYS * recipe.d_in + sae.num_reconstructions * recipe.d_out + 2 * target)
+    per_token = (TOKEN_ARRAYS + sae.held_rows) * recipe.d_in + sae.num_reconstructions * recipe.d_out
+    tokens = int(FLOAT * batch * (per_token + 2 * target))
     return max(forward, kept + gradients) + tokens + screen_bytes(recipe)
 
 

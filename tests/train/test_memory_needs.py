@@ -30,6 +30,7 @@ K: dict[str, dict[str, Any]] = {
     "batch_topk": {"k": 8},
     "matryoshka_batch_topk": {"k": 8},
     "jumprelu": {"bandwidth": 0.05},
+    "matching_pursuit": {"k": 8},
 }
 
 
@@ -48,6 +49,7 @@ def recipe_of(
     ("sae", "penalties", "sparse"),
     [
         *((sae, [], "never") for sae in ("relu", "topk", "jumprelu", "gated", "batch_topk", "matryoshka_batch_topk")),
+        ("matching_pursuit", [], "never"),
         *(("relu", [name], "never") for name in ("preact", "rate_floor", "tanh", "log", "lp", "c2r", "ortsae")),
         ("topk", ["auxk"], "never"),
         *((sae, [], "always") for sae in ("topk", "batch_topk", "matryoshka_batch_topk")),

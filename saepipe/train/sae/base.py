@@ -130,6 +130,11 @@ class Architecture(Component):
         return type(self).near is not Architecture.near
 
     @property
+    def held_rows(self) -> float:
+        """Decoder rows per token that a dense step holds at its peak."""
+        return 0
+
+    @property
     def num_reconstructions(self) -> int:
         """Number of `reconstructions`."""
         return 1

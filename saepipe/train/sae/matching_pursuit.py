@@ -28,7 +28,6 @@ class MatchingPursuit(Architecture):
     """
 
     name: Literal["matching_pursuit"] = "matching_pursuit"
-    dense_arrays: ClassVar[float] = 5
     buffers: ClassVar[frozenset[str]] = frozenset({"W_enc", "b_enc"})
     tied: ClassVar[bool] = True
     k: Annotated[Count, Field(ge=1)]
@@ -41,6 +40,10 @@ class MatchingPursuit(Architecture):
     @property
     def num_active(self) -> float:
         return self.k
+
+    @property
+    def held_rows(self) -> float:
+        return 2.5 * self.k
 
     def pre_acts(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         return super().pre_acts(_tied(params), x, dtype)
