@@ -49,3 +49,5 @@ def test_an_sae_is_measured_on_raw_held_out_tokens_as_it_chooses_in_training() -
     variance = (tokens.x - tokens.x.mean(0)).square().sum()
     assert metrics.explained_variance == pytest.approx(1 - float(error / variance), abs=1e-5)
     assert metrics.l0 == pytest.approx(3)
+    assert params["threshold"].item() == pytest.approx(kept.item(), rel=0.2)  # raw units, too
+    assert activation_scale(WORLD) < 0.7
