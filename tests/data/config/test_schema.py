@@ -31,7 +31,11 @@ STAGES: dict[str, type[Config]] = {
 }
 DEMOS = ROOT / "saepipe" / "data"
 FILES = {
-    "train": [*ROOT.glob("configs/study-*.yaml"), *DEMOS.glob("*/configs/train.yaml")],
+    "train": [
+        *ROOT.glob("configs/study-*.yaml"),
+        ROOT / "configs/synthbench-cpu.yaml",
+        *DEMOS.glob("*/configs/train.yaml"),
+    ],
     "harvest": [ROOT / "configs/gemma-2-2b-l19.yaml", *DEMOS.glob("*/configs/harvest.yaml")],
     "evaluate": [ROOT / "examples/ag_news.yaml", *DEMOS.glob("*/configs/evaluate.yaml")],
     "study": [ROOT / "examples/study.yaml"],
