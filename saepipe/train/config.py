@@ -204,8 +204,6 @@ class TrainConfig(ConfigWithPlugins):
         """Why no step of the run can be sparse; None if steps can be."""
         if not self.sae.sparse:
             return f"{self.sae.name} has no sparse steps"
-        if self.transforms and self.sae.estimates_slopes:
-            return f"{self.sae.name} estimates slopes at inactive latents, which transforms see too"
         dense = [transform.name for transform in self.transforms if not transform.keeps_zeros]
         return f"{', '.join(dense)} may turn latents on" if dense else None
 

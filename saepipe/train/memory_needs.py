@@ -69,7 +69,7 @@ def _bytes_of_one(recipe: Recipe) -> int:
     config, batch = recipe.config, recipe.config.batch_size
     sae, penalties = config.sae, config.penalties
     latents, weights = recipe.dtype.itemsize * sae.d_sae, FLOAT * max(recipe.d_in, recipe.d_out) * sae.d_sae
-    forgets = not any(penalty.reads_pre_acts(sae) == "all" for penalty in penalties)
+    forgets = not (config.transforms or any(penalty.reads_pre_acts(sae) == "all" for penalty in penalties))
     if starts_sparse(config, recipe.d_in, recipe.device) and forgets and recipe.device.type == "cpu":
         forward, kept = int(PIECE_ARRAYS * latents * min(batch, PIECE)), 0
     else:

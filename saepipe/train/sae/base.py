@@ -125,6 +125,11 @@ class Architecture(Component):
         return not any(CHOOSING & vars(each).keys() for each in order[:definer])
 
     @property
+    def chosen_by_mask(self) -> bool:
+        """True if the active entries are those of `mask`, as many as there are."""
+        return type(self).pattern is Architecture.pattern
+
+    @property
     def estimates_slopes(self) -> bool:
         """True if training adds a straight-through estimator."""
         return type(self).near is not Architecture.near
@@ -149,7 +154,10 @@ class Architecture(Component):
 
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         """Marks the entries (batch, d_sae) that are active in training, bool."""
-        raise NotImplementedError(f"{self.name} has no sparse steps")
+        if not self.sparse or self.chosen_by_mask:
+            raise NotImplementedError(f"{self.name} has no sparse steps")
+        pattern = self.pattern(params, pre_acts)
+        return pattern.dense(pattern.ones().bool())
 
     def near(self, params: Params, pre_acts: Tensor) -> Tensor | None:
         """Marks the entries (batch, d_sae) whose slope is estimated, bool; None if none is."""

@@ -31,6 +31,8 @@ def encode(
     dtype: torch.dtype,
     keep: Tensor | None = None,
     screening: Screening = "never",
+    *,
+    transformed: bool = False,
 ) -> Entries:
     """Encodes x (batch, d_in) by an architecture that has sparse steps.
 
@@ -41,16 +43,28 @@ def encode(
         dtype: dtype of the products.
         keep: indices (num_kept,) of the latents whose pre-activations are kept at every token; None: all.
         screening: whether a product of rounded factors first rules out what cannot be an entry.
+        transformed: whether a transform follows, which estimated slopes pass through. Then inactive latents that have
+            one are entries, too, and each entry carries its own.
     """
     inputs, bias = sae.encoder_input(params, x, dtype)
+    carried = transformed and sae.estimates_slopes
     with torch.no_grad():
-        found = _by_pieces(sae, params, inputs, bias, keep, screening) or _at_once(sae, params, inputs, bias)
+        found = None if carried else _by_pieces(sae, params, inputs, bias, keep, screening)
+        found = found or _at_once(sae, params, inputs, bias, carried=carried)
     pattern = found.pattern
     pre_acts = autograd.encode_at(pattern, found.values, inputs, params["W_enc"], bias)
     acts = sae.activate_at(params, pre_acts, pattern.columns)
+    estimate = None if found.near is None else sae.estimate(params, found.near, bias.dtype if carried else dtype)
+    if found.active is not None and estimate is not None:
+        acts, estimate = acts * found.active + estimate.at(pattern).to(dtype), None
     gates = sae.gate_acts(params, pre_acts, acts)
-    estimate = None if found.near is None else sae.estimate(params, found.near, dtype)
     return Entries(pattern, pre_acts, acts, gates, found.pre_acts, estimate)
+
+
+def reached(sae: Architecture, params: Params, pre_acts: Tensor, *, transformed: bool) -> Tensor:
+    """Marks the entries (batch, d_sae) of a sparse step, bool: active ones, and before a transform those near, too."""
+    mask, near = sae.mask(params, pre_acts), sae.near(params, pre_acts) if transformed else None
+    return mask if near is None else mask | near
 
 
 @dataclass(frozen=True)
@@ -61,14 +75,20 @@ class _Found:
     values: Tensor  # (num_entries,) pre-activations
     pre_acts: PreActs
     near: Tensor | None  # (batch, d_sae) bool, see `Architecture.near`
+    active: Tensor | None = None  # (num_entries,) bool; None: all
 
 
-def _at_once(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor) -> _Found:
-    """Finds the entries among all pre-activations of the batch."""
+def _at_once(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, *, carried: bool) -> _Found:
+    """Finds the entries among all pre-activations of the batch; with `carried`, also where slopes are estimated."""
     pre_acts = product(inputs, params["W_enc"], bias)
-    pattern = sae.pattern(params, pre_acts)
+    near, active = sae.near(params, pre_acts), None
+    if carried:
+        pattern = Pattern.of_mask(reached(sae, params, pre_acts, transformed=True))
+        active = pattern.values_of(sae.mask(params, pre_acts))
+    else:
+        pattern = sae.pattern(params, pre_acts)
     kept = PreActs(inputs, params["W_enc"], bias, None, pre_acts)
-    return _Found(pattern, pattern.values_of(pre_acts), kept, sae.near(params, pre_acts))
+    return _Found(pattern, pattern.values_of(pre_acts), kept, near, active)
 
 
 def _by_pieces(

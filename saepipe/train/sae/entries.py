@@ -33,10 +33,10 @@ class Entries:
 
     pattern: Pattern  # where the entries are, in (batch, d_sae)
     entry_pre_acts: Tensor  # (num_entries,)
-    entry_acts: Tensor  # (num_entries,), never negative; without the straight-through slopes
+    entry_acts: Tensor  # (num_entries,), never negative; without the slopes of `estimate`
     entry_gates: Tensor  # (num_entries,): what sparsity penalties act on; `entry_acts` but in a gated SAE
     constant: PreActs  # of all latents, without gradient
-    estimate: StraightThrough | None
+    estimate: StraightThrough | None  # also None where the entries carry the estimated slopes themselves
 
     def with_acts(self, sae: Architecture, params: Params, acts: Tensor) -> Entries:
         """Returns these entries with other activations (num_entries,)."""

@@ -28,6 +28,10 @@ class StraightThrough:
         """Entries of `mask`; None if there are too many, as early in a run."""
         return None if self.mask.count_nonzero() > DENSE_ABOVE * self.mask.numel() else Pattern.of_mask(self.mask)
 
+    def at(self, pattern: Pattern) -> Tensor:
+        """Returns what it adds at each entry of a pattern, (num_entries,)."""
+        return pattern.values_of(self.mask) * self.carrier[pattern.columns]
+
     @cached_property
     def count(self) -> Tensor:
         """Number of entries of `mask` per latent, (d_sae,) float32."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from saepipe.train.config import TrainConfig
-from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.base import Params
+from saepipe.train.sae.encoding import reached
 from saepipe.train.sae.entries import Entries
 from saepipe.train.step.loss import Loss
 
@@ -62,12 +63,13 @@ def next_is_sparse(sparse: bool, density: float, thresholds: Thresholds) -> bool
 
 
 @torch.no_grad()
-def density(sae: Architecture, params: Params, loss: Loss) -> float:
+def density(config: TrainConfig, params: Params, loss: Loss) -> float:
     """Returns the share of all entries (batch, d_sae) that a sparse step computes with."""
-    activations = loss.ctx.latent_acts
+    sae, activations = config.sae, loss.ctx.latent_acts
     if isinstance(activations, Entries):
         return activations.pattern.num_entries / (len(loss.ctx.x) * sae.d_sae)
-    return float(sae.mask(params, activations.pre_acts).float().mean())
+    computed = reached(sae, params, activations.pre_acts, transformed=bool(config.transforms))
+    return float(computed.float().mean())
 
 
 def _thresholds(config: TrainConfig, d_in: int, device: torch.device) -> Thresholds | None:

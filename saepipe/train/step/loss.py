@@ -202,7 +202,8 @@ def _activating(sae: Architecture) -> str:
 
 def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
     """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
-    entries = encode(config.sae, params, x, dtype, _kept(config.sae, config.penalties, moment), config.screening)
+    kept, transformed = _kept(config.sae, config.penalties, moment), bool(config.transforms)
+    entries = encode(config.sae, params, x, dtype, kept, config.screening, transformed=transformed)
     encoded = entries.entry_acts.detach()
     # Without an estimator the sum is the one that penalties read, and is kept for them.
     shared = entries.estimate is None

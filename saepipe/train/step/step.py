@@ -47,7 +47,7 @@ def train_step(
     finish_step(recipe, state, loss, loss.factors, lr)
     thresholds = thresholds_at(state.step, config, recipe.d_in, recipe.device)
     if thresholds is not None:
-        state.sparse = next_is_sparse(state.sparse, density(config.sae, state.all_params, loss), thresholds)
+        state.sparse = next_is_sparse(state.sparse, density(config, state.all_params, loss), thresholds)
     state.num_summed += 1
     state.step += 1
     return measurement

@@ -16,6 +16,7 @@ from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae import encoding, screen, straight_through
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.entries import Entries
+from saepipe.train.sae.jumprelu import JumpReLU
 from saepipe.train.sae.relu import ReLU
 from saepipe.train.sae.topk import TopK
 from saepipe.train.schedule import settings_at
@@ -23,7 +24,8 @@ from saepipe.train.step.loss import Loss, Moment, compute_loss
 from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import settings_now, train_step
-from saepipe.train.transforms.latent_dropout import LatentDropout
+from saepipe.train.transforms.base import Codes
+from saepipe.train.transforms.latent_dropout import LatentDropout, uniform_numbers
 
 Make = Callable[..., TrainConfig]
 D_IN, D_SAE, BATCH = 24, 40, 17
@@ -177,6 +179,13 @@ def test_gradients_agree_with_float64(
     """The tolerance is relative to each gradient's norm."""
     penalties = [{"name": "auxk"}] if "topk" in sae else [{"name": "l0" if sae == "jumprelu" else "l1", "weight": 0.3}]
     train_config = config(sae={"name": sae, "d_sae": D_SAE, **SAES[sae]}, penalties=penalties)
+    assert_gradients_agree(train_config, params, dtype, tolerance, sparse=sparse)
+
+
+def assert_gradients_agree(
+    train_config: TrainConfig, params: Params, dtype: torch.dtype, tolerance: float, *, sparse: bool
+) -> None:
+    """Compares a step's gradients with those of the dense step in float64."""
     low = {name: p.detach().to(dtype).float().requires_grad_() for name, p in leaves(train_config, params).items()}
     high = {name: p.detach().double().requires_grad_() for name, p in low.items()}
     rows = rows_with_equal_choices(train_config, low, high, dtype)
@@ -247,13 +256,32 @@ def test_training_curves_agree_over_500_steps(
         assert other[-1] < 0.6 * other[0]  # they learned
 
 
-@pytest.mark.parametrize("sae", sorted(SAES.keys() - {"jumprelu"}))
-@pytest.mark.parametrize("transforms", [["latent_dropout"], ["inhibition"], ["batch_gate", "latent_dropout"]])
+TRANSFORMS = [["latent_dropout"], ["inhibition"], ["batch_gate", "latent_dropout"]]
+
+
+def with_transforms(sae: str, transforms: list[str]) -> dict[str, Any]:
+    """Returns changes to a config; a jumprelu's penalties are those that read its estimated slopes."""
+    by_sae = {"jumprelu": [{"name": "l0", "weight": 0.3, "bandwidth": 0.7}, {"name": "tanh", "weight": 0.3}]}
+    penalties = [] if "topk" in sae else by_sae.get(sae, [{"name": "l1", "weight": 0.5}])
+    settings = {"name": sae, "d_sae": D_SAE, **SAES[sae]}
+    return {"sae": settings, "penalties": penalties, "transforms": [{"name": name} for name in transforms]}
+
+
+@pytest.mark.parametrize("piece", [5, BATCH])
+@pytest.mark.parametrize("sae", SAES)
+@pytest.mark.parametrize("transforms", TRANSFORMS)
 def test_transforms_act_alike_in_a_sparse_step(
-    config: Make, params: Params, x: Tensor, sae: str, transforms: list[str]
+    config: Make,
+    params: Params,
+    x: Tensor,
+    sae: str,
+    transforms: list[str],
+    piece: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = {"sae": {"name": sae, "d_sae": D_SAE, **SAES[sae]}, "transforms": [{"name": t} for t in transforms]}
-    train_config = config(**settings, penalties=[] if "topk" in sae else [{"name": "l1", "weight": 0.5}])
+    monkeypatch.setattr(encoding, "PIECE", piece)
+    settings = with_transforms(sae, transforms)
+    train_config = config(**settings)
     parameters = leaves(train_config, params)
     dense, sparse = (loss_of(train_config, parameters, x, torch.float64, sparse=path) for path in (False, True))
     plain = loss_of(config(**{**settings, "transforms": []}), parameters, x, torch.float64, sparse=False)
@@ -263,14 +291,47 @@ def test_transforms_act_alike_in_a_sparse_step(
     torch.testing.assert_close(sparse.statistics, dense.statistics)
     torch.testing.assert_close(sparse.states, dense.states)
     torch.testing.assert_close(gradients(sparse, parameters), gradients(dense, parameters))
+    for name in ("acts", "acts_sum", "gate_acts"):
+        torch.testing.assert_close(getattr(sparse.ctx, name), getattr(dense.ctx, name), msg=name)
+
+
+@pytest.mark.parametrize("sae", SAES)
+@pytest.mark.parametrize("transforms", TRANSFORMS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_gradients_through_transforms_agree_with_float64(
+    config: Make, params: Params, sae: str, transforms: list[str], dtype: torch.dtype, tolerance: float
+) -> None:
+    train_config = config(**with_transforms(sae, transforms))
+    assert_gradients_agree(train_config, params, dtype, tolerance, sparse=True)
+
+
+def test_a_transform_passes_on_slopes_of_inactive_latents(
+    config: Make, params: Params, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: the threshold's gradient is -threshold / bandwidth times the sum, where a latent is near, of dropout's
+    factor 1 / (1 - rate), or 0, times the slope -2 (x - x_hat) . W_dec / batch of the reconstruction error.
+    """
+    monkeypatch.setattr(JumpReLU, "activate_at", lambda _, params, pre_acts, latents: pre_acts)  # as of active ones
+    train_config = config(**{**with_transforms("jumprelu", ["latent_dropout"]), "penalties": []})
+    parameters = leaves(train_config, params)
+    pre_acts = train_config.sae.pre_acts(parameters, x, torch.float64)
+    near = (pre_acts - parameters["threshold"]).abs() < 0.7 / 2
+    loss = loss_of(train_config, parameters, x, torch.float64, sparse=True)
+    codes = Codes(lambda: pre_acts, pre_acts, parameters["W_dec"], seed=0, step=3)
+    factors = (uniform_numbers(codes) >= 0.1) / 0.9
+    slopes = -2 / BATCH * (x - loss.ctx.x_hat) @ parameters["W_dec"].T
+    expected = -(near * factors * slopes).sum(0) * parameters["threshold"] / 0.7
+    torch.testing.assert_close(gradients(loss, parameters)["threshold"], expected)
+    pattern = loss.ctx.latent_acts.pattern  # type: ignore[union-attr]
+    active = pre_acts > parameters["threshold"]
+    assert (near & ~active).any()
+    torch.testing.assert_close(loss.ctx.acts, active * pre_acts * factors)
+    assert torch.equal(pattern.dense(pattern.ones()).bool(), active | near)
 
 
 def test_sparse_steps_are_refused_if_unsupported(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     transforms = [{"name": "latent_dropout", "rate": 0.1}]
-    jumprelu = {"name": "jumprelu", "d_sae": D_SAE}
-    with pytest.raises(Exception, match="always is impossible, since jumprelu estimates slopes"):
-        config(sparse_steps="always", transforms=transforms, sae=jumprelu)
-    config(sparse_steps="never", transforms=transforms, sae=jumprelu)
+    config(sparse_steps="always", transforms=transforms)
     monkeypatch.setattr(LatentDropout, "keeps_zeros", False)
     with pytest.raises(Exception, match="always is impossible, since latent_dropout may turn latents on"):
         config(sparse_steps="always", transforms=transforms)

@@ -74,7 +74,7 @@ def test_density_decides_with_hysteresis(config: Make, sparse: bool, share: floa
     make_active(state, share)
     state.sparse, state.step = sparse, step
     loss = step_loss(recipe, state, rows())
-    assert density(recipe.config.sae, state.all_params, loss) == pytest.approx(share)
+    assert density(recipe.config, state.all_params, loss) == pytest.approx(share)
     thresholds = thresholds_at(step, recipe.config, recipe.d_in, recipe.device)
     assert (sparse if thresholds is None else next_is_sparse(sparse, share, thresholds)) is expected
 
@@ -100,6 +100,23 @@ def test_steps_with_transforms_are_sparse_if_zeros_are_kept(
     make_active(state, 0.0)
     train_step(recipe, state, rows())
     assert state.sparse == keeps_zeros
+
+
+@pytest.mark.usefixtures("small_pays")
+def test_with_transforms_entries_whose_slope_is_estimated_count(config: Make) -> None:
+    sae, transforms = {"name": "jumprelu", "d_sae": 40, "bandwidth": 0.5}, [{"name": "latent_dropout", "rate": 0.1}]
+    shares = []
+    for changes in ({}, {"transforms": transforms}):
+        recipe, state = fresh_run(config, sae=sae, penalties=[], **changes)
+        for state.sparse in (False, True):
+            loss = step_loss(recipe, state, rows())
+            shares.append(density(recipe.config, state.all_params, loss))
+    pre_acts, threshold = loss.ctx.pre_acts, state.params["threshold"]
+    active, near = pre_acts > threshold, (pre_acts - threshold).abs() < 0.25
+    assert shares == pytest.approx(
+        [float(mask.float().mean()) for mask in (active, active, active | near, active | near)]
+    )
+    assert shares[2] > shares[0]
 
 
 def test_small_shapes_stay_dense(config: Make) -> None:
