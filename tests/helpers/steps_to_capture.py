@@ -58,9 +58,38 @@ CASES: dict[str, dict[str, Any]] = {
     "a soft-frozen decoder": {"sae": sae("batch_topk"), "freeze": "soft_decoder", "freeze_cosine": 0.99},
     "sparse topk": {**with_penalty("auxk"), "sparse_steps": "always"},
     "sparse batch_topk": {"sae": sae("batch_topk"), "sparse_steps": "always"},
+    "sparse relu": {**with_penalty("l1"), "sparse_steps": "always"},
+    "sparse jumprelu": {
+        "sae": {**sae("jumprelu"), "bandwidth": 0.2},
+        "penalties": [{"name": "l0", "weight": 0.1, "bandwidth": 0.2}],
+        "sparse_steps": "always",
+    },
+    "sparse jumprelu, many near": {"sae": sae("jumprelu"), "sparse_steps": "always"},
+    "sparse gated": {"sae": sae("gated"), "penalties": [penalty("l1")], "sparse_steps": "always"},
+    "sparse, with penalties of activations": {
+        "sae": sae("relu"),
+        "penalties": [penalty(name) for name in ELEMENTWISE if name != "lp"],  # see ROUNDED
+        "sparse_steps": "always",
+    },
+    "sparse, with penalties of pairs": {
+        "sae": sae("relu"),
+        "penalties": [penalty(name) for name in PAIRS],
+        "sparse_steps": "always",
+    },
+    "sparse jumprelu, inhibited": {
+        "sae": sae("jumprelu"),
+        "penalties": [{"name": "l0", "weight": 0.1}],
+        "transforms": [{"name": "inhibition"}],
+        "sparse_steps": "always",
+    },
+    "sparse, bfloat16": {**with_penalty("l1"), "compute_dtype": "bfloat16", "sparse_steps": "always"},
     "sparse matryoshka_batch_topk": {"sae": sae("matryoshka_batch_topk"), "sparse_steps": "always"},
 }
 """Changes to a config, by what they show. Latents die early, so that a step's `any_dead` turns true."""
+
+ROUNDED = {"sae": sae("relu"), "penalties": [penalty("lp")], "sparse_steps": "always"}
+"""On a CPU torch rounds the powers of an array's last few elements otherwise than those of the others, so entries that
+follow change them."""
 
 
 def recipe_of(changes: dict[str, Any], device: torch.device = CPU) -> Recipe:

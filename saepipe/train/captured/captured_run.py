@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from saepipe.train.captured.entry_room import EntryRoom, count_first, memory_to_count
 from saepipe.train.captured.runners import Runner
 from saepipe.train.captured.settled_step import StepTensors, settled_step
 from saepipe.train.captured.traces import Traces
@@ -38,6 +39,7 @@ class CapturedRun:
         self._recipe, self._state = recipe, state
         self._traces, self._say = Traces(runner, say), say
         self._tensors: StepTensors | None = None
+        self._entry_room = EntryRoom(say)
 
     def step(self, rows: Tensor, due: Due = Due.NOTHING) -> Measurement | None:
         """Trains on one batch as `train_step` does."""
@@ -72,12 +74,20 @@ class CapturedRun:
             return False
         self._fill(self._tensors, rows, numbers)
         tensors = self._tensors._replace(uniform=() if numbers is None else self._tensors.uniform)
-        sparse = state.sparse
+        sparse, room = state.sparse, None
+        if sparse and tensors.counted and (room := self._room(recipe, self._tensors)) is None:
+            return False
 
         def function(step: int, tensors: StepTensors) -> None:
-            settled_step(recipe, step, tensors, any_dead=dead, sparse=sparse)
+            settled_step(recipe, step, tensors, any_dead=dead, sparse=sparse, room=room)
 
-        return self._traces.replay((dead, sparse, numbers is None), state.step, function, tensors)
+        return self._traces.replay((dead, sparse, numbers is None, room), state.step, function, tensors)
+
+    def _room(self, recipe: Recipe, tensors: StepTensors) -> tuple[int, int] | None:
+        """Counts the next step's entries and returns the room for them; None if they cannot be counted first."""
+        counts = self._traces.replay("entries", self._state.step, lambda _, own: count_first(recipe, own), tensors)
+        pre_acts, numbers = tensors.counted
+        return self._entry_room.fitting(numbers.tolist(), pre_acts.numel()) if counts else None
 
     def _fill(self, tensors: StepTensors, rows: Tensor, numbers: Tensor | None) -> None:
         """Writes what the next step depends on to the tensors that its trace reads; nothing waits."""
@@ -123,6 +133,7 @@ def step_tensors(recipe: Recipe, state: TrainState, rows: Tensor) -> StepTensors
             for label, component in recipe.config.components()
         },
         uniform=(torch.empty(recipe.config.sae.d_sae, device=device),),
+        counted=memory_to_count(recipe, len(rows)),
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.sae.base import Params
+from saepipe.train.sae.room import Room
 from saepipe.train.schedule import constant_settings
 from saepipe.train.step.loss import Moment, compute_loss
 from saepipe.train.step.optim import Moments
@@ -31,10 +32,22 @@ class StepTensors(NamedTuple):
     factors: Tensor  # `Loss.factors`
     moving: dict[str, Params]  # () each: the settings that change from step to step
     uniform: tuple[Tensor, ...]  # one, if the step draws
+    counted: tuple[Tensor, ...] = ()  # pre-activations (batch, d_sae) and numbers of entries (2,), if it counts first
 
 
-def settled_step(recipe: Recipe, step: int, tensors: StepTensors, *, any_dead: bool, sparse: bool) -> None:
-    """Makes a step that is neither measured nor resamples; a function of tensors alone."""
+def settled_step(
+    recipe: Recipe,
+    step: int,
+    tensors: StepTensors,
+    *,
+    any_dead: bool,
+    sparse: bool,
+    room: tuple[int, int] | None = None,
+) -> None:
+    """Makes a step that is neither measured nor resamples; a function of tensors alone.
+
+    With `room`, for entries and near ones, it goes on from the pre-activations in `tensors.counted`.
+    """
     state = TrainState(
         step=step,
         params={name: value.detach().requires_grad_() for name, value in tensors.params.items()},
@@ -62,6 +75,7 @@ def settled_step(recipe: Recipe, step: int, tensors: StepTensors, *, any_dead: b
             for label, component in recipe.config.components()
         },
         states=tensors.states,
+        room=None if room is None else Room(tensors.counted[0], *room),
     )
     x = recipe.scaled(tensors.rows)
     loss = compute_loss(recipe.config, state.all_params, x, moment, recipe.dtype, sparse=sparse)

@@ -134,7 +134,7 @@ class _DecodeZeros(torch.autograd.Function):
         else:
             kernels = kernels_for(W_dec.device, W_dec.dtype)
             slopes = kernels.sampled(ctx.pattern, gradient, W_dec.to(ctx.dtype))
-            carrier_gradient = kernels.column_sums(ctx.pattern, slopes)
+            carrier_gradient = kernels.column_sums(ctx.pattern, ctx.pattern.without_padding(slopes))
         return carrier_gradient.to(ctx.dtype), None, None, None
 
 

@@ -30,17 +30,34 @@ class Pattern:
     """Entries of a (num_rows, num_columns) array, row by row; in a step (batch, d_sae). Values are kept separately.
 
     Derived indices are computed once, so one transposed index serves both gradients of a step.
+
+    Where only the device knows the number of entries, a pattern is padded to more. Padding entries are the last ones,
+    all at the last row and column, where every kernel may read. They are beyond `row_starts` and the starts by column,
+    so sums by row or column pass over them; their values are 0, for all that sums values.
     """
 
     num_columns: int
     row_starts: Tensor  # int32 (num_rows + 1,): start of each row's entries
     columns: Tensor  # int32 (num_entries,), ascending in each row
     positions: Tensor  # int64 (num_entries,): row * num_columns + column
+    padded: bool = False  # whether entries from row_starts[-1] on are padding
 
     @classmethod
     def of_mask(cls, mask: Tensor) -> Pattern:
         """Returns the pattern of the true entries of `mask` (num_rows, num_columns). Waits for their number on CUDA."""
         return cls.of_positions(true_positions(mask), *mask.shape)
+
+    @classmethod
+    def padded_to(cls, num_entries: int, mask: Tensor) -> Pattern:
+        """Returns the pattern of the true entries of a mask, of which there are no more than `num_entries`, padded.
+
+        Nothing waits. If there are more, the last ones are missing. `num_entries` is at most the size of the mask.
+        """
+        (num_rows, num_columns), end = mask.shape, mask.numel()
+        positions = mask.flatten().nonzero_static(size=num_entries, fill_value=end).squeeze(1)
+        row_starts = cls.of_positions(positions, num_rows, num_columns).row_starts  # without those at the end
+        positions = positions.clamp_max(end - 1)
+        return cls(num_columns, row_starts, (positions % num_columns).int(), positions, padded=True)
 
     @classmethod
     def of_positions(cls, positions: Tensor, num_rows: int, num_columns: int) -> Pattern:
@@ -119,20 +136,44 @@ class Pattern:
     def by_column(self) -> ByColumn:
         columns, order = self.columns.sort(stable=True)
         edges = multiples(self.num_columns + 1, 1, torch.int32, columns.device)
-        return ByColumn(torch.searchsorted(columns, edges, out_int32=True), columns, self.rows[order], order)
+        starts = torch.searchsorted(columns, edges, out_int32=True)
+        if self.padded:
+            starts = torch.minimum(starts, self.row_starts[-1])
+        return ByColumn(starts, columns, self.rows[order], order)
+
+    @cached_property
+    def padding(self) -> Tensor:
+        """Marks the padding entries of a padded pattern, bool (num_entries,)."""
+        return multiples(self.num_entries, 1, torch.int32, self.columns.device) >= self.row_starts[-1]
+
+    def without_padding(self, values: Tensor) -> Tensor:
+        """Returns values (num_entries,), with 0 at padding entries, where their gradients end."""
+        return values.masked_fill(self.padding, 0) if self.padded else values
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Returns `positions`, but for padding entries the position after the last: where each value is written."""
+        return (
+            self.positions.masked_fill(self.padding, self.num_rows * self.num_columns)
+            if self.padded
+            else self.positions
+        )
 
     @cached_property
     def zeros(self) -> Tensor:
         """float32 zeros at the entries, as a sparse CSR tensor (num_rows, num_columns) of torch."""
         values, shape = self.columns.new_zeros(self.num_entries, dtype=torch.float32), (self.num_rows, self.num_columns)
+        starts = self.row_starts
+        if self.padded:  # torch counts the entries by both, so padding is in the last row here
+            starts = torch.cat([starts[:-1], starts.new_tensor([self.num_entries])])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
             # Unchecked, as the index is always valid.
-            return torch.sparse_csr_tensor(self.row_starts, self.columns, values, shape, check_invariants=False)
+            return torch.sparse_csr_tensor(starts, self.columns, values, shape, check_invariants=False)
 
     def ones(self) -> Tensor:
         """Returns ones, (num_entries,) float32."""
-        return torch.ones(self.num_entries, device=self.columns.device)
+        return self.without_padding(torch.ones(self.num_entries, device=self.columns.device))
 
     def row_sums(self, values: Tensor) -> Tensor:
         """Sums values (num_entries,) over each row, (num_rows,)."""
@@ -148,9 +189,10 @@ class Pattern:
 
     def dense_or(self, values: Tensor, other: float) -> Tensor:
         """Returns an array (num_rows, num_columns) with `values` (num_entries,) at the entries, `other` elsewhere."""
-        flat = values.new_full((self.num_rows * self.num_columns,), other)
+        size = self.num_rows * self.num_columns
+        flat = values.new_full((size + self.padded,), other)
         scattered = flat.scatter if values.requires_grad else flat.scatter_  # without a gradient, in one array
-        return scattered(0, self.positions, values).view(self.num_rows, self.num_columns)
+        return scattered(0, self.targets, values)[:size].view(self.num_rows, self.num_columns)
 
 
 def true_positions(mask: Tensor) -> Tensor:

@@ -109,6 +109,13 @@ class StepContext:
         """Sums over the batch a function of each activation that is 0 at 0: (d_sae,) float32."""
         return self.latent_acts.over_batch(function)
 
+    def over_gates(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sums over batch and latents a function of each of `gate_acts`, in float32, that is 0 at 0: () float32.
+
+        In a sparse step it sums by latent first, so that entries that only pad a captured step change no rounding.
+        """
+        return self.latent_acts.over_gates(lambda gates: function(gates.to(self.x.dtype)))
+
     def num_near(self, bandwidth: float) -> Tensor:
         """Counts the batch's pre-activations within bandwidth / 2 of their latent's threshold: (d_sae,) float32."""
         assert self.threshold is not None, "the architecture has no thresholds"

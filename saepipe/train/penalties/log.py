@@ -20,4 +20,4 @@ class Log(Penalty):
     eps: Annotated[Setting, within(1e-6, 1e6)] = 0.1
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        return Penalised((ctx.gate_values / now["eps"]).log1p().sum() / len(ctx.x), {}, state)
+        return Penalised(ctx.over_gates(lambda gates: (gates / now["eps"]).log1p()) / len(ctx.x), {}, state)

@@ -24,5 +24,5 @@ class Lp(Penalty):
     eps: Annotated[float, Field(gt=0)] = 0.01
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
-        acts = ctx.gate_values
-        return Penalised((acts * (acts + self.eps) ** (now["p"] - 1)).sum() / len(ctx.x), {}, state)
+        total = ctx.over_gates(lambda gates: gates * (gates + self.eps) ** (now["p"] - 1))
+        return Penalised(total / len(ctx.x), {}, state)

@@ -22,4 +22,4 @@ class Tanh(Penalty):
 
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         # |W_dec_i| = 1, as in `l1`.
-        return Penalised((now["c"] * ctx.gate_values).tanh().sum() / len(ctx.x), {}, state)
+        return Penalised(ctx.over_gates(lambda gates: (now["c"] * gates).tanh()) / len(ctx.x), {}, state)

@@ -223,7 +223,7 @@ class Architecture(Component):
         return self.activate(params_of(params, latents), pre_acts)
 
     def gate_acts(self, params: Params, pre_acts: Tensor, acts: Tensor) -> Tensor:
-        """Returns the values on which sparsity penalties act, each from its own pre-activation and activation."""
+        """Returns the values on which sparsity penalties act, each from its pre-activation and activation; 0 of 0."""
         return acts
 
     def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:

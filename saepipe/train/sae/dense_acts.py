@@ -37,6 +37,9 @@ class DenseActs:
     def over_batch(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         return function(self.acts).sum(0, dtype=self.acts_sum.dtype)
 
+    def over_gates(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return function(self.gate_acts).sum()
+
     def num_near(self, threshold: Tensor, bandwidth: float) -> Tensor:
         return near(self.pre_acts, threshold, bandwidth).sum(0)
 

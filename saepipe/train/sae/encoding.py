@@ -7,7 +7,7 @@ multiplies bfloat16 fast, a screen replaces the product.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from saepipe.train.kernels.pattern import Pattern, true_positions
 from saepipe.train.sae.base import Architecture, Params, product
 from saepipe.train.sae.entries import Entries
 from saepipe.train.sae.pre_acts import PreActs
+from saepipe.train.sae.room import Room, reached
 from saepipe.train.sae.screen import Screen, Screening, screens
 
 PIECE = 512
@@ -33,6 +34,7 @@ def encode(
     screening: Screening = "never",
     *,
     transformed: bool = False,
+    room: Room | None = None,
 ) -> Entries:
     """Encodes x (batch, d_in) by an architecture that has sparse steps.
 
@@ -45,26 +47,24 @@ def encode(
         screening: whether a product of rounded factors first rules out what cannot be an entry.
         transformed: whether a transform follows, which estimated slopes pass through. Then inactive latents that have
             one are entries, too, and each entry carries its own.
+        room: for the entries, of an architecture that is `chosen_by_mask`; None: as many as there are.
     """
     inputs, bias = sae.encoder_input(params, x, dtype)
     carried = transformed and sae.estimates_slopes
     with torch.no_grad():
-        found = None if carried else _by_pieces(sae, params, inputs, bias, keep, screening)
-        found = found or _at_once(sae, params, inputs, bias, carried=carried)
+        found = None if carried or room else _by_pieces(sae, params, inputs, bias, keep, screening)
+        found = found or _at_once(sae, params, inputs, bias, room, carried=carried)
     pattern = found.pattern
-    pre_acts = autograd.encode_at(pattern, found.values, inputs, params["W_enc"], bias)
+    pre_acts = pattern.without_padding(autograd.encode_at(pattern, found.values, inputs, params["W_enc"], bias))
     acts = sae.activate_at(params, pre_acts, pattern.columns)
     estimate = None if found.near is None else sae.estimate(params, found.near, bias.dtype if carried else dtype)
     if found.active is not None and estimate is not None:
         acts, estimate = acts * found.active + estimate.at(pattern).to(dtype), None
+    elif room and estimate is not None:
+        estimate = replace(estimate, padded_to=room.num_near)
+    acts = pattern.without_padding(acts)
     gates = sae.gate_acts(params, pre_acts, acts)
     return Entries(pattern, pre_acts, acts, gates, found.pre_acts, estimate)
-
-
-def reached(sae: Architecture, params: Params, pre_acts: Tensor, *, transformed: bool) -> Tensor:
-    """Marks the entries (batch, d_sae) of a sparse step, bool: active ones, and before a transform those near, too."""
-    mask, near = sae.mask(params, pre_acts), sae.near(params, pre_acts) if transformed else None
-    return mask if near is None else mask | near
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,19 @@ class _Found:
     active: Tensor | None = None  # (num_entries,) bool; None: all
 
 
-def _at_once(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, *, carried: bool) -> _Found:
+def _at_once(
+    sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, room: Room | None, *, carried: bool
+) -> _Found:
     """Finds the entries among all pre-activations of the batch; with `carried`, also where slopes are estimated."""
-    pre_acts = product(inputs, params["W_enc"], bias)
-    near, active = sae.near(params, pre_acts), None
-    if carried:
-        pattern = Pattern.of_mask(reached(sae, params, pre_acts, transformed=True))
-        active = pattern.values_of(sae.mask(params, pre_acts))
-    else:
+    pre_acts = room.pre_acts if room else product(inputs, params["W_enc"], bias)
+    if not (room or carried):
         pattern = sae.pattern(params, pre_acts)
+    else:
+        mask = reached(sae, params, pre_acts, transformed=carried)
+        pattern = Pattern.padded_to(room.num_entries, mask) if room else Pattern.of_mask(mask)
+    active = pattern.values_of(sae.mask(params, pre_acts)) if carried else None
     kept = PreActs(inputs, params["W_enc"], bias, None, pre_acts)
-    return _Found(pattern, pattern.values_of(pre_acts), kept, near, active)
+    return _Found(pattern, pattern.values_of(pre_acts), kept, sae.near(params, pre_acts), active)
 
 
 def _by_pieces(

@@ -40,6 +40,7 @@ class Entries:
 
     def with_acts(self, sae: Architecture, params: Params, acts: Tensor) -> Entries:
         """Returns these entries with other activations (num_entries,)."""
+        acts = self.pattern.without_padding(acts)
         return replace(self, entry_acts=acts, entry_gates=sae.gate_acts(params, self.entry_pre_acts, acts))
 
     @cached_property
@@ -67,7 +68,9 @@ class Entries:
 
     @property
     def gate_sum(self) -> Tensor:
-        return self.gate_values.to(self.constant.W_enc.dtype).sum()
+        if self.entry_gates is self.entry_acts or self.estimate is not None:
+            return self.acts_sum.sum()
+        return self.over_gates(lambda gates: gates)
 
     @property
     def num_active(self) -> Tensor:
@@ -78,6 +81,11 @@ class Entries:
             return function(self.acts).sum(0, dtype=self.constant.W_enc.dtype)
         return autograd.column_sums(self.pattern, function(self.entry_acts))
 
+    def over_gates(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.estimate:
+            return function(self.acts).sum()
+        return autograd.column_sums(self.pattern, function(self.entry_gates)).sum()
+
     def num_near(self, threshold: Tensor, bandwidth: float) -> Tensor:
         if self.estimate is not None and self.estimate.bandwidth == bandwidth:
             return self.estimate.count
@@ -86,13 +94,13 @@ class Entries:
     def num_above(self, threshold: Tensor | float) -> Tensor:
         if isinstance(threshold, Tensor) and threshold.dim() > 0:
             threshold = threshold[self.pattern.columns]
-        return (self.entry_pre_acts.detach() > threshold).sum()
+        return self.pattern.without_padding(self.entry_pre_acts.detach() > threshold).sum()
 
     def first_acts(self, num_tokens: int) -> Tensor:
         acts, num_rows = self.entry_acts.detach(), min(num_tokens, self.pattern.num_rows)
         size = num_rows * self.pattern.num_columns
         # Entries of later tokens go to one extra element, so nothing waits for the number of entries before them.
-        flat = acts.new_zeros(size + 1).scatter(0, self.pattern.positions.clamp_max(size), acts)
+        flat = acts.new_zeros(size + 1).scatter(0, self.pattern.targets.clamp_max(size), acts)
         return flat[:size].view(num_rows, -1)
 
     def reconstructions(self, sae: Architecture, params: Params) -> tuple[Tensor, ...]:

@@ -22,10 +22,13 @@ class StraightThrough:
     mask: Tensor  # (batch, d_sae) bool: within bandwidth / 2 of their latent's threshold
     carrier: Tensor  # (d_sae,) zeros, with the estimated slope as their gradient
     bandwidth: float
+    padded_to: int | None = None  # entries of `pattern`, with padding; 0: too many; None: their number is read
 
     @cached_property
     def pattern(self) -> Pattern | None:
         """Entries of `mask`; None if there are too many, as early in a run."""
+        if self.padded_to is not None:
+            return Pattern.padded_to(self.padded_to, self.mask) if self.padded_to else None
         return None if self.mask.count_nonzero() > DENSE_ABOVE * self.mask.numel() else Pattern.of_mask(self.mask)
 
     def at(self, pattern: Pattern) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.sae.base import Params
-from saepipe.train.sae.encoding import reached
 from saepipe.train.sae.entries import Entries
+from saepipe.train.sae.room import reached
 from saepipe.train.step.loss import Loss
 
 MEASURE_EVERY = 100  # steps; measuring waits for the device

@@ -23,6 +23,7 @@ from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.encoding import encode
 from saepipe.train.sae.entries import LatentActs
+from saepipe.train.sae.room import Room
 from saepipe.train.sae.transcoder import skipped, split_rows
 from saepipe.train.setting import SettingsNow
 from saepipe.train.transforms.base import Codes, Transformed
@@ -44,6 +45,7 @@ class Moment:
     now: Mapping[str, SettingsNow]
     states: Mapping[str, State]
     widths: tuple[int, ...] = ()  # of a crosscoder's hooks
+    room: Room | None = None  # for the entries of a captured sparse step
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def _activating(sae: Architecture) -> str:
 def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
     """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
     kept, transformed = _kept(config.sae, config.penalties, moment), bool(config.transforms)
-    entries = encode(config.sae, params, x, dtype, kept, config.screening, transformed=transformed)
+    entries = encode(config.sae, params, x, dtype, kept, config.screening, transformed=transformed, room=moment.room)
     encoded = entries.entry_acts.detach()
     # Without an estimator the sum is the one that penalties read, and is kept for them.
     shared = entries.estimate is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from helpers.killed_training import KillAfter, Killed
-from helpers.steps_to_capture import BATCH, CASES, FALLING, NUM_STEPS, batches, fresh, recipe_of, tensors, with_penalty
-from saepipe.train.captured import captured_run, runners
+from helpers.steps_to_capture import (
+    BATCH,
+    CASES,
+    FALLING,
+    NUM_STEPS,
+    ROUNDED,
+    batches,
+    fresh,
+    recipe_of,
+    tensors,
+    with_penalty,
+)
+from saepipe.train.captured import captured_run, entry_room, runners
 from saepipe.train.captured.captured_run import CapturedRun
+from saepipe.train.captured.entry_room import EntryRoom
 from saepipe.train.captured.runners import interpreted
 from saepipe.train.config import TrainConfig
 from saepipe.train.penalties.l1 import L1
@@ -67,7 +79,51 @@ def test_every_bit_is_that_of_plain_steps(plain_steps: list[int], name: str) -> 
     assert said == []
     assert_same(state, plain)
     measured = NUM_STEPS // LINE_EVERY
-    assert measured < len(plain_steps) <= measured + 4  # and the first step of each kind
+    assert measured < len(plain_steps) <= measured + 5  # and the first step of each kind
+
+
+def test_powers_of_entries_differ_by_rounding_from_those_of_plain_steps() -> None:
+    plain, state, said = trained(ROUNDED)
+    assert said == []
+    torch.testing.assert_close(tensors(state), tensors(plain), rtol=1e-5, atol=1e-7)
+
+
+def sparse_relu(monkeypatch: pytest.MonkeyPatch, biases: Sequence[float]) -> tuple[list[str], list[tuple[int, int]]]:
+    """Captures sparse steps whose b_enc is set before each, by which the number of entries moves.
+
+    Returns what was said, and the room of each step that counted its entries; the steps have every bit of plain ones.
+    """
+    monkeypatch.setattr(entry_room, "MULTIPLE", 1)
+    recipe, said, rooms = recipe_of(CASES["sparse relu"]), list[str](), list[tuple[int, int]]()
+    fitting = EntryRoom.fitting
+    monkeypatch.setattr(EntryRoom, "fitting", lambda *args: rooms.append(fitting(*args)) or rooms[-1])
+    plain, state = fresh(recipe), fresh(recipe)
+    run = CapturedRun(recipe, state, interpreted, said.append)
+    for bias, rows in zip(biases, batches(), strict=False):
+        for each in (plain, state):
+            each.params["b_enc"].detach().fill_(bias)
+        run.step(rows)
+        train_step(recipe, plain, rows)
+        assert_same(state, plain)
+    return said, rooms
+
+
+def test_a_step_with_more_entries_than_there_is_room_for_is_plain(
+    plain_steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, rooms = sparse_relu(monkeypatch, [-0.2] * 6 + [0.0] * 4 + [-0.2] * 2)
+    assert len(said) == 1
+    assert "more than the" in said[0]
+    assert "(overflow 1)" in said[0]
+    assert plain_steps == [0, 1, 6]  # two kinds of traces, and the step with the overflow
+    assert len(set(rooms)) == 2
+
+
+def test_room_shrinks_with_the_entries(plain_steps: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    said, rooms = sparse_relu(monkeypatch, [0.0] * 6 + [-1.5] * 4)
+    assert said == []
+    assert rooms[-1][0] < rooms[0][0] / 2
+    assert plain_steps == [0, 1, 6]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 
 from helpers.steps_to_capture import BATCH, CASES, D_IN, fresh, recipe_of, with_penalty
 from saepipe.train.captured.captured_run import step_tensors
+from saepipe.train.captured.entry_room import count_first
 from saepipe.train.captured.settled_step import keep, settled_step
 from saepipe.train.captured.trace import trace
 
@@ -23,8 +24,19 @@ def test_a_step_needs_nothing_from_the_host(name: str) -> None:
     recipe = recipe_of(CASES[name], META)
     state = fresh(recipe)
     tensors = step_tensors(recipe, state, torch.empty(BATCH, D_IN, dtype=torch.bfloat16, device=META))
-    graph = trace(lambda tensors: settled_step(recipe, 0, tensors, any_dead=True, sparse=state.sparse), tensors)
+    room = (512, 128) if state.sparse and tensors.counted else None
+    graph = trace(
+        lambda tensors: settled_step(recipe, 0, tensors, any_dead=True, sparse=state.sparse, room=room), tensors
+    )
     assert torch.ops.aten._fused_adam_.tensor_lr in {node.target for node in graph.graph.nodes}
+
+
+@pytest.mark.parametrize("name", ["relu", "jumprelu", "gated"])
+def test_entries_are_counted_without_the_host(name: str) -> None:
+    recipe = recipe_of({**CASES[name], "sparse_steps": "always"}, META)
+    tensors = step_tensors(recipe, fresh(recipe), torch.empty(BATCH, D_IN, device=META))
+    graph = trace(lambda tensors: count_first(recipe, tensors), tensors)
+    assert len([node for node in graph.graph.nodes if node.target == torch.ops.aten.copy_.default]) == 2
 
 
 @pytest.mark.parametrize("name", ["relu", "jumprelu", "gated"])

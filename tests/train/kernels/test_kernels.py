@@ -100,6 +100,33 @@ def test_one_row_or_column_may_hold_nearly_all_entries(name: str, operation: str
     check(name, operation, uneven_case(kernels_on(name)[1], by_column=operation != "decode"))
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_entries_change_no_bit(name: str, operation: str) -> None:
+    """Of rows and columns with few entries; in longer ones the chunks are larger."""
+    kernels, device = kernels_on(name)
+    for shape, num_padding in (((5, 7, 0.5), 9), ((3, 4, 0.0), 12), ((2, 3, 1.0), 0)):
+        case = Case.of(random_mask(*shape), 6, device=device)
+        mask, zeros = case.pattern.dense(case.pattern.ones()).bool(), case.values.new_zeros(num_padding)
+        pattern = Pattern.padded_to(case.pattern.num_entries + num_padding, mask)
+        padded = replace(case, pattern=pattern, values=torch.cat([case.values, zeros]))
+        expected = OPERATIONS[operation](kernels, case)
+        assert torch.equal(OPERATIONS[operation](kernels, padded)[: len(expected)], expected)
+
+
+@pytest.mark.parametrize("operation", ["decode", "decode_t", "column_sums"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_padding", [1, 300, 1500])
+def test_padding_follows_a_long_row_or_column(name: str, operation: str, num_padding: int) -> None:
+    """The last row (column) has nearly all entries, and its last chunk of them is not whole."""
+    mask = torch.zeros(4, 600, dtype=torch.bool)
+    mask[0, ::9] = mask[3] = True
+    case = Case.of(mask if operation == "decode" else mask.T, 5, device=kernels_on(name)[1])
+    dense, zeros = case.pattern.dense(case.pattern.ones()).bool(), case.values.new_zeros(num_padding)
+    pattern = Pattern.padded_to(case.pattern.num_entries + num_padding, dense)
+    check(name, operation, replace(case, pattern=pattern, values=torch.cat([case.values, zeros])))
+
+
 def test_triton_sums_a_long_row_in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replacing the chunks' sums with NaN turns that row into NaN, and no other."""
     kernels, device = kernels_on("triton")

@@ -89,3 +89,24 @@ def test_values_of_a_transposed_view() -> None:
     mask, array = random_mask(5, 8, 0.5), torch.randn(8, 5, generator=torch.Generator().manual_seed(5))
     assert torch.equal(Pattern.of_mask(mask).values_of(array.T), array.T[mask])
     assert torch.equal(Pattern.of_mask(mask.T).values_of(array), array[mask.T])
+
+
+@pytest.mark.parametrize("num_padding", [0, 1, 5])
+def test_padding_is_at_the_last_entry_and_beyond_all_starts(mask: Tensor, num_padding: int) -> None:
+    plain, (num_rows, num_columns) = Pattern.of_mask(mask), mask.shape
+    padded, num_entries = Pattern.padded_to(plain.num_entries + num_padding, mask), plain.num_entries
+    for name in ("columns", "rows", "positions"):
+        assert torch.equal(getattr(padded, name)[:num_entries], getattr(plain, name)), name
+    assert padded.rows[num_entries:].tolist() == [num_rows - 1] * num_padding
+    assert padded.columns[num_entries:].tolist() == [num_columns - 1] * num_padding
+    assert torch.equal(padded.row_starts, plain.row_starts)
+    assert torch.equal(padded.by_column.starts, plain.by_column.starts)
+    assert torch.equal(padded.by_column.order[:num_entries], plain.by_column.order)
+    values = torch.arange(1.0, num_entries + num_padding + 1)
+    assert torch.equal(padded.dense(values), plain.dense(values[:num_entries]))
+    assert padded.without_padding(values).tolist() == [*values[:num_entries].tolist(), *[0.0] * num_padding]
+    assert padded.ones().sum() == num_entries
+
+
+def test_entries_for_which_there_is_no_room_are_missing() -> None:
+    assert Pattern.padded_to(2, torch.ones(2, 3, dtype=torch.bool)).positions.tolist() == [0, 1]
