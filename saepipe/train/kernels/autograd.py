@@ -65,6 +65,15 @@ def column_sums(pattern: Pattern, values: Tensor) -> Tensor:
     return _ColumnSums.apply(values, pattern)  # type: ignore[no-untyped-call]
 
 
+def total(pattern: Pattern, values: Tensor, sums: Tensor | None = None) -> Tensor:
+    """Sums values (num_entries,) by column, which padding entries cannot round, then over the columns -> ().
+
+    `sums` (d_sae,) may be given.
+    """
+    by_column = column_sums(pattern, values.detach()) if sums is None else sums.detach()
+    return _Total.apply(values, by_column)  # type: ignore[no-untyped-call]
+
+
 class _EncodeAt(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, W_enc: Tensor, bias: Tensor, x: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
@@ -197,3 +206,15 @@ class _ColumnSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         return gradient[ctx.pattern.columns].to(ctx.dtype), None
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, by_column: Tensor) -> Tensor:
+        ctx.shape, ctx.dtype = values.shape, values.dtype
+        return by_column.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient.to(ctx.dtype).expand(ctx.shape), None

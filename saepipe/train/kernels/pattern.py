@@ -152,24 +152,18 @@ class Pattern:
 
     @cached_property
     def targets(self) -> Tensor:
-        """Returns `positions`, but for padding entries the position after the last: where each value is written."""
-        return (
-            self.positions.masked_fill(self.padding, self.num_rows * self.num_columns)
-            if self.padded
-            else self.positions
-        )
+        """Positions to which values are written: `positions`, and of padding entries the one after the last."""
+        end = self.num_rows * self.num_columns
+        return self.positions.masked_fill(self.padding, end) if self.padded else self.positions
 
     @cached_property
     def zeros(self) -> Tensor:
         """float32 zeros at the entries, as a sparse CSR tensor (num_rows, num_columns) of torch."""
         values, shape = self.columns.new_zeros(self.num_entries, dtype=torch.float32), (self.num_rows, self.num_columns)
-        starts = self.row_starts
-        if self.padded:  # torch counts the entries by both, so padding is in the last row here
-            starts = torch.cat([starts[:-1], starts.new_tensor([self.num_entries])])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            # Unchecked, as the index is always valid.
-            return torch.sparse_csr_tensor(starts, self.columns, values, shape, check_invariants=False)
+            # Unchecked, as the index is always valid; padding entries, of which it has no row, stay 0.
+            return torch.sparse_csr_tensor(self.row_starts, self.columns, values, shape, check_invariants=False)
 
     def ones(self) -> Tensor:
         """Returns ones, (num_entries,) float32."""

@@ -60,7 +60,11 @@ class Entries:
 
     @cached_property
     def gate_acts(self) -> Tensor:
-        return self.acts if self.entry_gates is self.entry_acts else self.pattern.dense(self.entry_gates)
+        return self.acts if self.gates_are_acts else self.pattern.dense(self.entry_gates)
+
+    @property
+    def gates_are_acts(self) -> bool:
+        return self.entry_gates is self.entry_acts
 
     @property
     def gate_values(self) -> Tensor:
@@ -68,9 +72,9 @@ class Entries:
 
     @property
     def gate_sum(self) -> Tensor:
-        if self.entry_gates is self.entry_acts or self.estimate is not None:
+        if self.estimate is not None:
             return self.acts_sum.sum()
-        return self.over_gates(lambda gates: gates)
+        return autograd.total(self.pattern, self.entry_gates, self.acts_sum if self.gates_are_acts else None)
 
     @property
     def num_active(self) -> Tensor:
@@ -84,7 +88,7 @@ class Entries:
     def over_gates(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         if self.estimate:
             return function(self.acts).sum()
-        return autograd.column_sums(self.pattern, function(self.entry_gates)).sum()
+        return autograd.total(self.pattern, function(self.entry_gates))
 
     def num_near(self, threshold: Tensor, bandwidth: float) -> Tensor:
         if self.estimate is not None and self.estimate.bandwidth == bandwidth:

@@ -34,14 +34,17 @@ READ: dict[str, Callable[[Entries, Params], Tensor]] = {
 
 
 def setting(name: str) -> tuple[Architecture, Params, Tensor]:
-    """Returns an architecture, parameters by which the last latent is on at the last token, and x."""
+    """Returns an architecture, parameters by which the last latent is on, and at the last token also near, and x."""
     sae = Architecture.parse({"name": name, "d_sae": D_SAE, **SAES[name]})
     assert isinstance(sae, Architecture)
     rng = torch.Generator().manual_seed(0)
     params = sae.init(D_IN, 1.0, rng)
     params |= {key: 0.3 * torch.randn(D_SAE, generator=rng) for key in {"b_enc", "r_mag", "b_mag"} & params.keys()}
     params["b_enc"][-1] = 20.0
-    return sae, {key: value.requires_grad_() for key, value in params.items()}, torch.randn(BATCH, D_IN, generator=rng)
+    x = torch.randn(BATCH, D_IN, generator=rng)
+    if "threshold" in params:
+        params["threshold"][-1] = sae.pre_acts(params, x)[-1, -1] - 0.05
+    return sae, {key: value.requires_grad_() for key, value in params.items()}, x
 
 
 def slopes(values: Tensor, params: Params) -> list[Tensor]:
@@ -60,19 +63,28 @@ def test_padded_entries_have_every_bit_of_the_others(name: str, extra: int, tran
     room = Room(pre_acts, num_entries + extra, num_near + extra)
     plain, padded = (encode(sae, params, x, torch.float32, transformed=transformed, room=r) for r in (None, room))
     assert padded.pattern.num_entries == plain.pattern.num_entries + extra
+    assert_same(padded, plain, sae, params)
     if transformed:
-        changed = 0.5 * plain.acts
-        plain, padded = (each.with_acts(sae, params, each.pattern.values_of(changed)) for each in (plain, padded))
+        half = 0.5 * plain.acts
+        changed, expected = (each.with_acts(sae, params, each.pattern.values_of(half)) for each in (padded, plain))
+        assert_same(changed, expected, sae, params)
+
+
+def assert_same(padded: Entries, plain: Entries, sae: Architecture, params: Params) -> None:
+    """Compares every bit of what can be read, and of its gradients."""
     for read, function in READ.items():
-        own, expected = function(padded, params), function(plain, params)
-        assert torch.equal(own, expected), read
-        if own.requires_grad:
-            for mine, its in zip(slopes(own, params), slopes(expected, params), strict=True):
-                assert torch.equal(mine, its), read
-    for mine, its in zip(padded.reconstructions(sae, params), plain.reconstructions(sae, params), strict=True):
-        assert torch.equal(mine, its)
-        for own, expected in zip(slopes(mine, params), slopes(its, params), strict=True):
-            assert torch.equal(own, expected)
+        assert_same_tensor(function(padded, params), function(plain, params), params, read)
+    x_hats = padded.reconstructions(sae, params), plain.reconstructions(sae, params)
+    for own, expected in zip(*x_hats, strict=True):
+        assert_same_tensor(own, expected, params, "x_hat")
+
+
+def assert_same_tensor(own: Tensor, expected: Tensor, params: Params, name: str) -> None:
+    assert torch.equal(own, expected), name
+    assert own.requires_grad == expected.requires_grad
+    if own.requires_grad:
+        for gradient, wanted in zip(slopes(own, params), slopes(expected, params), strict=True):
+            assert torch.equal(gradient, wanted), name
 
 
 def test_entries_and_near_ones_are_counted() -> None:
