@@ -175,13 +175,16 @@ def weights(run: Path) -> dict[str, Tensor]:
     return load_file(run / "sae" / "sae_weights.safetensors")
 
 
+@pytest.mark.parametrize("sparse_steps", ["auto", "always"])
 def test_a_killed_run_with_captured_steps_is_resumed_bit_for_bit(
-    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_steps: list[int]
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain_steps: list[int], sparse_steps: str
 ) -> None:
+    """The shapes are too small for `auto` to choose sparse steps; the room of `always` is in no checkpoint."""
     monkeypatch.setitem(runners.RUNNERS, "inductor", interpreted)
     penalties = [{"name": "l1", "weight": FALLING}, {"name": "ortsae", "weight": 0.1}]
-    (expected,) = train(config(penalties=penalties), tmp_path / "plain")
-    captured = config(penalties=penalties, compile="inductor")
+    settings = {"penalties": penalties, "sparse_steps": sparse_steps, "screen": "never"}
+    (expected,) = train(config(**settings), tmp_path / "plain")
+    captured = config(**settings, compile="inductor")
     with pytest.raises(Killed):
         train(captured, tmp_path / "captured", progress=KillAfter(14))
     (run,) = train(captured, tmp_path / "captured", resume="must")
