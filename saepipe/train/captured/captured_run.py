@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class CapturedRun:
         self._traces, self._say = Traces(runner, say), say
         self._tensors: StepTensors | None = None
         self._entry_room = EntryRoom(say)
+        self._never_counted: set[Hashable] = set()  # kinds of steps that would be plain after they were counted
 
     def step(self, rows: Tensor, due: Due = Due.NOTHING) -> Measurement | None:
         """Trains on one batch as `train_step` does."""
@@ -74,14 +75,20 @@ class CapturedRun:
             return False
         self._fill(self._tensors, rows, numbers)
         tensors = self._tensors._replace(uniform=() if numbers is None else self._tensors.uniform)
-        sparse, room = state.sparse, None
-        if sparse and tensors.counted and (room := self._room(recipe, self._tensors)) is None:
-            return False
+        sparse, kind = state.sparse, (dead, state.sparse, numbers is None)
+        room: tuple[int, int] | None = None
+        if sparse and tensors.counted:
+            room = None if kind in self._never_counted else self._room(recipe, self._tensors)
+            if room is None:
+                return False
 
         def function(step: int, tensors: StepTensors) -> None:
             settled_step(recipe, step, tensors, any_dead=dead, sparse=sparse, room=room)
 
-        return self._traces.replay((dead, sparse, numbers is None, room), state.step, function, tensors)
+        replayed = self._traces.replay((*kind, room), state.step, function, tensors)
+        if room is not None and self._traces.refused((*kind, room)):
+            self._never_counted.add(kind)
+        return replayed
 
     def _room(self, recipe: Recipe, tensors: StepTensors) -> tuple[int, int] | None:
         """Counts the next step's entries and returns the room for them; None if they cannot be counted first."""

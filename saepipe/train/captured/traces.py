@@ -52,6 +52,10 @@ class Traces:
             found.replay()
         return found.replay is not None
 
+    def refused(self, key: Hashable) -> bool:
+        """Returns whether a step of this kind could not be captured."""
+        return any(each.key == key and each.replay is None for each in self._traces)
+
     def _traced(self, key: Hashable, step: int, function: Callable[[int, T], None], tensors: T) -> _Trace:
         guards = Guards(step)
         number = cast(int, GuardedNumber(guards))

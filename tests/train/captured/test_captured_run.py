@@ -126,6 +126,15 @@ def test_room_shrinks_with_the_entries(plain_steps: list[int], monkeypatch: pyte
     assert plain_steps == [0, 1, 6]
 
 
+def test_entries_of_steps_that_cannot_be_captured_are_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, fitting = list[int](), EntryRoom.fitting
+    monkeypatch.setattr(EntryRoom, "fitting", lambda *args: counted.append(1) or fitting(*args))
+    plain, state, said = trained({**CASES["sparse relu"], "transforms": [{"name": "latent_dropout"}]})
+    assert_same(state, plain)
+    assert len(said) == len(set(said)) <= 2  # with and without dead latents
+    assert len(counted) <= 4
+
+
 @pytest.mark.parametrize(
     ("transform", "reason"), [("latent_dropout", "used as text"), ("batch_gate", "asks for the value of a tensor")]
 )

@@ -12,7 +12,15 @@ from saepipe.train.captured.runners import CudaGraph, runner_of
 from saepipe.train.step.step import train_step
 
 pytestmark = pytest.mark.cuda
-GRAPHS = ["topk", "moving weights", "a steered weight", "penalties of pairs", "sparse topk"]
+GRAPHS = [
+    "topk",
+    "moving weights",
+    "a steered weight",
+    "penalties of pairs",
+    "sparse topk",
+    "sparse relu",
+    "sparse jumprelu",
+]
 
 
 def test_cuda_graphs_need_cuda() -> None:
