@@ -39,7 +39,7 @@ from saepipe.train.freeze import MIN_COSINE, Freeze
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.sae.base import Architecture
-from saepipe.train.sae.screen import Screening
+from saepipe.train.sae.screening import Screening
 from saepipe.train.schedule import Schedule
 from saepipe.train.stored_config import PRIMARY_METRICS, Effect, stored_identity
 from saepipe.train.transforms.base import Transform

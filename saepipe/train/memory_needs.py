@@ -12,7 +12,8 @@ from saepipe.data.errors import OutOfSpaceError
 from saepipe.data.terminal.display import readable_bytes
 from saepipe.train.plan import Planned
 from saepipe.train.sae.encoding import PIECE
-from saepipe.train.sae.screen import screens
+from saepipe.train.sae.screen import width
+from saepipe.train.sae.screening import screens
 from saepipe.train.step.allocator import return_freed_memory
 from saepipe.train.step.density import starts_sparse
 from saepipe.train.step.state import Recipe
@@ -93,7 +94,7 @@ def screen_bytes(recipe: Recipe) -> int:
     sparse = starts_sparse(config, recipe.d_in, recipe.device)
     if not (sparse and sae.holds("floor") and screens(config.screening, recipe.device, recipe.dtype)):
         return 0
-    return 2 * (recipe.d_in + 4) * sae.d_sae + 3 * sae.d_sae * min(config.batch_size, PIECE)
+    return 2 * width(recipe.d_in) * sae.d_sae + 3 * sae.d_sae * min(config.batch_size, PIECE)
 
 
 def _row_bytes(run: Planned) -> int:

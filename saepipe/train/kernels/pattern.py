@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.kernels.constants import constant, multiples
+from saepipe.train.kernels.largest import largest
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Pattern:
         width = int(starts.diff().max())
         padded = values.new_full((self.num_rows, width), float("-inf"))
         padded.view(-1).scatter_(0, self.rows.long() * width + number, values)
-        chosen = padded.topk(num, dim=1, sorted=False).indices
+        chosen = largest(padded, num)
         return (chosen.sort(dim=1).values + starts[:-1].unsqueeze(1)).flatten()
 
     def in_parts(self, edges: tuple[int, ...]) -> tuple[Pattern, Tensor]:

@@ -79,13 +79,12 @@ class Architecture(Component):
 
     def encoder_input(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Returns W_enc's input (..., d_in), without gradient, and a bias (d_sae,) that carries b_dec's gradient."""
+        inputs = (x - center(params)).to(dtype)
         if "b_in" in params:
-            return (x - params["b_in"]).to(dtype), params["b_enc"]
-        b_dec = params["b_dec"]
+            return inputs, params["b_enc"]
         # b_dec's gradient goes through W_enc once, here, instead of once per row of the batch. This saves a matrix
         # product in the backward pass, and x - b_dec is still rounded only after the subtraction.
-        bias = autograd.carrying_bias(params["b_enc"], b_dec, params["W_enc"])
-        return (x - b_dec.detach()).to(dtype), bias
+        return inputs, autograd.carrying_bias(params["b_enc"], params["b_dec"], params["W_enc"])
 
     @property
     def num_active(self) -> float | None:
@@ -211,6 +210,19 @@ class Architecture(Component):
         """Returns `near` if only these entries can be; arguments as for `among`."""
         return self.near(params, entries.dense_or(pre_acts, float("-inf"))) if self.estimates_slopes else None
 
+    def undecided(self, params: Params, upper: Tensor, lower: Tensor, latents: Tensor) -> Tensor | None:
+        """Marks the entries that numbers between two bounds would not all be chosen alike, or that are active, bool.
+
+        The others' pre-activations need not be exact. None: those of all entries must be.
+
+        Args:
+            params: all parameters.
+            upper: (num_entries,) upper bounds of pre-activations, at least `floor`.
+            lower: (num_entries,) lower bounds.
+            latents: (num_entries,) indices of their latents.
+        """
+        return None
+
     def chosen(self, candidates: Pattern, pre_acts: Tensor) -> tuple[Pattern, Tensor] | None:
         """Returns the active ones of a batch's candidates and their pre-activations (num_entries,).
 
@@ -286,6 +298,11 @@ class Architecture(Component):
         a positive factor: biases (and a member's thresholds) are divided, W_enc and W_dec stay the same.
         """
         return {**params, "b_enc": params["b_enc"] / scale, "b_dec": params["b_dec"] / scale}
+
+
+def center(params: Params) -> Tensor:
+    """Returns what an encoder subtracts from x, (d_in,), without gradient."""
+    return params["b_in" if "b_in" in params else "b_dec"].detach()
 
 
 def product(inputs: Tensor, W_enc: Tensor, bias: Tensor) -> Tensor:

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern, true_positions
-from saepipe.train.sae.base import Architecture, Params, product
+from saepipe.train.sae.base import Architecture, Params, center, product
 from saepipe.train.sae.entries import Entries
 from saepipe.train.sae.pre_acts import PreActs
 from saepipe.train.sae.room import Room, reached
-from saepipe.train.sae.screen import Screen, Screening, screens
+from saepipe.train.sae.screen import Screen
+from saepipe.train.sae.screening import Screening, free_to_read, screens
 
 PIECE = 512
-"""Tokens encoded at a time on a CPU; with fewer the product becomes slower."""
+"""Tokens encoded at a time on a CPU; with fewer the product becomes slower. On CUDA all are."""
 
 
 def encode(
@@ -32,6 +33,7 @@ def encode(
     dtype: torch.dtype,
     keep: Tensor | None = None,
     screening: Screening = "never",
+    scale: float | Tensor = 1.0,
     *,
     transformed: bool = False,
     room: Room | None = None,
@@ -45,6 +47,7 @@ def encode(
         dtype: dtype of the products.
         keep: indices (num_kept,) of the latents whose pre-activations are kept at every token; None: all.
         screening: whether a product of rounded factors first rules out what cannot be an entry.
+        scale: of x, see `Screen.of`.
         transformed: whether a transform follows, which estimated slopes pass through. Then inactive latents that have
             one are entries, too, and each entry carries its own.
         room: for the entries, of an architecture that is `chosen_by_mask`; None: as many as there are.
@@ -52,7 +55,9 @@ def encode(
     inputs, bias = sae.encoder_input(params, x, dtype)
     carried = transformed and sae.estimates_slopes
     with torch.no_grad():
-        found = None if carried or room else _by_pieces(sae, params, inputs, bias, keep, screening)
+        at_once = carried or room is not None
+        screen = None if at_once or keep is None else _screen(sae, params, inputs, bias, scale, screening)
+        found = None if at_once else _by_pieces(sae, params, inputs, bias, keep, screen)
         found = found or _at_once(sae, params, inputs, bias, room, carried=carried)
     pattern = found.pattern
     pre_acts = pattern.without_padding(autograd.encode_at(pattern, found.values, inputs, params["W_enc"], bias))
@@ -65,6 +70,14 @@ def encode(
     acts = pattern.without_padding(acts)
     gates = sae.gate_acts(params, pre_acts, acts)
     return Entries(pattern, pre_acts, acts, gates, found.pre_acts, estimate)
+
+
+def _screen(
+    sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, scale: float | Tensor, screening: Screening
+) -> Screen | None:
+    if not (sae.holds("floor") and screens(screening, inputs.device, inputs.dtype)):
+        return None
+    return Screen.of(params["W_enc"], bias, center(params), scale)
 
 
 @dataclass(frozen=True)
@@ -94,21 +107,19 @@ def _at_once(
 
 
 def _by_pieces(
-    sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, keep: Tensor | None, screening: Screening
+    sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, keep: Tensor | None, screen: Screen | None
 ) -> _Found | None:
     """Finds the entries among the pre-activations of `PIECE` tokens at a time; None where that is impossible."""
     if keep is None or not (sae.in_pieces and sae.holds("in_pieces")):
         return None
-    screen = (
-        Screen.of(params["W_enc"], bias)
-        if sae.holds("floor") and screens(screening, inputs.device, inputs.dtype)
-        else None
-    )
-    if len(inputs) <= PIECE and screen is None:
+    piece = PIECE if free_to_read(inputs.device) else max(1, len(inputs))
+    if screen is None and len(inputs) <= piece:
         return None
     patterns, values, kept, near = [], [], [], []
-    for tokens in torch.split(inputs, PIECE):
+    for tokens in torch.split(inputs, piece):
         screened = None if screen is None else screen.entries(sae, params, tokens)
+        if screened is None and len(inputs) <= piece:
+            return None
         if screened is None:
             screen = None  # the other tokens of the batch will have as many candidates
             pre_acts = product(tokens, params["W_enc"], bias)

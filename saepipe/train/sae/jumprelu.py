@@ -70,11 +70,15 @@ class JumpReLU(Architecture):
         return entries_above(pre_acts, _value(params))
 
     def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
-        return pre_acts > _value(params)[entries.columns]
+        return pre_acts > _value(params).index_select(0, entries.columns)
 
     def near_among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
-        marked = near(pre_acts, _value(params)[entries.columns], self.bandwidth)
+        marked = near(pre_acts, _value(params).index_select(0, entries.columns), self.bandwidth)
         return entries.dense_or(marked, False)
+
+    def undecided(self, params: Params, upper: Tensor, lower: Tensor, latents: Tensor) -> Tensor:
+        threshold = _value(params).index_select(0, latents)
+        return (upper >= threshold) | (lower <= threshold - self.bandwidth / 2)
 
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         return _value(params) - self.bandwidth / 2  # entries whose slope is estimated lie down to there

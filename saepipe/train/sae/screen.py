@@ -1,22 +1,29 @@
 """A screen for the encoder of a sparse step: a product of rounded factors shows which entries can matter.
 
 The encoder's product is computed whole only to learn which one per cent of its entries count. In bfloat16 it costs a
-fraction of float32 on a processor that multiplies bfloat16. With x', w' the factors as rounded, by Cauchy and Schwarz
+fraction of float32 on a processor that multiplies bfloat16. The encoder reads x = s r - b, and rows r of a cache are
+bfloat16 numbers already. So the screen multiplies those, by the directions times s: with r' and w' as rounded,
+v = w' / s, d = w - v and e = x + b - s r', which is 0 but for rounding if r is a row of a cache,
 
-    |x . w - x' . w'| <= |x - x'| |w| + |x'| |w - w'|
+    x . w = r' . w' - b . v + x . d + e . v,    |x . d + e . v| <= |x| |d| + |e| |v|
 
-from the norms of what rounding removed. The sums of n products add at most gamma |x| |w|, gamma = n u / (1 - n u) with
-u = 2^-24, in the rounded product and in the exact one each (Higham 2002, Accuracy and Stability, section 3.1). The
-bound has two products of a number of the token and one of the latent. So it is two more columns of both factors, two
-more hold the bias, and one product gives an upper bound of every pre-activation. Only the entries whose upper bound
+by Cauchy and Schwarz. Neither the length of b nor any rounding of r is in the bound; what other tokens lose is in e.
+Sums of n products add at most gamma times the product of the factors' norms, gamma = n u / (1 - n u), for the rounded
+product, the exact one and b . v each (Higham 2002, Accuracy and Stability, section 3.1). Here u = 2^-24, and 2^-22 for
+sums in a GPU's tensor cores, which cut numbers off at the last bit of the largest, several at a time (Fasi et al. 2021,
+Numerical behavior of NVIDIA tensor cores).
+
+The bound has two products of a number of the token and one of the latent. So it is two more columns of both factors,
+two more hold the bias, and one product gives an upper bound of every pre-activation. Only the entries whose upper bound
 exceeds the architecture's floor are then computed in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Literal
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,18 +31,20 @@ from torch import Tensor
 from saepipe.train.kernels.pattern import Pattern, true_positions
 from saepipe.train.kernels.pick import kernels_for
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.screening import free_to_read
 
 ULP = 2.0**-7
 """Greatest relative step between neighbouring bfloat16 numbers; rounding moves one by at most half of it."""
 
 TINY = 2.0**-60
-"""Added to norms, whose squares underflow below about 2^-75, and to what smaller products flush to zero."""
-
-SMALLEST_NORMAL = 2.0**-126
-"""Processors take smaller factors of a bfloat16 product for zero."""
+"""Added to norms, whose squares underflow below about 2^-75, and to what smaller factors and products flush to zero;
+enough for any s from 2^-50 to 2^50."""
 
 OVERFLOW = 1e38
 """Products of a token and a direction whose norms multiply to less have no sum that overflows."""
+
+UNIT = {"cpu": 2.0**-24, "cuda": 2.0**-22}
+"""Relative error of one addition in a product of bfloat16 factors."""
 
 MOST_CANDIDATES = 0.1
 """Share of the entries above which the whole product costs less than its entries one by one."""
@@ -43,25 +52,11 @@ MOST_CANDIDATES = 0.1
 PREPARED = 1024
 """Latents whose directions are rounded at a time."""
 
-Screening = Literal["auto", "always", "never"]
+COLUMNS = 4
+"""Columns beside those of d_in: two of the bound, two of the bias."""
 
-
-@cache
-def multiplies_bfloat16_fast() -> bool:
-    """True if the CPU has instructions for products of bfloat16 factors that sum in float32."""
-    ask = getattr(torch.cpu, "get_capabilities", None)  # earlier versions of torch have none
-    capabilities = {} if ask is None else ask()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def screens(screening: Screening, device: torch.device, dtype: torch.dtype) -> bool:
-    """True if the encoder's products are screened: float32 on a CPU that gains from it, or on demand.
-
-    Not on CUDA, where a product of bfloat16 factors may be summed in parts that are rounded to bfloat16.
-    """
-    if screening == "never" or device.type != "cpu" or dtype != torch.float32:
-        return False
-    return screening == "always" or multiplies_bfloat16_fast()
+ALIGNED = 8
+"""The columns of a factor are a multiple of it, which tensor cores need."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +65,38 @@ class Screen:
 
     W: Tensor  # (d_sae, d_in) float32
     bias: Tensor  # (d_sae,)
-    rounded: Tensor  # (d_sae, d_in + 4) bfloat16: w', |w|, |w - w'|, and the bias in two parts
-    slack: float  # twice gamma: for the rounded product and the exact one
+    center: Tensor  # (d_in,): b
+    scale: float | Tensor  # s, a number or (d_in,)
+    rounded: Tensor  # (d_sae, width) bfloat16: w', |v|, |d|, bias - b . v in two parts, zeros
+    slack: float  # gamma of the rounded product and of the exact one
 
     @classmethod
-    def of(cls, W_enc: Tensor, bias: Tensor) -> Screen:
-        W = W_enc.T
-        (d_sae, d_in), slack = W.shape, 2 * (W.shape[1] + 8) * 2.0**-24
-        high = bias.bfloat16()
-        low = bias - high.float() + slack * bias.abs()
-        rounded = torch.empty(d_sae, d_in + 4, dtype=torch.bfloat16)
-        for start in range(0, d_sae, PREPARED):  # so that no second array of W's size is ever in memory
+    def of(cls, W_enc: Tensor, bias: Tensor, center: Tensor, scale: float | Tensor = 1.0) -> Screen:
+        """Prepares a step.
+
+        Args:
+            W_enc: (d_in, d_sae) float32.
+            bias: (d_sae,).
+            center: (d_in,), what was subtracted from the rows.
+            scale: factor that the rows were multiplied by before, a number or (d_in,). With any other, bounds hold too,
+                but are about twice as wide.
+        """
+        W, num = W_enc.T, W_enc.shape[0] + ALIGNED
+        exact = gamma(num, UNIT["cpu"])
+        slack = exact + gamma(num, UNIT[W.device.type])
+        rounded = W.new_zeros(len(W), width(W_enc.shape[0]), dtype=torch.bfloat16)
+        for start in range(0, len(W), PREPARED):  # so that no second array of W's size is ever in memory
             latents = slice(start, start + PREPARED)
-            part, factors, lengths = W[latents], rounded[latents, :d_in], _norm(W[latents])
-            factors.copy_(_rounded(part))
-            lost = _norm(part - factors.float()) + slack * lengths
-            columns = [_above(lengths), _above(lost), high[latents], _above(low[latents])]
-            rounded[latents, d_in:] = torch.stack(columns, dim=1)
-        return cls(W, bias, rounded, slack)
+            part = W[latents]
+            factors = (part * scale).bfloat16()
+            v = factors.float() / scale
+            shifted, length, lost = bias[latents] - v @ center, _norm(part), _norm(part - v)
+            high = shifted.bfloat16()
+            low = shifted - high.float() + slack * (shifted.abs() + bias[latents].abs())
+            columns = [_above(length + lost), _above(lost + exact * length), high, _above(low)]
+            rounded[latents, : W_enc.shape[0]] = factors
+            rounded[latents, W_enc.shape[0] :][:, :COLUMNS] = torch.stack(columns, dim=1)
+        return cls(W, bias, center, scale, rounded, slack)
 
     def entries(
         self, sae: Architecture, params: Params, tokens: Tensor, *, nonzero: bool = False
@@ -95,65 +104,108 @@ class Screen:
         """Returns what may be entries of some tokens (num_tokens, d_sae), and their pre-activations (num_entries,).
 
         With `nonzero`, what may be nonzero activations. None if too many may be: then the whole product costs less.
+        Where each value within the bounds would be chosen alike (`Architecture.undecided`), it is one of those.
         """
-        upper, spread = self._bounds(tokens)
+        bounds = self._bounds(tokens)
         higher = nonzero and sae.holds("floor_of_nonzero")
-        floor = (sae.floor_of_nonzero if higher else sae.floor)(params, upper, spread)
+        floor = (sae.floor_of_nonzero if higher else sae.floor)(params, bounds.upper, bounds.spread)
         if floor is None:
             return None
-        floor = floor.float()
-        # The floor is lowered by what rounding the bound took.
-        positions = true_positions(self._reaching(upper, floor - ULP * floor.abs(), tokens))
-        if len(positions) > MOST_CANDIDATES * upper.numel():
+        positions = true_positions(bounds.reaching(floor.float()))
+        if len(positions) > MOST_CANDIDATES * bounds.upper.numel():
             return None
-        pattern = Pattern.of_positions(positions, *upper.shape)
-        values = kernels_for(tokens.device, tokens.dtype).sampled(pattern, tokens, self.W)
-        return pattern, values + self.bias[pattern.columns]
+        pattern = Pattern.of_positions(positions, *bounds.upper.shape)
+        if nonzero or not free_to_read(tokens.device) or not sae.holds("undecided"):
+            return pattern, self._exact(pattern, tokens)
+        values, spread = pattern.values_of(bounds.upper).float(), bounds.spread.flatten().index_select(0, pattern.rows)
+        rounding = ULP * values.abs()
+        undecided = sae.undecided(params, values + rounding, values - rounding - spread, pattern.columns)
+        if undecided is None:
+            return pattern, self._exact(pattern, tokens)
+        chosen = true_positions(undecided)
+        return pattern, values.index_copy_(0, chosen, self._exact(pattern.only(chosen), tokens))
 
     def pre_acts(self, sae: Architecture, params: Params, tokens: Tensor, *, nonzero: bool = False) -> Tensor | None:
         """Returns the pre-activations of `entries` as an array (num_tokens, d_sae), -inf elsewhere."""
         found = self.entries(sae, params, tokens, nonzero=nonzero)
         return None if found is None else found[0].dense_or(found[1], float("-inf"))
 
-    def _reaching(self, upper: Tensor, floor: Tensor, tokens: Tensor) -> Tensor:
-        """Marks the upper bounds (num_tokens, d_sae) that are not below a floor; NaN, from sums that overflow, too."""
-        length = _norm(tokens).max() if len(tokens) else tokens.new_zeros(())
-        largest = length * self._widest[0] + self._largest_bias
-        if not (float(largest) < OVERFLOW and bool((floor >= 0).all())):
-            return (upper < floor).logical_not_()
-        # Without NaN, positive numbers are ordered like their bits, which are compared several times as fast. What they
-        # are compared with is cut off after 16 bits, so it is not above the floor.
-        bits = (floor.view(torch.int32) >> 16).to(torch.int16)
-        return torch.from_numpy(upper.view(torch.int16).numpy() >= bits.numpy())
+    def _exact(self, pattern: Pattern, tokens: Tensor) -> Tensor:
+        values = kernels_for(tokens.device, tokens.dtype).sampled(pattern, tokens, self.W)
+        return values + self.bias.index_select(0, pattern.columns)
+
+    def _bounds(self, tokens: Tensor) -> Bounds:
+        rows, length = tokens + self.center, _norm(tokens)
+        rounded = (rows / self.scale).bfloat16()
+        lost = _norm(rows - rounded.float() * self.scale) + self.slack * (length + _norm(self.center))
+        left = rounded.new_zeros(len(tokens), self.rounded.shape[1])
+        left[:, : tokens.shape[1]] = rounded
+        columns = left[:, tokens.shape[1] :][:, :COLUMNS].fill_(1.0)
+        columns[:, :2] = torch.stack([_above(lost), _above(length)], dim=1)
+        with summed_in_float32():
+            upper = left @ self.rounded.T
+        spread = (columns[:, :2].float() * self._widest).sum(1, keepdim=True)
+        bias = (ULP**2 + 4 * self.slack) * self._largest_bias + 2 * TINY  # how far its two parts can be above it
+        sizes = (length + lost + _norm(self.center)) * self._widest[0] + self._largest_bias
+        return Bounds(upper, 2 * (1 + ULP) * spread + bias, sizes)
 
     @cached_property
     def _widest(self) -> Tensor:
-        """The largest norm of an encoder direction and of what rounding removed of one, or somewhat more, (2,)."""
-        return self.rounded[:, -4:-2].float().amax(0)
+        """The largest |v| and |d| of a latent, or somewhat more, (2,)."""
+        return self._columns[:, :2].float().amax(0)
 
     @cached_property
     def _largest_bias(self) -> Tensor:
-        return self.bias.abs().max()
+        return torch.maximum(self._columns[:, 2].float().abs().max(), self.bias.abs().max())
 
-    def _bounds(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns upper bounds of all pre-activations, and how far below the true ones can be, (num_tokens, 1)."""
-        rounded, length = _rounded(tokens), _norm(tokens)
-        lost = _norm(tokens - rounded.float()) + self.slack * length
-        ones = torch.ones_like(lost, dtype=torch.bfloat16)
-        columns = torch.stack([_above(lost), _above(length), ones, ones], dim=1)
-        upper = torch.cat([rounded, columns], dim=1) @ self.rounded.T
-        spread = (columns[:, :2].float() * self._widest).sum(1, keepdim=True)
-        bias = ULP * self._largest_bias + TINY  # how far the bias in two parts can be above it
-        return upper, 2 * (1 + ULP) * spread + bias
+    @property
+    def _columns(self) -> Tensor:
+        return self.rounded[:, self.W.shape[1] :]
 
 
-def _rounded(factor: Tensor) -> Tensor:
-    rounded = factor.bfloat16()
-    return rounded.masked_fill(rounded.abs() < SMALLEST_NORMAL, 0.0)
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of the pre-activations of some tokens."""
+
+    upper: Tensor  # (num_tokens, d_sae) bfloat16
+    spread: Tensor  # (num_tokens, 1): how far below these the pre-activations can be
+    sizes: Tensor  # (num_tokens,): what no sum of a pre-activation exceeds
+
+    def reaching(self, floor: Tensor) -> Tensor:
+        """Marks the upper bounds (num_tokens, d_sae) that are not below a floor, and NaN, from sums that overflow."""
+        floor = floor - ULP * floor.abs()  # what rounding the bound took
+        if not (free_to_read(self.upper.device) and bool((self.sizes < OVERFLOW).all() and (floor >= 0).all())):
+            return (self.upper < floor).logical_not_()
+        # Without NaN, positive numbers are ordered like their bits, which are compared several times as fast. What they
+        # are compared with is cut off after 16 bits, so it is not above the floor.
+        bits = (floor.view(torch.int32) >> 16).to(torch.int16)
+        return torch.from_numpy(self.upper.view(torch.int16).numpy() >= bits.numpy())
+
+
+def width(d_in: int) -> int:
+    """Returns the columns of a rounded factor."""
+    return -(-(d_in + COLUMNS) // ALIGNED) * ALIGNED
+
+
+def gamma(num: int, unit: float) -> float:
+    """Returns the relative error of a sum of `num` products, of which each addition has the relative error `unit`."""
+    return num * unit / (1 - num * unit)
+
+
+@contextmanager
+def summed_in_float32() -> Iterator[None]:
+    """Keeps cuBLAS from adding up parts of a product of bfloat16 factors that it has rounded to bfloat16."""
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_bf16_reduced_precision_reduction
+    settings.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        settings.allow_bf16_reduced_precision_reduction = before
 
 
 def _norm(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1)
+    return torch.linalg.vector_norm(rows, dim=-1)
 
 
 def _above(values: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
-from saepipe.train.sae.base import Architecture, Params, params_of, product
+from saepipe.train.sae.base import Architecture, Params, center, params_of, product
 from saepipe.train.sae.encoding import PIECE
-from saepipe.train.sae.screen import Screen, Screening, screens
+from saepipe.train.sae.screen import Screen
+from saepipe.train.sae.screening import Screening, screens
 from saepipe.train.sae.straight_through import DENSE_ABOVE
 
 BLOCK = 2048, 1024
@@ -95,7 +96,7 @@ def _has_nonzero(sae: Architecture, params: Params) -> bool:
 
 
 def _screened(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor) -> Iterator[SparseActs]:
-    screen: Screen | None = Screen.of(params["W_enc"], bias)
+    screen: Screen | None = Screen.of(params["W_enc"], bias, center(params))  # rows of a cache are not scaled
     for tokens in torch.split(inputs, PIECE):
         pre_acts = None if screen is None else screen.pre_acts(sae, params, tokens, nonzero=True)
         if pre_acts is None:

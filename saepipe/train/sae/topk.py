@@ -8,15 +8,13 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 from torch import Tensor
 
+from saepipe.train.kernels.largest import at_most_kth
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.active_count import WholeK, check_k, k_now, last_k
 from saepipe.train.sae.base import Architecture, Params
 
 ROUNDING = 2.0**-8
 """Relative error of an upper bound, which is a bfloat16."""
-
-GROUP = 16
-"""Latents of which only the largest upper bound is compared with those of other groups."""
 
 
 class TopK(Architecture):
@@ -60,19 +58,8 @@ class TopK(Architecture):
         return entries.largest(pre_acts, self.kept)
 
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
-        kth = self._at_most_kth(upper).float()
+        kth = at_most_kth(upper, self.kept).float()
         return kth - ROUNDING * kth.abs() - spread
-
-    def _at_most_kth(self, values: Tensor) -> Tensor:
-        """Returns a number that at least k values of each row (num_rows, num_columns) reach, (num_rows, 1).
-
-        If there are many columns, the k-th largest of the maxima of groups: they are few, and it is hardly smaller than
-        that of all.
-        """
-        num_groups = values.shape[1] // GROUP
-        if num_groups >= 4 * self.kept:
-            values = values[:, : num_groups * GROUP].view(len(values), GROUP, num_groups).amax(1)
-        return values.topk(self.kept, dim=1, sorted=False).values.amin(1, keepdim=True)
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()

@@ -18,7 +18,7 @@ from saepipe.train.answers import check_scalars, check_tensor, check_type
 from saepipe.train.config import RECONSTRUCTION, TrainConfig, labels
 from saepipe.train.kernels.autograd import column_sums
 from saepipe.train.kernels.constants import constant
-from saepipe.train.penalties.base import Penalty, State, StepContext, ask
+from saepipe.train.penalties.base import State, StepContext, ask
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.encoding import encode
@@ -46,6 +46,7 @@ class Moment:
     states: Mapping[str, State]
     widths: tuple[int, ...] = ()  # of a crosscoder's hooks
     room: Room | None = None  # for the entries of a captured sparse step
+    scale: float | Tensor = 1.0  # of x over the stored rows, () or (d_in,)
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,9 @@ def _activating(sae: Architecture) -> str:
 
 def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
     """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
-    kept, transformed = _kept(config.sae, config.penalties, moment), bool(config.transforms)
-    entries = encode(config.sae, params, x, dtype, kept, config.screening, transformed=transformed, room=moment.room)
+    kept, transformed = _kept(config, moment), bool(config.transforms)
+    place = {"transformed": transformed, "room": moment.room}
+    entries = encode(config.sae, params, x, dtype, kept, config.screening, moment.scale, **place)
     encoded = entries.entry_acts.detach()
     # Without an estimator the sum is the one that penalties read, and is kept for them.
     shared = entries.estimate is None
@@ -219,14 +221,18 @@ def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtyp
     return _Forward(entries, entries.reconstructions(config.sae, params), encoded, encoded_sum, states, statistics)
 
 
-def _kept(sae: Architecture, penalties: Sequence[Penalty], moment: Moment) -> Tensor | None:
-    """Returns the indices of the latents whose pre-activations are kept for the penalties; None: all."""
-    read = {penalty.reads_pre_acts(sae) for penalty in penalties}
-    if "all" in read or moment.tokens_since_fired.device.type != "cpu":  # elsewhere nothing waits for a number
+def _kept(config: TrainConfig, moment: Moment) -> Tensor | None:
+    """Returns the indices of the latents whose pre-activations are kept for the penalties; None: all.
+
+    On CUDA nothing waits for a number of latents, so it is none, where a screen needs no other, or all.
+    """
+    read = {penalty.reads_pre_acts(config.sae) for penalty in config.penalties}
+    read_dead, device = "dead" in read and moment.any_dead, moment.tokens_since_fired.device
+    if "all" in read or (device.type != "cpu" and (read_dead or config.screening != "always")):
         return None
-    if "dead" in read and moment.any_dead:
+    if read_dead:
         return (moment.tokens_since_fired >= moment.dead_after).nonzero().squeeze(1)
-    return NO_LATENT
+    return NO_LATENT.to(device)
 
 
 def _context(

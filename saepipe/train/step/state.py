@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,6 +60,14 @@ class Recipe:
     @property
     def d_out(self) -> int:
         return self.target.d_out if self.target else self.d_in
+
+    @cached_property
+    def channel_scale(self) -> float | Tensor:
+        """Factor of x over the stored rows: a number, or (d_in,) in a crosscoder."""
+        if self.scales is None:
+            return self.scale
+        parts = zip(self.widths, self.scales, strict=True)
+        return torch.cat([torch.full((width,), scale, device=self.device) for width, scale in parts])
 
     @property
     def tail_start(self) -> int:

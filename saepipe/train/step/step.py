@@ -92,6 +92,7 @@ def step_loss(recipe: Recipe, state: TrainState, rows: Tensor, windows: CleanWin
         tokens_since_fired=state.tokens_since_fired,
         dead_after=recipe.dead_after,
         widths=recipe.widths,
+        scale=recipe.channel_scale,
         any_dead=any_dead(recipe, state.step, state.tokens_since_fired),
         uniform=uniform(recipe, state.step),
         now=settings_now(recipe, state.step, state.steered),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
+from saepipe.train.sae import encoding as encoding_module
 from saepipe.train.sae import screen as screen_module
 from saepipe.train.sae.base import Architecture, Params, product
 from saepipe.train.sae.batch_topk import BatchTopK
@@ -15,7 +16,7 @@ from saepipe.train.sae.encoding import encode
 from saepipe.train.sae.gated import Gated
 from saepipe.train.sae.jumprelu import JumpReLU
 from saepipe.train.sae.relu import ReLU
-from saepipe.train.sae.screen import Screen, multiplies_bfloat16_fast, screens
+from saepipe.train.sae.screen import ULP, Bounds, Screen, gamma
 from saepipe.train.sae.topk import TopK
 
 pytestmark = pytest.mark.quick
@@ -36,12 +37,18 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screen_module, "MOST_CANDIDATES", 1.0)
 
 
-def missed(sae: Architecture, params: Params, x: Tensor) -> int:
+def screen_of(params: Params, center: Tensor | None = None, scale: float | Tensor = 1.0) -> Screen:
+    W_enc = params["W_enc"]
+    return Screen.of(W_enc, params["b_enc"], W_enc.new_zeros(len(W_enc)) if center is None else center, scale)
+
+
+def missed(
+    sae: Architecture, params: Params, x: Tensor, center: Tensor | None = None, scale: float | Tensor = 1.0
+) -> int:
     """Counts the entries of the whole product, and those whose slope is estimated, that the screen rules out."""
-    bias = params["b_enc"]
-    screened = Screen.of(params["W_enc"], bias).pre_acts(sae, params, x)
+    screened = screen_of(params, center, scale).pre_acts(sae, params, x)
     assert screened is not None
-    exact = product(x, params["W_enc"], bias)
+    exact = product(x, params["W_enc"], params["b_enc"])
     return int((_needed(sae, params, exact) & screened.isinf()).sum())
 
 
@@ -78,6 +85,87 @@ def on_the_edge(seed: int, level: float) -> tuple[Tensor, Tensor, Tensor]:
     pre_acts = x @ W.T
     own = pre_acts[torch.arange(D_SAE) % BATCH, torch.arange(D_SAE)]
     return x, W, level * (1 + 1e-5) + 1e-5 - own
+
+
+def on_the_edge_of_stored_rows(seed: int, level: float, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns x, W, b_enc as `on_the_edge`, for scaled bfloat16 rows far from 0, and their centre.
+
+    What rounding takes from each latent's direction points along one token less the centre.
+    """
+    center = 30 * randn(seed + 3, D_IN).abs()
+    rows = ((center + randn(seed, BATCH, D_IN)) / scale).bfloat16().float()
+    x = rows * scale - center
+    W = 1 + torch.rand(D_SAE, D_IN, generator=torch.Generator().manual_seed(seed + 1))
+    part = x[torch.arange(D_SAE) % BATCH]
+    W = (W.bfloat16().float() + 0.9 * ULP / 2 * part / part.abs().amax(1, keepdim=True)) / scale
+    W *= torch.where(torch.arange(D_SAE) % 3 == 0, -1.0, 1.0).unsqueeze(1)  # what is lost points away from the token
+    own = (x.double() @ W.T.double())[torch.arange(D_SAE) % BATCH, torch.arange(D_SAE)].float()
+    return x, W, level * (1 + 1e-5) + 1e-3 - own, center
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("level", [0.0, 0.7])
+@pytest.mark.parametrize("scale", [1.0, 0.0371])
+@pytest.mark.parametrize("seed", range(3))
+def test_entries_of_stored_rows_within_the_bound_of_the_floor_are_kept(
+    seed: int, level: float, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, W, b_enc, center = on_the_edge_of_stored_rows(seed, level, scale)
+    b_enc -= 500 * (torch.arange(D_SAE) >= BATCH)
+    sae: Architecture = JumpReLU(d_sae=D_SAE, bandwidth=1e-6) if level else ReLU(d_sae=D_SAE)
+    params = params_of(W, b_enc, level)
+    assert _needed(sae, params, product(x, params["W_enc"], b_enc)).sum() >= BATCH / 2
+    assert missed(sae, params, x, center, scale) == 0
+    norm = screen_module._norm
+    monkeypatch.setattr(screen_module, "_norm", lambda rows: norm(rows) / 2)
+    assert missed(sae, params, x, center, scale) > 0
+
+
+def test_neither_the_centre_nor_the_scale_of_stored_rows_widens_the_bound() -> None:
+    """About half of the bound that the same tokens have without them: nothing is rounded but the directions."""
+    scale, center = 0.0371, 10 * randn(0, D_IN)
+    x = ((randn(1, BATCH, D_IN) + center) / scale).bfloat16().float() * scale - center
+    params = params_of(randn(2, D_SAE, D_IN), torch.zeros(D_SAE), 0.0)
+    spread, unaware = (screen_of(params, *told)._bounds(x).spread for told in ((center, scale), ()))
+    assert (spread < 0.75 * unaware).all()
+    per_channel = torch.full((D_IN,), scale)
+    torch.testing.assert_close(screen_of(params, center, per_channel)._bounds(x).spread, spread)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("seed", range(4))
+def test_no_entry_is_missed_whatever_centre_and_scale(seed: int) -> None:
+    """Also if they are not those of the rows, or very unlike each other."""
+    x, W, center = randn(seed, BATCH, D_IN), randn(seed + 50, D_SAE, D_IN), randn(seed + 9, D_IN)
+    params = params_of(W, -(x @ W.T).quantile(0.97, dim=0), 0.5)
+    for center_size in (0.0, 1.0, 1e3):
+        for scale in (1.0, 1e-9, 3e9, torch.logspace(-5, 5, D_IN)):
+            for name in ("relu", "jumprelu", "topk"):
+                assert missed(SAES[name], params, x, center_size * center, scale) == 0
+
+
+def truncated_sums(left: Tensor, right: Tensor) -> Tensor:
+    """Multiplies (num, n) by (n, other) as tensor cores may: 8 products and the sum before them are cut off below the
+    last of 24 bits of the largest, towards 0."""
+    total = torch.zeros(len(left), right.shape[1], dtype=torch.float64)
+    for start in range(0, left.shape[1], 8):
+        some = slice(start, start + 8)
+        parts = torch.cat([total[None], (left[:, some, None].double() * right[None, some].double()).movedim(1, 0)])
+        unit = torch.exp2(parts.abs().amax(0).clamp_min(1e-300).log2().floor() - 23)
+        total = ((parts / unit).trunc() * unit).sum(0)
+    return total
+
+
+@pytest.mark.parametrize("unit", [screen_module.UNIT["cuda"], screen_module.UNIT["cuda"] / 4])
+def test_gamma_of_tensor_cores_covers_sums_that_are_cut_off(unit: float) -> None:
+    """Each small product is just below the last bit of the first. A quarter of the unit would not cover that."""
+    n = 2048
+    left, right = torch.full((1, n), 0.996 * 2.0**-11), torch.full((n, 1), 0.996 * 2.0**-11)
+    left[0, 0], right[0, 0] = 1.0, 2.0
+    left, right = left.bfloat16(), right.bfloat16()
+    error = (truncated_sums(left, right) - left.double() @ right.double()).abs()
+    covered = error <= gamma(n, unit) * left.double().norm() * right.double().norm()
+    assert bool(covered) is (unit == screen_module.UNIT["cuda"])
 
 
 @pytest.mark.usefixtures("patient")
@@ -137,7 +225,7 @@ def test_ties_around_the_kth_largest_are_candidates(k: int) -> None:
 def test_candidates_are_few_and_their_values_exact() -> None:
     x, W = randn(0, 128, 256), torch.nn.functional.normalize(randn(1, 2048, 256), dim=1)
     params = params_of(W, torch.full((2048,), -2.3), 0.0)
-    screened = Screen.of(params["W_enc"], params["b_enc"]).pre_acts(ReLU(d_sae=2048), params, x)
+    screened = screen_of(params).pre_acts(ReLU(d_sae=2048), params, x)
     assert screened is not None
     exact = product(x, params["W_enc"], params["b_enc"])
     candidates = screened.isfinite()
@@ -145,10 +233,44 @@ def test_candidates_are_few_and_their_values_exact() -> None:
     torch.testing.assert_close(screened[candidates], exact[candidates], rtol=1e-5, atol=1e-5)
 
 
+def test_pre_activations_that_matter_only_by_being_near_are_not_computed() -> None:
+    """They are within the bounds, and those of active entries exact."""
+    x, W = randn(0, BATCH, D_IN), randn(1, D_SAE, D_IN) / D_IN**0.5
+    sae, params = JumpReLU(d_sae=D_SAE, bandwidth=1.0), params_of(W, torch.zeros(D_SAE), 2.2)
+    found = screen_of(params).entries(sae, params, x)
+    assert found is not None
+    pattern, values = found
+    exact = pattern.values_of(product(x, params["W_enc"], params["b_enc"]))
+    near = (exact > 1.7) & (exact < 2.7)
+    rough = (values - exact).abs() > 1e-5
+    assert 0.5 * near.sum() < rough.sum() < near.sum()
+    assert not (rough & (exact > 2.2)).any()
+    assert torch.equal((values > 1.7) & (values < 2.7), near)
+    torch.testing.assert_close(values, exact, rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("name", sorted(SAES))
+def test_a_screen_on_cuda_chooses_alike(patient: None, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole batch at once, bounds compared as numbers, every candidate exact: as where reading a number waits."""
+    sae, x = SAES[name], randn(2, BATCH, D_IN)
+    params = params_of(randn(0, D_SAE, D_IN), -randn(1, D_SAE).abs(), 3.0) | {"b_dec": randn(3, D_IN)}
+    params |= {"threshold": torch.tensor(3.0)} if name == "batch_topk" else {}
+    params |= {"r_mag": torch.zeros(D_SAE), "b_mag": torch.zeros(D_SAE)}
+    monkeypatch.setattr(encoding_module, "PIECE", 16)
+    entries = [encode(sae, params, x, torch.float32, torch.empty(0, dtype=torch.int64), "always")]
+    for module in (encoding_module, screen_module):
+        monkeypatch.setattr(module, "free_to_read", lambda device: False)
+    entries.append(encode(sae, params, x, torch.float32, torch.empty(0, dtype=torch.int64), "always"))
+    torch.testing.assert_close(entries[1].entry_acts, entries[0].entry_acts)
+    assert torch.equal(entries[1].pattern.positions, entries[0].pattern.positions)
+    masks = [each.estimate.mask if each.estimate else None for each in entries]
+    assert masks[0] is masks[1] is None or torch.equal(*masks)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("b_enc", [5.0, float("nan")])
 def test_many_candidates_are_left_to_the_whole_product(b_enc: float) -> None:
     params = params_of(randn(1, D_SAE, D_IN), torch.full((D_SAE,), b_enc), 0.0)
-    assert Screen.of(params["W_enc"], params["b_enc"]).pre_acts(ReLU(d_sae=D_SAE), params, randn(0, 8, D_IN)) is None
+    assert screen_of(params).pre_acts(ReLU(d_sae=D_SAE), params, randn(0, 8, D_IN)) is None
 
 
 @pytest.mark.usefixtures("patient")
@@ -159,29 +281,6 @@ def test_overflowing_sums_are_candidates() -> None:
     assert missed(ReLU(d_sae=D_SAE), params, x) == 0
 
 
-@pytest.mark.parametrize(
-    ("screening", "dtype", "fast", "expected"),
-    [
-        ("auto", torch.float32, True, True),
-        ("auto", torch.float32, False, False),
-        ("auto", torch.bfloat16, True, False),
-        ("always", torch.float32, False, True),
-        ("always", torch.float64, True, False),
-        ("never", torch.float32, True, False),
-    ],
-)
-def test_the_rule(
-    screening: Any, dtype: torch.dtype, fast: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(screen_module, "multiplies_bfloat16_fast", lambda: fast)
-    assert screens(screening, torch.device("cpu"), dtype) is expected
-
-
-def test_the_processor_is_asked() -> None:
-    capabilities = torch.cpu.get_capabilities()
-    assert multiplies_bfloat16_fast() == bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 @pytest.mark.parametrize("name", sorted(SAES))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_is_chosen_among_entries_is_what_is_chosen_among_all(patient: None, name: str, seed: int) -> None:
@@ -189,10 +288,10 @@ def test_what_is_chosen_among_entries_is_what_is_chosen_among_all(patient: None,
     params = params_of(randn(seed, D_SAE, D_IN), -randn(seed + 1, D_SAE).abs(), 3.0) | {"threshold": torch.tensor(3.0)}
     if name == "jumprelu":
         params["threshold"] = 2 + randn(seed + 3, D_SAE).abs()
-    found = Screen.of(params["W_enc"], params["b_enc"]).entries(sae, params, x)
+    found = screen_of(params).entries(sae, params, x)
     assert found is not None
     pattern, values = found
-    dense = pattern.dense_or(values, float("-inf"))
+    dense = product(x, params["W_enc"], params["b_enc"])
     expected = sae.candidates(params, dense)
     assert expected is not None
     chosen = sae.among(params, pattern, values)
@@ -205,36 +304,21 @@ def test_what_is_chosen_among_entries_is_what_is_chosen_among_all(patient: None,
         assert near.any()
 
 
-@pytest.mark.parametrize(("num_columns", "k"), [(333, 5), (4096, 32), (64, 60), (40, 40), (16, 1)])
-def test_k_bounds_of_every_row_reach_the_floor(num_columns: int, k: int) -> None:
-    """Groups of latents are compared where there are many; the last latents may be in none."""
-    upper = randn(0, 50, num_columns).bfloat16()
-    upper[:, -1] = 100  # the largest of all, beyond the groups
-    floor = TopK(d_sae=num_columns, k=k)._at_most_kth(upper)
-    assert floor.shape == (50, 1)
-    assert ((upper >= floor).sum(1) >= k).all()
-    exact = upper.topk(k, dim=1).values[:, -1:]
-    assert (floor <= exact).all()
-    assert ((upper >= floor).sum(1) <= 2 * k + 8).all()
-
-
 def test_positive_bounds_are_compared_by_their_bits() -> None:
     """The same as numbers, but for -0.0, which no active entry has as its bound."""
-    screen = Screen.of(randn(0, D_SAE, D_IN).T, randn(1, D_SAE))
     tiny, infinite = 2.0**-130, float("inf")
     special = torch.tensor([0.0, tiny, -tiny, 1.0, -1.0, infinite, -infinite, 3.0, 2.984375, 3.015625])
     upper = torch.cat([special, randn(2, 90)]).bfloat16().expand(4, 100)
+    bounds = Bounds(upper, torch.zeros(4, 1), sizes=torch.ones(4))
     for floor in (torch.zeros(()), torch.tensor([[0.0], [1.0], [3.0], [2.984375]]), torch.full((100,), 0.5)):
-        assert torch.equal(screen._reaching(upper, floor, randn(3, 4, D_IN)), upper >= floor)
+        assert torch.equal(bounds.reaching(floor), upper >= floor * (1 - ULP))
     between = torch.tensor(2.99)  # no bfloat16: more may reach it, but none is missed
-    reaching = screen._reaching(upper, between, randn(3, 4, D_IN))
-    assert not (~reaching & (upper.float() >= between)).any()
-    huge = torch.full((4, D_IN), 1e38)
+    assert not (~bounds.reaching(between) & (upper.float() >= between)).any()
     with_nan = upper.clone()
-    with_nan[0, 0] = float("nan")
-    assert screen._reaching(with_nan, torch.zeros(()), huge)[0, 0]
+    with_nan[0, 0] = -float("nan")
+    assert Bounds(with_nan, torch.zeros(4, 1), sizes=torch.full((4,), infinite)).reaching(torch.zeros(()))[0, 0]
     negative = torch.tensor(-0.5)
-    assert torch.equal(screen._reaching(upper, negative, randn(3, 4, D_IN)), upper >= negative)
+    assert torch.equal(bounds.reaching(negative), upper >= negative * (1 + ULP))
 
 
 def test_a_derived_class_that_chooses_otherwise_is_asked_itself(patient: None) -> None:

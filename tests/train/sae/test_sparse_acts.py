@@ -13,7 +13,7 @@ from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.gated import Gated
 from saepipe.train.sae.jumprelu import JumpReLU
 from saepipe.train.sae.relu import ReLU
-from saepipe.train.sae.screen import Screening
+from saepipe.train.sae.screening import Screening
 from saepipe.train.sae.sparse_acts import SparseActs, encode_sparse
 from saepipe.train.sae.topk import TopK
 
