@@ -1,4 +1,4 @@
-"""Checks the kernels on a GPU, then measures steps, whole runs and harvest, and the ceilings and the loader they meet.
+"""Checks the kernels on a GPU, measures steps, whole runs, harvest and the screen, and the ceilings and loader they meet.
 
     python bench/gpu.py [--parts kernels steps ...] [--out FILE]        on a CUDA GPU; budgets add up to 7.5 minutes
     python bench/gpu.py --tiny --out FILE                               runs every line on a CPU; makes no claims
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_parts import aims, ceilings, device, harvest, kernels, loader, profile, reference, steps
+from gpu_parts import aims, ceilings, device, harvest, kernels, loader, profile, reference, screen, steps
 from gpu_parts.scale import Scale, full, tiny
 from gpu_parts.session import Keep, Session
 from gpu_parts.timing import Budget, attempt
@@ -36,10 +36,11 @@ PARTS: dict[str, Callable[[Session], dict[str, Any]]] = {
     "steps": steps.measure,
     "reference": reference.measure,
     "harvest": harvest.measure,
+    "screen": screen.measure,
     "ceilings": ceilings.measure,
     "loader": loader.measure,
 }
-NEEDS_KERNELS = {"steps", "reference"}
+NEEDS_KERNELS = {"steps", "reference", "screen"}
 
 
 def main() -> int:

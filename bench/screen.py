@@ -3,6 +3,7 @@
     python bench/screen.py [--entries 1e9]
 
 Every third of the draws has latents of lengths from 1e-8 to 1e8, and every third tokens of lengths from 1e-20 to 1e5.
+Every second has scaled bfloat16 rows less a centre, as a run has them, and others any rows.
 Biases leave 2 % of the first tokens' pre-activations above 0. Adversarial entries, placed within the bound of a
 threshold, are in tests/train/sae/test_screen.py. Makes no claim about speed. Writes results/screen.json.
 """
@@ -45,9 +46,13 @@ def count_draw(seed: int) -> dict[str, int]:
         W *= torch.logspace(-8, 8, D_SAE)[:, None]
     if seed % 3 == 1:
         x *= torch.logspace(-20, 5, BATCH)[:, None]
+    center, scale = torch.zeros(D_IN), 1.0
+    if seed % 2 == 0:
+        center, scale = 3 * torch.randn(D_IN, generator=rng), 0.0371
+        x = ((x + center) / scale).bfloat16().float() * scale - center
     b_enc = -(x[:256] @ W.T).quantile(0.98, dim=0)
     params = {"W_enc": W.T, "b_enc": b_enc}
-    screened = screen.Screen.of(params["W_enc"], b_enc).pre_acts(ReLU(d_sae=D_SAE), params, x)
+    screened = screen.Screen.of(params["W_enc"], b_enc, center, scale).pre_acts(ReLU(d_sae=D_SAE), params, x)
     assert screened is not None
     active, left = product(x, params["W_enc"], b_enc) > 0, screened.isfinite()
     counted = {"active": active, "candidates": left, "missed": active & ~left}

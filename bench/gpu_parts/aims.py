@@ -61,11 +61,17 @@ def graphed_speed(parts: Parts) -> float:
     return contenders["dense"]["ms"] / contenders["dense, graphed"]["ms"]
 
 
+def screened_speed(parts: Parts) -> float:
+    ms = parts["screen"]["topk 65536"]["ms"]
+    return ms["unscreened"] / ms["screened"]
+
+
 AIMS = (
     Aim("harvest with writing, over the forward pass alone, context 128", harvest_ratio(128), 0.85),
     Aim("harvest with writing, over the forward pass alone, context 1024", harvest_ratio(1024), 0.85),
     Aim("dense ReLU at d_sae 16,384 in bfloat16, share of the matmul measured beside it", dense_share, 0.6),
     Aim("sparse TopK k = 64 at d_sae 65,536, times dense compiled PyTorch", sparse_speed, 3.0),
+    Aim("sparse TopK at d_sae 65,536 in float32, screened, times unscreened", screened_speed, 2.0),
     Aim("dense ReLU at d_sae 2,304 as one CUDA graph, times its launches one by one", graphed_speed, 1.5),
     Aim("ten runs of the reference experiment, seconds", lambda run: run["reference"]["seconds"], 60.0, at_most=True),
 )

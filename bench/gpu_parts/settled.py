@@ -64,7 +64,14 @@ def threshold_at(pre_acts: Tensor, share: float) -> float:
 
 
 def recipe_of(
-    scale: Scale, name: str, d_sae: int, factor: float, sparse_steps: str, seed: int, dtype: str = "auto"
+    scale: Scale,
+    name: str,
+    d_sae: int,
+    factor: float,
+    sparse_steps: str,
+    seed: int,
+    dtype: str = "auto",
+    screen: str = "auto",
 ) -> Recipe:
     """Returns the recipe of a run whose steps are all sparse or all dense."""
     saes: dict[str, dict[str, Any]] = {
@@ -77,14 +84,14 @@ def recipe_of(
     }
     raw = {**saes[name], "cache": "none", "steps": 1_000_000, "batch_size": scale.batch, "seed": seed}
     raw |= {"sae": {**raw["sae"], "d_sae": d_sae}, "optimizer": {"lr": LR}, "sparse_steps": sparse_steps}
-    raw |= {"compute_dtype": dtype}
+    raw |= {"compute_dtype": dtype, "screen": screen}
     config = TrainConfig.parse(raw).resolved(hook=scale.hook, num_rows=scale.cache_rows, device=scale.device)
     return Recipe(config, scale.d_in, factor, scale.device)
 
 
 def new_run(
-    scale: Scale, settled: Settled, sparse_steps: str, seed: int, dtype: str = "auto"
+    scale: Scale, settled: Settled, sparse_steps: str, seed: int, dtype: str = "auto", screen: str = "auto"
 ) -> tuple[Recipe, TrainState]:
     """Returns a run at step 0 with the settled parameters."""
-    recipe = recipe_of(scale, settled.name, settled.d_sae, settled.scale, sparse_steps, seed, dtype)
+    recipe = recipe_of(scale, settled.name, settled.d_sae, settled.scale, sparse_steps, seed, dtype, screen)
     return recipe, fresh_state(recipe, settled.params)

@@ -45,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, out: Path, *arguments: str) -> tuple[in
 
 
 def test_the_most_telling_part_comes_first() -> None:
-    assert list(gpu.PARTS) == ["kernels", "steps", "reference", "harvest", "ceilings", "loader"]
+    assert list(gpu.PARTS) == ["kernels", "steps", "reference", "harvest", "screen", "ceilings", "loader"]
     assert gpu.with_kernels(["harvest", "steps"], {}) == ["kernels", "steps", "harvest"]
 
 
