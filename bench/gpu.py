@@ -1,4 +1,4 @@
-"""Checks the kernels on a GPU, measures steps, whole runs, harvest and the screen, and the ceilings and loader they meet.
+"""Checks the kernels on a GPU, then measures steps, whole runs, harvest, the screen, and the ceilings that they meet.
 
     python bench/gpu.py [--parts kernels steps ...] [--out FILE]        on a CUDA GPU; budgets add up to 7.5 minutes
     python bench/gpu.py --tiny --out FILE                               runs every line on a CPU; makes no claims

@@ -26,7 +26,9 @@ from saepipe.train.sae.topk import TopK
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 from saepipe.train.step.step import train_step
 
-CLAIM = "Bounds of bfloat16 factors leave few candidates beside a trained SAE's entries, those of float8 too many to pay"
+CLAIM = (
+    "Bounds of bfloat16 factors leave few candidates beside a trained SAE's entries, those of float8 too many to pay"
+)
 D_IN, D_SAE, BATCH, NUM_BATCHES = 512, 4096, 2048, 16
 SAES: dict[str, dict[str, Any]] = {
     "relu": {"sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": 4.0}]},

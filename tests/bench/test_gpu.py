@@ -24,6 +24,7 @@ from gpu_parts.session import Session
 from gpu_parts.timing import Budget
 
 from saepipe.train.kernels import cpu
+from saepipe.train.sae.topk import TopK
 from saepipe.train.step.step import step_loss
 
 SCALE = tiny()
@@ -176,13 +177,28 @@ def test_aims_are_judged_by_their_limits() -> None:
             "topk 65536": {"contenders": {"plain, compiled": {"ms": 30.0}, "sparse": {"ms": 10.0}}},
             "relu 2304": {"contenders": {"dense": {"ms": 1.0}, "dense, graphed": {"ms": 0.5}}},
         },
+        "screen": {"topk 65536": {"ms": {"unscreened": 9.0, "screened": 4.0}}},
         "reference": {"seconds": 61.0},
     }
     judged = aims.judge(parts)
-    assert [line.verdict for line in judged] == ["met", "missed", "not measured", "met", "met", "missed"]
+    assert [line.verdict for line in judged] == ["met", "missed", "not measured", "met", "met", "met", "missed"]
     assert judged[2].number is None
     assert judged[2].why
     assert judged[3].number == pytest.approx(3.0)
+
+
+def test_a_screen_that_misses_entries_is_a_failure_and_not_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result = gpu.screen.measure(session(60.0, tmp_path))
+    assert result["topk 64"]["ms"].keys() == {"unscreened", "screened"}
+    assert list(gpu.failures(result)) == []
+    monkeypatch.setattr(TopK, "floor", lambda self, params, upper, spread: upper.float().amax(1, keepdim=True))
+    result = gpu.screen.measure(session(60.0, tmp_path))
+    (failure,) = gpu.failures(result)
+    assert "misses" in failure
+    assert result["topk 64"]["missed"] > 0
+    assert "ms" not in result["topk 64"]
 
 
 def test_failures_are_found_at_any_depth() -> None:

@@ -13,6 +13,7 @@ import torch
 from helpers.killed_training import KillAfter, Killed
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
+from saepipe.train.sae import screen
 
 Make = Callable[..., TrainConfig]
 
@@ -30,6 +31,17 @@ SAES: dict[str, dict[str, Any]] = {
 def last_line(run: Path) -> dict[str, Any]:
     line: dict[str, Any] = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     return line
+
+
+@pytest.mark.parametrize("name", SAES)
+def test_a_screened_run_on_the_device_ends_like_another(
+    config: Make, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen, "MOST_CANDIDATES", 1.0)
+    settings = {**SAES[name], "compute_dtype": "float32", "sparse_steps": "always", "device": DEVICE}
+    runs = [train(config(**settings, screen=rule), tmp_path / rule)[0] for rule in ("never", "always")]
+    for figure in ("loss", "fvu", "l0"):
+        assert last_line(runs[1])[figure] == pytest.approx(last_line(runs[0])[figure], rel=1e-2), figure
 
 
 @pytest.mark.parametrize("sparse_steps", PATHS)

@@ -100,11 +100,11 @@ class Pattern:
 
         Every row must have as many.
         """
-        starts = self.row_starts.long()
-        number = torch.arange(self.num_entries, device=values.device) - starts[:-1].repeat_interleave(starts.diff())
+        starts, rows = self.row_starts.long(), self.rows.long()
+        number = torch.arange(self.num_entries, device=values.device) - starts.index_select(0, rows)
         width = int(starts.diff().max())
         padded = values.new_full((self.num_rows, width), float("-inf"))
-        padded.view(-1).scatter_(0, self.rows.long() * width + number, values)
+        padded.view(-1).scatter_(0, rows * width + number, values)
         chosen = largest(padded, num)
         return (chosen.sort(dim=1).values + starts[:-1].unsqueeze(1)).flatten()
 

@@ -78,7 +78,8 @@ class JumpReLU(Architecture):
 
     def undecided(self, params: Params, upper: Tensor, lower: Tensor, latents: Tensor) -> Tensor:
         threshold = _value(params).index_select(0, latents)
-        return (upper >= threshold) | (lower <= threshold - self.bandwidth / 2)
+        # Of a NaN, neither comparison is true.
+        return ((upper < threshold) & (lower > threshold - self.bandwidth / 2)).logical_not_()
 
     def floor(self, params: Params, upper: Tensor, spread: Tensor) -> Tensor:
         return _value(params) - self.bandwidth / 2  # entries whose slope is estimated lie down to there

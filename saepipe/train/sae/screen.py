@@ -32,16 +32,11 @@ from saepipe.train.kernels.pattern import Pattern, true_positions
 from saepipe.train.kernels.pick import kernels_for
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.screening import free_to_read
-
-ULP = 2.0**-7
-"""Greatest relative step between neighbouring bfloat16 numbers; rounding moves one by at most half of it."""
+from saepipe.train.sae.upper_bounds import ULP, Bounds
 
 TINY = 2.0**-60
 """Added to norms, whose squares underflow below about 2^-75, and to what smaller factors and products flush to zero;
 enough for any s from 2^-50 to 2^50."""
-
-OVERFLOW = 1e38
-"""Products of a token and a direction whose norms multiply to less have no sum that overflows."""
 
 UNIT = {"cpu": 2.0**-24, "cuda": 2.0**-22}
 """Relative error of one addition in a product of bfloat16 factors."""
@@ -49,8 +44,8 @@ UNIT = {"cpu": 2.0**-24, "cuda": 2.0**-22}
 MOST_CANDIDATES = 0.1
 """Share of the entries above which the whole product costs less than its entries one by one."""
 
-PREPARED = 1024
-"""Latents whose directions are rounded at a time."""
+PREPARED = {"cpu": 1024, "cuda": 16_384}
+"""Latents whose directions are rounded at a time, so that no second array of their size is ever in memory."""
 
 COLUMNS = 4
 """Columns beside those of d_in: two of the bound, two of the bias."""
@@ -81,21 +76,19 @@ class Screen:
             scale: factor that the rows were multiplied by before, a number or (d_in,). With any other, bounds hold too,
                 but are about twice as wide.
         """
-        W, num = W_enc.T, W_enc.shape[0] + ALIGNED
-        exact = gamma(num, UNIT["cpu"])
-        slack = exact + gamma(num, UNIT[W.device.type])
-        rounded = W.new_zeros(len(W), width(W_enc.shape[0]), dtype=torch.bfloat16)
-        for start in range(0, len(W), PREPARED):  # so that no second array of W's size is ever in memory
-            latents = slice(start, start + PREPARED)
-            part = W[latents]
-            factors = (part * scale).bfloat16()
+        W, (d_in, d_sae), device = W_enc.T, W_enc.shape, W_enc.device.type
+        exact = gamma(d_in + ALIGNED, UNIT["cpu"])
+        slack = exact + gamma(d_in + ALIGNED, UNIT[device])
+        rounded = W.new_zeros(d_sae, width(d_in), dtype=torch.bfloat16)
+        for latents in (slice(start, start + PREPARED[device]) for start in range(0, d_sae, PREPARED[device])):
+            factors = (W[latents] * scale).bfloat16()
             v = factors.float() / scale
-            shifted, length, lost = bias[latents] - v @ center, _norm(part), _norm(part - v)
+            shifted, length, lost = bias[latents] - v @ center, _norm(W[latents]), _norm(W[latents] - v)
             high = shifted.bfloat16()
             low = shifted - high.float() + slack * (shifted.abs() + bias[latents].abs())
             columns = [_above(length + lost), _above(lost + exact * length), high, _above(low)]
-            rounded[latents, : W_enc.shape[0]] = factors
-            rounded[latents, W_enc.shape[0] :][:, :COLUMNS] = torch.stack(columns, dim=1)
+            rounded[latents, :d_in] = factors
+            rounded[latents, d_in : d_in + COLUMNS] = torch.stack(columns, dim=1)
         return cls(W, bias, center, scale, rounded, slack)
 
     def entries(
@@ -117,13 +110,12 @@ class Screen:
         pattern = Pattern.of_positions(positions, *bounds.upper.shape)
         if nonzero or not free_to_read(tokens.device) or not sae.holds("undecided"):
             return pattern, self._exact(pattern, tokens)
-        values, spread = pattern.values_of(bounds.upper).float(), bounds.spread.flatten().index_select(0, pattern.rows)
-        rounding = ULP * values.abs()
-        undecided = sae.undecided(params, values + rounding, values - rounding - spread, pattern.columns)
+        upper, lower = bounds.of(pattern)
+        undecided = sae.undecided(params, upper, lower, pattern.columns)
         if undecided is None:
             return pattern, self._exact(pattern, tokens)
         chosen = true_positions(undecided)
-        return pattern, values.index_copy_(0, chosen, self._exact(pattern.only(chosen), tokens))
+        return pattern, upper.index_copy_(0, chosen, self._exact(pattern.only(chosen), tokens))
 
     def pre_acts(self, sae: Architecture, params: Params, tokens: Tensor, *, nonzero: bool = False) -> Tensor | None:
         """Returns the pre-activations of `entries` as an array (num_tokens, d_sae), -inf elsewhere."""
@@ -140,7 +132,7 @@ class Screen:
         lost = _norm(rows - rounded.float() * self.scale) + self.slack * (length + _norm(self.center))
         left = rounded.new_zeros(len(tokens), self.rounded.shape[1])
         left[:, : tokens.shape[1]] = rounded
-        columns = left[:, tokens.shape[1] :][:, :COLUMNS].fill_(1.0)
+        columns = left[:, tokens.shape[1] :][:, :COLUMNS].fill_(1.0)  # beside the bias
         columns[:, :2] = torch.stack([_above(lost), _above(length)], dim=1)
         with summed_in_float32():
             upper = left @ self.rounded.T
@@ -161,25 +153,6 @@ class Screen:
     @property
     def _columns(self) -> Tensor:
         return self.rounded[:, self.W.shape[1] :]
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Bounds of the pre-activations of some tokens."""
-
-    upper: Tensor  # (num_tokens, d_sae) bfloat16
-    spread: Tensor  # (num_tokens, 1): how far below these the pre-activations can be
-    sizes: Tensor  # (num_tokens,): what no sum of a pre-activation exceeds
-
-    def reaching(self, floor: Tensor) -> Tensor:
-        """Marks the upper bounds (num_tokens, d_sae) that are not below a floor, and NaN, from sums that overflow."""
-        floor = floor - ULP * floor.abs()  # what rounding the bound took
-        if not (free_to_read(self.upper.device) and bool((self.sizes < OVERFLOW).all() and (floor >= 0).all())):
-            return (self.upper < floor).logical_not_()
-        # Without NaN, positive numbers are ordered like their bits, which are compared several times as fast. What they
-        # are compared with is cut off after 16 bits, so it is not above the floor.
-        bits = (floor.view(torch.int32) >> 16).to(torch.int16)
-        return torch.from_numpy(self.upper.view(torch.int16).numpy() >= bits.numpy())
 
 
 def width(d_in: int) -> int:

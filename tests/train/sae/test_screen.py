@@ -10,18 +10,21 @@ from torch import Tensor
 
 from saepipe.train.sae import encoding as encoding_module
 from saepipe.train.sae import screen as screen_module
+from saepipe.train.sae import upper_bounds as upper_bounds_module
 from saepipe.train.sae.base import Architecture, Params, product
 from saepipe.train.sae.batch_topk import BatchTopK
 from saepipe.train.sae.encoding import encode
 from saepipe.train.sae.gated import Gated
 from saepipe.train.sae.jumprelu import JumpReLU
 from saepipe.train.sae.relu import ReLU
-from saepipe.train.sae.screen import ULP, Bounds, Screen, gamma
+from saepipe.train.sae.screen import Screen, gamma
 from saepipe.train.sae.topk import TopK
+from saepipe.train.sae.upper_bounds import ULP
 
 pytestmark = pytest.mark.quick
 
 D_IN, D_SAE, BATCH = 48, 160, 64
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SAES: dict[str, Architecture] = {
     "relu": ReLU(d_sae=D_SAE),
     "gated": Gated(d_sae=D_SAE),
@@ -53,7 +56,7 @@ def missed(
 
 
 def _needed(sae: Architecture, params: Params, pre_acts: Tensor) -> Tensor:
-    needed, candidates = torch.zeros(pre_acts.shape, dtype=torch.bool), sae.candidates(params, pre_acts)
+    needed, candidates = torch.zeros_like(pre_acts, dtype=torch.bool), sae.candidates(params, pre_acts)
     assert candidates is not None
     needed.view(-1)[candidates.positions] = True
     near = sae.near(params, pre_acts)
@@ -63,6 +66,10 @@ def _needed(sae: Architecture, params: Params, pre_acts: Tensor) -> Tensor:
 def params_of(W: Tensor, b_enc: Tensor, threshold: float) -> Params:
     """Returns parameters with encoder directions W (d_sae, d_in)."""
     return {"W_enc": W.T, "b_enc": b_enc, "threshold": torch.full((len(W),), threshold)}
+
+
+def on_device(params: Params) -> Params:
+    return {name: value.to(DEVICE) for name, value in params.items()}
 
 
 def randn(seed: int, *shape: int) -> Tensor:
@@ -222,6 +229,22 @@ def test_ties_around_the_kth_largest_are_candidates(k: int) -> None:
     assert missed(TopK(d_sae=D_SAE, k=k), params, x) == 0
 
 
+@pytest.mark.cuda
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("level", [0.0, 0.7])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gpu_misses_no_entry(seed: int, level: float) -> None:
+    """Entries within the bound, from what is lost of tokens and of directions, and those of many random products."""
+    sae: Architecture = JumpReLU(d_sae=D_SAE, bandwidth=1e-6) if level else ReLU(d_sae=D_SAE)
+    x, W, b_enc = on_the_edge(seed, level)
+    assert missed(sae, on_device(params_of(W, b_enc + 1e-3, level)), x.to(DEVICE)) == 0
+    x, W, b_enc, center = on_the_edge_of_stored_rows(seed, level, 0.0371)
+    assert missed(sae, on_device(params_of(W, b_enc, level)), x.to(DEVICE), center.to(DEVICE), 0.0371) == 0
+    x, W = randn(seed, 256, 2304), randn(seed + 1, 4096, 2304)
+    params = params_of(W, -(x @ W.T).quantile(0.97, dim=0), level)
+    assert missed(sae.model_copy(update={"d_sae": 4096}), on_device(params), x.to(DEVICE)) == 0
+
+
 def test_candidates_are_few_and_their_values_exact() -> None:
     x, W = randn(0, 128, 256), torch.nn.functional.normalize(randn(1, 2048, 256), dim=1)
     params = params_of(W, torch.full((2048,), -2.3), 0.0)
@@ -258,7 +281,7 @@ def test_a_screen_on_cuda_chooses_alike(patient: None, name: str, monkeypatch: p
     params |= {"r_mag": torch.zeros(D_SAE), "b_mag": torch.zeros(D_SAE)}
     monkeypatch.setattr(encoding_module, "PIECE", 16)
     entries = [encode(sae, params, x, torch.float32, torch.empty(0, dtype=torch.int64), "always")]
-    for module in (encoding_module, screen_module):
+    for module in (encoding_module, screen_module, upper_bounds_module):
         monkeypatch.setattr(module, "free_to_read", lambda device: False)
     entries.append(encode(sae, params, x, torch.float32, torch.empty(0, dtype=torch.int64), "always"))
     torch.testing.assert_close(entries[1].entry_acts, entries[0].entry_acts)
@@ -279,6 +302,7 @@ def test_overflowing_sums_are_candidates() -> None:
     W[0] *= 1e20
     params = params_of(W, torch.full((D_SAE,), -1e32), 0.0)
     assert missed(ReLU(d_sae=D_SAE), params, x) == 0
+    assert missed(JumpReLU(d_sae=D_SAE, bandwidth=1e32), params_of(W, params["b_enc"], 1e32), x) == 0
 
 
 @pytest.mark.parametrize("name", sorted(SAES))
@@ -302,23 +326,6 @@ def test_what_is_chosen_among_entries_is_what_is_chosen_among_all(patient: None,
     if near is not None and everywhere is not None:
         assert torch.equal(near, everywhere)
         assert near.any()
-
-
-def test_positive_bounds_are_compared_by_their_bits() -> None:
-    """The same as numbers, but for -0.0, which no active entry has as its bound."""
-    tiny, infinite = 2.0**-130, float("inf")
-    special = torch.tensor([0.0, tiny, -tiny, 1.0, -1.0, infinite, -infinite, 3.0, 2.984375, 3.015625])
-    upper = torch.cat([special, randn(2, 90)]).bfloat16().expand(4, 100)
-    bounds = Bounds(upper, torch.zeros(4, 1), sizes=torch.ones(4))
-    for floor in (torch.zeros(()), torch.tensor([[0.0], [1.0], [3.0], [2.984375]]), torch.full((100,), 0.5)):
-        assert torch.equal(bounds.reaching(floor), upper >= floor * (1 - ULP))
-    between = torch.tensor(2.99)  # no bfloat16: more may reach it, but none is missed
-    assert not (~bounds.reaching(between) & (upper.float() >= between)).any()
-    with_nan = upper.clone()
-    with_nan[0, 0] = -float("nan")
-    assert Bounds(with_nan, torch.zeros(4, 1), sizes=torch.full((4,), infinite)).reaching(torch.zeros(()))[0, 0]
-    negative = torch.tensor(-0.5)
-    assert torch.equal(bounds.reaching(negative), upper >= negative * (1 + ULP))
 
 
 def test_a_derived_class_that_chooses_otherwise_is_asked_itself(patient: None) -> None:

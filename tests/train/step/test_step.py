@@ -14,6 +14,7 @@ from saepipe.data.config.component import import_members
 from saepipe.train.config import TrainConfig
 from saepipe.train.kernels import pattern
 from saepipe.train.penalties.base import Penalty
+from saepipe.train.sae import encoding, screen, upper_bounds
 from saepipe.train.sae.base import Architecture
 from saepipe.train.sae.batch_topk import BatchTopK
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
@@ -93,6 +94,23 @@ def test_a_sparse_step_waits_only_for_the_number_of_entries(
     monkeypatch.setattr(pattern, "true_positions", lambda mask: mask.flatten().nonzero().squeeze(1))
     sae = {"name": name, "d_sae": 40, **K.get(name, {})}
     assert waits_of_a_step(config, sae=sae, penalties=[], sparse_steps="always", screen="never") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("topk", ["nonzero.default", "_local_scalar_dense.default"]), ("relu", ["nonzero.default", "nonzero.default"])],
+)
+def test_a_screened_step_waits_only_for_the_numbers_of_candidates_and_of_entries(
+    config: Make, name: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA. A topk knows the number of its entries, but not the most candidates of a token."""
+    monkeypatch.setattr(screen, "MOST_CANDIDATES", 1.0)
+    for module in (encoding, screen, upper_bounds):
+        monkeypatch.setattr(module, "free_to_read", lambda device: False)
+    for module in (encoding, screen):
+        monkeypatch.setattr(module, "true_positions", lambda mask: mask.flatten().nonzero().squeeze(1))
+    sae = {"name": name, "d_sae": 40, **K.get(name, {})}
+    assert waits_of_a_step(config, sae=sae, penalties=[], sparse_steps="always", screen="always") == expected
 
 
 def test_waits_are_recorded(config: Make) -> None:
