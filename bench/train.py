@@ -2,14 +2,14 @@
 
     SAEPIPE_SHARED=../shared python bench/train.py [--rounds 5] [--steps 50] [--before CHECKOUT] [--peers-python PYTHON]
 
-Ours is `train_step` as `saepipe train` calls it: unit decoder rows, projection, clipping, dead latents counted, sums
-for the log, and in each round one step with the measurements of a log line (a run has one in 100). It is timed at a
-settled density: each of ours is trained once until about 64 latents per token are active, and every round continues
-from there. Dense steps, of others and ours, cost the same at any density. The floor is a step in plain torch, without
-constraint, clipping or log. With --before, an earlier build in a checkout takes turns too, from the same settled SAEs,
-without the log line's measurements. With --peers-python, an interpreter that has these libraries, SAELens,
-dictionary_learning and sparsify take turns too, each with the step of its own trainer. Writes results/train.json; with
---before, results/train_before.json.
+Ours is `train_step` as `saepipe train` calls it, on bfloat16 rows: unit decoder rows, projection, clipping, dead
+latents counted, sums for the log, and in each round one step with the measurements of a log line (a run has one in
+100). It is timed at a settled density: each of ours is trained once until about 64 latents per token are active, and
+every round continues from there. Dense steps, of others and ours, cost the same at any density. The floor is a step in
+plain torch, without constraint, clipping or log. With --before, an earlier build in a checkout takes turns too, from
+the same settled SAEs, without the log line's measurements. With --peers-python, an interpreter that has these
+libraries, SAELens, dictionary_learning and sparsify take turns too, each with the step of its own trainer. Writes
+results/train.json; with --before, results/train_before.json.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def settle(name: str, folder: Path) -> None:
     recipe = recipe_of(name, *data[0].shape)
     state = fresh_state(recipe, initial_params(recipe))
     for number in range(SETTLING):
-        train_step(recipe, state, data[number % len(data)])
-    last = train_step(recipe, state, data[0], *log_line())
+        train_step(recipe, state, data[number % len(data)].bfloat16())
+    last = train_step(recipe, state, data[0].bfloat16(), *log_line())
     assert last is not None
     print(f"{name}: L0 {last.l0:.1f}, {'sparse' if state.sparse else 'dense'} steps", flush=True)
     save_checkpoint(folder / name, name, state)
@@ -138,11 +138,11 @@ def make_step(name: str, folder: Path, data: Sequence[torch.Tensor]) -> Callable
     recipe = recipe_of(name, *data[0].shape)
     state = load_checkpoint(folder / name.removesuffix(DENSE) / str(SETTLING + 1), recipe)
     state.sparse = state.sparse and recipe.config.sae.sparse and not name.endswith(DENSE)
-    measured = int(os.environ["MEASURED"])
+    measured, rows = int(os.environ["MEASURED"]), [x.bfloat16() for x in data]  # as a cache has them
 
     def step(number: int, x: torch.Tensor) -> float:
         before = state.sums[:, 1].sum().item()
-        train_step(recipe, state, x, *(log_line() if number == measured else ()))
+        train_step(recipe, state, rows[number % len(rows)], *(log_line() if number == measured else ()))
         return state.sums[:, 1].sum().item() - before
 
     return step

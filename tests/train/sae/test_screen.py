@@ -272,6 +272,13 @@ def test_pre_activations_that_matter_only_by_being_near_are_not_computed() -> No
     torch.testing.assert_close(values, exact, rtol=0.02, atol=0.05)
 
 
+def test_a_pre_activation_with_a_bound_that_is_no_number_is_computed() -> None:
+    sae, params = JumpReLU(d_sae=3, bandwidth=1.0), {"threshold": torch.full((3,), 2.0)}
+    nan, latents = float("nan"), torch.arange(3, dtype=torch.int32)
+    undecided = sae.undecided(params, torch.tensor([nan, 1.9, 1.9]), torch.tensor([1.6, nan, 1.6]), latents)
+    assert undecided.tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize("name", sorted(SAES))
 def test_a_screen_on_cuda_chooses_alike(patient: None, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole batch at once, bounds compared as numbers, every candidate exact: as where reading a number waits."""
