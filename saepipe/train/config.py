@@ -110,7 +110,8 @@ class TrainConfig(ConfigWithPlugins):
     screen: Screening = Field(
         "auto",
         description="find the entries of a sparse step by a product in bfloat16 and bounds of its error, and compute "
-        "those in float32; auto: on a CPU that multiplies bfloat16 fast",
+        "those in float32; auto: on a CPU that multiplies bfloat16 fast; always: on every CPU, and on CUDA from "
+        "capability 8.0",
     )
     exact: bool | None = Field(
         None,

@@ -9,7 +9,7 @@ from torch import Tensor
 from saepipe.train.config import TrainConfig
 from saepipe.train.sae.base import Params
 from saepipe.train.schedule import settings_at
-from saepipe.train.step.loss import Loss, Moment, Term, compute_loss
+from saepipe.train.step.loss import Loss, Moment, Term, _kept, compute_loss
 from saepipe.train.step.optim import remove_parallel
 
 pytestmark = pytest.mark.quick
@@ -107,3 +107,20 @@ def test_gradients_and_sums_are_those_of_the_total(config: Make, params: Params,
     torch.testing.assert_close(loss.values.unsqueeze(1) * loss.factors, torch.stack([loss.values, weighted], dim=1))
     expected = torch.autograd.grad(loss.total, list(params.values()), retain_graph=True)
     torch.testing.assert_close(loss.gradients(params), list(expected))
+
+
+@pytest.mark.parametrize("screen", ["auto", "always"])
+@pytest.mark.parametrize(("penalty", "any_dead"), [("l1", True), ("auxk", False), ("auxk", True), ("preact", False)])
+def test_elsewhere_pre_activations_are_left_out_only_for_a_screen_and_if_none_is_read(
+    config: Make, screen: str, penalty: str, any_dead: bool
+) -> None:
+    silence = torch.zeros(40, dtype=torch.int64, device="meta")
+    moment = Moment(3, 20, 0, silence, dead_after=1, any_dead=any_dead, uniform=None, now={}, states={})
+    kept = _kept(config(penalties=[{"name": penalty, "weight": 0.1}], screen=screen), moment)
+    none_read = penalty == "l1" or (penalty == "auxk" and not any_dead)
+    if screen == "always" and none_read:
+        assert kept is not None
+        assert len(kept) == 0
+        assert kept.device == silence.device
+    else:
+        assert kept is None
