@@ -17,7 +17,7 @@ from torch import Tensor
 from saepipe.train.captured.settled_step import StepTensors
 from saepipe.train.sae.encoding import PIECE
 from saepipe.train.sae.room import count_entries
-from saepipe.train.sae.screen import screens
+from saepipe.train.sae.screening import screens
 from saepipe.train.sae.straight_through import DENSE_ABOVE
 from saepipe.train.sae.transcoder import split_rows
 from saepipe.train.step.state import Recipe

@@ -206,8 +206,8 @@ def _activating(sae: Architecture) -> str:
 def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
     """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
     kept, transformed = _kept(config, moment), bool(config.transforms)
-    place = {"transformed": transformed, "room": moment.room}
-    entries = encode(config.sae, params, x, dtype, kept, config.screening, moment.scale, **place)
+    screen = config.screening, moment.scale
+    entries = encode(config.sae, params, x, dtype, kept, *screen, transformed=transformed, room=moment.room)
     encoded = entries.entry_acts.detach()
     # Without an estimator the sum is the one that penalties read, and is kept for them.
     shared = entries.estimate is None
