@@ -6,15 +6,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saepipe.train.kernels.constants import TRACED
+
 GROUP = 16
 """Columns of which only the largest number is compared with those of other groups."""
 
 
 def largest(values: Tensor, k: int) -> Tensor:
-    """Returns the indices (num_rows, k) of the k largest values of each row, int64, in any order."""
-    if values.device.type == "cpu" and k < values.shape[1]:
-        return torch.from_numpy(np.argpartition(values.numpy(), -k, axis=1)[:, -k:])
-    return values.topk(k, dim=1, sorted=False).indices
+    """Returns the columns of each row's k largest values (num_rows, num_columns), int64 (num_rows, k), ascending.
+
+    A NaN is larger than any number. On a CPU numpy finds each row's k-th largest, which takes a fifth of the time of
+    torch's topk; that decides where other values equal it.
+    """
+    if values.device.type == "cpu" and values.dtype == torch.float32 and not TRACED.get():
+        numbers = values.detach().numpy()
+        kth = np.partition(numbers, -k, axis=1)[:, -k, None]
+        positions = np.flatnonzero(~(numbers < kth))  # at least k in each row
+        if len(positions) == len(numbers) * k:
+            return torch.from_numpy(positions % numbers.shape[1]).view(-1, k)
+    return values.topk(k, dim=1, sorted=False).indices.sort(dim=1).values
 
 
 def at_most_kth(values: Tensor, k: int) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saepipe.train.kernels.constants import constant, multiples
+from saepipe.train.kernels.constants import TRACED, constant, multiples
 from saepipe.train.kernels.largest import largest
 
 
@@ -91,6 +91,18 @@ class Pattern:
         columns = torch.cat([part.columns for part in parts])
         return cls(parts[0].num_columns, torch.cat([*starts, end]), columns, torch.cat(positions))
 
+    @classmethod
+    def diagonal(cls, blocks: Sequence[Pattern]) -> Pattern:
+        """Returns the pattern of several of one shape along the diagonal: rows and columns of their own for each."""
+        num_rows, num_columns = blocks[0].num_rows, blocks[0].num_columns
+        below = cls.stacked(blocks)
+        sizes = constant(tuple(block.num_entries for block in blocks), torch.int64, below.columns.device)
+        first = multiples(len(blocks), num_columns, torch.int64, sizes.device).repeat_interleave(sizes)
+        columns = below.columns + first
+        rows = torch.div(below.positions, num_columns, rounding_mode="floor")
+        width = num_columns * len(blocks)
+        return cls(width, below.row_starts, columns.int(), rows * width + columns)
+
     def only(self, entries: Tensor) -> Pattern:
         """Returns the pattern of some of these entries, by their indices, int64 ascending."""
         return Pattern.of_positions(self.positions.index_select(0, entries), self.num_rows, self.num_columns)
@@ -105,8 +117,7 @@ class Pattern:
         width = int(starts.diff().max())
         padded = values.new_full((self.num_rows, width), float("-inf"))
         padded.view(-1).scatter_(0, rows * width + number, values)
-        chosen = largest(padded, num)
-        return (chosen.sort(dim=1).values + starts[:-1].unsqueeze(1)).flatten()
+        return (largest(padded, num) + starts[:-1].unsqueeze(1)).flatten()
 
     def in_parts(self, edges: tuple[int, ...]) -> tuple[Pattern, Tensor]:
         """Splits the columns at `edges`, ascending, and gives each part rows of its own.
@@ -135,7 +146,8 @@ class Pattern:
 
     @cached_property
     def by_column(self) -> ByColumn:
-        columns, order = self.columns.sort(stable=True)
+        order = stable_order(self.columns, self.num_columns)
+        columns = self.columns[order]
         edges = multiples(self.num_columns + 1, 1, torch.int32, columns.device)
         starts = torch.searchsorted(columns, edges, out_int32=True)
         if self.padded:
@@ -188,6 +200,16 @@ class Pattern:
         flat = values.new_full((size + self.padded,), other)
         scattered = flat.scatter if values.requires_grad else flat.scatter_  # without a gradient, in one array
         return scattered(0, self.targets, values)[:size].view(self.num_rows, self.num_columns)
+
+
+def stable_order(columns: Tensor, num_columns: int) -> Tensor:
+    """Returns the order that sorts columns (num_entries,), below `num_columns`, int64; equal ones keep theirs.
+
+    On a CPU by numpy if 16 bits hold a column: a radix sort, which takes a half to a twentieth of torch's time.
+    """
+    if columns.device.type == "cpu" and num_columns <= 2**16 and not TRACED.get():
+        return torch.from_numpy(columns.numpy().astype(np.uint16).argsort(kind="stable"))
+    return columns.argsort(stable=True)
 
 
 def true_positions(mask: Tensor) -> Tensor:

@@ -55,6 +55,8 @@ class Architecture(Component):
     """Whether the architecture has sparse steps; it then overrides `pattern` or `mask`."""
     in_pieces: ClassVar[bool] = False
     """Whether a sparse step may ask `candidates` for some tokens of a batch at a time."""
+    in_blocks: ClassVar[bool] = False
+    """Whether entries and activations follow from the pre-activations alone, so that runs can share a pattern."""
     dense_arrays: ClassVar[float] = 4
     """Arrays (batch, d_sae) in the products' dtype that a dense step holds at its peak."""
     d_sae: Annotated[Count, Field(ge=1, le=2**26)]

@@ -25,6 +25,9 @@ from saepipe.train.sae.screening import Screening, free_to_read, screens
 PIECE = 512
 """Tokens encoded at a time on a CPU; with fewer the product becomes slower. On CUDA all are."""
 
+LEAST_SCREENED = 2**26
+"""Multiplications of an encoder's product below which `auto` leaves it unscreened: the operations cost more."""
+
 
 def encode(
     sae: Architecture,
@@ -75,7 +78,8 @@ def encode(
 def _screen(
     sae: Architecture, params: Params, inputs: Tensor, bias: Tensor, scale: float | Tensor, screening: Screening
 ) -> Screen | None:
-    if not (sae.holds("floor") and screens(screening, inputs.device, inputs.dtype)):
+    work = len(inputs) * params["W_enc"].numel()
+    if not is_screened(sae, screening, inputs.device, inputs.dtype, work):
         return None
     return Screen.of(params["W_enc"], bias, center(params), scale)
 
@@ -141,6 +145,14 @@ def _by_pieces(
     if found is None:
         return None
     return _Found(*found, PreActs(inputs, params["W_enc"], bias, keep, torch.cat(kept)), _joined(near))
+
+
+def is_screened(
+    sae: Architecture, screening: Screening, device: torch.device, dtype: torch.dtype, work: int
+) -> bool:
+    """Returns whether a step screens its encoder's product, of `work` multiplications; `auto` if it is large enough."""
+    large = screening == "always" or work >= LEAST_SCREENED
+    return large and sae.holds("floor") and screens(screening, device, dtype)
 
 
 def _definer(sae: Architecture, name: str) -> Any:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saepipe.train.kernels import autograd
+from saepipe.train.kernels.largest import largest
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params, is_active
 from saepipe.train.sae.dense_acts import DenseActs
@@ -127,14 +128,14 @@ class Entries:
     def _decode_largest_of(self, latents: Tensor, num_latents: int, W_dec: Tensor) -> Tensor:
         """Decodes each token's largest pre-activations of the latents with these indices (num_candidates,)."""
         constant, candidates = self.constant, self.constant.of(latents)
-        if num_latents < DENSE_ABOVE * len(latents):
-            values, chosen = candidates.topk(num_latents, dim=1, sorted=False)
-            return self._decode_relu(latents[chosen], values, W_dec)
+        if num_latents < len(latents):
+            chosen = largest(candidates, num_latents)
+            values = candidates.gather(1, chosen)
+            if num_latents < DENSE_ABOVE * len(latents):
+                return self._decode_relu(latents[chosen], values, W_dec)
+            candidates = torch.full_like(candidates, float("-inf")).scatter_(1, chosen, values)  # off, without gradient
         W_enc, bias = constant.W_enc.index_select(1, latents), constant.bias[latents]
         acts = autograd.encode_all(candidates, constant.inputs, W_enc, bias).relu()
-        if num_latents < len(latents):
-            values, chosen = acts.topk(num_latents, dim=1, sorted=False)
-            acts = torch.zeros_like(acts).scatter(1, chosen, values)
         return acts @ W_dec.index_select(0, latents).to(acts.dtype)
 
     def _decode_relu(self, latents: Tensor, pre_acts: Tensor, W_dec: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ class ReLU(Architecture):
     elementwise: ClassVar[bool] = True
     sparse: ClassVar[bool] = True
     in_pieces: ClassVar[bool] = True
+    in_blocks: ClassVar[bool] = True
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()

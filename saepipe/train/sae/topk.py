@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 from torch import Tensor
 
-from saepipe.train.kernels.largest import at_most_kth
+from saepipe.train.kernels.largest import at_most_kth, largest
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.active_count import WholeK, check_k, k_now, last_k
 from saepipe.train.sae.base import Architecture, Params
@@ -23,6 +23,7 @@ class TopK(Architecture):
     name: Literal["topk"] = "topk"
     sparse: ClassVar[bool] = True
     in_pieces: ClassVar[bool] = True
+    in_blocks: ClassVar[bool] = True
     k: WholeK
 
     @model_validator(mode="after")
@@ -47,7 +48,7 @@ class TopK(Architecture):
         return pre_acts.new_zeros(pre_acts.shape).scatter(-1, indices, values.relu())
 
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
-        return Pattern.of_indices(pre_acts.topk(self.kept, dim=-1, sorted=False).indices, self.d_sae)
+        return Pattern.of_sorted(largest(pre_acts, self.kept), self.d_sae)
 
     def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
         pattern = self.pattern(params, pre_acts)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saepipe.train.config_sections import OptimizerConfig
 from saepipe.train.sae.base import Params
-from saepipe.train.step.optim import Moments, adam_step, clip_divisor, constrain_decoder, remove_parallel
+from saepipe.train.step.optim import Moments, adam_step, clip_divisor, constrain_decoder, laid_out_like, remove_parallel
 
 
 @torch.no_grad()
@@ -55,12 +55,53 @@ def update_each(
 
 def clip_each(gradients: Mapping[str, Tensor], limit: float) -> None:
     """Scales each run's whole gradient, in place, to a norm of at most `limit`."""
-    divisor = clip_divisor(norm_each(gradients), limit)
+    divide_each(gradients, clip_divisor(norm_each(gradients), limit))
+
+
+def divide_each(gradients: Mapping[str, Tensor], divisors: Tensor) -> None:
+    """Divides each run's whole gradient, in place, by its divisor (num_runs,)."""
     for value in gradients.values():
-        value.div_(divisor.view(-1, *(1,) * (value.dim() - 1)))
+        value.div_(divisors.view(-1, *(1,) * (value.dim() - 1)))
 
 
 def norm_each(gradients: Mapping[str, Tensor]) -> Tensor:
     """Returns each run's gradient norm over all parameters, (num_runs,)."""
     norms = [torch.linalg.vector_norm(value.flatten(1), dim=1) for value in gradients.values()]
     return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+
+@torch.no_grad()
+def update_blocks(
+    params: Params,
+    gradients: Mapping[str, Tensor],
+    runs: Sequence[tuple[Params, Moments]],
+    rates: Sequence[tuple[int, float]],
+    config: OptimizerConfig,
+) -> None:
+    """Makes one step of every run with the bits of `saepipe.train.step.optim.update`.
+
+    Args:
+        params: (num_runs, ...) each; changed in place, like `gradients`.
+        gradients: (num_runs, ...) each.
+        runs: parameters, which are slices of `params`, and moments of each run.
+        rates: as for `update_each`.
+        config: betas, eps and clip of every run.
+    """
+    remove_parallel(gradients, params)
+    gradients = {name: laid_out_like(params[name], value) for name, value in gradients.items()}
+    own = [dict(zip(gradients, values, strict=True)) for values in zip(*gradients.values(), strict=True)]
+    if config.clip is not None:
+        norms = torch.stack([torch.nn.utils.get_total_norm(list(each.values())) for each in own])
+        divide_each(gradients, clip_divisor(norms, config.clip))
+    stop = 0
+    for num_runs, lr in rates:
+        start, stop = stop, stop + num_runs
+        numbers = range(start, stop)
+        adam_step(
+            {f"{number}/{name}": value for number in numbers for name, value in runs[number][0].items()},
+            {f"{number}/{name}": value for number in numbers for name, value in own[number].items()},
+            {f"{number}/{name}": value for number in numbers for name, value in runs[number][1].items()},
+            lr,
+            config,
+        )
+    constrain_decoder(params, {"W_dec": {}}, 0.0)

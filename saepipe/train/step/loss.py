@@ -147,10 +147,17 @@ def compute_loss(
         dtype: dtype of the matrix products.
         sparse: compute only with the active entries. The numbers are the same up to rounding.
     """
-    x, target = split_rows(rows, params["W_enc"].shape[0])
+    x, _ = split_rows(rows, params["W_enc"].shape[0])
     forward = (_sparse if sparse else _dense)(config, params, x, moment, dtype)
-    skip = skipped(params, x, dtype)
-    x_hats = forward.x_hats if skip is None else tuple(x_hat + skip for x_hat in forward.x_hats)
+    if (skip := skipped(params, x, dtype)) is not None:
+        forward = replace(forward, x_hats=tuple(x_hat + skip for x_hat in forward.x_hats))
+    return loss_after(forward, config, params, rows, moment)
+
+
+def loss_after(forward: Forward, config: TrainConfig, params: Params, rows: Tensor, moment: Moment) -> Loss:
+    """Computes the loss of a forward pass; other arguments as for `compute_loss`."""
+    x, target = split_rows(rows, params["W_enc"].shape[0])
+    x_hats = forward.x_hats
     ctx = _context(config.sae, params, x, target, x_hats[-1], moment, forward)
     states, statistics = forward.states, forward.statistics
     errors = reduce(add, (token_errors(target, x_hat, config.reconstruction) for x_hat in x_hats))
@@ -164,7 +171,7 @@ def compute_loss(
 
 
 @dataclass(frozen=True)
-class _Forward:
+class Forward:
     """A forward pass."""
 
     latent_acts: LatentActs
@@ -175,7 +182,7 @@ class _Forward:
     statistics: dict[str, Mapping[str, Tensor]]
 
 
-def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
+def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> Forward:
     """Computes all latents at every token: the definition."""
     sae = config.sae
     pre_acts = sae.pre_acts(params, x, dtype)
@@ -194,7 +201,7 @@ def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype
     x_hats = sae.reconstructions(params, pre_acts, acts)
     for x_hat in x_hats:
         check_tensor(x_hat, (len(x), params["W_dec"].shape[1]), sae, "x_hat", "(batch, d_out)", "decode")
-    return _Forward(activations, x_hats, encoded.detach(), encoded_sum.detach(), states, statistics)
+    return Forward(activations, x_hats, encoded.detach(), encoded_sum.detach(), states, statistics)
 
 
 def _activating(sae: Architecture) -> str:
@@ -203,7 +210,7 @@ def _activating(sae: Architecture) -> str:
     return "activate" if plain else "activate_training"
 
 
-def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> _Forward:
+def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> Forward:
     """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
     kept, transformed = _kept(config, moment), bool(config.transforms)
     screen = config.screening, moment.scale
@@ -218,7 +225,7 @@ def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtyp
         plain = entries
         acts, states, statistics = _transform(config, plain.acts, lambda: plain.pre_acts, params["W_dec"], moment)
         entries = entries.with_acts(config.sae, params, entries.pattern.values_of(acts))
-    return _Forward(entries, entries.reconstructions(config.sae, params), encoded, encoded_sum, states, statistics)
+    return Forward(entries, entries.reconstructions(config.sae, params), encoded, encoded_sum, states, statistics)
 
 
 def _kept(config: TrainConfig, moment: Moment) -> Tensor | None:
@@ -236,7 +243,7 @@ def _kept(config: TrainConfig, moment: Moment) -> Tensor | None:
 
 
 def _context(
-    sae: Architecture, params: Params, x: Tensor, target: Tensor, x_hat: Tensor, moment: Moment, forward: _Forward
+    sae: Architecture, params: Params, x: Tensor, target: Tensor, x_hat: Tensor, moment: Moment, forward: Forward
 ) -> StepContext:
     return StepContext(
         x=x,

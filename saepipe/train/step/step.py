@@ -74,6 +74,11 @@ def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, 
     gradients = dict(zip(params, loss.gradients(params, factors), strict=True))
     state.steered = steer(recipe, state.step, loss, state.steered)  # before the update: it may read statistics
     update(params, gradients, state.moments, lr, config.optimizer, config.skip_settings, config.freeze_cosine)
+    record(state, loss, factors)
+
+
+def record(state: TrainState, loss: Loss, factors: Tensor) -> None:
+    """Counts silent latents, adds the terms to the log's sums and takes over the states that a loss leaves behind."""
     count_silence(state.tokens_since_fired, loss.encoded_sum, len(loss.ctx.x))
     state.states = loss.states
     with torch.no_grad():
@@ -84,8 +89,16 @@ def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, 
 
 def step_loss(recipe: Recipe, state: TrainState, rows: Tensor, windows: CleanWindows | None = None) -> Loss:
     """Computes the loss of the next step on rows scaled by `Recipe.scaled` and, in the KL tail, on its windows."""
-    recipe = recipe.at(state.step)
-    moment = Moment(
+    recipe, moment = recipe.at(state.step), next_moment(recipe, state)
+    loss = compute_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, sparse=state.sparse)
+    if not recipe.config.kl_tail.share:
+        return loss
+    return loss.with_term(KL_TAIL, kl_term(recipe, state, loss, windows))
+
+
+def next_moment(recipe: Recipe, state: TrainState) -> Moment:
+    """Returns what the loss of the next step depends on besides parameters and rows."""
+    return Moment(
         step=state.step,
         num_steps=recipe.num_steps,
         seed=recipe.config.seed,
@@ -98,10 +111,6 @@ def step_loss(recipe: Recipe, state: TrainState, rows: Tensor, windows: CleanWin
         now=settings_now(recipe, state.step, state.steered),
         states=state.states,
     )
-    loss = compute_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, sparse=state.sparse)
-    if not recipe.config.kl_tail.share:
-        return loss
-    return loss.with_term(KL_TAIL, kl_term(recipe, state, loss, windows))
 
 
 def settings_now(recipe: Recipe, step: int, steered: Mapping[str, Tensor]) -> dict[str, SettingsNow]:
