@@ -147,9 +147,7 @@ def _by_pieces(
     return _Found(*found, PreActs(inputs, params["W_enc"], bias, keep, torch.cat(kept)), _joined(near))
 
 
-def is_screened(
-    sae: Architecture, screening: Screening, device: torch.device, dtype: torch.dtype, work: int
-) -> bool:
+def is_screened(sae: Architecture, screening: Screening, device: torch.device, dtype: torch.dtype, work: int) -> bool:
     """Returns whether a step screens its encoder's product, of `work` multiplications; `auto` if it is large enough."""
     large = screening == "always" or work >= LEAST_SCREENED
     return large and sae.holds("floor") and screens(screening, device, dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +17,12 @@ from torch import Tensor
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params, product
+from saepipe.train.sae.encoding import PIECE, is_screened
 from saepipe.train.sae.entries import Entries
 from saepipe.train.sae.pre_acts import PreActs
 from saepipe.train.stacked.optim import update_blocks
 from saepipe.train.stacked.slices import shared
+from saepipe.train.stacked.stack import MOVING, why_not_stackable
 from saepipe.train.step.learning_rate import learning_rate
 from saepipe.train.step.loss import Forward, Loss, loss_after
 from saepipe.train.step.state import Recipe, TrainState
@@ -114,3 +117,27 @@ def _encoded(inputs: Tensor, states: Sequence[TrainState], bias: Tensor) -> list
         with torch.no_grad():
             encoded.append(PreActs(x, W_enc, own, None, product(x, W_enc, own)))
     return encoded
+
+
+def why_no_block(recipe: Recipe) -> str | None:
+    """Returns why a run's steps are no blocks, each with the bits of its step alone; None if they are."""
+    config, sae = recipe.config, recipe.config.sae
+    num_products = config.batch_size * recipe.d_in * sae.d_sae
+    reasons = {
+        "does not demand sparse steps": config.sparse_steps != "always",
+        f"chooses the entries of a {sae.name} otherwise": not (sae.in_blocks and sae.holds("in_blocks")),
+        "encodes its batch in pieces": config.batch_size > PIECE,
+        "screens its encoder": is_screened(sae, config.screening, recipe.device, recipe.dtype, num_products),
+        "runs on no CPU, or not in float32": (recipe.device.type, recipe.dtype) != ("cpu", torch.float32),
+        "reads and reconstructs different activations": recipe.target is not None or bool(recipe.widths),
+        "has frozen parameters": config.freeze is not None,
+        "is captured": config.compile != "never",
+    }
+    return why_not_stackable(recipe) or next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def block_shape(recipe: Recipe) -> Any:
+    """Returns what runs that step as blocks have in common: shapes, and the optimiser but for its learning rate."""
+    config = recipe.config
+    optimizer = {key: value for key, value in config.optimizer.to_dict().items() if key not in MOVING}
+    return "blocks", recipe.d_in, config.sae.d_sae, config.batch_size, recipe.scale, optimizer

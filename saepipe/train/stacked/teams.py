@@ -11,6 +11,7 @@ from saepipe.train.captured.captured_run import CapturedRun
 from saepipe.train.captured.runners import runner_of
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.penalties.contract import check_stacking
+from saepipe.train.stacked.blocks import Blocks, block_shape, why_no_block
 from saepipe.train.stacked.stack import MOVING, Stack, structure, why_not_stackable
 from saepipe.train.step.kl_tail import CleanWindows
 from saepipe.train.step.measure import Measurement, measure_due
@@ -23,7 +24,7 @@ T = TypeVar("T")
 MAX_STACKED_WORK = 2**26
 """Multiplications of one matrix product of a run. A step of 8 stacked runs takes 0.6 of the time of 8 single steps at
 2^22 and 0.75 at 2^26, and little or nothing is gained above (`python bench/stack.py`). Steps are sparse only far above
-(saepipe/train/step/density.py).
+(saepipe/train/step/density.py), unless the config demands it.
 """
 
 
@@ -35,16 +36,27 @@ def teams(runs: Sequence[T], recipe_of: Callable[[T], Recipe]) -> list[list[T]]:
     members: dict[Any, list[T]] = {}
     for index, run in enumerate(runs):
         recipe = recipe_of(run)
-        members.setdefault(repr(structure(recipe)) if may_be_stacked(recipe) else index, []).append(run)
+        members.setdefault(_kind(recipe) or index, []).append(run)
     return [sorted(team, key=lambda run: _rate(recipe_of(run))) for team in members.values()]
 
 
+def _kind(recipe: Recipe) -> str | None:
+    """Returns what runs that step together have in common; None for a run that steps alone."""
+    if why_no_block(recipe) is None:
+        return repr(block_shape(recipe)) if small(recipe) else None
+    return repr(structure(recipe)) if may_be_stacked(recipe) else None
+
+
+def small(recipe: Recipe) -> bool:
+    """Returns whether a step is small enough to gain from others beside it."""
+    return recipe.config.batch_size * recipe.d_in * recipe.config.sae.d_sae <= MAX_STACKED_WORK
+
+
 def may_be_stacked(recipe: Recipe) -> bool:
-    """Returns whether the run steps together with others of its structure, if there are any."""
+    """Returns whether the run makes dense steps together with others of its structure, if there are any."""
     config = recipe.config
-    small = config.batch_size * recipe.d_in * config.sae.d_sae <= MAX_STACKED_WORK
     allowed = not config.exact and config.sparse_steps != "always"
-    return small and allowed and not why_not_stackable(recipe) and all(map(_stacks, config.penalties))
+    return small(recipe) and allowed and not why_not_stackable(recipe) and all(map(_stacks, config.penalties))
 
 
 def _stacks(penalty: Penalty) -> bool:
@@ -59,12 +71,12 @@ def _rate(recipe: Recipe) -> tuple[float, ...]:
 
 
 class Team:
-    """Runs at one step that make their steps together: a stack, or a single run."""
+    """Runs at one step that make their steps together: a stack, blocks, or a single run."""
 
     def __init__(self, runs: Sequence[tuple[Recipe, TrainState]], say: Callable[[str], None] = lambda _: None) -> None:
         """Takes over runs; `say` is told which of their steps cannot be captured."""
         self._runs = runs
-        self._stack = Stack(runs, say) if len(runs) > 1 else None
+        self._stack = _together(runs, say) if len(runs) > 1 else None
         runner = None if self._stack else runner_of(runs[0][0])
         self._captured = CapturedRun(*runs[0], runner, say) if runner else None
 
@@ -81,10 +93,15 @@ class Team:
         if self._stack is None:
             (recipe, state), (own,) = self._runs[0], due
             return [train_step(recipe, state, rows, own, windows)]
-        x = self._stack.first.scaled(rows)
+        x = self._runs[0][0].scaled(rows)
         measurements = [
             measure_due(recipe, state, step_loss(recipe, state, x), own) if own else None
             for (recipe, state), own in zip(self._runs, due, strict=True)
         ]
         self._stack.step(x)
         return measurements
+
+
+def _together(runs: Sequence[tuple[Recipe, TrainState]], say: Callable[[str], None]) -> Stack | Blocks:
+    """Takes over several runs of one kind."""
+    return Stack(runs, say) if why_no_block(runs[0][0]) else Blocks(runs)
