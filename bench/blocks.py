@@ -2,11 +2,11 @@
 
     python bench/blocks.py [--rounds 3] [--threads 1] [--quick]
 
-`saepipe.train.run.train` at d_in 64, d_sae 256 and batch 256, in turns in one process: one after the other as by default
-(dense steps), as a stack (`exact: false`), and as blocks (`sparse_steps: always`), whose runs have the bits that each
-has alone. The runs differ in weight, lr and seed; loader and log lines are included, from step 100 to the last but one.
-L0 is 8 with topk; with `relu, sparse` the weights make it fall from about 80 to between 10 and 50. With `relu`, as in
-stack.py, more than half of the latents stay active, and blocks are slower. Writes results/blocks.json.
+`saepipe.train.run.train` at d_in 64, d_sae 256 and batch 256, in turns in one process: one after the other as by
+default (dense steps), as a stack (`exact: false`), and as blocks (`sparse_steps: always`), whose runs have the bits
+that each has alone. The runs differ in weight, lr and seed; loader and log lines are included, from step 100 to the
+last but one. L0 is 8 with topk; with `relu, sparse` the weights let it fall to about 10 to 50. With `relu`, as in
+stack.py, most latents stay active, and blocks are slower. Writes results/blocks.json.
 """
 
 from __future__ import annotations

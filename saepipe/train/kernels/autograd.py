@@ -174,6 +174,8 @@ class _CarryingBias(torch.autograd.Function):
         (W_enc,) = ctx.saved_tensors
         if gradient.dim() == 1:
             return gradient, torch.addmv(W_enc[:, 0], W_enc, gradient, beta=0, alpha=-1), None
+        if gradient.device.type != "cpu":
+            return gradient, -torch.matmul(W_enc, gradient.unsqueeze(-1)).squeeze(-1), None
         # Each run's own product, whose bits do not depend on the others.
         own = [torch.addmv(W[:, 0], W, g, beta=0, alpha=-1) for W, g in zip(W_enc, gradient, strict=True)]
         return gradient, torch.stack(own), None

@@ -94,9 +94,8 @@ class Pattern:
     @classmethod
     def diagonal(cls, blocks: Sequence[Pattern]) -> Pattern:
         """Returns the pattern of several of one shape along the diagonal: rows and columns of their own for each."""
-        num_rows, num_columns = blocks[0].num_rows, blocks[0].num_columns
-        below = cls.stacked(blocks)
-        sizes = constant(tuple(block.num_entries for block in blocks), torch.int64, below.columns.device)
+        below, num_columns = cls.stacked(blocks), blocks[0].num_columns
+        sizes = torch.tensor([block.num_entries for block in blocks], device=below.columns.device)
         first = multiples(len(blocks), num_columns, torch.int64, sizes.device).repeat_interleave(sizes)
         columns = below.columns + first
         rows = torch.div(below.positions, num_columns, rounding_mode="floor")

@@ -91,21 +91,22 @@ def _forwards(saes: Sequence[Architecture], params: Params, states: Sequence[Tra
     num_runs, d_sae, d_in = params["W_dec"].shape
     bias = autograd.carrying_bias(params["b_enc"], params["b_dec"], params["W_enc"])
     inputs = x - params["b_dec"].detach().unsqueeze(1)
-    constants = _encoded(inputs, states, bias)
-    with torch.no_grad():
-        own = [sae.pattern({}, constant.all) for sae, constant in zip(saes, constants, strict=True)]
-        values = torch.cat([pattern.values_of(each.all) for pattern, each in zip(own, constants, strict=True)])
-    pattern, sizes = Pattern.diagonal(own), [each.num_entries for each in own]
+    encoded = _encoded(inputs, states, bias)
+    own = [sae.pattern({}, each.all) for sae, each in zip(saes, encoded, strict=True)]
+    values = torch.cat([pattern.values_of(each.all) for pattern, each in zip(own, encoded, strict=True)])
+
+    pattern = Pattern.diagonal(own)
     W_enc, W_dec = params["W_enc"].mT.reshape(-1, d_in).T, params["W_dec"].view(-1, d_in)
     pre_acts = autograd.encode_at(pattern, values, inputs.view(-1, d_in), W_enc, bias.view(-1))
     acts = saes[0].activate_at({}, pre_acts, pattern.columns)
     x_hats = autograd.decode(pattern, acts, W_dec).view(num_runs, -1, d_in) + params["b_dec"].unsqueeze(1)
-    encoded = acts.detach()
-    sums = autograd.column_sums(pattern, encoded).view(num_runs, d_sae)
-    parts = zip(own, pre_acts.split(sizes), acts.split(sizes), constants, x_hats.unbind(), encoded.split(sizes), sums)
+
+    sums = autograd.column_sums(pattern, acts.detach()).view(num_runs, d_sae)
+    sizes = [each.num_entries for each in own]
+    parts = zip(own, torch.split(pre_acts, sizes), torch.split(acts, sizes), encoded, x_hats, sums, strict=True)
     return [
-        Forward(Entries(at, pre, act, act, constant, None), (x_hat,), plain, total, {}, {})
-        for at, pre, act, constant, x_hat, plain, total in parts
+        Forward(Entries(at, pre, act, act, constant, None), (x_hat,), act.detach(), total, {}, {})
+        for at, pre, act, constant, x_hat, total in parts
     ]
 
 

@@ -10,6 +10,8 @@ from saepipe.train.kernels.largest import at_most_kth, largest
 
 pytestmark = pytest.mark.quick
 
+NAN, INF = float("nan"), float("inf")
+
 
 def randn(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
@@ -38,10 +40,26 @@ def test_the_kth_of_few_columns_is_exact_among_signed_zeros_and_infinities() -> 
         assert at_most_kth(values, k) == ordered[:, k - 1]
 
 
-@pytest.mark.parametrize("k", [1, 7, 90])
-def test_the_largest_are_those_of_topk(k: int) -> None:
-    values = randn(50, 90)
-    values[:, 80:] = float("-inf")  # as where a row has fewer entries
-    expected = values.topk(k, dim=1).values
-    found = values.gather(1, largest(values, k)).sort(dim=1, descending=True).values
-    assert torch.equal(found, expected)
+def chosen_values(values: Tensor, k: int) -> list[list[float]]:
+    columns = largest(values, k)
+    assert columns.dtype == torch.int64
+    assert all(row == sorted(set(row)) for row in columns.tolist())
+    return values.gather(1, columns).sort(dim=1).values.tolist()
+
+
+@pytest.mark.parametrize(("num_columns", "k"), [(1, 1), (7, 1), (7, 7), (100, 9), (257, 64)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_of_each_row(num_columns: int, k: int, dtype: torch.dtype) -> None:
+    values = torch.randn(33, num_columns, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    assert chosen_values(values, k) == [sorted(row)[-k:] for row in values.tolist()]
+
+
+def test_each_row_has_k_where_values_are_equal() -> None:
+    values = torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0], [5.0, 4.0, 3.0, 2.0, 1.0], [-INF, -INF, 1.0, -INF, -INF]])
+    assert chosen_values(values, 2) == [[2.0, 2.0], [4.0, 5.0], [-INF, 1.0]]
+
+
+def test_a_nan_is_larger_than_any_number() -> None:
+    values = torch.tensor([[1.0, NAN, 3.0, 2.0], [NAN, NAN, NAN, 1.0], [4.0, 3.0, 2.0, 1.0]])
+    assert largest(values, 2)[[0, 2]].tolist() == [[1, 2], [0, 1]]
+    assert 3 not in largest(values, 2)[1]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from helpers.kernel_products import random_mask
-from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.kernels.pattern import Pattern, stable_order
 
 pytestmark = pytest.mark.quick
 
@@ -48,6 +48,17 @@ def test_parts_of_the_columns_have_rows_of_their_own(mask: Tensor) -> None:
     of_all, num_rows = entries(mask), len(mask)
     rows_and_columns = zip(parts.rows.tolist(), parts.columns.tolist(), strict=True)
     assert [of_all[entry] for entry in chosen.tolist()] == [(r % num_rows, c) for r, c in rows_and_columns]
+
+
+def test_patterns_along_the_diagonal(mask: Tensor) -> None:
+    blocks = [mask, mask.flip(1), torch.zeros_like(mask)]
+    check(Pattern.diagonal([Pattern.of_mask(block) for block in blocks]), torch.block_diag(*blocks))
+
+
+@pytest.mark.parametrize("num_columns", [3, 2**16, 2**16 + 1])
+def test_equal_columns_keep_their_order(num_columns: int) -> None:
+    columns = torch.tensor([num_columns - 1, 0, 2, num_columns - 1, 1, 0, 2], dtype=torch.int32)
+    assert stable_order(columns, num_columns).tolist() == sorted(range(7), key=lambda entry: int(columns[entry]))
 
 
 def test_of_positions(mask: Tensor) -> None:

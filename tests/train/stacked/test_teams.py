@@ -41,6 +41,18 @@ def test_runs_of_one_structure_are_one_team(config: Make) -> None:
     assert split(config(exact=True), config(exact=True, seed=1), loose(), loose(seed=1)) == [[0], [1], [2, 3]]
 
 
+def test_sparse_runs_of_one_shape_are_one_team_exact_or_not(config: Make) -> None:
+    def sparse(**changes: Any) -> TrainConfig:
+        return config(**{"sparse_steps": "always"} | changes)
+
+    topk = {"sae": {"name": "topk", "d_sae": 40, "k": 4}, "penalties": [{"name": "auxk"}]}
+    other_k = {"sae": {"name": "topk", "d_sae": 40, "k": 6}, "penalties": []}
+    assert split(sparse(), sparse(**topk), config(), sparse(**other_k, exact=False)) == [[0, 1, 3], [2]]
+    assert split(sparse(), sparse(sae={"name": "relu", "d_sae": 48})) == [[0], [1]]
+    large = {"batch_size": 512, "sae": {"name": "relu", "d_sae": 2 * MAX_STACKED_WORK // (512 * 24)}}
+    assert split(sparse(**large), sparse(**large, seed=1)) == [[0], [1]]
+
+
 def test_exact_is_the_default_only_on_a_cpu(config: Make) -> None:
     assert not may_be_stacked(recipe(config()))
     assert may_be_stacked(recipe(config(), "cuda"))
