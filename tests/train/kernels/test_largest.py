@@ -63,3 +63,9 @@ def test_a_nan_is_larger_than_any_number() -> None:
     values = torch.tensor([[1.0, NAN, 3.0, 2.0], [NAN, NAN, NAN, 1.0], [4.0, 3.0, 2.0, 1.0]])
     assert largest(values, 2)[[0, 2]].tolist() == [[1, 2], [0, 1]]
     assert 3 not in largest(values, 2)[1]
+
+
+def test_a_nan_in_one_row_and_equal_values_in_another_do_not_cancel() -> None:
+    values = torch.tensor([[1.0, NAN, 3.0, 2.0], [2.0, 2.0, 2.0, 1.0]])
+    assert largest(values, 2)[0].tolist() == [1, 2]
+    assert 3 not in largest(values, 2)[1]
