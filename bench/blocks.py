@@ -1,12 +1,12 @@
-"""8 small sparse variants as blocks of one pattern take <= 0.4x the time of the same 8 one after the other.
+"""Time of 8 small sparse variants as blocks of one pattern over that of the same 8 one after the other; aim 0.4.
 
     python bench/blocks.py [--rounds 2] [--threads 1] [--only "topk, auxk"]
 
 `saepipe.train.run.train` at d_in 64, d_sae 256 and batch 256, in turns in one process: one after the other as by
 default (dense steps), as a stack (`exact: false`), and as blocks (`sparse_steps: always`), whose runs have the bits
 that each has alone. The runs differ in weight, lr and seed; loader and log lines are included, from step 300 to the
-last but one. L0 is 8 with topk; with `relu, sparse` the weights let it fall to about 10 to 50. With `relu`, as in
-stack.py, most latents stay active, and blocks are slower. Writes results/blocks.json.
+last but one. L0 is 8 with topk; the result has that of the others: below 10 with `relu, sparse`, and with `relu`, whose
+weights are those of stack.py, up to 90. Writes results/blocks.json.
 """
 
 from __future__ import annotations
