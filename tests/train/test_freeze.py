@@ -143,7 +143,9 @@ def test_a_penalty_on_a_frozen_part_is_no_mistake(
     settings = config(penalties=[{"name": "l1", "weight": 0.3}, {"name": "ortsae", "weight": 1.0}], freeze="decoder")
     assert dry(settings, tmp_path) == []
     (run,) = train(settings, tmp_path)
-    assert [finding for finding in Health.read(run).findings if finding.rule == "H1"] == []
+    (finding,) = (finding for finding in Health.read(run).findings if finding.rule == "H1")
+    assert (finding.severity, finding.about) == ("warning", "ortsae")
+    assert "because the decoder that it is about is frozen: the run is the one without it" in finding.message
 
     def without_gradient(penalty: L1, ctx: Any, state: Any, now: Any) -> Any:
         answer = original(penalty, ctx, state, now)
@@ -154,16 +156,19 @@ def test_a_penalty_on_a_frozen_part_is_no_mistake(
     assert [(finding.rule, finding.about) for finding in dry(settings, tmp_path)] == [("H15", "l1")]
 
 
-def test_frozen_decoders_of_one_seed_are_no_twins() -> None:
+def test_frozen_decoders_of_one_seed_are_twins_by_their_losses_alone() -> None:
     evidence = {"reconstruction": {}, "final_reconstruction": 1.5, "W_dec": "d", "W_dec_entries": [1.0]}
     limits = TrainConfig.parse({"cache": "c", "sae": {"name": "relu", "d_sae": 4}, "steps": 1}).health
 
-    def twins(freeze: str | None) -> list[str]:
-        one, two = ({"penalties": [], "freeze": freeze, "batch_size": size} for size in (1, 2))
-        return [f.rule for f in check_twins(Twin("a", one, evidence), [Twin("b", two, evidence)], limits)]
+    def twins(freeze: str | None, **changes: Any) -> list[tuple[str, str]]:
+        one = {"penalties": [], "freeze": freeze, "batch_size": 1}
+        found = check_twins(Twin("a", one | changes, evidence), [Twin("b", one, evidence)], limits)
+        return [(finding.rule, finding.severity) for finding in found]
 
-    assert twins("decoder") == []
-    assert twins("encoder") == twins(None) == ["H2", "H3"]
+    pairs = [{"name": "ortsae", "weight": 0.5}]
+    assert twins("decoder", batch_size=2) == twins("decoder", batch_size=2, penalties=pairs) == [("H2", "error")]
+    assert twins("decoder", penalties=pairs) == [("H2", "warning")]
+    assert twins("encoder", penalties=pairs) == twins(None, penalties=pairs) == [("H2", "error"), ("H3", "error")]
 
 
 def test_only_a_freeze_changes_the_id(config: Make) -> None:

@@ -188,7 +188,7 @@ def _check_comparison(
     trained = [row.twin for row in baseline if row.run.trained]
     for row in variant:
         if row.run.trained:
-            findings += check_twins(row.twin, trained, row.run.trained.health)
+            findings += errors(check_twins(row.twin, trained, row.run.trained.health))
     return findings
 
 

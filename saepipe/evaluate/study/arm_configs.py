@@ -63,12 +63,12 @@ def arms_of(config: StudyConfig) -> list[Arm]:
     for control in config.controls:
         if control not in {kind for _, kind in settings}:
             _control(next(iter(settings.values())), control)  # raises why
-    several = len(config.l0s) > 1
     arms = []
     for l0 in config.l0s or (None,):
         for (name, kind), plain in settings.items():
             own = f"{name}-{kind}" if kind else name
-            arms.append(Arm(own, slug(f"{own}-l0-{l0:g}" if several else own), plain, l0, kind is not None))
+            # The label depends on nothing else of the study, so that a further L0 renames no arm.
+            arms.append(Arm(own, slug(f"{own}-l0-{l0:g}" if l0 else own), plain, l0, kind is not None))
     if twice := [label for label, count in Counter(arm.label for arm in arms).items() if count > 1]:
         raise ConfigError(f"two arms are called {', '.join(twice)}", hint="rename one")
     for arm in arms:

@@ -22,7 +22,7 @@ from saepipe.evaluate.study.record import Record
 from saepipe.evaluate.study.train_arms import Study, train_arms
 from saepipe.harvest.run import harvest
 
-PAGE, PARAGRAPH = "report.html", "paragraph.txt"
+PARAGRAPH = "paragraph.txt"
 
 PILOT_SEEDS = 2
 """Seeds whose differences tell how far those of further seeds will spread."""
@@ -120,7 +120,7 @@ def _reports(planned: Study, progress: Progress) -> tuple[Path, ...]:
     pages = []
     for group in by_l0(planned.arms):
         runs = planned.runs(group, planned.config.all_seeds)
-        name = PAGE if group[0].l0 is None or len(planned.config.l0s) == 1 else f"report-l0-{group[0].l0:g}.html"
+        name = "report.html" if group[0].l0 is None else f"report-l0-{group[0].l0:g}.html"
         try:
             title = planned.config.question
             pages.append(report(runs, planned.out / name, baseline=runs[0], title=title))

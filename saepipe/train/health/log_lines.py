@@ -58,10 +58,22 @@ def check_log(
         active = [line for line in lines if weight_at(penalty, gradients_at(line), num_steps) > 0]
         checks = [_check(line, label) for line in active]
         if frozen_names(config.freeze):
+            findings += check_frozen_part(label, str(config.freeze), checks) if ended else []
             checks = [check for check in checks if not check.frozen]
         findings += check_inert(label, checks, num_steps, limits, ended, may_rest=penalty.may_rest)
         findings += check_selection(label, penalty, _statistics(active, label), limits, ended)
     return findings + (check_tail(config, num_steps, lines, limits, ended) if config.kl_tail.share else [])
+
+
+def check_frozen_part(label: str, freeze: str, checks: Sequence[Check]) -> list[Finding]:
+    """H1: the penalty is about a frozen part alone, so the run is the one without it."""
+    if not checks or not all(check.frozen for check in checks):
+        return []
+    message = (
+        f"{label} had a value and no gradient in all {len(checks)} checks, because the {freeze} that it is about is "
+        "frozen: the run is the one without it"
+    )
+    return [Finding("H1", "warning", message, label)]
 
 
 def check_tail(

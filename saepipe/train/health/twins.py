@@ -14,7 +14,7 @@ import numpy as np
 
 from saepipe.data.config.base import differences
 from saepipe.data.folders.finding_groups import variant_of
-from saepipe.data.folders.health import Finding
+from saepipe.data.folders.health import Finding, Severity
 from saepipe.train.health_config import HealthConfig
 
 
@@ -42,16 +42,20 @@ def check_twins(run: Twin, others: Iterable[Twin], limits: HealthConfig) -> list
 def _check_pair(run: Twin, other: Twin, limits: HealthConfig) -> Iterator[Finding]:
     if not (run.evidence and other.evidence):  # one is unfinished, or imported, so its training is unknown
         return
-    if run.config.get("freeze") == other.config.get("freeze") == "decoder":
-        return  # they keep the decoder that their seed began with, and no penalty on it has an effect
     differing = _config_differences(_without_zero_weights(other.config), _without_zero_weights(run.config))
     if not differing:
         return
+    frozen = run.config.get("freeze") == other.config.get("freeze") == "decoder"
     settings = f"{'; '.join(differing[:3])}{'; ...' if differing[3:] else ''}"
     contrast = f"although the configs differ in {settings}; the difference had no effect"
     if equal := _equal_losses(run.evidence, other.evidence, limits):
+        expected = frozen and all(line.startswith("penalties") for line in differing)
+        contrast += ", as that of a penalty on the rows of a frozen decoder has none" if expected else ""
+        severity: Severity = "warning" if expected else "error"
         pattern = f"losses are bit-identical to {variant_of(other.name)}'s, {contrast}"
-        yield Finding("H2", "error", f"{equal} bit-identical to {other.name}'s, {contrast}", other.name, (), pattern)
+        yield Finding("H2", severity, f"{equal} bit-identical to {other.name}'s, {contrast}", other.name, (), pattern)
+    if frozen:
+        return  # they keep the decoder that their seed began with
     difference = _relative_difference(run.evidence, other.evidence)
     if difference < limits.twin_weights:
         message = f"W_dec equals {other.name}'s (relative difference {difference:.1g}), {contrast}"

@@ -71,19 +71,26 @@ def test_every_arm_stands_at_every_l0() -> None:
     }
 
 
+def test_a_further_l0_leaves_the_arms_that_are_there() -> None:
+    one, both = (arms_of(StudyConfig.parse(plain_study("cache", l0=l0))) for l0 in (8, [4, 8]))
+    assert one == both[3:]
+    plain = [arm.label for arm in arms_of(StudyConfig.parse(plain_study("cache", l0=[])))]
+    assert plain == ["baseline", "slow", "placebo"]
+
+
 def test_every_arm_has_the_controls_that_it_can_have() -> None:
     arms = [{"name": "pairs", "penalties": [{"name": "ortsae", "weight": 0.5}]}]
     study = plain_study("cache", arms=arms, controls=["frozen_decoder", "random_pairs"], l0=8)
     settings = {arm.label: TrainConfig.parse(arm.settings) for arm in arms_of(StudyConfig.parse(study))}
     assert list(settings) == [
-        "baseline",
-        "baseline-frozen_decoder",
-        "pairs",
-        "pairs-frozen_decoder",
-        "pairs-random_pairs",
+        "baseline-l0-8",
+        "baseline-frozen_decoder-l0-8",
+        "pairs-l0-8",
+        "pairs-frozen_decoder-l0-8",
+        "pairs-random_pairs-l0-8",
     ]
     assert [config.freeze for config in settings.values()] == [None, "decoder", None, "decoder", None]
-    assert [penalty.name for penalty in settings["pairs-random_pairs"].penalties] == ["random_pairs"]
+    assert [penalty.name for penalty in settings["pairs-random_pairs-l0-8"].penalties] == ["random_pairs"]
 
 
 def test_random_pairs_that_control_nothing_are_refused() -> None:
@@ -97,7 +104,7 @@ def test_controls_that_only_some_arms_can_have_are_left_out_elsewhere() -> None:
     relu = {"name": "relu", "sae": {"name": "relu", "d_sae": 64}, "penalties": [{"name": "l1", "weight": 1.0}]}
     study = plain_study("cache", arms=[relu], controls=["frozen_encoder"], l0=8)
     labels = [arm.label for arm in arms_of(StudyConfig.parse(study))]
-    assert labels == ["baseline", "baseline-frozen_encoder", "relu"]
+    assert labels == ["baseline-l0-8", "baseline-frozen_encoder-l0-8", "relu-l0-8"]
 
 
 def test_two_arms_of_one_name_are_refused() -> None:
@@ -126,8 +133,8 @@ def test_an_arm_of_a_plugin_leaves_the_ids_of_the_others() -> None:
 
     before = ids(plain_study("cache", train=train, arms=arms, l0=8))
     after = ids(plain_study("cache", train=train, arms=joined, l0=8, **plugins))
-    assert before.keys() == {"baseline", "tanh"}
-    assert after.keys() == {"baseline", "tanh", "hoyer"}
+    assert before.keys() == {"baseline-l0-8", "tanh-l0-8"}
+    assert after.keys() == {"baseline-l0-8", "tanh-l0-8", "hoyer-l0-8"}
     assert before.items() <= after.items()
 
 

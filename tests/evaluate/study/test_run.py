@@ -102,6 +102,19 @@ def test_seeds_and_arms_join_and_other_metrics_do_not(finished: tuple[Path, Verd
     assert words(changed) == {"slow": "worse", "placebo": "within noise"}
 
 
+def test_an_l0_joins_and_neither_renames_nor_retrains_an_arm(toy_cache: Path, tmp_path: Path) -> None:
+    changes = {"arms": plain_study(toy_cache)["arms"][:1], "spreads": {"explained_variance": 0.001}}
+    study(plain_study(toy_cache, l0=8, **changes), tmp_path)
+    runs = {run: (run / COMMITTED).stat().st_mtime_ns for run in (tmp_path / "runs").glob("*/seed-*")}
+    assert {run.parent.name for run in runs} == {"baseline-l0-8", "slow-l0-8"}
+    outcome = study(plain_study(toy_cache, l0=[4, 8], **changes), tmp_path)
+    names = [[variant.name for variant in table.variants] for table in outcome.tables]
+    assert names == [["baseline-l0-4", "slow-l0-4"], ["baseline-l0-8", "slow-l0-8"]]
+    assert [page.name for page in outcome.reports] == ["report-l0-4.html", "report-l0-8.html"]
+    assert runs == {run: (run / COMMITTED).stat().st_mtime_ns for run in runs}
+    assert len([*(tmp_path / "runs").glob("*/seed-*")]) == 2 * len(runs)
+
+
 def test_a_study_too_small_is_told_before_it_trains(plain: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         study(plain | {"spreads": {"explained_variance": 0.1}}, tmp_path)
@@ -129,16 +142,16 @@ def test_an_arm_that_misses_its_l0_is_trained_once_more(toy_cache: Path, tmp_pat
     progress = Silent()
     study(config, tmp_path, progress=progress)
     record = Record.read(tmp_path)
-    checked = record.checked["late"]
+    checked = record.checked["late-l0-8"]
     assert checked.trained_to == pytest.approx(8 * checked.wanted / checked.measured)
-    assert checked.wanted == record.checked["baseline"].measured
+    assert checked.wanted == record.checked["baseline-l0-8"].measured
     (first,) = (tmp_path / "missed").iterdir()
-    runs = [open_run(folder / "seed-0") for folder in (first, tmp_path / "runs" / "late")]
+    runs = [open_run(folder / "seed-0") for folder in (first, tmp_path / "runs" / "late-l0-8")]
     targets = [run.config.to_dict()["penalties"][0]["l0"] for run in runs]
     assert targets == [8.0, checked.trained_to]
-    assert any("late has L0" in sentence and "it is trained again" in sentence for sentence in progress.said)
-    standing = status(StudyConfig.parse(config), tmp_path)["arms"]["late"]
-    l0 = mean_l0([tmp_path / "runs" / "late" / f"seed-{seed}" for seed in range(3)])
+    assert any("late-l0-8 has L0" in sentence and "it is trained again" in sentence for sentence in progress.said)
+    standing = status(StudyConfig.parse(config), tmp_path)["arms"]["late-l0-8"]
+    l0 = mean_l0([tmp_path / "runs" / "late-l0-8" / f"seed-{seed}" for seed in range(3)])
     assert standing == {"trained": 3, "evaluated": 3, "seeds": 3, "l0": l0, "trained_again": True}
 
 
@@ -149,8 +162,8 @@ def test_an_arm_of_whole_k_is_trained_to_a_whole_k(toy_cache: Path, tmp_path: Pa
     arms = [{"name": "topk", "sae": {"name": "topk", "d_sae": 64, "k": 8}, "penalties": []}]
     config = plain_study(toy_cache, train=train, arms=arms, l0=3, spreads={"explained_variance": 0.001})
     study(config, tmp_path)
-    checked = Record.read(tmp_path).checked["topk"]
+    checked = Record.read(tmp_path).checked["topk-l0-3"]
     assert checked.measured == 3
     assert checked.wanted > 3.15
     assert checked.trained_to in (None, round(checked.wanted))
-    assert open_run(tmp_path / "runs" / "topk" / "seed-0").config.sae.num_active == (checked.trained_to or 3)
+    assert open_run(tmp_path / "runs" / "topk-l0-3" / "seed-0").config.sae.num_active == (checked.trained_to or 3)

@@ -89,6 +89,18 @@ def test_h1_ignores_a_weight_of_0_and_the_warmup(config: Make) -> None:
     assert judged(config(penalties=[later]), warm) == []
 
 
+def test_h1_tells_a_penalty_that_is_about_a_frozen_part_alone(config: Make) -> None:
+    def judge(shares: list[float], values: list[float]) -> list[tuple[str, str]]:
+        log = lines(shares)
+        for line, value in zip(log, values, strict=True):
+            line["terms"]["topk_orthogonality"]["value"] = value
+        return judged(config(penalties=[PENALTY], freeze="decoder"), log)
+
+    assert judge([0.0] * 20, [0.3] * 20) == [("H1", "warning")]
+    assert judge([0.0] * 20, [0.0] * 20) == [("H1", "error")]  # it selects nothing, frozen or not
+    assert judge([0.1] * 20, [0.3] * 20) == []
+
+
 def test_h1_is_only_a_warning_for_a_penalty_that_may_rest(config: Make) -> None:
     def log(shares: list[float], dead: int = 3) -> list[dict]:
         return [
