@@ -126,6 +126,11 @@ AUTOINTERP_FIGURES: Specs = {
     "fuzzing_score": FigureSpec("fuzzing by explanations", "higher"),
 }
 
+DELPHI_FIGURES: Specs = {
+    "delphi_detection_score": FigureSpec("delphi's detection", "higher"),
+    "delphi_fuzzing_score": FigureSpec("delphi's fuzzing", "higher"),
+}
+
 BUILT_IN: Specs = {
     **ABSORPTION_FIGURES,
     **SCR_FIGURES,
@@ -138,4 +143,5 @@ BUILT_IN: Specs = {
     **RAVEL_FIGURES,
     **UNLEARNING_FIGURES,
     **AUTOINTERP_FIGURES,
+    **DELPHI_FIGURES,
 }

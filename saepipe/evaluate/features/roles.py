@@ -21,7 +21,7 @@ LatentRoles = Iterator[tuple[int, "Role"]]
 class Role:
     """The role of one latent in one evaluation."""
 
-    metric: str  # the result's file name: absorption, sparse_probing, tpp, scr, autointerp
+    metric: str  # the result's file name: absorption, sparse_probing, tpp, scr, autointerp, delphi
     kind: str  # split, absorbs, probe, off, explained
     text: str  # a sentence without its full stop
     about: tuple[str, ...]  # search terms: the letter and its words, or the class and its dataset
@@ -117,11 +117,19 @@ def _scr(result: Mapping[str, Any]) -> LatentRoles:
 
 
 def _autointerp(result: Mapping[str, Any]) -> LatentRoles:
+    return _explained("autointerp", "explained", result)
+
+
+def _delphi(result: Mapping[str, Any]) -> LatentRoles:
+    return _explained("delphi", "explained by delphi", result)
+
+
+def _explained(metric: str, explained: str, result: Mapping[str, Any]) -> LatentRoles:
     for each in result["saepipe"]["explanations"]:
         scores = ((kind, each[kind]) for kind in ("detection", "fuzzing"))
         told = ", ".join(f"{kind} {value:.2f}" for kind, value in scores if value is not None)
-        text = f'explained as "{each["explanation"]}"{f" ({told})" if told else ""}'
-        yield each["latent"], Role("autointerp", "explained", text, (each["explanation"],), each["detection"])
+        text = f'{explained} as "{each["explanation"]}"{f" ({told})" if told else ""}'
+        yield each["latent"], Role(metric, "explained", text, (each["explanation"],), each["detection"])
 
 
 _READERS = {
@@ -130,4 +138,5 @@ _READERS = {
     "tpp": _tpp,
     "scr": _scr,
     "autointerp": _autointerp,
+    "delphi": _delphi,
 }

@@ -19,12 +19,12 @@ from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.figure_specs import AUTOINTERP_FIGURES, FigureSpec
 from saepipe.evaluate.metrics.autointerp.chat import Answer, Transcript, chat_server
 from saepipe.evaluate.metrics.autointerp.prompts import Test, detection, explain, fuzzing
-from saepipe.evaluate.metrics.autointerp.scores import Score, score
+from saepipe.evaluate.metrics.autointerp.scores import Score, mean_score, score
 from saepipe.evaluate.metrics.autointerp.windows import LatentWindows, choose, windowed_acts
 from saepipe.evaluate.metrics.base import Measurement, Metric
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
-from saepipe.evaluate.stats.intervals import Estimate, ratio
+from saepipe.evaluate.stats.intervals import Estimate
 from saepipe.evaluate.texts.token_texts import token_texts
 
 FOLDER = "autointerp"
@@ -167,13 +167,13 @@ class Autointerp(Metric):
         return Measurement(
             metrics={
                 "autointerp": {
-                    "autointerp_score": _mean(detected, undefined),
+                    "autointerp_score": mean_score(detected, undefined),
                     "autointerp_std_dev": Estimate(float(np.std(spread, ddof=1)))
                     if len(spread) > 1
                     else Estimate(None, reason="fewer than two latents have a score"),
                 }
             },
-            extra={"fuzzing_score": _mean(fuzzed, undefined)},
+            extra={"fuzzing_score": mean_score(fuzzed, undefined)},
             more={"explanations": [_plain(each) for each in explained]},
             unstructured={str(number): vars(answer) for number, answer in enumerate(answers)},
             counts={
@@ -195,9 +195,3 @@ def _plain(each: ExplainedLatent) -> dict[str, Any]:
         "detection": each.detection.balanced_accuracy,
         "fuzzing": each.fuzzing.balanced_accuracy,
     }
-
-
-def _mean(scores: Sequence[Score], undefined: str) -> Estimate:
-    """Returns the mean over latents; the interval is for the sampling of latents."""
-    values = np.array([each.balanced_accuracy for each in scores if each.balanced_accuracy is not None])
-    return ratio(values, np.ones_like(values), undefined)

@@ -18,6 +18,7 @@ ROLES = {
     ("tpp", "off"): "ranked by TPP",
     ("scr", "off"): "ranked by SCR",
     ("autointerp", "explained"): "has an explanation",
+    ("delphi", "explained"): "has one by delphi",
 }
 """Names of the roles, by evaluation and kind."""
 _SEVERAL = "two or more of these"

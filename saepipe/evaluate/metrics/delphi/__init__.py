@@ -1,0 +1,1 @@
+"""Explanations and scores that delphi made of an exported run, read back."""
