@@ -1,4 +1,4 @@
-"""Scores read back from delphi's files, written by hand here, and by delphi's own scorers in `make interop`."""
+"""Scores read back from delphi's files, written by hand here, and by delphi's own scorers where it is installed."""
 
 from __future__ import annotations
 
