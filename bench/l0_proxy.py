@@ -24,6 +24,7 @@ from saepipe.evaluate.stats.l0_curves import Curve
 from saepipe.evaluate.validate.trained_stacks import WorldData, world_data
 from saepipe.evaluate.validate.truth_metrics import measure
 from saepipe.train.config import TrainConfig
+from saepipe.train.sae.base import Params
 from saepipe.train.stacked.stack import Stack
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
 
@@ -90,6 +91,13 @@ def sweep(world: World, d_sae: int, ks: tuple[float, ...], num_seeds: int, steps
 
 def train(data: list[WorldData], d_sae: int, k: float, steps: int) -> Iterator[dict[str, float]]:
     """Yields the figures of one BatchTopK SAE per seed, trained side by side."""
+    recipes = recipes_of(data, d_sae, k, steps)
+    for recipe, params, d in zip(recipes, fit(recipes, fresh_starts(recipes, data), data, steps), data, strict=True):
+        yield figures_of(recipe, params, d)
+
+
+def recipes_of(data: list[WorldData], d_sae: int, k: float, steps: int) -> list[Recipe]:
+    """Returns the recipe of a BatchTopK SAE per seed."""
     raw = {
         "cache": "none",
         "sae": {"name": "batch_topk", "d_sae": d_sae, "k": k},
@@ -100,21 +108,24 @@ def train(data: list[WorldData], d_sae: int, k: float, steps: int) -> Iterator[d
         "init": {"encoder_scale": 1},
         "device": "cpu",
     }
-    recipes = [
-        Recipe(
-            TrainConfig.parse(raw | {"seed": seed}).resolved(hook="world", num_rows=POOL, device=CPU),
-            d.truth.d_in,
-            d.scale,
-            CPU,
-        )
-        for seed, d in enumerate(data)
+    configs = (TrainConfig.parse(raw | {"seed": seed}) for seed in range(len(data)))
+    return [
+        Recipe(config.resolved(hook="world", num_rows=POOL, device=CPU), d.truth.d_in, d.scale, CPU)
+        for config, d in zip(configs, data, strict=True)
     ]
-    starts = [{**initial_params(recipe), "b_dec": d.b_dec} for recipe, d in zip(recipes, data, strict=True)]
-    stack = Stack([(recipe, fresh_state(recipe, start)) for recipe, start in zip(recipes, starts, strict=True)])
+
+
+def fresh_starts(recipes: list[Recipe], data: list[WorldData]) -> list[Params]:
+    return [{**initial_params(recipe), "b_dec": d.b_dec} for recipe, d in zip(recipes, data, strict=True)]
+
+
+def fit(recipes: list[Recipe], starts: list[Params], data: list[WorldData], steps: int) -> list[Params]:
+    """Trains one SAE per seed, side by side, and returns their parameters."""
+    states = [(recipe, fresh_state(recipe, start)) for recipe, start in zip(recipes, starts, strict=True)]
+    stack = Stack(states)
     for step in range(steps):
         stack.step(torch.stack([d.x.index_select(0, d.batches[step]) for d in data]))
-    for seed, (recipe, d) in enumerate(zip(recipes, data, strict=True)):
-        yield figures_of(recipe, {name: value[seed] for name, value in stack.params.items()}, d)
+    return [{name: value[seed].detach().clone() for name, value in stack.params.items()} for seed in range(len(data))]
 
 
 def figures_of(recipe: Recipe, params: dict[str, torch.Tensor], data: WorldData) -> dict[str, float]:

@@ -78,6 +78,7 @@ GEOMETRY_FIGURES: Specs = {
     "mean_log10_density": FigureSpec("log10 density"),
     "mean_pair_conditional": FigureSpec("P(parent | child) of similar pairs"),
     "mean_pair_lift": FigureSpec("lift of similar pairs"),
+    "hedging_degree": FigureSpec("hedging before widening", "lower"),
 }
 
 SPARSE_PROBING_FIGURES: Specs = {

@@ -36,7 +36,7 @@ class OptimizerConfig(Config):
 class InitConfig(Config):
     """W_dec: random unit rows. W_enc = encoder_scale * W_dec.T. b_enc = 0. b_dec: from the first rows of the stream.
 
-    With `from`, all parameters are those of another run's SAE instead.
+    With `from`, all parameters are those of another run's SAE instead; latents that it lacks begin as above.
     """
 
     source: Path | None = Field(

@@ -61,22 +61,34 @@ def starting_params(recipe: Recipe) -> Params:
     """Returns the parameters at step 0 of a run with `init.from`, on the run's scale, on the CPU.
 
     They have the memory layout of `initial_params`. A transcoder's b_in is 0, as its files keep it; its W_skip is 0 if
-    the run has a skip and the SAE has none.
+    the run has a skip and the SAE has none. An SAE with fewer latents than the run is widened: its latents come first,
+    and the others are those of a fresh start.
 
     Raises:
         CorruptDataError: if the SAE's files are not those that the run was planned with.
     """
     init = recipe.config.init
     assert init.source is not None, "the run starts from no other"
-    if not (init.source / SAE / saelens.WEIGHTS).is_file() or _digest(init.source) != init.weights:
-        raise CorruptDataError(f"init.from: {init.source} no longer holds the weights {init.weights}")
-    sae, params, _ = saelens.read(init.source / SAE)
-    params = training_params(recipe, init.source, sae, params)
+    params = training_params(recipe, init.source, *saved_start(init))
     start = initial_params(recipe)
     for name, value in start.items():
         if name in params:
-            value.copy_(params[name])
+            first = tuple(slice(0, size) for size in params[name].shape)
+            value[first].copy_(params[name])
     return start
+
+
+def saved_start(init: InitConfig) -> tuple[Architecture, Params]:
+    """Returns the SAE that a planned run starts from, as it is saved: for raw activations, on the CPU.
+
+    Raises:
+        CorruptDataError: if its files are not those that the run was planned with.
+    """
+    assert init.source is not None, "the run starts from no other"
+    if not (init.source / SAE / saelens.WEIGHTS).is_file() or _digest(init.source) != init.weights:
+        raise CorruptDataError(f"init.from: {init.source} no longer holds the weights {init.weights}")
+    sae, params, _ = saelens.read(init.source / SAE)
+    return sae, params
 
 
 def training_params(recipe: Recipe, path: Path, saved: Architecture, params: Params) -> Params:
@@ -91,12 +103,15 @@ def training_params(recipe: Recipe, path: Path, saved: Architecture, params: Par
         params: its parameters, for raw activations.
 
     Raises:
-        ConfigError: if the SAE is not of that architecture or size, or no unit rows give its function.
+        ConfigError: if the SAE is not of that architecture, or of another d_in or more latents, or no unit rows give
+            its function.
     """
     sae = recipe.config.sae
-    sizes, expected = (len(params["W_enc"]), saved.d_sae), (recipe.d_in, sae.d_sae)
-    if sizes != expected:
-        raise ConfigError(f"init.from: {path} has (d_in, d_sae) = {sizes}, not {expected}", hint="set `sae.d_sae`")
+    if (d_in := len(params["W_enc"])) != recipe.d_in:
+        raise ConfigError(f"init.from: {path} has d_in {d_in}, not {recipe.d_in}", hint="use its cache")
+    if saved.d_sae > sae.d_sae:
+        hint = "set `sae.d_sae` to as many, or to more, which widens it"
+        raise ConfigError(f"init.from: {path} has {saved.d_sae} latents, more than {sae.d_sae}", hint=hint)
     if (d_out := len(params["b_dec"])) != recipe.d_out:
         raise ConfigError(f"init.from: {path} has d_out {d_out}, not {recipe.d_out}", hint="use its cache")
     if "W_skip" in params and not recipe.config.skip:

@@ -30,6 +30,7 @@ from saepipe.train.plan import plan_runs
 from saepipe.train.run import train
 from saepipe.train.rundir.load import load
 from saepipe.train.rundir.starting_sae import starting_params
+from saepipe.train.step.state import initial_params
 
 Make = Callable[..., TrainConfig]
 
@@ -127,6 +128,26 @@ def test_it_starts_with_the_parameters_of_the_sae(
             params["threshold"].shape == planned.recipe.config.sae.init(24, 1.0, torch.Generator())["threshold"].shape
         )
         assert float(params["threshold"].max()) > 0
+
+
+@pytest.mark.parametrize("name", sorted(SAES))
+def test_an_sae_is_widened_by_latents_of_a_fresh_start(
+    on_from: Make, source_of: Callable[..., Path], config: Make, tmp_path: Path, name: str
+) -> None:
+    source, sae = source_of(name), {"name": name, "d_sae": 46, **SAES[name]}
+    (planned,) = plan_runs(on_from(source, name, sae=sae), tmp_path)
+    (whole,) = plan_runs(on_from(source, name), tmp_path)
+    start, old, fresh = starting_params(planned.recipe), starting_params(whole.recipe), initial_params(planned.recipe)
+    assert start["W_dec"].shape == (46, 24)
+    latents = {"W_enc": start["W_enc"].T, "W_dec": start["W_dec"], "b_enc": start["b_enc"]}
+    for key, value in latents.items():
+        ours, theirs, new = value, *(each[key].T if key == "W_enc" else each[key] for each in (old, fresh))
+        assert torch.equal(ours[:40], theirs)
+        assert torch.equal(ours[40:], new[40:])
+    assert torch.equal(start["b_dec"], old["b_dec"])
+    assert planned.recipe.config.run_id("c") != whole.recipe.config.run_id("c")
+    (run,) = train(on_from(source, name, sae=sae), tmp_path / "wide")
+    assert load(run).d_sae == 46
 
 
 def test_the_sae_counts_by_its_weights_not_by_its_place(
@@ -249,7 +270,7 @@ def test_a_topk_with_other_rows_is_refused(on_from: Make, tiny_cache: Path, tmp_
     [
         ({"name": "topk"}, "holds a relu, not a topk\n  hint: set `sae.name`"),
         ({"name": "batch_topk"}, "holds a relu, not a batch_topk"),
-        ({"sae": {"name": "relu", "d_sae": 80}}, r"has \(d_in, d_sae\) = \(24, 40\), not \(24, 80\)"),
+        ({"sae": {"name": "relu", "d_sae": 39}}, "has 40 latents, more than 39"),
         ({"init": {"b_dec": "mean"}}, "b_dec has no effect with `from`"),
         ({"init": {"weights": "0" * 16}}, "not 0000000000000000 \\(init.weights\\)"),
     ],

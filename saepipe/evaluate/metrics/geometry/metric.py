@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from saepipe.data.config.base import Count
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.figure_specs import GEOMETRY_FIGURES, FigureSpec
 from saepipe.evaluate.metrics.base import Measurement, Metric
@@ -24,6 +24,7 @@ from saepipe.evaluate.metrics.geometry.listing import latent_entries, pair_entri
 from saepipe.evaluate.metrics.geometry.portrait import Portrait
 from saepipe.evaluate.metrics.geometry.projection import ProjectionSample
 from saepipe.evaluate.metrics.geometry.weights import Weights
+from saepipe.evaluate.metrics.geometry.widening import Widening, widening
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 
@@ -123,6 +124,9 @@ class _PortraitBuilder:
         histograms = {key: asdict(h) for key, h in self.portrait.histograms().items()}
         more: dict[str, Any] = {"histograms": histograms, "pairs": pair_entries(self.portrait)}
         metrics = self.portrait.figures()
+        widened, warnings = self._widening()
+        if widened:
+            metrics["widening"], more["widening"] = dict(widened.figures), dict(widened.sizes)
         if baseline and self.tracked:
             counts = self._counts.select(slice(len(self.weights.pairs.i), None))
             estimates = changes(self.portrait, baseline, self.tracked, counts)
@@ -135,7 +139,14 @@ class _PortraitBuilder:
                 "histograms": {key: h.counts for key, h in baseline.histograms().items()},
             }
             latents = with_match(latents, self.tracked.match)
-        return Measurement(metrics=metrics, details=latents, more=more)
+        return Measurement(metrics=metrics, details=latents, more=more, warnings=warnings)
+
+    def _widening(self) -> tuple[Widening | None, list[str]]:
+        """Returns the widening of the SAE, or the warning that it cannot be measured."""
+        try:
+            return widening(self.counter.subject), []
+        except CorruptDataError as error:
+            return None, [f"hedging is not measured: {error.message}"]
 
 
 def _baseline(subjects: Sequence[Subject], testbed: Testbed) -> Subject | None:

@@ -1,4 +1,4 @@
-"""Overlaid histograms of the runs: density of latents, and cosines of their decoder rows."""
+"""Overlaid histograms of the runs: density of latents, and cosines of their decoder rows; and hedging."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from saepipe.data.folders.finding_groups import Range
 from saepipe.evaluate.compare.variant_means import Variant
 from saepipe.evaluate.report.chart import Chart, Section
+from saepipe.evaluate.report.charts.hedging import hedging_chart
 from saepipe.evaluate.report.charts.lines import Axes, Line, lines
 from saepipe.evaluate.report.charts.small_multiples import small_multiples
 from saepipe.evaluate.report.evaluations import HISTOGRAMS
@@ -69,6 +70,8 @@ def section(story: Story) -> Section:
         missing = [row.label for row in story.rows if row.label not in histograms]
         if missing:
             absent.setdefault(", ".join(missing), []).append(kind.title.lower())
+    if hedging := hedging_chart(story):
+        charts.append(hedging)
     reasons = (f"Not measured for {runs}: {'; '.join(kinds)} (evaluate geometry)." for runs, kinds in absent.items())
     return Section("latents", "Latents", _TEXT if charts else "", tuple(charts), tuple(reasons))
 
