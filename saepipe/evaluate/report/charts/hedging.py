@@ -10,8 +10,8 @@ from saepipe.evaluate.report.story import Story
 _KEY = "hedging_degree"
 _TEXT = (
     "How far the latents of an SAE moved towards the latents that it was widened by, beyond chance: what they had "
-    "mixed in for want of latents, and 0 if it had enough. Features in superposition blur it. From three seeds on, bars "
-    "are over seeds."
+    "mixed in for want of latents, and 0 if it had enough. Features in superposition blur it. From three seeds on, "
+    "bars are over seeds."
 )
 
 
