@@ -35,8 +35,10 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "topk": {"k": 4},
     "batch_topk": {"k": 4},
     "matryoshka_batch_topk": {"k": 4},
+    "matching_pursuit": {"k": 4},
     "l0_target": {"l0": 5.0},
 }
+PATHS = {"dense": "never", "sparse": "always"}
 L1 = {"name": "l1", "weight": 0.3}
 BASES: dict[str, tuple[str, list[dict[str, Any]]]] = {"auxk": ("topk", []), "l0": ("jumprelu", []), "l1": ("relu", [])}
 VIEWS = frozenset(
@@ -80,7 +82,7 @@ class Operations(TorchDispatchMode):
 def main() -> None:
     counted = counts()
     for name, by_path in counted.items():
-        print(f"{name:45} {by_path['dense']:4} dense {by_path['sparse']:4} sparse")
+        print(f"{name:45}", *(f"{count:4} {path}" for path, count in by_path.items()))
     write_result("operations", CLAIM, {"operations": counted})
 
 
@@ -96,9 +98,14 @@ def counts() -> dict[str, dict[str, int]]:
         if name in WIDE_PENALTIES:
             steps[f"{label}, {WIDE} latents"] = sae, [*others, penalty(name)], WIDE
     return {
-        label: {path: operations(*step, sparse_steps=rule) for path, rule in (("dense", "never"), ("sparse", "always"))}
+        label: {path: operations(*step, sparse_steps=PATHS[path]) for path in paths(step[0])}
         for label, step in steps.items()
     }
+
+
+def paths(sae: str) -> list[str]:
+    """Returns the kinds of steps that an architecture has."""
+    return [path for path in PATHS if path == "dense" or Architecture.members[sae].sparse]
 
 
 def own(family: type[Component]) -> list[str]:

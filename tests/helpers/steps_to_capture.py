@@ -19,7 +19,9 @@ CPU = torch.device("cpu")
 import_members(Penalty.package)
 import_members(Architecture.package)
 
-K: dict[str, dict[str, Any]] = {name: {"k": 5} for name in ("topk", "batch_topk", "matryoshka_batch_topk")}
+K: dict[str, dict[str, Any]] = {
+    name: {"k": 5} for name in ("topk", "batch_topk", "matryoshka_batch_topk", "matching_pursuit")
+}
 STEERED = {"steer": "l0", "to": 5.0, "start": 0.3, "until": 0.5}
 FALLING = {"start": 0.3, "end": 0.1, "finish": 0.5}
 
