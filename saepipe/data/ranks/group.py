@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
@@ -15,6 +17,9 @@ from saepipe.data.ranks.launch import Ranks
 
 SECONDS = 600.0
 """How long a rank waits for the others, unless its caller knows better."""
+
+_GROUPS = count()
+"""Numbers of the groups that this process joins, which its commands do one after the other, as the other ranks do."""
 
 _OTHERS = "see what the other ranks say, and whether their machines reach each other"
 
@@ -36,9 +41,8 @@ def process_group(ranks: Ranks, backend: str = "gloo", seconds: float = SECONDS)
         return
     wait = timedelta(seconds=seconds)
     try:
-        dist.init_process_group(
-            backend, store=open_store(ranks, wait), rank=ranks.rank, world_size=ranks.size, timeout=wait
-        )
+        store = PrefixStore(f"group/{next(_GROUPS)}", open_store(ranks, wait))
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=wait)
     except RuntimeError as error:  # DistError too
         message = f"rank {ranks.rank} of {ranks.size} did not reach the others: {_first_line(error)}"
         raise MachineError(message, hint=_OTHERS) from error
@@ -48,13 +52,14 @@ def process_group(ranks: Ranks, backend: str = "gloo", seconds: float = SECONDS)
         dist.destroy_process_group()
 
 
-def meet(ranks: Ranks, what: str, seconds: float = SECONDS) -> None:
+def meet(ranks: Ranks, what: str, seconds: float = SECONDS, group: dist.ProcessGroup | None = None) -> None:
     """Waits until all ranks of a gloo group are here.
 
     Args:
         ranks: of this command.
         what: what each has done by then, for the error.
         seconds: how long to wait.
+        group: of all ranks, by gloo; None: the one that `process_group` made.
 
     Raises:
         MachineError: if some do not come in time; the first rank's error names them.
@@ -62,21 +67,39 @@ def meet(ranks: Ranks, what: str, seconds: float = SECONDS) -> None:
     if ranks.size == 1:
         return
     try:
-        dist.monitored_barrier(timeout=timedelta(seconds=seconds), wait_all_ranks=True)
+        dist.monitored_barrier(group, timeout=timedelta(seconds=seconds), wait_all_ranks=True)
     except RuntimeError as error:
         message = f"rank {ranks.rank} waited {seconds:g} s for all ranks to have {what}: {_first_line(error)}"
         raise MachineError(message, hint=_OTHERS) from error
 
 
-def open_store(ranks: Ranks, wait: timedelta) -> Store:
-    """Returns the store of torchrun's agent, with names of its own for each life of the group.
+def not_waiting(ranks: Ranks, seconds: float = 2.0) -> list[int]:
+    """Returns the ranks that do not wait, asked by one that has waited for an exchange until its time was up.
 
-    Without them gloo finds the addresses of the life before there, and a restarted group does not come up (torch
-    2.13.0: "Gloo connectFullMesh failed").
+    Those that waited with it say so in the store. The others are late, or have ended.
+
+    Args:
+        ranks: of this command.
+        seconds: how long to listen to the others, whose time is up at about this time too.
+    """
+    store = open_store(ranks, timedelta(seconds=seconds), serves=False)
+    store.set(f"waits/{ranks.rank}", "")
+    time.sleep(seconds)
+    return [rank for rank in range(ranks.size) if not store.check([f"waits/{rank}"])]
+
+
+def open_store(ranks: Ranks, wait: timedelta, *, serves: bool = True) -> Store:
+    """Returns the store of torchrun's agent, with names of its own for each life of the ranks.
+
+    Where the agent has none, that of the first rank, which `serves` it.
+
+    Without them, and those of each group, gloo finds the addresses of an earlier group there, and a later one does not
+    come up (torch 2.13.0: "Gloo connectFullMesh failed").
     """
     of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, ranks.size, is_master=not of_agent and ranks.is_first, timeout=wait)
+    is_master = serves and not of_agent and ranks.is_first
+    store = TCPStore(address, port, ranks.size, is_master=is_master, timeout=wait)
     return PrefixStore(f"saepipe/{ranks.life}", store)
 
 

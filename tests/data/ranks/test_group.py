@@ -13,6 +13,8 @@ from saepipe.data.ranks.group import meet, process_group
 from saepipe.data.ranks.launch import Ranks
 
 ranks = Ranks.of_environment()
+with process_group(ranks, seconds=60):  # as an earlier command of the same process may have
+    meet(ranks, "joined an earlier group")
 with process_group(ranks, seconds=60):
     if ranks.life == 0 and {dies}:
         sys.exit(3 * (ranks.rank == 1))
