@@ -150,6 +150,7 @@ def train(
     format_: FormatOption = "human",
 ) -> None:
     """Train every variant of a config from one cache, in one pass."""
+    from saepipe.data.ranks.launch import Ranks
     from saepipe.evaluate.compare.finding_lines import lines_by_run, lines_by_variant
     from saepipe.train.config import TrainConfig
 
@@ -163,6 +164,8 @@ def train(
         return
     with show_progress(format_) as progress:
         runs = saepipe.train(settings, out, resume=resume, strict=strict, progress=progress)
+    if not Ranks.of_environment().is_first:
+        return
     findings = lines_by_run(runs) if format_ == "json" else lines_by_variant(runs, evaluated=False)
     show({"runs": [str(run) for run in runs], "findings": findings}, format_)
 

@@ -49,6 +49,7 @@ FLOORS = {
     "train": (
         "answers config_sections freeze health_config kernels schedule seeds trackers",
         "control_kinds pairs sae setting stored_config",
+        "parallel",
         "formats penalties transforms",
         "config",
         "controls step variants",

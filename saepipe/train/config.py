@@ -30,6 +30,7 @@ from saepipe.train.config_sections import (
     InitConfig,
     KLTailConfig,
     OptimizerConfig,
+    ParallelConfig,
     Positive,
     Skip,
     SkipConfig,
@@ -142,6 +143,9 @@ class TrainConfig(ConfigWithPlugins):
         default_factory=PRIMARY_METRICS.copy,
         description="figures that the study is about, with the smallest effects of interest; others are exploratory",
     )
+    parallel: ParallelConfig = Field(
+        ParallelConfig(), description="split each run over ranks, by its latents and by the tokens of a batch"
+    )
     variants: VariantsConfig = VariantsConfig()
     seeds: Annotated[tuple[Seed, ...], Field(max_length=10_000)] = ()
 
@@ -200,9 +204,28 @@ class TrainConfig(ConfigWithPlugins):
             )
         return self
 
+    @model_validator(mode="after")
+    def _can_be_split(self) -> Self:
+        parallel, sae = self.parallel, self.sae
+        if parallel.num_ranks == 1:
+            return self
+        refusals = {
+            f"{sae.name} cannot be split": not sae.can_be_split,
+            f"latents {parallel.latents} are more than d_sae {sae.d_sae}": parallel.latents > sae.d_sae,
+            f"data {parallel.data} is more than batch_size {self.batch_size}": parallel.data > self.batch_size,
+            "a run with dead.resample_steps cannot be split; use the penalty auxk": self.dead.resample_steps,
+            "a run with a kl_tail cannot be split": self.kl_tail.share,
+            f"compile: {self.compile} is for runs of one process": self.compile != "never",
+        }
+        if refused := [reason for reason, holds in refusals.items() if holds]:
+            raise ValueError(f"parallel: {'; '.join(refused)}")
+        return self
+
     @property
     def why_dense(self) -> str | None:
         """Why no step of the run can be sparse; None if steps can be."""
+        if self.parallel.num_ranks > 1:
+            return "a run over ranks has no sparse steps"
         if not self.sae.sparse:
             return f"{self.sae.name} has no sparse steps"
         dense = [transform.name for transform in self.transforms if not transform.keeps_zeros]

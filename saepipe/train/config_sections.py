@@ -125,6 +125,18 @@ class KLTailConfig(Config):
         return self.model_copy(update={"windows": windows}) if self.share else self
 
 
+class ParallelConfig(Config):
+    """How one run is split over the ranks that torchrun starts: `latents` x `data` of them."""
+
+    latents: Positive = Field(1, description="ranks among which the latents are split")
+    data: Positive = Field(1, description="ranks among which the tokens of each batch are split")
+    timeout: float = Field(600, gt=0, description="seconds that a rank waits for the others")
+
+    @property
+    def num_ranks(self) -> int:
+        return self.latents * self.data
+
+
 class VariantsConfig(Config):
     """Overrides of the config above, in one of three forms; keys are dotted (`penalties.0.weight`).
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from saepipe.data.batches.memory import free_ram
+from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.train.config import TrainConfig
 from saepipe.train.memory_needs import memory_needs
@@ -73,8 +74,11 @@ def dry_run(config: TrainConfig, *, seconds: float = CALIBRATION_SECONDS) -> Dry
     """Plans every run like `train`, and times some of their steps; writes nothing.
 
     Raises:
-        ConfigError: if a run cannot be made.
+        ConfigError: if a run cannot be made, or is split over ranks.
     """
+    if config.parallel.num_ranks > 1:
+        hint = "for a rank's time and memory, try a d_sae and a batch_size that are divided, without `parallel`"
+        raise ConfigError("a dry run tries its steps in one process, and `parallel` splits them", hint=hint)
     planned = plan_runs(config, Path())
     by_kind = _time_kinds(planned, seconds)
     costs = tuple(_cost(run, by_kind[_kind(run.recipe)]) for run in planned)

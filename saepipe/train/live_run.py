@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Self
 
 import torch
 
 from saepipe.data.batches.first_batches import FirstBatches
-from saepipe.data.errors import CorruptDataError
+from saepipe.data.errors import CorruptDataError, HealthError
 from saepipe.data.folders.health import Finding, Health, errors, unusable
 from saepipe.data.terminal.progress import Progress
 from saepipe.train.health.dry_step import dry_step
@@ -23,9 +24,10 @@ from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
 from saepipe.train.rundir.metrics_log import MetricsLog
 from saepipe.train.rundir.process_log import log_process
-from saepipe.train.rundir.resume_point import remove_partial_files, resume_point
+from saepipe.train.rundir.resume_point import ResumePoint, remove_partial_files, resume_point
 from saepipe.train.rundir.run_files import CHECKPOINTS, METRICS
 from saepipe.train.rundir.starting_sae import starting_params
+from saepipe.train.rundir.whole_state import alone, check_saved, whole_state
 from saepipe.train.sae.base import Params
 from saepipe.train.sae.transcoder import centered, split_rows
 from saepipe.train.step.init import center
@@ -60,21 +62,22 @@ class LiveRun:
     ) -> Self:
         """Opens the run at its last checkpoint, or at step 0."""
         folder, recipe = planned.folder, planned.recipe
-        remove_partial_files(folder)
-        point = resume_point(folder, planned.run_id)
+        point = _resume_point(planned)
         for sentence in point.said:
             progress.say(f"{folder}: {sentence}")
         state = load_checkpoint(point.checkpoint, recipe) if point.checkpoint else first_state(recipe, first)
         header = run_folder.header(planned.variant, recipe, planned.cache, point.header)
-        run_folder.begin(folder, recipe, header)
-        differing = log_process(folder, state.step, str(recipe.device))
+        differing: list[str] = []
+        if recipe.writes:
+            run_folder.begin(folder, recipe, header)
+            differing = log_process(folder, state.step, str(recipe.device))
         if differing and state.step:
             progress.say(f"{folder}: resumed with {', '.join(differing)}; its numbers may round otherwise")
         metadata = run_folder.sae_metadata(header, recipe, planned.cache)
-        log = MetricsLog(folder / METRICS, state.step, point.log)
+        log = MetricsLog(folder / METRICS if recipe.writes else None, state.step, point.log)
         config, study = recipe.config.to_dict() | {"run": header}, folder.resolve().parents[1].name
         tracked = TrackedRun(folder, planned.variant.folder, study, config, state.step)
-        trackers = tracking.follow(recipe.config.trackers, tracked, log.lines)
+        trackers = tracking.follow(recipe.config.trackers if recipe.writes else (), tracked, log.lines)
         return cls(planned, header, metadata, state, log, trackers, progress, strict)
 
     @property
@@ -113,11 +116,16 @@ class LiveRun:
             self.failed_by(error)
 
     def failed_by(self, error: Exception) -> None:
-        """Stops the run if one of its components raised `error`; otherwise raises it."""
+        """Stops the run if one of its components raised `error`; otherwise raises it.
+
+        Of a run over ranks it ends this rank's command, since the others wait for it in the middle of a step.
+        """
         finding = raised_by_component(self.planned.recipe.config, error, f"in step {self.state.step + 1:,}")
         if finding is None:
             raise error
-        self.report([finding])
+        self._record([finding])
+        if self.planned.recipe.mesh is not None:
+            raise HealthError(finding.message) from error
 
     def joins_team(self, size: int) -> None:
         """Records in the manifest how many runs, at most, made steps together."""
@@ -146,13 +154,13 @@ class LiveRun:
 
     def save(self) -> None:
         """Writes a checkpoint of the steps done."""
-        save_checkpoint(
-            self.planned.folder / CHECKPOINTS,
-            self.planned.run_id,
-            self.state,
-            log=self.log.digest(),
-            header=run_folder.of_the_steps(self.header),
-        )
+        recipe, folder = self.planned.recipe, self.planned.folder / CHECKPOINTS
+        state = whole_state(recipe, self.state)
+        if state is not None:
+            header = run_folder.of_the_steps(self.header)
+            save_checkpoint(folder, self.planned.run_id, state, log=self.log.digest(), header=header)
+        if recipe.mesh is not None:
+            check_saved(folder / str(self.state.step), recipe, self.state, recipe.mesh)
 
     def check_complete(self) -> None:
         """Reports missing steps of a run whose batches have ended."""
@@ -160,7 +168,14 @@ class LiveRun:
             self.report(check_steps(self.state.step, self.planned.recipe.num_steps))
 
     def report(self, findings: Sequence[Finding]) -> None:
-        """Keeps new findings for the user, and stops the run if it cannot become usable (strict: at any error)."""
+        """Keeps new findings for the user, and stops the run if it cannot become usable (strict: at any error).
+
+        Ranks report at the same steps, each what it has found, so that all of them stop if one has a reason to.
+        """
+        mesh = self.planned.recipe.mesh
+        self._record(findings if mesh is None else [*dict.fromkeys(chain(*mesh.of_all(findings)))])
+
+    def _record(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
             key = (finding.rule, finding.about or finding.message)
             if key not in self.reported:
@@ -169,20 +184,27 @@ class LiveRun:
                 self.trackers.log_finding(self.state.step, finding)
         if fatal := (errors if self.strict else unusable)(findings):
             self.fatal = tuple(fatal)
-            Health(tuple(dict.fromkeys([*self.early_findings, *findings]))).write(self.planned.folder)
+            if self.planned.recipe.writes:
+                Health(tuple(dict.fromkeys([*self.early_findings, *findings]))).write(self.planned.folder)
 
     def _finish(self) -> None:
-        """Judges the trained run by every rule, and commits it unless it is unusable."""
+        """Judges the trained run by every rule, and commits it unless it is unusable: on the first rank, if several."""
         recipe, folder = self.planned.recipe, self.planned.folder
+        state = whole_state(recipe, self.state)
+        self.report([] if state is None else self._judged(alone(recipe), state))
+        if not self.fatal and state is not None:
+            run_folder.finish(folder, alone(recipe), state, self.header, self.metadata)
+        self.trackers.end(ok=not self.fatal)
+
+    def _judged(self, recipe: Recipe, state: TrainState) -> Sequence[Finding]:
+        """Writes health.json, and returns the findings."""
+        folder = self.planned.folder
         others = run_folder.finished_beside(folder, self.progress.say)
         twin = run_folder.twin(folder)
-        health = judge(recipe, self.state, self._start(), self.log.lines, self.planned.cache, twin, others)
+        health = judge(recipe, state, self._start(), self.log.lines, self.planned.cache, twin, others)
         health = replace(health, findings=(*self.early_findings, *health.findings))
         health.write(folder)
-        self.report(health.findings)
-        if not self.fatal:
-            run_folder.finish(folder, recipe, self.state, self.header, self.metadata)
-        self.trackers.end(ok=not self.fatal)
+        return health.findings
 
     def _start(self) -> Params | None:
         """Returns the parameters at step 0 but for b_dec; None, and says so, if the SAE it started from is gone."""
@@ -194,6 +216,15 @@ class LiveRun:
         except (CorruptDataError, OSError) as error:
             self.progress.say(f"{self.planned.folder}: H8 does not apply: {error}")
             return None
+
+
+def _resume_point(planned: Planned) -> ResumePoint:
+    """Finds where the run goes on; of several ranks the first looks, and the others go on from there too."""
+    recipe, point = planned.recipe, ResumePoint()
+    if recipe.writes:
+        remove_partial_files(planned.folder)
+        point = resume_point(planned.folder, planned.run_id)
+    return point if recipe.mesh is None else recipe.mesh.from_first(point)
 
 
 def first_state(recipe: Recipe, first: FirstBatches) -> TrainState:

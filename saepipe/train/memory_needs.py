@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from saepipe.data.batches.memory import free_ram
 from saepipe.data.batches.stream import POOL_CHUNKS
@@ -49,12 +49,25 @@ class MemoryNeeds:
 
 
 def memory_needs(runs: Sequence[Planned]) -> MemoryNeeds:
-    """Returns what runs with a common stream need when they train together."""
+    """Returns what runs with a common stream need when they train together, over all ranks of this machine."""
+    mesh = runs[0].recipe.mesh
+    num_ranks = 1 if mesh is None else mesh.ranks.local_size
+    parts = [replace(run, recipe=_of_rank(run.recipe)) for run in runs]
     return MemoryNeeds(
-        parameters=sum(FLOAT * run.num_checkpointed for run in runs),
-        rows=max(map(_row_bytes, runs)),
-        step=max(step_bytes(run.recipe) for run in runs),
+        parameters=num_ranks * sum(FLOAT * run.num_checkpointed for run in parts),
+        rows=num_ranks * max(map(_row_bytes, parts)),
+        step=num_ranks * max(step_bytes(run.recipe) for run in parts),
     )
+
+
+def _of_rank(recipe: Recipe) -> Recipe:
+    """Returns the recipe of an SAE with this rank's latents, on as many tokens as it has."""
+    mesh, config = recipe.mesh, recipe.config
+    if mesh is None:
+        return recipe
+    sae = config.sae.part(mesh.latents.part(config.sae.d_sae))
+    batch_size = len(mesh.tokens.part(config.batch_size))
+    return replace(recipe, config=config.model_copy(update={"sae": sae, "batch_size": batch_size}))
 
 
 def step_bytes(recipe: Recipe) -> int:

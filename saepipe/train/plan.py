@@ -16,6 +16,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.folders.disk import require_room
 from saepipe.train.config import TrainConfig
 from saepipe.train.config_sections import InitConfig
+from saepipe.train.parallel.mesh import Mesh
 from saepipe.train.rundir.starting_sae import resolve_start
 from saepipe.train.sae.crosscoder import joint_scale
 from saepipe.train.step.state import Recipe, Target
@@ -60,8 +61,14 @@ class Planned:
         return self.recipe.config.run_id(self.cache.fingerprint)
 
 
-def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
-    """Returns every run of a config, each resolved; raises ConfigError if one cannot be made."""
+def plan_runs(config: TrainConfig, out: Path, mesh: Mesh | None = None) -> list[Planned]:
+    """Returns every run of a config, each resolved; raises ConfigError if one cannot be made.
+
+    Args:
+        config: with its variants and seeds.
+        out: a run goes to `out`/<variant>/seed-<n>/.
+        mesh: ranks that each run is split over.
+    """
     device = pick_device(config.device)
     variants = expand(config)
     configs = [variant.config for variant in variants]
@@ -82,7 +89,7 @@ def plan_runs(config: TrainConfig, out: Path) -> list[Planned]:
             key = repr((resolved.init, resolved.seed, resolved.sae, resolved.skip, place))
             starts[key] = starts.get(key) or resolve_start(recipe, cache)
             recipe = replace(recipe, config=resolved.model_copy(update={"init": starts[key]}))
-        planned.append(Planned(variant, recipe, cache, out / variant.folder))
+        planned.append(Planned(variant, replace(recipe, mesh=mesh), cache, out / variant.folder))
     return planned
 
 

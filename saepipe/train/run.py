@@ -25,6 +25,7 @@ from saepipe.train.health.plugin_checks import check_plugins
 from saepipe.train.health.raised import raised_by_component
 from saepipe.train.live_run import LiveRun
 from saepipe.train.memory_needs import out_of_memory, require_memory
+from saepipe.train.parallel.mesh import open_mesh
 from saepipe.train.plan import Planned, by_stream, check_room, plan_runs
 from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.run_damage import check_undamaged
@@ -65,7 +66,8 @@ def train(
     Raises:
         ConfigError: if a run cannot be made, or a plugin fails or breaks the contract of penalties; raised before any
             run begins.
-        MachineError: if the package of one of `trackers` is missing; raised before any run begins.
+        MachineError: if the package of one of `trackers` is missing; raised before any run begins. If a rank that a
+            run is split over is late or has ended.
         CorruptDataError: if a finished run is damaged; raised before any run begins.
         OutOfSpaceError: if the disk will not hold the runs; raised before any run begins.
         HealthError: if a run has no usable SAE or, with `strict`, any error; the others were trained.
@@ -78,18 +80,38 @@ def train(
     """
     keep_freed_memory()
     config, progress, ranks = TrainConfig.of(config), progress or Silent(), Ranks.of_environment()
-    share_cores(ranks)
-    shared_out = SharedOut.of(ranks)
-    progress = progress if ranks.is_first else OfRank(ranks.rank, progress)
-    planned = plan_runs(config, Path(out))
+    with open_mesh(config.parallel, config.device) as mesh:
+        if mesh is None:
+            share_cores(ranks)
+        shared_out = SharedOut.of(ranks if mesh is None else Ranks())
+        if not ranks.is_first:
+            progress = OfRank(ranks.rank, progress) if mesh is None else Silent()
+        planned = plan_runs(config, Path(out), mesh)
+        folders = _train_all(planned, Path(out), resume, strict, progress, open_tail_models, shared_out)
+        if mesh is not None:
+            mesh.meet("finished")
+        return folders
+
+
+def _train_all(
+    planned: Sequence[Planned],
+    out: Path,
+    resume: ResumeMode,
+    strict: bool,
+    progress: Progress,
+    open_tail_models: OpenTailModels | None,
+    shared_out: SharedOut,
+) -> list[Path]:
+    """Trains this rank's runs, and waits for those of the others; arguments and errors are those of `train`."""
     unfinished = [run for run in planned if not is_committed(run.folder)]
-    own = shared_out.own(unfinished)
+    own, ranks, mesh = shared_out.own(unfinished), shared_out.ranks, planned[0].recipe.mesh
     check_installed(sorted({name for run in planned for name in run.recipe.config.trackers}))
     check_plugins(run.recipe for run in own)
     failed: list[Failure] = []
     with ExitStack() as locks, Tracking(progress) as tracking:
         for run in own:
-            locks.enter_context(writer_lock(run.folder))
+            if run.recipe.writes:
+                locks.enter_context(writer_lock(run.folder))
         for run in planned if ranks.is_first else own:
             if is_committed(run.folder):
                 check_undamaged(run.folder)
@@ -98,7 +120,9 @@ def train(
         if ranks.is_first and len(unfinished) < len(planned):
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are already finished")
         if ranks.is_first:
-            check_room(unfinished, Path(out))
+            check_room(unfinished, out)
+        if mesh is not None:
+            mesh.meet("looked at the folders of the runs")
         folders = {run.folder for run in own if not is_committed(run.folder)}
         streams = [[run for run in runs if run.folder in folders] for runs in by_stream(unfinished)]
         for runs in streams:
@@ -159,7 +183,7 @@ def train_group(
     if not group:
         shared_out.together(range(0))
         return []
-    first = group[0]
+    first, mesh = group[0], group[0].recipe.mesh
     _, hooks, batch_size, data_seed = first.stream
     device, resident = first.recipe.device, first.recipe.config.resident
     with BatchStream(
@@ -205,6 +229,8 @@ def train_group(
                     _step(members, team, on_device, windows)
                 telling.tell()
                 progress.advance(batch_size)
+                if mesh is not None:  # the ranks get a signal in different steps
+                    stop_request.signal_number = mesh.any(stop_request.signal_number)
                 if stop_request:
                     raise stop_request.stopped(_keep(runs))
     for run in runs:
@@ -230,7 +256,7 @@ def _step(members: Sequence[LiveRun], team: Team, rows: Tensor, windows: SharedW
 def _failure(planned: Planned, error: Exception) -> Failure:
     """Records that a component of a run raised `error` before the run could begin; otherwise raises it."""
     finding = raised_by_component(planned.recipe.config, error, "before the first step")
-    if finding is None:
+    if finding is None or planned.recipe.mesh is not None:
         raise error
     Health((finding,)).write(planned.folder)
     return planned.folder, finding

@@ -30,6 +30,7 @@ OUTSIDE_THE_ID = frozenset(
         "screen",
         "exact",
         "compile",
+        "parallel",
         "log_every",
         "trackers",
         "checkpoint_every",

@@ -21,7 +21,7 @@ ALONE = "base"
 
 MOST_VARIANTS = 10_000
 
-SHARED_BY_ALL = ("variants", "seeds", "seed", "device", "resident", "plugins")
+SHARED_BY_ALL = ("variants", "seeds", "seed", "device", "resident", "plugins", "parallel")
 
 
 @dataclass(frozen=True)

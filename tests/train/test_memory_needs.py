@@ -12,12 +12,16 @@ import pytest
 import torch
 
 from saepipe.data.errors import OutOfSpaceError, is_out_of_memory
+from saepipe.data.ranks.launch import Ranks
 from saepipe.train import memory_needs
 from saepipe.train.config import TrainConfig
 from saepipe.train.memory_needs import step_bytes
+from saepipe.train.parallel.axis import Axis
+from saepipe.train.parallel.mesh import Mesh
 from saepipe.train.penalties.l0_target import L0Target
 from saepipe.train.penalties.lp import Lp
 from saepipe.train.penalties.preact import PreAct
+from saepipe.train.plan import plan_runs
 from saepipe.train.run import train
 from saepipe.train.sae.relu import ReLU
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
@@ -133,6 +137,18 @@ def test_a_steered_penalty_counts_with_what_it_steers() -> None:
     steered = [L0Target(l0=2.0, penalty=penalty) for penalty in (Lp(weight=1.0), PreAct(weight=1.0))]
     assert [each.held_arrays() for each in steered] == [4, 2]
     assert [each.reads_pre_acts(sae) for each in steered] == ["active", "all"]
+
+
+def test_ranks_of_a_machine_share_out_parameters_and_tokens_but_each_holds_rows(
+    config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    split = Mesh(Ranks(0, 4, 0, 4), Axis(0, 2), Axis(0, 2), Axis(0, 4), None, 1.0)
+    alone, over_ranks = (
+        memory_needs.memory_needs(plan_runs(config(batch_size=64), tmp_path, mesh)) for mesh in (None, split)
+    )
+    assert over_ranks.rows == 4 * alone.rows
+    assert alone.parameters < over_ranks.parameters / 2 < 1.1 * alone.parameters  # each row of ranks has all, and b_dec
+    assert over_ranks.step < 4 * alone.step
 
 
 @pytest.mark.parametrize("error", [RuntimeError(OUT_OF_MEMORY), MemoryError(), RuntimeError("can't start new thread")])

@@ -91,7 +91,7 @@ def tiny_recipe(recipe: Recipe, config: TrainConfig) -> Recipe:
     d_in, batch = D_IN + (d_sae == D_IN), BATCH + (d_sae == BATCH)
     changes = {"steps": max(STEPS + 1, recipe.num_steps), "batch_size": batch, "dead": DeadConfig(after_tokens=1)}
     target = Target(next(width for width in range(D_OUT, 0, -1) if width not in (d_sae, d_in, batch)), 1.0)
-    changed = replace(recipe, config=config.model_copy(update=changes), d_in=d_in, scale=1.0)
+    changed = replace(recipe, config=config.model_copy(update=changes), d_in=d_in, scale=1.0, mesh=None)
     if recipe.scales is not None:
         num = len(recipe.scales)  # all but the first are as narrow as can be
         return replace(changed, d_in=d_in + num, widths=(d_in + 1, *(1,) * (num - 1)), scales=(1.0,) * num)

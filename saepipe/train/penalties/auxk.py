@@ -35,7 +35,7 @@ class AuxK(Penalty):
         if not ctx.any_dead:
             zero = ctx.x.new_zeros(())
             return Penalised(zero, {"num_dead": zero, "unexplained": zero}, state)
-        d_sae, d_in = ctx.W_dec.shape
+        d_sae, d_in = len(ctx.dead), ctx.target.shape[1]
         k_aux = min(self.k_aux or max(1, d_in // 2), d_sae)
         error = (ctx.target - ctx.x_hat).detach()
         error_hat = ctx.decode_largest(k_aux, ctx.dead)

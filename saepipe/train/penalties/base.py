@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saepipe.data.config.component import Component
 from saepipe.train.answers import check_scalars, check_tensor, check_type
+from saepipe.train.parallel.joined_acts import JoinedActs
 from saepipe.train.sae.base import Architecture
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.entries import LatentActs
@@ -25,6 +26,8 @@ State = dict[str, Tensor]
 
 Range = tuple[float, float]
 """Least and greatest value that a statistic can have."""
+
+WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 ANY: Range = (0.0, math.inf)
 SHARE: Range = (0.0, 1.0)
@@ -45,12 +48,9 @@ class StepContext:
 
     x: Tensor  # (batch, d_in) float32: what the encoder reads
     target: Tensor  # (batch, d_out) float32: what is reconstructed; x itself, unless the run is a transcoder
-    latent_acts: LatentActs  # of x: dense, or the entries of a sparse step
+    latent_acts: LatentActs | JoinedActs  # of x: dense, the entries of a sparse step, or those of all ranks
     x_hat: Tensor  # (batch, d_out) float32: reconstruction of the target
-    W_enc: Tensor  # (d_in, d_sae)
-    b_enc: Tensor  # (d_sae,)
-    W_dec: Tensor  # (d_sae, d_out)
-    b_dec: Tensor  # (d_out,)
+    weights: Mapping[str, Tensor]  # W_enc, b_enc, W_dec and b_dec, which the properties of these names read
     threshold: Tensor | None  # (d_sae,) that pre_acts must exceed, if the architecture has thresholds
     tokens_since_fired: Tensor  # (d_sae,) int64: tokens since each latent was last active, before this step
     dead_after: int  # tokens of silence after which a latent is dead
@@ -59,6 +59,26 @@ class StepContext:
     num_steps: int
     uniform: Tensor | None  # (d_sae,) random numbers in [0, 1) of this seed and step, for penalties that draw
     widths: tuple[int, ...] = ()  # channels of each of a crosscoder's hooks, which are side by side in x; () otherwise
+
+    @property
+    def W_enc(self) -> Tensor:  # noqa: N802 - the name in the field
+        """(d_in, d_sae)"""
+        return self.weights["W_enc"]
+
+    @property
+    def b_enc(self) -> Tensor:
+        """(d_sae,)"""
+        return self.weights["b_enc"]
+
+    @property
+    def W_dec(self) -> Tensor:  # noqa: N802
+        """(d_sae, d_out)"""
+        return self.weights["W_dec"]
+
+    @property
+    def b_dec(self) -> Tensor:
+        """(d_out,)"""
+        return self.weights["b_dec"]
 
     @cached_property
     def dead(self) -> Tensor:
@@ -139,7 +159,7 @@ class StepContext:
         Returns:
             (batch, d_out) float32.
         """
-        return self.latent_acts.decode_largest(num_latents, among, self.W_dec).to(self.x.dtype)
+        return self.latent_acts.decode_largest(num_latents, among, self.weights).to(self.x.dtype)
 
     @cached_property
     def power(self) -> Tensor:
@@ -147,7 +167,10 @@ class StepContext:
         return self.target.detach().square().sum(1).mean()
 
     def changed(self, **fields: Any) -> StepContext:
-        """A copy with other fields; dense activations may be given by their own names (`acts`, `gate_acts`, ...)."""
+        """A copy with other fields; weights and dense activations may be given by their own names (`W_dec`, `acts`)."""
+        weights = {name: fields.pop(name) for name in WEIGHTS if name in fields}
+        if weights:
+            fields["weights"] = {**self.weights, **weights}
         own = {name: fields.pop(name) for name in ("pre_acts", "acts", "acts_sum", "gate_acts") if name in fields}
         if own:
             assert isinstance(self.latent_acts, DenseActs), "only dense activations can be replaced one by one"
@@ -219,6 +242,14 @@ class Penalty(Component):
     def refuses(self, sae: Architecture) -> str | None:
         """Returns why it cannot be used with an architecture, or None if it can."""
         return None
+
+    def sums_over_latents(self) -> bool:
+        """Returns whether its value is a sum over latents, and a mean over tokens, of terms that need no state.
+
+        Only the work of a run over ranks depends on it: each rank then computes the terms of its own latents and
+        tokens, and the values are added up. What other penalties read is gathered on every rank.
+        """
+        return False
 
     def reads_pre_acts(self, sae: Architecture) -> Literal["active", "dead", "all"]:
         """Returns the latents whose pre-activations it reads at tokens where they are off, too.

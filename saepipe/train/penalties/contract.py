@@ -51,7 +51,8 @@ def synthetic_step(seed: int = 0) -> StepContext:
         x=x,
         target=x,
         latent_acts=activations,
-        **leaves,
+        x_hat=leaves.pop("x_hat"),
+        weights=leaves,
         threshold=None,
         tokens_since_fired=(torch.arange(D_SAE) % 3 == 0).long(),
         dead_after=1,
@@ -204,6 +205,29 @@ def check_sparse_step(penalty: Penalty) -> str | None:
     return None
 
 
+def check_parts(penalty: Penalty) -> str | None:
+    """If it says that it is a sum over latents, the values on parts of the latents and tokens add up to the whole."""
+    if not penalty.sums_over_latents():
+        return None
+    if penalty.init_state(D_IN, D_SAE):
+        return "it is a sum over latents with a state, which its parts cannot share"
+    ctx, split = synthetic_step(), (slice(None, 7), slice(7, None))
+    whole = float(answer(penalty, ctx, {}).value.detach())
+    parts = [(tokens, latents) for tokens in split for latents in split]
+    added = sum(len(ctx.x[tokens]) / BATCH * _value_on(penalty, ctx, tokens, latents) for tokens, latents in parts)
+    close = abs(added - whole) <= 1e-9 * abs(whole)
+    return None if close else f"it says that it is a sum over latents, but is {whole:.6g}, and its parts {added:.6g}"
+
+
+def _value_on(penalty: Penalty, ctx: StepContext, tokens: slice, latents: slice) -> float:
+    """Returns the value on some of a step's tokens and latents."""
+    part: dict[str, Any] = {name: getattr(ctx, name) for name in {*PER_TOKEN, *PER_LATENT}}
+    part |= {name: part[name][tokens] for name in PER_TOKEN}
+    part |= {name: part[name][(slice(None),) * axis + (latents,)] for name, axis in PER_LATENT.items()}
+    part |= {"acts_sum": part["acts"].sum(0), "tokens_since_fired": ctx.tokens_since_fired[latents]}
+    return float(answer(penalty, ctx.changed(**part), {}).value.detach())
+
+
 Check = Callable[[Penalty], str | None]
 
 CHECKS: dict[str, Check] = {
@@ -214,6 +238,7 @@ CHECKS: dict[str, Check] = {
     "answer": check_answer,
     "stacking": check_stacking,
     "sparse step": check_sparse_step,
+    "parts": check_parts,
 }
 
 

@@ -34,6 +34,9 @@ class L0(Penalty):
     def refuses(self, sae: Architecture) -> str | None:
         return None if sae.num_active is None else f"{sae.name} always keeps k = {sae.num_active:g} latents"
 
+    def sums_over_latents(self) -> bool:
+        return self.target is None
+
     def reads_pre_acts(self, sae: Architecture) -> Literal["active", "all"]:
         return "active" if isinstance(sae, JumpReLU) and sae.bandwidth == self.bandwidth else "all"
 

@@ -38,6 +38,9 @@ class L0Target(Penalty):
             return f"thresholds react too slowly to their weight to be steered; use {{name: l0, target: {self.l0:g}}}"
         return self.penalty.refuses(sae)
 
+    def sums_over_latents(self) -> bool:
+        return self.penalty.sums_over_latents()
+
     def reads_pre_acts(self, sae: Architecture) -> Literal["active", "dead", "all"]:
         return self.penalty.reads_pre_acts(sae)
 

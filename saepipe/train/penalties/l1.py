@@ -15,6 +15,9 @@ class L1(Penalty):
     name: Literal["l1"] = "l1"
     lowers_l0: ClassVar = True
 
+    def sums_over_latents(self) -> bool:
+        return True
+
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         # In a crosscoder |W_dec_i| is the sum of norms at each hook, so a latent that writes at few hooks costs less
         # (Lindsey et al. 2024, "Sparse Crosscoders").

@@ -19,5 +19,8 @@ class Log(Penalty):
     dense_arrays: ClassVar = 1
     eps: Annotated[Setting, within(1e-6, 1e6)] = 0.1
 
+    def sums_over_latents(self) -> bool:
+        return True
+
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         return Penalised(ctx.over_gates(lambda gates: (gates / now["eps"]).log1p()) / len(ctx.x), {}, state)

@@ -23,6 +23,9 @@ class Lp(Penalty):
     p: Annotated[Setting, within(0.01, 1)] = 0.5
     eps: Annotated[float, Field(gt=0)] = 0.01
 
+    def sums_over_latents(self) -> bool:
+        return True
+
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         total = ctx.over_gates(lambda gates: gates * (gates + self.eps) ** (now["p"] - 1))
         return Penalised(total / len(ctx.x), {}, state)

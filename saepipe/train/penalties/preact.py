@@ -22,6 +22,9 @@ class PreAct(Penalty):
     statistics: ClassVar = {"off_share": SHARE}  # share of the pre-activations that the term acts on
     weight: Annotated[Setting, within(0, 1e6)] = 3e-6
 
+    def sums_over_latents(self) -> bool:
+        return True
+
     def reads_pre_acts(self, sae: Architecture) -> Literal["all"]:
         return "all"
 

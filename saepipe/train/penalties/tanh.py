@@ -20,6 +20,9 @@ class Tanh(Penalty):
     dense_arrays: ClassVar = 1
     c: Annotated[Setting, within(1e-6, 1e6)] = 4.0
 
+    def sums_over_latents(self) -> bool:
+        return True
+
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         # |W_dec_i| = 1, as in `l1`.
         return Penalised(ctx.over_gates(lambda gates: (now["c"] * gates).tanh()) / len(ctx.x), {}, state)

@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 import xxhash
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from saepipe.data.folders.artifact import digest_file, write_file, write_json
+from saepipe.train.parallel.mesh import Mesh
+from saepipe.train.parallel.split_params import latent_dim
 from saepipe.train.step.sampling import GradientSample
 from saepipe.train.step.state import Recipe, TrainState, fresh_state, initial_params
 
@@ -114,19 +117,49 @@ def read_index(path: Path, run_id: str) -> Index:
 
 
 def load_checkpoint(path: Path, recipe: Recipe) -> TrainState:
-    """Returns the state that `save_checkpoint` was given, on the recipe's device."""
-    tensors = load_file(path / TENSORS)
+    """Returns the state that `save_checkpoint` was given, on the recipe's device: of a run over ranks, one's part."""
     index = json.loads((path / INDEX).read_text())
     state = fresh_state(recipe, initial_params(recipe))
-    with torch.no_grad():
+    with torch.no_grad(), safe_open(path / TENSORS, "pt") as file:
         for name, tensor in _tensors(state).items():
-            tensor.copy_(tensors[name])
+            tensor.copy_(_stored(file, name, tensor, recipe.mesh))
     state.step, state.num_summed = index["step"], index["num_summed"]
     if text := index.get("sampled"):
         state.sampled = GradientSample(**json.loads(text))
-    if recipe.config.sparse_steps == "auto":
+    if recipe.config.sparse_steps == "auto" and not recipe.config.why_dense:
         state.sparse = index["sparse"]
     return state
+
+
+def differing_tensors(path: Path, recipe: Recipe, state: TrainState) -> list[str]:
+    """Returns the names of the tensors whose stored bytes are not those of a rank's state."""
+    with safe_open(path / TENSORS, "pt") as file:
+        return [
+            name
+            for name, tensor in _tensors(state).items()
+            if not _same_bytes(_stored(file, name, tensor, recipe.mesh), tensor.cpu())
+        ]
+
+
+def _same_bytes(first: Tensor, second: Tensor) -> bool:
+    flat = [each.contiguous().flatten() for each in (first, second)]
+    return first.shape == second.shape and torch.equal(*(each.view(torch.uint8) for each in flat))
+
+
+def _stored(file: Any, name: str, part: Tensor, mesh: Mesh | None) -> Tensor:
+    """Reads a tensor; of one that is split over ranks, only this rank's part."""
+    dim = None if mesh is None else _split_dim(name, part)
+    if mesh is None or dim is None:
+        return file.get_tensor(name)
+    stored = file.get_slice(name)
+    latents = mesh.latents.part(stored.get_shape()[dim])
+    return stored[(slice(None),) * dim + (slice(latents.start, latents.stop),)]
+
+
+def _split_dim(name: str, tensor: Tensor) -> int | None:
+    """Returns the dimension of a tensor, by its name in a checkpoint, that is split over ranks; None if none is."""
+    kind, _, rest = name.partition("/")
+    return latent_dim(rest.partition("/")[0], tensor) if kind in ("params", "adam", "buffers") else None
 
 
 def _tensors(state: TrainState) -> dict[str, Tensor]:

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 class MetricsLog:
     """The `metrics.jsonl` of one run. Its `tokens_per_second` includes the time of other runs in the process."""
 
-    def __init__(self, path: Path, step: int, kept: bytes = b"") -> None:
+    def __init__(self, path: Path | None, step: int, kept: bytes = b"") -> None:
         """Keeps `kept`, the beginning of the file up to a checkpoint's `step`, and drops what follows it.
+
+        Without a path the lines are in memory only, as on all ranks of a run but the first.
 
         Raises:
             OutOfSpaceError: if the disk is full.
         """
         self.lines = parse_lines(kept)
-        if not path.is_file() or path.stat().st_size != len(kept):
+        if path is not None and (not path.is_file() or path.stat().st_size != len(kept)):
             write_file(path, kept)
         self._path = path
         self._num_bytes, self._hash = len(kept), xxhash.xxh3_64(kept)
@@ -65,8 +67,9 @@ class MetricsLog:
             "tokens_per_second": (state.step - last_step) * batch / max(now - last_time, 1e-9),
         }
         written = (json.dumps(line) + "\n").encode()
-        with self._path.open("ab") as file:
-            file.write(written)
+        if self._path is not None:
+            with self._path.open("ab") as file:
+                file.write(written)
         self._num_bytes += len(written)
         self._hash.update(written)
         self.lines.append(line)
@@ -77,6 +80,7 @@ class MetricsLog:
 
     def digest(self) -> dict[str, Any]:
         """Returns {"bytes", "xxh3"} of the lines so far, once they are on disk."""
+        assert self._path is not None, "this rank writes nothing"
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
         return {"bytes": self._num_bytes, "xxh3": self._hash.hexdigest()}

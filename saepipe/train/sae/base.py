@@ -15,6 +15,7 @@ from saepipe.data.config.base import Count
 from saepipe.data.config.component import Component
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern, true_positions
+from saepipe.train.sae.rivals import Rivals
 from saepipe.train.sae.straight_through import StraightThrough
 from saepipe.train.schedule import Schedule
 
@@ -29,6 +30,9 @@ PER_CHANNEL = frozenset({"b_dec", "b_in"})
 
 CHOOSING = frozenset({"activate", "activate_training", "mask", "near", "pattern"})
 """Methods by which an architecture chooses its entries."""
+
+COMPUTING = CHOOSING | {"encoder_input", "pre_acts", "gate_acts", "decode", "reconstructions", "observe"}
+"""Methods by which a dense step computes."""
 
 
 def is_active(acts: Tensor) -> Tensor:
@@ -116,14 +120,26 @@ class Architecture(Component):
         super().__pydantic_init_subclass__(**kwargs)
 
     @classmethod
-    def holds(cls, name: str) -> bool:
+    def holds(cls, name: str, methods: frozenset[str] = CHOOSING) -> bool:
         """Returns whether an attribute is true of this class.
 
         What a class says of its entries need not be true of a class derived from it that chooses them otherwise.
         """
         order = cls.__mro__
         definer = next(index for index, each in enumerate(order) if name in vars(each))
-        return not any(CHOOSING & vars(each).keys() for each in order[:definer])
+        return not any(methods & vars(each).keys() for each in order[:definer])
+
+    def part(self, latents: range) -> Self | None:
+        """Returns the architecture of some neighbouring latents, whose reconstructions add up; None if they do not.
+
+        With it, a run may be split over ranks. An architecture that compares latents overrides `activate_part` too.
+        """
+        return None
+
+    @property
+    def can_be_split(self) -> bool:
+        """Whether a run may be split over ranks."""
+        return self.part(range(1)) is not None and self.holds("part", COMPUTING)
 
     @property
     def chosen_by_mask(self) -> bool:
@@ -152,6 +168,10 @@ class Architecture(Component):
     def activate_training(self, params: Params, pre_acts: Tensor) -> Tensor:
         """Returns the activations of a training batch (batch, d_sae), if they differ from `activate`."""
         return self.activate(params, pre_acts)
+
+    def activate_part(self, params: Params, pre_acts: Tensor, rivals: Rivals) -> Tensor:
+        """Returns what `activate_training` would for this part of a batch's tokens and latents."""
+        return self.activate_training(params, pre_acts)
 
     def mask(self, params: Params, pre_acts: Tensor) -> Tensor:
         """Marks the entries (batch, d_sae) that are active in training, bool."""
@@ -255,6 +275,10 @@ class Architecture(Component):
     def observe(self, params: Params, acts: Tensor) -> Mapping[str, Tensor]:
         """Returns new values of the buffers after a training step with activations `acts` (batch, d_sae)."""
         return {}
+
+    def observe_part(self, params: Params, acts: Tensor, rivals: Rivals) -> Mapping[str, Tensor]:
+        """Returns what `observe` would of the whole batch, from this part's activations."""
+        return self.observe(params, acts)
 
     def encode(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Encodes x (..., d_in) -> acts (..., d_sae)."""

@@ -13,6 +13,7 @@ from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.active_count import MeanK, check_k, k_now, last_k
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.jumprelu import JumpReLU
+from saepipe.train.sae.rivals import Rivals
 
 LIKELY = 0.9
 """Share of the running threshold above which all of a batch's kept pre-activations are likely to be."""
@@ -56,6 +57,14 @@ class BatchTopK(Architecture):
         values, indices = flat.topk(self._num_kept(len(pre_acts)), sorted=False)
         return torch.zeros_like(flat).scatter(0, indices, values).view_as(pre_acts)
 
+    def part(self, latents: range) -> Self:
+        return self.model_copy(update={"d_sae": len(latents)})
+
+    def activate_part(self, params: Params, pre_acts: Tensor, rivals: Rivals) -> Tensor:
+        flat = pre_acts.relu().flatten()
+        values, indices = rivals.largest(flat, self._num_kept(rivals.batch))
+        return torch.zeros_like(flat).scatter(0, indices, values).view_as(pre_acts)
+
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:
         flat, num_kept = pre_acts.flatten(), self._num_kept(len(pre_acts))
         kept = flat.topk(num_kept, sorted=False).indices
@@ -95,8 +104,13 @@ class BatchTopK(Architecture):
         return params["threshold"].expand(self.d_sae)
 
     def observe(self, params: Params, acts: Tensor) -> Mapping[str, Tensor]:
-        before = params["threshold"]
-        smallest = torch.where(acts > 0, acts, torch.inf).min().to(before.dtype)
+        return self._observed(params["threshold"], smallest_active(acts))
+
+    def observe_part(self, params: Params, acts: Tensor, rivals: Rivals) -> Mapping[str, Tensor]:
+        return self._observed(params["threshold"], rivals.smallest(smallest_active(acts)))
+
+    def _observed(self, before: Tensor, smallest: Tensor) -> Mapping[str, Tensor]:
+        smallest = smallest.to(before.dtype)
         after = torch.where(before > 0, before.lerp(smallest, 1 - self.threshold_decay), smallest)
         return {"threshold": torch.where(smallest < torch.inf, after, before)}
 
@@ -111,3 +125,8 @@ class BatchTopK(Architecture):
 
     def unscaled(self, params: Params, scale: float) -> Params:
         return {**super().unscaled(params, scale), "threshold": params["threshold"] / scale}
+
+
+def smallest_active(acts: Tensor) -> Tensor:
+    """Returns the smallest activation above 0, (); infinity if there is none."""
+    return torch.where(acts > 0, acts, torch.inf).min()

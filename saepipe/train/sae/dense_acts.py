@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -49,7 +49,7 @@ class DenseActs:
     def first_acts(self, num_tokens: int) -> Tensor:
         return self.acts[:num_tokens].detach()
 
-    def decode_largest(self, num_latents: int, among: Tensor, W_dec: Tensor) -> Tensor:
+    def decode_largest(self, num_latents: int, among: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         values, indices = self.pre_acts.masked_fill(~among, float("-inf")).topk(num_latents, dim=1, sorted=False)
         acts = self.pre_acts.new_zeros(self.pre_acts.shape).scatter(1, indices, values.relu())
-        return acts @ W_dec.to(acts.dtype)
+        return acts @ weights["W_dec"].to(acts.dtype)

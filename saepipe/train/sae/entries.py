@@ -7,7 +7,7 @@ give the same numbers. Dense arrays are computed when a penalty first reads them
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -117,7 +117,8 @@ class Entries:
         zeros = autograd.decode_zeros(slopes.mask, slopes.pattern, slopes.carrier, params["W_dec"])
         return (*x_hats[:-1], x_hats[-1] + zeros)
 
-    def decode_largest(self, num_latents: int, among: Tensor, W_dec: Tensor) -> Tensor:
+    def decode_largest(self, num_latents: int, among: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        W_dec = weights["W_dec"]
         if among.device.type == "cpu":
             return self._decode_largest_of(among.nonzero().squeeze(1), num_latents, W_dec)
         # Elsewhere nothing waits for the number of candidates, so the others are passed over instead of left out.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Gated(Architecture):
     def init(self, d_in: int, encoder_scale: float, generator: torch.Generator) -> Params:
         params = super().init(d_in, encoder_scale, generator)
         return {**params, "r_mag": torch.zeros(self.d_sae), "b_mag": torch.zeros(self.d_sae)}
+
+    def part(self, latents: range) -> Self:
+        return self.model_copy(update={"d_sae": len(latents)})
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         rescale, shift = params["r_mag"].exp(), params["b_mag"] - params["b_enc"] * params["r_mag"].exp()

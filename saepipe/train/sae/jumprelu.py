@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -47,6 +47,9 @@ class JumpReLU(Architecture):
     def threshold(self, params: Params) -> Tensor:
         parameter = params["threshold"]
         return parameter + (parameter.relu() - parameter).detach()
+
+    def part(self, latents: range) -> Self:
+        return self.model_copy(update={"d_sae": len(latents)})
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts * self.mask(params, pre_acts)

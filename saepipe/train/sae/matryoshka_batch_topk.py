@@ -48,6 +48,15 @@ class MatryoshkaBatchTopK(BatchTopK):
     def num_reconstructions(self) -> int:
         return len(self.sizes)
 
+    def part(self, latents: range) -> Self:
+        """Returns the architecture of some latents, with as many of each prefix as are among them, which may be none.
+
+        Groups are fractions here; half a latent less makes them exact, since they are rounded up.
+        """
+        sizes = [min(max(size - latents.start, 0), len(latents)) for size in self.sizes]
+        groups = tuple(max(size - 0.5, 0) / len(latents) for size in sizes)
+        return self.model_copy(update={"d_sae": len(latents), "groups": groups})
+
     def reconstructions(self, params: Params, pre_acts: Tensor, acts: Tensor) -> tuple[Tensor, ...]:
         """Returns the reconstruction (batch, d_in) of each prefix, smallest first."""
         W_dec, b_dec = params["W_dec"].to(acts.dtype), params["b_dec"]

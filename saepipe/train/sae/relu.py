@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -18,6 +18,9 @@ class ReLU(Architecture):
     sparse: ClassVar[bool] = True
     in_pieces: ClassVar[bool] = True
     in_blocks: ClassVar[bool] = True
+
+    def part(self, latents: range) -> Self:
+        return self.model_copy(update={"d_sae": len(latents)})
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()

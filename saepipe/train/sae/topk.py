@@ -12,6 +12,7 @@ from saepipe.train.kernels.largest import at_most_kth, largest
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.active_count import WholeK, check_k, k_now, last_k
 from saepipe.train.sae.base import Architecture, Params
+from saepipe.train.sae.rivals import Rivals
 
 ROUNDING = 2.0**-8
 """Relative error of an upper bound, which is a bfloat16."""
@@ -45,6 +46,13 @@ class TopK(Architecture):
 
     def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
         values, indices = pre_acts.topk(self.kept, dim=-1, sorted=False)
+        return pre_acts.new_zeros(pre_acts.shape).scatter(-1, indices, values.relu())
+
+    def part(self, latents: range) -> Self:
+        return self.model_copy(update={"d_sae": len(latents)})
+
+    def activate_part(self, params: Params, pre_acts: Tensor, rivals: Rivals) -> Tensor:
+        values, indices = rivals.largest_per_token(pre_acts, self.kept)
         return pre_acts.new_zeros(pre_acts.shape).scatter(-1, indices, values.relu())
 
     def pattern(self, params: Params, pre_acts: Tensor) -> Pattern:

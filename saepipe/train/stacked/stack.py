@@ -144,8 +144,7 @@ class Stack:
         step, dead = self._runs[0].step, self._any_dead()
         losses = self._forward(self.first.at(step), step, state, inputs, any_dead=dead, with_statistics=True)
         norms = {
-            name: norm_each(dict(zip(state.params, projected_gradient(value.sum(), state.params), strict=True)))
-            for name, value in losses.weighted.items()
+            name: norm_each(projected_gradient(value.sum(), state.params)) for name, value in losses.weighted.items()
         }
         return Shares(norms, losses.statistics)
 
@@ -296,6 +295,8 @@ def _refuse_unlike(recipes: Sequence[Recipe], states: Sequence[TrainState]) -> N
 
 def why_not_stackable(recipe: Recipe) -> str | None:
     """Returns what depends on a run's own values or seed in a way that a stack cannot reproduce, or None."""
+    if recipe.mesh is not None:
+        return "is split over ranks"
     if recipe.config.dead.resample_steps:
         return "resamples dead latents"
     if recipe.config.skip:

@@ -18,7 +18,8 @@ from saepipe.train.answers import check_scalars, check_tensor, check_type
 from saepipe.train.config import RECONSTRUCTION, TrainConfig, labels
 from saepipe.train.kernels.autograd import column_sums
 from saepipe.train.kernels.constants import constant
-from saepipe.train.penalties.base import State, StepContext, ask
+from saepipe.train.parallel.joined_acts import JoinedActs
+from saepipe.train.penalties.base import Penalised, Penalty, State, StepContext, ask
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.dense_acts import DenseActs
 from saepipe.train.sae.encoding import encode
@@ -149,25 +150,58 @@ def compute_loss(
     """
     x, _ = split_rows(rows, params["W_enc"].shape[0])
     forward = (_sparse if sparse else _dense)(config, params, x, moment, dtype)
-    if (skip := skipped(params, x, dtype)) is not None:
-        forward = replace(forward, x_hats=tuple(x_hat + skip for x_hat in forward.x_hats))
+    forward = replace(forward, x_hats=with_skip(forward.x_hats, params, x, dtype))
     return loss_after(forward, config, params, rows, moment)
 
 
 def loss_after(forward: Forward, config: TrainConfig, params: Params, rows: Tensor, moment: Moment) -> Loss:
     """Computes the loss of a forward pass; other arguments as for `compute_loss`."""
     x, target = split_rows(rows, params["W_enc"].shape[0])
-    x_hats = forward.x_hats
-    ctx = _context(config.sae, params, x, target, x_hats[-1], moment, forward)
-    states, statistics = forward.states, forward.statistics
-    errors = reduce(add, (token_errors(target, x_hat, config.reconstruction) for x_hat in x_hats))
-    terms = {RECONSTRUCTION: Term(errors.mean(), 1.0)}
+    threshold = config.sae.threshold(params)
+    ctx = context(x, target, forward.x_hats[-1], forward.latent_acts, params, threshold, moment)
+    errors = total_errors(target, forward.x_hats, config.reconstruction)
+    answers = ask_all(config, moment, lambda penalty, state, now: ask(penalty, ctx, state, now))
+    return Loss(
+        ctx,
+        terms={RECONSTRUCTION: Term(errors.mean(), 1.0), **answers.terms},
+        statistics_by_label={**forward.statistics, **answers.statistics},
+        states={**forward.states, **answers.states},
+        encoded_sum=forward.encoded_sum,
+        buffers=config.sae.observe(params, forward.encoded),
+    )
+
+
+def with_skip(x_hats: tuple[Tensor, ...], params: Params, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Adds a transcoder's skip, if it has one, to every reconstruction."""
+    skip = skipped(params, x, dtype)
+    return x_hats if skip is None else tuple(x_hat + skip for x_hat in x_hats)
+
+
+def total_errors(target: Tensor, x_hats: Sequence[Tensor], kind: str) -> Tensor:
+    """Returns each token's errors, (batch,), summed over all reconstructions."""
+    return reduce(add, (token_errors(target, x_hat, kind) for x_hat in x_hats))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the penalties of a step answered; dicts are by label."""
+
+    terms: dict[str, Term]
+    statistics: dict[str, Mapping[str, Tensor]]
+    states: dict[str, State]
+
+
+def ask_all(
+    config: TrainConfig, moment: Moment, ask_one: Callable[[Penalty, State, SettingsNow], Penalised]
+) -> Answers:
+    """Asks every penalty in the config's order."""
+    answers = Answers({}, {}, {})
     for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
-        answer = ask(penalty, ctx, moment.states[label], moment.now[label])
-        terms[label] = Term(answer.value, moment.now[label]["weight"])
-        statistics[label] = answer.statistics
-        states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
-    return Loss(ctx, terms, statistics, states, forward.encoded_sum, config.sae.observe(params, forward.encoded))
+        answer = ask_one(penalty, moment.states[label], moment.now[label])
+        answers.terms[label] = Term(answer.value, moment.now[label]["weight"])
+        answers.statistics[label] = answer.statistics
+        answers.states[label] = {name: tensor.detach() for name, tensor in answer.state.items()}
+    return answers
 
 
 @dataclass(frozen=True)
@@ -191,7 +225,7 @@ def _dense(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype
     encoded = sae.activate_training(params, pre_acts)
     check_tensor(encoded, shape, sae, "activations", "(batch, d_sae)", _activating(sae))
     encoded_sum = encoded.sum(0, dtype=x.dtype)
-    acts, states, statistics = _transform(config, encoded, lambda: pre_acts, params["W_dec"], moment)
+    acts, states, statistics = transformed(config, encoded, lambda: pre_acts, params["W_dec"], moment)
     activations = DenseActs(
         pre_acts=pre_acts,
         acts=acts,
@@ -212,9 +246,9 @@ def _activating(sae: Architecture) -> str:
 
 def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtype: torch.dtype) -> Forward:
     """Computes only the entries that a gradient can reach: `saepipe.train.sae.entries`."""
-    kept, transformed = _kept(config, moment), bool(config.transforms)
-    screen = config.screening, moment.scale
-    entries = encode(config.sae, params, x, dtype, kept, *screen, transformed=transformed, room=moment.room)
+    kept, screen = _kept(config, moment), (config.screening, moment.scale)
+    carried = bool(config.transforms)
+    entries = encode(config.sae, params, x, dtype, kept, *screen, transformed=carried, room=moment.room)
     encoded = entries.entry_acts.detach()
     # Without an estimator the sum is the one that penalties read, and is kept for them.
     shared = entries.estimate is None
@@ -223,7 +257,7 @@ def _sparse(config: TrainConfig, params: Params, x: Tensor, moment: Moment, dtyp
     statistics: dict[str, Mapping[str, Tensor]] = {}
     if config.transforms:
         plain = entries
-        acts, states, statistics = _transform(config, plain.acts, lambda: plain.pre_acts, params["W_dec"], moment)
+        acts, states, statistics = transformed(config, plain.acts, lambda: plain.pre_acts, params["W_dec"], moment)
         entries = entries.with_acts(config.sae, params, entries.pattern.values_of(acts))
     return Forward(entries, entries.reconstructions(config.sae, params), encoded, encoded_sum, states, statistics)
 
@@ -242,19 +276,23 @@ def _kept(config: TrainConfig, moment: Moment) -> Tensor | None:
     return NO_LATENT.to(device)
 
 
-def _context(
-    sae: Architecture, params: Params, x: Tensor, target: Tensor, x_hat: Tensor, moment: Moment, forward: Forward
+def context(
+    x: Tensor,
+    target: Tensor,
+    x_hat: Tensor,
+    latent_acts: LatentActs | JoinedActs,
+    weights: Mapping[str, Tensor],
+    threshold: Tensor | None,
+    moment: Moment,
 ) -> StepContext:
+    """Returns a step as its penalties see it; the arguments are named as in `StepContext`."""
     return StepContext(
         x=x,
         target=target,
-        latent_acts=forward.latent_acts,
+        latent_acts=latent_acts,
         x_hat=x_hat,
-        W_enc=params["W_enc"],
-        b_enc=params["b_enc"],
-        W_dec=params["W_dec"],
-        b_dec=params["b_dec"],
-        threshold=sae.threshold(params),
+        weights=weights,
+        threshold=threshold,
         tokens_since_fired=moment.tokens_since_fired,
         dead_after=moment.dead_after,
         any_dead=moment.any_dead,
@@ -265,7 +303,7 @@ def _context(
     )
 
 
-def _transform(
+def transformed(
     config: TrainConfig, acts: Tensor, read_pre_acts: Callable[[], Tensor], W_dec: Tensor, moment: Moment
 ) -> tuple[Tensor, dict[str, State], dict[str, Mapping[str, Tensor]]]:
     """Applies every transform in the config's order; returns the activations, the new states and the statistics."""

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from saepipe.train.config_sections import OptimizerConfig, SkipConfig
+from saepipe.train.parallel.mesh import Mesh
+from saepipe.train.parallel.split_params import total_norm
 from saepipe.train.sae.base import Params
 from saepipe.train.step.near_start import keep_near_start
 
@@ -70,6 +72,11 @@ def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
 def in_memory_order(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Returns each tensor, or its transposed view if that is contiguous; of others fused Adam would make a copy."""
     return [tensor.mT if tensor.dim() > 1 and tensor.mT.is_contiguous() else tensor for tensor in tensors]
+
+
+def whole_norm(gradients: Mapping[str, Tensor], mesh: Mesh | None) -> Tensor:
+    """Returns the norm, (), of a gradient over all parameters, of which each rank of `mesh` has a part."""
+    return torch.nn.utils.get_total_norm(list(gradients.values())) if mesh is None else total_norm(gradients, mesh)
 
 
 def clip_divisor(norm: Tensor, limit: float) -> Tensor:
@@ -135,13 +142,14 @@ def update(
     config: OptimizerConfig,
     skip: SkipConfig | None = None,
     min_cosine: float = 0.0,
+    mesh: Mesh | None = None,
 ) -> None:
     """Makes one step: projects, clips the norm of the whole gradient, applies Adam, constrains the decoder's rows."""
     remove_parallel(gradients, params)
     gradients = {name: laid_out_like(value, gradients[name]) for name, value in params.items()}
     divisor = None
     if config.clip is not None:
-        divisor = clip_divisor(torch.nn.utils.get_total_norm(list(gradients.values())).float(), config.clip)
+        divisor = clip_divisor(whole_norm(gradients, mesh).float(), config.clip)
     decay_skip(params, lr, skip)
     for group, rate in groups(params, lr, skip):
         adam_step(group, gradients, moments, rate, config, divisor)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.freeze import frozen_names
+from saepipe.train.parallel.mesh import Mesh
+from saepipe.train.parallel.split_params import own_params
 from saepipe.train.penalties.base import State
 from saepipe.train.sae import crosscoder
 from saepipe.train.sae.base import Params
@@ -42,6 +44,12 @@ class Recipe:
     target: Target | None = None  # None: x itself is reconstructed
     widths: tuple[int, ...] = ()  # of a crosscoder's hooks
     scales: tuple[float, ...] | None = None  # of a crosscoder's hooks, instead of `scale`
+    mesh: Mesh | None = None  # the ranks that the run is split over; None: this process has all of it
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run's folder: of several ranks, the first."""
+        return self.mesh is None or self.mesh.is_first
 
     @property
     def num_steps(self) -> int:
@@ -120,7 +128,11 @@ class Recipe:
 
 @dataclass
 class TrainState:
-    """Everything that changes from step to step; a checkpoint holds exactly this."""
+    """Everything that changes from step to step; a checkpoint holds exactly this.
+
+    In a run over ranks, parameters, their moments and the buffers are those of this rank's latents (the part of
+    `parallel.split_params`). All else is of the whole run, and the same on every rank.
+    """
 
     step: int  # steps done
     params: Params  # float32 leaves that require a gradient
@@ -151,8 +163,10 @@ def initial_params(recipe: Recipe) -> Params:
 
 
 def fresh_state(recipe: Recipe, params: Params) -> TrainState:
-    """Returns the state at step 0 from given parameters (on any device)."""
+    """Returns the state at step 0 from given parameters, of all latents (on any device): this rank's part of it."""
     config, device = recipe.config, recipe.device
+    if recipe.mesh is not None:
+        params = own_params(params, recipe.mesh)
     copies = {name: value.to(device, copy=True) for name, value in params.items()}
     untrained = config.sae.buffers | BUFFERS | frozen_names(config.freeze)
     buffers = {name: copies.pop(name) for name in sorted(untrained & copies.keys())}

@@ -12,6 +12,7 @@ from saepipe.train.config import KL_TAIL
 from saepipe.train.schedule import Controller, controllers, settings_at
 from saepipe.train.seeds import generator
 from saepipe.train.setting import SettingsNow
+from saepipe.train.step.block_loss import block_loss
 from saepipe.train.step.dead import any_dead, count_silence, resample
 from saepipe.train.step.density import density, next_is_sparse, starts_sparse, thresholds_at
 from saepipe.train.step.kl_tail import CleanWindows, kl_term
@@ -73,7 +74,8 @@ def finish_step(recipe: Recipe, state: TrainState, loss: Loss, factors: Tensor, 
     params, config = state.params, recipe.config
     gradients = dict(zip(params, loss.gradients(params, factors), strict=True))
     state.steered = steer(recipe, state.step, loss, state.steered)  # before the update: it may read statistics
-    update(params, gradients, state.moments, lr, config.optimizer, config.skip_settings, config.freeze_cosine)
+    skip, cosine = config.skip_settings, config.freeze_cosine
+    update(params, gradients, state.moments, lr, config.optimizer, skip, cosine, recipe.mesh)
     record(state, loss, factors)
 
 
@@ -90,6 +92,8 @@ def record(state: TrainState, loss: Loss, factors: Tensor) -> None:
 def step_loss(recipe: Recipe, state: TrainState, rows: Tensor, windows: CleanWindows | None = None) -> Loss:
     """Computes the loss of the next step on rows scaled by `Recipe.scaled` and, in the KL tail, on its windows."""
     recipe, moment = recipe.at(state.step), next_moment(recipe, state)
+    if recipe.mesh is not None:
+        return block_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, recipe.mesh)
     loss = compute_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, sparse=state.sparse)
     if not recipe.config.kl_tail.share:
         return loss

@@ -47,8 +47,8 @@ for settings in penalties:
     step = int(penalty.name == "random_pairs" or getattr(penalty, "form", None) == "all_pairs")
     ctx = StepContext(
         x=x, target=x, latent_acts=DenseActs(pre_acts=acts, acts=acts, acts_sum=acts.sum(0), gate_acts=acts), x_hat=x,
-        W_enc=W_dec.T, b_enc=acts[0],
-        W_dec=W_dec, b_dec=x[0], threshold=None, tokens_since_fired=torch.zeros(d_sae, dtype=torch.int64),
+        weights={"W_enc": W_dec.T, "b_enc": acts[0], "W_dec": W_dec, "b_dec": x[0]},
+        threshold=None, tokens_since_fired=torch.zeros(d_sae, dtype=torch.int64),
         dead_after=1, any_dead=False, step=step, num_steps=2, uniform=torch.rand(d_sae),
     )
     result = penalty(ctx, penalty.init_state(d_in, d_sae), settings_at(penalty, step, 2))

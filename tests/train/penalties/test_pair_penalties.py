@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -290,7 +289,7 @@ def test_a_window_fills_and_forgets(ctx: StepContext) -> None:
     first, state = planted(ctx, FIRING), penalty.init_state(D_IN, D_SAE)
     active = []
     for step in range(8):
-        result = answer(penalty, replace(first, step=step, num_steps=20), state)
+        result = answer(penalty, first.changed(step=step, num_steps=20), state)
         state = result.state
         active.append(round(float(result.statistics["active_share"]) * D_SAE))
     firings = [400 * 0.2 * (1 - 0.75 ** (step + 1)) for step in range(8)]
@@ -301,10 +300,10 @@ def test_a_window_fills_and_forgets(ctx: StepContext) -> None:
 def test_pairs_that_are_new_at_a_refresh_wait_for_evidence(ctx: StepContext) -> None:
     penalty = make(name="absorption", window=10_000, min_firings=20, min_expected_joint=15, refresh_every=2)
     near = planted(ctx, FIRING)
-    far = replace(near, W_dec=near.W_dec.detach().roll(1, 0))
-    state = answer(penalty, replace(far, step=0)).state
+    far = near.changed(W_dec=near.W_dec.detach().roll(1, 0))
+    state = answer(penalty, far.changed(step=0)).state
     for step, expected in ((1, False), (2, False), (3, True)):
-        result = answer(penalty, replace(near if step > 1 else far, step=step), state)
+        result = answer(penalty, (near if step > 1 else far).changed(step=step), state)
         state = result.state
         assert bool(result.value > 0) == expected, step
 

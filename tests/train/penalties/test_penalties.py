@@ -36,6 +36,9 @@ class Faulty(Penalty):
 
     fault: str
 
+    def sums_over_latents(self) -> bool:
+        return True
+
     def __call__(self, ctx: StepContext, state: State, now: SettingsNow) -> Penalised:
         value = ctx.acts_sum.sum() / len(ctx.x)
         match self.fault:
@@ -53,6 +56,8 @@ class Faulty(Penalty):
                 return Penalised(value, {"undeclared": value.detach()}, state)
             case "stacking":
                 value = value * float(ctx.acts.detach().max() > 0)
+            case "parts":
+                value = value + value.square()
             case "sparse step":
                 value = value + ctx.gate_values.numel() / len(ctx.x)  # of another shape in a sparse step
         return Penalised(value, {}, state)

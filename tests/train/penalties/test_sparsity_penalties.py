@@ -111,7 +111,7 @@ def test_the_estimate_is_the_slope_of_the_expected_l0() -> None:
     acts = sae.activate({"threshold": threshold}, z)
     ctx = StepContext(
         x=z, target=z, latent_acts=DenseActs(pre_acts=z, acts=acts, acts_sum=z.sum(0), gate_acts=z), x_hat=z,
-        W_enc=unused, b_enc=unused[0], W_dec=unused, b_dec=unused[0], threshold=threshold,
+        weights={"W_enc": unused, "b_enc": unused[0], "W_dec": unused, "b_dec": unused[0]}, threshold=threshold,
         tokens_since_fired=torch.zeros(1, dtype=torch.int64), dead_after=1, any_dead=False, step=0, num_steps=10,
         uniform=None,
     )  # fmt: skip

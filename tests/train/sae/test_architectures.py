@@ -20,6 +20,7 @@ from saepipe.train.rundir.finished_run import open_run
 from saepipe.train.rundir.load import load
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.batch_topk import BatchTopK
+from saepipe.train.sae.relu import ReLU
 from saepipe.train.seeds import generator
 
 import_members(Architecture.package)
@@ -55,6 +56,34 @@ def params(sae: Architecture, params: Params) -> Params:
         sample = 0.1 + 0.4 * torch.rand(value.shape, generator=rng, dtype=torch.float64)
         params.setdefault(name, sample.requires_grad_(name not in sae.buffers))
     return params
+
+
+def test_the_parts_of_an_architecture_decode_what_the_whole_does(sae: Architecture, params: Params) -> None:
+    acts = torch.rand(BATCH, D_SAE, generator=generator(9), dtype=torch.float64)
+    expected = sae.reconstructions(params, acts, acts)
+    added = [torch.zeros_like(x_hat) for x_hat in expected]
+    for latents in (range(3), range(3, 17), range(17, D_SAE)):
+        part, cut = sae.part(latents), slice(latents.start, latents.stop)
+        assert part is not None
+        assert part.d_sae == len(latents)
+        own = {**params, "W_dec": params["W_dec"][cut], "b_dec": params["b_dec"] * (latents.start == 0)}
+        x_hats = part.reconstructions(own, acts[:, cut], acts[:, cut])
+        added = [total + x_hat for total, x_hat in zip(added, x_hats, strict=True)]
+    torch.testing.assert_close(added, list(expected))
+
+
+class Rotated(ReLU):
+    """A ReLU whose pre-activations of one latent depend on another's."""
+
+    name: str  # type: ignore[assignment]  # without a default it is no member of the family
+
+    def pre_acts(self, params: Params, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return super().pre_acts(params, x, dtype).roll(1, -1)
+
+
+def test_an_architecture_that_computes_in_its_own_way_is_not_split() -> None:
+    assert all(make(name).can_be_split for name in SETTINGS)
+    assert not Rotated(name="rotated", d_sae=8).can_be_split
 
 
 def test_init_has_unit_rows_a_tied_encoder_and_zero_biases(sae: Architecture) -> None:
