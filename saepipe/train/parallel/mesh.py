@@ -73,6 +73,9 @@ def open_mesh(config: ParallelConfig, device: str) -> Iterator[Mesh | None]:
         ConfigError: if torchrun has not started as many ranks as the config needs.
         MachineError: if the others do not come in time.
     """
+    if config.num_ranks == 1:
+        yield None
+        return
     ranks = Ranks.of_environment()
     if ranks.size != config.num_ranks:
         raise ConfigError(
@@ -80,9 +83,6 @@ def open_mesh(config: ParallelConfig, device: str) -> Iterator[Mesh | None]:
             f"{ranks.size}",
             hint=f"torchrun --nproc-per-node {config.num_ranks} -m saepipe train ..., or another `parallel`",
         )
-    if ranks.size == 1:
-        yield None
-        return
     on_gpu = pick_device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
