@@ -9,9 +9,10 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import count
 from typing import Any, Self
 
-from torch._C._distributed_c10d import HashStore, Store
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 
 from saepipe.data.batches.shared_pools import Sharing
 from saepipe.data.ranks.group import open_store
@@ -20,6 +21,8 @@ from saepipe.train.plan import Planned
 
 _CONNECT = timedelta(minutes=10)
 _POLL_SECONDS = 0.2
+_TRAININGS = count()
+"""Numbers of the trainings of this process, which come one after the other, as in the other ranks."""
 
 
 class SharedOut:
@@ -31,7 +34,9 @@ class SharedOut:
 
     @classmethod
     def of(cls, ranks: Ranks) -> Self:
-        return cls(ranks, HashStore() if ranks.size == 1 else open_store(ranks, _CONNECT))
+        if ranks.size == 1:
+            return cls(ranks, HashStore())
+        return cls(ranks, PrefixStore(f"training/{next(_TRAININGS)}", open_store(ranks, _CONNECT)))
 
     def own(self, unfinished: Sequence[Planned]) -> list[Planned]:
         """Returns the runs of this rank; all ranks deal out those that the first of them finds unfinished."""

@@ -38,6 +38,7 @@ def test_steps_over_a_grid_of_ranks_are_those_of_one_process(tmp_path: Path) -> 
 def test_every_component_is_a_case(family: type[Component]) -> None:
     import_members(family.package)
     mine = {name for name, member in family.members.items() if member.__module__.startswith(family.package)}
+    mine -= {"matching_pursuit"}  # refused: each of its steps compares all latents
     assert mine <= {name for case in parallel.CASES.values() for name in names_in(case)} | {"relu"}
 
 

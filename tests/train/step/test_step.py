@@ -27,7 +27,9 @@ Make = Callable[..., TrainConfig]
 import_members(Penalty.package)
 import_members(Architecture.package)
 
-K: dict[str, dict[str, Any]] = {name: {"k": 5} for name in ("topk", "batch_topk", "matryoshka_batch_topk")}
+K: dict[str, dict[str, Any]] = {
+    name: {"k": 5} for name in ("topk", "batch_topk", "matryoshka_batch_topk", "matching_pursuit")
+}
 REQUIRED: dict[str, dict[str, Any]] = {"l0_target": {"l0": 5.0}}
 WAITING = (
     "_local_scalar_dense",
