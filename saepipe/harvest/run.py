@@ -19,6 +19,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.ranks.group import meet, process_group
 from saepipe.data.ranks.launch import Ranks
+from saepipe.data.remote.places import folder_of, writer_lock
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.harvest import over_ranks
 from saepipe.harvest.auto_settings import chosen, settle
@@ -50,7 +51,7 @@ def harvest(
 
     Args:
         config: a config, its plain data, or the path of its YAML file.
-        out: the cache's folder.
+        out: the cache's folder, or its address in a bucket: `s3://bucket/cache`.
         resume: `auto` resumes or starts; `never` refuses a folder that holds a cache, `must` one that does not.
         progress: receives progress and messages.
 
@@ -61,7 +62,7 @@ def harvest(
         >>> cache = sp.harvest({"dataset": {"source": "news.jsonl"}, "num_tokens": "2M"}, "cache")
         >>> cache.shape  # (num_tokens, d_in)
     """
-    config, out, progress, ranks = HarvestConfig.of(config), Path(out), progress or Silent(), Ranks.of_environment()
+    config, out, progress, ranks = HarvestConfig.of(config), folder_of(out), progress or Silent(), Ranks.of_environment()
     if ranks.size > 1:
         over_ranks.check_config(config)
     with process_group(ranks):
@@ -72,7 +73,7 @@ def harvest(
 
 def _lead(config: HarvestConfig, out: Path, resume: ResumeMode, ranks: Ranks, progress: Progress) -> Cache:
     """Does all that a single rank does, or what the first does for all."""
-    with artifact.writer_lock(out):
+    with writer_lock(out):
         folder = inspect_folder(out, config, resume)
         if folder.done:
             progress.say(f"{out} is finished already")

@@ -12,15 +12,25 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from saepipe.data.address import mirrored
 from saepipe.data.cache.cache import Cache
+from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
+from saepipe.data.remote.places import read_from
 
 FOLDER = "ancestors"
 
 
 def keep_ancestor(cache: Path) -> Path:
-    """Keeps the finished cache as it is now, before it is extended, and returns the folder."""
+    """Keeps the finished cache as it is now, before it is extended, and returns the folder.
+
+    Raises:
+        ConfigError: if it is in a bucket, which has no links.
+    """
+    if address := mirrored(cache):
+        hint = "harvest the longer text to another --out"
+        raise ConfigError(f"{address} is finished, and a cache in a bucket cannot be extended", hint=hint)
     fingerprint, lines = artifact.open_committed(cache, "cache")
     folder = _folder(cache, fingerprint)
     if not artifact.is_committed(folder):
@@ -40,6 +50,7 @@ def ancestors(cache: Path) -> list[Path]:
 
 def find_length(cache: Path, fingerprint: str) -> Path | None:
     """Returns the folder that is sealed with this fingerprint: the cache's own, or that of an earlier length."""
+    cache = read_from(cache)
     folders = [folder for folder in (_folder(cache, fingerprint), cache) if artifact.is_committed(folder)]
     seals = {(folder / artifact.COMMITTED).read_text(errors="replace").strip(): folder for folder in folders}
     return seals.get(fingerprint)

@@ -22,6 +22,8 @@ from saepipe.data.cache.zarr_json import group_attributes
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.inside import inside
+from saepipe.data.remote.places import read_from
+from saepipe.data.remote.shards import damaged_files
 from saepipe.data.terminal.display import Displayed
 
 if TYPE_CHECKING:
@@ -95,11 +97,12 @@ class Cache(Displayed):
         Raises:
             CorruptDataError: if it is unfinished, a file is missing or of the wrong size, or its metadata was changed.
             ConfigError: if this version cannot read it.
+            RemoteError: if it is in a bucket that cannot be read, or does not hold it.
         """
-        path = Path(path)
+        path = read_from(path)
         fingerprint, lines = artifact.open_committed(path, "cache")
         metadata = [line for line in lines if line["kind"] == "metadata"]  # small, and without checksums of its own
-        sizes = artifact.damaged_files(path, lines, hashes=False)
+        sizes = damaged_files(path, lines, hashes=False)
         for problem in itertools.chain(sizes, artifact.damaged_files(path, metadata)):
             raise CorruptDataError(problem, hint=f"saepipe cache verify {path} lists all damage")
         check_lines(path, lines)
@@ -253,7 +256,7 @@ class Cache(Displayed):
 
     def damage(self) -> list[str]:
         """Returns a sentence for each file whose size or content differs from the manifest."""
-        return list(artifact.damaged_files(self.path, self.lines))
+        return list(damaged_files(self.path, self.lines))
 
     def _check_hook(self, hook: str) -> str:
         if hook not in self.attributes["hooks"]:

@@ -14,6 +14,7 @@ from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.shards import MappedShard, RowArray
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import Line
+from saepipe.data.remote.shards import shard_file
 
 Part = tuple[RowArray, np.ndarray]
 """An array of the cache, and its values in one shard."""
@@ -95,6 +96,7 @@ class HookWriter:
     def _read(self, array: RowArray, line: Line) -> np.ndarray:
         """Reads the only chunk of `array` in the shard that a line lists."""
         name = array.file(line["shard"])
+        entry = line["files"][name]
         values = np.empty((array.chunk_rows, *array.row_shape), array.dtype)
-        MappedShard(array, self._folder / name, line["files"][name]).read(0, values)
+        MappedShard(array, shard_file(self._folder, name, entry), entry).read(0, values)
         return values

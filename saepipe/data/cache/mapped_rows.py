@@ -12,7 +12,7 @@ import numpy as np
 from saepipe.data.cache.codecs import is_raw
 from saepipe.data.cache.shards import MappedShard, RowArray
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.folders.inside import inside
+from saepipe.data.remote.shards import fetch_ahead, shard_file
 
 Files = Mapping[str, Mapping[str, Any]]
 """Manifest entry of each file of a cache, by its path in the cache."""
@@ -78,9 +78,10 @@ class MappedRows:
         return self._shard(shard).view(index)
 
     def will_need(self, chunk: int) -> None:
-        """Asks the kernel to read a chunk ahead."""
+        """Asks the kernel to read a chunk ahead, or the bucket for its shard."""
         shard, index = divmod(chunk, self.array.chunks_per_shard)
-        self._shard(shard).will_need(index)
+        if shard in self._shards or not fetch_ahead(self._folder, *self._listed(shard)):
+            self._shard(shard).will_need(index)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) in stored order, (stop - start, *row_shape)."""
@@ -106,8 +107,15 @@ class MappedRows:
         return rows
 
     def _shard(self, number: int) -> MappedShard:
-        with self._lock:
-            if number not in self._shards:
-                name = self.array.file(number)
-                self._shards[number] = MappedShard(self.array, inside(self._folder, name), self._files[name])
-            return self._shards[number]
+        if number not in self._shards:
+            name, entry = self._listed(number)
+            path = shard_file(self._folder, name, entry)  # may take long, so not in the lock
+            with self._lock:
+                if number not in self._shards:
+                    self._shards[number] = MappedShard(self.array, path, entry)
+        return self._shards[number]
+
+    def _listed(self, number: int) -> tuple[str, Mapping[str, Any]]:
+        """Name of a shard's file, and its entry in the manifest."""
+        name = self.array.file(number)
+        return name, self._files[name]

@@ -29,6 +29,8 @@ from saepipe.data.errors import HealthError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.inside import inside
+from saepipe.data.remote.places import publish
+from saepipe.data.remote.shards import damaged_files
 from saepipe.data.workers import Workers
 
 
@@ -132,6 +134,7 @@ class CacheWriter:
         for name in _data_files(self.folder):
             if name not in listed:
                 inside(self.folder, name).unlink()
+        publish(self.folder)
         self._check_snr()
 
     def put(self, pool: RowPool) -> None:
@@ -236,6 +239,8 @@ class CacheWriter:
         lines.append({"kind": "pool", **fields, **pool.facts, "files": {}})
         for line in lines:
             artifact.append_manifest(self._listing_folder, line)
+        if self._listing_folder == self.folder:
+            publish(self.folder)
         self._lines += lines
         if pool.split == "train" and pool.number == 0:  # now, rather than hours later
             self._check_snr()
@@ -263,7 +268,7 @@ def _complete_pools(folder: Path, lines: list[Line]) -> list[Line]:
     pools = [line for line in lines if line["kind"] in ("shard", "pool")]
     kept = [line for line in pools if (line["split"], line["pool"]) in complete]
     broken = {
-        (line["split"], line["pool"]) for line in kept for _ in artifact.damaged_files(folder, [line], hashes=False)
+        (line["split"], line["pool"]) for line in kept for _ in damaged_files(folder, [line], hashes=False)
     }
     return [line for line in kept if (line["split"], line["pool"]) not in broken]
 

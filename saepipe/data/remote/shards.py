@@ -1,0 +1,72 @@
+"""Shards of a cache, wherever it is: their local files, and what is damaged among the files that its manifest lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from saepipe.data.folders import artifact
+from saepipe.data.folders.artifact import Line
+from saepipe.data.folders.inside import check_name, inside
+from saepipe.data.remote.mirror import Mirror, mirror_of
+from saepipe.data.remote.shard_cache import shard_cache
+from saepipe.data.remote.store import MissingObjectError, store_of
+
+Entry = Mapping[str, Any]
+
+
+def shard_file(folder: Path, name: str, entry: Entry) -> Path:
+    """Returns the local file of a shard, which is fetched and compared with the manifest's entry first if need be.
+
+    Raises:
+        CorruptDataError: if the bucket holds another.
+        MissingObjectError: if the bucket does not hold it.
+        OutOfSpaceError: if the shards that this process reads do not fit into the local shard cache.
+    """
+    path, mirror = inside(folder, name), mirror_of(folder)
+    if mirror is None or path.exists():
+        return path
+    return shard_cache().wait(entry, _fetch(mirror, name, entry))
+
+
+def fetch_ahead(folder: Path, name: str, entry: Entry) -> bool:
+    """Starts to fetch a shard; returns whether it is not here yet."""
+    mirror = mirror_of(folder)
+    if mirror is None or (folder / name).exists():
+        return False
+    return not _fetch(mirror, name, entry).done()
+
+
+def damaged_files(folder: Path, lines: Iterable[Line], *, hashes: bool = True) -> Iterator[str]:
+    """Yields what `artifact.damaged_files` yields, of a mirror about the objects in the bucket.
+
+    With `hashes`, each of them is read. Sizes are those of the last listing.
+    """
+    if (mirror := mirror_of(folder)) is None:
+        yield from artifact.damaged_files(folder, lines, hashes=hashes)
+        return
+    for line in lines:
+        for name, entry in line.get("files", {}).items():
+            check_name(folder, name)
+            yield from _damage(mirror, name, entry, hashes)
+
+
+def _damage(mirror: Mirror, name: str, entry: Entry, hashes: bool) -> Iterator[str]:
+    address, listed = mirror.address / name, mirror.objects.get(name)
+    if listed is None:
+        yield f"{address} is missing"
+    elif listed.num_bytes != entry["bytes"]:
+        yield f"{address} has {listed.num_bytes:,} bytes, not {entry['bytes']:,}"
+    elif hashes:
+        try:
+            if store_of(address).digest(address.key)["xxh3"] != entry["xxh3"]:
+                yield f"{address} has other content than the manifest lists (xxh3 differs)"
+        except MissingObjectError:
+            yield f"{address} is missing"
+
+
+def _fetch(mirror: Mirror, name: str, entry: Entry) -> Future[None]:
+    store, key = store_of(mirror.address), mirror.key(name)
+    return shard_cache().fetch(entry, lambda path: store.download(key, path, entry))

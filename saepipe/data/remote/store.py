@@ -1,0 +1,199 @@
+"""The objects of a bucket, through obstore: requests are retried within a bound, and failures say what to do.
+
+Keys are relative to the bucket. obstore itself repeats a request that fails, with exponential backoff and jitter, and
+continues a body that breaks off; what comes whole but wrong is asked for again here.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from saepipe.data.address import Address
+from saepipe.data.errors import CorruptDataError, MachineError, RemoteError
+from saepipe.data.folders.artifact import atomic_file
+
+MAX_RETRIES, RETRY_SECONDS = 12, 180
+"""Repetitions of a request, and the time for all of them; obstore alone would give up after some 3 seconds."""
+
+ATTEMPTS = 4
+"""How often an object whose content is not what the manifest lists is asked for."""
+
+Entry = dict[str, Any]
+"""{"bytes", "xxh3"} of a file, as a manifest lists it."""
+
+_HINTS = {
+    "NoSuchBucket": "check the bucket's name; saepipe creates none",
+    "ContainerNotFound": "check the container's name; saepipe creates none",
+    "169.254.169.254": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true",
+    "metadata.google": "no credentials: set GOOGLE_APPLICATION_CREDENTIALS",
+    "Account must be specified": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    "AccessDenied": "check the credentials, and what they are allowed to do",
+    "403 Forbidden": "check the credentials, and what they are allowed to do",
+    "401 Unauthorized": "check the credentials",
+    "InvalidAccessKeyId": "check the credentials",
+    "SignatureDoesNotMatch": "check the credentials",
+    "PermanentRedirect": "set AWS_REGION to the region of the bucket",
+    "error sending request": "check the network and, for a store of your own, AWS_ENDPOINT_URL (AWS_ALLOW_HTTP=true)",
+}
+"""What would do about a request that failed, by words of its message."""
+
+
+class MissingObjectError(RemoteError):
+    """There is no object of this key, or no such bucket."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object as a listing describes it."""
+
+    num_bytes: int
+    e_tag: str | None
+
+
+class Store:
+    """The objects of one bucket. Thread-safe."""
+
+    def __init__(self, bucket: Address) -> None:
+        """Opens the bucket; the environment has the credentials and, for a server of one's own, the endpoint.
+
+        Raises:
+            MachineError: if obstore is not installed.
+            RemoteError: if the environment lacks a setting.
+        """
+        try:
+            import obstore
+        except ImportError as error:
+            message = f"{bucket} needs obstore, which is not installed"
+            raise MachineError(message, hint="pip install 'saepipe[cloud]'") from error
+        self._obstore: Any = obstore
+        self._bucket = bucket
+        backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2}
+        limits = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS), "backoff": backoff}
+        with self._asking("open", ""):
+            self._store: Any = obstore.store.from_url(str(bucket), retry_config=limits)
+
+    def list(self, prefix: str) -> dict[str, Listed]:
+        """Returns the objects below a folder, by key."""
+        with self._asking("list", prefix):
+            pages = self._obstore.list(self._store, prefix or None)
+            return {item["path"]: Listed(item["size"], item["e_tag"]) for page in pages for item in page}
+
+    def read(self, key: str) -> tuple[bytes, str | None]:
+        """Returns a small object and its e_tag; raises MissingObjectError if there is none."""
+        with self._asking("read", key):
+            answer = self._obstore.get(self._store, key)
+            return bytes(answer.bytes()), answer.meta["e_tag"]
+
+    def digest(self, key: str) -> Entry:
+        """{"bytes", "xxh3"} of an object, which is read and not kept."""
+        digest, num_bytes = xxhash.xxh3_64(), 0
+        for part in self._parts(key):
+            digest.update(part)
+            num_bytes += len(part)
+        return {"bytes": num_bytes, "xxh3": digest.hexdigest()}
+
+    def download(self, key: str, path: Path, expected: Entry | None = None) -> None:
+        """Writes an object to a file, atomically.
+
+        Args:
+            key: of the object.
+            path: of the file.
+            expected: the entry of a manifest that lists it.
+
+        Raises:
+            CorruptDataError: if its content is not as listed, each time that it is asked for.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                with atomic_file(path, expected["bytes"] if expected else 0) as partial:
+                    self._fill(partial, key, expected)
+                return
+            except CorruptDataError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
+
+    def _fill(self, path: Path, key: str, expected: Entry | None) -> None:
+        digest, num_bytes = xxhash.xxh3_64(), 0
+        with path.open("wb") as file:
+            for part in self._parts(key):
+                digest.update(part)
+                num_bytes += file.write(part)
+        if expected and num_bytes != expected["bytes"]:
+            raise self._wrong(key, f"has {num_bytes:,} bytes, not {expected['bytes']:,}")
+        if expected and digest.hexdigest() != expected["xxh3"]:
+            raise self._wrong(key, "has other content than the manifest lists (xxh3 differs)")
+
+    def _wrong(self, key: str, problem: str) -> CorruptDataError:
+        message = f"{self._bucket / key} {problem}, {ATTEMPTS} times"
+        return CorruptDataError(message, hint="saepipe verify lists all damage")
+
+    def put(self, key: str, content: bytes | Path) -> str | None:
+        """Writes an object, a large file in parts, and returns its e_tag."""
+        with self._asking("write", key):
+            return self._obstore.put(self._store, key, content)["e_tag"]
+
+    def put_if(self, key: str, content: bytes, e_tag: str | None) -> str | None:
+        """Writes an object if there is none, or if it still has this e_tag; returns its new e_tag, or None if not.
+
+        A request whose answer was lost is sent again and then refused because of itself. So the content must say who
+        wrote it, and what is there is read back: it is ours if the content is.
+        """
+        with self._asking("write", key):
+            mode: Any = "create" if e_tag is None else {"e_tag": e_tag}
+            exceptions = self._obstore.exceptions
+            try:
+                return self._obstore.put(self._store, key, content, mode=mode)["e_tag"] or ""
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                pass
+        stored, stored_tag = self.read(key)
+        return stored_tag or "" if stored == content else None
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Removes objects; those that are gone already are no error."""
+        for key in keys:
+            try:
+                with self._asking("delete", key):
+                    self._obstore.delete(self._store, key)
+            except MissingObjectError:
+                continue
+
+    def _parts(self, key: str) -> Iterator[Any]:
+        with self._asking("read", key):
+            yield from self._obstore.get(self._store, key).stream(min_chunk_size=4 * 1024**2)
+
+    @contextmanager
+    def _asking(self, action: str, key: str) -> Iterator[None]:
+        """Turns any failure of obstore into a RemoteError that names the address, the cause and the repetitions."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            cause, hint = _explained(error)
+            missing = "there is no such bucket" if "NoSuchBucket" in str(error) else "there is no such object"
+            raise MissingObjectError(f"cannot {action} {self._bucket / key}: {missing}", hint=hint) from error
+        except self._obstore.exceptions.BaseError as error:
+            cause, hint = _explained(error)
+            raise RemoteError(f"cannot {action} {self._bucket / key}: {cause}", hint=hint) from error
+
+
+@cache
+def store_of(address: Address) -> Store:
+    """Returns the store of an address's bucket."""
+    return Store(Address(address.scheme, address.bucket, ""))
+
+
+def _explained(error: BaseException) -> tuple[str, str]:
+    """Returns the cause of a failure in one line, with the number of repetitions, and what would do about it."""
+    text = str(error).partition("\n\nDebug source")[0]
+    hint = next((hint for words, hint in _HINTS.items() if words in text), "run the same command again to resume")
+    return " ".join(text.split())[:400], hint
