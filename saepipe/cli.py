@@ -565,12 +565,15 @@ def verify_cache(
     With --against-text, exit code 2 if the text is another one than the cache was made of.
     """
     from saepipe.data.cache.ancestors import damaged_ancestors
-    from saepipe.data.folders.artifact import damaged_files, open_committed
+    from saepipe.data.folders.artifact import open_committed
+    from saepipe.data.remote.places import read_from
+    from saepipe.data.remote.shard_files import damaged_files
     from saepipe.evaluate.model.kept_work import beside
     from saepipe.evaluate.verify.run import verify as verify_path
 
     if repair and against_text:
         raise ConfigError("--repair and --against-text exclude each other", hint="first repair, then compare the text")
+    cache = read_from(cache)
     kept_work = verify_path(beside(cache), repair=repair, may_be_empty=True)
     if repair:
         from saepipe.data.cache.repair import repair as repair_cache

@@ -27,7 +27,15 @@ MAY_IMPORT = {
 }
 
 FLOORS = {
-    "data": ("errors", "ranks terminal workers", "config device folders", "cache synthetic", "batches smollm2 toy"),
+    "data": (
+        "errors",
+        "bucket_address ranks",
+        "terminal workers",
+        "config device folders",
+        "remote",
+        "cache synthetic",
+        "batches smollm2 toy",
+    ),
     "harvest": (
         "chat decoder_layers hook_point host_copies hub_client identity local_rows model_config model_digests "
         "selection",

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError, RemoteError
-from saepipe.data.folders.run_folders import run_folders
 from saepipe.data.folders.standing import Standing
+from saepipe.data.remote.run_folders import run_folders
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.store import FOLDER
 from saepipe.evaluate.features.store_job import StoreJob

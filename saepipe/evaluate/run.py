@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saepipe.data.folders import artifact
 from saepipe.data.folders.sealed_result import write_result
 from saepipe.data.folders.standing import Standing
+from saepipe.data.remote.places import folder_of, publish, writer_lock
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.gather_stores import build_stores
@@ -59,7 +59,7 @@ def evaluate(
         >>> sp.open_run("runs/base/seed-0").metrics["core"]["delta_ce"]
     """
     config, progress = EvaluateConfig.of(config), progress or Silent()
-    results = Path(out) if out else None
+    results = folder_of(out) if out else None
     jobs = plan_jobs(runs, config, results, Testbeds(config, passes or Passes(), progress), progress.say)
     stores = store_jobs(jobs, config, results)
     with _locked(_Todo.of(jobs, stores), progress) as todo:
@@ -131,7 +131,7 @@ def _locked(todo: _Todo, progress: Progress) -> Iterator[_Todo]:
 
     with ExitStack() as locks:
         for folder in todo.folders:
-            locks.enter_context(artifact.writer_lock(folder, waiting))
+            locks.enter_context(writer_lock(folder, waiting))
             for partial in folder.glob("*.json.partial"):  # from a process that died
                 partial.unlink(missing_ok=True)
         yield todo.renewed() if waited else todo
@@ -150,3 +150,4 @@ def _measure(jobs: Sequence[MetricJob], testbed: Testbed, eval_id: str, progress
         for job, measurement in zip(group, measurements, strict=False):
             result = envelope(measurement, job.request, metric, subjects[job.run.path], testbed, eval_id)
             write_result(job.path, result)
+            publish(job.path.parent)

@@ -23,6 +23,7 @@ from saepipe.data.cache.paired_cache import OTHER
 from saepipe.data.config.base import Count, fingerprint
 from saepipe.data.config.bounds import Device, Seed
 from saepipe.data.config.component import Component, ConfigWithPlugins, plugin_stems
+from saepipe.data.config.place import Place
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.health_rules import RULES
 from saepipe.train.config_sections import (
@@ -57,14 +58,14 @@ NEED_AN_ENCODER = ("relu", "gated")
 class TrainConfig(ConfigWithPlugins):
     """One training run or, with `variants` and `seeds`, several that share a stream of batches."""
 
-    cache: Path
+    cache: Place
     hook: str | None = Field(None, description="`blocks.19.hook_resid_post`; null if the cache has only one")
     hooks: tuple[str, ...] = Field(
         (),
         description="the run is a crosscoder, which reads and reconstructs several hooks of the cache by one set of "
         "latents; they take the place of `hook`",
     )
-    other_cache: Path | None = Field(
+    other_cache: Place | None = Field(
         None,
         description="cache of another model on the same tokens: a crosscoder reads `hooks` of both, and shows what the "
         "models share",

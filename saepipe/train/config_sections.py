@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
 from pydantic_core import CoreSchema
 
 from saepipe.data.config.base import Config, Count
+from saepipe.data.config.place import Place
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -39,7 +39,7 @@ class InitConfig(Config):
     With `from`, all parameters are those of another run's SAE instead; latents that it lacks begin as above.
     """
 
-    source: Path | None = Field(
+    source: Place | None = Field(
         None,
         alias="from",
         description="finished run, trained or imported, from whose SAE training starts; {seed} stands for the run's "

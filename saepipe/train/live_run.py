@@ -13,6 +13,7 @@ import torch
 from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.errors import CorruptDataError, HealthError
 from saepipe.data.folders.health import Finding, Health, errors, unusable
+from saepipe.data.remote.places import publish
 from saepipe.data.terminal.progress import Progress
 from saepipe.train.health.dry_step import dry_step
 from saepipe.train.health.finished import check_finite, check_steps
@@ -161,6 +162,8 @@ class LiveRun:
             save_checkpoint(folder, self.planned.run_id, state, log=self.log.digest(), header=header)
         if recipe.mesh is not None:
             check_saved(folder / str(self.state.step), recipe, self.state, recipe.mesh)
+        if recipe.writes:
+            publish(self.planned.folder)
 
     def check_complete(self) -> None:
         """Reports missing steps of a run whose batches have ended."""

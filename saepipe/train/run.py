@@ -12,12 +12,13 @@ from torch import Tensor
 from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.errors import ConfigError, HealthError, is_out_of_memory
-from saepipe.data.folders.artifact import is_committed, writer_lock
+from saepipe.data.folders.artifact import is_committed
 from saepipe.data.folders.finding_groups import grouped
 from saepipe.data.folders.health import Finding, Health, errors
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.ranks.launch import Ranks
 from saepipe.data.ranks.threads import share_cores
+from saepipe.data.remote.places import folder_of, refresh, writer_lock
 from saepipe.data.terminal.progress import OfRank, Progress, Silent
 from saepipe.data.terminal.signals import stop_requests
 from saepipe.train.config import TrainConfig
@@ -54,7 +55,7 @@ def train(
 
     Args:
         config: with its variants and seeds; also its plain data, or the path of its YAML file.
-        out: a run goes to `out`/<variant>/seed-<n>/.
+        out: a folder, or an address in a bucket; a run goes to `out`/<variant>/seed-<n>/.
         resume: `auto` resumes or begins; `never` refuses folders that hold a run; `must` refuses folders that do not.
         strict: stop a run at the first error of a health rule, even if its SAE could be used.
         progress: receives steps, figures and findings.
@@ -80,14 +81,17 @@ def train(
     """
     keep_freed_memory()
     config, progress, ranks = TrainConfig.of(config), progress or Silent(), Ranks.of_environment()
+    out = folder_of(out)
+    if ranks.is_first_here:
+        refresh(out)
     with open_mesh(config.parallel, config.device) as mesh:
         if mesh is None:
             share_cores(ranks)
         shared_out = SharedOut.of(ranks if mesh is None else Ranks())
         if not ranks.is_first:
             progress = OfRank(ranks.rank, progress) if mesh is None else Silent()
-        planned = plan_runs(config, Path(out), mesh)
-        folders = _train_all(planned, Path(out), resume, strict, progress, open_tail_models, shared_out)
+        planned = plan_runs(config, out, mesh)
+        folders = _train_all(planned, out, resume, strict, progress, open_tail_models, shared_out)
         if mesh is not None:
             mesh.meet("finished")
         return folders

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import Seed
+from saepipe.data.config.place import Place
 from saepipe.train.freeze import MIN_COSINE
 from saepipe.train.health_config import HealthConfig
 
@@ -59,7 +59,7 @@ class StoredConfig(Config):
 
     model_config = ConfigDict(extra="ignore")
 
-    cache: Path
+    cache: Place
     sae: dict[str, Any]
     penalties: tuple[dict[str, Any], ...] = ()
     transforms: tuple[dict[str, Any], ...] = ()

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from saepipe.data.address import mirrored
+from saepipe.data.bucket_address import mirrored
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact

@@ -23,7 +23,7 @@ from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.inside import inside
 from saepipe.data.remote.places import read_from
-from saepipe.data.remote.shards import damaged_files
+from saepipe.data.remote.shard_files import damaged_files
 from saepipe.data.terminal.display import Displayed
 
 if TYPE_CHECKING:

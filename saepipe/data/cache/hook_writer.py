@@ -14,7 +14,7 @@ from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.shards import MappedShard, RowArray
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import Line
-from saepipe.data.remote.shards import shard_file
+from saepipe.data.remote.shard_files import shard_file
 
 Part = tuple[RowArray, np.ndarray]
 """An array of the cache, and its values in one shard."""

@@ -12,7 +12,7 @@ import numpy as np
 from saepipe.data.cache.codecs import is_raw
 from saepipe.data.cache.shards import MappedShard, RowArray
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.remote.shards import fetch_ahead, shard_file
+from saepipe.data.remote.shard_files import fetch_ahead, shard_file
 
 Files = Mapping[str, Mapping[str, Any]]
 """Manifest entry of each file of a cache, by its path in the cache."""

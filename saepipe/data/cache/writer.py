@@ -30,7 +30,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.inside import inside
 from saepipe.data.remote.places import publish
-from saepipe.data.remote.shards import damaged_files
+from saepipe.data.remote.shard_files import damaged_files
 from saepipe.data.workers import Workers
 
 
@@ -267,9 +267,7 @@ def _complete_pools(folder: Path, lines: list[Line]) -> list[Line]:
     complete = {(line["split"], line["pool"]) for line in lines if line["kind"] == "pool"}
     pools = [line for line in lines if line["kind"] in ("shard", "pool")]
     kept = [line for line in pools if (line["split"], line["pool"]) in complete]
-    broken = {
-        (line["split"], line["pool"]) for line in kept for _ in damaged_files(folder, [line], hashes=False)
-    }
+    broken = {(line["split"], line["pool"]) for line in kept for _ in damaged_files(folder, [line], hashes=False)}
     return [line for line in kept if (line["split"], line["pool"]) not in broken]
 
 

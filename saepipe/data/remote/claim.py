@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
-from saepipe.data.address import Address, mirrors
+from saepipe.data.bucket_address import Address, mirrors
 from saepipe.data.errors import LockedError, RemoteError
-from saepipe.data.remote.store import MissingObjectError, Store, store_of
+from saepipe.data.remote.bucket import Bucket, MissingObjectError, bucket_of
 
 FILE = "log/claim"
 
@@ -48,16 +48,16 @@ class Claim:
         """Ends the claim, unless it is another's by now."""
         self._ended.set()
         self._thread.join()
-        store = store_of(self._address)
+        bucket = bucket_of(self._address)
         with suppress(RemoteError):
-            if not self.lost and _parsed(store.read(self._address.key)[0]).get("token") == self._token:
-                store.delete([self._address.key])
+            if not self.lost and _parsed(bucket.read(self._address.key)[0]).get("token") == self._token:
+                bucket.delete([self._address.key])
 
     def _renew(self) -> None:
-        store = store_of(self._address)
+        bucket = bucket_of(self._address)
         while not self._ended.wait(LEASE_SECONDS / 3):
             with suppress(RemoteError):  # it is tried again; if it lapses meanwhile, another process may take over
-                e_tag = store.put_if(self._address.key, _content(self._token), self._e_tag)
+                e_tag = bucket.put_if(self._address.key, _content(self._token), self._e_tag)
                 self.lost, self._e_tag = e_tag is None, e_tag or self._e_tag
             if self.lost:
                 return
@@ -75,10 +75,10 @@ def claimed(address: Address, waiting: Callable[[str], None] | None = None) -> I
     Raises:
         LockedError: if another process holds it, and renews it.
     """
-    token, store = str(uuid.uuid4()), store_of(address)
-    e_tag = store.put_if((address / FILE).key, _content(token), None)
+    token, bucket = str(uuid.uuid4()), bucket_of(address)
+    e_tag = bucket.put_if((address / FILE).key, _content(token), None)
     if e_tag is None:
-        e_tag = _take_over(store, address, token, waiting)
+        e_tag = _take_over(bucket, address, token, waiting)
     claim = Claim(address, token, e_tag)
     try:
         yield claim
@@ -86,18 +86,18 @@ def claimed(address: Address, waiting: Callable[[str], None] | None = None) -> I
         claim.release()
 
 
-def _take_over(store: Store, address: Address, token: str, waiting: Callable[[str], None] | None) -> str:
+def _take_over(bucket: Bucket, address: Address, token: str, waiting: Callable[[str], None] | None) -> str:
     """Watches the claim of another process, and takes it over once it is released or has lapsed."""
     key = (address / FILE).key
     seen: str | None = None
     since, said = time.monotonic(), False
     while True:
         try:
-            content, e_tag = store.read(key)
+            content, e_tag = bucket.read(key)
         except MissingObjectError:
             content, e_tag = b"", None
         if e_tag is None or _is_of_the_dead(content) or (e_tag == seen and time.monotonic() - since > LEASE_SECONDS):
-            if ours := store.put_if(key, _content(token), e_tag):
+            if ours := bucket.put_if(key, _content(token), e_tag):
                 return ours
         elif e_tag != seen:
             message = f"another process is writing {address} ({_owner(content)})"

@@ -8,22 +8,20 @@ if there is none; a seal is removed before anything else changes. So a reader el
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import RLock
-from typing import Any
 
 from filelock import Timeout
 
-from saepipe.data.address import Address, mirrored
+from saepipe.data.bucket_address import Address, mirrored
 from saepipe.data.errors import LockedError
 from saepipe.data.folders import artifact, lock_owner
 from saepipe.data.folders.artifact import COMMITTED, LOG, MANIFEST
 from saepipe.data.folders.inside import Inside
+from saepipe.data.remote.bucket import Entry, Listed, bucket_of
 from saepipe.data.remote.claim import Claim
 from saepipe.data.remote.shard_cache import shard_cache
-from saepipe.data.remote.store import Listed, store_of
 from saepipe.data.workers import Workers
 
 NUM_THREADS = 8
@@ -37,7 +35,7 @@ _OF_THE_MACHINE = {"lock", "lock.soft", lock_owner.FILE, "claim"}
 
 _CHECKPOINTS = "checkpoints"
 
-Entries = Mapping[str, Mapping[str, Any]]
+Entries = Mapping[str, Entry]
 """Manifest entry of each listed file, by its name in the mirror."""
 
 
@@ -62,7 +60,7 @@ class Mirror:
             RemoteError: if the bucket cannot be read.
         """
         with self._lock:
-            self.objects = self._list()
+            self.list_objects()
             busy = () if to_write else tuple(f"{name}/" if name else "" for name in self._busy())
             names = [name for name in self.objects if _is_sent(name) and not (busy and name.startswith(busy))]
             self._fetch([name for name in names if _is_head(name)], {})
@@ -97,7 +95,7 @@ class Mirror:
 
     def entries(self) -> Entries:
         """Returns what all manifests in the mirror list."""
-        entries: dict[str, Mapping[str, Any]] = {}
+        entries: dict[str, Entry] = {}
         for path in self.folder.rglob(MANIFEST):
             prefix = path.parent.relative_to(self.folder).as_posix()
             for line in artifact.read_manifest(path.parent):
@@ -109,9 +107,10 @@ class Mirror:
         """Key of a file's object."""
         return (self.address / name).key
 
-    def _list(self) -> dict[str, Listed]:
+    def list_objects(self) -> None:
+        """Asks the bucket which objects it holds."""
         start = len(self.key(""))
-        return {key[start:]: listed for key, listed in store_of(self.address).list(self.address.key).items()}
+        self.objects = {key[start:]: listed for key, listed in bucket_of(self.address).list(self.address.key).items()}
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         for path in self.folder.rglob("*"):
@@ -157,27 +156,27 @@ class Mirror:
                 if is_same or (entry and artifact.digest_file(path).items() <= entry.items()):
                     self._same[name] = self._state(name, path)
                     return
-            store_of(self.address).download(self.key(name), path, entry)
+            bucket_of(self.address).download(self.key(name), path, entry)
             self._same[name] = self._state(name, path)
 
         in_parallel(fetch, list(names))
 
     def _send(self, name: str) -> None:
-        path, store = self.folder / name, store_of(self.address)
+        path, bucket = self.folder / name, bucket_of(self.address)
         _, num_bytes, time_ns = self._state(name, path)
         content = path.read_bytes() if num_bytes < IN_PARTS else path
         if _is_seal(name):
             assert isinstance(content, bytes)
-            if (e_tag := store.put_if(self.key(name), content, None)) is None:
+            if (e_tag := bucket.put_if(self.key(name), content, None)) is None:
                 message = f"{self.address / name} was put by another process meanwhile"
                 raise LockedError(message, hint="run the same command again to see what it made")
         else:
-            e_tag = store.put(self.key(name), content)
+            e_tag = bucket.put(self.key(name), content)
         self.objects[name], self._same[name] = Listed(num_bytes, e_tag), (e_tag, num_bytes, time_ns)
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
-            store_of(self.address).delete([self.key(name)])
+            bucket_of(self.address).delete([self.key(name)])
             del self.objects[name]
             self._same.pop(name, None)
 
@@ -218,6 +217,6 @@ def _is_seal(name: str) -> bool:
     return name.rpartition("/")[2] == COMMITTED
 
 
-def _is_shard(entry: Mapping[str, Any]) -> bool:
+def _is_shard(entry: Entry) -> bool:
     """Returns whether a manifest's entry is of a shard, which is read through `shards`."""
     return "chunks" in entry

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from saepipe.data.address import Address, address_of, mirrored
-from saepipe.data.errors import ConfigError, RemoteError
+from saepipe.data.bucket_address import address_of
+from saepipe.data.errors import RemoteError
 from saepipe.data.folders import artifact
 from saepipe.data.remote.claim import claimed
 from saepipe.data.remote.mirror import mirror_of
-from saepipe.data.remote.store import store_of
 
 
 def folder_of(path: Path | str) -> Path:

@@ -7,16 +7,16 @@ used least recently makes room. Copies that this process reads stay.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-from saepipe.data.address import cache_folder
+from saepipe.data.bucket_address import cache_folder
 from saepipe.data.errors import ConfigError, OutOfSpaceError
+from saepipe.data.remote.bucket import Entry
 from saepipe.data.workers import Workers
 
 NUM_THREADS = 8
@@ -26,9 +26,6 @@ KEPT_SHARE = 0.9
 """Share of the limit that is left once room is made, so that it is not made for each shard."""
 
 DEFAULT_GB = "100"
-
-Entry = Mapping[str, Any]
-"""{"bytes", "xxh3"} of a file, as a manifest lists it."""
 
 
 class ShardCache:

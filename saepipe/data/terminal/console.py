@@ -11,6 +11,7 @@ from typing import Any, Literal, TextIO
 
 from rich.console import Console, RenderableType
 
+from saepipe.data.bucket_address import shown
 from saepipe.data.terminal.display import readable
 from saepipe.data.terminal.progress import Bar, Progress, Silent
 from saepipe.data.terminal.stage import reporting_to
@@ -29,11 +30,14 @@ escape_unprintable(sys.stderr)
 
 
 class _Console(Console):
-    """A console whose first output replaces the notice of `announce`."""
+    """A console whose first output replaces the notice of `announce`, and which shows addresses for their mirrors."""
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         clear_notice()
-        super().print(*args, **kwargs)
+        super().print(*(shown(part) if isinstance(part, str) else part for part in args), **kwargs)
+
+    def print_json(self, json: str | None = None, **kwargs: Any) -> None:
+        super().print_json(None if json is None else shown(json), **kwargs)
 
 
 stdout = _Console(width=None if sys.stdout.isatty() else 240)  # a pipe has no width, but a table needs one
@@ -103,7 +107,7 @@ def show_progress(format_: Format) -> AbstractContextManager[Progress]:
 def print_error(code: int, message: str, hint: str | None, *, as_json: bool) -> None:
     """Prints an error on stderr."""
     if as_json:
-        print(json.dumps({"error": message, "hint": hint, "exit_code": code}), file=sys.stderr)
+        print(shown(json.dumps({"error": message, "hint": hint, "exit_code": code})), file=sys.stderr)
     else:
         lines = [f"error: {message}", *([f"  hint: {hint}"] if hint else [])]
         stderr.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

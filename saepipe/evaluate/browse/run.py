@@ -12,7 +12,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from saepipe.data.errors import ConfigError, MachineError
-from saepipe.data.folders.run_folders import run_folders
+from saepipe.data.remote.run_folders import run_folders
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.browse.notes import Notes
 from saepipe.evaluate.browse.open_run import OpenRun

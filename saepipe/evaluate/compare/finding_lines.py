@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saepipe.data.folders.finding_groups import grouped
 from saepipe.data.folders.health import Finding, Health
-from saepipe.data.folders.run_folders import run_folders
+from saepipe.data.remote.run_folders import run_folders
 from saepipe.evaluate.compare.notes import warnings_of
 from saepipe.evaluate.compare.table import read_rows
 from saepipe.evaluate.results.result_file import read

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from saepipe.data.errors import MachineError
-from saepipe.data.folders.run_folders import first_run, run_folders
+from saepipe.data.remote.run_folders import first_run, run_folders
 from saepipe.data.terminal.display import html_table
 from saepipe.evaluate.compare.against_controls import with_controls
 from saepipe.evaluate.compare.checks import check_matched_l0

@@ -31,6 +31,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from saepipe.data.folders import artifact
+from saepipe.data.remote.places import writer_lock
 from saepipe.evaluate.features.store import ARRAYS, INFO, RUN_PATH, TOKENS, StoreInfo
 
 
@@ -60,7 +61,7 @@ def write_features(
         LockedError: if another process is writing the store now.
     """
     _check(info, arrays)
-    with artifact.writer_lock(folder):
+    with writer_lock(folder):
         (folder / artifact.COMMITTED).unlink(missing_ok=True)
         (folder / RUN_PATH).unlink(missing_ok=True)
         if run is not None and run.absolute() != folder.absolute().parent:

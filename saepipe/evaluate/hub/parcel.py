@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.folders.run_folders import run_folders
+from saepipe.data.remote.run_folders import run_folders
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.card import card, finding_lines
 from saepipe.evaluate.hub.contents import Contents, is_local

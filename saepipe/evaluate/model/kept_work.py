@@ -18,6 +18,7 @@ from saepipe.data.cache.ancestors import whole_cache
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
+from saepipe.data.remote.places import folder_of, refresh, writer_lock
 from saepipe.data.terminal.progress import Progress, Silent
 
 KIND = "model work"
@@ -56,7 +57,7 @@ class KeptWork:
         model_key: plain data that is part of every key: model, tokenizer, hook, dtype.
         progress: receives a sentence when another process is waited for, or damaged work is done again.
         """
-        self.root = root
+        self.root = folder_of(root)
         self.model_key = model_key
         self._say = (progress or Silent()).say
         self._open: dict[Path, Content] = {}
@@ -77,7 +78,8 @@ class KeptWork:
 
     def has(self, kind: str, key: Mapping[str, Any]) -> bool:
         """Returns whether the work is done and stored."""
-        return artifact.is_committed(self.folder(Work(kind, key)))
+        refresh(folder := self.folder(Work(kind, key)))
+        return artifact.is_committed(folder)
 
     def folder(self, work: Work) -> Path:
         """Returns the folder of the work's content, which need not exist yet."""
@@ -88,6 +90,7 @@ class KeptWork:
 
     def _read(self, folder: Path, key: Mapping[str, Any]) -> Content | None:
         """Returns the stored content; None if there is none, or if it is damaged, which is said."""
+        refresh(folder)
         if not artifact.is_committed(folder):
             return None
         try:
@@ -97,7 +100,7 @@ class KeptWork:
             return None
 
     def _store(self, folder: Path, key: Mapping[str, Any], make: Callable[[], Content]) -> Content:
-        with artifact.writer_lock(folder, self._say):
+        with writer_lock(folder, self._say):
             if content := self._read(folder, key):  # from the process that was waited for
                 return content
             remove(folder)  # what is damaged, or was left by a process that died

@@ -9,6 +9,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.cache.paired_cache import PairedCache
 from saepipe.data.errors import ConfigError
+from saepipe.data.remote.places import folder_of, refresh
 from saepipe.train.rundir.finished_run import Run
 
 
@@ -21,7 +22,8 @@ def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], 
         ConfigError: if that path has no cache, or another one, or if the cache does not have the run's hook.
         CorruptDataError: if it is unfinished or damaged.
     """
-    path, opened = path or run.cache, {} if opened is None else opened
+    path, opened = folder_of(path or run.cache), {} if opened is None else opened
+    refresh(path)
     if not path.is_dir():
         raise ConfigError(f"the cache of {run.path} is not at {path}", hint="--set cache=PATH")
     key = (path, run.cache_fingerprint)
@@ -40,7 +42,8 @@ def cache_of(run: Run, path: Path | None = None, opened: dict[tuple[Path, str], 
 
 def _paired(run: Run, cache: Cache) -> PairedCache:
     """Returns the cache together with the other model's, of a crosscoder that reads both."""
-    path, fingerprint = Path(run.plain["other_cache"]), run.plain["other_fingerprint"]
+    path, fingerprint = folder_of(run.plain["other_cache"]), run.plain["other_fingerprint"]
+    refresh(path)
     if not path.is_dir():
         raise ConfigError(f"the other cache of {run.path} is not at {path}", hint="put it back, or train again")
     other = open_length(path, fingerprint)

@@ -7,7 +7,7 @@ from functools import partial
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.paired_cache import PairedCache
 from saepipe.data.device import pick_device
-from saepipe.data.folders.run_folders import first_run
+from saepipe.data.remote.run_folders import first_run
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.model.config import ModelSettings
 from saepipe.evaluate.model.kept_work import KeptWork, beside

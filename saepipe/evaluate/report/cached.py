@@ -17,6 +17,7 @@ from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.errors import SaepipeError
 from saepipe.data.folders import artifact
+from saepipe.data.remote.places import refresh
 from saepipe.train.rundir.finished_run import Run
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -75,9 +76,10 @@ class CacheFacts:
 def read_cache(run: Run) -> CacheFacts | str:
     """Reads the facts about the cache that a run was trained on, or returns why they cannot be read."""
     path = run.cache
-    if not path.is_dir():
-        return f"the cache is no longer at {path}"
     try:
+        refresh(path)
+        if not path.is_dir():
+            return f"the cache is no longer at {path}"
         cache = open_length(path, run.cache_fingerprint)
         if cache.fingerprint != run.cache_fingerprint:
             return f"another cache is now at {path} ({cache.fingerprint[:8]}, not {run.cache_fingerprint[:8]})"

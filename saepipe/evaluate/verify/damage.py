@@ -13,6 +13,7 @@ from saepipe.data.cache.repair import repair as repair_cache
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.sealed_result import again
+from saepipe.data.remote.shard_files import damaged_files
 from saepipe.evaluate.browse.notes import read_notes
 from saepipe.evaluate.features import store
 from saepipe.evaluate.model import kept_work
@@ -55,7 +56,7 @@ def _sealed_damage(part: Part) -> Iterator[str]:
             yield from damaged_run(part.path)
             return
         _, lines = artifact.open_committed(part.path, part.kind)
-        yield from artifact.damaged_files(part.path, lines)
+        yield from damaged_files(part.path, lines)
         if part.kind == "cache":
             yield from damaged_ancestors(part.path)
     except CorruptDataError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders.sealed_result import is_sealed
+from saepipe.data.remote.places import folder_of, refresh
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.verify.damage import clear, damage, unfinished
 from saepipe.evaluate.verify.find import Part, parts
@@ -49,6 +50,8 @@ def verify(path: Path, *, repair: bool = False, may_be_empty: bool = False) -> V
         ConfigError: if saepipe made nothing there, unless `may_be_empty`.
         LockedError: with `repair`, if another process is writing a damaged part.
     """
+    path = folder_of(path)
+    refresh(path)
     verified = Verified({}, [], [], [], [], [], [])
     checked: Counter[str] = Counter()
     for part in parts(path):

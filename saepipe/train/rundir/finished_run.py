@@ -16,6 +16,7 @@ from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
 from saepipe.data.folders.inside import check_name
+from saepipe.data.remote.places import folder_of, read_from
 from saepipe.data.terminal.display import Displayed
 from saepipe.train.rundir.import_config import ImportConfig
 from saepipe.train.rundir.run_files import CONFIG, SAE, SAE_CONFIG
@@ -65,7 +66,7 @@ class Run(Displayed):
     @property
     def cache(self) -> Path:
         """Folder of its cache when it was made."""
-        return Path(self.plain["cache"])
+        return folder_of(self.plain["cache"])
 
     @property
     def target(self) -> str | None:
@@ -128,7 +129,7 @@ def open_run(path: Path | str) -> Run:
     Raises:
         CorruptDataError: if it is unfinished, is not a run, or its files have changed.
     """
-    path = Path(path)
+    path = read_from(path)
     fingerprint, lines = artifact.open_committed(path, "run")
     header = _header(path, lines)
     for problem in artifact.damaged_files(path, lines):

@@ -20,6 +20,7 @@ from saepipe.data.config.yaml_file import read_yaml
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
+from saepipe.data.remote.places import publish
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.health.twins import Twin
@@ -145,6 +146,7 @@ def finish(
     artifact.rewrite_manifest(folder, [first_line, {"files": files}])
     write_seal(folder)
     artifact.commit(folder)
+    publish(folder)
 
 
 def sae_metadata(first_line: dict[str, Any], recipe: Recipe, cache: Cache) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from saepipe.data.config.base import Config, fingerprint
 from saepipe.data.config.bounds import Seed
+from saepipe.data.config.place import Place
 
 Library = Literal["saelens", "dictionary_learning", "sparsify", "gemma-scope", "llama-scope", "qwen-scope"]
 
@@ -23,7 +24,7 @@ class ImportConfig(Config):
     """seed of its training; None if unknown"""
     sae: dict[str, Any]
     """name and d_sae; also k for topk"""
-    cache: Path
+    cache: Place
     hook: str
     target: str | None = None
     """hook that a transcoder reconstructs"""

@@ -18,6 +18,7 @@ from saepipe.data.config.slug import slug
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
+from saepipe.data.remote.places import folder_of, writer_lock
 from saepipe.train.formats import (
     dictionary_learning,
     gemma_scope,
@@ -104,7 +105,7 @@ def import_sae(
             "name": slug(name or source.name),
             "seed": _resolve_seed(source, path, seed),
             "sae": {key: value for key, value in source.sae.to_dict().items() if key in ("name", "d_sae", "k")},
-            "cache": cache.absolute(),
+            "cache": folder_of(cache).absolute(),
             "hook": _resolve_hook(source, opened, path, hook),
             "target": _resolve_target(source, opened, path, target),
             "said": source.config,
@@ -112,7 +113,8 @@ def import_sae(
         },
         source=str(path),
     )
-    with artifact.writer_lock(out):
+    out = folder_of(out)
+    with writer_lock(out):
         _refuse_other_run(out, config.run_id(opened.fingerprint))
         if not artifact.is_committed(out):
             _write(out, source, config, opened)

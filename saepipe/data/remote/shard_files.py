@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.inside import check_name, inside
+from saepipe.data.remote.bucket import Entry, MissingObjectError, bucket_of
 from saepipe.data.remote.mirror import Mirror, mirror_of
 from saepipe.data.remote.shard_cache import shard_cache
-from saepipe.data.remote.store import MissingObjectError, store_of
-
-Entry = Mapping[str, Any]
 
 
 def shard_file(folder: Path, name: str, entry: Entry) -> Path:
@@ -47,6 +44,8 @@ def damaged_files(folder: Path, lines: Iterable[Line], *, hashes: bool = True) -
     if (mirror := mirror_of(folder)) is None:
         yield from artifact.damaged_files(folder, lines, hashes=hashes)
         return
+    if not mirror.objects:
+        mirror.list_objects()
     for line in lines:
         for name, entry in line.get("files", {}).items():
             check_name(folder, name)
@@ -61,12 +60,12 @@ def _damage(mirror: Mirror, name: str, entry: Entry, hashes: bool) -> Iterator[s
         yield f"{address} has {listed.num_bytes:,} bytes, not {entry['bytes']:,}"
     elif hashes:
         try:
-            if store_of(address).digest(address.key)["xxh3"] != entry["xxh3"]:
+            if bucket_of(address).digest(address.key)["xxh3"] != entry["xxh3"]:
                 yield f"{address} has other content than the manifest lists (xxh3 differs)"
         except MissingObjectError:
             yield f"{address} is missing"
 
 
 def _fetch(mirror: Mirror, name: str, entry: Entry) -> Future[None]:
-    store, key = store_of(mirror.address), mirror.key(name)
-    return shard_cache().fetch(entry, lambda path: store.download(key, path, entry))
+    bucket, key = bucket_of(mirror.address), mirror.key(name)
+    return shard_cache().fetch(entry, lambda path: bucket.download(key, path, entry))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from saepipe.data.folders.run_folders import first_run, run_folders
+from saepipe.data.remote.run_folders import first_run, run_folders
 
 pytestmark = pytest.mark.quick
 

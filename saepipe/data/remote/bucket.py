@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +18,7 @@ from typing import Any
 
 import xxhash
 
-from saepipe.data.address import Address
+from saepipe.data.bucket_address import Address
 from saepipe.data.errors import CorruptDataError, MachineError, RemoteError
 from saepipe.data.folders.artifact import atomic_file
 
@@ -28,7 +28,7 @@ MAX_RETRIES, RETRY_SECONDS = 12, 180
 ATTEMPTS = 4
 """How often an object whose content is not what the manifest lists is asked for."""
 
-Entry = dict[str, Any]
+Entry = Mapping[str, Any]
 """{"bytes", "xxh3"} of a file, as a manifest lists it."""
 
 _HINTS = {
@@ -60,10 +60,10 @@ class Listed:
     e_tag: str | None
 
 
-class Store:
+class Bucket:
     """The objects of one bucket. Thread-safe."""
 
-    def __init__(self, bucket: Address) -> None:
+    def __init__(self, address: Address) -> None:
         """Opens the bucket; the environment has the credentials and, for a server of one's own, the endpoint.
 
         Raises:
@@ -73,14 +73,14 @@ class Store:
         try:
             import obstore
         except ImportError as error:
-            message = f"{bucket} needs obstore, which is not installed"
+            message = f"{address} needs obstore, which is not installed"
             raise MachineError(message, hint="pip install 'saepipe[cloud]'") from error
         self._obstore: Any = obstore
-        self._bucket = bucket
+        self._address = address
         backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2}
         limits = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS), "backoff": backoff}
         with self._asking("open", ""):
-            self._store: Any = obstore.store.from_url(str(bucket), retry_config=limits)
+            self._store: Any = self._obstore.store.from_url(str(address), retry_config=limits)
 
     def list(self, prefix: str) -> dict[str, Listed]:
         """Returns the objects below a folder, by key."""
@@ -94,7 +94,7 @@ class Store:
             answer = self._obstore.get(self._store, key)
             return bytes(answer.bytes()), answer.meta["e_tag"]
 
-    def digest(self, key: str) -> Entry:
+    def digest(self, key: str) -> dict[str, Any]:
         """{"bytes", "xxh3"} of an object, which is read and not kept."""
         digest, num_bytes = xxhash.xxh3_64(), 0
         for part in self._parts(key):
@@ -135,7 +135,7 @@ class Store:
             raise self._wrong(key, "has other content than the manifest lists (xxh3 differs)")
 
     def _wrong(self, key: str, problem: str) -> CorruptDataError:
-        message = f"{self._bucket / key} {problem}, {ATTEMPTS} times"
+        message = f"{self._address / key} {problem}, {ATTEMPTS} times"
         return CorruptDataError(message, hint="saepipe verify lists all damage")
 
     def put(self, key: str, content: bytes | Path) -> str | None:
@@ -180,16 +180,16 @@ class Store:
         except FileNotFoundError as error:
             cause, hint = _explained(error)
             missing = "there is no such bucket" if "NoSuchBucket" in str(error) else "there is no such object"
-            raise MissingObjectError(f"cannot {action} {self._bucket / key}: {missing}", hint=hint) from error
+            raise MissingObjectError(f"cannot {action} {self._address / key}: {missing}", hint=hint) from error
         except self._obstore.exceptions.BaseError as error:
             cause, hint = _explained(error)
-            raise RemoteError(f"cannot {action} {self._bucket / key}: {cause}", hint=hint) from error
+            raise RemoteError(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
 
 
 @cache
-def store_of(address: Address) -> Store:
-    """Returns the store of an address's bucket."""
-    return Store(Address(address.scheme, address.bucket, ""))
+def bucket_of(address: Address) -> Bucket:
+    """Returns the bucket of an address."""
+    return Bucket(Address(address.scheme, address.bucket, ""))
 
 
 def _explained(error: BaseException) -> tuple[str, str]:

@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from saepipe.data.folders.artifact import MANIFEST
+from saepipe.data.remote.places import read_from
 
 
 def run_folders(paths: Path | str | Sequence[Path | str]) -> list[Path]:
     """Returns the paths, with `study/l1` or `study` replaced by the runs below it, `study/l1/seed-0` and so on.
 
     A run is returned once. A path with neither a manifest nor runs below it is returned as it is, for its reader to
-    report.
+    report. Of a bucket, the paths are those of its mirror.
     """
     given = [paths] if isinstance(paths, Path | str) else paths
-    runs = [run for path in map(Path, given) for run in (_runs_below(path) or [path])]
+    runs = [run for path in map(read_from, given) for run in (_runs_below(path) or [path])]
     return list({run.resolve(): run for run in runs}.values())
 
 
