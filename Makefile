@@ -31,8 +31,13 @@ build/packaging/bin/pyproject-build:
 quick: .venv/installed  ## the fast half of the tests, within a minute
 	$(BIN)/pytest -n 2 --dist worksteal -q -m quick
 
-test: .venv/installed  ## the test suite; its browser writes screenshots/
+test: .venv/installed build/moto/bin/moto_server  ## the test suite; its browser writes screenshots/
 	$(BIN)/pytest -n 2 --dist worksteal -q
+
+# An S3 server for the tests of object storage. pip takes minutes to resolve it beside our versions.
+build/moto/bin/moto_server:
+	$(PYTHON) -m venv build/moto
+	build/moto/bin/pip install --quiet --disable-pip-version-check 'moto[s3]==5.2.5' flask flask-cors
 
 # dictionary-learning installs, through nnsight, a torchvision that fits no CPU build of torch; nothing here uses it.
 # circuit-tracer asks for an earlier transformers than ours, of which its transcoders use nothing.
@@ -75,7 +80,7 @@ gpu:  ## on a CUDA GPU, in ten minutes: the CUDA tests, then bench/gpu.py
 	$(call GPU_PYTHON,450) bench/gpu.py $(GPU_FLAGS) --out $(GPU_RESULT) && exit $$tests
 
 # mypy uses one core for a minute, so the tests begin beside it. What it finds is printed, and fails, in the end.
-check: .venv/installed  ## what CI runs: style, and types beside the tests; pytest comes last
+check: .venv/installed build/moto/bin/moto_server  ## what CI runs: style, and types beside the tests; pytest comes last
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p build

@@ -62,10 +62,14 @@ def address_of(path: Path | str) -> Address | None:
 
 def mirrored(path: Path) -> Address | None:
     """Returns the address that a local path mirrors; None if it mirrors none."""
-    if not path.is_relative_to(root := mirrors()):
-        return None
-    scheme, bucket, *key = path.relative_to(root).parts
-    return Address(scheme, bucket, "/".join(key))
+    parts = path.relative_to(root).parts if path.is_relative_to(root := mirrors()) else ()
+    return Address(parts[0], parts[1], "/".join(parts[2:])) if len(parts) > 1 else None
+
+
+def refuse_address(path: Path) -> None:
+    """Raises ConfigError if a path that is to be written as it is would be an address."""
+    if address := address_of(path):
+        raise ConfigError(f"{address}: this command writes local folders only", hint="write to one, and copy it")
 
 
 def shown(text: object) -> str:

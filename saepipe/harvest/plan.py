@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from saepipe.data.bucket_address import address_of
 from saepipe.data.cache.layout import SPLITS, Layout, Split
 from saepipe.data.folders.disk import room_at
+from saepipe.data.remote.places import folder_of
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.harvest.auto_settings import settle
 from saepipe.harvest.bos_token import bos_note, with_bos
@@ -90,7 +92,7 @@ def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECON
     text = count_rows(config, lm, revision, seconds=count_seconds)
     size = _size(config, lm, text)
     compressed = size.stored_bytes(config.codec, chunk)
-    free = room_at(out).num_bytes
+    free = room_at(folder_of(out)).num_bytes
     return Plan(
         tokens=size.train_rows,
         tokens_asked_for=config.num_tokens,
@@ -106,7 +108,7 @@ def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECON
         compressed_bytes=compressed,
         compression_ratio=round(size.raw_bytes / compressed, 3),
         free_disk=free,
-        fits=free > compressed,
+        fits=free > compressed or address_of(out) is not None,
         tokens_per_second=round(rate, 1),
         seconds=round((size.train_rows + size.heldout_rows) / rate, 1),
         bos_note=bos_note(config, lm),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from saepipe.data.bucket_address import mirrored
 from saepipe.data.cache import codecs
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.cache.int8 import QuantisedRows
@@ -47,6 +48,8 @@ class Size:
 def check_room(config: HarvestConfig, lm: LanguageModel, out: Path, stored_rows: int, revision: str | None) -> None:
     """Refuses a harvest that the disk cannot hold; runs one batch through the model if compression may decide it.
 
+    A bucket has no end that could be known.
+
     Args:
         config: the harvest.
         lm: its model.
@@ -57,6 +60,8 @@ def check_room(config: HarvestConfig, lm: LanguageModel, out: Path, stored_rows:
     Raises:
         OutOfSpaceError: if what is missing needs more than is free.
     """
+    if mirrored(out):
+        return
     size = Size.of(config, lm.widths(config.hook_points))
     missing = max(0, 1 - stored_rows / max(1, size.train_rows + size.heldout_rows))
     if missing * size.raw_bytes <= room_at(out).num_bytes:

@@ -24,6 +24,7 @@ from typing import Any
 import xxhash
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from saepipe.data.bucket_address import refuse_address
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError, machine_error
 from saepipe.data.folders.inside import Inside, check_name
 from saepipe.data.folders.lock_owner import owned, owner
@@ -56,6 +57,7 @@ def atomic_file(path: Path, num_bytes: int) -> Iterator[Path]:
     Raises:
         OutOfSpaceError: if the disk is full.
     """
+    refuse_address(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -228,6 +230,7 @@ def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> I
     Raises:
         LockedError: immediately, if another process holds the lock and `waiting` is None.
     """
+    refuse_address(folder)
     path = folder / LOG / "lock"
     with ExitStack() as stack:
         try:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from filecmp import cmp
 from pathlib import Path
 
+from saepipe.data.bucket_address import refuse_address
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import sync_folder
 
@@ -23,6 +24,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     Raises:
         ConfigError: if `out` holds anything else.
     """
+    refuse_address(out)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise ConfigError(f"{out} is not a folder", hint="choose another --out")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ continues a body that breaks off; what comes whole but wrong is asked for again 
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +23,8 @@ from saepipe.data.bucket_address import Address
 from saepipe.data.errors import CorruptDataError, MachineError, RemoteError
 from saepipe.data.folders.artifact import atomic_file
 
-MAX_RETRIES, RETRY_SECONDS = 12, 180
-"""Repetitions of a request, and the time for all of them; obstore alone would give up after some 3 seconds."""
+RETRY_SECONDS = 120.0
+"""Time for which a request is repeated; obstore alone would give up after some 3 seconds."""
 
 ATTEMPTS = 4
 """How often an object whose content is not what the manifest lists is asked for."""
@@ -32,10 +33,11 @@ Entry = Mapping[str, Any]
 """{"bytes", "xxh3"} of a file, as a manifest lists it."""
 
 _HINTS = {
+    "NoSuchKey": "check the address; what is listed and not there was removed from the bucket",
     "NoSuchBucket": "check the bucket's name; saepipe creates none",
     "ContainerNotFound": "check the container's name; saepipe creates none",
+    "computeMetadata": "no credentials: set GOOGLE_APPLICATION_CREDENTIALS",
     "169.254.169.254": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true",
-    "metadata.google": "no credentials: set GOOGLE_APPLICATION_CREDENTIALS",
     "Account must be specified": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
     "AccessDenied": "check the credentials, and what they are allowed to do",
     "403 Forbidden": "check the credentials, and what they are allowed to do",
@@ -77,8 +79,8 @@ class Bucket:
             raise MachineError(message, hint="pip install 'saepipe[cloud]'") from error
         self._obstore: Any = obstore
         self._address = address
-        backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2}
-        limits = {"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS), "backoff": backoff}
+        backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 4}
+        limits = {"max_retries": 1000, "retry_timeout": timedelta(seconds=RETRY_SECONDS), "backoff": backoff}
         with self._asking("open", ""):
             self._store: Any = self._obstore.store.from_url(str(address), retry_config=limits)
 
@@ -179,8 +181,7 @@ class Bucket:
             yield
         except FileNotFoundError as error:
             cause, hint = _explained(error)
-            missing = "there is no such bucket" if "NoSuchBucket" in str(error) else "there is no such object"
-            raise MissingObjectError(f"cannot {action} {self._address / key}: {missing}", hint=hint) from error
+            raise MissingObjectError(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
         except self._obstore.exceptions.BaseError as error:
             cause, hint = _explained(error)
             raise RemoteError(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
@@ -196,4 +197,7 @@ def _explained(error: BaseException) -> tuple[str, str]:
     """Returns the cause of a failure in one line, with the number of repetitions, and what would do about it."""
     text = str(error).partition("\n\nDebug source")[0]
     hint = next((hint for words, hint in _HINTS.items() if words in text), "run the same command again to resume")
-    return " ".join(text.split())[:400], hint
+    answer = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text, re.DOTALL)
+    cause = f"{answer[1]}: {answer[2]}" if answer else " ".join(text.rpartition(" - ")[2].split())
+    repeated = re.search(r" in ([\d.]+m?s), after (\d+) retries", text)
+    return f"{cause[:300]} (repeated {repeated[2]} times in {repeated[1]})" if repeated else cause[:300], hint

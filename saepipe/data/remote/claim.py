@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from saepipe.data.bucket_address import Address, mirrors
-from saepipe.data.errors import LockedError, RemoteError
+from saepipe.data.errors import AGAIN, LockedError, RemoteError
 from saepipe.data.remote.bucket import Bucket, MissingObjectError, bucket_of
 
 FILE = "log/claim"
@@ -28,39 +28,46 @@ LEASE_SECONDS = 60.0
 """Time without renewal after which a claim lapses; a claim is renewed three times as often."""
 
 
+Owner = dict[str, Any]
+"""Token, host and process of a claim, and the mirrors whose lock it has."""
+
+
 class Claim:
     """A claim that this process holds."""
 
-    def __init__(self, address: Address, token: str, e_tag: str) -> None:
-        self.lost = False
-        self._address, self._token, self._e_tag = address / FILE, token, e_tag
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="renew claim", daemon=True)
+    def __init__(self, address: Address, owner: Owner, e_tag: str) -> None:
+        self._address, self._owner, self._e_tag = address / FILE, owner, e_tag
+        self._lost, self._renewed = False, time.monotonic()
+        self._ended, self._lock = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._keep, name="renew claim", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
         """Raises LockedError if another process has taken the claim over, because renewals did not get through."""
-        if self.lost:
+        if time.monotonic() - self._renewed > LEASE_SECONDS:
+            self._renew()
+        if self._lost:
             folder = str(self._address).removesuffix(f"/{FILE}")
-            raise LockedError(f"another process took over {folder}, while this one could not reach it")
+            raise LockedError(f"another process took over {folder}, while this one could not reach it", hint=AGAIN)
 
     def release(self) -> None:
         """Ends the claim, unless it is another's by now."""
         self._ended.set()
         self._thread.join()
-        bucket = bucket_of(self._address)
-        with suppress(RemoteError):
-            if not self.lost and _parsed(bucket.read(self._address.key)[0]).get("token") == self._token:
-                bucket.delete([self._address.key])
+        bucket, key = bucket_of(self._address), self._address.key
+        with suppress(RemoteError):  # it lapses by itself
+            if not self._lost and _parsed(bucket.read(key)[0]).get("token") == self._owner["token"]:
+                bucket.delete([key])
+
+    def _keep(self) -> None:
+        while not self._lost and not self._ended.wait(LEASE_SECONDS / 3):
+            with suppress(RemoteError):  # it is tried again; if the claim lapses meanwhile, another may take it over
+                self._renew()
 
     def _renew(self) -> None:
-        bucket = bucket_of(self._address)
-        while not self._ended.wait(LEASE_SECONDS / 3):
-            with suppress(RemoteError):  # it is tried again; if it lapses meanwhile, another process may take over
-                e_tag = bucket.put_if(self._address.key, _content(self._token), self._e_tag)
-                self.lost, self._e_tag = e_tag is None, e_tag or self._e_tag
-            if self.lost:
-                return
+        with self._lock:
+            e_tag = bucket_of(self._address).put_if(self._address.key, _content(self._owner), self._e_tag)
+            self._lost, self._e_tag, self._renewed = e_tag is None, e_tag or self._e_tag, time.monotonic()
 
 
 @contextmanager
@@ -75,18 +82,19 @@ def claimed(address: Address, waiting: Callable[[str], None] | None = None) -> I
     Raises:
         LockedError: if another process holds it, and renews it.
     """
-    token, bucket = str(uuid.uuid4()), bucket_of(address)
-    e_tag = bucket.put_if((address / FILE).key, _content(token), None)
+    bucket = bucket_of(address)
+    owner = {"token": str(uuid.uuid4()), "host": socket.gethostname(), "pid": os.getpid(), "mirrors": _mirrors_id()}
+    e_tag = bucket.put_if((address / FILE).key, _content(owner), None)
     if e_tag is None:
-        e_tag = _take_over(bucket, address, token, waiting)
-    claim = Claim(address, token, e_tag)
+        e_tag = _take_over(bucket, address, owner, waiting)
+    claim = Claim(address, owner, e_tag)
     try:
         yield claim
     finally:
         claim.release()
 
 
-def _take_over(bucket: Bucket, address: Address, token: str, waiting: Callable[[str], None] | None) -> str:
+def _take_over(bucket: Bucket, address: Address, owner: Owner, waiting: Callable[[str], None] | None) -> str:
     """Watches the claim of another process, and takes it over once it is released or has lapsed."""
     key = (address / FILE).key
     seen: str | None = None
@@ -97,10 +105,10 @@ def _take_over(bucket: Bucket, address: Address, token: str, waiting: Callable[[
         except MissingObjectError:
             content, e_tag = b"", None
         if e_tag is None or _is_of_the_dead(content) or (e_tag == seen and time.monotonic() - since > LEASE_SECONDS):
-            if ours := bucket.put_if(key, _content(token), e_tag):
+            if ours := bucket.put_if(key, _content(owner), e_tag):
                 return ours
         elif e_tag != seen:
-            message = f"another process is writing {address} ({_owner(content)})"
+            message = f"another process is writing {address} ({_named(content)})"
             if waiting is None and seen is not None:
                 raise LockedError(message, hint="wait for it, or choose another --out")
             if waiting is not None and not said:
@@ -109,10 +117,9 @@ def _take_over(bucket: Bucket, address: Address, token: str, waiting: Callable[[
         time.sleep(LEASE_SECONDS / 60)
 
 
-def _content(token: str) -> bytes:
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "mirrors": _mirrors_id()}
+def _content(owner: Owner) -> bytes:
     at = datetime.now().astimezone().isoformat(sep=" ", timespec="microseconds")
-    return (json.dumps({"token": token, **owner, "at": at}) + "\n").encode()
+    return (json.dumps({**owner, "at": at}) + "\n").encode()
 
 
 def _mirrors_id() -> str:
@@ -130,7 +137,7 @@ def _is_of_the_dead(content: bytes) -> bool:
     return _parsed(content).get("mirrors") == _mirrors_id()
 
 
-def _owner(content: bytes) -> str:
+def _named(content: bytes) -> str:
     claim = _parsed(content)
     return f"pid {claim.get('pid')} on {claim.get('host')}, at {claim.get('at')}"
 

@@ -182,13 +182,13 @@ class Mirror:
 
 
 @cache
-def _mirror_at(address: Address) -> Mirror:
+def mirror_at(address: Address) -> Mirror:
     return Mirror(address)
 
 
 def mirror_of(folder: Path) -> Mirror | None:
     """Returns the mirror that a local folder is; None if it mirrors nothing."""
-    return None if (address := mirrored(folder)) is None else _mirror_at(address)
+    return None if (address := mirrored(folder)) is None else mirror_at(address)
 
 
 def in_parallel(function: Callable[[str], None], names: list[str]) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from saepipe.data.bucket_address import address_of
+from saepipe.data.bucket_address import address_of, mirrored
 from saepipe.data.errors import RemoteError
 from saepipe.data.folders import artifact
+from saepipe.data.remote.bucket import bucket_of
 from saepipe.data.remote.claim import claimed
 from saepipe.data.remote.mirror import mirror_of
 
@@ -41,6 +42,12 @@ def publish(folder: Path) -> None:
     """Sends what was made in a local folder, if it mirrors a place; the caller holds the folder's `writer_lock`."""
     if mirror := mirror_of(folder):
         mirror.publish()
+
+
+def send(path: Path) -> None:
+    """Sends one file that was written, if its path mirrors a place."""
+    if address := mirrored(path):
+        bucket_of(address).put(address.key, path)
 
 
 @contextmanager

@@ -69,11 +69,11 @@ class ShardCache:
 
     def adopt(self, path: Path, entry: Entry) -> None:
         """Moves a shard that was written here, and sent, among the copies."""
+        with suppress(OutOfSpaceError):  # shards in use: the next fetch says so
+            self._make_room(entry["bytes"])
         copy = self.path(entry)
         copy.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, copy)
-        with suppress(OutOfSpaceError):  # shards in use: the next fetch says so
-            self._make_room(entry["bytes"])
 
     def _have(self, path: Path, num_bytes: int, download: Callable[[Path], None]) -> None:
         if not path.exists():

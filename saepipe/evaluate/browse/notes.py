@@ -16,6 +16,7 @@ import xxhash
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
+from saepipe.data.remote.places import send
 
 FILE = "notes.json"
 _LATENT = re.compile("[0-9]{1,9}")
@@ -56,6 +57,7 @@ class Notes:
             ordered = dict(sorted(notes.items(), key=lambda item: int(item[0])))
             content = {"run": self.run, "notes": ordered}
             artifact.write_json(self.folder / FILE, content | {"digest": _digest(content)})
+            send(self.folder / FILE)
 
 
 def read_notes(path: Path) -> tuple[str, dict[str, str]]:

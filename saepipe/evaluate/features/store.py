@@ -19,6 +19,7 @@ import numpy as np
 
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
+from saepipe.data.remote.places import read_from
 from saepipe.evaluate.features.firings import Firings
 from saepipe.evaluate.features.mapped_tensors import map_safetensors
 
@@ -267,7 +268,7 @@ class FeatureStore:
     def run_folder(self) -> Path:
         """Returns the folder of the store's run; raises ConfigError if the run has moved since."""
         elsewhere = self.folder / RUN_PATH
-        run = Path(elsewhere.read_text().strip()) if elsewhere.is_file() else self.folder.parent
+        run = read_from(elsewhere.read_text().strip()) if elsewhere.is_file() else self.folder.parent
         sealed = run / artifact.COMMITTED
         if not sealed.is_file() or sealed.read_text().strip() != self.info.run:
             raise ConfigError(f"the run of {self.folder} is not at {run}", hint=EVALUATE)

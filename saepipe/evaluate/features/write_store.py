@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from saepipe.data.bucket_address import shown
 from saepipe.data.folders import artifact
 from saepipe.data.remote.places import writer_lock
 from saepipe.evaluate.features.store import ARRAYS, INFO, RUN_PATH, TOKENS, StoreInfo
@@ -65,7 +66,7 @@ def write_features(
         (folder / artifact.COMMITTED).unlink(missing_ok=True)
         (folder / RUN_PATH).unlink(missing_ok=True)
         if run is not None and run.absolute() != folder.absolute().parent:
-            artifact.write_file(folder / RUN_PATH, f"{run.absolute()}\n".encode())
+            artifact.write_file(folder / RUN_PATH, f"{shown(run.absolute())}\n".encode())
         _write_arrays(folder / ARRAYS, arrays)
         ids = sorted(texts)
         artifact.write_json(folder / TOKENS, {"ids": ids, "texts": [texts[token] for token in ids]})

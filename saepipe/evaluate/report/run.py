@@ -7,6 +7,7 @@ from pathlib import Path
 
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders import artifact
+from saepipe.data.remote.places import folder_of, send
 from saepipe.evaluate.report.browser_links import BrowserLinks
 from saepipe.evaluate.report.charts.forest import forest
 from saepipe.evaluate.report.conclusions import conclusions
@@ -46,7 +47,7 @@ def report(
     """
     if not runs and baseline is None:
         raise ConfigError("a report needs at least one run", hint="saepipe report RUN...")
-    out = Path(out)
+    out = folder_of(out)
     if out.is_dir():
         raise ConfigError(f"{out} is a folder", hint=f"-o {out / 'report.html'}")
     browser = BrowserLinks.find(browse, out) if browse is not None else None
@@ -62,4 +63,5 @@ def report(
         written_by=f"Written by saepipe {provenance['saepipe']} (commit {provenance['commit']}).",
     )
     artifact.write_file(out, render(page).encode())
+    send(out)
     return out
