@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from itertools import count, cycle
+from typing import Any, Literal, get_args
 
 Fault = Literal["503", "429", "drop", "lost", "cut", "short", "late"]
 """503 and 429 answer in place of the server; `drop` does not answer; `lost` lets the server do it, and answers 503;
 `cut` ends the connection within the body, `short` gives half of it as if it were all; `late` waits 50 ms.
 """
+
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 BUSY = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
 
@@ -124,3 +127,9 @@ def faulty_proxy(upstream: int) -> Iterator[FaultyProxy]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def every_twentieth() -> Callable[[str, str], Fault | None]:
+    """Returns a choice of faults for 5 % of the requests, each kind in turn."""
+    faults, number = cycle(FAULTS), count(1)
+    return lambda method, path: next(faults) if next(number) % 20 == 0 else None

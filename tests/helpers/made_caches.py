@@ -13,7 +13,7 @@ from saepipe.data.batches.shuffle import permutation
 from saepipe.data.cache.codecs import SNR_FLOOR, Profile
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.writer import CacheWriter, RowPool
-from saepipe.data.folders import artifact
+from saepipe.data.remote.places import folder_of, writer_lock
 
 
 def structured_rows(num_rows: int, d_in: int, seed: int = 0) -> torch.Tensor:
@@ -27,7 +27,7 @@ def structured_rows(num_rows: int, d_in: int, seed: int = 0) -> torch.Tensor:
 
 
 def write_cache(
-    folder: Path,
+    folder: Path | str,
     rows: Mapping[str, torch.Tensor],
     *,
     profile: Profile = "lossless",
@@ -37,14 +37,14 @@ def write_cache(
     snr_floor: float = SNR_FLOOR,
 ) -> Path:
     """Writes a finished cache of training rows, (num_rows, d_in) bfloat16 by hook, without a held-out part."""
-    num_rows = len(next(iter(rows.values())))
+    folder, num_rows = folder_of(folder), len(next(iter(rows.values())))
     layout = Layout({hook: x.shape[1] for hook, x in rows.items()}, 16, shard_rows, chunk_rows, profile)
     pool_rows = pool_shards * shard_rows
     attributes = {"format_version": layout.format_version, "hooks": list(rows), **layout.describe_widths()}
     attributes |= {"model": {"id": "made up"}, "context_size": 16, "config": {}, "special_ids": [0], "bos_id": 0}
     attributes |= {"num_heldout_contexts": 0}
     with (
-        artifact.writer_lock(folder),
+        writer_lock(folder),
         closing(
             CacheWriter(folder, layout, {"train": pool_rows, "heldout": shard_rows}, snr_floor=snr_floor)
         ) as writer,

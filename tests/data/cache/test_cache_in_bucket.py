@@ -1,0 +1,60 @@
+"""Caches in a bucket: the bytes of a folder, read and repaired as there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.made_caches import structured_rows, write_cache
+from helpers.object_storage import ObjectStorage
+from saepipe.data.cache.cache import Cache
+from saepipe.data.cache.codecs import Profile
+from saepipe.data.errors import CorruptDataError
+from saepipe.data.remote.bucket import MissingObjectError, bucket_of
+
+HOOK = "blocks.1.hook_resid_post"
+ROWS = {HOOK: structured_rows(5000, 64)}
+SHARD = f"acts/{HOOK}/c/1/0"
+
+
+@pytest.mark.parametrize("profile", ["lossless", "none", "int8"])
+def test_a_bucket_holds_and_gives_what_a_folder_does(
+    object_storage: ObjectStorage, tmp_path: Path, profile: Profile
+) -> None:
+    local = write_cache(tmp_path / "cache", ROWS, profile=profile, snr_floor=0)
+    write_cache(object_storage.at("cache"), ROWS, profile=profile, snr_floor=0)
+    files = {path.relative_to(local).as_posix(): path for path in local.rglob("*") if path.is_file()}
+    contents = object_storage.contents("cache")
+    assert contents == {name: path.read_bytes() for name, path in files.items() if not name.startswith("log/")}
+    object_storage.other_machine()
+    cache = Cache.open(object_storage.at("cache"))
+    assert cache.fingerprint == Cache.open(local).fingerprint
+    assert (cache[:] == Cache.open(local)[:]).all()
+    assert cache.damage() == []
+
+
+def test_what_the_manifest_lists_and_the_bucket_lacks_is_an_error_not_zeros(object_storage: ObjectStorage) -> None:
+    write_cache(object_storage.at("cache"), ROWS)
+    object_storage.other_machine()
+    cache = Cache.open(object_storage.at("cache"))
+    objects = bucket_of(object_storage.address)
+    objects.delete([f"cache/{SHARD}"])
+    with pytest.raises(MissingObjectError, match=SHARD):
+        cache[:]
+    with pytest.raises(CorruptDataError, match=rf"{object_storage.at('cache')}/{SHARD} is missing"):
+        Cache.open(object_storage.at("cache"))
+    objects.put(f"cache/{SHARD}", b"")
+    with pytest.raises(CorruptDataError, match="has 0 bytes, not"):
+        Cache.open(object_storage.at("cache"))
+
+
+def test_a_shard_that_was_exchanged_is_never_read(object_storage: ObjectStorage) -> None:
+    write_cache(object_storage.at("cache"), {HOOK: ROWS[HOOK]}, profile="none")
+    objects = bucket_of(object_storage.address)
+    objects.put(f"cache/{SHARD}", objects.read(f"cache/acts/{HOOK}/c/0/0")[0])
+    object_storage.other_machine()
+    cache = Cache.open(object_storage.at("cache"))
+    assert len(cache.damage()) == 1
+    with pytest.raises(CorruptDataError, match="xxh3 differs"):
+        cache[:]

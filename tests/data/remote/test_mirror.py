@@ -1,0 +1,234 @@
+"""Mirrors of folders of a bucket: what is fetched, what is sent, in what order, and what is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.object_storage import ObjectStorage
+from saepipe.data.errors import CorruptDataError, LockedError, RemoteError
+from saepipe.data.folders import artifact
+from saepipe.data.folders.artifact import COMMITTED, MANIFEST
+from saepipe.data.remote.bucket import MissingObjectError, bucket_of
+from saepipe.data.remote.places import folder_of, publish, read_from, refresh, send, writer_lock
+from saepipe.data.remote.shard_cache import shard_cache
+from saepipe.data.remote.shard_files import damaged_files, fetch_ahead, shard_file
+
+SHARD, SMALL = "acts/c/0", "zarr.json"
+
+
+def make(folder: Path, shard: bytes = b"shard" * 100, *, seal: bool = True) -> artifact.Line:
+    """Makes an artifact of a shard and a small file."""
+    artifact.write_file(folder / SHARD, shard)
+    artifact.write_file(folder / SMALL, b"{}")
+    files = artifact.digest_files(folder, [SHARD, SMALL])
+    files[SHARD]["chunks"] = "0"
+    artifact.rewrite_manifest(folder, [line := {"files": files}])
+    if seal:
+        artifact.commit(folder)
+    return line
+
+
+def made(storage: ObjectStorage, name: str = "made") -> tuple[Path, artifact.Line]:
+    """Makes an artifact in the bucket."""
+    folder = folder_of(storage.at(name))
+    with writer_lock(folder):
+        line = make(folder)
+    return folder, line
+
+
+def files(folder: Path) -> list[str]:
+    """Files in a mirror, without those of the machine."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != "log")
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def test_an_artifact_is_sent_whole_its_manifest_after_its_files_its_seal_last(object_storage: ObjectStorage) -> None:
+    folder, _ = made(object_storage)
+    contents = object_storage.contents("made")
+    assert sorted(contents) == sorted([SHARD, SMALL, MANIFEST, COMMITTED])
+    assert contents[SHARD] == b"shard" * 100
+    puts = [request.path.rpartition("made/")[2] for request in object_storage.proxy.requests if request.method == "PUT"]
+    assert puts[0] == "log/claim"
+    assert sorted(puts[1:3]) == [SHARD, SMALL]
+    assert puts[3:] == [MANIFEST, COMMITTED]
+    assert files(folder) == [COMMITTED, MANIFEST, SMALL], "the shard is among the copies"
+
+
+def test_another_machine_reads_it_and_fetches_a_shard_when_it_is_read(object_storage: ObjectStorage) -> None:
+    _, line = made(object_storage)
+    object_storage.other_machine()
+    object_storage.proxy.requests.clear()
+    folder = read_from(object_storage.at("made"))
+    assert files(folder) == [COMMITTED, MANIFEST, SMALL]
+    assert object_storage.proxy.count("GET", SHARD) == 0
+    entry = line["files"][SHARD]
+    assert fetch_ahead(folder, SHARD, entry)
+    assert shard_file(folder, SHARD, entry).read_bytes() == b"shard" * 100
+    assert not fetch_ahead(folder, SHARD, entry)
+    object_storage.restart()
+    assert shard_file(folder, SHARD, entry).exists()
+    assert object_storage.proxy.count("GET", SHARD) == 1
+
+
+def test_nothing_is_fetched_or_sent_twice(object_storage: ObjectStorage) -> None:
+    folder, _ = made(object_storage)
+    object_storage.proxy.requests.clear()
+    read_from(folder)
+    assert [request.method for request in object_storage.proxy.requests] == ["GET"], "the listing"
+    object_storage.restart()
+    object_storage.proxy.requests.clear()
+    read_from(folder)
+    assert object_storage.proxy.count("GET") == 3, "the listing, the manifest and the seal"
+
+
+def test_what_is_removed_here_is_removed_there(object_storage: ObjectStorage) -> None:
+    folder, _ = made(object_storage)
+    object_storage.other_machine()
+    folder = folder_of(object_storage.at("made"))
+    with writer_lock(folder):
+        (folder / SMALL).unlink()
+        artifact.rewrite_manifest(folder, [])
+        object_storage.proxy.requests.clear()
+        publish(folder)
+    assert list(object_storage.contents("made")) == [MANIFEST], "also the shard, which was not here"
+    changes = [request.method for request in object_storage.proxy.requests if request.method != "GET"]
+    assert changes == ["POST", "PUT", "POST", "POST", "POST"], "the seal goes first, the claim last"
+
+
+def test_what_a_dead_process_did_not_send_is_not_there(object_storage: ObjectStorage) -> None:
+    folder, _ = made(object_storage)
+    (folder / "unsent").write_bytes(b"1")
+    (folder / SMALL).write_bytes(b"changed")
+    with writer_lock(folder):
+        assert files(folder) == [COMMITTED, MANIFEST, SMALL]
+        assert (folder / SMALL).read_bytes() == b"{}"
+
+
+def test_what_a_process_of_this_machine_is_writing_is_left_alone(object_storage: ObjectStorage) -> None:
+    folder, _ = made(object_storage, "runs/a")
+    with writer_lock(folder):
+        (folder / "new").write_bytes(b"1")
+        refresh(folder)
+        read_from(object_storage.at("runs"))
+        assert (folder / "new").exists()
+    assert "new" in object_storage.contents("runs/a")
+    (folder / "left").write_bytes(b"1")
+    read_from(object_storage.at("runs"))
+    assert not (folder / "left").exists()
+
+
+def test_two_machines_cannot_seal_different_things(object_storage: ObjectStorage) -> None:
+    folder = folder_of(object_storage.at("made"))
+    with writer_lock(folder):
+        make(folder)
+        bucket_of(object_storage.address).put(f"made/{COMMITTED}", b"other\n")
+        with pytest.raises(LockedError, match=f"{COMMITTED} was put by another process"):
+            publish(folder)
+        (folder / COMMITTED).unlink()
+    assert object_storage.contents("made")[COMMITTED] == b"other\n"
+
+
+def test_a_seal_whose_answer_was_lost_is_put(object_storage: ObjectStorage) -> None:
+    object_storage.proxy.once("lost", "PUT", COMMITTED)
+    made(object_storage)
+    assert object_storage.proxy.num_faults == 1
+
+
+def test_an_artifact_is_made_again_in_place(object_storage: ObjectStorage) -> None:
+    folder, _ = made(object_storage)
+    with writer_lock(folder):
+        make(folder, b"other" * 50)
+    assert object_storage.contents("made")[SHARD] == b"other" * 50
+    assert read_from(folder)
+
+
+def test_checkpoints_come_only_to_go_on(object_storage: ObjectStorage) -> None:
+    folder, name = folder_of(object_storage.at("run")), "checkpoints/5/state.json"
+    with writer_lock(folder):
+        make(folder, seal=False)
+        artifact.write_file(folder / name, b"{}")
+    object_storage.other_machine()
+    folder = read_from(object_storage.at("run"))
+    assert name not in files(folder)
+    with writer_lock(folder):
+        assert name in files(folder)
+        artifact.commit(folder)
+    object_storage.other_machine()
+    folder = folder_of(object_storage.at("run"))
+    with writer_lock(folder):
+        assert name not in files(folder), "it is finished"
+    assert name in object_storage.contents("run")
+
+
+def test_damage_in_the_bucket_is_named(object_storage: ObjectStorage) -> None:
+    folder, line = made(object_storage)
+    objects, at = bucket_of(object_storage.address), object_storage.at("made")
+    assert list(damaged_files(folder, [line])) == []
+    objects.put(f"made/{SHARD}", b"Shard" * 100)
+    read_from(folder)
+    assert list(damaged_files(folder, [line], hashes=False)) == []
+    assert list(damaged_files(folder, [line])) == [
+        f"{at}/{SHARD} has other content than the manifest lists (xxh3 differs)"
+    ]
+    objects.put(f"made/{SHARD}", b"short")
+    read_from(folder)
+    assert list(damaged_files(folder, [line], hashes=False)) == [f"{at}/{SHARD} has 5 bytes, not 500"]
+    objects.delete([f"made/{SHARD}"])
+    read_from(folder)
+    assert list(damaged_files(folder, [line], hashes=False)) == [f"{at}/{SHARD} is missing"]
+
+
+def test_a_damaged_or_missing_shard_is_never_read(object_storage: ObjectStorage) -> None:
+    _, line = made(object_storage)
+    objects, entry = bucket_of(object_storage.address), line["files"][SHARD]
+    object_storage.other_machine()
+    folder = read_from(object_storage.at("made"))
+    objects.put(f"made/{SHARD}", b"Shard" * 100)
+    with pytest.raises(CorruptDataError, match=r"xxh3 differs"):
+        shard_file(folder, SHARD, entry)
+    objects.delete([f"made/{SHARD}"])
+    with pytest.raises(MissingObjectError, match="NoSuchKey"):
+        shard_file(folder, SHARD, entry)
+    assert not shard_cache().path(entry).exists()
+
+
+def test_a_damaged_small_file_is_never_read(object_storage: ObjectStorage) -> None:
+    made(object_storage)
+    bucket_of(object_storage.address).put(f"made/{SMALL}", b"[]")
+    object_storage.other_machine()
+    with pytest.raises(CorruptDataError, match=rf"made/{SMALL} has other content"):
+        read_from(object_storage.at("made"))
+
+
+def test_keys_that_lead_out_of_the_mirror_are_refused(object_storage: ObjectStorage) -> None:
+    folder, _ = made(object_storage)
+    (folder.parent / "elsewhere").mkdir()
+    (folder / "link").symlink_to(folder.parent / "elsewhere")
+    bucket_of(object_storage.address).put("made/link/x", b"")
+    with pytest.raises(CorruptDataError, match="a symbolic link leads out of it"):
+        read_from(folder)
+
+
+def test_nothing_at_an_address_is_an_error(object_storage: ObjectStorage) -> None:
+    with pytest.raises(RemoteError, match=f"there is nothing at {object_storage.at('none')}"):
+        read_from(object_storage.at("none"))
+
+
+def test_a_local_folder_is_itself(tmp_path: Path) -> None:
+    line = make(tmp_path)
+    assert folder_of(str(tmp_path)) == read_from(tmp_path) == tmp_path
+    for call in (refresh, publish, send):
+        call(tmp_path)
+    assert shard_file(tmp_path, SHARD, line["files"][SHARD]) == tmp_path / SHARD
+    assert not fetch_ahead(tmp_path, SHARD, line["files"][SHARD])
+    (tmp_path / SHARD).unlink()
+    assert list(damaged_files(tmp_path, [line])) == [f"{tmp_path / SHARD} is missing"]
+
+
+def test_a_single_file_is_sent(object_storage: ObjectStorage) -> None:
+    page = folder_of(object_storage.at("report.html"))
+    artifact.write_file(page, b"<html>")
+    send(page)
+    assert object_storage.contents() == {"report.html": b"<html>"}

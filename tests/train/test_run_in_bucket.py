@@ -1,0 +1,104 @@
+"""Training from a cache in a bucket, into a bucket: the same runs as in folders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.killed_training import KillAfter, Killed
+from helpers.object_storage import ObjectStorage
+from saepipe.data.cache.cache import Cache
+from saepipe.data.errors import OutOfSpaceError
+from saepipe.data.remote.bucket import bucket_of
+from saepipe.train.config import TrainConfig
+from saepipe.train.run import train
+from saepipe.train.rundir.finished_run import open_run
+
+WEIGHTS = "sae/sae_weights.safetensors"
+
+
+def config(cache: Path | str, **settings: Any) -> TrainConfig:
+    plain = {
+        "cache": str(cache),
+        "sae": {"name": "topk", "d_sae": 64, "k": 4},
+        "steps": 60,
+        "batch_size": 256,
+        "checkpoint_every": 20,
+        "log_every": 20,
+        "device": "cpu",
+    }
+    return TrainConfig.parse({**plain, **settings})
+
+
+@pytest.fixture
+def cache(object_storage: ObjectStorage, tiny_cache: Path) -> str:
+    """Address of a copy of the tiny cache."""
+    objects = bucket_of(object_storage.address)
+    for path in tiny_cache.rglob("*"):
+        if path.is_file() and path.name not in ("lock", "lock.owner"):
+            objects.put(f"cache/{path.relative_to(tiny_cache)}", path)
+    return object_storage.at("cache")
+
+
+def acts(storage: ObjectStorage) -> tuple[int, int]:
+    """Requests for shards of activations so far, and the bytes of their answers."""
+    answers = [
+        r.num_answered for r in storage.proxy.requests if r.method == "GET" and re.search("/cache/acts/.*/c/", r.path)
+    ]
+    return len(answers), sum(answers)
+
+
+def test_runs_in_a_bucket_are_those_of_folders(
+    object_storage: ObjectStorage, cache: str, tiny_cache: Path, tmp_path: Path
+) -> None:
+    (local,) = train(config(tiny_cache), tmp_path / "runs")
+    (run,) = train(config(cache), object_storage.at("runs"))
+    contents = object_storage.contents("runs/base/seed-0")
+    assert contents[WEIGHTS] == (local / WEIGHTS).read_bytes()
+    assert contents["health.json"] == (local / "health.json").read_bytes()
+    assert contents["config.yaml"].decode() == (local / "config.yaml").read_text().replace(str(tiny_cache), cache)
+    object_storage.other_machine()
+    opened = open_run(object_storage.at("runs/base/seed-0"))
+    assert opened.run_id == open_run(local).run_id
+    assert (opened.path / WEIGHTS).read_bytes() == contents[WEIGHTS]
+    assert opened.cache != run, "a mirror of this machine"
+
+
+def test_a_pass_reads_the_cache_once_and_the_next_run_nothing(object_storage: ObjectStorage, cache: str) -> None:
+    opened = Cache.open(cache)
+    ideal = sum(entry["bytes"] for name, entry in opened.files.items() if name.startswith("acts/"))
+    train(config(cache, steps=100), object_storage.at("runs"))  # three passes
+    num_shards, num_bytes = acts(object_storage)
+    assert num_shards == sum(name.startswith("acts/") for name in opened.files if "/c/" in name)
+    assert num_bytes <= 1.02 * ideal
+    object_storage.restart()
+    train(config(cache, seed=1), object_storage.at("runs"))
+    assert acts(object_storage) == (num_shards, num_bytes)
+
+
+def test_another_machine_goes_on_from_the_last_checkpoint(
+    object_storage: ObjectStorage, cache: str, tiny_cache: Path, tmp_path: Path
+) -> None:
+    (local,) = train(config(tiny_cache), tmp_path / "runs")
+    progress = KillAfter(50)
+    with pytest.raises(Killed):
+        train(config(cache), object_storage.at("runs"), progress=progress)
+    object_storage.other_machine()
+    progress = KillAfter(1000)
+    train(config(cache), object_storage.at("runs"), progress=progress)
+    assert progress.remaining > 1000 - 30, "20 of 60 steps"
+    contents = object_storage.contents("runs/base/seed-0")
+    assert contents[WEIGHTS] == (local / WEIGHTS).read_bytes()
+    assert contents["metrics.jsonl"].count(b"\n") == (local / "metrics.jsonl").read_bytes().count(b"\n")
+
+
+def test_a_shard_cache_that_is_too_small_is_said(
+    object_storage: ObjectStorage, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAEPIPE_SHARDS_GB", "1e-5")
+    with pytest.raises(OutOfSpaceError, match="the shards in use take more than") as error:
+        train(config(cache), object_storage.at("runs"))
+    assert "SAEPIPE_SHARDS_GB" in str(error.value.hint)
