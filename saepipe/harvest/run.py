@@ -62,7 +62,8 @@ def harvest(
         >>> cache = sp.harvest({"dataset": {"source": "news.jsonl"}, "num_tokens": "2M"}, "cache")
         >>> cache.shape  # (num_tokens, d_in)
     """
-    config, out, progress, ranks = HarvestConfig.of(config), folder_of(out), progress or Silent(), Ranks.of_environment()
+    config, out, progress = HarvestConfig.of(config), folder_of(out), progress or Silent()
+    ranks = Ranks.of_environment()
     if ranks.size > 1:
         over_ranks.check_config(config)
     with process_group(ranks):
