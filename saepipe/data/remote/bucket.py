@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import xxhash
 
@@ -27,7 +27,9 @@ RETRY_SECONDS = 120.0
 """Time for which a request is repeated; obstore alone would give up after some 3 seconds."""
 
 ATTEMPTS = 4
-"""How often an object whose content is not what the manifest lists is asked for."""
+"""How often what comes whole but wrong is asked for."""
+
+Answer = TypeVar("Answer")
 
 Entry = Mapping[str, Any]
 """{"bytes", "xxh3"} of a file, as a manifest lists it."""
@@ -52,6 +54,10 @@ _HINTS = {
 
 class MissingObjectError(RemoteError):
     """There is no object of this key, or no such bucket."""
+
+
+class BrokenListingError(RemoteError):
+    """A listing broke off, which obstore takes for a whole answer."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,13 @@ class Bucket:
 
     def list(self, prefix: str) -> dict[str, Listed]:
         """Returns the objects below a folder, by key."""
-        with self._asking("list", prefix):
-            pages = self._obstore.list(self._store, prefix or None)
-            return {item["path"]: Listed(item["size"], item["e_tag"]) for page in pages for item in page}
+
+        def ask() -> dict[str, Listed]:
+            with self._asking("list", prefix):
+                pages = self._obstore.list(self._store, prefix or None)
+                return {item["path"]: Listed(item["size"], item["e_tag"]) for page in pages for item in page}
+
+        return _asked_again(ask)
 
     def read(self, key: str) -> tuple[bytes, str | None]:
         """Returns a small object and its e_tag; raises MissingObjectError if there is none."""
@@ -104,36 +114,33 @@ class Bucket:
             num_bytes += len(part)
         return {"bytes": num_bytes, "xxh3": digest.hexdigest()}
 
-    def download(self, key: str, path: Path, expected: Entry | None = None) -> None:
+    def download(self, key: str, path: Path, expected: Entry) -> None:
         """Writes an object to a file, atomically.
 
         Args:
             key: of the object.
             path: of the file.
-            expected: the entry of a manifest that lists it.
+            expected: the entry of a manifest that lists it, or its size alone.
 
         Raises:
             CorruptDataError: if its content is not as listed, each time that it is asked for.
         """
-        for attempt in range(ATTEMPTS):
-            try:
-                with atomic_file(path, expected["bytes"] if expected else 0) as partial:
-                    self._fill(partial, key, expected)
-                return
-            except CorruptDataError:
-                if attempt == ATTEMPTS - 1:
-                    raise
-                time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
 
-    def _fill(self, path: Path, key: str, expected: Entry | None) -> None:
+        def ask() -> None:
+            with atomic_file(path, expected["bytes"]) as partial:
+                self._fill(partial, key, expected)
+
+        _asked_again(ask)
+
+    def _fill(self, path: Path, key: str, expected: Entry) -> None:
         digest, num_bytes = xxhash.xxh3_64(), 0
         with path.open("wb") as file:
             for part in self._parts(key):
                 digest.update(part)
                 num_bytes += file.write(part)
-        if expected and num_bytes != expected["bytes"]:
+        if num_bytes != expected["bytes"]:
             raise self._wrong(key, f"has {num_bytes:,} bytes, not {expected['bytes']:,}")
-        if expected and digest.hexdigest() != expected["xxh3"]:
+        if digest.hexdigest() != expected.get("xxh3", digest.hexdigest()):
             raise self._wrong(key, "has other content than the manifest lists (xxh3 differs)")
 
     def _wrong(self, key: str, problem: str) -> CorruptDataError:
@@ -159,7 +166,8 @@ class Bucket:
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 pass
         stored, stored_tag = self.read(key)
-        return stored_tag or "" if stored == content else None
+        is_ours = bool(stored) and content.startswith(stored)  # a short answer may have lost its end
+        return stored_tag or "" if is_ours else None
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes objects; those that are gone already are no error."""
@@ -184,13 +192,24 @@ class Bucket:
             raise MissingObjectError(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
         except self._obstore.exceptions.BaseError as error:
             cause, hint = _explained(error)
-            raise RemoteError(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
+            kind = BrokenListingError if "invalid list response" in cause else RemoteError
+            raise kind(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
 
 
 @cache
 def bucket_of(address: Address) -> Bucket:
     """Returns the bucket of an address."""
     return Bucket(Address(address.scheme, address.bucket, ""))
+
+
+def _asked_again(ask: Callable[[], Answer]) -> Answer:
+    """Returns an answer that is asked for again if it comes whole but wrong."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return ask()
+        except (CorruptDataError, BrokenListingError):
+            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
+    return ask()
 
 
 def _explained(error: BaseException) -> tuple[str, str]:

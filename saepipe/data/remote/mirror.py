@@ -156,7 +156,7 @@ class Mirror:
                 if is_same or (entry and artifact.digest_file(path).items() <= entry.items()):
                     self._same[name] = self._state(name, path)
                     return
-            bucket_of(self.address).download(self.key(name), path, entry)
+            bucket_of(self.address).download(self.key(name), path, entry or {"bytes": self.objects[name].num_bytes})
             self._same[name] = self._state(name, path)
 
         in_parallel(fetch, list(names))

@@ -65,6 +65,15 @@ def test_a_body_that_breaks_off_is_completed(
     assert object_storage.proxy.count("GET", "/a") == 2
 
 
+def test_a_listing_that_breaks_off_is_asked_for_again(object_storage: ObjectStorage, objects: Bucket) -> None:
+    objects.put("a", CONTENT)
+    object_storage.proxy.once("short", "GET", "list-type")
+    assert list(objects.list("")) == ["a"]
+    object_storage.proxy.always("short", "GET", "list-type")
+    with pytest.raises(RemoteError, match="invalid list response"):
+        objects.list("")
+
+
 def test_content_other_than_listed_is_damage(objects: Bucket, tmp_path: Path) -> None:
     objects.put("a", CONTENT)
     for expected in (digest_bytes(CONTENT[:-1] + b"x"), digest_bytes(CONTENT[:-1])):

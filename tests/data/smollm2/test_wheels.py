@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from saepipe.data.bucket_address import cache_folder
 from saepipe.data.errors import CorruptDataError, RemoteError
-from saepipe.data.smollm2.wheels import Wheel, cache_folder, fetch
+from saepipe.data.smollm2.wheels import Wheel, fetch
 
 
 @pytest.fixture
