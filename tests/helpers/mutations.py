@@ -6,13 +6,15 @@ python bench/mutations.py
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from torch import Tensor
 
 from helpers.made_results import write_result, write_run
 from helpers.probed_sae import probed
@@ -128,7 +130,11 @@ def with_wrong_axis(world: World) -> list[str]:
 
 def with_a_short_stream(world: World) -> list[str]:
     batches = BatchStream.batches
-    with patch.object(BatchStream, "batches", lambda self, start=0: islice(batches(self, start), 50)):
+
+    def short(self: BatchStream, *place: Any) -> Iterator[Tensor]:
+        yield from islice(batches(self, *place), 50)
+
+    with patch.object(BatchStream, "batches", short):
         return world.train()
 
 

@@ -165,7 +165,10 @@ def _differences(arm: Arm, trained_to: Mapping[str, float]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in _SHARED}
 
 
-_SHARED = ("cache", "plugins", "plugin_sources", "primary_metrics", "seed", "seeds", "variants", "device", "resident")
+_SHARED = (
+    *("cache", "plugins", "plugin_sources", "primary_metrics", "seed", "seeds", "variants"),
+    *("device", "resident", "parallel"),
+)
 
 
 def by_l0(arms: Sequence[Arm]) -> Iterator[list[Arm]]:

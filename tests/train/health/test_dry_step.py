@@ -25,6 +25,7 @@ for family in (Architecture, Penalty, Transform):
     import_members(family.package)
 
 NEEDED: dict[str, dict[str, Any]] = {"topk": {"k": 4}, "batch_topk": {"k": 4}, "matryoshka_batch_topk": {"k": 4}}
+NEEDED |= {"matching_pursuit": {"k": 4}}
 NEEDED |= {"l0_target": {"l0": 4.0}, "auxk": {}}
 
 

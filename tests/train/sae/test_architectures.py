@@ -59,6 +59,9 @@ def params(sae: Architecture, params: Params) -> Params:
 
 
 def test_the_parts_of_an_architecture_decode_what_the_whole_does(sae: Architecture, params: Params) -> None:
+    if sae.name == "matching_pursuit":
+        assert not sae.can_be_split  # each of its steps compares all latents
+        return
     acts = torch.rand(BATCH, D_SAE, generator=generator(9), dtype=torch.float64)
     expected = sae.reconstructions(params, acts, acts)
     added = [torch.zeros_like(x_hat) for x_hat in expected]
@@ -82,7 +85,7 @@ class Rotated(ReLU):
 
 
 def test_an_architecture_that_computes_in_its_own_way_is_not_split() -> None:
-    assert all(make(name).can_be_split for name in SETTINGS)
+    assert {name for name in SETTINGS if not make(name).can_be_split} == {"matching_pursuit"}
     assert not Rotated(name="rotated", d_sae=8).can_be_split
 
 
