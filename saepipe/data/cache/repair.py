@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from saepipe.data.bucket_address import refuse_repair
 from saepipe.data.cache.ancestors import damaged_ancestors, relink
 from saepipe.data.cache.manifest_lines import check_lines
 from saepipe.data.cache.text_lines import text_lines
@@ -46,10 +47,11 @@ def repair(path: Path) -> dict[str, Any]:
         the cache's config, written for the harvest, and next: the command to run, both None if nothing is wrong.
 
     Raises:
-        ConfigError: if there is no cache.
+        ConfigError: if there is no cache, or it is in a bucket.
         CorruptDataError: if its description or its manifest is damaged; nothing is changed in this case.
         LockedError: if another process is writing it.
     """
+    refuse_repair(path)
     if not (path / GROUP).is_file() and not (path / artifact.MANIFEST).is_file():
         raise ConfigError(f"there is no cache at {path}", hint="check the path")
     with artifact.writer_lock(path):
