@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+from saepipe.data.bucket_address import mirrored
 from saepipe.data.cache.layout import SPLITS, Split
 from saepipe.data.cache.writer import CacheWriter
 from saepipe.data.errors import ConfigError
@@ -36,8 +37,15 @@ _POLL_SECONDS = 0.2
 _SAY_SECONDS = 60.0
 
 
-def check_config(config: HarvestConfig) -> None:
-    """Raises ConfigError for what only one rank can do."""
+def check_ranks(config: HarvestConfig, out: Path, ranks: Ranks) -> None:
+    """Raises ConfigError for what only one rank, or one machine, can do."""
+    if ranks.size > ranks.local_size and (address := mirrored(out)):
+        raise ConfigError(
+            f"ranks of several machines share no folder that mirrors {address}",
+            hint="harvest into a folder that all machines see, or by the ranks of one machine",
+        )
+    if ranks.size == 1:
+        return
     if config.drop_norm_above is not None:
         raise ConfigError(
             "drop_norm_above decides by activations which rows are left out, so no rank knows where its pools begin",

@@ -64,8 +64,7 @@ def harvest(
     """
     config, out, progress = HarvestConfig.of(config), folder_of(out), progress or Silent()
     ranks = Ranks.of_environment()
-    if ranks.size > 1:
-        over_ranks.check_config(config)
+    over_ranks.check_ranks(config, out, ranks)
     with process_group(ranks):
         if not ranks.is_first:
             return _help(config, out, ranks)

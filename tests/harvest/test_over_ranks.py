@@ -14,9 +14,11 @@ import yaml
 
 from helpers.interrupted_harvests import changed, contents
 from helpers.torchrun import ROOT, torchrun
+from saepipe.data.bucket_address import Address
 from saepipe.data.errors import ConfigError
+from saepipe.data.ranks.launch import Ranks
 from saepipe.harvest.config import HarvestConfig
-from saepipe.harvest.over_ranks import check_config
+from saepipe.harvest.over_ranks import check_ranks
 from saepipe.harvest.run import harvest
 
 
@@ -96,6 +98,12 @@ sys.exit(main())
 """
 
 
-def test_what_depends_on_activations_needs_one_rank(config: HarvestConfig) -> None:
+def test_what_several_ranks_cannot_do_is_refused(config: HarvestConfig) -> None:
+    here, there = Ranks(0, 2, 0, 2), Ranks(0, 2, 0, 1)
     with pytest.raises(ConfigError, match="drop_norm_above decides by activations"):
-        check_config(changed(config, drop_norm_above=5))
+        check_ranks(changed(config, drop_norm_above=5), Path("cache"), here)
+    check_ranks(changed(config, drop_norm_above=5), Path("cache"), Ranks())
+    bucket = Address("s3", "bucket", "cache").mirror
+    with pytest.raises(ConfigError, match="no folder that mirrors s3://bucket/cache"):
+        check_ranks(config, bucket, there)
+    check_ranks(config, bucket, here)
