@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from threading import Event
 
 from saepipe.data.bucket_address import mirrored
 from saepipe.data.cache.layout import SPLITS, Split
+from saepipe.data.cache.rank_manifests import FOLDER
 from saepipe.data.cache.writer import CacheWriter
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import is_committed
@@ -64,7 +66,7 @@ def lead(
     progress: Progress,
 ) -> None:
     """Hands out the text, makes the first rank's own pools, and waits until all others are stored."""
-    texts, begun, num_pools = TextFolder(writer.folder), Event(), dict[Split, int]()
+    texts, begun, stop, num_pools = TextFolder(writer.folder), Event(), Event(), dict[Split, int]()
     stored = stored_pools(writer)
 
     def begin() -> None:
@@ -74,11 +76,13 @@ def lead(
 
     def hand_out(spec: SplitSpec, batches: Iterator[WindowBatch], num_rows: Callable[[WindowBatch], int]) -> None:
         num_pools[spec.split] = 0
-        for text in pool_texts(spec, batches, num_rows):
+        for text in pool_texts(spec, takewhile(lambda _: not stop.is_set(), batches), num_rows):
             num_pools[spec.split] += 1
             if text.begin.pools not in stored[spec.split]:
                 begin()
                 texts.put(spec.split, text)
+        if stop.is_set():
+            return
         begin()
         texts.end(spec.split)
 
@@ -87,7 +91,7 @@ def lead(
         heldout = heldout_split(config, reading.num_heldout_windows)
         hand_out(heldout, reading.heldout_batches(), lambda batch: batch.ids.size)
 
-    with _reader() as reader:
+    with _reader() as reader, _setting(stop):
         done = reader.submit(read)
 
         def look() -> None:
@@ -102,6 +106,8 @@ def lead(
         reader.result(done)
     writer.wait()
     _await_pools(writer, num_pools, progress)
+    while not all((writer.folder / FOLDER / str(r) / "done").exists() for r in range(1, ranks.size)):
+        time.sleep(_POLL_SECONDS)
 
 
 def make_own_pools(
@@ -181,3 +187,11 @@ def _reader() -> Iterator[Workers]:
         yield workers
     finally:
         workers.close()
+
+
+@contextmanager
+def _setting(stop: Event) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        stop.set()

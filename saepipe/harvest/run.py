@@ -65,7 +65,7 @@ def harvest(
     config, out, progress = HarvestConfig.of(config), folder_of(out), progress or Silent()
     ranks = Ranks.of_environment()
     over_ranks.check_ranks(config, out, ranks)
-    with process_group(ranks):
+    with process_group(ranks, seconds=over_ranks.BEGUN[1]):
         if not ranks.is_first:
             return _help(config, out, ranks)
         return _lead(config, out, resume, ranks, progress)
@@ -100,6 +100,7 @@ def _help(config: HarvestConfig, out: Path, ranks: Ranks) -> Cache:
         with _tools(out, config, lm, folder.attributes, Silent(), ranks.rank) as (writer, maker):
             stored = over_ranks.stored_pools(writer)
             over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(out), stored)
+            (out / "ranks" / str(ranks.rank) / "done").touch()
         over_ranks.await_commit(out)
     return Cache.open(out)
 

@@ -19,7 +19,7 @@ from scipy import stats
 
 from helpers.result_schemas import check
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.data.folders.run_folders import run_folders
+from saepipe.data.remote.run_folders import run_folders
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.export.delphi import export_delphi
 from saepipe.evaluate.features.roles import roles
