@@ -77,6 +77,8 @@ def lead(
     def hand_out(spec: SplitSpec, batches: Iterator[WindowBatch], num_rows: Callable[[WindowBatch], int]) -> None:
         num_pools[spec.split] = 0
         for text in pool_texts(spec, takewhile(lambda _: not stop.is_set(), batches), num_rows):
+            if stop.is_set():  # the text was cut short, and so may be this pool's
+                return
             num_pools[spec.split] += 1
             if text.begin.pools not in stored[spec.split]:
                 begin()
