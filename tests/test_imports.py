@@ -50,7 +50,7 @@ FLOORS = {
         "ahead feed openings row_source text_marks",
         "describe pass_workers pools text_check",
         "auto_settings pool_text reading size split_specs text_size",
-        "pool_maker",
+        "handing_out pool_maker",
         "over_ranks plan",
         "run",
     ),

@@ -1,41 +1,38 @@
 """A harvest by several ranks: the first reads the text and hands it out, and each makes the pools that it owns.
 
 A pool with the windows that feed it is the unit of work, so the bytes of a cache do not depend on the number of ranks.
-Ranks wait for each other only once, when the first has begun the cache; after that they share its folder. A window
-batch that feeds two pools of different ranks is run by both.
+Ranks wait for the first when it begins the cache, and it waits for them before it seals it; in between they only share
+its folder. A window batch that feeds two pools of different ranks is run by both.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import takewhile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from threading import Event
 
 from saepipe.data.bucket_address import mirrored
+from saepipe.data.cache import rank_manifests
 from saepipe.data.cache.layout import SPLITS, Split
-from saepipe.data.cache.rank_manifests import FOLDER
 from saepipe.data.cache.writer import CacheWriter
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import is_committed
 from saepipe.data.ranks.group import meet
 from saepipe.data.ranks.launch import Ranks
 from saepipe.data.terminal.progress import Progress
-from saepipe.data.workers import Workers
 from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.handing_out import HandingOut
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.pool_maker import PoolMaker
-from saepipe.harvest.pool_text import PoolText, TextFolder, pool_texts
-from saepipe.harvest.pools import SplitSpec
+from saepipe.harvest.pool_text import PoolText, TextFolder
 from saepipe.harvest.reading import Reading
-from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.split_specs import heldout_split, train_split
 
 BEGUN = "begun the cache", 3600.0
 """What ranks wait for, and for how many seconds: the first may read much text again before a pool is missing."""
 _POLL_SECONDS = 0.2
+_TEXTS_PER_RANK = 4
+"""Texts of pools that may wait, on average, for each rank."""
 _SAY_SECONDS = 60.0
 
 
@@ -65,50 +62,15 @@ def lead(
     start: Callable[[], None],
     progress: Progress,
 ) -> None:
-    """Hands out the text, makes the first rank's own pools, and waits until all others are stored."""
-    texts, begun, stop, num_pools = TextFolder(writer.folder), Event(), Event(), dict[Split, int]()
-    stored = stored_pools(writer)
-
-    def begin() -> None:
-        if not begun.is_set():
-            start()
-            begun.set()
-
-    def hand_out(spec: SplitSpec, batches: Iterator[WindowBatch], num_rows: Callable[[WindowBatch], int]) -> None:
-        num_pools[spec.split] = 0
-        for text in pool_texts(spec, takewhile(lambda _: not stop.is_set(), batches), num_rows):
-            if stop.is_set():  # the text was cut short, and so may be this pool's
-                return
-            num_pools[spec.split] += 1
-            if text.begin.pools not in stored[spec.split]:
-                begin()
-                texts.put(spec.split, text)
-        if stop.is_set():
-            return
-        begin()
-        texts.end(spec.split)
-
-    def read() -> None:
-        hand_out(train_split(config), reading.train_batches(), lambda batch: int(batch.keep(lm.special_ids).sum()))
-        heldout = heldout_split(config, reading.num_heldout_windows)
-        hand_out(heldout, reading.heldout_batches(), lambda batch: batch.ids.size)
-
-    with _reader() as reader, _setting(stop):
-        done = reader.submit(read)
-
-        def look() -> None:
-            if done.done():
-                reader.result(done)
-
-        while not begun.is_set():
-            look()
-            time.sleep(_POLL_SECONDS)
+    """Hands out the text, makes the first rank's own pools, and waits until all others have made theirs."""
+    texts, stored = TextFolder(writer.folder), stored_pools(writer)
+    with HandingOut(config, lm, reading, texts, stored, start, _TEXTS_PER_RANK * ranks.size) as handing_out:
+        handing_out.wait_until_begun()
         meet(ranks, *BEGUN)
-        make_own_pools(ranks, config, writer, maker, texts, stored, look)
-        reader.result(done)
-    writer.wait()
-    _await_pools(writer, num_pools, progress)
-    while not all((writer.folder / FOLDER / str(r) / "done").exists() for r in range(1, ranks.size)):
+        make_own_pools(ranks, config, writer, maker, texts, stored, handing_out.look)
+        handing_out.wait()
+    _await_pools(writer, handing_out.num_pools, progress)
+    while not rank_manifests.all_have_ended(writer.folder, ranks.size):  # they still read the folder
         time.sleep(_POLL_SECONDS)
 
 
@@ -158,7 +120,7 @@ def _await_channels(writer: CacheWriter, text: PoolText) -> None:
         writer.adopt()
 
 
-def _await_pools(writer: CacheWriter, num_pools: dict[Split, int], progress: Progress) -> None:
+def _await_pools(writer: CacheWriter, num_pools: Mapping[Split, int], progress: Progress) -> None:
     """Waits until all pools are listed, and says every minute which are not."""
     said = time.monotonic()
     while True:
@@ -180,20 +142,3 @@ def stored_pools(writer: CacheWriter) -> dict[Split, set[int]]:
 
 def _numbers(writer: CacheWriter, split: Split) -> set[int]:
     return {line["pool"] for line in writer.pools(split)}
-
-
-@contextmanager
-def _reader() -> Iterator[Workers]:
-    workers = Workers(1, "read the text")
-    try:
-        yield workers
-    finally:
-        workers.close()
-
-
-@contextmanager
-def _setting(stop: Event) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        stop.set()

@@ -107,6 +107,10 @@ class TextFolder:
     def put(self, split: Split, text: PoolText) -> None:
         text.write(self._path(split, text.begin.pools))
 
+    def num_waiting(self) -> int:
+        """Number of texts that no rank has taken yet."""
+        return sum(1 for _ in self._folder.glob("*.npz"))
+
     def end(self, split: Split) -> None:
         """Says that all pools of a split were put."""
         write_file(self._end(split), b"")

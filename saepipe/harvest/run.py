@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from saepipe.data.cache import rank_manifests
 from saepipe.data.cache.ancestors import keep_ancestor, relink
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.int8 import Snr
@@ -100,7 +101,7 @@ def _help(config: HarvestConfig, out: Path, ranks: Ranks) -> Cache:
         with _tools(out, config, lm, folder.attributes, Silent(), ranks.rank) as (writer, maker):
             stored = over_ranks.stored_pools(writer)
             over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(out), stored)
-            (out / "ranks" / str(ranks.rank) / "done").touch()
+            rank_manifests.has_ended(out, ranks.rank)
         over_ranks.await_commit(out)
     return Cache.open(out)
 

@@ -107,7 +107,7 @@ def _train_all(
     shared_out: SharedOut,
 ) -> list[Path]:
     """Trains this rank's runs, and waits for those of the others; arguments and errors are those of `train`."""
-    unfinished = [run for run in planned if not is_committed(run.folder)]
+    unfinished = shared_out.unfinished(planned)
     own, ranks, mesh = shared_out.own(unfinished), shared_out.ranks, planned[0].recipe.mesh
     check_installed(sorted({name for run in planned for name in run.recipe.config.trackers}))
     check_plugins(run.recipe for run in own)
@@ -157,11 +157,12 @@ def _tails(
 ) -> list[SharedWindows | None]:
     """Returns the windows of each stream's KL tails, with the model checked before any run begins; None without one."""
     firsts = [next((run for run in runs if run.recipe.config.kl_tail.share), None) for runs in streams]
-    if not any(firsts):
+    device = next((first.recipe.device for first in firsts if first), None)
+    if device is None:
         return [None for _ in streams]
     if open_models is None:
         raise ConfigError("kl_tail needs the language model, which this call does not have", hint="use saepipe.train")
-    models = open_models(streams[0][0].recipe.device, progress)
+    models = open_models(device, progress)
     return [_windows(first, models) if first else None for first in firsts]
 
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 
 from saepipe.data.batches.shared_pools import Sharing
+from saepipe.data.folders.artifact import is_committed
 from saepipe.data.ranks.group import open_store
 from saepipe.data.ranks.launch import Ranks
 from saepipe.train.plan import Planned
@@ -38,13 +39,16 @@ class SharedOut:
             return cls(ranks, HashStore())
         return cls(ranks, PrefixStore(f"training/{next(_TRAININGS)}", open_store(ranks, _CONNECT)))
 
-    def own(self, unfinished: Sequence[Planned]) -> list[Planned]:
-        """Returns the runs of this rank; all ranks deal out those that the first of them finds unfinished."""
+    def unfinished(self, planned: Sequence[Planned]) -> list[Planned]:
+        """Returns the runs that the first rank finds unfinished, so that all ranks see the same ones."""
         if self.ranks.is_first:
-            self._store.set("unfinished", json.dumps([str(run.folder) for run in unfinished]))
-        folders = self._wait_for("unfinished")
-        mine = {folder for number, folder in enumerate(folders) if self.ranks.owns(number)}
-        return [run for run in unfinished if str(run.folder) in mine]
+            numbers = [number for number, run in enumerate(planned) if not is_committed(run.folder)]
+            self._store.set("unfinished", json.dumps(numbers))
+        return [planned[number] for number in self._wait_for("unfinished")]
+
+    def own(self, unfinished: Sequence[Planned]) -> list[Planned]:
+        """Returns the runs of this rank: they are dealt out in turn."""
+        return [run for number, run in enumerate(unfinished) if self.ranks.owns(number)]
 
     def together(self, steps: range) -> tuple[range, Sharing | None]:
         """Agrees with the ranks of this machine on the batches to read of the next stream.
@@ -69,9 +73,17 @@ class SharedOut:
         return range(start, stop), sharing
 
     def wait_for_all(self) -> None:
-        """Waits until every rank has trained its runs."""
-        self._store.add("trained", 1)
-        while self._store.add("trained", 0) < self.ranks.size:
+        """Waits until every rank has trained its runs; the first, which may serve the store, leaves last."""
+        self._count("trained", self.ranks.size)
+        if self.ranks.is_first:
+            self._count("left", self.ranks.size)
+        else:
+            self._store.add("left", 1)
+
+    def _count(self, name: str, wanted: int) -> None:
+        """Counts this rank, and waits until as many are counted as wanted."""
+        self._store.add(name, 1)
+        while self._store.add(name, 0) < wanted:
             time.sleep(_POLL_SECONDS)
 
     def _wait_for(self, key: str) -> Any:

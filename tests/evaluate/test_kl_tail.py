@@ -23,7 +23,8 @@ from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.model.tail_models import TailModels, WindowsModel
 from saepipe.train.config import TrainConfig
 from saepipe.train.dry_run import dry_run, render
-from saepipe.train.run import train
+from saepipe.train.plan import plan_runs
+from saepipe.train.run import _tails, train
 from saepipe.train.rundir.finished_run import open_run
 
 HOOK, STEPS, START = "blocks.2.hook_resid_post", 12, 8
@@ -143,6 +144,15 @@ print([name for name in sys.modules if name.startswith(("transformers", "saepipe
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_rank_may_have_no_run_in_some_streams(toy_cache: Path, tmp_path: Path) -> None:
+    """Under torchrun, the runs of a stream may all be other ranks'."""
+    planned = plan_runs(config(toy_cache), tmp_path)
+    nothing, windows = _tails([[], planned], TailModels, Silent())
+    assert nothing is None
+    assert windows is not None
+    assert _tails([[], []], None, Silent()) == [None, None]
 
 
 def test_a_call_without_models_is_refused_before_any_run_begins(toy_cache: Path, tmp_path: Path) -> None:

@@ -43,6 +43,14 @@ def test_four_ranks_make_the_bytes_of_one(config: HarvestConfig, tmp_path: Path)
     assert contents(tmp_path / "cache") == contents(harvest(config, tmp_path / "alone").path)
 
 
+def test_a_rank_without_a_pool_of_its_own_ends_with_the_others(config: HarvestConfig, tmp_path: Path) -> None:
+    """The second rank owns nothing of one training and one held-out pool."""
+    one_pool = changed(config, num_tokens=900, heldout_tokens=256)
+    run = torchrun(2, arguments(tmp_path, one_pool), seconds=120)
+    assert run.returncode == 0, run.stderr
+    assert contents(tmp_path / "cache") == contents(harvest(one_pool, tmp_path / "alone").path)
+
+
 def test_ranks_stopped_on_the_way_are_resumed_by_fewer(config: HarvestConfig, tmp_path: Path) -> None:
     """Three ranks get SIGTERM once the two that do not lead have listed a pool; one process goes on.
 

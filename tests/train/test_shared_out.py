@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from torch.distributed import HashStore
 
 from helpers.torchrun import torchrun
+from saepipe.data.ranks.launch import Ranks
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
+from saepipe.train.shared_out import SharedOut
 
 SAE = "sae/sae_weights.safetensors"
 
@@ -90,3 +95,21 @@ def test_a_rank_that_dies_is_started_again(config: TrainConfig, tmp_path: Path) 
     alone = weights(train(config, tmp_path / "alone"))
     started(tmp_path, config, 2, dies=True)
     assert weights(sorted((tmp_path / "runs").glob("*/seed-*"))) == {name: alone[name] for name in sorted(alone)}
+
+
+def test_the_first_rank_leaves_last() -> None:
+    """It may serve the store that the others still ask."""
+    store, left = HashStore(), list[int]()
+
+    def wait(rank: int) -> None:
+        time.sleep(0.1 * rank)
+        SharedOut(Ranks(rank, 3), store).wait_for_all()
+        left.append(rank)
+
+    threads = [threading.Thread(target=wait, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert left[-1] == 0
+    assert sorted(left) == [0, 1, 2]

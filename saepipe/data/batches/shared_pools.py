@@ -49,6 +49,10 @@ class Sharing:
         """Adds to a member's number of pools, and returns it; member 0 counts those that it has decoded."""
         return int(self.store.add(f"{self.name}/{member}", more))
 
+    def num_mapped(self, more: int = 0) -> int:
+        """Adds to the number of members that have mapped the memory of member 0, and returns it."""
+        return int(self.store.add(f"{self.name}/mapped", more))
+
 
 class SharedMemory(HostMemory):
     """Two buffers in shared memory, filled again only when all members have used what is in them."""
@@ -94,13 +98,15 @@ class SharedPools:
             for loaded in self._decoded(pools, SharedMemory(self._sharing, buffers)):
                 self._sharing.count(0, 1)
                 yield loaded
+                if folder.exists() and self._sharing.num_mapped() == self._sharing.num_members - 1:
+                    shutil.rmtree(folder)  # who has mapped the files keeps them, and no death can leave them behind
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             self._sharing.store.set(f"{self._sharing.name}/folder", "")
             yield from self._decoded(pools, HostMemory())
         finally:
-            shutil.rmtree(folder, ignore_errors=True)  # who has mapped the files keeps them
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _follow(self, pools: Iterator[Pool]) -> Generator[tuple[Pool, ShuffledRows | ShuffledViews]]:
         memory, buffers = HostMemory(), self._mapped()
@@ -130,9 +136,11 @@ class SharedPools:
         if not folder:
             return []
         try:
-            return [_mapped(Path(folder) / name, *self._shape) for name in _BUFFERS]
+            buffers = [_mapped(Path(folder) / name, *self._shape) for name in _BUFFERS]
         except FileNotFoundError:
             return []
+        self._sharing.num_mapped(1)
+        return buffers
 
     def _await(self, number: int) -> bool:
         """Waits for a pool; returns False if member 0 has left before it."""

@@ -13,6 +13,7 @@ from saepipe.data.folders.artifact import Line
 
 FOLDER = "ranks"
 """What the ranks of an unfinished cache say to each other; a finished one has no such folder."""
+_ENDED = "ended"
 
 
 def listing_folder(cache: Path, rank: int) -> Path:
@@ -31,6 +32,16 @@ def read_lines(cache: Path) -> list[Line]:
     manifests = sorted((cache / FOLDER).glob(f"*/{artifact.MANIFEST}"))
     others = [line for path in manifests for line in artifact.read_manifest(path.parent)]
     return lines + [line for line in others if (line["split"], line["pool"]) not in present]
+
+
+def has_ended(cache: Path, rank: int) -> None:
+    """Notes that a rank other than the first needs nothing more of the folder."""
+    (listing_folder(cache, rank) / _ENDED).touch()
+
+
+def all_have_ended(cache: Path, num_ranks: int) -> bool:
+    """Returns whether all ranks but the first have noted that."""
+    return all((cache / FOLDER / str(rank) / _ENDED).exists() for rank in range(1, num_ranks))
 
 
 def remove(cache: Path) -> None:

@@ -66,10 +66,12 @@ def meet(ranks: Ranks, what: str, seconds: float = SECONDS, group: dist.ProcessG
     """
     if ranks.size == 1:
         return
+    began = time.monotonic()
     try:
         dist.monitored_barrier(group, timeout=timedelta(seconds=seconds), wait_all_ranks=True)
     except RuntimeError as error:
-        message = f"rank {ranks.rank} waited {seconds:g} s for all ranks to have {what}: {_first_line(error)}"
+        waited = f"rank {ranks.rank} waited {time.monotonic() - began:.0f} s for all ranks to have {what}"
+        message = f"{waited}: {_first_line(error)}"
         raise MachineError(message, hint=_OTHERS) from error
 
 

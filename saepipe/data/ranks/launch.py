@@ -47,12 +47,12 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process does what one process does for all."""
+        """True in the process that does what one does for all."""
         return self.rank == 0
 
     @property
     def is_first_here(self) -> bool:
-        """Whether this process does what one process does for those of its machine."""
+        """True in the process that does what one does for all of its machine."""
         return self.local_rank == 0
 
     def owns(self, number: int) -> bool:

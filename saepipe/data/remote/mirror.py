@@ -142,7 +142,7 @@ class Mirror:
         return not _is_sent(name) or (not fetched and (name in entries or f"/{_CHECKPOINTS}/" in f"/{name}"))
 
     def _state(self, name: str, path: Path) -> tuple[str | None, int, int]:
-        """What `_same` has of a file that is as its object."""
+        """Returns the entry of `_same` for a file that is as its object."""
         status, listed = path.stat(), self.objects.get(name)
         return listed.e_tag if listed else None, status.st_size, status.st_mtime_ns
 

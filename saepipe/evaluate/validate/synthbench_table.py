@@ -37,7 +37,7 @@ class BenchRow:
 
     @property
     def verdict(self) -> str:
-        """What the intervals support, and no more."""
+        """Sentence that says only what the intervals support."""
         judged = [_judged(heading, self.from_baseline[key]) for key, heading in JUDGED.items() if self.from_baseline]
         if self.from_random:
             judged.append(f"{_judged('F1', self.from_random['f1'])} against random pairs")

@@ -34,7 +34,7 @@ class Mesh:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes the run's folder."""
+        """True in the rank that writes the run's folder."""
         return self.ranks.is_first
 
     def meet(self, done: str) -> None:

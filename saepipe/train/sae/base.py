@@ -138,7 +138,7 @@ class Architecture(Component):
 
     @property
     def can_be_split(self) -> bool:
-        """Whether a run may be split over ranks."""
+        """True if a run may be split over ranks."""
         return self.part(range(1)) is not None and self.holds("part", COMPUTING)
 
     @property

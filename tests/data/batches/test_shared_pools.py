@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -34,8 +35,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def members(cache: Path, counts: list[int]) -> list[list[torch.Tensor]]:
-    """Returns what each member has read: as many batches as `counts` says, all at once, in threads."""
+def members(cache: Path, counts: list[int], look: Callable[[], None] = lambda: None) -> list[list[torch.Tensor]]:
+    """Returns what each member has read: as many batches as `counts` says, all at once, in threads.
+
+    `look` is called by each at its end, before it leaves.
+    """
     store, read = HashStore(), [list[torch.Tensor]() for _ in counts]
 
     def run(member: int, count: int) -> None:
@@ -43,6 +47,7 @@ def members(cache: Path, counts: list[int]) -> list[list[torch.Tensor]]:
         stream = BatchStream(Cache.open(cache), HOOK, 100, 3, pool_chunks=4, threads=1)
         with stream, closing(stream.batches(5, sharing)) as batches:
             read[member] += islice(batches, count)
+            look()
 
     threads = [threading.Thread(target=run, args=pair) for pair in enumerate(counts)]
     for thread in threads:
@@ -86,7 +91,12 @@ def test_where_shared_memory_is_full_each_member_decodes(tiny_cache: Path, monke
     assert all(same(read, whole) for read in members(tiny_cache, [60, 60]))
 
 
-def test_nothing_stays_in_shared_memory(tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_memory_has_no_name_once_all_have_mapped_it(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a member that is killed leaves nothing behind."""
     monkeypatch.setattr(shared_pools, "_SHARED_MEMORY", tmp_path)
-    assert all(map(len, members(tiny_cache, [40, 40])))
+    found: list[list[Path]] = []
+    assert all(map(len, members(tiny_cache, [200, 200], lambda: found.append(list(tmp_path.iterdir())))))
+    assert found == [[], []]
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from saepipe.data.cache.rank_manifests import listing_folder, read_lines, remove
+from saepipe.data.cache.rank_manifests import all_have_ended, has_ended, listing_folder, read_lines, remove
 from saepipe.data.folders.artifact import Line, append_manifest
 
 
@@ -31,3 +31,11 @@ def test_the_ranks_manifests_go_when_the_cache_has_their_lines(tmp_path: Path) -
     remove(tmp_path)
     remove(tmp_path)  # there may be none
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_rank_knows_when_all_others_have_ended(tmp_path: Path) -> None:
+    assert all_have_ended(tmp_path, 1)
+    has_ended(tmp_path, 2)
+    assert not all_have_ended(tmp_path, 3)
+    has_ended(tmp_path, 1)
+    assert all_have_ended(tmp_path, 3)
