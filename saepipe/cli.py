@@ -6,7 +6,6 @@ Data goes to stdout, everything else to stderr. Exit codes: saepipe/data/errors.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -564,36 +563,21 @@ def verify_cache(
 
     With --against-text, exit code 2 if the text is another one than the cache was made of.
     """
-    from saepipe.data.cache.ancestors import damaged_ancestors
-    from saepipe.data.folders.artifact import open_committed
-    from saepipe.data.remote.places import read_from
-    from saepipe.data.remote.shard_files import damaged_files
-    from saepipe.evaluate.model.kept_work import beside
-    from saepipe.evaluate.verify.run import verify as verify_path
+    from saepipe.evaluate.verify import verified_cache as verification
 
     if repair and against_text:
         raise ConfigError("--repair and --against-text exclude each other", hint="first repair, then compare the text")
-    cache = read_from(cache)
-    kept_work = verify_path(beside(cache), repair=repair, may_be_empty=True)
     if repair:
-        from saepipe.data.cache.repair import repair as repair_cache
-
-        show(repair_cache(cache) | {"kept_work": kept_work.damaged, "cleared": kept_work.cleared}, format_)
+        show(verification.repair_cache(cache), format_)
         return
-    _, lines = open_committed(cache, "cache")
-    damage = [*damaged_files(cache, lines), *damaged_ancestors(cache), *kept_work.damaged]
-    files = sum(len(line["files"]) for line in lines)
-    facts: dict[str, Any] = {"files": files, "kept_work": kept_work.checked.get("kept work", 0), "damaged": damage}
-    if against_text and not damage:
-        from saepipe.data.cache.cache import Cache
-        from saepipe.harvest.text_check import check_text
-
-        with show_progress(format_) as progress:
-            facts |= check_text(Cache.open(cache), trust_remote_code=trust_remote_code, say=progress.say)
-    show(facts, format_)
-    if damage:
+    with show_progress(format_) as progress:
+        verified = verification.verify_cache(
+            cache, against_text=against_text, trust_remote_code=trust_remote_code, say=progress.say
+        )
+    show(verified.facts, format_)
+    if verified.damaged:
         raise CorruptDataError(
-            f"damaged files of {cache}: {len(damage)}\n  " + "\n  ".join(damage),
+            f"damaged files of {cache}: {len(verified.damaged)}\n  " + "\n  ".join(verified.damaged),
             hint=f"saepipe cache verify --repair {cache}",
         )
 
@@ -634,26 +618,10 @@ def schema(
 @app.command(epilog=examples("doctor", "doctor --format json"))
 def doctor(format_: FormatOption = "human") -> None:
     """Print versions, devices and disk space, and check that the embedded model runs here."""
-    import shutil
-
-    import torch
-
-    from saepipe.data.folders.artifact import provenance
-    from saepipe.harvest.capture import capture
-    from saepipe.harvest.hook_point import HookPoint
-    from saepipe.harvest.model import load_model
-    from saepipe.harvest.model_config import ModelConfig
+    from saepipe.harvest.doctor import examine
 
     with show_progress("quiet"):
-        lm = load_model(ModelConfig(device="cpu"))
-    hook = HookPoint(lm.num_layers - 1, "hook_resid_post")
-    ids = lm.tokenizer("a first look", add_special_tokens=False)["input_ids"]
-    x = capture(lm.model, torch.tensor([[lm.bos_id, *ids]]), [hook])[str(hook)]
-    if not torch.isfinite(x).all():
-        raise MachineError("the embedded model gives NaN or Inf on this machine", hint="reinstall torch")
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    machine = {"cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "gpus": gpus or "none"}
-    show({**provenance(), **machine, "free_disk": shutil.disk_usage(".").free, "toy_runs": "yes"}, format_)
+        show(examine(), format_)
 
 
 def validate_on_benchmark(

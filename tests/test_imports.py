@@ -48,7 +48,7 @@ FLOORS = {
         "tokenize",
         "rows",
         "ahead feed openings row_source text_marks",
-        "describe pass_workers pools text_check",
+        "describe doctor pass_workers pools text_check",
         "auto_settings pool_text reading size split_specs text_size",
         "handing_out pool_maker",
         "over_ranks plan",
