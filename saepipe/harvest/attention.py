@@ -35,9 +35,15 @@ def with_fastest_attention(lm: LanguageModel, ids: torch.Tensor, hooks: Sequence
                 raise
             agrees = False
         if agrees:
-            return _described_with(lm, name)
-    lm.model.set_attn_implementation("eager")
-    return _described_with(lm, "eager")
+            return with_attention(lm, name)
+    return with_attention(lm, "eager")
+
+
+def with_attention(lm: LanguageModel, attention: Attention) -> LanguageModel:
+    """Returns the model with this implementation, as if it had been loaded with it."""
+    if attention != "auto":
+        lm.model.set_attn_implementation(attention)
+    return replace(lm, config=lm.config.model_copy(update={"attention": attention}))
 
 
 def _by_window(lm: LanguageModel, ids: torch.Tensor, hooks: Sequence[HookPoint]) -> dict[str, torch.Tensor]:
@@ -85,7 +91,3 @@ def _differences(
 
 def _allowed(lm: LanguageModel) -> float:
     return 8 * torch.finfo(lm.model.dtype).eps
-
-
-def _described_with(lm: LanguageModel, attention: Attention) -> LanguageModel:
-    return replace(lm, config=lm.config.model_copy(update={"attention": attention}))

@@ -64,6 +64,7 @@ def lead(
 ) -> None:
     """Hands out the text, makes the first rank's own pools, and waits until all others have made theirs."""
     texts, stored = TextFolder(writer.folder), stored_pools(writer)
+    texts.clear()
     with HandingOut(config, lm, reading, texts, stored, start, _TEXTS_PER_RANK * ranks.size) as handing_out:
         handing_out.wait_until_begun()
         meet(ranks, *BEGUN)

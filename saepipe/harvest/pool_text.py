@@ -6,6 +6,7 @@ text can hand out the pools of a cache, and whoever has a pool's text can make i
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -103,6 +104,10 @@ class TextFolder:
 
     def __init__(self, cache: Path) -> None:
         self._folder = cache / FOLDER / "text"
+
+    def clear(self) -> None:
+        """Removes what a harvest that was stopped has left, which nobody will take."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def put(self, split: Split, text: PoolText) -> None:
         text.write(self._path(split, text.begin.pools))

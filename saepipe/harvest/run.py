@@ -22,7 +22,9 @@ from saepipe.data.ranks.group import meet, process_group
 from saepipe.data.ranks.launch import Ranks
 from saepipe.data.remote.places import folder_of, writer_lock
 from saepipe.data.terminal.progress import Progress, Silent
+from saepipe.data.workers import Workers
 from saepipe.harvest import over_ranks
+from saepipe.harvest.attention import with_attention
 from saepipe.harvest.auto_settings import chosen, settle
 from saepipe.harvest.bos_token import bos_note, with_bos
 from saepipe.harvest.config import HarvestConfig
@@ -92,17 +94,22 @@ def _lead(config: HarvestConfig, out: Path, resume: ResumeMode, ranks: Ranks, pr
 
 
 def _help(config: HarvestConfig, out: Path, ranks: Ranks) -> Cache:
-    """Makes the pools that another rank than the first owns."""
-    meet(ranks, *over_ranks.BEGUN)
-    folder = inspect_folder(out, config, "must")
-    if not folder.done:
-        config, lm = _settled(folder.settings, Silent())
-        lm = _as_stored(lm, folder.attributes, out, Silent())
-        with _tools(out, config, lm, folder.attributes, Silent(), ranks.rank) as (writer, maker):
-            stored = over_ranks.stored_pools(writer)
-            over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(out), stored)
-            rank_manifests.has_ended(out, ranks.rank)
-        over_ranks.await_commit(out)
+    """Makes the pools that another rank than the first owns; loads the model while the first begins the cache."""
+    with closing(Workers(1, "load the model")) as workers:
+        loading = None if artifact.is_committed(out) else workers.submit(load_model, config.model)
+        meet(ranks, *over_ranks.BEGUN)
+        folder = inspect_folder(out, config, "must")
+        if folder.done:
+            return Cache.open(out)
+        loaded = workers.result(loading) if loading else load_model(folder.settings.model)
+    lm = with_attention(loaded, folder.settings.model.attention)
+    config, lm = settle(folder.settings, with_bos(lm, config.bos_token))
+    lm = _as_stored(lm, folder.attributes, out, Silent())
+    with _tools(out, config, lm, folder.attributes, Silent(), ranks.rank) as (writer, maker):
+        stored = over_ranks.stored_pools(writer)
+        over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(out), stored)
+        rank_manifests.has_ended(out, ranks.rank)
+    over_ranks.await_commit(out)
     return Cache.open(out)
 
 

@@ -46,7 +46,7 @@ def test_four_ranks_make_the_bytes_of_one(config: HarvestConfig, tmp_path: Path)
 def test_a_rank_without_a_pool_of_its_own_ends_with_the_others(config: HarvestConfig, tmp_path: Path) -> None:
     """The second rank owns nothing of one training and one held-out pool."""
     one_pool = changed(config, num_tokens=900, heldout_tokens=256)
-    run = torchrun(2, arguments(tmp_path, one_pool), seconds=120)
+    run = torchrun(2, arguments(tmp_path, one_pool))
     assert run.returncode == 0, run.stderr
     assert contents(tmp_path / "cache") == contents(harvest(one_pool, tmp_path / "alone").path)
 
@@ -77,6 +77,7 @@ def test_ranks_stopped_on_the_way_are_resumed_by_fewer(config: HarvestConfig, tm
 
 
 def test_a_rank_that_dies_is_started_again(config: HarvestConfig, tmp_path: Path) -> None:
+    """The life before has read as far ahead as it may; nobody takes those texts."""
     (tmp_path / "dying.py").write_text(DYING)
     module_arguments = arguments(tmp_path, config)[2:]
     run = torchrun(2, [str(tmp_path / "dying.py"), *module_arguments], max_restarts=2)
@@ -87,11 +88,15 @@ def test_a_rank_that_dies_is_started_again(config: HarvestConfig, tmp_path: Path
 
 DYING = """
 import os, signal, sys
+from pathlib import Path
 from saepipe.cli import main
 from saepipe.data.cache.writer import CacheWriter
 from saepipe.data.ranks.launch import Ranks
 
 ranks, put, pools = Ranks.of_environment(), CacheWriter.put, []
+if ranks.is_first and ranks.life == 1:
+    for number in range(100, 108):
+        (Path(sys.argv[-1]) / "ranks" / "text" / f"train-{number:08d}.npz").touch()
 
 def dying_put(self, pool):
     pools.append(pool.number)

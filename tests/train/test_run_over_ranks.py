@@ -6,14 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.torchrun import torchrun
+from helpers.torchrun import Answer, torchrun
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import COMMITTED
 from saepipe.train.config import TrainConfig
@@ -27,7 +26,7 @@ PAIRS: dict[str, Any] = {"sae": {"name": "relu", "d_sae": 43}, "penalties.0": {"
 STUDY: dict[str, Any] = {"variants": [{"name": "pairs", **PAIRS}, {"name": "topk", **TOPK}]}
 
 
-def train_over_ranks(config: TrainConfig, out: Path, latents: int, data: int, **parallel: Any) -> CompletedProcess[str]:
+def train_over_ranks(config: TrainConfig, out: Path, latents: int, data: int, **parallel: Any) -> Answer:
     path = out.parent / f"{out.name}-{latents}x{data}.yaml"
     split = {"latents": latents, "data": data, **parallel}
     path.write_text(config.model_copy(update={"parallel": config.parallel.model_copy(update=split)}).to_yaml())

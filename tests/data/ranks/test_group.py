@@ -38,7 +38,7 @@ def script(folder: Path, *, dies: bool = False, late: bool = False, seconds: flo
 
 
 def test_a_group_comes_up_again_after_a_rank_has_died(tmp_path: Path) -> None:
-    run = torchrun(2, [script(tmp_path, dies=True)], max_restarts=1)
+    run = torchrun(2, [script(tmp_path, dies=True)], max_restarts=1, fresh=True)
     assert run.returncode == 0, run.stderr
     assert "rank 0 of life 1 has met 1 others" in run.stdout
     assert "rank 1 of life 1 has met 1 others" in run.stdout
