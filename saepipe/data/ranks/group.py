@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import count
 
@@ -22,6 +22,10 @@ _GROUPS = count()
 """Numbers of the groups that this process joins, which its commands do one after the other, as the other ranks do."""
 
 _OTHERS = "see what the other ranks say, and whether their machines reach each other"
+
+
+class LostRankError(MachineError):
+    """Another rank is late or has ended; it knows why."""
 
 
 @contextmanager
@@ -41,13 +45,20 @@ def process_group(ranks: Ranks, backend: str = "gloo", seconds: float = SECONDS)
         return
     wait = timedelta(seconds=seconds)
     try:
-        store = PrefixStore(f"group/{next(_GROUPS)}", open_store(ranks, wait))
-        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=wait)
+        store = open_store(ranks, wait)
+        of_group = PrefixStore(f"group/{next(_GROUPS)}", store)
+        dist.init_process_group(backend, store=of_group, rank=ranks.rank, world_size=ranks.size, timeout=wait)
     except RuntimeError as error:  # DistError too
         message = f"rank {ranks.rank} of {ranks.size} did not reach the others: {_first_line(error)}"
         raise MachineError(message, hint=_OTHERS) from error
     try:
         yield
+    except LostRankError:
+        raise
+    except BaseException as error:
+        with suppress(RuntimeError):  # the store may be gone
+            store.set(f"failed/{ranks.rank}", _first_line(error))
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -62,7 +73,7 @@ def meet(ranks: Ranks, what: str, seconds: float = SECONDS, group: dist.ProcessG
         group: of all ranks, by gloo; None: the one that `process_group` made.
 
     Raises:
-        MachineError: if some do not come in time; the first rank's error names them.
+        LostRankError: if some do not come in time, or one has failed; the first rank's error names them.
     """
     if ranks.size == 1:
         return
@@ -70,9 +81,10 @@ def meet(ranks: Ranks, what: str, seconds: float = SECONDS, group: dist.ProcessG
     try:
         dist.monitored_barrier(group, timeout=timedelta(seconds=seconds), wait_all_ranks=True)
     except RuntimeError as error:
+        raise_failure(ranks)
         waited = f"rank {ranks.rank} waited {time.monotonic() - began:.0f} s for all ranks to have {what}"
         message = f"{waited}: {_first_line(error)}"
-        raise MachineError(message, hint=_OTHERS) from error
+        raise LostRankError(message, hint=_OTHERS) from error
 
 
 def not_waiting(ranks: Ranks, seconds: float = 2.0) -> list[int]:
@@ -88,6 +100,15 @@ def not_waiting(ranks: Ranks, seconds: float = 2.0) -> list[int]:
     store.set(f"waits/{ranks.rank}", "")
     time.sleep(seconds)
     return [rank for rank in range(ranks.size) if not store.check([f"waits/{rank}"])]
+
+
+def raise_failure(ranks: Ranks) -> None:
+    """Raises LostRankError with the reason of a rank that has left its group with an error, if one has."""
+    store = open_store(ranks, timedelta(seconds=2), serves=False)
+    for rank in range(ranks.size):
+        if store.check([key := f"failed/{rank}"]):
+            reason = f"rank {rank} has failed: {store.get(key).decode()}"
+            raise LostRankError(f"rank {ranks.rank} ends, since {reason}", hint="see what that rank says")
 
 
 def open_store(ranks: Ranks, wait: timedelta, *, serves: bool = True) -> Store:

@@ -26,8 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from saepipe.data.errors import MachineError
-from saepipe.data.ranks.group import not_waiting
+from saepipe.data.ranks.group import LostRankError, not_waiting, raise_failure
 from saepipe.data.ranks.launch import Ranks
 
 
@@ -96,16 +95,17 @@ def answered() -> Iterator[None]:
     """Says which ranks did not take part in an exchange that fails, of which torch raises a plain RuntimeError.
 
     Raises:
-        MachineError: if another rank is late or has ended.
+        LostRankError: if another rank is late, has failed or has ended.
     """
     try:
         yield
     except RuntimeError as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         ranks = Ranks.of_environment()
+        raise_failure(ranks)
         late = ", ".join(map(str, not_waiting(ranks)))
         message = f"rank {ranks.rank} waited in vain for rank {late or 'unknown'}, which is late or has ended: {reason}"
-        raise MachineError(message, hint="see what that rank says; `parallel.timeout` sets the time") from error
+        raise LostRankError(message, hint="see what that rank says; `parallel.timeout` sets the time") from error
 
 
 class _Enter(torch.autograd.Function):
