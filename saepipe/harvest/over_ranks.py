@@ -86,7 +86,7 @@ def make_own_pools(
 ) -> None:
     """Makes the missing pools that this rank owns; `look` is called while it waits for text."""
     for spec in (train_split(config), heldout_split(config, config.heldout_tokens // config.context_size)):
-        maker.begin(spec, f", rank {ranks.rank} of {ranks.size}")
+        maker.begin(spec, ranks)
         for text in _own_texts(ranks, texts, spec.split, stored[spec.split], look):
             if spec.split == "train":
                 _await_channels(writer, text)

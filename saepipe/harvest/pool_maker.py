@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from saepipe.data.cache.layout import Split
 from saepipe.data.cache.writer import CacheWriter
+from saepipe.data.ranks.launch import Ranks
 from saepipe.data.terminal.progress import Progress
 from saepipe.harvest.pass_workers import PassWorkers
 from saepipe.harvest.pool_text import PoolText
@@ -22,12 +23,14 @@ class PoolMaker:
         self._writer, self._passes, self._progress = writer, passes, progress
         self._began, self._bytes_before = 0.0, 0
 
-    def begin(self, spec: SplitSpec, what: str = "") -> None:
-        """Shows a split, and how much of it is stored; `what` is added to its name."""
-        done = sum(line["num_rows"] for line in self._writer.pools(spec.split))
-        self._progress.start(f"harvest {spec.split}{what}", spec.limit, "tokens", done=done)
+    def begin(self, spec: SplitSpec, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - a frozen value
+        """Shows a split, or a rank's share of it, and how much of that is stored."""
+        lines = [line for line in self._writer.pools(spec.split) if ranks.owns(line["pool"])]
+        done, share = sum(line["num_rows"] for line in lines), num_own_rows(spec, ranks)
+        what = f"harvest {spec.split}" + (f", rank {ranks.rank} of {ranks.size}" if ranks.size > 1 else "")
+        self._progress.start(what, share, "tokens", done=done)
         if done:
-            self._progress.say(f"{spec.split}: {done:,} of {spec.limit:,} tokens are stored already")
+            self._progress.say(f"{spec.split}: {done:,} of {share:,} tokens are stored already")
         self._began, self._bytes_before = time.monotonic(), self._writer.bytes_written
         self._writer.log(split=spec.split, pool=None, rows=0)  # so that the log shows the time of the first pool
 
@@ -71,3 +74,9 @@ class PoolMaker:
             return rows
 
         return replace(pending, wait=wait)
+
+
+def num_own_rows(spec: SplitSpec, ranks: Ranks) -> int:
+    """Returns the number of rows in the pools of a split that a rank owns."""
+    firsts = range(ranks.rank * spec.pool_rows, spec.limit, ranks.size * spec.pool_rows)
+    return sum(min(spec.pool_rows, spec.limit - first) for first in firsts)
