@@ -95,7 +95,7 @@ class HealthError(SaepipeError):
 
 
 class Stopped(BaseException):
-    """Stopped on request (SIGTERM); the data on disk can be resumed.
+    """Stopped on request (SIGTERM, SIGUSR1); the data on disk can be resumed.
 
     Like KeyboardInterrupt it is no Exception: it is raised anywhere, and no library should take it for an error.
     """
@@ -105,6 +105,10 @@ class Stopped(BaseException):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.message, self.hint = message, hint
+
+
+class OutOfTime(Stopped):
+    """Stopped by SIGUSR1, by which a batch scheduler says that the time of a job is nearly up (`sbatch --signal`)."""
 
 
 class Interrupted(Stopped):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from saepipe.cli import main
-from saepipe.data.errors import Stopped
+from saepipe.data.errors import OutOfTime, Stopped
 from saepipe.data.folders.artifact import COMMITTED
 from saepipe.data.terminal import signals
 from saepipe.data.terminal.progress import Silent
@@ -36,7 +36,10 @@ class SignalAfter(Silent):
             signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGTERM, Stopped), (signal.SIGUSR1, OutOfTime), (signal.SIGINT, KeyboardInterrupt)],
+)
 def test_every_run_in_progress_is_kept(config: Make, tmp_path: Path, number: int, error: type[BaseException]) -> None:
     study = config(variants=VARIANTS, checkpoint_every=100)
     uninterrupted = train(study, tmp_path / "uninterrupted")
@@ -102,12 +105,38 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGINT)
             assert request
             assert ended == []
-            signal.raise_signal(signal.SIGTERM)  # schedulers send it several times
+            signal.raise_signal(signal.SIGTERM)  # schedulers send theirs several times
+            signal.raise_signal(signal.SIGUSR1)
             assert ended == []
+            assert request.signal_number == signal.SIGINT
             signal.raise_signal(signal.SIGINT)
             assert ended == [130]
         signal.raise_signal(signal.SIGINT)
         assert ended == [130, 130]
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Stopped), (signal.SIGUSR1, OutOfTime)])
+def test_a_signal_during_imports_ends_the_command(number: int, error: type[Stopped]) -> None:
+    with pytest.raises(Stopped) as stopped, signals.raising_on_signals():
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGTERM)
+    assert type(stopped.value) is error
+    assert stopped.value.message == f"stopped by {signal.Signals(number).name}"
+
+
+def test_a_program_keeps_its_own_sigusr1() -> None:
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: received.append(number))
+    try:
+        with signals.stop_requests() as request:
+            signal.raise_signal(signal.SIGUSR1)
+            assert not request
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert received == [signal.SIGUSR1]
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends the command in order, a second Ctrl-C ends the process at once.
+"""Ctrl-C, SIGTERM and SIGUSR1: the first ends the command in order, a second Ctrl-C ends the process at once.
 
 Work that has something to keep, such as a training, takes the first signal as a request (`stop_requests`): it goes on
 to a point at which it can be resumed, keeps its state there and raises `StopRequest.stopped`.
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from saepipe.data.errors import AGAIN, Interrupted, Stopped
+from saepipe.data.errors import AGAIN, Interrupted, OutOfTime, Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 Handler = Callable[[int, Any], Any]
 
@@ -35,7 +35,7 @@ class StopRequest:
     def stopped(self, kept: str) -> BaseException:
         """Returns the exception that ends the work; `kept` says what was kept."""
         if self.signal_number != signal.SIGINT:
-            return Stopped(f"stopped by SIGTERM; {kept}", hint=AGAIN)
+            return _stopped(self.signal_number, f"; {kept}")
         message = f"stopped by Ctrl-C; {kept}"
         return Interrupted(message, hint=AGAIN) if self.of_command_line else KeyboardInterrupt(message)
 
@@ -66,13 +66,13 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextmanager
 def _handled_by(handler: Handler) -> Iterator[None]:
-    """Handles the signals for a while, unless they are ignored, as those of a background job may be."""
+    """Handles the signals for a while, those that may be taken."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, earlier in before.items():
-        if earlier not in (signal.SIG_IGN, None):
+        if _may_take(number, earlier):
             signal.signal(number, handler)
     try:
         yield
@@ -82,17 +82,33 @@ def _handled_by(handler: Handler) -> Iterator[None]:
                 signal.signal(number, earlier)
 
 
+def _may_take(number: int, earlier: Handler | int | None) -> bool:
+    """Returns whether a signal may be handled, by its earlier handler.
+
+    Signals of a background job may be ignored, and a program that handles SIGUSR1 means something else by it.
+    """
+    if number == signal.SIGUSR1:
+        return earlier in (signal.SIG_DFL, _raise)
+    return earlier not in (signal.SIG_IGN, None)
+
+
 def _raise(number: int, _: FrameType | None) -> None:
     _expect_second(_end)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise Stopped("stopped by SIGTERM", hint=AGAIN)
+    raise _stopped(number)
+
+
+def _stopped(number: int, kept: str = "") -> Stopped:
+    error = OutOfTime if number == signal.SIGUSR1 else Stopped
+    return error(f"stopped by {signal.Signals(number).name}{kept}", hint=AGAIN)
 
 
 def _expect_second(handler: Handler) -> None:
-    """Sets what another Ctrl-C does; schedulers may send SIGTERM several times, which changes nothing."""
+    """Sets what another Ctrl-C does; schedulers may send their signals several times, which changes nothing."""
     signal.signal(signal.SIGINT, handler)
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: None)
 
 
 def _interrupt(*_: object) -> None:
