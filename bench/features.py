@@ -77,7 +77,7 @@ def measure(cache: sp.Cache, folder: Path, d_sae: int) -> dict[str, Any]:
 
 
 def seconds_of_stores(runs: Sequence[Run], testbed: Testbed, folder: Path) -> float:
-    jobs = [StoreJob(run, testbed, Features(), folder / str(index)) for index, run in enumerate(runs)]
+    jobs = [StoreJob(run, testbed, Features(), folder / str(index), folder) for index, run in enumerate(runs)]
     began = time.process_time()
     build_stores(jobs, Silent())
     return round(time.process_time() - began, 2)

@@ -11,6 +11,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import fingerprint
 from saepipe.data.errors import ConfigError, RemoteError
 from saepipe.data.folders.standing import Standing
+from saepipe.data.ranks.share import Share
 from saepipe.data.remote.run_folders import run_folders
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.store import FOLDER
@@ -157,8 +158,18 @@ def store_jobs(jobs: Iterable[MetricJob], config: EvaluateConfig, out: Path | No
     stores = {}
     for job in jobs:
         folder = (job.path.parent if out else job.run.path) / FOLDER
-        stores[job.run.path] = StoreJob(job.run, job.testbed, config.features, folder)
+        stores[job.run.path] = StoreJob(job.run, job.testbed, config.features, folder, job.path.parent)
     return list(stores.values())
+
+
+def in_share(
+    share: Share, jobs: Sequence[MetricJob], stores: Sequence[StoreJob]
+) -> tuple[list[MetricJob], list[StoreJob]]:
+    """Returns what one share of an evaluation makes; each metric's runs are dealt out, since metrics differ in cost."""
+    metrics = list(dict.fromkeys(job.metric.name for job in jobs))
+    by_metric = sorted(jobs, key=lambda job: metrics.index(job.metric.name))
+    mine = {id(piece) for piece in share.pieces([*by_metric, *stores])}
+    return [job for job in jobs if id(job) in mine], [store for store in stores if id(store) in mine]
 
 
 def by_testbed(jobs: Iterable[AnyJob]) -> list[list[AnyJob]]:

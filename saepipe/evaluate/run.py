@@ -7,19 +7,22 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from saepipe.data.folders.sealed_result import write_result
 from saepipe.data.folders.standing import Standing
-from saepipe.data.remote.places import folder_of, publish, writer_lock
+from saepipe.data.ranks.share import Share
+from saepipe.data.remote.places import folder_of, parts_lock, publish
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.features.gather_stores import build_stores
+from saepipe.evaluate.features.store import FOLDER
 from saepipe.evaluate.features.store_job import StoreJob
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
-from saepipe.evaluate.plan import MetricJob, by_testbed, plan_jobs, store_jobs
+from saepipe.evaluate.plan import MetricJob, by_testbed, in_share, plan_jobs, store_jobs
 from saepipe.evaluate.results.result_file import envelope
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.train.step.allocator import keep_freed_memory
@@ -30,6 +33,7 @@ def evaluate(
     config: EvaluateConfig | Mapping[str, Any] | Path | str = EvaluateConfig(),  # noqa: B008 - a frozen value
     *,
     out: Path | str | None = None,
+    share: Share | str = Share(),  # noqa: B008
     progress: Progress | None = None,
     passes: Passes | None = None,
 ) -> list[Path]:
@@ -43,12 +47,13 @@ def evaluate(
         config: metrics and how the model runs; also as plain data, or the path of a YAML file.
         out: a folder for the results, `<variant>-seed-<n>-<fingerprint>/<metric>.json`; default: `RUN/eval/`.
             Feature stores go beside them, or to `RUN/features/`.
+        share: of the results and feature stores that this call makes, such as "2/8", if other calls make the others.
         progress: receives a message for every result that is reused, is made again because it is damaged, or is waited
             for because another process makes it.
         passes: counts the sequences that go through the model.
 
     Returns:
-        The JSON files, run by run.
+        The JSON files of the share, run by run.
 
     Raises:
         ConfigError, RemoteError: see `plan_jobs`.
@@ -62,6 +67,7 @@ def evaluate(
     results = folder_of(out) if out else None
     jobs = plan_jobs(runs, config, results, Testbeds(config, passes or Passes(), progress), progress.say)
     stores = store_jobs(jobs, config, results)
+    jobs, stores = in_share(Share.of(share), jobs, stores)
     with _locked(_Todo.of(jobs, stores), progress) as todo:
         todo.say(progress)
         keep_freed_memory()  # each batch of each SAE needs arrays of the same sizes
@@ -93,12 +99,11 @@ class _Todo:
         return [job for job, standing in self.store_jobs if not standing.done]
 
     @property
-    def folders(self) -> list[Path]:
-        """The folders of results whose run needs anything, in an order that is the same in every process."""
-        needed = {job.path.parent for job in self.metrics}
-        for store in self.stores:
-            needed |= {job.path.parent for job, _ in self.metric_jobs if job.run.path == store.run.path}
-        return [folder for _, folder in sorted((folder.resolve(), folder) for folder in needed)]
+    def parts(self) -> list[tuple[Path, list[str]]]:
+        """Folders of results, and their parts that are to be made, in an order that is the same in every process."""
+        made = [job.path.with_suffix("") for job in self.metrics] + [job.results / FOLDER for job in self.stores]
+        ordered = sorted(made, key=lambda path: (path.parent.resolve(), path.name))
+        return [(folder, [path.name for path in paths]) for folder, paths in groupby(ordered, lambda path: path.parent)]
 
     def renewed(self) -> _Todo:
         return _Todo.of([job for job, _ in self.metric_jobs], [job for job, _ in self.store_jobs])
@@ -119,7 +124,7 @@ class _Todo:
 
 @contextmanager
 def _locked(todo: _Todo, progress: Progress) -> Iterator[_Todo]:
-    """Lets only one process evaluate a run at a time; yields what is left to do once the others have ended.
+    """Lets only one process make a result at a time; yields what is left to do once the others have ended.
 
     All locks are taken before any work begins, in one order, so that two processes never wait for each other.
     """
@@ -130,10 +135,10 @@ def _locked(todo: _Todo, progress: Progress) -> Iterator[_Todo]:
         progress.say(sentence)
 
     with ExitStack() as locks:
-        for folder in todo.folders:
-            locks.enter_context(writer_lock(folder, waiting))
-            for partial in folder.glob("*.json.partial"):  # from a process that died
-                partial.unlink(missing_ok=True)
+        for folder, parts in todo.parts:
+            locks.enter_context(parts_lock(folder, parts, waiting))
+            for part in parts:  # from a process that died
+                (folder / f"{part}.json.partial").unlink(missing_ok=True)
         yield todo.renewed() if waited else todo
 
 

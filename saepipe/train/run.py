@@ -17,6 +17,7 @@ from saepipe.data.folders.finding_groups import grouped
 from saepipe.data.folders.health import Finding, Health, errors
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.ranks.launch import Ranks
+from saepipe.data.ranks.share import Share
 from saepipe.data.ranks.threads import share_cores
 from saepipe.data.remote.places import folder_of, refresh, writer_lock
 from saepipe.data.terminal.progress import OfRank, Progress, Silent
@@ -46,6 +47,7 @@ def train(
     *,
     resume: ResumeMode = "auto",
     strict: bool = False,
+    share: Share | str = Share(),  # noqa: B008 - a frozen value
     progress: Progress | None = None,
     open_tail_models: OpenTailModels | None = None,
 ) -> list[Path]:
@@ -58,11 +60,12 @@ def train(
         out: a folder, or an address in a bucket; a run goes to `out`/<variant>/seed-<n>/.
         resume: `auto` resumes or begins; `never` refuses folders that hold a run; `must` refuses folders that do not.
         strict: stop a run at the first error of a health rule, even if its SAE could be used.
+        share: of the runs that this call trains, such as "2/8", if other calls train the others at the same time.
         progress: receives steps, figures and findings.
         open_tail_models: opens the language models of runs with a `kl_tail`; `saepipe.train` passes evaluate's.
 
     Returns:
-        The folders of all runs.
+        The folders of all runs of the share.
 
     Raises:
         ConfigError: if a run cannot be made, or a plugin fails or breaks the contract of penalties; raised before any
@@ -90,7 +93,10 @@ def train(
         shared_out = SharedOut.of(ranks if mesh is None else Ranks())
         if not ranks.is_first:
             progress = OfRank(ranks.rank, progress) if mesh is None else Silent()
-        planned = plan_runs(config, out, mesh)
+        planned = Share.of(share).pieces(plan_runs(config, out, mesh))
+        if not planned:
+            progress.say(f"share {share} has no run to train: the config has too few")
+            return []
         folders = _train_all(planned, out, resume, strict, progress, open_tail_models, shared_out)
         if mesh is not None:
             mesh.meet("finished")

@@ -161,6 +161,41 @@ def test_a_second_evaluation_of_a_run_waits_and_reuses(runs: list[Path]) -> None
     assert len({json.loads(path.read_text())["eval_id"] for path in paths}) == 1
 
 
+def test_shares_make_every_result_and_store_once(runs: list[Path]) -> None:
+    config = EvaluateConfig.parse(
+        {**FEATURES.to_dict(), "metrics": [{"name": "core", "num_contexts": 2}, {"name": "geometry"}]}
+    )
+    shares = [evaluate(runs[:2], config, share=f"{number}/4") for number in range(1, 5)]
+    made = [[str(path.relative_to(runs[0].parents[1])) for path in paths] for paths in shares]
+    first, second = (str(run.relative_to(runs[0].parents[1])) for run in runs[:2])
+    assert made == [[f"{run}/eval/{name}.json"] for name in ("core", "geometry") for run in (first, second)]
+    assert all(artifact.is_committed(run / "features") for run in runs[:2])
+    assert plan(runs[:2], config)["measure"] == plan(runs[:2], config)["features_to_gather"] == []
+
+
+def test_two_metrics_of_a_run_are_measured_at_once(runs: list[Path]) -> None:
+    """The first one measures only once the second call, which takes the other metric, has ended."""
+    config = EvaluateConfig.parse(
+        {**FEW.to_dict(), "metrics": [{"name": "core", "num_contexts": 2}, {"name": "geometry"}]}
+    )
+    begun, ended = Event(), Event()
+
+    class First(Silent):
+        def start(self, *args: Any, **keys: Any) -> None:
+            begun.set()
+            assert ended.wait(60)
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(evaluate, runs[:1], config, share="1/2", progress=First())
+        assert begun.wait(60)
+        second = Silent()
+        (geometry,) = evaluate(runs[:1], config, share="2/2", progress=second)
+        ended.set()
+        (core,) = first.result()
+    assert (core.name, geometry.name) == ("core.json", "geometry.json")
+    assert not any(said.startswith("waiting") for said in second.said)
+
+
 def test_a_moved_run_keeps_its_results(runs: list[Path], tmp_path: Path) -> None:
     evaluate(runs[:1], CONFIG)
     moved = Path(shutil.move(runs[0], tmp_path / "elsewhere"))

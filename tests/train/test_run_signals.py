@@ -117,12 +117,15 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Stopped), (signal.SIGUSR1, OutOfTime)])
 def test_a_signal_during_imports_ends_the_command(number: int, error: type[Stopped]) -> None:
-    with pytest.raises(Stopped) as stopped, signals.raising_on_signals():
+    def interrupted() -> None:
         try:
             signal.raise_signal(number)
         finally:
             signal.raise_signal(signal.SIGUSR1)
             signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped) as stopped, signals.raising_on_signals():
+        interrupted()
     assert type(stopped.value) is error
     assert stopped.value.message == f"stopped by {signal.Signals(number).name}"
 

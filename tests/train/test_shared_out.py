@@ -13,6 +13,7 @@ from torch.distributed import HashStore
 
 from helpers.torchrun import torchrun
 from saepipe.data.ranks.launch import Ranks
+from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 from saepipe.train.shared_out import SharedOut
@@ -25,6 +26,7 @@ from pathlib import Path
 from saepipe.cli import main
 from saepipe.data.cache.mapped_rows import MappedRows
 from saepipe.data.ranks.launch import Ranks
+from saepipe.data.terminal.progress import Silent
 from saepipe.train.live_run import LiveRun
 
 ranks, decoded, read, step = Ranks.of_environment(), [], MappedRows.read_chunk, LiveRun.after_step
@@ -113,3 +115,20 @@ def test_the_first_rank_leaves_last() -> None:
         thread.join(20)
     assert left[-1] == 0
     assert sorted(left) == [0, 1, 2]
+
+
+def test_shares_train_every_run_once_to_the_same_bytes(tmp_path: Path, config: TrainConfig) -> None:
+    short = TrainConfig.parse({**config.to_dict(), "steps": 20})
+    whole = train(short, tmp_path / "whole")
+    shares = [train(short, tmp_path / "runs", share=f"{number}/3") for number in (3, 1, 2)]
+    assert [len(runs) for runs in shares] == [2, 3, 3]
+    assert shares[0] == [tmp_path / "runs" / run.relative_to(tmp_path / "whole") for run in whole[2::3]]
+    for run in whole:
+        assert (tmp_path / "runs" / run.relative_to(tmp_path / "whole") / SAE).read_bytes() == (run / SAE).read_bytes()
+
+
+def test_a_share_without_a_run_says_so(tmp_path: Path, config: TrainConfig) -> None:
+    progress = Silent()
+    assert train(config, tmp_path / "runs", share="9/9", progress=progress) == []
+    assert progress.said == ["share 9/9 has no run to train: the config has too few"]
+    assert not (tmp_path / "runs").exists()

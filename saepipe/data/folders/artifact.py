@@ -217,7 +217,7 @@ def _size(path: Path) -> int | None:
 
 
 @contextmanager
-def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None, part: str = "") -> Iterator[None]:
     """Lets only one process write an artifact at a time; a finished one that nobody can write to needs no lock.
 
     The lock ends with the process that holds it.
@@ -226,24 +226,26 @@ def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> I
         folder: the artifact.
         waiting: receives a sentence if another process holds the lock, which is then waited for. Without it, that is
             an error.
+        part: of the folder that is locked, if its parts are written apart; by default all of it, which has another
+            lock than its parts.
 
     Raises:
         LockedError: immediately, if another process holds the lock and `waiting` is None.
     """
     refuse_address(folder)
-    path = folder / LOG / "lock"
+    path = folder / LOG / (f"{part}.lock" if part else "lock")
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 stack.enter_context(file_lock(path, timeout=0))
             except Timeout:
-                message = f"another process is writing {folder} ({owner(folder / LOG)})"
+                message = f"another process is writing {folder / part} ({owner(path)})"
                 if waiting is None:
                     raise LockedError(message, hint="wait for it, or choose another --out") from None
                 waiting(f"waiting: {message}")
                 stack.enter_context(file_lock(path, timeout=-1))
-            stack.enter_context(owned(folder / LOG))
+            stack.enter_context(owned(path))
         except OSError as error:
             if error.errno not in _READ_ONLY or not is_committed(folder):
                 raise

@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-FILE = "lock.owner"
+SUFFIX = ".owner"
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Says in `folder` that this process holds the lock there. A file that cannot be written costs only the message."""
+def owned(lock: Path) -> Iterator[None]:
+    """Says beside a lock that this process holds it. A file that cannot be written costs only the message."""
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    path = folder / FILE
+    path = _beside(lock)
     with suppress(OSError):
         path.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}) + "\n")
     try:
@@ -27,10 +27,14 @@ def owned(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def owner(folder: Path) -> str:
-    """Returns "pid 123 on host, since ..." of the process that holds the lock in `folder`, as far as it is known."""
+def owner(lock: Path) -> str:
+    """Returns "pid 123 on host, since ..." of the process that holds a lock, as far as it is known."""
     try:
-        known = json.loads((folder / FILE).read_bytes())
+        known = json.loads(_beside(lock).read_bytes())
         return f"pid {known['pid']} on {known['host']}, since {known['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "not known which"
+
+
+def _beside(lock: Path) -> Path:
+    return lock.with_name(f"{lock.name}{SUFFIX}")

@@ -30,7 +30,8 @@ NUM_THREADS = 8
 IN_PARTS = 8 * 1024**2
 """Bytes from which a file is sent in parts; a smaller one may grow while it is sent."""
 
-_OF_THE_MACHINE = {"lock", "lock.soft", lock_owner.FILE, "claim"}
+_OWNER = f"lock{lock_owner.SUFFIX}"
+_OF_THE_MACHINE = {"lock", "lock.soft", _OWNER, "claim"}
 """Files in a `log` that are about one machine, or about the bucket."""
 
 _CHECKPOINTS = "checkpoints"
@@ -122,7 +123,7 @@ class Mirror:
         """Yields the folders in or around the mirror that a process of this machine is writing."""
         logs = [*self.folder.rglob(LOG), *(folder / LOG for folder in self.folder.parents)]
         for log in logs:
-            if (log / lock_owner.FILE).exists():
+            if (log / _OWNER).exists():
                 try:
                     with artifact.file_lock(log / "lock", timeout=0):
                         continue

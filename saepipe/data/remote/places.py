@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from saepipe.data.bucket_address import address_of, mirrored
@@ -69,3 +69,19 @@ def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> I
             yield
             mirror.publish()
         mirror.claim = None
+
+
+@contextmanager
+def parts_lock(folder: Path, parts: Sequence[str], waiting: Callable[[str], None]) -> Iterator[None]:
+    """Holds the locks of some parts of a folder, and waits for them; of a mirror, that of the whole folder.
+
+    Raises:
+        RemoteError: if the bucket cannot be read or written.
+    """
+    with ExitStack() as locks:
+        if mirror_of(folder):
+            locks.enter_context(writer_lock(folder, waiting))
+        else:
+            for part in sorted(parts):
+                locks.enter_context(artifact.writer_lock(folder, waiting, part))
+        yield

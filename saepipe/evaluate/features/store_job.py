@@ -37,6 +37,8 @@ class StoreJob:
     testbed: Testbed
     settings: Features
     folder: Path
+    results: Path
+    """folder of the run's results, in which the store is locked while it is made"""
 
     @property
     def request(self) -> StoreRequest:

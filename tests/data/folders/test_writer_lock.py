@@ -15,9 +15,10 @@ import pytest
 
 from saepipe.data.errors import LockedError
 from saepipe.data.folders.artifact import LOG, writer_lock
-from saepipe.data.folders.lock_owner import FILE
 
 pytestmark = pytest.mark.quick
+
+OWNER = "lock.owner"
 
 HOLD = """
 import sys, time
@@ -34,7 +35,7 @@ def test_a_refusal_names_host_process_and_time(tmp_path: Path) -> None:
         pass
     holder = rf"\(pid {os.getpid()} on {re.escape(socket.gethostname())}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
     assert re.search(holder, str(raised.value))
-    assert not (tmp_path / LOG / FILE).exists()
+    assert not (tmp_path / LOG / OWNER).exists()
 
 
 def test_a_lock_is_waited_for_on_request(tmp_path: Path) -> None:
@@ -68,13 +69,22 @@ def test_a_process_that_died_holds_no_lock(tmp_path: Path) -> None:
         pass
     process.kill()
     process.communicate()
-    assert (tmp_path / LOG / FILE).is_file()
+    assert (tmp_path / LOG / OWNER).is_file()
     with writer_lock(tmp_path):
-        assert f'"pid": {os.getpid()}' in (tmp_path / LOG / FILE).read_text()
+        assert f'"pid": {os.getpid()}' in (tmp_path / LOG / OWNER).read_text()
 
 
 def test_an_unreadable_owner_is_not_an_error(tmp_path: Path) -> None:
     with writer_lock(tmp_path):
-        (tmp_path / LOG / FILE).write_bytes(b"\xff[")
+        (tmp_path / LOG / OWNER).write_bytes(b"\xff[")
         with pytest.raises(LockedError, match="not known which"), writer_lock(tmp_path):
             pass
+
+
+def test_parts_of_a_folder_are_locked_apart(tmp_path: Path) -> None:
+    with writer_lock(tmp_path, part="core"), writer_lock(tmp_path, part="geometry"):
+        with pytest.raises(LockedError) as raised, writer_lock(tmp_path, part="core"):
+            pass
+        assert f"writing {tmp_path}/core (pid {os.getpid()} on " in str(raised.value)
+        owners = {path.name for path in (tmp_path / LOG).glob("*.owner")}
+        assert owners == {"core.lock.owner", "geometry.lock.owner"}

@@ -164,7 +164,9 @@ def build(world: World, tmp_path: Path) -> Callable[..., list[FeatureStore]]:
         testbed = Testbed(world.cache, HOOK, no_model, kept_work, 4, torch.device("cpu"))
         features = Features.parse(SETTINGS | settings)
         folders = [tmp_path / out / run.variant / "features" if out else run.path / "features" for run in runs]
-        jobs = [StoreJob(run, testbed, features, folder) for run, folder in zip(runs, folders, strict=True)]
+        jobs = [
+            StoreJob(run, testbed, features, folder, folder.parent) for run, folder in zip(runs, folders, strict=True)
+        ]
         build_stores(jobs, progress or Silent())
         assert all(job.done for job in jobs)
         return [FeatureStore.open(folder) for folder in folders]
