@@ -15,9 +15,10 @@ import typer
 from rich.markup import escape
 
 import saepipe
-from saepipe.data.errors import ConfigError, CorruptDataError, Interrupted, MachineError, Stopped, explain
+from saepipe.data.errors import ConfigError, CorruptDataError, Interrupted, MachineError, OutOfTime, Stopped, explain
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.ranks.launch import Ranks
+from saepipe.data.slurm.requeue import requeue
 from saepipe.data.terminal.console import (
     Format,
     announce,
@@ -56,6 +57,14 @@ ResumeOption = Annotated[
     ResumeMode, typer.Option("--resume", help="How to treat unfinished output: auto, never, must.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and what it would cost.")]
+LauncherOption = Annotated[
+    Literal["slurm"] | None,
+    typer.Option("--launcher", help="Submit the command as a job; --dry-run prints its script."),
+]
+SbatchOption = Annotated[
+    list[str], typer.Option("--sbatch", help="Option of sbatch for the job: --sbatch time=8:00:00 --sbatch array=1-8.")
+]
+ShareOption = Annotated[str, typer.Option("--share", help="Do a share of the work, if other jobs do the others: 2/8.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End a run at the first error of a health rule; exit code 8.")]
 Runs = Annotated[
     list[Path], typer.Argument(help="Run folders; the folder of a variant or study means all runs below it.")
@@ -108,17 +117,23 @@ def demo(
     )
 )
 def harvest(
+    context: typer.Context,
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006 - typer reads it once
     out: Annotated[Path, typer.Option(help="Folder of the cache.")] = Path("cache"),
     dry_run: DryRun = False,
     resume: ResumeOption = "auto",
+    launcher: LauncherOption = None,
+    sbatch: SbatchOption = [],  # noqa: B006
     format_: FormatOption = "human",
 ) -> None:
     """Run the language model over text once and store its activations."""
     from saepipe.harvest.config import HarvestConfig
 
     settings = HarvestConfig.load(config, set_)
+    if launcher or sbatch:
+        launch(context, launcher, sbatch, [out], dry_run, format_)
+        return
     if dry_run:
         from saepipe.harvest.plan import plan
 
@@ -139,6 +154,7 @@ def harvest(
     )
 )
 def train(
+    context: typer.Context,
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006
     cache: Annotated[Path | None, typer.Option(help="Folder of the cache; overrides the config.")] = None,
@@ -146,6 +162,9 @@ def train(
     dry_run: DryRun = False,
     resume: ResumeOption = "auto",
     strict: Strict = False,
+    share: ShareOption = "1/1",
+    launcher: LauncherOption = None,
+    sbatch: SbatchOption = [],  # noqa: B006
     format_: FormatOption = "human",
 ) -> None:
     """Train every variant of a config from one cache, in one pass."""
@@ -154,6 +173,9 @@ def train(
     from saepipe.train.config import TrainConfig
 
     settings = TrainConfig.load(config, [*set_, *([f"cache={cache}"] if cache else [])])
+    if launcher or sbatch:
+        launch(context, launcher, sbatch, [out], dry_run, format_)
+        return
     if dry_run:
         from saepipe.train.dry_run import dry_run as dry_run_of
         from saepipe.train.dry_run import render
@@ -162,7 +184,7 @@ def train(
         show_parts(plan.to_dict(), render(plan), format_)
         return
     with show_progress(format_) as progress:
-        runs = saepipe.train(settings, out, resume=resume, strict=strict, progress=progress)
+        runs = saepipe.train(settings, out, resume=resume, strict=strict, share=share, progress=progress)
     if not Ranks.of_environment().is_first:
         return
     findings = lines_by_run(runs) if format_ == "json" else lines_by_variant(runs, evaluated=False)
@@ -177,12 +199,16 @@ def train(
     )
 )
 def evaluate(
+    context: typer.Context,
     runs: Runs,
     config: ConfigFile = None,
     set_: Overrides = [],  # noqa: B006
     baseline: Annotated[Path | None, typer.Option(help="Run that geometry compares the others with.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results instead of RUN/eval.")] = None,
     dry_run: DryRun = False,
+    share: ShareOption = "1/1",
+    launcher: LauncherOption = None,
+    sbatch: SbatchOption = [],  # noqa: B006
     format_: FormatOption = "human",
 ) -> None:
     """Measure runs on held-out text; runs of the same cache share the model's passes."""
@@ -193,6 +219,9 @@ def evaluate(
     from saepipe.evaluate.model.testbed import Passes
 
     settings = EvaluateConfig.load(config, [*set_, *([f"baseline={baseline}"] if baseline else [])])
+    if launcher or sbatch:
+        launch(context, launcher, sbatch, [out] if out else runs, dry_run, format_)
+        return
     if dry_run:
         from saepipe.evaluate.dry_run import dry_run as dry_run_of
         from saepipe.evaluate.dry_run import page
@@ -203,7 +232,7 @@ def evaluate(
         return
     passes = Passes()
     with show_progress(format_) as progress:
-        results = saepipe.evaluate(runs, settings, out=out, progress=progress, passes=passes)
+        results = saepipe.evaluate(runs, settings, out=out, share=share, progress=progress, passes=passes)
     if format_ == "human":
         folders = list(dict.fromkeys(path.parent for path in results))
         if folders:
@@ -241,12 +270,15 @@ def compare(
     )
 )
 def study(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="YAML file of the study: question, arms, seeds, primary metrics.")],
     set_: Overrides = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder of cache, runs, report and verdict.")] = Path("study"),
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds beyond those of the file: --seeds +3.")] = 0,
     status: Annotated[bool, typer.Option("--status", help="Print how far the study is, and do nothing.")] = False,
     dry_run: DryRun = False,
+    launcher: LauncherOption = None,
+    sbatch: SbatchOption = [],  # noqa: B006
     format_: FormatOption = "human",
 ) -> None:
     """Answer a question: train every arm at the same L0 over seeds, compare, and say what may be claimed."""
@@ -255,6 +287,9 @@ def study(
     from saepipe.evaluate.study.config import StudyConfig
 
     settings = StudyConfig.load(file, [*set_, *([f"more_seeds={seeds}"] if seeds else [])])
+    if launcher or sbatch:
+        launch(context, launcher, sbatch, [out], dry_run, format_)
+        return
     if status:
         where = standing.status(settings, out)
         show_parts(where, standing.render(where), format_)
@@ -624,6 +659,22 @@ def doctor(format_: FormatOption = "human") -> None:
         show(examine(), format_)
 
 
+def launch(
+    context: typer.Context, launcher: str | None, sbatch: list[str], outs: list[Path], dry_run: bool, format_: Format
+) -> None:
+    """Submits the command as a job of Slurm, or prints its script."""
+    from saepipe.data.slurm.script import Job
+    from saepipe.data.slurm.submit import submit
+
+    if launcher is None:
+        raise ConfigError("--sbatch is about a job", hint="add --launcher slurm")
+    job = Job.of(context.obj, sbatch, outs)
+    if dry_run:
+        show_parts({"script": job.script()}, [job.script()], format_)
+    else:
+        show(submit(job), format_)
+
+
 def validate_on_benchmark(
     penalties: list[str], config: Path | None, overrides: list[str], out: Path, cache: Path | None, format_: Format
 ) -> None:
@@ -677,7 +728,7 @@ def main(arguments: list[str] | None = None) -> int:
         stdout.quiet = not Ranks.of_environment().is_first  # what several ranks have done is printed once
         with raising_on_signals():
             announce(arguments)
-            code = int(app(args=arguments, standalone_mode=False) or 0)
+            code = int(app(args=arguments, standalone_mode=False, obj=arguments) or 0)
             if code == Interrupted.exit_code:  # typer's answer to KeyboardInterrupt
                 raise KeyboardInterrupt
             return code
@@ -691,6 +742,8 @@ def main(arguments: list[str] | None = None) -> int:
             if code == 1:
                 stderr.print_exception()
             print_error(code, message, hint, as_json=as_json)
+            if isinstance(error, OutOfTime) and (sentence := requeue()):
+                stderr.print(sentence, markup=False, highlight=False, soft_wrap=True)
         except MemoryError:  # what prints must be loaded first
             sys.stderr.write(f"error: {message}\n  hint: {hint}\n")
         return code

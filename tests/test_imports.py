@@ -32,7 +32,7 @@ FLOORS = {
         "bucket_address ranks",
         "terminal workers",
         "config device folders",
-        "remote",
+        "remote slurm",
         "cache synthetic",
         "batches smollm2 toy",
     ),
