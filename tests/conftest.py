@@ -14,6 +14,7 @@ os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"  # be
 from helpers.made_caches import structured_rows, write_cache
 from helpers.object_storage import object_storage as object_storage
 from helpers.object_storage import s3_port as s3_port
+from helpers.recorded_slurm import recorded_slurm as recorded_slurm
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest
 

@@ -45,7 +45,7 @@ class Job:
     """A command as a job."""
 
     command: tuple[str, ...]
-    """name and arguments, without those about the job"""
+    """name and arguments, without those that are about its submission"""
     options: Options
     """of sbatch, as given"""
     folder: Path
@@ -64,15 +64,13 @@ class Job:
             ConfigError: if an option is wrong, or the command cannot run in several tasks or ranks.
         """
         folder = Path(os.path.commonpath([os.path.abspath("." if address_of(out) else out) for out in outs])) / LOG
-        job = cls(
-            without(arguments, values=("--launcher", "--sbatch"), flags=("--dry-run",)), read_options(sbatch), folder
-        )
+        command = without(arguments, values=("--launcher", "--sbatch", "--format"), flags=("--dry-run",))
+        job = cls(command, read_options(sbatch), folder)
         name = job.command[0]
         if num_tasks(job.options) > 1 and name not in SHARED_OUT:
             raise ConfigError(f"a job array cannot share out a {name}", hint="drop --sbatch array")
         if ranks_per_node(job.options) and name not in OVER_RANKS:
-            hint = "drop --sbatch ntasks-per-node and nodes"
-            raise ConfigError(f"{name} runs in one process", hint=hint)
+            raise ConfigError(f"{name} runs in one process", hint="drop --sbatch ntasks-per-node and nodes")
         return job
 
     @property
