@@ -5,7 +5,7 @@ export SAEPIPE_SHARED ?= ../shared
 export SAEPIPE_SCREENSHOTS ?= $(CURDIR)/screenshots
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo real build quick test soak interop check lint penalties audit gpu-wheels gpu clean
+.PHONY: demo real build quick test soak slurm interop check lint penalties audit gpu-wheels gpu clean
 
 demo: .venv/installed  ## harvest, train, evaluate and compare on the embedded default
 	$(BIN)/saepipe demo --out demo
@@ -58,6 +58,10 @@ lint: .venv/installed  ## style and types
 
 soak: .venv/installed  ## fifteen minutes of random faults in a study, mended to the same bytes
 	$(BIN)/python bench/soak.py
+
+# Outside CI, since it starts daemons; needs Debian's slurm-wlm and munge.
+slurm: .venv/installed  ## a real Slurm on this machine: preemption, time limit, scancel, resumed to the same bytes
+	$(BIN)/python bench/slurm.py
 
 # Outside CI, since it asks the network; --strict fails if a package cannot be looked up.
 audit: build/audit/bin/pip-audit  ## known weaknesses of the versions in constraints.txt
