@@ -147,12 +147,12 @@ def main() -> int:
                 kind.begin()
             outcomes = {kind.name: kind.end() for kind in kinds}
             for kind in kinds:
-                same = digests(kind.out)
-                outcomes[kind.name]["files"] = len(same)
-                outcomes[kind.name]["same bytes"] = same == undisturbed
+                outcomes[kind.name]["same bytes"] = digests(kind.out) == undisturbed
                 print(f"{kind.name}: {outcomes[kind.name]}", flush=True)
             version = said("sinfo", "--version").strip()
-    write_result("slurm", CLAIM, {"slurm": version, "steps": options.steps, "disturbances": outcomes})
+    write_result(
+        "slurm", CLAIM, {"slurm": version, "steps": options.steps, "files": len(undisturbed), "disturbances": outcomes}
+    )
     return int(not all(as_claimed(kind, outcomes[kind.name]) for kind in kinds))
 
 
@@ -191,8 +191,8 @@ def trained_to(folder: Path, out: Path) -> list[str]:
 
 
 def digests(out: Path) -> dict[str, str]:
-    """Returns the digest of each SAE, log and seal, by its path; times and machines are in other files."""
-    names = ("sae/sae_weights.safetensors", "sae/cfg.json", "metrics.jsonl", "COMMITTED")
+    """Returns the digest of each file of the runs, by its path, but for logs, which have times in them."""
+    names = ("sae/*", "config.yaml", "health.json", "manifest.jsonl", "COMMITTED")
     paths = sorted(path for name in names for path in out.glob(f"*/seed-*/{name}"))
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 

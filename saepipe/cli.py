@@ -235,7 +235,7 @@ def evaluate(
         results = saepipe.evaluate(runs, settings, out=out, share=share, progress=progress, passes=passes)
     if format_ == "human":
         folders = list(dict.fromkeys(path.parent for path in results))
-        if folders:
+        if folders and share == "1/1":  # of a share, the others may be missing
             table = table_of_results(runs, folders)
             print_parts([*render_variants(table, fits), *pointer_to_findings(table)])
         where = f" in {len(folders)} folders such as {folders[-1]}" if folders else ""

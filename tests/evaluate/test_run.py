@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from saepipe.cli import main
 from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
@@ -171,6 +172,20 @@ def test_shares_make_every_result_and_store_once(runs: list[Path]) -> None:
     assert made == [[f"{run}/eval/{name}.json"] for name in ("core", "geometry") for run in (first, second)]
     assert all(artifact.is_committed(run / "features") for run in runs[:2])
     assert plan(runs[:2], config)["measure"] == plan(runs[:2], config)["features_to_gather"] == []
+
+
+def test_a_share_prints_no_table(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "few.yaml").write_text(FEW.to_yaml())
+    command = ["evaluate", *map(str, runs[:2]), "-c", str(tmp_path / "few.yaml")]
+    assert main([*command, "--share", "2/2"]) == 0
+    printed = capsys.readouterr().out
+    assert f"1 files in 1 folders such as {runs[1]}/eval" in printed
+    assert "explained variance" not in printed
+    assert not (runs[0] / "eval" / "core.json").exists()
+    assert main(command) == 0
+    assert "explained variance" in capsys.readouterr().out
+    assert main([*command, "--share", "3/2"]) == 2
+    assert "'3/2' is no share of the work" in capsys.readouterr().err
 
 
 def test_two_metrics_of_a_run_are_measured_at_once(runs: list[Path]) -> None:
