@@ -1,9 +1,8 @@
 """The batch script of a command.
 
 Its last line is `exec`, so that signals reach the command and not a shell: with a shell around it, scancel would kill
-the command at once (Slurm 22.05). SIGUSR1 comes two minutes before the end of the time, or of the job's turn where
-preemption announces itself so; the command then keeps what it has and asks for a requeue (`requeue.py`). Of several
-ranks, srun is in its place: it starts them, and hands on the signal.
+the command at once (Slurm 22.05). SIGUSR1 comes two minutes before the end of the time: the command keeps what it has
+and asks for a requeue (`requeue.py`). Of several ranks, srun is in its place: it starts them and hands on the signal.
 """
 
 from __future__ import annotations
@@ -67,8 +66,10 @@ class Job:
         command = without(arguments, values=("--launcher", "--sbatch", "--format"), flags=("--dry-run",))
         job = cls(command, read_options(sbatch), folder)
         name = job.command[0]
-        if num_tasks(job.options) > 1 and name not in SHARED_OUT:
+        if job.is_array and name not in SHARED_OUT:
             raise ConfigError(f"a job array cannot share out a {name}", hint="drop --sbatch array")
+        if job.is_array and len(without(command, values=("--share",))) < len(command):
+            raise ConfigError("a job array shares out the work by itself", hint="drop --share or --sbatch array")
         if ranks_per_node(job.options) and name not in OVER_RANKS:
             raise ConfigError(f"{name} runs in one process", hint="drop --sbatch ntasks-per-node and nodes")
         return job
@@ -119,7 +120,7 @@ class Job:
         return f"{_RENDEZVOUS}exec {srun} bash -c {shlex.quote(_RANK.format(ranks=ranks))} rank \\\n  {command}"
 
 
-def without(arguments: Sequence[str], *, values: Sequence[str], flags: Sequence[str]) -> tuple[str, ...]:
+def without(arguments: Sequence[str], *, values: Sequence[str], flags: Sequence[str] = ()) -> tuple[str, ...]:
     """Returns the arguments without some options, of which `values` have a value and `flags` none."""
     kept, remaining = [], iter(arguments)
     for argument in remaining:

@@ -85,14 +85,16 @@ def test_ranks_get_the_variables_of_torchrun(tmp_path: Path) -> None:
     ("command", "sbatch", "said"),
     [
         ("harvest", ["array=1-2"], "a job array cannot share out a harvest"),
-        ("study", ["array=1-2"], "a job array cannot share out a study"),
+        ("study", ["array=1-1"], "a job array cannot share out a study"),
+        ("train --share=1/2", ["array=1-2"], "a job array shares out the work by itself"),
+        ("evaluate --share 1/2", ["array=1-2"], "a job array shares out the work by itself"),
         ("evaluate", ["ntasks-per-node=2"], "evaluate runs in one process"),
         ("study", ["nodes=2"], "study runs in one process"),
     ],
 )
 def test_what_a_command_cannot_do_is_refused(command: str, sbatch: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Job.of([command], sbatch, [Path("out")])
+        Job.of(command.split(), sbatch, [Path("out")])
 
 
 def test_the_log_lies_where_all_is_written(tmp_path: Path) -> None:
