@@ -113,7 +113,7 @@ def _clear_work(path: Path) -> str:
 
 
 def _clear_result(path: Path) -> str:
-    with artifact.writer_lock(path.parent):
+    with artifact.writer_lock(path.parent, part=path.stem):
         path.unlink()
     return again(path)
 

@@ -150,10 +150,11 @@ def test_unfinished_work_and_results_without_a_digest_are_listed(study: Path) ->
     assert verified.damaged == []
 
 
-def test_what_another_process_writes_is_not_repaired(study: Path) -> None:
-    path = files_of(study)[STORE]
+@pytest.mark.parametrize(("kind", "part"), [(STORE, ""), (RESULT, "core")])
+def test_what_another_process_writes_is_not_repaired(study: Path, kind: str, part: str) -> None:
+    path = files_of(study)[kind]
     damage(path)
-    with artifact.writer_lock(path.parent), pytest.raises(LockedError):
+    with artifact.writer_lock(path.parent, part=part), pytest.raises(LockedError):
         verify(study, repair=True)
     assert path.is_file()
 
