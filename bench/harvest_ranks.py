@@ -4,9 +4,9 @@ times), and when another number of ranks resumes it.
     python bench/harvest_ranks.py [--tokens 250000] [--kills 5] [--rounds 3] [--seed 0]
 
 Runs `torchrun -m saepipe harvest` with the toy at two hooks, on gloo, with one thread a rank; every cache is compared
-with that of a process without torchrun, file by file but for log/. The time of 2 ranks is that from the first window
-batch to the seal, relative to one process with two threads; the rounds take turns. Reads `data/ag_news.csv` in the
-folder SAEPIPE_SHARED (default ../shared). Exit code 1 on any difference. Writes results/harvest_ranks.json.
+with that of a process without torchrun, file by file but for log/. Times are from the first window batch to the seal;
+the contenders take turns. Reads `data/ag_news.csv` in the folder SAEPIPE_SHARED (default ../shared). Exit code 1 on
+any difference. Writes results/harvest_ranks.json.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from record import write_result
 CLAIM = __doc__.split("\n\n")[0].replace("\n", " ")
 TEXT = Path(os.environ.get("SAEPIPE_SHARED", "../shared")).resolve() / "data" / "ag_news.csv"
 ENVIRONMENT = {**os.environ, "SAEPIPE_COMMIT": "bench", "PYTHONPATH": str(Path(__file__).parents[1])}
+SHARD_ROWS, POOL_SHARDS, BATCH_SIZE, CONTEXT_SIZE = 8192, 2, 16, 128
+POOL_ROWS, BATCH_TOKENS = SHARD_ROWS * POOL_SHARDS, BATCH_SIZE * CONTEXT_SIZE
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
 
@@ -45,13 +47,13 @@ def main() -> None:
         figures: dict[str, Any] = {"tokens": options.tokens, "seconds": bench.timed(options.rounds)}
         times = figures["seconds"]
         figures["2 ranks / 1 process of 2 threads"] = round(times["2 ranks"] / times["1 process, 2 threads"], 3)
-        figures["differing files"] = {"4 ranks": bench.differing(bench.harvest("four", 4))}
+        figures |= {"pools": -(-options.tokens // POOL_ROWS), "pool_rows": POOL_ROWS, "batch_tokens": BATCH_TOKENS}
         rng, whole = random.Random(options.seed), times["2 ranks, with start"]
         killed = [
             bench.killed(f"killed-{number}", rng.uniform(0.2, 0.95) * whole, rng) for number in range(options.kills)
         ]
         figures["killed"] = killed
-        figures["differing files"]["3 ranks stopped, 2 resume"] = bench.differing(bench.resumed(0.6 * whole))
+        figures["differing files"] = {"3 ranks stopped, 2 resume": bench.differing(bench.resumed(0.6 * whole))}
     print(json.dumps(figures, indent=2))
     write_result("harvest_ranks", CLAIM, figures)
     sys.exit(any(figures["differing files"].values()) or any(kill["differing files"] for kill in killed))
@@ -68,10 +70,11 @@ class Bench:
             "hooks": ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"],
             "num_tokens": tokens,
             "heldout_tokens": tokens // 10,
-            "shard_rows": 8192,
+            "shard_rows": SHARD_ROWS,
             "chunk_rows": 2048,
-            "pool_shards": 2,
-            "batch_size": 16,
+            "pool_shards": POOL_SHARDS,
+            "batch_size": BATCH_SIZE,
+            "context_size": CONTEXT_SIZE,
         }
         self._config.write_text(yaml.safe_dump(settings))
 
@@ -79,7 +82,7 @@ class Bench:
         """Returns median seconds by contender."""
         seconds: dict[str, list[float]] = {}
         for number in range(rounds):
-            for name, ranks in (("1 process, 2 threads", 0), ("2 ranks", 2)):
+            for name, ranks in (("1 process, 2 threads", 0), ("1 rank", 1), ("2 ranks", 2), ("4 ranks", 4)):
                 began = time.perf_counter()
                 out = self.harvest(f"{name}-{number}", ranks, threads=2 if ranks == 0 else 1)
                 seconds.setdefault(f"{name}, with start", []).append(time.perf_counter() - began)
