@@ -21,6 +21,7 @@ import zarr
 
 from saepipe.data.cache import codecs
 from saepipe.data.cache.codecs import Profile
+from saepipe.data.cache.few_maps import FEW_MAPS
 from saepipe.data.cache.zarr_json import read_row_array
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.inside import inside
@@ -136,7 +137,10 @@ class RowArray:
 
 
 class MappedShard:
-    """A memory-mapped shard file with a checked index. Chunks are checked on first use."""
+    """A memory-mapped shard file with a checked index. Chunks are checked on first use.
+
+    A process keeps few files mapped. One that has changed when it is mapped again is checked again.
+    """
 
     def __init__(self, array: RowArray, path: Path, expected: Mapping[str, Any]) -> None:
         """Maps `path`; `expected` is its entry in the manifest.
@@ -144,46 +148,69 @@ class MappedShard:
         Raises:
             CorruptDataError: if the file is missing, of the wrong size, or not the shard that the manifest lists.
         """
-        self._array, self._path = array, path
-        size = path.stat().st_size if path.is_file() else None
-        if size != expected["bytes"]:
-            problem = "is missing" if size is None else f"has {size:,} bytes, not {expected['bytes']:,}"
-            raise CorruptDataError(f"shard {path} {problem}", hint="saepipe cache verify lists all damage")
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._view = memoryview(self._map)
-        self._entries = self._read_index()
-        self._check_entries()
-        if chunks_digest(self._view, self._entries) != expected["chunks"]:
+        self._array, self._path, self._expected = array, path, expected
+        self._version: tuple[int, int] | None = None  # of the file that was checked
+        self._map: mmap.mmap | None = None
+        self._mapped()
+
+    def unmap(self) -> None:
+        """Lets go of the map, which ends with the last view of it; the next use maps the file again."""
+        self._map = None
+
+    def _mapped(self) -> mmap.mmap:
+        if (mapped := self._map) is None:
+            mapped = self._map = self._map_file()
+        FEW_MAPS.use(self)
+        return mapped
+
+    def _map_file(self) -> mmap.mmap:
+        """Maps the file, and checks it unless it is the one that was checked before."""
+        status = self._path.stat() if self._path.is_file() else None
+        if status is None or status.st_size != self._expected["bytes"]:
+            size = self._expected["bytes"]
+            problem = "is missing" if status is None else f"has {status.st_size:,} bytes, not {size:,}"
+            raise CorruptDataError(f"shard {self._path} {problem}", hint="saepipe cache verify lists all damage")
+        with self._path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if (version := (status.st_ino, status.st_mtime_ns)) != self._version:
+            self._check(memoryview(mapped))
+            self._version = version
+        return mapped
+
+    def _check(self, view: memoryview) -> None:
+        self._entries = self._read_index(view)
+        self._check_entries(view)
+        if chunks_digest(view, self._entries) != self._expected["chunks"]:
             raise self._damaged("is not the shard that the manifest lists (chunk checksums differ)")
         self._checked = [False] * len(self._entries)
 
-    def _read_index(self) -> list[tuple[int, int]]:
-        start = len(self._view) - self._array.index_bytes
+    def _read_index(self, view: memoryview) -> list[tuple[int, int]]:
+        start = len(view) - self._array.index_bytes
         if start < 0:
             raise self._damaged("is too short for its index")
-        index = self._view[start:-_CRC_BYTES]
-        if crc32c.crc32c(index) != int.from_bytes(self._view[-_CRC_BYTES:], "little"):
+        index = view[start:-_CRC_BYTES]
+        if crc32c.crc32c(index) != int.from_bytes(view[-_CRC_BYTES:], "little"):
             raise self._damaged("has a damaged index (crc32c differs)")
         return [(offset, size) for offset, size in _ENTRY.iter_unpack(index) if size != 2**64 - 1]
 
-    def _check_entries(self) -> None:
+    def _check_entries(self, view: memoryview) -> None:
         """Raises CorruptDataError if a chunk lies outside the encoded part, or would not decode to a chunk's size."""
-        array, stop = self._array, len(self._view) - self._array.index_bytes
+        array, stop = self._array, len(view) - self._array.index_bytes
         raw = array.chunk_bytes + _CRC_BYTES if codecs.is_raw(array.profile) else None
         for number, (offset, size) in enumerate(self._entries):
             if size <= _CRC_BYTES or offset + size > stop or size != (raw or size):
                 raise self._damaged(f"has an impossible index: chunk {number} of {size:,} bytes at {offset:,}")
-            body = self._view[offset : offset + size - _CRC_BYTES]
+            body = view[offset : offset + size - _CRC_BYTES]
             if not raw and (problem := codecs.header_problem(body, array.itemsize, array.chunk_bytes)):
                 raise self._damaged(f"has a chunk {number} that cannot be decoded: {problem}")
 
     def chunk(self, index: int) -> memoryview:
         """The encoded bytes of a chunk, zero-copy; the first call checks its crc32c."""
+        mapped = self._mapped()
         if index >= len(self._entries):
             raise self._damaged(f"lacks chunk {index}")
         offset, size = self._entries[index]
-        data = self._view[offset : offset + size]
+        data = memoryview(mapped)[offset : offset + size]
         if not self._checked[index]:
             if not codecs.check(data):
                 raise self._damaged(f"has a damaged chunk {index} (crc32c differs)")
@@ -202,9 +229,10 @@ class MappedShard:
 
     def will_need(self, index: int) -> None:
         """Asks the kernel to read chunk `index` ahead."""
+        mapped = self._mapped()
         offset, size = self._entries[index]
         start = offset - offset % mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_WILLNEED, start, offset + size - start)
+        mapped.madvise(mmap.MADV_WILLNEED, start, offset + size - start)
 
     def _damaged(self, problem: str) -> CorruptDataError:
         return CorruptDataError(
