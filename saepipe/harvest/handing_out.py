@@ -91,18 +91,21 @@ class HandingOut:
             if text.begin.pools not in self._stored[spec.split]:
                 self._begin()
                 self._texts.put(spec.split, text)
+                self._pause()
         if not self._stopped.is_set():
             self._begin()
             self._texts.end(spec.split)
 
     def _until_stopped(self, batches: Iterator[WindowBatch]) -> Iterator[WindowBatch]:
-        """Yields the batches, and pauses while many texts wait for their owners."""
         for batch in batches:
             yield batch
-            while self._texts.num_waiting() >= self._most_waiting and not self._stopped.is_set():
-                time.sleep(_POLL_SECONDS)
             if self._stopped.is_set():
                 return
+
+    def _pause(self) -> None:
+        """Waits while many texts wait for their owners; asked once a pool, since it lists all texts that wait."""
+        while self._texts.num_waiting() >= self._most_waiting and not self._stopped.is_set():
+            time.sleep(_POLL_SECONDS)
 
     def _begin(self) -> None:
         if not self._begun.is_set():

@@ -12,7 +12,7 @@ from saepipe.data.ranks.launch import Ranks
 from saepipe.data.terminal.progress import Progress
 from saepipe.harvest.pass_workers import PassWorkers
 from saepipe.harvest.pool_text import PoolText
-from saepipe.harvest.pools import SplitSpec, cut_pools, stored_runs
+from saepipe.harvest.pools import SplitSpec, StoredRuns, cut_pools
 from saepipe.harvest.rows import PendingRows, Rows, WindowBatch
 
 
@@ -47,7 +47,7 @@ class PoolMaker:
             start()
             return self._start(batch, spec.split)
 
-        stored = stored_runs(self._writer.pools(spec.split), spec.pool_rows)
+        stored = StoredRuns.of(self._writer.pools(spec.split), spec.pool_rows)
         for pool in cut_pools(spec, batches, start_pass, stored, self._passes.in_flight):
             self._writer.put(pool)
             self._writer.log(split=spec.split, pool=pool.number, rows=len(pool.order))
@@ -58,7 +58,7 @@ class PoolMaker:
         def start_pass(batch: WindowBatch) -> PendingRows:
             return self._start(batch, spec.split)
 
-        alone, begin = replace(spec, limit=text.end), {0: text.begin}
+        alone, begin = replace(spec, limit=text.end), StoredRuns({0: text.begin})
         for pool in cut_pools(alone, text.batches, start_pass, begin, self._passes.in_flight, text.first_batch):
             self._writer.put(pool)
             self._writer.log(split=spec.split, pool=pool.number, rows=len(pool.order))

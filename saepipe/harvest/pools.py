@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from typing import Self
 
 import numpy as np
 
@@ -24,9 +26,9 @@ class SplitSpec:
     order: Callable[[int, int], np.ndarray]
     """Maps (num_rows, pool) to the order in which that pool's rows are stored."""
 
-    def missing(self, position: Position, stored: Mapping[int, Position]) -> int:
+    def missing(self, position: Position, stored: StoredRuns) -> int:
         """Number of rows from `position` to the next stored pool, or to the limit."""
-        next_stored = min((pool for pool in stored if pool > position.pools), default=None)
+        next_stored = stored.next_after(position.pools)
         end = self.limit if next_stored is None else min(self.limit, next_stored * self.pool_rows)
         return end - position.rows
 
@@ -64,28 +66,36 @@ class Position:
         self.rows += num_rows
         self.used += num_rows
 
-    def end_pool(self, stored: Mapping[int, Position]) -> None:
+    def end_pool(self, stored: StoredRuns) -> None:
         """Moves to the next pool to make, over any pools that are stored already."""
         self.pools += 1
-        if self.pools in stored:
-            self.skip_to(stored[self.pools])
+        if after := stored.after.get(self.pools):
+            self.skip_to(after)
 
 
-def stored_runs(pools: Sequence[Line], pool_rows: int) -> dict[int, Position]:
-    """The position after each run of consecutive stored pools, by the number of the run's first pool.
+class StoredRuns:
+    """The runs of consecutive stored pools of a split; there are many if ranks were stopped, or pools damaged."""
 
-    Args:
-        pools: manifest lines of a split's stored pools, in order. A cache under repair has gaps between them.
-        pool_rows: rows of a full pool.
-    """
-    runs: dict[int, Position] = {}
-    first = expected = -1
-    for line in pools:
-        if line["pool"] != expected:
-            first = line["pool"]
-        expected = line["pool"] + 1
-        runs[first] = Position.after(line, pool_rows)
-    return runs
+    def __init__(self, after: Mapping[int, Position]) -> None:
+        """`after` has the position after each run by the number of its first pool, in ascending order."""
+        self.after, self.first = after, tuple(after)
+
+    @classmethod
+    def of(cls, pools: Sequence[Line], pool_rows: int) -> Self:
+        """Returns the runs of stored pools, from their manifest lines in order; a full pool has `pool_rows`."""
+        after: dict[int, Position] = {}
+        first = expected = -1
+        for line in pools:
+            if line["pool"] != expected:
+                first = line["pool"]
+            expected = line["pool"] + 1
+            after[first] = Position.after(line, pool_rows)
+        return cls(after)
+
+    def next_after(self, pool: int) -> int | None:
+        """Returns the first stored pool of a run after `pool`; None if there is none."""
+        index = bisect_right(self.first, pool)
+        return self.first[index] if index < len(self.first) else None
 
 
 class _PoolBuffer:
@@ -120,7 +130,7 @@ def cut_pools(
     spec: SplitSpec,
     batches: Iterable[WindowBatch],
     start: Callable[[WindowBatch], PendingRows],
-    stored: Mapping[int, Position],
+    stored: StoredRuns,
     in_flight: int = 1,
     first_batch: int = 0,
 ) -> Iterator[RowPool]:
@@ -130,12 +140,12 @@ def cut_pools(
         spec: the pools of the split.
         batches: of the split, from number `first_batch` on; batches without rows of a missing pool are not run.
         start: starts the forward pass of a batch.
-        stored: the pools that exist already, as `stored_runs` gives them.
+        stored: the pools that exist already.
         in_flight: passes to start before the first is waited for.
         first_batch: number of the first of the batches; it holds rows of a missing pool unless it is 0.
     """
     position, buffer, text = Position(), _PoolBuffer(spec), ""
-    position.skip_to(stored.get(0, position))
+    position.skip_to(stored.after.get(0, position))
     ahead = Ahead(batches, start, in_flight, first_batch)
     ahead.fill(position.batches - 1, spec.missing(position, stored))
     while (started := ahead.pop()) is not None:

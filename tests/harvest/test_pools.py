@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from saepipe.data.cache.writer import RowPool
-from saepipe.harvest.pools import Position, SplitSpec, cut_pools, stored_runs
+from saepipe.harvest.pools import Position, SplitSpec, StoredRuns, cut_pools
 from saepipe.harvest.rows import PendingRows, Rows, WindowBatch
 
 pytestmark = pytest.mark.quick
@@ -40,7 +40,7 @@ class Stream:
 
     def cut(self, limit: int, stored: list[dict[str, Any]], in_flight: int = 1) -> list[RowPool]:
         spec = SplitSpec("train", POOL_ROWS, limit, lambda num_rows, pool: np.arange(num_rows) + pool)
-        return list(cut_pools(spec, self.batches(), self.start, stored_runs(stored, POOL_ROWS), in_flight))
+        return list(cut_pools(spec, self.batches(), self.start, StoredRuns.of(stored, POOL_ROWS), in_flight))
 
 
 def line(pool: RowPool) -> dict[str, Any]:
@@ -89,11 +89,33 @@ def test_any_missing_pools_are_made_again_unchanged(sizes: list[int], limit: int
 
 def test_runs_of_pools_are_listed_by_their_first_pool() -> None:
     lines = [{"pool": n, "num_rows": 10, "batches": 3 * n, "used": n, "dropped": 0} for n in (0, 1, 4, 6, 7)]
-    runs = stored_runs(lines, POOL_ROWS)
-    assert {first: (position.pools, position.rows) for first, position in runs.items()} == {
+    runs = StoredRuns.of(lines, POOL_ROWS)
+    assert {first: (position.pools, position.rows) for first, position in runs.after.items()} == {
         0: (2, 20),
         4: (5, 50),
         6: (8, 80),
     }
-    assert runs[6] == Position(rows=80, pools=8, batches=21, used=7, dropped=0)
-    assert stored_runs([], POOL_ROWS) == {}
+    assert runs.after[6] == Position(rows=80, pools=8, batches=21, used=7, dropped=0)
+    assert [runs.next_after(pool) for pool in (0, 3, 4, 5, 6)] == [4, 4, 6, 6, None]
+    assert StoredRuns.of([], POOL_ROWS).next_after(0) is None
+
+
+class Counted(tuple[int, ...]):
+    """A tuple that counts how often one of its entries is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        Counted.looks += 1
+        return super().__getitem__(index)
+
+
+def test_a_batch_looks_at_few_of_the_stored_pools() -> None:
+    num_pools = 400
+    lines = [{"pool": n, "num_rows": 10, "batches": n + 1, "used": 10, "dropped": 0} for n in range(0, num_pools, 2)]
+    runs, stream = StoredRuns.of(lines, POOL_ROWS), Stream([10] * num_pools)
+    runs.first = Counted(runs.first)
+    spec = SplitSpec("train", POOL_ROWS, num_pools * POOL_ROWS, lambda num_rows, pool: np.arange(num_rows))
+    pools = list(cut_pools(spec, stream.batches(), stream.start, runs))
+    assert [pool.number for pool in pools] == [*range(1, num_pools, 2)]
+    assert Counted.looks / num_pools < 4 * np.log2(len(lines))

@@ -142,7 +142,7 @@ class Cache(Displayed):
         """Number of stored training rows."""
         return self.rows(self.hooks[0]).num_rows
 
-    @property
+    @cached_property
     def files(self) -> Files:
         return {name: entry for line in self.lines for name, entry in line.get("files", {}).items()}
 
@@ -153,6 +153,16 @@ class Cache(Displayed):
 
     def array(self, name: str) -> MappedRows:
         """The array at a path that `Layout` gives; raises CorruptDataError if it is not as the layout says."""
+        if name not in self._opened:
+            self._opened[name] = self._open_array(name)
+        return self._opened[name]
+
+    @cached_property
+    def _opened(self) -> dict[str, MappedRows]:
+        """Arrays that were opened, each once, since that takes a look at the entry of every shard."""
+        return {}
+
+    def _open_array(self, name: str) -> MappedRows:
         rows = MappedRows(self.path, name, self.files)
         expected, num_rows = self._arrays[name]
         if wrong := [key for key in _COMPARED if getattr(rows.array, key) != getattr(expected, key)]:
@@ -197,10 +207,18 @@ class Cache(Displayed):
 
     def rows(self, hook: str) -> MappedRows:
         """The training activations at `hook`, (num_tokens, d_in) bfloat16 bits; raises ConfigError if not cached."""
-        rows, *_ = [self.array(array.name) for array in self.layout.train_acts(self._check_hook(hook))]
-        for channels in self.layout.channels(hook):
-            self.array(channels.name)
-        return Int8Rows(rows, self.path, hook, self.files) if rows.array.profile == "int8" else rows
+        if hook not in self._rows:
+            rows, *_ = [self.array(array.name) for array in self.layout.train_acts(self._check_hook(hook))]
+            for channels in self.layout.channels(hook):
+                self.array(channels.name)
+            is_int8 = rows.array.profile == "int8"
+            self._rows[hook] = Int8Rows(rows, self.path, hook, self.files) if is_int8 else rows
+        return self._rows[hook]
+
+    @cached_property
+    def _rows(self) -> dict[str, MappedRows]:
+        """Training rows that were opened, by hook."""
+        return {}
 
     def acts(self, hook: str | None = None) -> Activations:
         """The training activations at `hook`, for indexing by row; by default, at the cache's only hook."""

@@ -41,7 +41,8 @@ class Moments:
     @classmethod
     def merge(cls, parts: Iterable[Moments]) -> Moments:
         """Moments of all rows together, by Chan's pairwise update; bit-identical for the same order of `parts`."""
-        first, *rest = parts
+        rest = iter(parts)
+        first = next(rest)
         for part in rest:
             count = first.count + part.count
             delta = part.mean - first.mean

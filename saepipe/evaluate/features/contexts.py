@@ -76,24 +76,22 @@ def _train(cache: Cache, hook: str, limit: int) -> Iterator[Chunk]:
     acts = joined([cache.rows(each) for each in hooks_of(hook)])
     contexts, positions = cache.array(Layout.CONTEXT_ID), cache.array(Layout.POSITION)
     carried, start = None, 0
-    while start < limit:
-        stop = start + _pool_rows(cache, start)
+    for size in _pool_sizes(cache):
+        stop = start + size
         rows = _in_order(acts.read(start, stop), contexts.read(start, stop), positions.read(start, stop), carried)
         last = stop >= limit
         whole = len(rows) if last else int(np.searchsorted(rows.context, rows.context[-1]))
         for first, end in _chunk_bounds(rows.context[:whole]):
             yield rows.take(first, end)
-        carried, start = None if last else rows.take(whole, len(rows)), stop
-
-
-def _pool_rows(cache: Cache, start: int) -> int:
-    """Returns the number of rows of the pool that begins at row `start`."""
-    for line in cache.lines:  # training pools are listed in order
-        if line["kind"] == "pool" and line["split"] == "train":
-            if not start:
-                return int(line["num_rows"])
-            start -= line["num_rows"]
+        if last:
+            return
+        carried, start = rows.take(whole, len(rows)), stop
     raise CorruptDataError(f"the manifest of {cache.path} lists fewer pools than the cache has rows")
+
+
+def _pool_sizes(cache: Cache) -> Iterator[int]:
+    """Yields the number of rows of each training pool; they are listed in order."""
+    return (int(line["num_rows"]) for line in cache.lines if line["kind"] == "pool" and line["split"] == "train")
 
 
 def _in_order(bits: np.ndarray, context: np.ndarray, position: np.ndarray, carried: Chunk | None) -> _OrderedRows:
