@@ -18,11 +18,12 @@ from saepipe.data.terminal.progress import Progress
 from saepipe.train.health.dry_step import dry_step
 from saepipe.train.health.finished import check_finite, check_steps
 from saepipe.train.health.judge import check_commits, doubts, judge
-from saepipe.train.health.log_lines import check_log
+from saepipe.train.health.log_lines import LogWatch
 from saepipe.train.health.raised import raised_by_component
 from saepipe.train.plan import Planned
 from saepipe.train.rundir import folder as run_folder
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
+from saepipe.train.rundir.finished_beside import finished_beside, twin
 from saepipe.train.rundir.metrics_log import MetricsLog
 from saepipe.train.rundir.process_log import log_process
 from saepipe.train.rundir.resume_point import ResumePoint, remove_partial_files, resume_point
@@ -49,6 +50,7 @@ class LiveRun:
     metadata: dict[str, Any]
     state: TrainState
     log: MetricsLog
+    watch: LogWatch
     trackers: Trackers
     progress: Progress
     strict: bool
@@ -79,7 +81,8 @@ class LiveRun:
         config, study = recipe.config.to_dict() | {"run": header}, folder.resolve().parents[1].name
         tracked = TrackedRun(folder, planned.variant.folder, study, config, state.step)
         trackers = tracking.follow(recipe.config.trackers if recipe.writes else (), tracked, log.lines)
-        return cls(planned, header, metadata, state, log, trackers, progress, strict)
+        watch = LogWatch(recipe.config, recipe.num_steps, recipe.config.health, log.lines)
+        return cls(planned, header, metadata, state, log, watch, trackers, progress, strict)
 
     @property
     def next_batch(self) -> int | None:
@@ -147,7 +150,8 @@ class LiveRun:
             self.trackers.log(line)
             figures = {name: line[name] for name in ("loss", "l0", "fvu", "dead")}
             self.progress.advance(0, of=run_folder.label(self.planned.folder), **figures)
-            self.report(check_log(config, recipe.num_steps, self.log.lines, config.health, ended=False))
+            self.watch.add(line)
+            self.report(self.watch.findings(ended=False))
         if saves and not self.fatal:
             self.save()
         if last and not self.fatal:
@@ -202,9 +206,8 @@ class LiveRun:
     def _judged(self, recipe: Recipe, state: TrainState) -> Sequence[Finding]:
         """Writes health.json, and returns the findings."""
         folder = self.planned.folder
-        others = run_folder.finished_beside(folder, self.progress.say)
-        twin = run_folder.twin(folder)
-        health = judge(recipe, state, self._start(), self.log.lines, self.planned.cache, twin, others)
+        others, own = finished_beside(folder, self.progress.say), twin(folder)
+        health = judge(recipe, state, self._start(), self.log.lines, self.planned.cache, own, others)
         health = replace(health, findings=(*self.early_findings, *health.findings))
         health.write(folder)
         return health.findings

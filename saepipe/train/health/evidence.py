@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from saepipe.train.config import RECONSTRUCTION, TrainConfig
-from saepipe.train.health.log_lines import Line, weight_at
+from saepipe.train.health.inertness import Line
+from saepipe.train.health.log_lines import weight_at
 
 NUM_LINES, NUM_ENTRIES = 32, 256
 """Size of the evidence kept of a run: the last log lines, and evenly spaced entries of W_dec."""

@@ -11,7 +11,8 @@ from saepipe.train.config import TrainConfig, labels
 from saepipe.train.health.degenerate import check_behaviour, measure_behaviour, sample_rows
 from saepipe.train.health.evidence import evidence
 from saepipe.train.health.finished import check_finished
-from saepipe.train.health.log_lines import Line, audit, check_log
+from saepipe.train.health.inertness import Line
+from saepipe.train.health.log_lines import audit, check_log
 from saepipe.train.health.twins import Twin, check_twins
 from saepipe.train.penalties.l0 import L0
 from saepipe.train.sae.base import Params

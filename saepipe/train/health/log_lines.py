@@ -1,93 +1,120 @@
 """Rules about penalties and the KL tail, applied to the run's log: H1 inert, H4 thresholds, H5 pairs a gate selects.
 
-They read only `metrics.jsonl`, so a resumed run is judged like one that was never stopped.
+They read only `metrics.jsonl`, so a resumed run is judged like one that was never stopped. While a run trains, each
+line is looked at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
-from typing import Any
 
 from saepipe.data.folders.health import Finding, Severity
-from saepipe.train.config import KL_TAIL, RECONSTRUCTION, TrainConfig, labels
-from saepipe.train.freeze import frozen_names
+from saepipe.train.config import KL_TAIL, TrainConfig, labels
+from saepipe.train.freeze import Freeze, frozen_names
+from saepipe.train.health.inertness import Check, Inertness, Line, check_inert
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.penalties.base import Penalty
 from saepipe.train.schedule import Controller, Schedule
 from saepipe.train.step.sampling import gradients_at
 
-Line = Mapping[str, Any]
-"""A line of metrics.jsonl."""
+
+class LogWatch:
+    """The rules on a log that grows: every line is added once, in order."""
+
+    def __init__(self, config: TrainConfig, num_steps: int, limits: HealthConfig, lines: Sequence[Line] = ()) -> None:
+        named = zip(labels(config.penalties), config.penalties, strict=True)
+        self._watches: list[PenaltyWatch | TailWatch] = [
+            PenaltyWatch(label, penalty, config.freeze, num_steps, limits) for label, penalty in named
+        ]
+        if config.kl_tail.share:
+            self._watches.append(TailWatch(config, num_steps, limits))
+        for line in lines:
+            self.add(line)
+
+    def add(self, line: Line) -> None:
+        for watch in self._watches:
+            watch.add(line)
+
+    def findings(self, *, ended: bool) -> list[Finding]:
+        """H1, H4 and H5 of every penalty with a weight; before the end, only of those with a suspicious last line."""
+        watches = [watch for watch in self._watches if ended or watch.suspicious]
+        return [finding for watch in watches for finding in watch.findings(ended)]
 
 
-@dataclass(frozen=True)
-class Check:
-    """A penalty at one line of the log."""
+class PenaltyWatch:
+    """One penalty in a log, at the lines at which it has a weight."""
 
-    step: int
-    value: float  # before its weight, mean since the previous line
-    share: float  # norm of its weighted gradient over the norm of the reconstruction's
-    num_dead: int = 0
+    def __init__(
+        self, label: str, penalty: Penalty, freeze: Freeze | None, num_steps: int, limits: HealthConfig
+    ) -> None:
+        self._label, self._penalty, self._freeze = label, penalty, freeze
+        self._num_steps, self._limits = num_steps, limits
+        self._checks = Inertness(limits, may_rest=penalty.may_rest)
+        self._statistics: dict[str, list[float]] = {}
+        self._num_active = self._num_frozen = 0
+        self._self_share = 0.0
+        self.suspicious = False
+        """whether the last line may have brought a finding"""
 
-    @property
-    def resting(self) -> bool:
-        """True if the penalty is 0 and there is no dead latent, so that one that `may_rest` has nothing to do."""
-        return self.value == 0 and self.num_dead == 0
+    def add(self, line: Line) -> None:
+        check, statistics = Check.of(line, self._label), _statistics_at(line, self._label)
+        self.suspicious = check.inert(self._limits) or statistics.get("self_share", 0) > 0
+        if weight_at(self._penalty, gradients_at(line), self._num_steps) <= 0:
+            return
+        self._num_active += 1
+        self._self_share = max(self._self_share, statistics.get("self_share", 0.0))
+        for name, value in statistics.items():
+            self._statistics.setdefault(name, []).append(value)
+        if frozen_names(self._freeze) and check.frozen:
+            self._num_frozen += 1
+        else:
+            self._checks.add(check)
 
-    @property
-    def frozen(self) -> bool:
-        """True if the penalty has a value and no gradient at all: it is about a frozen part alone."""
-        return self.value != 0 and self.share == 0
+    def findings(self, ended: bool) -> list[Finding]:
+        findings = [*self._check_frozen_part()] if ended else []
+        findings += check_inert(self._label, self._checks, self._num_steps, ended)
+        findings += check_self_pairs(self._label, self._self_share)
+        return findings + (check_selection(self._label, self._penalty, self._statistics, self._limits) if ended else [])
 
-    def inert(self, limits: HealthConfig) -> bool:
-        return self.value == 0 or self.share < limits.inert_share
+    def _check_frozen_part(self) -> list[Finding]:
+        """H1: the penalty is about a frozen part alone, so the run is the one without it."""
+        if not self._num_active or self._num_frozen < self._num_active:
+            return []
+        message = (
+            f"{self._label} had a value and no gradient in all {self._num_active} checks, because the {self._freeze} "
+            "that it is about is frozen: the run is the one without it"
+        )
+        return [Finding("H1", "warning", message, self._label)]
+
+
+class TailWatch:
+    """The KL tail in a log, at the lines whose gradients were sampled in it.
+
+    It may dominate: of two terms of one size, as in the paper, KL has by far the larger gradient.
+    """
+
+    def __init__(self, config: TrainConfig, num_steps: int, limits: HealthConfig) -> None:
+        self._num_steps, self._tail_steps = num_steps, config.kl_tail.num_steps(num_steps)
+        self._checks = Inertness(limits.model_copy(update={"dominating_share": math.inf}))
+        self.suspicious = False
+
+    def add(self, line: Line) -> None:
+        check = Check.of(line, KL_TAIL)
+        self.suspicious = check.inert(self._checks.limits)
+        if gradients_at(line) > self._num_steps - self._tail_steps:
+            self._checks.add(check)
+
+    def findings(self, ended: bool) -> list[Finding]:
+        return check_inert(KL_TAIL, self._checks, self._tail_steps, ended)
 
 
 def check_log(
     config: TrainConfig, num_steps: int, lines: Sequence[Line], limits: HealthConfig, *, ended: bool
 ) -> list[Finding]:
-    """H1, H4 and H5 of every penalty with a weight; before the end, only of those with a suspicious last line."""
-    findings: list[Finding] = []
-    for label, penalty in zip(labels(config.penalties), config.penalties, strict=True):
-        if not (ended or _suspicious(lines[-1], label, limits)):
-            continue
-        active = [line for line in lines if weight_at(penalty, gradients_at(line), num_steps) > 0]
-        checks = [_check(line, label) for line in active]
-        if frozen_names(config.freeze):
-            findings += check_frozen_part(label, str(config.freeze), checks) if ended else []
-            checks = [check for check in checks if not check.frozen]
-        findings += check_inert(label, checks, num_steps, limits, ended, may_rest=penalty.may_rest)
-        findings += check_selection(label, penalty, _statistics(active, label), limits, ended)
-    return findings + (check_tail(config, num_steps, lines, limits, ended) if config.kl_tail.share else [])
-
-
-def check_frozen_part(label: str, freeze: str, checks: Sequence[Check]) -> list[Finding]:
-    """H1: the penalty is about a frozen part alone, so the run is the one without it."""
-    if not checks or not all(check.frozen for check in checks):
-        return []
-    message = (
-        f"{label} had a value and no gradient in all {len(checks)} checks, because the {freeze} that it is about is "
-        "frozen: the run is the one without it"
-    )
-    return [Finding("H1", "warning", message, label)]
-
-
-def check_tail(
-    config: TrainConfig, num_steps: int, lines: Sequence[Line], limits: HealthConfig, ended: bool
-) -> list[Finding]:
-    """H1 of the KL tail, by the lines whose gradients were sampled in it.
-
-    It may dominate: of two terms of one size, as in the paper, KL has by far the larger gradient.
-    """
-    if not (ended or _suspicious(lines[-1], KL_TAIL, limits)):
-        return []
-    steps = config.kl_tail.num_steps(num_steps)
-    checks = [_check(line, KL_TAIL) for line in lines if gradients_at(line) > num_steps - steps]
-    return check_inert(KL_TAIL, checks, steps, limits.model_copy(update={"dominating_share": math.inf}), ended)
+    """Applies the rules to a log; see `LogWatch.findings`."""
+    return LogWatch(config, num_steps, limits, lines).findings(ended=ended)
 
 
 def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:
@@ -100,74 +127,25 @@ def weight_at(penalty: Penalty, step: int, num_steps: int) -> float:
     return weight.at(step - 1, num_steps) if isinstance(weight, Schedule) else float(weight)
 
 
-def check_inert(
-    label: str,
-    checks: Sequence[Check],
-    num_steps: int,
-    limits: HealthConfig,
-    ended: bool,
-    *,
-    may_rest: bool = False,
-) -> list[Finding]:
-    """H1: the penalty's value is 0, or its gradient is negligible beside the reconstruction's.
-
-    A warning if it was inert in no more than half of the checks. A penalty that `may_rest` is judged only by the checks
-    at which it was not resting; it gets no more than a warning, and only if it was inert in more than half of them.
-    """
-    if may_rest:
-        checks = [check for check in checks if not check.resting]
-    inert = [check for check in checks if check.inert(limits)]
-    longest = max(_streaks(checks, limits), key=len, default=[])
-    steps = longest[-1].step - longest[0].step if longest else 0
-    long_enough = len(longest) >= limits.inert_checks and steps >= limits.inert_span * num_steps
-    if long_enough or (ended and checks and len(inert) == len(checks)):
-        mostly = 2 * len(inert) > len(checks)
-        if may_rest and not mostly:
-            return []
-        severity: Severity = "error" if mostly and not may_rest else "warning"
-        return [_inert(label, severity, longest, len(checks))]
-    return _check_share(label, checks, limits) if ended and checks else []
-
-
-def _inert(label: str, severity: Severity, streak: Sequence[Check], num_checks: int) -> Finding:
-    values: list[float] = [len(streak)]
-    if all(check.value == 0 for check in streak):
-        observed, advice = "was exactly 0", "check its thresholds, and what it selected (`audit` in health.json)"
-    else:
-        observed, advice = "had a gradient of at most {:.1g} times the reconstruction's", "raise its weight"
-        values.insert(0, max(check.share for check in streak))
-    checks = f"in {{:,}} of {num_checks:,} checks"
-    steps = f"(steps {streak[0].step:,} to {streak[-1].step:,})"
-    pattern = f"{label} {observed} {checks} and had no effect there; {advice}"
-    message = f"{label} {observed} {checks} {steps} and had no effect there; {advice}".format(*values)
-    return Finding("H1", severity, message, label, tuple(values), pattern)
-
-
-def _check_share(label: str, checks: Sequence[Check], limits: HealthConfig) -> list[Finding]:
-    """H1: the gradients balance at the minimum of the loss, so a share far from 1 means that one term dominates."""
-    share = median(check.share for check in checks)
-    if limits.weak_share <= share <= limits.dominating_share:
+def check_self_pairs(label: str, self_share: float) -> list[Finding]:
+    """H5: a latent is paired with itself, in a share of the pairs of `self_share` at the most."""
+    if self_share <= 0:
         return []
-    weak = share < limits.weak_share
-    effect, advice = ("is too weak to matter", "raise") if weak else ("dominates the loss", "lower")
-    observed = f"the gradient of {label} is {{:.2g}} times the reconstruction's (median of {len(checks)} checks)"
-    return [Finding.measured("H1", "warning", f"{observed}, so it {effect}; {advice} its weight", share, about=label)]
+    pattern = f"{{:.2%}} of the pairs that {label} selects pair a latent with itself; exclude the diagonal"
+    return [Finding.measured("H5", "error", pattern, self_share, about=label)]
 
 
 def check_selection(
-    label: str, penalty: Penalty, statistics: Mapping[str, Sequence[float]], limits: HealthConfig, ended: bool
+    label: str, penalty: Penalty, statistics: Mapping[str, Sequence[float]], limits: HealthConfig
 ) -> list[Finding]:
-    """H5: a latent paired with itself, or no pair at all. H4: a gate that no pair passes, or a rho that most do."""
+    """H5: no pair at all was selected. H4: a gate that no pair passes, or a rho that most do."""
     findings = []
-    if (self_share := max(statistics.get("self_share", [0.0]))) > 0:
-        pattern = f"{{:.2%}} of the pairs that {label} selects pair a latent with itself; exclude the diagonal"
-        findings.append(Finding.measured("H5", "error", pattern, self_share, about=label))
-    if ended and max(statistics.get("num_pairs", [1.0])) == 0:
+    if max(statistics.get("num_pairs", [1.0])) == 0:
         severity: Severity = "warning" if penalty.may_rest else "error"
         checks = len(statistics["num_pairs"])
         message = f"{label} selected no pair of latents in any of {checks} checks; lower its thresholds"
         findings.append(Finding("H5", severity, message, label))
-    if ended and (shares := statistics.get("selected_share")):
+    if shares := statistics.get("selected_share"):
         share = fmean(shares[len(shares) // 2 :])
         if share == 0:
             message = f"{label} selects none of its candidate pairs in the second half of the run; lower its threshold"
@@ -192,28 +170,16 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"least": min(values), "median": median(values), "most": max(values), "last": values[-1]}
 
 
-def _suspicious(line: Line, label: str, limits: HealthConfig) -> bool:
-    return _check(line, label).inert(limits) or line["statistics"].get(f"{label}/self_share", 0) > 0
-
-
-def _check(line: Line, label: str) -> Check:
-    term, norm = line["terms"][label], line["terms"][RECONSTRUCTION]["gradient_norm"]
-    return Check(line["step"], term["value"], term["gradient_norm"] / max(norm, 1e-30), line["dead"])
-
-
 def _statistics(lines: Sequence[Line], label: str) -> dict[str, list[float]]:
     """Returns the finite values of a component's statistics, by name, in the order of the lines."""
     statistics: dict[str, list[float]] = {}
     for line in lines:
-        for key, value in line["statistics"].items():
-            owner, _, name = key.partition("/")
-            if owner == label and math.isfinite(value):
-                statistics.setdefault(name, []).append(value)
+        for name, value in _statistics_at(line, label).items():
+            statistics.setdefault(name, []).append(value)
     return statistics
 
 
-def _streaks(checks: Sequence[Check], limits: HealthConfig) -> Iterator[list[Check]]:
-    """Yields each uninterrupted series of checks at which the penalty was inert."""
-    for inert, group in groupby(checks, key=lambda check: check.inert(limits)):
-        if inert:
-            yield list(group)
+def _statistics_at(line: Line, label: str) -> dict[str, float]:
+    """Returns the finite values of a component's statistics at one line, by name."""
+    split = ((key.partition("/"), value) for key, value in line["statistics"].items())
+    return {name: value for (owner, _, name), value in split if owner == label and math.isfinite(value)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ class Twin:
     config: Mapping[str, Any]  # plain data: identity of its config, and its cache
     evidence: Mapping[str, Any]
 
+    @cached_property
+    def entries(self) -> np.ndarray:
+        """Entries of W_dec, in float64, by which decoders are compared."""
+        return np.asarray(self.evidence["W_dec_entries"])
+
 
 def check_twins(run: Twin, others: Iterable[Twin], limits: HealthConfig) -> list[Finding]:
     """H2 and H3 of a run against others, one finding per rule; runs whose configs train alike are not compared."""
@@ -42,13 +48,16 @@ def check_twins(run: Twin, others: Iterable[Twin], limits: HealthConfig) -> list
 def _check_pair(run: Twin, other: Twin, limits: HealthConfig) -> Iterator[Finding]:
     if not (run.evidence and other.evidence):  # one is unfinished, or imported, so its training is unknown
         return
+    equal, difference = _equal_losses(run.evidence, other.evidence, limits), _relative_difference(run, other)
+    if not equal and difference >= limits.twin_weights:
+        return
     differing = _config_differences(_without_zero_weights(other.config), _without_zero_weights(run.config))
     if not differing:
         return
     frozen = run.config.get("freeze") == other.config.get("freeze") == "decoder"
     settings = f"{'; '.join(differing[:3])}{'; ...' if differing[3:] else ''}"
     contrast = f"although the configs differ in {settings}; the difference had no effect"
-    if equal := _equal_losses(run.evidence, other.evidence, limits):
+    if equal:
         expected = frozen and all(line.startswith("penalties") for line in differing)
         contrast += ", as that of a penalty on the rows of a frozen decoder has none" if expected else ""
         severity: Severity = "warning" if expected else "error"
@@ -56,7 +65,6 @@ def _check_pair(run: Twin, other: Twin, limits: HealthConfig) -> Iterator[Findin
         yield Finding("H2", severity, f"{equal} bit-identical to {other.name}'s, {contrast}", other.name, (), pattern)
     if frozen:
         return  # they keep the decoder that their seed began with
-    difference = _relative_difference(run.evidence, other.evidence)
     if difference < limits.twin_weights:
         message = f"W_dec equals {other.name}'s (relative difference {difference:.1g}), {contrast}"
         pattern = f"W_dec equals {variant_of(other.name)}'s, {contrast}"
@@ -87,9 +95,9 @@ def _equal_losses(run: Mapping[str, Any], other: Mapping[str, Any], limits: Heal
     return None
 
 
-def _relative_difference(run: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+def _relative_difference(run: Twin, other: Twin) -> float:
     """|W_dec - W_dec'| / |W_dec|, on the entries in two runs' evidence."""
-    ours, theirs = (np.asarray(evidence["W_dec_entries"]) for evidence in (run, other))
-    if run["W_dec"] == other["W_dec"]:
+    if run.evidence["W_dec"] == other.evidence["W_dec"]:
         return 0.0
+    ours, theirs = run.entries, other.entries
     return float("inf") if ours.shape != theirs.shape else float(np.linalg.norm(ours - theirs) / np.linalg.norm(ours))

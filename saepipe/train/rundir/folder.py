@@ -9,25 +9,21 @@ is part of the fingerprint: `sealed_log` and `checkpoint` seal them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from saepipe.data.cache.ancestors import find_length, whole_cache
 from saepipe.data.cache.cache import Cache
 from saepipe.data.config.base import differences
-from saepipe.data.config.yaml_file import read_yaml
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
-from saepipe.data.folders.health import Health
 from saepipe.data.remote.places import publish
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
-from saepipe.train.health.twins import Twin
 from saepipe.train.rundir.run_files import CONFIG, HEALTH, SAE
 from saepipe.train.rundir.sealed_log import write_seal
 from saepipe.train.step.state import Recipe, TrainState
-from saepipe.train.stored_config import stored_identity
 from saepipe.train.variants import Variant
 
 
@@ -102,36 +98,6 @@ def of_the_steps(first_line: Mapping[str, Any]) -> dict[str, Any]:
 def label(folder: Path) -> str:
     """Name of a run within its study: `VARIANT/seed-N`."""
     return f"{folder.parent.name}/{folder.name}"
-
-
-def twin(folder: Path) -> Twin:
-    """Reads from a run's folder what others are compared with; an unfinished run has no evidence."""
-    config = stored_identity(read_yaml(folder / CONFIG)[0])
-    cache = artifact.read_manifest(folder)[0]["cache"]
-    finished = artifact.is_committed(folder)
-    return Twin(label(folder), {**config, "cache": cache}, Health.read(folder).evidence if finished else {})
-
-
-def finished_beside(folder: Path, say: Callable[[str], None]) -> Iterator[Twin]:
-    """Yields the other finished runs below the same `--out`; says which are damaged, and leaves them out."""
-    for path in sorted(folder.parent.parent.glob(f"*/seed-*/{artifact.COMMITTED}")):
-        if path.parent == folder:
-            continue
-        if problem := _damage_to_evidence(path.parent):
-            say(f"{folder} is not compared with {path.parent}, which is damaged: {problem}")
-        else:
-            yield twin(path.parent)
-
-
-def _damage_to_evidence(folder: Path) -> str | None:
-    """Returns what is wrong with the files of a finished run that `twin` reads."""
-    try:
-        _, lines = artifact.open_committed(folder, "run")
-    except CorruptDataError as error:
-        return error.message
-    files = {name: digest for line in lines for name, digest in line.get("files", {}).items()}
-    read = {"files": {name: files[name] for name in (CONFIG, HEALTH) if name in files}}
-    return next(artifact.damaged_files(folder, [read]), None)
 
 
 def finish(

@@ -50,7 +50,9 @@ def test_few_shards_are_mapped_at_a_time(cache: Path, monkeypatch: pytest.Monkey
     most = 0
     for _ in range(2):
         for shard in range(NUM_SHARDS):
-            np.testing.assert_array_equal(rows.read(64 * shard, 64 * shard + 64), expected[64 * shard : 64 * shard + 64])
+            np.testing.assert_array_equal(
+                rows.read(64 * shard, 64 * shard + 64), expected[64 * shard : 64 * shard + 64]
+            )
             most = max(most, num_mapped(cache))
     assert 0 < most <= MOST
     with BatchStream(opened, HOOK, 64, seed=0, pool_chunks=4, threads=1) as stream:
@@ -62,7 +64,9 @@ def test_few_shards_are_mapped_at_a_time(cache: Path, monkeypatch: pytest.Monkey
 def test_a_shard_that_changes_while_it_is_not_mapped_is_checked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_cache(tmp_path / "cache", {HOOK: structured_rows(256, 24)}, profile="none", shard_rows=64, chunk_rows=32)
+    folder = write_cache(
+        tmp_path / "cache", {HOOK: structured_rows(256, 24)}, profile="none", shard_rows=64, chunk_rows=32
+    )
     monkeypatch.setattr(shards, "FEW_MAPS", FewMaps(1))
     rows = Cache.open(folder).rows(HOOK)
     first = rows.read(0, 64)

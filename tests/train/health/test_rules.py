@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.health.degenerate import Behaviour, check_behaviour, check_l0, measure_behaviour, sample_rows
 from saepipe.train.health.dry_step import dry_step, separate_parts
-from saepipe.train.health.log_lines import audit, check_log, weight_at
+from saepipe.train.health.log_lines import LogWatch, audit, check_log, weight_at
 from saepipe.train.health.twins import Twin, check_twins
 from saepipe.train.health_config import HealthConfig
 from saepipe.train.plan import plan_runs
@@ -270,3 +271,27 @@ def test_health_on_disk(tmp_path: Path) -> None:
     (tmp_path / "health.json").write_text("[]")
     with pytest.raises(CorruptDataError, match="is missing or malformed"):
         Health.read(tmp_path)
+
+
+class CountedLine(dict[str, Any]):
+    """A line of a log that counts how often its terms are read."""
+
+    reads = 0
+
+    def __getitem__(self, key: str) -> Any:
+        CountedLine.reads += key == "terms"
+        return super().__getitem__(key)
+
+
+def test_each_line_of_a_growing_log_is_read_once(config: Make) -> None:
+    """Whatever the rules find on the way: here a penalty that is inert from its warm-up on."""
+    trained = config(penalties=[{**PENALTY, "warmup": 0.5}])
+    log = [CountedLine(line) for line in lines([0.1] * 4 + [0.0] * 16)]
+    CountedLine.reads, watch = 0, LogWatch(trained, 200, LIMITS)
+    for number, line in enumerate(log, 1):
+        watch.add(line)
+        assert watch.findings(ended=False) == check_log(
+            trained, 200, [dict(each) for each in log[:number]], LIMITS, ended=False
+        )
+    assert watch.findings(ended=True) == check_log(trained, 200, [dict(each) for each in log], LIMITS, ended=True) != []
+    assert CountedLine.reads <= 2 * len(log)
