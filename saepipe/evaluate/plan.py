@@ -22,7 +22,7 @@ from saepipe.evaluate.model.run_cache import cache_of
 from saepipe.evaluate.model.testbed import Passes, Testbed
 from saepipe.evaluate.model.testbeds import Testbeds
 from saepipe.evaluate.results.result_file import Request, standing
-from saepipe.evaluate.sae.siblings import siblings
+from saepipe.evaluate.sae.siblings import siblings_of_each
 from saepipe.train.rundir.finished_run import Run, open_run
 
 AnyJob = TypeVar("AnyJob", "MetricJob", StoreJob)
@@ -106,6 +106,7 @@ def plan_jobs(
     works: dict[tuple[int, str], list[Work] | None] = {}
     jobs = []
     opened = [open_run(folder) for folder in run_folders(runs)]
+    siblings = siblings_of_each(opened)
     for run in opened:
         testbed = testbeds.at(cache_of(run, config.cache, caches), run.hook, run.target)
         results = out / f"{run.variant}-seed-{run.seed}-{run.fingerprint[:8]}" if out else run.path / "eval"
@@ -121,7 +122,7 @@ def plan_jobs(
             if key not in works:  # only once, as it may look up texts on a hub
                 works[key] = _works(metric, testbed, config, say)
             if (of_metric := works[key]) is not None:
-                compared = siblings(run, opened) if metric.uses_siblings else ()
+                compared = siblings[run.fingerprint] if metric.uses_siblings else ()
                 request = _request(run, metric, of_metric, testbed, config, compared)
                 path = results / f"{metric.name}.json"
                 jobs.append(MetricJob(run, testbed, metric, of_metric, request, path, compared))

@@ -25,6 +25,11 @@ _L0S = frozenset({("l0", "target"), ("l0_target", "l0")})
 """Settings of penalties that are an L0."""
 
 
+def may_be_control(run: Mapping[str, Any]) -> bool:
+    """Returns whether a run, by its identity, is a control of any variant: frozen in part, or with random pairs."""
+    return bool(run.get("freeze")) or any(penalty["name"] == PLACEBO for penalty in run.get("penalties", []))
+
+
 def recognised_control(run: Mapping[str, Any], variant: Mapping[str, Any]) -> Control | None:
     """Returns which control of a variant a run is, by both identities (`Run.settings`); None if it is none.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from saepipe.data.config.slug import slug
 from saepipe.data.config.yaml_file import apply_override
 from saepipe.data.errors import ConfigError
 from saepipe.train.config import TrainConfig
+from saepipe.train.config_sections import VariantsConfig
 
 ALONE = "base"
 """Name of the variant of a config without variants."""
@@ -43,8 +45,9 @@ def expand(config: TrainConfig) -> list[Variant]:
     Raises:
         ConfigError: if an override is invalid, a name cannot be a folder's, or two runs are equal or have one name.
     """
+    alone = config.model_copy(update={"variants": VariantsConfig(), "seeds": ()}).to_dict() | {"variants": {}}
     runs = [
-        Variant(name, seed, _run_config(config, name, overrides, seed))
+        Variant(name, seed, _run_config(alone, name, overrides, seed))
         for name, overrides in named_overrides(config)
         for seed in config.seeds or (config.seed,)
     ]
@@ -89,8 +92,8 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _run_config(config: TrainConfig, name: str, overrides: Mapping[str, Any], seed: int) -> TrainConfig:
-    raw = config.to_dict() | {"variants": {}, "seeds": [], "seed": seed}
+def _run_config(alone: Mapping[str, Any], name: str, overrides: Mapping[str, Any], seed: int) -> TrainConfig:
+    raw = deepcopy(dict(alone)) | {"seed": seed}
     for key, value in overrides.items():
         if key.split(".")[0] in SHARED_BY_ALL:
             raise ConfigError(f"variant {name!r} sets {key!r}", hint="set it (seeds: `seeds:`) beside `variants:`")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from saepipe.train.config import TrainConfig
-from saepipe.train.control_kinds import CONTROLS, recognised_control
+from saepipe.train.control_kinds import CONTROLS, may_be_control, recognised_control
 from saepipe.train.controls import control_config, control_overrides
 from saepipe.train.run import train
 from saepipe.train.rundir.finished_run import open_run
@@ -31,6 +31,7 @@ def test_controls_are_recognised_by_their_configs(config: Make, tmp_path: Path) 
         **{control: control for control in CONTROLS},
     }
     assert [recognised_control(runs["variant"], run) for run in runs.values()] == [None] * len(runs)
+    assert [name for name, run in runs.items() if not may_be_control(run)] == ["variant", "weaker"]
     many = control_config(variant, "random_pairs", {"ortsae": 400.0}).resolved(
         hook=runs["variant"]["hook"], num_rows=9, device=torch.device("cpu")
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from saepipe.evaluate.compare.controlled_claim import ControlledClaim
 from saepipe.evaluate.compare.verdict import Figures, Verdict, verdict
 from saepipe.evaluate.results.run_results import Row
-from saepipe.train.control_kinds import Control, recognised_control
+from saepipe.train.control_kinds import Control, may_be_control, recognised_control
 
 
 def with_controls(verdicts: Sequence[Verdict], variants: Sequence[Sequence[Row]], figures: Figures) -> list[Verdict]:
@@ -19,11 +19,18 @@ def with_controls(verdicts: Sequence[Verdict], variants: Sequence[Sequence[Row]]
         variants: runs of each variant, in the same order.
         figures: that the verdicts are about.
     """
-    judged = []
+    judged, controls = (
+        [],
+        [
+            (of_control, control)
+            for of_control, control in zip(verdicts, variants, strict=True)
+            if may_be_control(control[0].run.settings)
+        ],
+    )
     for own, rows in zip(verdicts, variants, strict=True):
         tests = [
             test
-            for of_control, control in zip(verdicts, variants, strict=True)
+            for of_control, control in controls
             if (kind := kind_of_control(control, rows)) is not None
             for test in _tests(kind, own, of_control, verdict(rows, control, figures))
         ]

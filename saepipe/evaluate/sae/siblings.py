@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,21 +27,25 @@ def variant_key(settings: Mapping[str, Any], variant: str) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key not in _SEEDS} | start
 
 
-def siblings(run: Run, runs: Iterable[Run]) -> tuple[Run, ...]:
-    """Returns the runs of the variant that began from other seeds, one per seed, in the order of the seeds.
+def siblings_of_each(runs: Iterable[Run]) -> dict[str, tuple[Run, ...]]:
+    """Returns, by a run's fingerprint, the runs of its variant that began from other seeds, one per seed, in order.
 
     Runs that share a seed share the initialisation, whatever the order of their data, so their latents are no second
     finding of the same features. An imported run of an unknown seed has no siblings. Of several runs of one seed, the
     one whose fingerprint comes first counts.
     """
-    seed, variant = run.settings["seed"], _variant(run)
+    families: dict[str, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda each: each.fingerprint):
+        settings = sorted(variant_key(run.settings, run.variant).items())
+        families[repr((run.cache_fingerprint, settings))].append(run)
+    return {run.fingerprint: _of_other_seeds(run, family) for family in families.values() for run in family}
+
+
+def _of_other_seeds(run: Run, family: Iterable[Run]) -> tuple[Run, ...]:
+    seed = run.settings["seed"]
     of_seed: dict[int, Run] = {}
-    for other in sorted(runs, key=lambda each: each.fingerprint) if seed is not None else ():
+    for other in family if seed is not None else ():
         theirs = other.settings["seed"]
-        if theirs is not None and theirs != seed and _variant(other) == variant:
+        if theirs is not None and theirs != seed:
             of_seed.setdefault(theirs, other)
     return tuple(of_seed[theirs] for theirs in sorted(of_seed))
-
-
-def _variant(run: Run) -> tuple[str, dict[str, Any]]:
-    return run.cache_fingerprint, variant_key(run.settings, run.variant)

@@ -14,6 +14,7 @@ from scipy import stats
 
 from helpers.made_results import write_core, write_run
 from saepipe.data.folders.health import Finding, Health
+from saepipe.evaluate.compare import against_controls
 from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.compare.verdict import Verdict
 from saepipe.evaluate.report.conclusions import conclusions
@@ -162,3 +163,21 @@ def test_the_report_says_it_too(compared: Compared, tmp_path: Path) -> None:
     _, judged, _ = conclusions(Story.read(tmp_path, tmp_path / "base"))
     assert "better in explained variance" in judged
     assert "(matched by a control in explained variance)" in judged
+
+
+def test_only_controls_are_looked_for_among_the_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten variants with one control, nine are compared with it, and none with each other."""
+    asked: list[int] = []
+    recognise = against_controls.recognised_control
+
+    def counted(run: Any, variant: Any) -> Any:
+        asked.append(1)
+        return recognise(run, variant)
+
+    monkeypatch.setattr(against_controls, "recognised_control", counted)
+    for number in range(10):
+        frozen = {"freeze": "decoder"} if number == 9 else {}
+        penalties = [{"name": "l1", "weight": 1.0 + number % 9}]
+        write_core(write_run(tmp_path / f"v{number}" / "seed-0", penalties=penalties, **frozen))
+    compare(tmp_path, tmp_path / "v0")
+    assert len(asked) == 9  # all variants but the baseline, itself included

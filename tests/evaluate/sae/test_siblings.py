@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from saepipe.evaluate.sae.siblings import siblings
+from saepipe.evaluate.sae.siblings import siblings_of_each
 
 pytestmark = pytest.mark.quick
 
@@ -22,7 +22,7 @@ def run(fingerprint: str, seed: int | None, cache: str = "c", variant: str = "ba
 
 
 def names(ours: Any, *runs: Any) -> list[str]:
-    return [other.fingerprint for other in siblings(ours, [ours, *runs])]
+    return [other.fingerprint for other in siblings_of_each([ours, *runs])[ours.fingerprint]]
 
 
 def test_the_other_seeds_in_their_order() -> None:
@@ -50,3 +50,24 @@ def test_runs_that_start_from_the_sae_of_their_own_seed_are_one_variant() -> Non
         run("d", 3, variant="tuned", init={"scale": 0.5, "weights": "w3"}),
     ]
     assert names(ours, *others) == ["b"]
+
+
+class Counted(SimpleNamespace):
+    """A run that counts how often its settings are read."""
+
+    reads = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        Counted.reads += 1
+        return {"sae": f"v{self.number % 10}", "seed": self.number // 10}
+
+
+def test_the_settings_of_a_run_are_not_read_for_each_other_run() -> None:
+    runs: list[Any] = [
+        Counted(number=n, fingerprint=f"{n:03d}", variant="v", cache_fingerprint="c") for n in range(100)
+    ]
+    found = siblings_of_each(runs)
+    assert [len(siblings) for siblings in found.values()] == [9] * 100
+    assert [run.number for run in found["017"]] == [7, *range(27, 100, 10)]
+    assert Counted.reads <= 12 * len(runs)  # its family's at the most

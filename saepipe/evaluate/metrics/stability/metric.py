@@ -20,7 +20,7 @@ from saepipe.evaluate.metrics.stability.heldout_text import HeldoutText
 from saepipe.evaluate.metrics.stability.measurement import measurements, undefined
 from saepipe.evaluate.metrics.stability.variant_seeds import VariantSeeds
 from saepipe.evaluate.model.testbed import Testbed
-from saepipe.evaluate.sae.siblings import siblings
+from saepipe.evaluate.sae.siblings import siblings_of_each
 from saepipe.evaluate.sae.subject import Subject
 
 
@@ -46,8 +46,11 @@ class Stability(Metric):
         text = HeldoutText(testbed, testbed.num_contexts(self.num_contexts), progress)
         by_group: dict[tuple[str, ...], dict[str, Measurement]] = {}
         results = []
+        by_fingerprint = {each.run.fingerprint: each for each in subjects}
+        siblings = siblings_of_each(each.run for each in subjects)
         for subject in subjects:
-            group = _with_siblings(subject, subjects)
+            others = [by_fingerprint[run.fingerprint] for run in siblings[subject.run.fingerprint]]
+            group = sorted([subject, *others], key=lambda each: each.run.seed)
             key = tuple(each.run.fingerprint for each in group)
             if key not in by_group:
                 by_group[key] = dict(zip(key, self._of_variant(group, text), strict=True))
@@ -73,10 +76,3 @@ class Stability(Metric):
         dataset = testbed.cache.attributes["config"]["dataset"]["source"]
         context_size = testbed.cache.heldout.contexts.shape[1]
         return {"dataset": dataset, "context_size": context_size, **self.to_dict()}
-
-
-def _with_siblings(subject: Subject, subjects: Sequence[Subject]) -> list[Subject]:
-    """Returns a seed and those that it is compared with, in the order of the seeds."""
-    by_fingerprint = {each.run.fingerprint: each for each in subjects}
-    others = [by_fingerprint[run.fingerprint] for run in siblings(subject.run, (each.run for each in subjects))]
-    return sorted([subject, *others], key=lambda each: each.run.seed)
