@@ -44,10 +44,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), options.tokens)
-        figures: dict[str, Any] = {"tokens": options.tokens, "seconds": bench.timed(options.rounds)}
-        times = figures["seconds"]
+        times, joining = bench.timed(options.rounds)
+        figures: dict[str, Any] = {"tokens": options.tokens, "seconds": times, "joining seconds": joining}
         figures["2 ranks / 1 process of 2 threads"] = round(times["2 ranks"] / times["1 process, 2 threads"], 3)
-        figures |= {"pools": -(-options.tokens // POOL_ROWS), "pool_rows": POOL_ROWS, "batch_tokens": BATCH_TOKENS}
+        figures |= {"pool_rows": POOL_ROWS, "batch_tokens": BATCH_TOKENS}
         rng, whole = random.Random(options.seed), times["2 ranks, with start"]
         killed = [
             bench.killed(f"killed-{number}", rng.uniform(0.2, 0.95) * whole, rng) for number in range(options.kills)
@@ -78,17 +78,19 @@ class Bench:
         }
         self._config.write_text(yaml.safe_dump(settings))
 
-    def timed(self, rounds: int) -> dict[str, float]:
-        """Returns median seconds by contender."""
+    def timed(self, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Returns median seconds by contender, and those until its last rank begins to work."""
         seconds: dict[str, list[float]] = {}
+        joining: dict[str, list[float]] = {}
         for number in range(rounds):
             for name, ranks in (("1 process, 2 threads", 0), ("1 rank", 1), ("2 ranks", 2), ("4 ranks", 4)):
                 began = time.perf_counter()
                 out = self.harvest(f"{name}-{number}", ranks, threads=2 if ranks == 0 else 1)
                 seconds.setdefault(f"{name}, with start", []).append(time.perf_counter() - began)
                 seconds.setdefault(name, []).append(_writing_seconds(out))
+                joining.setdefault(name, []).append(_joining_seconds(out))
                 assert not self.differing(out)
-        return {name: round(statistics.median(values), 2) for name, values in seconds.items()}
+        return _medians(seconds), _medians(joining)
 
     def harvest(self, name: str, num_ranks: int, threads: int = 1) -> Path:
         """Harvests to the end; without torchrun if `num_ranks` is 0."""
@@ -136,8 +138,23 @@ def _ranks_of(launcher: int) -> list[int]:
 
 def _writing_seconds(cache: Path) -> float:
     """Returns the seconds from the log's first line, when the first window batch is read, to the seal."""
-    lines = (cache / "log" / "harvest.jsonl").read_text().splitlines()
-    return (cache / "COMMITTED").stat().st_mtime - min(json.loads(line)["time"] for line in lines)
+    return (cache / "COMMITTED").stat().st_mtime - min(line["time"] for line in _log(cache))
+
+
+def _joining_seconds(cache: Path) -> float:
+    """Returns the seconds from the log's first line to the first line of the rank that came last."""
+    began: dict[int, float] = {}
+    for line in sorted(_log(cache), key=lambda each: each["time"]):
+        began.setdefault(line["pid"], line["time"])
+    return max(began.values()) - min(began.values())
+
+
+def _log(cache: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (cache / "log" / "harvest.jsonl").read_text().splitlines()]
+
+
+def _medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    return {name: round(statistics.median(values), 2) for name, values in seconds.items()}
 
 
 def _contents(cache: Path) -> dict[str, bytes]:

@@ -28,7 +28,7 @@ CLAIM = __doc__.split("\n\n")[0].replace("\n", " ")
 AIM = 1.05
 ENVIRONMENT = {**os.environ, "SAEPIPE_COMMIT": "bench", "PYTHONPATH": str(Path(__file__).parents[1])}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-CONTENDERS = {"1 process, 2 threads": (0, 2), "2 ranks": (2, 1)}
+CONTENDERS = {"1 process, 2 threads": (0, 2), "1 rank": (1, 1), "2 ranks": (2, 1), "4 ranks": (4, 1)}
 
 
 def main() -> None:
@@ -47,12 +47,10 @@ def main() -> None:
             for contender, (ranks, threads) in CONTENDERS.items():
                 seconds[contender].append(trained(folder, f"{contender}-{number}", ranks, threads))
         trained(folder, "alone", 0, 1)
-        for ranks in (1, 4):
-            trained(folder, f"{ranks} ranks", ranks, 1)
         alone = weights(folder / "alone")
         different = {
-            name: sum(alone[run] != found for run, found in weights(folder / name).items())
-            for name in ("1 ranks", "2 ranks-0", "4 ranks")
+            name: sum(alone[run] != found for run, found in weights(folder / f"{name}-0").items())
+            for name in ("1 rank", "2 ranks", "4 ranks")
         }
     medians = {contender: round(statistics.median(times), 2) for contender, times in seconds.items()}
     ratio = round(medians["2 ranks"] / medians["1 process, 2 threads"], 3)

@@ -1,0 +1,1 @@
+"""Kinds of work whose growth is measured, each at four sizes."""
