@@ -35,7 +35,7 @@ class Site:
 
     gpu_tokens_per_s: float = rate(40_000, "assumed: forward passes of a 2B model on one GPU")
     gpu_rows_per_s: float = rate(1_500_000, "assumed: training rows of one run on one GPU, d_sae 16,384, dense")
-    start_s: float = rate(60, "assumed: start of a rank with its model; the others load it once the first has begun")
+    start_s: float = rate(60, "assumed: start of a rank, with its model")
     text_tokens_per_s: float = rate(700_000, "results/growth.json: one thread reads, tokenises and packs AG News (toy)")
     encode_gb_per_core_s: float = rate(0.25, "assumed: half of zstd's level 1 alone")
     decode_gb_per_core_s: float = rate(1.5, "results/loader.json: lossless rows, checked, as shuffled batches")
@@ -65,7 +65,7 @@ class Site:
             "text": tokens / self.text_tokens_per_s,  # the first rank reads it for all
             "encoding": self.gigabytes(tokens) / (self.encode_gb_per_core_s * encoders),
             "writing": self.gigabytes(tokens) / self.compression / self.storage_write_gb_s,
-            "start": self.start_s * (1 if gpus == 1 else 2),
+            "start": self.start_s,
         }
 
     def training(self, tokens: int, gpus: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from saepipe.harvest.pool_text import PoolText, TextFolder, pool_texts
-from saepipe.harvest.pools import Position, SplitSpec, cut_pools
+from saepipe.harvest.pools import Position, SplitSpec, StoredRuns, cut_pools
 from saepipe.harvest.rows import PendingRows, Rows, WindowBatch
 
 CONTEXT = 4
@@ -44,12 +44,12 @@ def order(num_rows: int, pool: int) -> np.ndarray:
 @pytest.mark.parametrize("pool_rows", [3, 10, 40])  # several pools to a batch, several batches to a pool
 def test_pools_made_from_their_own_text_are_those_of_the_whole(pool_rows: int, limit: int) -> None:
     spec = SplitSpec("train", pool_rows, limit, order)
-    expected = list(cut_pools(spec, batches(30), started, {}))
+    expected = list(cut_pools(spec, batches(30), started, StoredRuns({})))
     texts = list(pool_texts(spec, batches(30), num_rows))
     assert [text.begin.pools for text in texts] == [pool.number for pool in expected]
     for text, pool in zip(texts, expected, strict=True):
         alone = SplitSpec("train", pool_rows, text.end, order)
-        (made,) = cut_pools(alone, text.batches, started, {0: text.begin}, first_batch=text.first_batch)
+        (made,) = cut_pools(alone, text.batches, started, StoredRuns({0: text.begin}), first_batch=text.first_batch)
         assert (made.number, made.facts) == (pool.number, pool.facts)
         np.testing.assert_array_equal(made.arrays["place"], pool.arrays["place"])
         np.testing.assert_array_equal(made.order, pool.order)

@@ -29,7 +29,7 @@ from saepipe.data.errors import HealthError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.inside import inside
-from saepipe.data.remote.places import publish
+from saepipe.data.remote.places import publish, publish_lines
 from saepipe.data.remote.shard_files import damaged_files
 from saepipe.data.workers import Workers
 
@@ -240,7 +240,7 @@ class CacheWriter:
         for line in lines:
             artifact.append_manifest(self._listing_folder, line)
         if self._listing_folder == self.folder:
-            publish(self.folder)
+            publish_lines(self.folder, lines)
         self._lines += lines
         if pool.split == "train" and pool.number == 0:  # now, rather than hours later
             self._check_snr()

@@ -17,7 +17,7 @@ from filelock import Timeout
 from saepipe.data.bucket_address import Address, mirrored
 from saepipe.data.errors import LockedError
 from saepipe.data.folders import artifact, lock_owner
-from saepipe.data.folders.artifact import COMMITTED, LOG, MANIFEST
+from saepipe.data.folders.artifact import COMMITTED, LOG, MANIFEST, Line
 from saepipe.data.folders.inside import Inside
 from saepipe.data.remote.bucket import Entry, Listed, bucket_of
 from saepipe.data.remote.claim import Claim
@@ -90,9 +90,31 @@ class Mirror:
             for name in sorted(filter(_is_head, changed), key=_is_seal):
                 self._send(name)
             self._remove([name for name in gone if name in self.objects])
-            for name in files.keys() & entries.keys():
-                if _is_shard(entries[name]):
-                    shard_cache().adopt(files[name], entries[name])
+            self._give_up({name: entries[name] for name in files.keys() & entries.keys()})
+
+    def append(self, lines: Iterable[Line]) -> None:
+        """Sends the files of lines that the manifest of an unfinished artifact has got, and then the manifest.
+
+        Looks at no other file, as `publish` does, so that it takes as long for the last pool of a cache as for the
+        first, but for the length of the manifest.
+
+        Raises:
+            LockedError: if another process has taken over the claim.
+            RemoteError: if the bucket cannot be written to.
+        """
+        with self._lock:
+            if self.claim:
+                self.claim.check()
+            entries = {name: entry for line in lines for name, entry in line.get("files", {}).items()}
+            in_parallel(self._send, list(entries))
+            self._send(MANIFEST)
+            self._give_up(entries)
+
+    def _give_up(self, entries: Entries) -> None:
+        """Moves the shards among files that were sent to the local copies of shards."""
+        for name, entry in entries.items():
+            if _is_shard(entry):
+                shard_cache().adopt(self.folder / name, entry)
 
     def entries(self) -> Entries:
         """Returns what all manifests in the mirror list."""

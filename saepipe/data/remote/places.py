@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from saepipe.data.bucket_address import address_of, mirrored
 from saepipe.data.errors import RemoteError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.artifact import Line
 from saepipe.data.remote.bucket import bucket_of
 from saepipe.data.remote.claim import claimed
 from saepipe.data.remote.mirror import mirror_of
@@ -42,6 +43,12 @@ def publish(folder: Path) -> None:
     """Sends what was made in a local folder, if it mirrors a place; the caller holds the folder's `writer_lock`."""
     if mirror := mirror_of(folder):
         mirror.publish()
+
+
+def publish_lines(folder: Path, lines: Iterable[Line]) -> None:
+    """Sends the files of new lines of an unfinished manifest, and the manifest, if a folder mirrors a place."""
+    if mirror := mirror_of(folder):
+        mirror.append(lines)
 
 
 def send(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.remote.bucket import MissingObjectError, bucket_of
+from saepipe.data.remote.mirror import Mirror
 
 HOOK = "blocks.1.hook_resid_post"
 ROWS = {HOOK: structured_rows(5000, 64)}
@@ -58,3 +60,23 @@ def test_a_shard_that_was_exchanged_is_never_read(object_storage: ObjectStorage)
     assert len(cache.damage()) == 1
     with pytest.raises(CorruptDataError, match="xxh3 differs"):
         cache[:]
+
+
+def test_a_pool_is_sent_without_a_look_at_those_before(
+    object_storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of pools, the mirror is walked, and its manifests are read, as often."""
+    walks: list[int] = []
+    walk = Mirror._files
+
+    def counted(mirror: Mirror) -> Any:
+        walks[-1] += 1
+        return walk(mirror)
+
+    monkeypatch.setattr(Mirror, "_files", counted)
+    for name, num_pools in (("few", 2), ("many", 8)):
+        walks.append(0)
+        rows = {HOOK: ROWS[HOOK][: 256 * num_pools]}
+        write_cache(object_storage.at(name), rows, shard_rows=256, pool_shards=1)
+        assert len(Cache.open(object_storage.at(name))) == 256 * num_pools
+    assert walks[0] == walks[1] > 0
