@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,17 @@ def test_a_name_that_cannot_be_a_folder_is_refused(config: Make, name: str) -> N
 def test_invalid_variants_are_refused(config: Make, variants: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         expand(config(variants=variants))
+
+
+def test_the_other_variants_are_not_copied_for_each(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[int] = []
+    whole = config(variants={"grid": {"optimizer.lr": [1e-3 * (1 + number) for number in range(20)]}})
+    serialised = TrainConfig.to_dict
+
+    def counted(self: TrainConfig) -> dict[str, Any]:
+        copied.append(sum(map(len, self.variants.grid.values())))
+        return serialised(self)
+
+    monkeypatch.setattr(TrainConfig, "to_dict", counted)
+    assert len(expand(whole)) == 20
+    assert sum(copied) == 0
