@@ -78,7 +78,7 @@ def write(folder: Path, num_shards: int) -> Path:
     with artifact.writer_lock(out), closing(CacheWriter(out, LAYOUT, pool_rows, threads=1)) as writer:
         writer.start(attributes)
         for number, start in enumerate(range(0, num_rows, POOL_ROWS)):
-            writer.put(_pool(number, start, rows))
+            writer.put(_pool(number, start, rows[: num_rows - start]))
         for shard, first in enumerate(range(0, num_rows // 16, SHARD_ROWS)):
             shape = min(SHARD_ROWS, num_rows // 16 - first), CONTEXT
             ids = np.random.default_rng(shard).integers(1, 1000, shape, dtype=np.int32)

@@ -48,13 +48,20 @@ def test_texts_are_listed_once_a_pool(tmp_path: Path) -> None:
 
 
 def test_the_reading_pauses_while_texts_wait(tmp_path: Path) -> None:
+    texts, most, waiting = TextFolder(tmp_path), 2, list[int]()
+
+    def watched() -> Iterator[WindowBatch]:
+        for batch in batches():
+            waiting.append(texts.num_waiting())
+            yield batch
+
     lm: Any = SimpleNamespace(special_ids=frozenset({0}))
-    reading: Any = SimpleNamespace(train_batches=batches, num_heldout_windows=0, heldout_batches=lambda: iter(()))
-    texts, most = TextFolder(tmp_path), 2
+    reading: Any = SimpleNamespace(train_batches=watched, num_heldout_windows=0, heldout_batches=lambda: iter(()))
     with HandingOut(CONFIG, lm, reading, texts, {"train": set(), "heldout": set()}, lambda: None, most) as handing_out:
         for pool in range(NUM_BATCHES // PER_POOL):
             text = texts.take("train", pool, handing_out.look)
             assert text is not None
             assert text.begin.pools == pool
-            assert texts.num_waiting() <= most
         handing_out.wait()
+    assert len(waiting) == NUM_BATCHES
+    assert max(waiting) < most
