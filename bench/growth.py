@@ -1,12 +1,13 @@
 """Time and memory grow no faster than the work: the exponent of each kind of work over three doublings or more.
 
     python bench/growth.py [--only NAME...] [--rounds 2]
+    python bench/growth.py --table
 
 Each point is a process of its own with one thread, on material that another process has made. Measured are the
 CPU-seconds of the work, user and system, the least of the rounds, and how far the peak of resident memory rises above
 what the process held before it. An exponent is the slope of log cost over log size at the three largest sizes, with
 the slopes of the two steps between them. Nothing is extrapolated. Reads `data/ag_news.csv` in the folder
-SAEPIPE_SHARED (default ../shared). Writes results/growth.json, and the table of docs/scale.md to stdout.
+SAEPIPE_SHARED (default ../shared). Writes results/growth.json, and prints the table of docs/scale.md.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=sorted(WORKS), default=list(WORKS))
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="print the table of the last results")
     parser.add_argument("--child", nargs=4, metavar=("STAGE", "NAME", "SIZE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -50,10 +52,13 @@ def main() -> None:
         return
     path = RESULTS / "growth.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}  # of works that are not asked for
+    if options.table:
+        print("\n".join(line(work, rows[name]) for name, work in WORKS.items()))
+        return
     with tempfile.TemporaryDirectory() as materials:
         for name in options.only:
             rows[name] = grown(name, WORKS[name], options.rounds, Path(materials))
-            print(line(rows[name]), flush=True)
+            print(line(WORKS[name], rows[name]), flush=True)
             write_result("growth", CLAIM, {"rows": {name: rows[name] for name in WORKS if name in rows}})
 
 
@@ -61,9 +66,8 @@ def grown(name: str, work: Work, rounds: int, materials: Path) -> dict[str, Any]
     """Measures a kind of work at all of its sizes."""
     points = [measured(name, size, rounds, materials / f"{work.prepare or name}-{size}") for size in work.sizes]
     seconds, megabytes = ([point[key] for point in points] for key in ("cpu_s", "rise_mb"))
-    memory = exponent(work.sizes, megabytes) if megabytes[-1] >= MEGABYTES else None
-    growth = {"time_exponent": exponent(work.sizes, seconds), "memory_exponent": memory, "why": work.why}
-    return {"what": work.what, "axis": work.axis, "points": points} | growth
+    memory = exponent(work.sizes, megabytes) if min(megabytes[-COUNTED:]) >= MEGABYTES else None
+    return {"points": points, "time_exponent": exponent(work.sizes, seconds), "memory_exponent": memory}
 
 
 def measured(name: str, size: int, rounds: int, folder: Path) -> dict[str, float]:
@@ -118,12 +122,12 @@ def exponent(sizes: tuple[int, ...], costs: list[float]) -> dict[str, Any]:
     }
 
 
-def line(row: dict[str, Any]) -> str:
-    """Returns a row of the table: sizes, CPU-seconds at the ends, exponents, and why more than 1 must be."""
+def line(work: Work, row: dict[str, Any]) -> str:
+    """Returns a row of the table: sizes, cost at the largest, exponents, and why more than linear must be."""
     first, last = row["points"][0], row["points"][-1]
-    sizes = f"{readable(first['size'])} to {readable(last['size'])} {row['axis']}"
-    seconds = f"{first['cpu_s']:.2g} to {last['cpu_s']:.2g} s"
-    cells = [row["what"], sizes, seconds, shown(row["time_exponent"]), shown(row["memory_exponent"]), row["why"]]
+    sizes = f"{readable(first['size'])} to {readable(last['size'])} {work.axis}"
+    seconds, memory = f"{last['cpu_s']:.2g} s", f"{last['rise_mb']:.0f} MB"
+    cells = [work.what, sizes, seconds, shown(row["time_exponent"]), memory, shown(row["memory_exponent"]), work.why]
     return f"| {' | '.join(cells)} |"
 
 

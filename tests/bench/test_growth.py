@@ -12,7 +12,7 @@ from helpers.repository import BENCH
 sys.path.append(str(BENCH))
 
 from growth import exponent, line
-from growth_parts.work import WORKS
+from growth_parts.work import WORKS, Work
 
 pytestmark = pytest.mark.quick
 
@@ -26,15 +26,9 @@ def test_the_slope_is_that_of_the_largest_sizes() -> None:
 def test_a_row_of_the_table() -> None:
     points = [{"size": 1250, "cpu_s": 0.5, "rise_mb": 1.0}, {"size": 2_500_000, "cpu_s": 12.0, "rise_mb": 2.0}]
     fitted = {"slope": 1.004, "steps": [0.9, 1.1]}
-    row = {
-        "what": "open",
-        "axis": "shards",
-        "points": points,
-        "time_exponent": fitted,
-        "memory_exponent": None,
-        "why": "",
-    }
-    assert line(row) == "| open | 1,250 to 2.5M shards | 0.5 to 12 s | 1.00 (0.90 to 1.10) | - |  |"
+    row = {"points": points, "time_exponent": fitted, "memory_exponent": None}
+    work = Work("open", "shards", (1250, 2_500_000), "caches.opened")
+    assert line(work, row) == "| open | 1,250 to 2.5M shards | 12 s | 1.00 (0.90 to 1.10) | 2 MB | - |  |"
 
 
 def test_every_kind_of_work_is_defined() -> None:

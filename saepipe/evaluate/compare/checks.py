@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import chain, combinations
 from statistics import fmean
 
 from saepipe.data.config.base import differences
@@ -95,8 +95,11 @@ def unmatched_l0(first: float, second: float) -> str | None:
 
 def check_sources(rows: Sequence[Row]) -> Iterator[Finding]:
     """Warns (H13) about runs with the same config that were trained by different commits."""
-    for row, other in combinations(rows, 2):
-        if row.run.run_id == other.run.run_id and row.commit != other.commit:
+    by_config: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_config[row.run.run_id].append(row)
+    for row, other in chain.from_iterable(combinations(group, 2) for group in by_config.values()):
+        if row.commit != other.commit:
             message = (
                 f"{row.label} and {other.label} have the same config but were trained by different commits, "
                 f"{row.commit} and {other.commit}: only the code differs"
