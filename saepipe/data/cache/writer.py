@@ -103,10 +103,11 @@ class CacheWriter:
         return sorted(pools, key=lambda line: line["pool"])
 
     def adopt(self) -> None:
-        """Takes over the pools that other ranks have listed since."""
+        """Takes over the pools that other ranks have listed since; looks at the files of no others."""
         known = {(line["split"], line["pool"]) for line in self._lines}
-        lines = _complete_pools(self.folder, rank_manifests.read_lines(self.folder))
-        self._lines += [line for line in lines if (line["split"], line["pool"]) not in known]
+        listed = (line for line in rank_manifests.read_lines(self.folder) if line["kind"] in ("shard", "pool"))
+        new = [line for line in listed if (line["split"], line["pool"]) not in known]
+        self._lines += _complete_pools(self.folder, new)
 
     def drop_short_pools(self) -> None:
         """Drops partial last pools, so that an extended cache has the same pools as one made in a single harvest."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from saepipe.data.cache import writer
+from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.rank_manifests import all_have_ended, has_ended, listing_folder, read_lines, remove
 from saepipe.data.folders.artifact import Line, append_manifest
 
@@ -39,3 +45,23 @@ def test_the_first_rank_knows_when_all_others_have_ended(tmp_path: Path) -> None
     assert not all_have_ended(tmp_path, 3)
     has_ended(tmp_path, 1)
     assert all_have_ended(tmp_path, 3)
+
+
+def test_the_files_of_each_rank_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the first rank asks which pools the others have listed."""
+    looked: list[int] = []
+    damaged = writer.damaged_files
+
+    def counted(folder: Path, lines: list[Line], *, hashes: bool) -> Iterator[str]:
+        looked.append(len(lines))
+        return damaged(folder, lines, hashes=hashes)
+
+    layout = Layout({"h": 8}, 16, 64, 32, "lossless")
+    with closing(writer.CacheWriter(tmp_path, layout, {"train": 64, "heldout": 64})) as first:
+        monkeypatch.setattr(writer, "damaged_files", counted)
+        for number in range(5):
+            append_manifest(listing_folder(tmp_path, 1), pool(number))
+            first.adopt()
+            first.adopt()
+        assert [line["pool"] for line in first.pools("train")] == [*range(5)]
+    assert sum(looked) == 5
