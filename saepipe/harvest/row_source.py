@@ -11,7 +11,8 @@ import torch
 from saepipe.data.batches.staging_memory import to_bits
 from saepipe.data.cache.layout import Layout, Split
 from saepipe.data.errors import ConfigError, CorruptDataError
-from saepipe.harvest.fitting_passes import FittingPasses
+from saepipe.harvest.capture import Recorder
+from saepipe.harvest.fitting_batches import FittingBatches
 from saepipe.harvest.hook_point import HookPoint
 from saepipe.harvest.host_copies import Wait, host_copies
 from saepipe.harvest.model import LanguageModel
@@ -34,16 +35,17 @@ class RowSource:
             lm: the model; it is hooked into until `close`.
             hooks: where to take activations.
             norm_limits: by hook, the norm above which training rows are left out; empty for no filter.
-            say: is told when batches no longer fit the device's memory and are run in parts from then on.
+            say: is told when batches no longer fit in memory and are run in parts from then on.
         """
         self._lm, self._hooks, self._norm_limits = lm, hooks, norm_limits
         self.device: torch.device = lm.model.device
         self.runs_in_threads = lm.runs_in_threads and self.device.type == "cpu"
-        self.passes = FittingPasses(lm.model, hooks, say)
+        self._recorder = Recorder(lm.model, hooks)
+        self.batches = FittingBatches(self._start, say)
         self._copies = host_copies(self.device)
 
     def close(self) -> None:
-        self.passes.close()
+        self._recorder.close()
 
     def most_rows(self, batch: WindowBatch, split: Split) -> int:
         """Number of rows that a batch gives unless norms are too large: ordinary tokens, or held-out positions."""
@@ -54,8 +56,11 @@ class RowSource:
 
         Raises:
             ConfigError: if the model has no such token id.
-            OutOfSpaceError: if the batch does not fit in memory.
+            OutOfSpaceError: if a single context does not fit in memory.
         """
+        return self.batches.start(batch, split)
+
+    def _start(self, batch: WindowBatch, split: Split) -> PendingRows:
         activations = self._run(batch)
         if split == "heldout":
             wait = self._copies.download(pack_heldout(activations))
@@ -82,7 +87,7 @@ class RowSource:
     def _run(self, batch: WindowBatch) -> dict[str, Activations]:
         """Activations by hook, in the order of the config's hooks."""
         self._check_ids(batch)
-        x = self.passes.run(self._copies.upload(torch.from_numpy(batch.ids).long()))
+        x = self._recorder.run(self._copies.upload(torch.from_numpy(batch.ids).long()))
         return {str(hook): Activations.of(x[str(hook)]) for hook in self._hooks}
 
     def _check_ids(self, batch: WindowBatch) -> None:

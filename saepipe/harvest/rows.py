@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,16 @@ class WindowBatch:
             np.stack([getattr(window, name) for window in windows]) for name in ("ids", "documents", "stored")
         )
         return cls(first, ids, documents, text, stored)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def parts(self, num_contexts: int) -> Iterator[WindowBatch]:
+        """Yields the batch in parts of at most `num_contexts` contexts."""
+        for start in range(0, len(self), num_contexts):
+            windows = slice(start, start + num_contexts)
+            stored = None if self.stored is None else self.stored[windows]
+            yield WindowBatch(self.first + start, self.ids[windows], self.documents[windows], self.text, stored)
 
     def keep(self, special_ids: frozenset[int]) -> np.ndarray:
         """Returns which tokens' rows are stored, (batch, context_size) bool."""

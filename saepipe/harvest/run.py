@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +198,16 @@ def _tools(
         layout, rows_of, floor = make_layout(config, lm), pool_rows(config), config.int8_snr_floor
         writer = CacheWriter(out, layout, rows_of, threads=config.encoders, snr_floor=floor, rank=rank)
         stack.enter_context(closing(writer))
-        rows = RowSource(lm, config.hook_points, attributes["norm_limits"], progress.say)
+        rows = RowSource(lm, config.hook_points, attributes["norm_limits"], partial(_say_and_log, progress, writer))
         stack.enter_context(closing(rows))
         passes = stack.enter_context(closing(PassWorkers(rows)))
         yield writer, PoolMaker(writer, passes, progress)
         progress.finish()
+
+
+def _say_and_log(progress: Progress, writer: CacheWriter, sentence: str) -> None:
+    progress.say(sentence)
+    writer.log(note=sentence)
 
 
 def _starter(writer: CacheWriter, attributes: Mapping[str, Any], progress: Progress) -> Callable[[], None]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from helpers.memory_limit import address_space
 from saepipe.data.cache.hook_writer import HookWriter
 from saepipe.data.cache.layout import Layout
 from saepipe.data.errors import ConfigError, CorruptDataError, OutOfSpaceError
@@ -94,26 +97,19 @@ def allocate_for(layer: torch.nn.Module, most: int) -> list[int]:
     return sizes
 
 
-def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(lm: LanguageModel, layer: torch.nn.Module) -> None:
-    allocate_for(layer, 3)
-    with pytest.raises(OutOfSpaceError, match=r"8 contexts does not fit in memory(.|\n)*batch_size: 2 fits") as raised:
+def test_not_even_one_context_may_fit(lm: LanguageModel, layer: torch.nn.Module) -> None:
+    allocate_for(layer, 0)
+    with pytest.raises(OutOfSpaceError, match="not even one context fits") as raised:
         rows(lm).train(batch(8))
     assert raised.value.exit_code == 5
 
 
-def test_not_even_one_context_may_fit(lm: LanguageModel, layer: torch.nn.Module) -> None:
-    allocate_for(layer, 0)
-    with pytest.raises(OutOfSpaceError, match="not even one context fits"):
-        rows(lm).train(batch(8))
-
-
-def test_where_it_may_a_batch_is_halved_and_that_is_remembered_and_said(
+def test_a_batch_is_halved_until_it_fits_and_that_is_remembered_and_said(
     lm: LanguageModel, layer: torch.nn.Module
 ) -> None:
     whole = rows(lm).train(batch(8))
     sizes, messages = allocate_for(layer, 3), list[str]()
     source = rows(lm, say=messages.append)
-    source.passes.may_split = True
     split = source.train(batch(8))
     assert messages == [
         "8 contexts do not fit in memory: batches are run 4 contexts at a time",
@@ -124,6 +120,38 @@ def test_where_it_may_a_batch_is_halved_and_that_is_remembered_and_said(
     sizes.clear()
     source.train(batch(8))
     assert sizes == [2, 2, 2, 2]
+
+
+def test_memory_that_the_system_refuses_halves_a_batch(lm: LanguageModel) -> None:
+    """At a limit such as `ulimit -v`: the scores of 32 contexts take 128 MiB, and as much in the softmax."""
+    ids, messages = np.random.default_rng(0).integers(10, 4000, (32, 512)).astype(np.int32), list[str]()
+    windows = WindowBatch(0, ids, np.zeros_like(ids))
+    source = rows(lm, say=messages.append)
+    with address_space(200 * 2**20):
+        split = source.train(windows)
+    assert messages[0] == "32 contexts do not fit in memory: batches are run 16 contexts at a time"
+    assert source.batches.at_once is not None
+    *_, last = windows.parts(source.batches.at_once)
+    alone = rows(lm).train(last)
+    assert len(split) == windows.ids.size
+    for name, values in alone.arrays.items():
+        np.testing.assert_array_equal(split.arrays[name][-len(alone) :], values)
+
+
+def test_threads_that_fail_at_once_halve_once(lm: LanguageModel, layer: torch.nn.Module) -> None:
+    sizes, messages, both = allocate_for(layer, 4), list[str](), Barrier(2)
+
+    def meet(_: Any, __: Any, output: torch.Tensor) -> None:
+        if len(output) > 4:
+            both.wait(60)
+
+    layer.register_forward_hook(meet, prepend=True)
+    source = rows(lm, say=messages.append)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(source.train, [batch(8), batch(8)])
+    assert messages == ["8 contexts do not fit in memory: batches are run 4 contexts at a time"]
+    assert sorted(sizes) == [4, 4, 4, 4, 8, 8]
+    assert len(first) == len(second) == 64
 
 
 def test_other_errors_of_the_model_pass(lm: LanguageModel, layer: torch.nn.Module) -> None:
