@@ -16,19 +16,16 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from helpers.by_hand import LinearSAE, StoredHeldout
 from helpers.chromium import open_browser
 from helpers.made_results import write_run
-from saepipe.evaluate.model.kept_work import KeptWork
+from helpers.made_testbeds import D_IN, HOOK, VOCAB, make_testbed
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
-from saepipe.harvest.model import LanguageModel
-from saepipe.harvest.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-HOOK = "blocks.1.hook_resid_post"
-BOS, VOCAB, D_IN, NUM_CONTEXTS, SEQ = 2, 50, 16, 10, 20
+BOS, NUM_CONTEXTS, SEQ = 2, 10, 20
 
 
 @pytest.fixture(scope="session")
@@ -88,18 +85,6 @@ def random_sae() -> LinearSAE:
     b_enc = torch.randn(24, generator=rng) / 4
     b_enc[-1], W_dec[-1] = -1e6, 0.0
     return LinearSAE(W_enc, W_dec, b_enc, torch.randn(D_IN, generator=rng) / 4)
-
-
-def make_testbed(model: Gemma2ForCausalLM, heldout: StoredHeldout, batch_size: int, folder: Path) -> Testbed:
-    model_id = {"id": "tiny", "weights": "w"}
-    attributes = {"config": {"dataset": {"source": "by hand"}}, "model": model_id}
-    cache: Any = SimpleNamespace(
-        path=Path("cache"), fingerprint="c" * 64, identity="c" * 64, heldout=heldout, attributes=attributes
-    )
-    tokenizer: Any = None
-    lm = LanguageModel(model, tokenizer, ModelConfig(dtype="float32"))
-    kept_work = KeptWork(folder, model_id)
-    return Testbed(cache, HOOK, lambda: lm, kept_work, batch_size, torch.device("cpu"))
 
 
 @pytest.fixture
