@@ -17,6 +17,7 @@ from pydantic import (
 from saepipe.data.cache.codecs import SNR_FLOOR, Profile
 from saepipe.data.config.base import Config, Count
 from saepipe.data.config.bounds import PathText, Seed
+from saepipe.data.config.rate import Rate
 from saepipe.data.toy import KINDS
 from saepipe.harvest.chat import Turns
 from saepipe.harvest.hook_point import HookPoint
@@ -139,6 +140,9 @@ class HarvestConfig(Config):
     pool_shards: int = Field(4, gt=0, le=2**12, description="shards that are shuffled together; the unit of resuming")
     encoders: int = Field(4, gt=0, le=2**10, description="encoder threads")
     seed: Seed = Field(0, description="seed of the shuffle")
+    cost: Rate | None = Field(
+        None, exclude=True, description="price of a rank's time, for `--dry-run`; no run or cache stores it"
+    )
 
     @field_validator("hooks")
     @classmethod

@@ -24,6 +24,7 @@ from saepipe.data.config.base import Count, fingerprint
 from saepipe.data.config.bounds import Device, Seed
 from saepipe.data.config.component import Component, ConfigWithPlugins, plugin_stems
 from saepipe.data.config.place import Place
+from saepipe.data.config.rate import Rate
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.health_rules import RULES
 from saepipe.train.config_sections import (
@@ -146,6 +147,9 @@ class TrainConfig(ConfigWithPlugins):
     )
     parallel: ParallelConfig = Field(
         ParallelConfig(), description="split each run over ranks, by its latents and by the tokens of a batch"
+    )
+    cost: Rate | None = Field(
+        None, exclude=True, description="price of a rank's time, for `--dry-run`; no run or cache stores it"
     )
     variants: VariantsConfig = VariantsConfig()
     seeds: Annotated[tuple[Seed, ...], Field(max_length=10_000)] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -16,11 +16,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
 
-from saepipe.data.batches.memory import free_ram
+from saepipe.data.batches.rank_memory import RankMemory
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.train.config import TrainConfig
-from saepipe.train.memory_needs import memory_needs
+from saepipe.train.memory_needs import of_rank, rank_memory, rank_needs
+from saepipe.train.parallel.mesh import planned_mesh
 from saepipe.train.plan import Planned, by_stream, plan_runs
 from saepipe.train.stacked.stack import structure
 from saepipe.train.step.state import Recipe, fresh_state, initial_params
@@ -47,7 +48,7 @@ class RunCost:
     step_seconds: float
     seconds: float
     memory_bytes: int
-    """parameters and Adam's moments, rows of the cache, gradients and activations of a step"""
+    """of a rank: parameters and Adam's moments, rows of the cache, gradients and activations of a step"""
     sae_bytes: int
     checkpoint_bytes: int
 
@@ -61,40 +62,71 @@ class DryRun:
     """passes over caches that runs share"""
     device: str
     seconds: float
+    """of all runs, one after another"""
     memory_bytes: int
-    """of the runs that train at the same time"""
+    """of a rank, for the runs that it trains at the same time"""
     free_bytes: int
     """memory that is free now"""
+    memory: RankMemory
+    """of the rank that needs most, with the program"""
+    ranks: int
+    is_split: bool
+    """whether each run is split over all ranks, by `parallel`"""
+    runs_of_a_rank: int
+    """runs that the first rank trains"""
+    rank_seconds: float
+    """time of the slowest rank"""
+    rank_hours: float
+    """of all ranks until the slowest has ended"""
+    cost: str | None
+    """of those hours, if the config has a rate"""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def dry_run(config: TrainConfig, *, seconds: float = CALIBRATION_SECONDS) -> DryRun:
+def dry_run(config: TrainConfig, *, ranks: int | None = None, seconds: float = CALIBRATION_SECONDS) -> DryRun:
     """Plans every run like `train`, and times some of their steps; writes nothing.
 
+    Args:
+        config: with its variants and seeds. Of a run that is split over ranks, one rank's part is tried here.
+        ranks: among which the runs are dealt out; default: as many as `parallel` needs.
+        seconds: time for trying steps.
+
     Raises:
-        ConfigError: if a run cannot be made, or is split over ranks.
+        ConfigError: if a run cannot be made, or `parallel` needs another number of ranks.
     """
-    if config.parallel.num_ranks > 1:
-        hint = "for a rank's time and memory, try a d_sae and a batch_size that are divided, without `parallel`"
-        raise ConfigError("a dry run tries its steps in one process, and `parallel` splits them", hint=hint)
-    planned = plan_runs(config, Path())
+    mesh, num_ranks = planned_mesh(config.parallel), _num_ranks(config, ranks)
+    planned = plan_runs(config, Path(), mesh)
     by_kind = _time_kinds(planned, seconds)
     costs = tuple(_cost(run, by_kind[_kind(run.recipe)]) for run in planned)
-    together = [memory_needs(runs).total for runs in by_stream(planned)]
+    own = [slice(0, None)] if mesh else [slice(rank, None, num_ranks) for rank in range(min(num_ranks, len(planned)))]
+    streams = [runs for part in own for runs in by_stream(planned[part])]
+    slowest = max(sum(cost.seconds for cost in costs[part]) for part in own)
+    needs = max((rank_memory(runs) for runs in streams), key=lambda memory: memory.host + memory.device)
+    rank_hours = num_ranks * slowest / 3600
     return DryRun(
         runs=costs,
-        streams=len(together),
+        streams=len(by_stream(planned)),
         device=str(planned[0].recipe.device),
         seconds=sum(cost.seconds for cost in costs),
-        memory_bytes=max(together),
-        free_bytes=_free_bytes(planned[0].recipe.device),
+        memory_bytes=max(rank_needs(runs).total for runs in streams),
+        free_bytes=needs.free_device or needs.free_host,
+        memory=needs,
+        ranks=num_ranks,
+        is_split=mesh is not None,
+        runs_of_a_rank=len(planned[own[0]]),
+        rank_seconds=slowest,
+        rank_hours=rank_hours,
+        cost=config.cost.of(rank_hours) if config.cost else None,
     )
 
 
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(free_ram())
+def _num_ranks(config: TrainConfig, ranks: int | None) -> int:
+    needed = config.parallel.num_ranks
+    if ranks is None or ranks == needed or needed == 1:
+        return ranks or needed
+    raise ConfigError(f"--ranks {ranks}, but `parallel` splits each run over {needed}", hint=f"--ranks {needed}")
 
 
 def _cost(run: Planned, step_seconds: float) -> RunCost:
@@ -110,7 +142,7 @@ def _cost(run: Planned, step_seconds: float) -> RunCost:
         tail_tokens=tail * (run.recipe.config.kl_tail.windows or 0) * run.cache.attributes["context_size"],
         step_seconds=step_seconds,
         seconds=steps * step_seconds,
-        memory_bytes=memory_needs([run]).total,
+        memory_bytes=rank_needs([run]).total,
         sae_bytes=4 * run.num_params,
         checkpoint_bytes=4 * run.num_checkpointed,
     )
@@ -130,12 +162,13 @@ def _time_kinds(planned: Iterable[Planned], seconds: float) -> Mapping[str, floa
 def time_step(run: Planned, seconds: float) -> float:
     """Returns the mean time of a step in the middle of the run, where its penalties are on, on the cache's first rows.
 
-    At least one step is timed, after one that is not, since that includes one-time setup.
+    At least one step is timed, after one that is not, since that includes one-time setup. Of a run over ranks, it is a
+    step of one rank's latents on its tokens, without what ranks exchange.
     """
-    recipe = run.recipe
+    recipe = replace(of_rank(run.recipe), mesh=None)
     state = fresh_state(recipe, initial_params(recipe))
     state.step = recipe.num_steps // 2
-    rows = _first_rows(run)
+    rows = _first_rows(replace(run, recipe=recipe))
     train_step(recipe, state, rows)
     times: list[float] = []
     while not times or sum(times) < seconds:
@@ -165,15 +198,28 @@ def render(plan: DryRun) -> list[RenderableType]:
     count = f"{len(plan.runs)} run{'s' if len(plan.runs) > 1 else ''}"
     total = f"{count} on {plan.device}: about {readable_time(plan.seconds)} one after another"
     reads = f"{plan.streams} stream{'s' if plan.streams > 1 else ''} of batches"
-    memory = f"{readable_bytes(plan.memory_bytes)} of memory ({readable_bytes(plan.free_bytes)} are free)"
+    memory = plan.memory.sentence() + (" a rank" if plan.ranks > 1 else "")
     disk = readable_bytes(sum(cost.sae_bytes for cost in plan.runs))
     return [
         table,
         f"{total}, needs {memory}, {disk} of SAEs on disk; {reads}",
+        *_rank_sentence(plan),
         *_tail_sentence(plan.runs),
         "Times are of a few steps tried here; reading the cache, logging and checkpoints come on top, and stacking of "
         "small runs on a GPU saves some.",
     ]
+
+
+def _rank_sentence(plan: DryRun) -> list[str]:
+    """Returns what the study takes over ranks, and what it costs."""
+    cost = f", {plan.cost}" if plan.cost else ""
+    if plan.ranks == 1:
+        return [f"1 rank: {readable_time(plan.rank_seconds)}{cost}"] if cost else []
+    share = f"up to {plan.runs_of_a_rank} of the runs each"
+    if plan.is_split:
+        share = "which split each run, without what they exchange"
+    hours = f"{plan.rank_hours:.3g} hours of ranks"
+    return [f"{plan.ranks} ranks as fast as this machine: {readable_time(plan.rank_seconds)}, {share}; {hours}{cost}"]
 
 
 def _tail_sentence(costs: Sequence[RunCost]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from saepipe.data.batches.memory import free_ram
+from saepipe.data.batches.rank_memory import PROGRAM, RankMemory
 from saepipe.data.batches.stream import POOL_CHUNKS
 from saepipe.data.cache.joined_rows import joined
 from saepipe.data.errors import OutOfSpaceError
@@ -50,17 +51,30 @@ class MemoryNeeds:
 
 def memory_needs(runs: Sequence[Planned]) -> MemoryNeeds:
     """Returns what runs with a common stream need when they train together, over all ranks of this machine."""
-    mesh = runs[0].recipe.mesh
+    mesh, needs = runs[0].recipe.mesh, rank_needs(runs)
     num_ranks = 1 if mesh is None else mesh.ranks.local_size
-    parts = [replace(run, recipe=_of_rank(run.recipe)) for run in runs]
+    return MemoryNeeds(num_ranks * needs.parameters, num_ranks * needs.rows, num_ranks * needs.step)
+
+
+def rank_needs(runs: Sequence[Planned]) -> MemoryNeeds:
+    """Returns what one rank needs for runs with a common stream, which may be split over others."""
+    parts = [replace(run, recipe=of_rank(run.recipe)) for run in runs]
     return MemoryNeeds(
-        parameters=num_ranks * sum(FLOAT * run.num_checkpointed for run in parts),
-        rows=num_ranks * max(map(_row_bytes, parts)),
-        step=num_ranks * max(step_bytes(run.recipe) for run in parts),
+        parameters=sum(FLOAT * run.num_checkpointed for run in parts),
+        rows=max(map(_row_bytes, parts)),
+        step=max(step_bytes(run.recipe) for run in parts),
     )
 
 
-def _of_rank(recipe: Recipe) -> Recipe:
+def rank_memory(runs: Sequence[Planned]) -> RankMemory:
+    """Returns what one rank needs for runs with a common stream, by host and device, with the program."""
+    recipe, needs = runs[0].recipe, rank_needs(runs)
+    rows_on_host = needs.rows if recipe.config.resident == "ram" else 0
+    on_device = needs.total - rows_on_host
+    return RankMemory.of(recipe.device, host=PROGRAM + rows_on_host, on_device=on_device)
+
+
+def of_rank(recipe: Recipe) -> Recipe:
     """Returns the recipe of an SAE with this rank's latents, on as many tokens as it has."""
     mesh, config = recipe.mesh, recipe.config
     if mesh is None:

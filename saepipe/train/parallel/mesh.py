@@ -90,6 +90,15 @@ def open_mesh(config: ParallelConfig, device: str) -> Iterator[Mesh | None]:
         yield grid(ranks, config, on_gpu=on_gpu)
 
 
+def planned_mesh(config: ParallelConfig) -> Mesh | None:
+    """Returns the place of the rank with the largest part, for a plan: it has joined no group and exchanges nothing."""
+    if config.num_ranks == 1:
+        return None
+    ranks = Ranks(config.num_ranks - 1, config.num_ranks, config.num_ranks - 1, config.num_ranks)
+    latents, tokens = Axis(config.latents - 1, config.latents), Axis(config.data - 1, config.data)
+    return Mesh(ranks, latents, tokens, Axis(ranks.rank, ranks.size), None, config.timeout)
+
+
 def grid(ranks: Ranks, config: ParallelConfig, *, on_gpu: bool) -> Mesh:
     """Returns this rank's place in a grid of all ranks, which have joined a process group."""
     row, column = divmod(ranks.rank, config.latents)
