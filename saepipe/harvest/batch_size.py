@@ -24,7 +24,11 @@ def contexts_that_fit(config: HarvestConfig, lm: LanguageModel) -> int:
     Half of the memory that is free is used, less two pools of rows where they are in the same memory.
     """
     device = lm.model.device
-    free = SideStream(device).free_bytes() if device.type == "cuda" else free_ram() - _pool_bytes(config, lm)
+    free = (
+        SideStream(device).free_bytes()
+        if device.type == "cuda"
+        else free_ram() - pool_bytes(config, lm.widths(config.hook_points))
+    )
     tokens = min(MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"]), free / 2 / PASSES / bytes_per_token(config, lm))
     contexts = max(1, int(tokens // config.context_size))
     return 1 << (contexts.bit_length() - 1)
@@ -46,6 +50,6 @@ def bytes_per_token(config: HarvestConfig, lm: LanguageModel) -> int:
     return stream + max(3 * inner * size, 6 * heads * head_dim * size + scores) + rows
 
 
-def _pool_bytes(config: HarvestConfig, lm: LanguageModel) -> int:
-    """Bytes of the pool that is filled and the one that is written."""
-    return 2 * config.pool_rows * 2 * sum(lm.widths(config.hook_points).values())
+def pool_bytes(config: HarvestConfig, widths: Mapping[str, int]) -> int:
+    """Bytes of the pool that is filled and the one that is written: rows and norms by hook, contexts and positions."""
+    return 2 * min(config.pool_rows, config.num_tokens) * sum((2 * sum(widths.values()), 4 * len(widths), 8, 4))

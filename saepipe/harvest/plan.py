@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -11,18 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from saepipe.data.batches.rank_memory import RankMemory, measured_memory
 from saepipe.data.bucket_address import address_of
 from saepipe.data.cache.layout import SPLITS, Layout, Split
 from saepipe.data.folders.disk import room_at
+from saepipe.data.ranks.launch import Ranks
 from saepipe.data.remote.places import folder_of
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.harvest.auto_settings import settle
 from saepipe.harvest.bos_token import bos_note, with_bos
+from saepipe.harvest.bucket_requests import num_writes
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import describe, make_layout, make_windows
 from saepipe.harvest.model import LanguageModel, load_model
 from saepipe.harvest.openings import opening_sentence
+from saepipe.harvest.over_ranks import check_ranks
 from saepipe.harvest.pass_workers import PassWorkers
+from saepipe.harvest.rank_plan import RankPlan, rank_memory
 from saepipe.harvest.row_source import RowSource
 from saepipe.harvest.rows import Rows, WindowBatch
 from saepipe.harvest.size import Size
@@ -54,6 +60,10 @@ class Plan:
     seconds: float
     bos_note: str | None
     openings: dict[str, Any] | None
+    memory: RankMemory
+    over_ranks: RankPlan
+    requests: int | None
+    """that write into a bucket; None for a folder"""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,23 +86,45 @@ class Plan:
             "disk": f"{readable_bytes(self.free_disk)} free{'' if self.fits else ': NOT ENOUGH'}",
             "passes": f"{self.batch_size:,} contexts each, attention {self.attention}",
             "time": f"{readable_time(self.seconds)}, at {self.tokens_per_second:,.0f} tokens per second",
-        } | {name: sentence for name, sentence in self._bos() if sentence}
+            "memory": f"{self.memory.sentence()} a rank{'' if self.memory.fits() else ': NOT ENOUGH'}",
+        } | {name: sentence for name, sentence in self._further() if sentence}
 
-    def _bos(self) -> tuple[tuple[str, str | None], ...]:
-        return ("BOS", self.bos_note), ("opening", opening_sentence(self.openings))
+    def _further(self) -> Iterator[tuple[str, str | None]]:
+        if self.over_ranks.ranks > 1 or self.over_ranks.cost:
+            yield "ranks", self.over_ranks.sentence()
+        yield "bucket", None if self.requests is None else f"{self.requests:,} requests that write"
+        yield "BOS", self.bos_note
+        yield "opening", opening_sentence(self.openings)
 
 
-def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECONDS) -> Plan:
-    """Checks config, model and data like a harvest, counts the text, and runs a few batches, but writes nothing."""
+def plan(config: HarvestConfig, out: Path, *, ranks: int = 1, count_seconds: float = COUNT_SECONDS) -> Plan:
+    """Checks config, model and data like a harvest, counts the text, and runs a few batches, but writes nothing.
+
+    Args:
+        config: the harvest.
+        out: the cache's folder, or its address in a bucket.
+        ranks: number of ranks to plan, on machines like this one.
+        count_seconds: time after which the text is not counted further.
+
+    Raises:
+        ConfigError: as `harvest`, and for what several ranks cannot do.
+    """
+    check_ranks(config, folder_of(out), Ranks(0, ranks, 0, ranks))
     config, lm = settle(config, with_bos(load_model(config.model), config.bos_token))
     attributes = describe(config, lm)
     revision = attributes["dataset"]["revision"]
-    measured, rate = _time_batches(config, lm, revision)
+    with measured_memory(lm.model.device) as peak:
+        measured, rate = _time_batches(config, lm, revision)
     chunk = np.concatenate([part.arrays[Layout.acts(config.hooks[0])] for part in measured])[: config.chunk_rows]
     text = count_rows(config, lm, revision, seconds=count_seconds)
     size = _size(config, lm, text)
     compressed = size.stored_bytes(config.codec, chunk)
     free = room_at(folder_of(out)).num_bytes
+    seconds, layout = (size.train_rows + size.heldout_rows) / rate, make_layout(config, lm)
+    ratio, reading = size.raw_bytes / compressed, _reading_seconds(size, text)
+    over_ranks = RankPlan.of(config, ranks, (size.train_rows, size.heldout_rows), compressed, (seconds, reading))
+    train_shards, heldout_shards = (-(-rows // config.shard_rows) for rows in (size.train_rows, size.heldout_rows))
+    writes = num_writes(layout, train_shards, heldout_shards, over_ranks.pools, ratio)
     return Plan(
         tokens=size.train_rows,
         tokens_asked_for=config.num_tokens,
@@ -103,17 +135,25 @@ def plan(config: HarvestConfig, out: Path, *, count_seconds: float = COUNT_SECON
         widths=lm.widths(config.hook_points),
         batch_size=config.contexts_per_pass,
         attention=config.model.attention,
-        shards=_num_shards(config, make_layout(config, lm), size),
+        shards=_num_shards(config, layout, size),
         raw_bytes=size.raw_bytes,
         compressed_bytes=compressed,
-        compression_ratio=round(size.raw_bytes / compressed, 3),
+        compression_ratio=round(ratio, 3),
         free_disk=free,
         fits=free > compressed or address_of(out) is not None,
         tokens_per_second=round(rate, 1),
-        seconds=round((size.train_rows + size.heldout_rows) / rate, 1),
+        seconds=round(seconds, 1),
         bos_note=bos_note(config, lm),
         openings=attributes["openings"],
+        memory=rank_memory(config, lm, peak, ratio),
+        over_ranks=over_ranks,
+        requests=writes if address_of(out) else None,
     )
+
+
+def _reading_seconds(size: Size, text: TextSize) -> float:
+    """Returns the time to read all of the text, at the speed at which it was counted."""
+    return text.seconds * size.train_rows / max(1, text.train_rows)
 
 
 def _time_batches(config: HarvestConfig, lm: LanguageModel, revision: str | None) -> tuple[list[Rows], float]:

@@ -25,6 +25,8 @@ class TextSize:
     train_rows: int
     heldout_rows: int
     found: Found
+    seconds: float = 0.0
+    """time in which the text was read"""
 
 
 def count_rows(
@@ -36,11 +38,13 @@ def count_rows(
     """
     windows, most = make_windows(config, lm, revision), config.heldout_tokens // config.context_size
     feed = WindowFeed(windows, config.contexts_per_pass, most, digest=False)
-    train, until = 0, time.monotonic() + seconds
+    train, start = 0, time.monotonic()
     found: Literal["enough", "all", "some"] = "all"
     for batch in feed.train_batches():
         train += int(batch.keep(lm.special_ids).sum())
-        if train >= config.num_tokens or time.monotonic() > until:
+        if train >= config.num_tokens or time.monotonic() > start + seconds:
             found = "enough" if train >= config.num_tokens else "some"
             break
-    return TextSize(min(train, config.num_tokens), len(feed.heldout) * config.context_size, found)
+    return TextSize(
+        min(train, config.num_tokens), len(feed.heldout) * config.context_size, found, time.monotonic() - start
+    )

@@ -118,7 +118,7 @@ def dry_run(config: TrainConfig, *, ranks: int | None = None, seconds: float = C
         runs_of_a_rank=len(planned[own[0]]),
         rank_seconds=slowest,
         rank_hours=rank_hours,
-        cost=config.cost.of(rank_hours) if config.cost else None,
+        cost=config.cost.price(rank_hours) if config.cost else None,
     )
 
 

@@ -42,7 +42,7 @@ def test_with_memory_enough_tokens_decide(
 
 def test_with_little_memory_that_decides(toy: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config()
-    pools = 2 * settings.pool_rows * 2 * 128 * len(HOOKS)
+    pools = 2 * settings.pool_rows * ((2 * 128 + 4) * len(HOOKS) + 12)
     sizes = []
     for contexts in (-50, 0, 1, 7, 8, 10**6):  # the first has less than the pools alone need
         free = pools + 2 * batch_size.PASSES * bytes_per_token(settings, toy) * 128 * contexts

@@ -14,6 +14,7 @@ from saepipe.data.errors import ConfigError
 from saepipe.data.remote import claim
 from saepipe.data.terminal.progress import Silent
 from saepipe.harvest.config import HarvestConfig
+from saepipe.harvest.plan import plan
 from saepipe.harvest.run import harvest
 
 
@@ -26,7 +27,12 @@ def test_a_bucket_holds_the_bytes_of_a_folder_and_the_disk_a_bounded_part(
     object_storage: ObjectStorage, toy_cache: Path, toy_config: HarvestConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAEPIPE_SHARDS_GB", "0.0005")
+    planned = plan(toy_config, object_storage.at("cache"))
+    assert "requests that write" in planned.page()["bucket"]
+    object_storage.proxy.requests.clear()
     cache = harvest(toy_config, object_storage.at("cache"))
+    writes = [request for request in object_storage.proxy.requests if request.method in ("PUT", "POST", "DELETE")]
+    assert planned.requests == pytest.approx(len(writes), rel=0.15)
     assert stored(object_storage) == contents(toy_cache)
     assert cache.damage() == []
     shards = mirrors().parent / "shards"

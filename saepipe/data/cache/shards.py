@@ -58,9 +58,14 @@ class RowArray:
         return np.dtype(self.dtype).itemsize
 
     @property
+    def row_bytes(self) -> int:
+        """Size of a decoded row."""
+        return math.prod(self.row_shape) * self.itemsize
+
+    @property
     def chunk_bytes(self) -> int:
         """Size of a decoded chunk."""
-        return self.chunk_rows * math.prod(self.row_shape) * self.itemsize
+        return self.chunk_rows * self.row_bytes
 
     @property
     def index_bytes(self) -> int:

@@ -13,6 +13,6 @@ class Rate(Config):
     per_rank_hour: float = Field(gt=0)
     currency: str = Field("USD", min_length=1, max_length=8)
 
-    def of(self, rank_hours: float) -> str:
+    def price(self, rank_hours: float) -> str:
         """Formats a price: `12.50 USD`."""
         return f"{rank_hours * self.per_rank_hour:,.2f} {self.currency}"

@@ -30,6 +30,9 @@ NUM_THREADS = 8
 IN_PARTS = 8 * 1024**2
 """Bytes from which a file is sent in parts; a smaller one may grow while it is sent."""
 
+PART_BYTES = 5 * 1024**2
+"""Bytes of a part; obstore's default."""
+
 _OWNER = f"lock{lock_owner.SUFFIX}"
 _OF_THE_MACHINE = {"lock", "lock.soft", _OWNER, "claim"}
 """Files in a `log` that are about one machine, or about the bucket."""
