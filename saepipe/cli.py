@@ -65,6 +65,9 @@ SbatchOption = Annotated[
     list[str], typer.Option("--sbatch", help="Option of sbatch for the job: --sbatch time=8:00:00 --sbatch array=1-8.")
 ]
 ShareOption = Annotated[str, typer.Option("--share", help="Do a share of the work, if other jobs do the others: 2/8.")]
+NumRanks = Annotated[
+    int | None, typer.Option("--ranks", min=1, help="With --dry-run: plan for so many ranks of torchrun.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="End a run at the first error of a health rule; exit code 8.")]
 Runs = Annotated[
     list[Path], typer.Argument(help="Run folders; the folder of a variant or study means all runs below it.")
@@ -75,6 +78,13 @@ Baseline = Annotated[Path | None, typer.Option(help="Run, or variant, that the o
 def examples(*lines: str) -> str:
     """Returns the epilog of a command's help; typer prints one line per paragraph."""
     return "\n\n".join(["Examples:", *(escape(f"  saepipe {line}") for line in lines)])
+
+
+def refuse_ranks(ranks: int | None) -> None:
+    """Raises ConfigError for --ranks without --dry-run."""
+    if ranks is not None:
+        hint = f"torchrun --nproc-per-node {ranks} -m saepipe ..."
+        raise ConfigError(f"--ranks {ranks} only plans, with --dry-run", hint=hint)
 
 
 @app.command(epilog=examples("demo", "demo --out /tmp/demo", "demo --real --out real"))
@@ -122,6 +132,7 @@ def harvest(
     set_: Overrides = [],  # noqa: B006 - typer reads it once
     out: Annotated[Path, typer.Option(help="Folder of the cache.")] = Path("cache"),
     dry_run: DryRun = False,
+    ranks: NumRanks = None,
     resume: ResumeOption = "auto",
     launcher: LauncherOption = None,
     sbatch: SbatchOption = [],  # noqa: B006
@@ -138,9 +149,10 @@ def harvest(
         from saepipe.harvest.plan import plan
 
         with show_progress("quiet"):
-            planned = plan(settings, out)
+            planned = plan(settings, out, ranks=ranks or 1)
         show_parts(planned.to_dict(), aligned(planned.page()), format_)
         return
+    refuse_ranks(ranks)
     with show_progress(format_) as progress:
         cache = saepipe.harvest(settings, out, resume=resume, progress=progress)
     show({"cache": str(out), "fingerprint": cache.fingerprint, "num_tokens": cache.num_tokens}, format_)
@@ -160,6 +172,7 @@ def train(
     cache: Annotated[Path | None, typer.Option(help="Folder of the cache; overrides the config.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs, OUT/<variant>/seed-<n>.")] = Path("runs"),
     dry_run: DryRun = False,
+    ranks: NumRanks = None,
     resume: ResumeOption = "auto",
     strict: Strict = False,
     share: ShareOption = "1/1",
@@ -180,9 +193,10 @@ def train(
         from saepipe.train.dry_run import dry_run as dry_run_of
         from saepipe.train.dry_run import render
 
-        plan = dry_run_of(settings)
+        plan = dry_run_of(settings, ranks=ranks)
         show_parts(plan.to_dict(), render(plan), format_)
         return
+    refuse_ranks(ranks)
     with show_progress(format_) as progress:
         runs = saepipe.train(settings, out, resume=resume, strict=strict, share=share, progress=progress)
     if not Ranks.of_environment().is_first:

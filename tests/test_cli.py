@@ -45,7 +45,10 @@ def test_the_pipeline(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.
     code, out, _ = call(capsys, "harvest", "-c", harvest, "--out", cache, "--dry-run", "--format", "json")
     assert code == 0
     assert json.loads(out)["tokens"] == 12_000
+    assert json.loads(out)["memory"]["host"] > 0
     assert not cache.exists()
+    code, _, err = call(capsys, "harvest", "-c", harvest, "--out", cache, "--ranks", "2")
+    assert (code, "--ranks 2 only plans, with --dry-run" in err) == (2, True)
     code, out, err = call(capsys, "harvest", "-c", harvest, "--out", cache, "--format", "json")
     assert code == 0
     assert json.loads(out)["num_tokens"] == 12_000
@@ -57,8 +60,9 @@ def test_the_pipeline(toy_config: HarvestConfig, tmp_path: Path, capsys: pytest.
     assert call(capsys, "cache", "verify", cache, "--format", "quiet") == (0, "", "")
 
     arguments = ["train", "-c", train, "--cache", cache, "--out", runs]
-    code, out, _ = call(capsys, *arguments, "--dry-run", "--format", "json")
+    code, out, _ = call(capsys, *arguments, "--dry-run", "--ranks", "2", "--format", "json")
     assert code == 0
+    assert (json.loads(out)["ranks"], json.loads(out)["runs_of_a_rank"]) == (2, 1)
     assert [run["steps"] for run in json.loads(out)["runs"]] == [30, 30]
     code, out, _ = call(capsys, *arguments, "--format", "json")
     assert code == 0

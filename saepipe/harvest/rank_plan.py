@@ -48,24 +48,17 @@ class RankPlan:
             num_bytes: of all shards on disk.
             times: seconds of all passes, and of reading the text, by this machine.
         """
-        sizes = config.pool_shards, 1
-        pools = [-(-num // (size * config.shard_rows)) for num, size in zip(rows, sizes, strict=True)]
-        own = [-(-num // ranks) for num in pools]
-        own_rows = sum(
-            min(num, count * size * config.shard_rows) for num, count, size in zip(rows, own, sizes, strict=True)
-        )
-        shards = sum(
-            min(-(-num // config.shard_rows), count * size) for num, count, size in zip(rows, own, sizes, strict=True)
-        )
-        share = own_rows / max(1, sum(rows))
+        pools = [_pools(rows[0], config.pool_rows), _pools(rows[1], config.shard_rows)]
+        own = [num_rows for split in pools for num_rows in split[::ranks]]
+        share = sum(own) / max(1, sum(rows))
         passes, reading = share * times[0], times[1]
         seconds = max(passes, reading)
         hours = ranks * seconds / 3600
         return cls(
             ranks=ranks,
-            pools=sum(pools),
-            pools_of_a_rank=sum(own),
-            shards_of_a_rank=shards * len(config.hooks),
+            pools=sum(map(len, pools)),
+            pools_of_a_rank=len(own),
+            shards_of_a_rank=len(config.hooks) * sum(-(-num_rows // config.shard_rows) for num_rows in own),
             bytes_of_a_rank=int(share * num_bytes),
             seconds=round(seconds, 1),
             waits_for_text=reading > passes,
@@ -85,6 +78,11 @@ class RankPlan:
             f"{self.ranks} as fast as this machine: up to {share}{readable_bytes(self.bytes_of_a_rank)} each; "
             f"{time}{waits}"
         )
+
+
+def _pools(num_rows: int, pool_rows: int) -> list[int]:
+    """Returns the rows of each pool; the ranks take the pools in turn."""
+    return [min(pool_rows, num_rows - start) for start in range(0, num_rows, pool_rows)]
 
 
 def rank_memory(config: HarvestConfig, lm: LanguageModel, measured: Measured, ratio: float) -> RankMemory:

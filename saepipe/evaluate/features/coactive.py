@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 
 from saepipe.evaluate.features.token_sample import TokenSample
 
-_BLOCK = 2**24  # counts held at once
+COUNTS_AT_ONCE = 2**24
+"""Pairs of latents whose counts are held at a time."""
 
 
 class CoactivationCounter:
@@ -29,7 +30,7 @@ class CoactivationCounter:
         acts = self._matrix()
         count = torch.from_numpy(np.asarray(acts.sum(axis=0)))
         columns = acts.T.tocsr()
-        size = max(1, _BLOCK // self._d_sae)
+        size = max(1, COUNTS_AT_ONCE // self._d_sae)
         blocks = [self._block(acts, columns, count, start, size, num) for start in range(0, self._d_sae, size)]
         index, score = (torch.cat(parts).numpy() for parts in zip(*blocks, strict=True))
         return {"coactive": index, "coactive_score": score}

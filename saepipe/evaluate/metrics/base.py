@@ -63,6 +63,8 @@ class Metric(Component):
     """Figures that tables and verdicts use, by key (SAEBench's; each key belongs to one metric only)."""
     runs_texts: ClassVar[bool] = True
     """Whether it runs texts of its own through the model, up to the hook."""
+    detail_bytes: ClassVar[int] = 0
+    """Bytes per latent of a result's details, which are held until all SAEs are measured."""
     uses_baseline: ClassVar[bool] = False
     """True if the metric also measures the change from the baseline."""
     uses_siblings: ClassVar[bool] = False
@@ -84,6 +86,10 @@ class Metric(Component):
     def works(self, testbed: Testbed) -> list[Work]:
         """Returns the model's work that `measure` needs, for a plan. Does not load the model."""
         return []
+
+    def held_bytes(self, d_in: int, d_sae: int, testbed: Testbed) -> int | None:
+        """Returns the most bytes that measuring one SAE holds beside its weights and the model; None: unknown."""
+        return None
 
     @abstractmethod
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:

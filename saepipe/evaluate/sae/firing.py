@@ -11,6 +11,7 @@ from saepipe.evaluate.sae.reconstruction import Autoencoder
 from saepipe.train.rundir.load import SAE
 
 _BLOCK = 1024
+"""Rows whose cosines with all others are held at a time, twice while the next are computed."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ def weight_figures(sae: Autoencoder, *, with_zeros: bool = False) -> dict[str, t
         "max_decoder_cosine_sim": max_cosine(decoder, with_zeros=with_zeros),
         "max_encoder_cosine_sim": max_cosine(encoder, with_zeros=with_zeros),
     }
+
+
+def weight_figures_bytes(d_in: int, d_sae: int) -> int:
+    """Returns the bytes that `weight_figures` holds beside the weights."""
+    return 4 * d_sae * (2 * min(_BLOCK, d_sae) + 2 * d_in)
 
 
 def encoder_decoder_cosine(sae: Autoencoder) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from saepipe.train.rundir.load import SAE
 from saepipe.train.sae.base import is_active
+from saepipe.train.sae.encoding import PIECE
 from saepipe.train.sae.sparse_acts import SparseActs
 
 MAX_HELD = 2**26
@@ -18,6 +19,11 @@ MAX_HELD = 2**26
 def rows_at_a_time(width: int) -> int:
     """Returns the number of rows, of `width` float32 values each, that are held at a time."""
     return max(1, MAX_HELD // width)
+
+
+def encoding_bytes(d_sae: int) -> int:
+    """Returns the bytes in which tokens are encoded on a CPU: two blocks of pre-activations at most."""
+    return 2 * 4 * PIECE * d_sae
 
 
 class Autoencoder(Protocol):

@@ -18,6 +18,14 @@ from saepipe.train.pairs.keys import keys_of, pairs_at
 _SIDE = 2048  # of a tile: 16 MB
 
 
+_TILES = 10  # held while one is counted and ranked
+
+
+def similarity_bytes(d_in: int, d_sae: int) -> int:
+    """Returns the bytes that `similarity` holds beside the decoder."""
+    return 4 * (_TILES * min(_SIDE, d_sae) ** 2 + 2 * d_in * d_sae)
+
+
 @dataclass(frozen=True)
 class SimilarPairs:
     """Pairs of latents, the most similar first. A zero vector has no direction and is in no pair."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from saepipe.data.batches.rank_memory import RankMemory
 from saepipe.data.folders.artifact import is_committed
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.evaluate.results.figures import catalogue
@@ -35,6 +36,8 @@ class StudyPlan:
     device: str | None
     disk_bytes: int | None
     """of the cache to make, or of the SAEs, whichever is known"""
+    memory: RankMemory | None
+    """of the training, or of the harvest that comes before it"""
     powers: tuple[Power, ...]
 
     @property
@@ -42,7 +45,8 @@ class StudyPlan:
         return len(self.arms) * len(self.seeds)
 
     def to_dict(self) -> dict[str, Any]:
-        own = {key: value for key, value in vars(self).items() if key != "powers"}
+        own = {key: value for key, value in vars(self).items() if key not in ("powers", "memory")}
+        own["memory"] = asdict(self.memory) if self.memory else None
         return {**own, "num_runs": self.num_runs, "powers": [vars(power) | _seen(power) for power in self.powers]}
 
     def page(self) -> dict[str, str]:
@@ -63,6 +67,8 @@ class StudyPlan:
         if self.disk_bytes is not None:
             of = "the cache" if self.train_seconds is None else "SAEs"
             yield "disk", f"{readable_bytes(self.disk_bytes)} of {of}"
+        if self.memory is not None:
+            yield "memory", f"{self.memory.sentence()} for the {'cache' if self.train_seconds is None else 'training'}"
         if not self.powers:
             yield "power", "unknown yet: a pilot of two seeds measures it before the other runs"
         yield from ((power.label, power.sentence) for power in self.powers)
@@ -81,13 +87,14 @@ def plan_study(config: StudyConfig, out: Path) -> StudyPlan:
     arms = tuple(arms_of(config))
     study, record = Study(config, arms, out), Record.read(out)
     harvested, seconds, train_seconds, device, num_bytes = is_committed(study.cache), 0.0, None, None, None
+    memory: RankMemory | None = None
     if harvested:
         costs = dry_run_of(train_config(config, arms, config.all_seeds, study.trained_to(record), study.cache))
         train_seconds, device = costs.seconds, costs.device
-        num_bytes = sum(cost.sae_bytes for cost in costs.runs)
+        num_bytes, memory = sum(cost.sae_bytes for cost in costs.runs), costs.memory
     elif config.harvest is not None:
         made = plan_harvest(config.harvest, study.cache)
-        seconds, num_bytes = made.seconds, made.compressed_bytes
+        seconds, num_bytes, memory = made.seconds, made.compressed_bytes, made.memory
     return StudyPlan(
         question=config.question,
         arms=tuple(arm.label for arm in arms),
@@ -98,6 +105,7 @@ def plan_study(config: StudyConfig, out: Path) -> StudyPlan:
         train_seconds=train_seconds,
         device=device,
         disk_bytes=num_bytes,
+        memory=memory,
         powers=tuple(known_powers(config, record)),
     )
 

@@ -35,8 +35,12 @@ from saepipe.evaluate.metrics.base import Figure, Measurement, Metric
 from saepipe.evaluate.model.config import Mode
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.reconstruction import MAX_HELD, encoding_bytes
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.intervals import Estimate, two_stage
+
+_MOST_WORDS = 300
+"""Words of a letter that the probe detects, as a guess of what is encoded at once."""
 
 
 def _validate_template(template: str) -> str:
@@ -76,6 +80,10 @@ class Absorption(Metric):
     eval_type_id: ClassVar[str] = "absorption_first_letter"
     version: ClassVar[int] = 1
     shown: ClassVar[Mapping[str, FigureSpec]] = ABSORPTION_FIGURES
+
+    def held_bytes(self, d_in: int, d_sae: int, testbed: Testbed) -> int:
+        words = 4 * min(MAX_HELD, 2 * d_sae * _MOST_WORDS)
+        return max(encoding_bytes(d_sae), words)
 
     def works(self, testbed: Testbed) -> list[Work]:
         return list(self._material_settings.works(testbed))

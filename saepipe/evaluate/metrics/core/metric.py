@@ -23,6 +23,8 @@ from saepipe.evaluate.metrics.core.over_hooks import over_hooks
 from saepipe.evaluate.metrics.core.saebench_formulas import ignored_ids
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.firing import weight_figures_bytes
+from saepipe.evaluate.sae.reconstruction import encoding_bytes
 from saepipe.evaluate.sae.subject import Subject
 
 _BATCHES_PER_SCORED_BATCH = 11
@@ -42,7 +44,11 @@ class Core(Metric):
     runs_texts: ClassVar[bool] = False
     eval_type_id: ClassVar[str] = "core"
     version: ClassVar[int] = 2
+    detail_bytes: ClassVar[int] = 5000
     shown: ClassVar[Mapping[str, FigureSpec]] = CORE_FIGURES
+
+    def held_bytes(self, d_in: int, d_sae: int, testbed: Testbed) -> int:
+        return max(encoding_bytes(d_sae), weight_figures_bytes(d_in, d_sae), self.detail_bytes * d_sae)
 
     def works(self, testbed: Testbed) -> list[Work]:
         scored = self._scored_contexts(testbed)

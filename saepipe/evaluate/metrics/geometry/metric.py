@@ -26,7 +26,9 @@ from saepipe.evaluate.metrics.geometry.projection import ProjectionSample
 from saepipe.evaluate.metrics.geometry.weights import Weights
 from saepipe.evaluate.metrics.geometry.widening import Widening, widening
 from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.reconstruction import encoding_bytes
 from saepipe.evaluate.sae.subject import Subject
+from saepipe.evaluate.stats.decoder_cosines import similarity_bytes
 
 
 class Geometry(Metric):
@@ -40,8 +42,12 @@ class Geometry(Metric):
     runs_texts: ClassVar[bool] = False
     eval_type_id: ClassVar[str] = "geometry"
     version: ClassVar[int] = 2
+    detail_bytes: ClassVar[int] = 5000
     uses_baseline: ClassVar[bool] = True
     shown: ClassVar[Mapping[str, FigureSpec]] = GEOMETRY_FIGURES
+
+    def held_bytes(self, d_in: int, d_sae: int, testbed: Testbed) -> int:
+        return similarity_bytes(d_in, d_sae) + encoding_bytes(d_sae)
 
     @torch.no_grad()
     def measure(self, subjects: Sequence[Subject], testbed: Testbed, progress: Progress) -> list[Measurement]:

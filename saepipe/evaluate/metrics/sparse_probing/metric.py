@@ -30,6 +30,13 @@ _SIZES = {"toy": (400, 200), "reference": (4000, 1000)}
 """Training and test texts per task, half of them of its class."""
 
 
+_CLASSES, _MOST_CLASSES = 5, 8
+"""Classes of the reference's datasets, and of the toy's largest, before any text is drawn."""
+
+_PROBE_ARRAYS = 4
+"""Arrays (train_size, d_sae) float64 in which a probe on all latents is fitted."""
+
+
 class SparseProbing(Metric):
     """Accuracy of probes on latents. Those on the model's channels are shared; an SAE encodes each text once."""
 
@@ -67,6 +74,15 @@ class SparseProbing(Metric):
         if len(set(names)) < len(names):
             raise ValueError(f"a dataset is listed twice: {', '.join(names)}")
         return datasets
+
+    def held_bytes(self, d_in: int, d_sae: int, testbed: Testbed) -> int:
+        toy = self.datasets is None and is_toy(testbed)
+        train, test = _SIZES["toy" if toy else "reference"]
+        train, test = self.train_size or train, self.test_size or test
+        texts = (train + test) // 2 * (_MOST_CLASSES if toy else _CLASSES)
+        captured = texts * self.context_size * d_in * getattr(torch, testbed.dtype).itemsize
+        probe = _PROBE_ARRAYS * 8 * train if self.full_probe else 0
+        return max(captured, d_sae * (4 * texts + probe))
 
     def works(self, testbed: Testbed) -> list[Work]:
         return [work for settings in self.dataset_settings(testbed) for work in settings.works()]
