@@ -53,7 +53,7 @@ def dry_run(
     memory, not_counted = evaluation_memory(device, todo, [store for store in stores if not store.done], model)
     others = list(dict.fromkeys(job.metric.name for job in todo if job not in core))
     others += ["features"] if any(not store.done for store in stores) else []
-    planned = {"skipped": skipped, "seconds": timed, "not_timed": others}
+    planned: dict[str, Any] = {"skipped": skipped, "seconds": timed, "not_timed": others}
     planned |= {"memory": asdict(memory), "not_counted": not_counted}
     return describe(jobs, stores) | planned
 
