@@ -7,7 +7,7 @@ pool then waits without end.
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
@@ -124,3 +124,15 @@ class Workers:
         if self._death:
             message = f"a thread to {self._name} died, most likely because it could not have memory"
             raise OutOfSpaceError(message, hint="more memory (ulimit -v), or smaller batches")
+
+
+def in_parallel(function: Callable[[T], object], items: Sequence[T], threads: int, name: str) -> None:
+    """Calls a function for each item, several at a time; raises the first error. `name` says in errors what for."""
+    if not items:
+        return
+    workers = Workers(min(threads, len(items)), name)
+    try:
+        for call in [workers.submit(function, item) for item in items]:
+            workers.result(call)
+    finally:
+        workers.close()

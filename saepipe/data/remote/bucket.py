@@ -6,58 +6,32 @@ continues a body that breaks off; what comes whole but wrong is asked for again 
 
 from __future__ import annotations
 
-import random
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import xxhash
 
 from saepipe.data.bucket_address import Address
 from saepipe.data.errors import CorruptDataError, MachineError, RemoteError
 from saepipe.data.folders.artifact import atomic_file
+from saepipe.data.remote.request_failures import (
+    ATTEMPTS,
+    BrokenListingError,
+    MissingObjectError,
+    asked_again,
+    explained,
+)
 
 RETRY_SECONDS = 120.0
 """Time for which a request is repeated; obstore alone would give up after some 3 seconds."""
 
-ATTEMPTS = 4
-"""How often what comes whole but wrong is asked for."""
-
-Answer = TypeVar("Answer")
-
 Entry = Mapping[str, Any]
 """{"bytes", "xxh3"} of a file, as a manifest lists it."""
-
-_HINTS = {
-    "NoSuchKey": "check the address; what is listed and not there was removed from the bucket",
-    "NoSuchBucket": "check the bucket's name; saepipe creates none",
-    "ContainerNotFound": "check the container's name; saepipe creates none",
-    "computeMetadata": "no credentials: set GOOGLE_APPLICATION_CREDENTIALS",
-    "169.254.169.254": "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_SKIP_SIGNATURE=true",
-    "Account must be specified": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-    "AccessDenied": "check the credentials, and what they are allowed to do",
-    "403 Forbidden": "check the credentials, and what they are allowed to do",
-    "401 Unauthorized": "check the credentials",
-    "InvalidAccessKeyId": "check the credentials",
-    "SignatureDoesNotMatch": "check the credentials",
-    "PermanentRedirect": "set AWS_REGION to the region of the bucket",
-    "error sending request": "check the network and, for a store of your own, AWS_ENDPOINT_URL (AWS_ALLOW_HTTP=true)",
-}
-"""What would do about a request that failed, by words of its message."""
-
-
-class MissingObjectError(RemoteError):
-    """There is no object of this key, or no such bucket."""
-
-
-class BrokenListingError(RemoteError):
-    """A listing broke off, which obstore takes for a whole answer."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +72,29 @@ class Bucket:
                 pages = self._obstore.list(self._store, prefix or None)
                 return {item["path"]: Listed(item["size"], item["e_tag"]) for page in pages for item in page}
 
-        return _asked_again(ask)
+        return asked_again(ask)
 
     def read(self, key: str) -> tuple[bytes, str | None]:
         """Returns a small object and its e_tag; raises MissingObjectError if there is none."""
         with self._asking("read", key):
             answer = self._obstore.get(self._store, key)
             return bytes(answer.bytes()), answer.meta["e_tag"]
+
+    def read_ranges(self, key: str, starts: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
+        """Returns parts of an object; those that lie close together come with one request.
+
+        Raises:
+            CorruptDataError: if the object ends before them, each time that it is asked for.
+        """
+
+        def ask() -> list[memoryview]:
+            with self._asking("read", key):
+                parts = self._obstore.get_ranges(self._store, key, starts=starts, lengths=sizes)
+            if [len(part) for part in parts] != list(sizes):
+                raise self._wrong(key, f"ends before byte {max(map(sum, zip(starts, sizes, strict=True))):,}")
+            return [memoryview(part) for part in parts]
+
+        return asked_again(ask)
 
     def digest(self, key: str) -> dict[str, Any]:
         """{"bytes", "xxh3"} of an object, which is read and not kept."""
@@ -130,7 +120,7 @@ class Bucket:
             with atomic_file(path, expected["bytes"]) as partial:
                 self._fill(partial, key, expected)
 
-        _asked_again(ask)
+        asked_again(ask)
 
     def _fill(self, path: Path, key: str, expected: Entry) -> None:
         digest, num_bytes = xxhash.xxh3_64(), 0
@@ -188,10 +178,10 @@ class Bucket:
         try:
             yield
         except FileNotFoundError as error:
-            cause, hint = _explained(error)
+            cause, hint = explained(error)
             raise MissingObjectError(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
         except self._obstore.exceptions.BaseError as error:
-            cause, hint = _explained(error)
+            cause, hint = explained(error)
             kind = BrokenListingError if "invalid list response" in cause else RemoteError
             raise kind(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
 
@@ -200,23 +190,3 @@ class Bucket:
 def bucket_of(address: Address) -> Bucket:
     """Returns the bucket of an address."""
     return Bucket(Address(address.scheme, address.bucket, ""))
-
-
-def _asked_again(ask: Callable[[], Answer]) -> Answer:
-    """Returns an answer that is asked for again if it comes whole but wrong."""
-    for attempt in range(ATTEMPTS - 1):
-        try:
-            return ask()
-        except (CorruptDataError, BrokenListingError):
-            time.sleep(random.uniform(0.05, 0.2) * 2**attempt)
-    return ask()
-
-
-def _explained(error: BaseException) -> tuple[str, str]:
-    """Returns the cause of a failure in one line, with the number of repetitions, and what would do about it."""
-    text = str(error).partition("\n\nDebug source")[0]
-    hint = next((hint for words, hint in _HINTS.items() if words in text), "run the same command again to resume")
-    answer = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text, re.DOTALL)
-    cause = f"{answer[1]}: {answer[2]}" if answer else " ".join(text.rpartition(" - ")[2].split())
-    repeated = re.search(r" in ([\d.]+m?s), after (\d+) retries", text)
-    return f"{cause[:300]} (repeated {repeated[2]} times in {repeated[1]})" if repeated else cause[:300], hint

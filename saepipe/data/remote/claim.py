@@ -20,7 +20,8 @@ from typing import Any
 
 from saepipe.data.bucket_address import Address, mirrors
 from saepipe.data.errors import AGAIN, LockedError, RemoteError
-from saepipe.data.remote.bucket import Bucket, MissingObjectError, bucket_of
+from saepipe.data.remote.bucket import Bucket, bucket_of
+from saepipe.data.remote.request_failures import MissingObjectError
 
 FILE = "log/claim"
 

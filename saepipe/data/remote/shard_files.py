@@ -9,8 +9,9 @@ from pathlib import Path
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.inside import check_name, inside
-from saepipe.data.remote.bucket import Entry, MissingObjectError, bucket_of
+from saepipe.data.remote.bucket import Entry, bucket_of
 from saepipe.data.remote.mirror import Mirror, mirror_of
+from saepipe.data.remote.request_failures import MissingObjectError
 from saepipe.data.remote.shard_cache import shard_cache
 
 
@@ -44,8 +45,8 @@ def damaged_files(folder: Path, lines: Iterable[Line], *, hashes: bool = True) -
     if (mirror := mirror_of(folder)) is None:
         yield from artifact.damaged_files(folder, lines, hashes=hashes)
         return
-    if not mirror.objects:
-        mirror.list_objects()
+    if not mirror.files.objects:
+        mirror.files.list_objects()
     for line in lines:
         for name, entry in line.get("files", {}).items():
             check_name(folder, name)
@@ -53,7 +54,7 @@ def damaged_files(folder: Path, lines: Iterable[Line], *, hashes: bool = True) -
 
 
 def _damage(mirror: Mirror, name: str, entry: Entry, hashes: bool) -> Iterator[str]:
-    address, listed = mirror.address / name, mirror.objects.get(name)
+    address, listed = mirror.address / name, mirror.files.objects.get(name)
     if listed is None:
         yield f"{address} is missing"
     elif listed.num_bytes != entry["bytes"]:
@@ -67,5 +68,5 @@ def _damage(mirror: Mirror, name: str, entry: Entry, hashes: bool) -> Iterator[s
 
 
 def _fetch(mirror: Mirror, name: str, entry: Entry) -> Future[None]:
-    bucket, key = bucket_of(mirror.address), mirror.key(name)
+    bucket, key = bucket_of(mirror.address), mirror.files.key(name)
     return shard_cache().fetch(entry, lambda path: bucket.download(key, path, entry))

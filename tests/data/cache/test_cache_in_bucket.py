@@ -12,8 +12,8 @@ from helpers.object_storage import ObjectStorage
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.remote.bucket import MissingObjectError, bucket_of
-from saepipe.data.remote.mirror import Mirror
+from saepipe.data.remote.bucket import bucket_of
+from saepipe.data.remote.request_failures import MissingObjectError
 
 HOOK = "blocks.1.hook_resid_post"
 ROWS = {HOOK: structured_rows(5000, 64)}

@@ -13,7 +13,8 @@ from saepipe.data.bucket_address import Address
 from saepipe.data.errors import CorruptDataError, MachineError, RemoteError
 from saepipe.data.folders.artifact import digest_bytes
 from saepipe.data.remote import bucket
-from saepipe.data.remote.bucket import Bucket, MissingObjectError, bucket_of
+from saepipe.data.remote.bucket import Bucket, bucket_of
+from saepipe.data.remote.request_failures import MissingObjectError
 
 CONTENT = bytes(range(256)) * 64
 

@@ -10,8 +10,9 @@ from helpers.object_storage import ObjectStorage
 from saepipe.data.errors import CorruptDataError, LockedError, RemoteError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import COMMITTED, MANIFEST
-from saepipe.data.remote.bucket import MissingObjectError, bucket_of
+from saepipe.data.remote.bucket import bucket_of
 from saepipe.data.remote.places import folder_of, publish, read_from, refresh, send, writer_lock
+from saepipe.data.remote.request_failures import MissingObjectError
 from saepipe.data.remote.shard_cache import shard_cache
 from saepipe.data.remote.shard_files import damaged_files, fetch_ahead, shard_file
 

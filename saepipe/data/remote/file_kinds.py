@@ -1,0 +1,43 @@
+"""Kinds of files in an artifact, by their names and manifest entries: they differ in when they are sent and fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from saepipe.data.folders import lock_owner
+from saepipe.data.folders.artifact import COMMITTED, LOG, MANIFEST
+from saepipe.data.remote.bucket import Entry
+
+_OF_THE_MACHINE = {"lock", "lock.soft", lock_owner.FILE, "claim"}
+"""Files in a `log` that are about one machine, or about the bucket."""
+
+_CHECKPOINTS = "checkpoints"
+
+Entries = Mapping[str, Entry]
+"""Manifest entry of each listed file, by its name in the mirror."""
+
+
+def is_sent(name: str) -> bool:
+    """Returns whether a file is one of the artifact's, as opposed to one of this machine's."""
+    *folders, last = name.split("/")
+    return not last.endswith(".partial") and not (folders[-1:] == [LOG] and last in _OF_THE_MACHINE)
+
+
+def is_head(name: str) -> bool:
+    """Returns whether a file is a manifest or a seal, which are sent after the files that they are about."""
+    return name.rpartition("/")[2] in (MANIFEST, COMMITTED)
+
+
+def is_seal(name: str) -> bool:
+    return name.rpartition("/")[2] == COMMITTED
+
+
+def is_shard(entry: Entry) -> bool:
+    """Returns whether a manifest's entry is of a shard, which is fetched only when it is read."""
+    return "chunks" in entry
+
+
+def run_of_checkpoint(name: str) -> str | None:
+    """Returns the run whose checkpoint a file belongs to: its folder in the mirror, or ""; None for any other file."""
+    run, found, _ = f"/{name}".partition(f"/{_CHECKPOINTS}/")
+    return run.lstrip("/") if found else None
