@@ -612,7 +612,12 @@ def verify_cache(
 
     With --against-text, exit code 2 if the text is another one than the cache was made of.
     """
-    from saepipe.evaluate.verify import verified_cache as verification
+    from saepipe.data.cache.ancestors import damaged_ancestors
+    from saepipe.data.folders.artifact import open_committed
+    from saepipe.data.remote.damaged_files import damaged_files
+    from saepipe.data.remote.places import read_from
+    from saepipe.evaluate.model.kept_work import beside
+    from saepipe.evaluate.verify.run import verify as verify_path
 
     if repair and against_text:
         raise ConfigError("--repair and --against-text exclude each other", hint="first repair, then compare the text")

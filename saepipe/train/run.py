@@ -11,6 +11,7 @@ from torch import Tensor
 
 from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.batches.stream import BatchStream
+from saepipe.data.cache.bucket_reads import bucket_reads
 from saepipe.data.errors import ConfigError, HealthError, is_out_of_memory
 from saepipe.data.folders.artifact import is_committed
 from saepipe.data.folders.finding_groups import grouped
@@ -219,6 +220,8 @@ def train_group(
         start = min((run.state.step for run in runs if not run.fatal), default=0)
         stop = max((run.planned.recipe.num_steps for run in runs if not run.fatal), default=0)
         passes = stop * batch_size / stream.num_rows
+        for reads in bucket_reads(first.cache, hooks):
+            progress.say(str(reads))
         if passes > 1:
             progress.say(f"{stop:,} steps of {batch_size} read the {stream.num_rows:,} cached rows {passes:.1f} times")
         task = _task(progress, f"train {len(runs)} runs", stop * batch_size, start * batch_size)

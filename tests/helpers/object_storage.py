@@ -22,7 +22,7 @@ import pytest
 from helpers.faulty_proxy import FaultyProxy, faulty_proxy
 from helpers.repository import ROOT
 from saepipe.data.bucket_address import Address
-from saepipe.data.remote import bucket, mirror, shard_cache
+from saepipe.data.remote import bucket, fetchers, mirror, shard_cache
 
 SIGNED = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=y"
 
@@ -54,7 +54,7 @@ class ObjectStorage:
 
     def restart(self) -> None:
         """Forgets what a process knows."""
-        for known in (bucket.bucket_of, mirror.mirror_at, shard_cache.shard_cache):
+        for known in (bucket.bucket_of, mirror.mirror_at, shard_cache.shard_cache, fetchers.fetchers):
             known.cache_clear()
 
 

@@ -10,10 +10,12 @@ import pytest
 
 from helpers.killed_training import KillAfter, Killed
 from helpers.object_storage import ObjectStorage
+from saepipe.data.bucket_address import mirrors
 from saepipe.data.cache.cache import Cache
-from saepipe.data.errors import OutOfSpaceError
 from saepipe.data.remote.bucket import bucket_of
+from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
+from saepipe.train.dry_run import dry_run
 from saepipe.train.run import train
 from saepipe.train.rundir.finished_run import open_run
 
@@ -95,10 +97,20 @@ def test_another_machine_goes_on_from_the_last_checkpoint(
     assert contents["metrics.jsonl"].count(b"\n") == (local / "metrics.jsonl").read_bytes().count(b"\n")
 
 
-def test_a_shard_cache_that_is_too_small_is_said(
-    object_storage: ObjectStorage, cache: str, monkeypatch: pytest.MonkeyPatch
+def test_a_cache_larger_than_the_shard_cache_is_trained_from(
+    object_storage: ObjectStorage, tiny_cache: Path, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SAEPIPE_SHARDS_GB", "1e-5")
-    with pytest.raises(OutOfSpaceError, match="the shards in use take more than") as error:
-        train(config(cache), object_storage.at("runs"))
-    assert "SAEPIPE_SHARDS_GB" in str(error.value.hint)
+    num_bytes = sum(entry["bytes"] for entry in Cache.open(tiny_cache).rows("blocks.1.hook_resid_post").shards.values())
+    monkeypatch.setenv("SAEPIPE_SHARDS_GB", str(num_bytes / 3e9))
+    progress = Silent()
+    (local,) = train(config(tiny_cache, steps=64), tmp_path / "runs")  # two passes
+    (run,) = train(config(cache, steps=64), object_storage.at("runs"), progress=progress)
+    assert (run / WEIGHTS).read_bytes() == (local / WEIGHTS).read_bytes()
+    copies = [path.stat().st_size for path in (mirrors().parent / "shards").glob("*/*")]
+    assert 0 < sum(copies) <= num_bytes / 3
+    assert any(
+        sentence.startswith(f"{cache}: ") and "are fetched in every pass" in sentence for sentence in progress.said
+    )
+    planned = dry_run(config(cache, steps=64), seconds=0.01)
+    assert [reads.num_bytes for reads in planned.buckets] == [num_bytes]
+    assert planned.buckets[0].num_here == sum(copies)

@@ -22,8 +22,8 @@ from saepipe.data.cache.zarr_json import group_attributes
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.inside import inside
+from saepipe.data.remote.damaged_files import damaged_files
 from saepipe.data.remote.places import read_from
-from saepipe.data.remote.shard_files import damaged_files
 from saepipe.data.terminal.display import Displayed
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import zarr
 from saepipe.data.cache.channel_moments import Moments
 from saepipe.data.cache.int8 import Channels, Snr, quantise
 from saepipe.data.cache.layout import Layout
-from saepipe.data.cache.shards import MappedShard, RowArray
+from saepipe.data.cache.open_shard import open_shard
+from saepipe.data.cache.shards import RowArray
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import Line
-from saepipe.data.remote.shard_files import shard_file
 
 Part = tuple[RowArray, np.ndarray]
 """An array of the cache, and its values in one shard."""
@@ -96,7 +96,6 @@ class HookWriter:
     def _read(self, array: RowArray, line: Line) -> np.ndarray:
         """Reads the only chunk of `array` in the shard that a line lists."""
         name = array.file(line["shard"])
-        entry = line["files"][name]
         values = np.empty((array.chunk_rows, *array.row_shape), array.dtype)
-        MappedShard(array, shard_file(self._folder, name, entry), entry).read(0, values)
+        open_shard(array, self._folder, name, line["files"][name]).read(0, values)
         return values

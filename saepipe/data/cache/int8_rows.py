@@ -9,6 +9,7 @@ import numpy as np
 from saepipe.data.cache.int8 import Channels, QuantisedRows, reconstruct
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.mapped_rows import Files, MappedRows
+from saepipe.data.cache.shard_reader import ShardReader
 from saepipe.data.errors import CorruptDataError
 
 
@@ -31,6 +32,10 @@ class Int8Rows(MappedRows):
         self._channels = Channels(mean.read(0, mean.num_rows), std.read(0, std.num_rows))
 
     @property
+    def shards(self) -> Files:
+        return {name: entry for part in self._parts for name, entry in part.shards.items()}
+
+    @property
     def zero_copy(self) -> bool:
         return False
 
@@ -41,6 +46,9 @@ class Int8Rows(MappedRows):
             raise CorruptDataError(f"chunk {chunk} of {self.array.name} names a channel that its rows do not have")
         reconstruct(stored, self._channels, out[:num_rows])
         out[num_rows:] = 0
+
+    def _shard(self, number: int) -> ShardReader:
+        return self._parts[0]._shard(number)
 
     def will_need(self, chunk: int) -> None:
         for part in self._parts:

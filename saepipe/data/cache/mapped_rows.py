@@ -1,4 +1,4 @@
-"""The memory-mapped rows of a finished cache, decoded by chunk into the caller's buffers."""
+"""The rows of a finished cache, memory-mapped where they are files, decoded by chunk into the caller's buffers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 
 from saepipe.data.cache.codecs import is_raw
-from saepipe.data.cache.shards import MappedShard, RowArray
+from saepipe.data.cache.open_shard import open_shard
+from saepipe.data.cache.shard_reader import ShardReader
+from saepipe.data.cache.shards import RowArray
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.remote.shard_files import fetch_ahead, shard_file
 
 Files = Mapping[str, Mapping[str, Any]]
 """Manifest entry of each file of a cache, by its path in the cache."""
 
+READ_AHEAD = 16
+"""Number of chunks that are asked for before they are read in stored order."""
+
 
 class MappedRows:
-    """A row array, (num_rows, *row_shape). Shards are mapped and checked on first use. Thread-safe."""
+    """A row array, (num_rows, *row_shape). Shards are opened and checked on first use. Thread-safe."""
 
     def __init__(self, folder: Path, name: str, files: Files) -> None:
         """Opens the array `name` of the cache at `folder`.
@@ -32,8 +36,8 @@ class MappedRows:
         self.dtype = self.array.dtype
         self.chunk_rows = self.array.chunk_rows
         self.num_chunks = -(-self.num_rows // self.chunk_rows)
-        self._folder, self._files = folder, files
-        self._shards: dict[int, MappedShard] = {}
+        self.folder, self._files = folder, files
+        self._shards: dict[int, ShardReader] = {}
         self._lock = Lock()
         for shard in range(self.array.num_shards(self.num_rows)):
             name = self.array.file(shard)
@@ -47,6 +51,12 @@ class MappedRows:
     def name(self) -> str:
         """Path of the array in its cache."""
         return self.array.name
+
+    @property
+    def shards(self) -> Files:
+        """Manifest entry of each shard that holds a part of the rows."""
+        names = map(self.array.file, range(self.array.num_shards(self.num_rows)))
+        return {name: self._files[name] for name in names}
 
     @property
     def width(self) -> int:
@@ -78,19 +88,23 @@ class MappedRows:
         return self._shard(shard).view(index)
 
     def will_need(self, chunk: int) -> None:
-        """Asks the kernel to read a chunk ahead, or the bucket for its shard."""
+        """Asks the kernel to read a chunk ahead, or the bucket for it or its shard."""
         shard, index = divmod(chunk, self.array.chunks_per_shard)
-        if shard in self._shards or not fetch_ahead(self._folder, *self._listed(shard)):
-            self._shard(shard).will_need(index)
+        self._shard(shard).will_need(index)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) in stored order, (stop - start, *row_shape)."""
         assert 0 <= start <= stop <= self.num_rows
         first, last = start // self.chunk_rows, -(-stop // self.chunk_rows)
-        for shard in range(first // self.array.chunks_per_shard, -(-last // self.array.chunks_per_shard)):
-            self._shard(shard)  # checks what it declares, before memory is asked for
+        shards = range(first // self.array.chunks_per_shard, -(-last // self.array.chunks_per_shard))
+        for shard in shards:
+            self.will_need(max(first, shard * self.array.chunks_per_shard))
+        for shard in shards:
+            self._shard(shard).open()  # checks what it declares, before memory is asked for
         rows = np.empty(((last - first) * self.chunk_rows, *self.array.row_shape), self.dtype)
         for chunk in range(first, last):
+            if chunk + READ_AHEAD < last:
+                self.will_need(chunk + READ_AHEAD)
             at = (chunk - first) * self.chunk_rows
             self.read_chunk(chunk, rows[at : at + self.chunk_rows])
         return rows[start - first * self.chunk_rows : stop - first * self.chunk_rows]
@@ -106,16 +120,9 @@ class MappedRows:
             rows[order[span]] = self.read(start, start + self.rows_in(chunk))[ascending[span] - start]
         return rows
 
-    def _shard(self, number: int) -> MappedShard:
-        if number not in self._shards:
-            name, entry = self._listed(number)
-            path = shard_file(self._folder, name, entry)  # may take long, so not in the lock
-            with self._lock:
-                if number not in self._shards:
-                    self._shards[number] = MappedShard(self.array, path, entry)
-        return self._shards[number]
-
-    def _listed(self, number: int) -> tuple[str, Mapping[str, Any]]:
-        """Name of a shard's file, and its entry in the manifest."""
-        name = self.array.file(number)
-        return name, self._files[name]
+    def _shard(self, number: int) -> ShardReader:
+        with self._lock:
+            if number not in self._shards:
+                name = self.array.file(number)
+                self._shards[number] = open_shard(self.array, self.folder, name, self._files[name])
+            return self._shards[number]

@@ -8,9 +8,8 @@ because zarr-python rewrites the whole shard for each part appended to it.
 from __future__ import annotations
 
 import math
-import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,13 @@ from saepipe.data.cache import codecs
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.cache.few_maps import FEW_MAPS
 from saepipe.data.cache.zarr_json import read_row_array
-from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.inside import inside
 
 _ENTRY = struct.Struct("<QQ")
-_MISSING = _ENTRY.pack(2**64 - 1, 2**64 - 1)
-_CRC_BYTES = 4
+MISSING_SIZE = 2**64 - 1
+"""Size, and offset, by which an index says that a chunk was not written."""
+_MISSING = _ENTRY.pack(MISSING_SIZE, MISSING_SIZE)
+CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class RowArray:
     @property
     def index_bytes(self) -> int:
         """Size of the index at the end of a shard."""
-        return self.chunks_per_shard * _ENTRY.size + _CRC_BYTES
+        return self.chunks_per_shard * _ENTRY.size + CRC_BYTES
 
     def can_fill(self, num_rows: int, file_bytes: int) -> bool:
         """Returns whether a shard of `num_rows` may have a file of `file_bytes`, by its codec's bounds."""
         num_chunks, encoded = -(-num_rows // self.chunk_rows), file_bytes - self.index_bytes
         if codecs.is_raw(self.profile):
-            return encoded == num_chunks * (self.chunk_bytes + _CRC_BYTES)
+            return encoded == num_chunks * (self.chunk_bytes + CRC_BYTES)
         return encoded > 0 and num_chunks * self.chunk_bytes <= encoded * codecs.MAX_RATIO
 
     def file(self, shard: int) -> str:
@@ -131,7 +131,7 @@ class RowArray:
             offset += len(part)
             parts.append(part)
         index += _MISSING * (self.chunks_per_shard - len(parts))
-        return b"".join([*parts, index, crc32c.crc32c(index).to_bytes(_CRC_BYTES, "little")])
+        return b"".join([*parts, index, crc32c.crc32c(index).to_bytes(CRC_BYTES, "little")])
 
     def _full_chunk(self, rows: np.ndarray) -> np.ndarray:
         if len(rows) == self.chunk_rows:
@@ -141,124 +141,25 @@ class RowArray:
         return chunk
 
 
-class MappedShard:
-    """A memory-mapped shard file with a checked index. Chunks are checked on first use.
-
-    A process keeps few files mapped. One that has changed when it is mapped again is checked again.
-    """
-
-    def __init__(self, array: RowArray, path: Path, expected: Mapping[str, Any]) -> None:
-        """Maps `path`; `expected` is its entry in the manifest.
-
-        Raises:
-            CorruptDataError: if the file is missing, of the wrong size, or not the shard that the manifest lists.
-        """
-        self._array, self._path, self._expected = array, path, expected
-        self._version: tuple[int, int] | None = None  # of the file that was checked
-        self._map: mmap.mmap | None = None
-        self._mapped()
-
-    def unmap(self) -> None:
-        """Lets go of the map, which ends with the last view of it; the next use maps the file again."""
-        self._map = None
-
-    def _mapped(self) -> mmap.mmap:
-        if (mapped := self._map) is None:
-            mapped = self._map = self._map_file()
-        FEW_MAPS.use(self)
-        return mapped
-
-    def _map_file(self) -> mmap.mmap:
-        """Maps the file, and checks it unless it is the one that was checked before."""
-        status = self._path.stat() if self._path.is_file() else None
-        if status is None or status.st_size != self._expected["bytes"]:
-            size = self._expected["bytes"]
-            problem = "is missing" if status is None else f"has {status.st_size:,} bytes, not {size:,}"
-            raise CorruptDataError(f"shard {self._path} {problem}", hint="saepipe cache verify lists all damage")
-        with self._path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if (version := (status.st_ino, status.st_mtime_ns)) != self._version:
-            self._check(memoryview(mapped))
-            self._version = version
-        return mapped
-
-    def _check(self, view: memoryview) -> None:
-        self._entries = self._read_index(view)
-        self._check_entries(view)
-        if chunks_digest(view, self._entries) != self._expected["chunks"]:
-            raise self._damaged("is not the shard that the manifest lists (chunk checksums differ)")
-        self._checked = [False] * len(self._entries)
-
-    def _read_index(self, view: memoryview) -> list[tuple[int, int]]:
-        start = len(view) - self._array.index_bytes
-        if start < 0:
-            raise self._damaged("is too short for its index")
-        index = view[start:-_CRC_BYTES]
-        if crc32c.crc32c(index) != int.from_bytes(view[-_CRC_BYTES:], "little"):
-            raise self._damaged("has a damaged index (crc32c differs)")
-        return [(offset, size) for offset, size in _ENTRY.iter_unpack(index) if size != 2**64 - 1]
-
-    def _check_entries(self, view: memoryview) -> None:
-        """Raises CorruptDataError if a chunk lies outside the encoded part, or would not decode to a chunk's size."""
-        array, stop = self._array, len(view) - self._array.index_bytes
-        raw = array.chunk_bytes + _CRC_BYTES if codecs.is_raw(array.profile) else None
-        for number, (offset, size) in enumerate(self._entries):
-            if size <= _CRC_BYTES or offset + size > stop or size != (raw or size):
-                raise self._damaged(f"has an impossible index: chunk {number} of {size:,} bytes at {offset:,}")
-            body = view[offset : offset + size - _CRC_BYTES]
-            if not raw and (problem := codecs.header_problem(body, array.itemsize, array.chunk_bytes)):
-                raise self._damaged(f"has a chunk {number} that cannot be decoded: {problem}")
-
-    def chunk(self, index: int) -> memoryview:
-        """The encoded bytes of a chunk, zero-copy; the first call checks its crc32c."""
-        mapped = self._mapped()
-        if index >= len(self._entries):
-            raise self._damaged(f"lacks chunk {index}")
-        offset, size = self._entries[index]
-        data = memoryview(mapped)[offset : offset + size]
-        if not self._checked[index]:
-            if not codecs.check(data):
-                raise self._damaged(f"has a damaged chunk {index} (crc32c differs)")
-            self._checked[index] = True
-        return data
-
-    def read(self, index: int, out: np.ndarray) -> None:
-        """Decodes chunk `index` into `out`, (chunk_rows, *row_shape)."""
-        codecs.decode_into(self._array.profile, self.chunk(index), out)
-
-    def view(self, index: int) -> np.ndarray:
-        """Returns a read-only view of chunk `index` of an uncompressed shard, (chunk_rows, *row_shape)."""
-        assert codecs.is_raw(self._array.profile)
-        data = np.frombuffer(self.chunk(index)[:-_CRC_BYTES], self._array.dtype)
-        return data.reshape(-1, *self._array.row_shape)
-
-    def will_need(self, index: int) -> None:
-        """Asks the kernel to read chunk `index` ahead."""
-        mapped = self._mapped()
-        offset, size = self._entries[index]
-        start = offset - offset % mmap.PAGESIZE
-        mapped.madvise(mmap.MADV_WILLNEED, start, offset + size - start)
-
-    def _damaged(self, problem: str) -> CorruptDataError:
-        return CorruptDataError(
-            f"shard {self._path} {problem}", hint="saepipe cache verify lists all damage; harvest it again"
-        )
-
-
 def describe_shard(array: RowArray, data: bytes) -> dict[str, Any]:
     """Manifest entry of a shard beyond its file's size and hash: a digest of its chunks' checksums.
 
     The digest can be checked without reading the whole shard, so swapped shards are noticed when they are mapped.
     """
     view = memoryview(data)
-    start = len(view) - array.chunks_per_shard * _ENTRY.size - _CRC_BYTES
-    entries = [entry for entry in _ENTRY.iter_unpack(view[start:-_CRC_BYTES]) if entry[1] != 2**64 - 1]
-    return {"chunks": chunks_digest(view, entries)}
+    index = view[len(view) - array.index_bytes : -CRC_BYTES]
+    ends = [offset + size for offset, size in unpacked_index(index) if size != MISSING_SIZE]
+    return {"chunks": chunks_digest([view[end - CRC_BYTES : end] for end in ends])}
 
 
-def chunks_digest(shard: memoryview, entries: list[tuple[Any, ...]]) -> str:
+def unpacked_index(index: memoryview) -> Iterator[tuple[int, int]]:
+    """Yields offset and size of each chunk that an index has room for."""
+    return ((offset, size) for offset, size in _ENTRY.iter_unpack(index))
+
+
+def chunks_digest(checksums: Iterable[bytes | memoryview]) -> str:
     """crc32c of the chunks' own crc32c values, in order, as hex."""
     value = 0
-    for offset, size in entries:
-        value = crc32c.crc32c(shard[offset + size - _CRC_BYTES : offset + size], value)
+    for checksum in checksums:
+        value = crc32c.crc32c(checksum, value)
     return f"{value:08x}"

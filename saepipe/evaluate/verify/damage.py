@@ -13,7 +13,7 @@ from saepipe.data.cache.repair import repair as repair_cache
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.sealed_result import again
-from saepipe.data.remote.shard_files import damaged_files
+from saepipe.data.remote.damaged_files import damaged_files
 from saepipe.evaluate.browse.notes import read_notes
 from saepipe.evaluate.features import store
 from saepipe.evaluate.model import kept_work

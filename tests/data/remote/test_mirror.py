@@ -6,37 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from helpers.made_artifacts import SHARD, SMALL, made, make
 from helpers.object_storage import ObjectStorage
 from saepipe.data.errors import CorruptDataError, LockedError, RemoteError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import COMMITTED, MANIFEST
 from saepipe.data.remote.bucket import bucket_of
 from saepipe.data.remote.places import folder_of, publish, read_from, refresh, send, writer_lock
-from saepipe.data.remote.request_failures import MissingObjectError
-from saepipe.data.remote.shard_cache import shard_cache
-from saepipe.data.remote.shard_files import damaged_files, fetch_ahead, shard_file
-
-SHARD, SMALL = "acts/c/0", "zarr.json"
-
-
-def make(folder: Path, shard: bytes = b"shard" * 100, *, seal: bool = True) -> artifact.Line:
-    """Makes an artifact of a shard and a small file."""
-    artifact.write_file(folder / SHARD, shard)
-    artifact.write_file(folder / SMALL, b"{}")
-    files = artifact.digest_files(folder, [SHARD, SMALL])
-    files[SHARD]["chunks"] = "0"
-    artifact.rewrite_manifest(folder, [line := {"files": files}])
-    if seal:
-        artifact.commit(folder)
-    return line
-
-
-def made(storage: ObjectStorage, name: str = "made") -> tuple[Path, artifact.Line]:
-    """Makes an artifact in the bucket."""
-    folder = folder_of(storage.at(name))
-    with writer_lock(folder):
-        line = make(folder)
-    return folder, line
 
 
 def files(folder: Path) -> list[str]:
@@ -57,20 +33,13 @@ def test_an_artifact_is_sent_whole_its_manifest_after_its_files_its_seal_last(ob
     assert files(folder) == [COMMITTED, MANIFEST, SMALL], "the shard is among the copies"
 
 
-def test_another_machine_reads_it_and_fetches_a_shard_when_it_is_read(object_storage: ObjectStorage) -> None:
-    _, line = made(object_storage)
+def test_another_machine_fetches_all_but_the_shards(object_storage: ObjectStorage) -> None:
+    made(object_storage)
     object_storage.other_machine()
     object_storage.proxy.requests.clear()
     folder = read_from(object_storage.at("made"))
     assert files(folder) == [COMMITTED, MANIFEST, SMALL]
     assert object_storage.proxy.count("GET", SHARD) == 0
-    entry = line["files"][SHARD]
-    assert fetch_ahead(folder, SHARD, entry)
-    assert shard_file(folder, SHARD, entry).read_bytes() == b"shard" * 100
-    assert not fetch_ahead(folder, SHARD, entry)
-    object_storage.restart()
-    assert shard_file(folder, SHARD, entry).exists()
-    assert object_storage.proxy.count("GET", SHARD) == 1
 
 
 def test_nothing_is_fetched_or_sent_twice(object_storage: ObjectStorage) -> None:
@@ -163,38 +132,6 @@ def test_checkpoints_come_only_to_go_on(object_storage: ObjectStorage) -> None:
     assert name in object_storage.contents("run")
 
 
-def test_damage_in_the_bucket_is_named(object_storage: ObjectStorage) -> None:
-    folder, line = made(object_storage)
-    objects, at = bucket_of(object_storage.address), object_storage.at("made")
-    assert list(damaged_files(folder, [line])) == []
-    objects.put(f"made/{SHARD}", b"Shard" * 100)
-    read_from(folder)
-    assert list(damaged_files(folder, [line], hashes=False)) == []
-    assert list(damaged_files(folder, [line])) == [
-        f"{at}/{SHARD} has other content than the manifest lists (xxh3 differs)"
-    ]
-    objects.put(f"made/{SHARD}", b"short")
-    read_from(folder)
-    assert list(damaged_files(folder, [line], hashes=False)) == [f"{at}/{SHARD} has 5 bytes, not 500"]
-    objects.delete([f"made/{SHARD}"])
-    read_from(folder)
-    assert list(damaged_files(folder, [line], hashes=False)) == [f"{at}/{SHARD} is missing"]
-
-
-def test_a_damaged_or_missing_shard_is_never_read(object_storage: ObjectStorage) -> None:
-    _, line = made(object_storage)
-    objects, entry = bucket_of(object_storage.address), line["files"][SHARD]
-    object_storage.other_machine()
-    folder = read_from(object_storage.at("made"))
-    objects.put(f"made/{SHARD}", b"Shard" * 100)
-    with pytest.raises(CorruptDataError, match=r"xxh3 differs"):
-        shard_file(folder, SHARD, entry)
-    objects.delete([f"made/{SHARD}"])
-    with pytest.raises(MissingObjectError, match="NoSuchKey"):
-        shard_file(folder, SHARD, entry)
-    assert not shard_cache().path(entry).exists()
-
-
 def test_a_damaged_small_file_is_never_read(object_storage: ObjectStorage) -> None:
     made(object_storage)
     bucket_of(object_storage.address).put(f"made/{SMALL}", b"[]")
@@ -218,14 +155,10 @@ def test_nothing_at_an_address_is_an_error(object_storage: ObjectStorage) -> Non
 
 
 def test_a_local_folder_is_itself(tmp_path: Path) -> None:
-    line = make(tmp_path)
+    make(tmp_path)
     assert folder_of(str(tmp_path)) == read_from(tmp_path) == tmp_path
     for call in (refresh, publish, send):
         call(tmp_path)
-    assert shard_file(tmp_path, SHARD, line["files"][SHARD]) == tmp_path / SHARD
-    assert not fetch_ahead(tmp_path, SHARD, line["files"][SHARD])
-    (tmp_path / SHARD).unlink()
-    assert list(damaged_files(tmp_path, [line])) == [f"{tmp_path / SHARD} is missing"]
 
 
 def test_a_single_file_is_sent(object_storage: ObjectStorage) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from saepipe.data.errors import ConfigError, OutOfSpaceError, RemoteError
+from saepipe.data.errors import ConfigError, RemoteError
 from saepipe.data.folders.artifact import digest_bytes
-from saepipe.data.remote.shard_cache import ShardCache, shard_cache
+from saepipe.data.folders.disk import Room
+from saepipe.data.remote import shard_cache as shard_cache_module
+from saepipe.data.remote.shard_cache import Copy, ShardCache, shard_cache
 
 pytestmark = pytest.mark.quick
 
@@ -29,8 +31,15 @@ def writes(number: int, calls: list[int] | None = None) -> Callable[[Path], None
     return download
 
 
+def keep(cache: ShardCache, number: int, calls: list[int] | None = None) -> Copy:
+    copy = cache.keep(ENTRIES[number], writes(number, calls))
+    assert copy is not None
+    copy.wait()
+    return copy
+
+
 def get(cache: ShardCache, number: int, calls: list[int] | None = None) -> bytes:
-    return cache.wait(ENTRIES[number], cache.fetch(ENTRIES[number], writes(number, calls))).read_bytes()
+    return keep(cache, number, calls).path.read_bytes()
 
 
 def copies(folder: Path) -> set[bytes]:
@@ -54,8 +63,11 @@ def test_threads_that_need_a_shard_wait_for_one_fetch(tmp_path: Path) -> None:
         go.wait()
         writes(0, calls)(path)
 
-    ahead = cache.fetch(ENTRIES[0], slow)
+    copy = cache.keep(ENTRIES[0], slow)
+    assert copy is not None
+    ahead = copy.begin()
     begun.wait()
+    assert not copy.is_here
     threads = [threading.Thread(target=get, args=(cache, 0, calls)) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -75,13 +87,23 @@ def test_what_was_used_least_recently_makes_room(tmp_path: Path) -> None:
     assert copies(tmp_path) == {SHARDS[0], SHARDS[3], SHARDS[4]}
 
 
-def test_shards_in_use_stay(tmp_path: Path) -> None:
-    cache = ShardCache(tmp_path, 300)
-    for number in range(3):
-        get(cache, number)
-    with pytest.raises(OutOfSpaceError, match="the shards in use take more than the 3e-07 GB"):
-        get(cache, 3)
+def test_shards_in_use_stay_and_what_does_not_fit_beside_them_gets_no_copy(tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 350)
+    kept = [keep(cache, number) for number in range(3)]
+    assert cache.keep(ENTRIES[3], writes(3)) is None
+    assert cache.keep(ENTRIES[1], writes(1)) is kept[1]
+    assert cache.num_kept(ENTRIES[1:5]) == 200 + 50
     assert copies(tmp_path) == set(SHARDS[:3])
+    del kept[0]
+    keep(cache, 3)
+    assert copies(tmp_path) == set(SHARDS[1:4])
+
+
+def test_a_disk_may_have_room_for_less_than_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    get(ShardCache(tmp_path, 1e6), 0)
+    monkeypatch.setattr(shard_cache_module, "room_at", lambda folder: Room(folder, 300))
+    assert ShardCache(tmp_path, 1e6).max_bytes == 100 + 0.9 * 300
+    assert ShardCache(tmp_path, 150).max_bytes == 150
 
 
 def test_a_fetch_that_failed_is_tried_again(tmp_path: Path) -> None:
@@ -89,11 +111,15 @@ def test_a_fetch_that_failed_is_tried_again(tmp_path: Path) -> None:
         raise RemoteError("no")
 
     cache = ShardCache(tmp_path, 1e6)
+    failures = [fails, writes(0)]
+    copy = cache.keep(ENTRIES[0], lambda path: failures.pop(0)(path))
+    assert copy is not None
     with pytest.raises(RemoteError):
-        cache.wait(ENTRIES[0], cache.fetch(ENTRIES[0], fails))
-    assert get(cache, 0) == SHARDS[0]
-    cache.path(ENTRIES[0]).unlink()  # by another process
-    assert get(cache, 0) == SHARDS[0]
+        copy.wait()
+    assert copy.wait().read_bytes() == SHARDS[0]
+    failures.append(writes(0))
+    copy.path.unlink()  # by another process
+    assert copy.wait().read_bytes() == SHARDS[0]
 
 
 def test_a_shard_that_was_sent_is_adopted(tmp_path: Path) -> None:
@@ -104,19 +130,23 @@ def test_a_shard_that_was_sent_is_adopted(tmp_path: Path) -> None:
         cache.adopt(tmp_path / "staged", ENTRIES[number])
     assert not (tmp_path / "staged").exists()
     assert copies(tmp_path / "shards") == set(SHARDS[2:5])
-    assert get(cache, 4, calls) == SHARDS[4]
+    kept = keep(cache, 4, calls)
+    assert kept.path.read_bytes() == SHARDS[4]
     assert calls == []
+    full = ShardCache(tmp_path / "shards", 50)
+    (tmp_path / "staged").write_bytes(SHARDS[0])
+    full.adopt(tmp_path / "staged", ENTRIES[0])
+    assert not (tmp_path / "staged").exists()
+    assert not full.path(ENTRIES[0]).exists()
 
 
 def test_the_environment_says_where_and_how_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAEPIPE_SHARDS", str(tmp_path / "here"))
     monkeypatch.setenv("SAEPIPE_SHARDS_GB", "2e-7")
     shard_cache.cache_clear()
-    get(shard_cache(), 0)
-    assert copies(tmp_path / "here") == {SHARDS[0]}
-    get(shard_cache(), 1)
-    with pytest.raises(OutOfSpaceError):
-        get(shard_cache(), 2)
+    kept = [keep(shard_cache(), number) for number in (0, 1)]
+    assert copies(tmp_path / "here") == set(SHARDS[:2])
+    assert shard_cache().num_free == 200 - sum(copy.num_bytes for copy in kept) == 0
     monkeypatch.setenv("SAEPIPE_SHARDS_GB", "lots")
     shard_cache.cache_clear()
     with pytest.raises(ConfigError, match="SAEPIPE_SHARDS_GB is 'lots'"):

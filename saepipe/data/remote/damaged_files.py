@@ -1,40 +1,16 @@
-"""Shards of a cache, wherever it is: their local files, and what is damaged among the files that its manifest lists."""
+"""Damage among the files that a manifest lists, wherever they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
-from saepipe.data.folders.inside import check_name, inside
+from saepipe.data.folders.inside import check_name
 from saepipe.data.remote.bucket import Entry, bucket_of
 from saepipe.data.remote.mirror import Mirror, mirror_of
 from saepipe.data.remote.request_failures import MissingObjectError
-from saepipe.data.remote.shard_cache import shard_cache
-
-
-def shard_file(folder: Path, name: str, entry: Entry) -> Path:
-    """Returns the local file of a shard, which is fetched and compared with the manifest's entry first if need be.
-
-    Raises:
-        CorruptDataError: if the bucket holds another.
-        MissingObjectError: if the bucket does not hold it.
-        OutOfSpaceError: if the shards that this process reads do not fit into the local shard cache.
-    """
-    path, mirror = inside(folder, name), mirror_of(folder)
-    if mirror is None or path.exists():
-        return path
-    return shard_cache().wait(entry, _fetch(mirror, name, entry))
-
-
-def fetch_ahead(folder: Path, name: str, entry: Entry) -> bool:
-    """Starts to fetch a shard; returns whether it is not here yet."""
-    mirror = mirror_of(folder)
-    if mirror is None or (folder / name).exists():
-        return False
-    return not _fetch(mirror, name, entry).done()
 
 
 def damaged_files(folder: Path, lines: Iterable[Line], *, hashes: bool = True) -> Iterator[str]:
@@ -65,8 +41,3 @@ def _damage(mirror: Mirror, name: str, entry: Entry, hashes: bool) -> Iterator[s
                 yield f"{address} has other content than the manifest lists (xxh3 differs)"
         except MissingObjectError:
             yield f"{address} is missing"
-
-
-def _fetch(mirror: Mirror, name: str, entry: Entry) -> Future[None]:
-    bucket, key = bucket_of(mirror.address), mirror.files.key(name)
-    return shard_cache().fetch(entry, lambda path: bucket.download(key, path, entry))
