@@ -13,7 +13,7 @@ import torch
 from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.errors import CorruptDataError, HealthError
 from saepipe.data.folders.health import Finding, Health, errors, unusable
-from saepipe.data.remote.places import publish
+from saepipe.data.remote.places import publish_later
 from saepipe.data.terminal.progress import Progress
 from saepipe.train.health.dry_step import dry_step
 from saepipe.train.health.finished import check_finite, check_steps
@@ -158,7 +158,7 @@ class LiveRun:
             self._finish()
 
     def save(self) -> None:
-        """Writes a checkpoint of the steps done."""
+        """Writes a checkpoint of the steps done; a bucket gets it while training goes on."""
         recipe, folder = self.planned.recipe, self.planned.folder / CHECKPOINTS
         state = whole_state(recipe, self.state)
         if state is not None:
@@ -167,7 +167,7 @@ class LiveRun:
         if recipe.mesh is not None:
             check_saved(folder / str(self.state.step), recipe, self.state, recipe.mesh)
         if recipe.writes:
-            publish(self.planned.folder)
+            publish_later(self.planned.folder)
 
     def check_complete(self) -> None:
         """Reports missing steps of a run whose batches have ended."""

@@ -12,12 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, cycle
 from typing import Any, Literal, get_args
 
-Fault = Literal["503", "429", "drop", "lost", "cut", "short", "late"]
+Fault = Literal["503", "429", "drop", "lost", "cut", "short", "late", "held"]
 """503 and 429 answer in place of the server; `drop` does not answer; `lost` lets the server do it, and answers 503;
-`cut` ends the connection within the body, `short` gives half of it as if it were all; `late` waits 50 ms.
+`cut` ends the connection within the body, `short` gives half of it as if it were all; `late` waits 50 ms, and `held`
+until `go` is set.
 """
 
-FAULTS: tuple[Fault, ...] = get_args(Fault)
+FAULTS: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if fault != "held")
 
 BUSY = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
 
@@ -42,6 +43,7 @@ class FaultyProxy:
     requests: list[Request] = field(default_factory=list)
     num_faults: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    go: threading.Event = field(default_factory=threading.Event)
 
     def once(self, fault: Fault, method: str, part: str) -> None:
         """Gives the next request of a method whose path contains `part` a fault."""
@@ -72,6 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.proxy.num_faults += fault is not None
         if fault == "late":
             time.sleep(0.05)
+        if fault == "held":
+            self.proxy.go.wait(30)
         if fault == "drop":
             self.close_connection = True
         elif fault in ("503", "429"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,37 @@ def test_another_machine_goes_on_from_the_last_checkpoint(
     contents = object_storage.contents("runs/base/seed-0")
     assert contents[WEIGHTS] == (local / WEIGHTS).read_bytes()
     assert contents["metrics.jsonl"].count(b"\n") == (local / "metrics.jsonl").read_bytes().count(b"\n")
+
+
+class Steps(Silent):
+    """Calls a function at a number of batches."""
+
+    def __init__(self, at: int, function: Callable[[], None]) -> None:
+        super().__init__()
+        self._left, self._function = at, function
+
+    def advance(self, amount: int, *, of: str = "", **figures: float) -> None:
+        if amount:
+            self._left -= 1
+            if self._left == 0:
+                self._function()
+
+
+def test_a_checkpoint_is_sent_while_training_goes_on(object_storage: ObjectStorage, cache: str) -> None:
+    """The first checkpoint, of step 20, is held until step 35."""
+    proxy, seen = object_storage.proxy, list[dict[str, bytes]]()
+
+    def look() -> None:
+        seen.append(object_storage.contents("runs/base/seed-0"))
+        proxy.go.set()
+
+    proxy.always("held", "PUT", "checkpoints/20/")
+    train(config(cache), object_storage.at("runs"), progress=Steps(35, look))
+    assert len(seen) == 1
+    assert not any("checkpoints" in name for name in seen[0])
+    contents = object_storage.contents("runs/base/seed-0")
+    assert {name.split("/")[1] for name in contents if name.startswith("checkpoints/")} == {"20", "40"}
+    assert "COMMITTED" in contents
 
 
 def test_a_cache_larger_than_the_shard_cache_is_trained_from(

@@ -8,6 +8,7 @@ if there is none; a seal is removed before anything else changes. So a reader el
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from saepipe.data.remote.claim import Claim
 from saepipe.data.remote.file_kinds import Entries, is_head, is_seal, is_sent, is_shard, run_of_checkpoint
 from saepipe.data.remote.mirrored_files import NUM_THREADS, MirroredFiles
 from saepipe.data.remote.shard_cache import shard_cache
-from saepipe.data.workers import in_parallel
+from saepipe.data.workers import Workers, in_parallel
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Mirror:
         self.claim: Claim | None = None
         self.files = MirroredFiles(address)
         self._lock = RLock()
+        self._sending: Future[None] | None = None
 
     def pull(self, *, to_write: bool = False) -> bool:
         """Fetches what differs, and removes what the bucket does not hold; returns whether it holds anything.
@@ -74,7 +76,21 @@ class Mirror:
             LockedError: if another process has taken over the claim, or sealed the artifact.
             RemoteError: if the bucket cannot be written to.
         """
+        self.flush()
         self._send(self._changes())
+
+    def publish_later(self) -> None:
+        """Starts to do what `publish` does, once what was started before has ended; raises the errors of that."""
+        self.flush()
+        self._sending = _sender().submit(self._send, self._changes())
+
+    def flush(self) -> None:
+        """Waits until what `publish_later` has started is done; raises its errors."""
+        if sending := self._sending:
+            try:
+                _sender().result(sending)
+            finally:
+                self._sending = None
 
     def _changes(self) -> Changes:
         """Returns what was made and removed here since it was last sent; raises LockedError without the claim."""
@@ -116,6 +132,12 @@ class Mirror:
         """Returns whether an object without a file stays in the bucket."""
         fetched = self.files.was_here(name) and not is_shard(entries.get(name, {}))
         return not is_sent(name) or (not fetched and (name in entries or run_of_checkpoint(name) is not None))
+
+
+@cache
+def _sender() -> Workers:
+    """Returns the thread that sends while others go on: one for all mirrors, since they share the connection."""
+    return Workers(1, "send files")
 
 
 @cache

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from saepipe.data.bucket_address import address_of, mirrored
@@ -45,10 +45,13 @@ def publish(folder: Path) -> None:
         mirror.publish()
 
 
-def publish_lines(folder: Path, lines: Iterable[Line]) -> None:
-    """Sends the files of new lines of an unfinished manifest, and the manifest, if a folder mirrors a place."""
+def publish_later(folder: Path) -> None:
+    """Starts to send what was made in a local folder, if it mirrors a place, and lets the caller go on.
+
+    The caller holds the folder's `writer_lock`, whose end waits for it. Raises the errors of the call before.
+    """
     if mirror := mirror_of(folder):
-        mirror.append(lines)
+        mirror.publish_later()
 
 
 def send(path: Path) -> None:
@@ -61,7 +64,8 @@ def send(path: Path) -> None:
 def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Holds the `artifact.writer_lock` of a folder and, of a mirror, the claim in the bucket; arguments are the same.
 
-    A mirror is brought up to date first, and what was made is published at the end, unless it ends by an error.
+    A mirror is brought up to date first, and what was made is published at the end. If it ends by an error, only what
+    `publish_later` has started is.
 
     Raises:
         LockedError: if another process writes the folder.
@@ -73,7 +77,15 @@ def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> I
             return
         with claimed(mirror.address, waiting) as mirror.claim:
             mirror.pull(to_write=True)
-            yield
+            try:
+                yield
+            except Exception:
+                with suppress(RemoteError):  # the first error is the reason
+                    mirror.flush()
+                raise
+            except BaseException:  # stopped: what was kept is kept in the bucket, or an error
+                mirror.flush()
+                raise
             mirror.publish()
         mirror.claim = None
 

@@ -8,11 +8,12 @@ import pytest
 
 from helpers.made_artifacts import SHARD, SMALL, made, make
 from helpers.object_storage import ObjectStorage
-from saepipe.data.errors import CorruptDataError, LockedError, RemoteError
+from saepipe.data.errors import CorruptDataError, HealthError, LockedError, RemoteError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import COMMITTED, MANIFEST
+from saepipe.data.remote import bucket
 from saepipe.data.remote.bucket import bucket_of
-from saepipe.data.remote.places import folder_of, publish, read_from, refresh, send, writer_lock
+from saepipe.data.remote.places import folder_of, publish, publish_later, read_from, refresh, send, writer_lock
 
 
 def files(folder: Path) -> list[str]:
@@ -140,6 +141,64 @@ def test_a_damaged_small_file_is_never_read(object_storage: ObjectStorage) -> No
         read_from(object_storage.at("made"))
 
 
+def test_what_is_sent_later_is_there_when_the_lock_ends(object_storage: ObjectStorage) -> None:
+    folder, proxy = folder_of(object_storage.at("run")), object_storage.proxy
+    proxy.always("held", "PUT", "run/a")
+    with writer_lock(folder):
+        (folder / "a").write_bytes(b"1")
+        publish_later(folder)
+        assert object_storage.contents("run").keys() == {"log/claim"}
+        proxy.go.set()
+        (folder / "a").write_bytes(b"23")
+        (folder / "b").write_bytes(b"4")
+        publish_later(folder)
+    assert object_storage.contents("run") == {"a": b"23", "b": b"4"}
+
+
+def end_by(error: BaseException, folder: Path) -> None:
+    """Ends a writer by an error, after it has begun to send one of two files."""
+    with writer_lock(folder):
+        (folder / "a").write_bytes(b"1")
+        publish_later(folder)
+        (folder / "b").write_bytes(b"2")
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), HealthError("x")])
+def test_what_was_begun_to_be_sent_is_sent_when_a_writer_ends_by_an_error(
+    object_storage: ObjectStorage, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        end_by(error, folder_of(object_storage.at("run")))
+    assert object_storage.contents("run") == {"a": b"1"}
+
+
+def test_what_could_not_be_sent_is_an_error_of_the_next_call_and_is_sent_again(
+    object_storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "RETRY_SECONDS", 0.2)
+    folder = folder_of(object_storage.at("run"))
+    with writer_lock(folder):
+        object_storage.proxy.always("503", "PUT", "run/a")
+        (folder / "a").write_bytes(b"1")
+        publish_later(folder)
+        with pytest.raises(RemoteError, match="cannot write .*run/a: SlowDown"):
+            publish_later(folder)
+        object_storage.proxy.fault = lambda method, path: None
+        publish_later(folder)
+    assert object_storage.contents("run") == {"a": b"1"}
+
+
+@pytest.mark.parametrize(("error", "shown"), [(KeyboardInterrupt(), RemoteError), (HealthError("x"), HealthError)])
+def test_a_stop_whose_last_files_cannot_be_sent_is_an_error(
+    object_storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch, error: BaseException, shown: type[Exception]
+) -> None:
+    monkeypatch.setattr(bucket, "RETRY_SECONDS", 0.2)
+    object_storage.proxy.always("503", "PUT", "run/a")
+    with pytest.raises(shown):
+        end_by(error, folder_of(object_storage.at("run")))
+
+
 def test_keys_that_lead_out_of_the_mirror_are_refused(object_storage: ObjectStorage) -> None:
     folder, _ = made(object_storage)
     (folder.parent / "elsewhere").mkdir()
@@ -157,7 +216,7 @@ def test_nothing_at_an_address_is_an_error(object_storage: ObjectStorage) -> Non
 def test_a_local_folder_is_itself(tmp_path: Path) -> None:
     make(tmp_path)
     assert folder_of(str(tmp_path)) == read_from(tmp_path) == tmp_path
-    for call in (refresh, publish, send):
+    for call in (refresh, publish, publish_later, send):
         call(tmp_path)
 
 
