@@ -12,13 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, cycle
 from typing import Any, Literal, get_args
 
-Fault = Literal["503", "429", "drop", "lost", "cut", "short", "late", "held"]
+Fault = Literal["503", "429", "drop", "lost", "cut", "short", "late", "slow", "held"]
 """503 and 429 answer in place of the server; `drop` does not answer; `lost` lets the server do it, and answers 503;
-`cut` ends the connection within the body, `short` gives half of it as if it were all; `late` waits 50 ms, and `held`
-until `go` is set.
+`cut` ends the connection within the body, `short` gives half of it as if it were all; `late` waits 50 ms,
+`slow` 50 ms after each sixteenth of the body, and `held` until `go` is set.
 """
 
-FAULTS: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if fault != "held")
+FAULTS: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if fault not in ("slow", "held"))
 
 BUSY = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>'
 
@@ -86,6 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.proxy.requests.append(Request(self.command, self.path, len(body), len(content)))
             if fault == "lost":
                 self._answer(503, {}, BUSY)
+            elif fault == "slow" or fault == "slow":
+                self._answer(status, headers, content, pause=0.05)
             elif fault == "short":
                 self._answer(status, headers, content[: len(content) // 2])
             else:
@@ -102,13 +104,19 @@ class _Handler(BaseHTTPRequestHandler):
         left_out = ("connection", "transfer-encoding", "server", "date")
         return answer.status, {k: v for k, v in answer.getheaders() if k.lower() not in left_out}, content
 
-    def _answer(self, status: int, headers: dict[str, str], content: bytes, *, cut: bool = False) -> None:
+    def _answer(
+        self, status: int, headers: dict[str, str], content: bytes, *, cut: bool = False, pause: float = 0
+    ) -> None:
         self.send_response(status)
         size = headers.get("Content-Length") if self.command == "HEAD" else str(len(content))
         for key, value in {**headers, "Content-Length": size or "0"}.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if cut else content)
+        body = content[: len(content) // 2] if cut else content
+        step = max(1, len(body) // 16 if pause else len(body))
+        for start in range(0, len(body), step):
+            self.wfile.write(body[start : start + step])
+            time.sleep(pause)
         self.close_connection = self.close_connection or cut
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on  # noqa: N815 - named by http.server

@@ -19,6 +19,7 @@ import xxhash
 from saepipe.data.bucket_address import Address
 from saepipe.data.errors import CorruptDataError, MachineError, RemoteError
 from saepipe.data.folders.artifact import atomic_file
+from saepipe.data.remote.client_options import client_options
 from saepipe.data.remote.request_failures import (
     ATTEMPTS,
     BrokenListingError,
@@ -62,7 +63,9 @@ class Bucket:
         backoff = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 4}
         limits = {"max_retries": 1000, "retry_timeout": timedelta(seconds=RETRY_SECONDS), "backoff": backoff}
         with self._asking("open", ""):
-            self._store: Any = self._obstore.store.from_url(str(address), retry_config=limits)
+            self._store: Any = self._obstore.store.from_url(
+                str(address), retry_config=limits, client_options=client_options(address.scheme)
+            )
 
     def list(self, prefix: str) -> dict[str, Listed]:
         """Returns the objects below a folder, by key."""
