@@ -162,6 +162,11 @@ class Bucket:
         is_ours = bool(stored) and content.startswith(stored)  # a short answer may have lost its end
         return stored_tag or "" if is_ours else None
 
+    def copy(self, source: str, target: str) -> None:
+        """Copies an object within the bucket, which sends nothing."""
+        with self._asking("copy", source):
+            self._obstore.copy(self._store, source, target)
+
     def delete(self, keys: Iterable[str]) -> None:
         """Removes objects; those that are gone already are no error."""
         for key in keys:

@@ -9,10 +9,11 @@ from pathlib import Path
 from saepipe.data.bucket_address import address_of, mirrored
 from saepipe.data.errors import RemoteError
 from saepipe.data.folders import artifact
-from saepipe.data.folders.artifact import Line
+from saepipe.data.folders.atomic_folder import atomic_folder
 from saepipe.data.remote.bucket import bucket_of
-from saepipe.data.remote.claim import claimed
+from saepipe.data.remote.claim import Claim, claimed
 from saepipe.data.remote.mirror import mirror_of
+from saepipe.data.remote.request_failures import MissingObjectError
 
 
 def folder_of(path: Path | str) -> Path:
@@ -54,6 +55,15 @@ def publish_later(folder: Path) -> None:
         mirror.publish_later()
 
 
+def fetch(path: Path) -> None:
+    """Brings one file up to date, if its path mirrors a place: it is gone if there is none."""
+    if address := mirrored(path):
+        try:
+            artifact.write_file(path, bucket_of(address).read(address.key)[0])
+        except MissingObjectError:
+            path.unlink(missing_ok=True)
+
+
 def send(path: Path) -> None:
     """Sends one file that was written, if its path mirrors a place."""
     if address := mirrored(path):
@@ -61,32 +71,55 @@ def send(path: Path) -> None:
 
 
 @contextmanager
-def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yields an `atomic_folder`; in a bucket, its files appear one by one."""
+    refresh(out)
+    with atomic_folder(out) as partial:
+        yield partial
+    publish(out)
+
+
+@contextmanager
+def folder_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[Claim | None]:
     """Holds the `artifact.writer_lock` of a folder and, of a mirror, the claim in the bucket; arguments are the same.
 
-    A mirror is brought up to date first, and what was made is published at the end. If it ends by an error, only what
-    `publish_later` has started is.
+    Nothing is fetched or sent.
 
     Raises:
         LockedError: if another process writes the folder.
         RemoteError: if the bucket cannot be read or written.
     """
     with artifact.writer_lock(folder, waiting):
+        if (address := mirrored(folder)) is None:
+            yield None
+        else:
+            with claimed(address, waiting) as claim:
+                yield claim
+
+
+@contextmanager
+def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Holds the `folder_lock` of an artifact; arguments and errors are the same.
+
+    A mirror is brought up to date first, and what was made is published at the end. If it ends by an error, only what
+    `publish_later` has started is.
+    """
+    with folder_lock(folder, waiting) as claim:
         if (mirror := mirror_of(folder)) is None:
             yield
             return
-        with claimed(mirror.address, waiting) as mirror.claim:
-            mirror.pull(to_write=True)
-            try:
-                yield
-            except Exception:
-                with suppress(RemoteError):  # the first error is the reason
-                    mirror.flush()
-                raise
-            except BaseException:  # stopped: what was kept is kept in the bucket, or an error
+        mirror.claim = claim
+        mirror.pull(to_write=True)
+        try:
+            yield
+        except Exception:
+            with suppress(RemoteError):  # the first error is the reason
                 mirror.flush()
-                raise
-            mirror.publish()
+            raise
+        except BaseException:  # stopped: what was kept is kept in the bucket, or an error
+            mirror.flush()
+            raise
+        mirror.publish()
         mirror.claim = None
 
 

@@ -37,7 +37,7 @@ from saepipe.data.cache.layout import SPLITS, Layout, Split
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
-from saepipe.data.folders.atomic_folder import atomic_folder
+from saepipe.data.remote.places import new_folder
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.contexts import Chunk, chunks
@@ -92,7 +92,7 @@ def export_delphi(
     tokens = _tokens(source, split, num_contexts)
     progress = progress or Silent()
     progress.start("delphi's latent cache", tokens.size, "tokens")
-    with atomic_folder(out) as folder:
+    with new_folder(out) as folder:
         module = folder / module_name(opened.hook)
         module.mkdir()
         files = _split_files(module, tokens, subject.sae.d_sae, num_splits)

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from saepipe.data.cache.joint_hooks import hooks_of
 from saepipe.data.errors import ConfigError
-from saepipe.data.folders.atomic_folder import atomic_folder
+from saepipe.data.remote.places import new_folder
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.export.neuronpedia_rows import Row, activations, feature
 from saepipe.evaluate.features.store import FeatureStore, StoreInfo
@@ -83,7 +83,7 @@ def export_neuronpedia(
     folder = out / names.model / names.source
     progress = progress or Silent()
     progress.start("Neuronpedia's export tree", store.info.d_sae, "latents")
-    with atomic_folder(folder) as partial:
+    with new_folder(folder) as partial:
         for name, row in metadata.items():
             _write(partial / f"{name}.jsonl", [row])
         _write_latents(partial, store, names, progress)

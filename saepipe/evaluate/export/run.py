@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from saepipe.data.errors import ConfigError
+from saepipe.data.remote.places import folder_of
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.export.delphi import export_delphi
 from saepipe.evaluate.export.neuronpedia import export_neuronpedia
@@ -20,12 +21,12 @@ Target = Literal["saelens", "dictionary_learning", "sparsify", "circuit-tracer",
 def export(
     run: Path | str, target: Target, out: Path | str, /, *, progress: Progress | None = None, **settings: Any
 ) -> Path:
-    """Writes a folder, which appears complete; repeating the same export changes nothing.
+    """Writes a folder, which appears complete unless it is in a bucket; repeating the same export changes nothing.
 
     Args:
         run: a finished run.
         target: the tool to export to.
-        out: a new folder, or an empty one.
+        out: a new folder, or an empty one; or its address in a bucket.
         progress: receives the progress of the export.
         settings: keyword arguments of `export_neuronpedia` or `export_delphi`, if one of them is the target.
 
@@ -48,7 +49,7 @@ def export(
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(settable) or 'none'}"
             raise ConfigError(f"an export to {target} has no setting {name!r}", hint=hint)
     reporting = {"progress": progress or Silent()} if "progress" in parameters else {}
-    return writer(run, Path(out), **reporting, **settings)
+    return writer(run, folder_of(out), **reporting, **settings)
 
 
 def _writer(target: Target) -> Callable[..., Path]:

@@ -21,6 +21,7 @@ from saepipe.data.config.yaml_file import read_yaml
 from saepipe.data.errors import ConfigError, CorruptDataError, SaepipeError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.inside import check_name, inside
+from saepipe.data.remote.places import folder_of, publish, refresh
 from saepipe.evaluate.hub.address import Address
 from saepipe.evaluate.hub.contents import READABLE, readable
 from saepipe.evaluate.hub.facts import check_cache
@@ -42,7 +43,7 @@ def pull(
 
     Args:
         source: `hf://org/name[@revision][/folder]`; the folder of a run, or one with a single run below it.
-        out: folder for the run.
+        out: folder for the run, or its address in a bucket.
         cache: cache to compare with the one that the run was made from; pass it to `evaluate --set cache=` too.
         trust_plugins: open a run whose config names Python files, which runs those files of this machine.
         api: client of the hub, with endpoint and token; by default that of the environment.
@@ -56,7 +57,8 @@ def pull(
         CorruptDataError: if the run has files of other kinds, or its digests do not match.
         RemoteError: if the hub refuses.
     """
-    out, api, address = Path(out), api or HfApi(), Address.parse(source)
+    out, api, address = folder_of(out), api or HfApi(), Address.parse(source)
+    refresh(out)
     with remote_errors(address):
         commit = str(api.model_info(address.repo, revision=address.revision).sha)
         listed = api.list_repo_tree(address.repo, recursive=True, revision=commit)
@@ -169,3 +171,4 @@ def _publish(run: Path, out: Path) -> None:
             os.close(descriptor)
     run.rename(out)
     artifact.sync_folder(out.parent)
+    publish(out)

@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from saepipe.data.config.base import Count
 from saepipe.data.config.bounds import Seed
 from saepipe.data.config.component import ConfigWithPlugins
+from saepipe.data.config.place import Place
 from saepipe.evaluate.compare.difference import SEEDS_FOR_A_VERDICT
 from saepipe.evaluate.config import EvaluateConfig
 from saepipe.evaluate.metrics.absorption.metric import Absorption
@@ -43,7 +44,7 @@ class StudyConfig(ConfigWithPlugins):
 
     question: str = Field(min_length=1, description="what the study is to find out, in a sentence; the report opens it")
     harvest: HarvestConfig | None = Field(None, description="settings of the cache, if the study makes it")
-    cache: Path | None = Field(None, description="folder of the cache; default: OUT/cache, made by `harvest`")
+    cache: Place | None = Field(None, description="folder of the cache; default: OUT/cache, made by `harvest`")
     train: dict[str, Any] = Field(description="settings of the baseline, which every arm starts from")
     arms: tuple[dict[str, Any], ...] = Field(
         min_length=1, description="each a `name` and the settings in which it differs: keys as in `variants:`"

@@ -9,6 +9,7 @@ from typing import Any
 
 from saepipe.data.batches.rank_memory import RankMemory
 from saepipe.data.folders.artifact import is_committed
+from saepipe.data.remote.places import folder_of, refresh
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.evaluate.results.figures import catalogue
 from saepipe.evaluate.study.arm_configs import arms_of, train_config
@@ -84,6 +85,7 @@ def plan_study(config: StudyConfig, out: Path) -> StudyPlan:
     Raises:
         ConfigError: if an arm is wrong, or the cache cannot be made.
     """
+    refresh(out := folder_of(out))
     arms = tuple(arms_of(config))
     study, record = Study(config, arms, out), Record.read(out)
     harvested, seconds, train_seconds, device, num_bytes = is_committed(study.cache), 0.0, None, None, None

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import write_json
+from saepipe.data.remote.places import fetch, send
 
 RECORD = "study.json"
 
@@ -60,7 +61,7 @@ class Record:
         Raises:
             CorruptDataError: if the file is damaged.
         """
-        path = out / RECORD
+        fetch(path := out / RECORD)
         if not path.exists():
             return cls(path)
         try:
@@ -79,6 +80,7 @@ class Record:
         plain = asdict(changed)
         del plain["path"]
         write_json(self.path, plain)
+        send(self.path)
         return changed
 
     def registering(self, primary_metrics: Mapping[str, float]) -> Self:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from saepipe.data.errors import ConfigError, MachineError
-from saepipe.data.folders.artifact import write_file, writer_lock
+from saepipe.data.folders.artifact import write_file
+from saepipe.data.remote.places import folder_lock, folder_of, send
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.compare.table import Table, compare
 from saepipe.evaluate.report.run import report
@@ -50,7 +51,8 @@ def study(
 
     Args:
         config: a config, its plain data, or the path of its YAML file.
-        out: folder of the cache, the runs, the report and the record of what was decided on the way.
+        out: folder of the cache, the runs, the report and the record of what was decided on the way, or its address
+            in a bucket.
         progress: receives the progress of each stage.
 
     Raises:
@@ -61,9 +63,9 @@ def study(
         >>> outcome = study("study.yaml", "study")
         >>> print(outcome.paragraph)
     """
-    config, out, progress = StudyConfig.of(config), Path(out), progress or Silent()
+    config, out, progress = StudyConfig.of(config), folder_of(out), progress or Silent()
     arms = tuple(arms_of(config))
-    with writer_lock(out):
+    with folder_lock(out):
         record = Record.read(out)
         if record.primary_metrics is not None:  # results were read: what they are judged by is settled
             record = record.registering(config.primary_metrics)
@@ -78,6 +80,7 @@ def study(
         record = record.judging(config.question, [arm.label for arm in arms], config.all_seeds)
         text = paragraph(config, record, tables)
         write_file(out / PARAGRAPH, f"{text}\n".encode())
+        send(out / PARAGRAPH)
         return Verdicts(tuple(tables), text, _reports(planned, progress))
 
 

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from saepipe.data.folders.artifact import is_committed
+from saepipe.data.remote.places import folder_of, refresh
 from saepipe.evaluate.study.arm_configs import Arm, arms_of
 from saepipe.evaluate.study.config import StudyConfig
 from saepipe.evaluate.study.record import Record
@@ -20,6 +21,7 @@ from saepipe.evaluate.study.train_arms import Study, measured_l0s
 
 def status(config: StudyConfig, out: Path) -> dict[str, Any]:
     """Returns what is made of a study at `out`, as plain data."""
+    refresh(out := folder_of(out))
     study, record = Study(config, tuple(arms_of(config)), out), Record.read(out)
     l0s, again = measured_l0s(study, study.arms), study.trained_to(record)
     return {

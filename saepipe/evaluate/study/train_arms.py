@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from saepipe.data.remote.moving import move
+from saepipe.data.remote.places import folder_of
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.compare.checks import unmatched_l0
 from saepipe.evaluate.metrics.core.metric import Core
@@ -32,7 +34,7 @@ class Study:
 
     @property
     def cache(self) -> Path:
-        return self.config.cache_at(self.out)
+        return folder_of(self.config.cache_at(self.out))
 
     def runs(self, arms: Iterable[Arm], seeds: Sequence[int]) -> list[Path]:
         """Returns the run folders of arms, seeds varying fastest."""
@@ -111,8 +113,7 @@ def _clear_away(study: Study, record: Record) -> None:
     for label in study.trained_to(record):
         first, kept = study.out / RUNS / label, study.out / MISSED / f"{label}-{record.checked[label].arm[:8]}"
         if first.exists() and not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            first.rename(kept)
+            move(first, kept)
 
 
 def measured_l0s(study: Study, arms: Sequence[Arm]) -> Mapping[str, float]:

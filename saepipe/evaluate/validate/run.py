@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from saepipe.data.bucket_address import refuse_address
 from saepipe.data.config.plugin_errors import defined_at, plugin_errors
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.progress import Progress
@@ -67,6 +68,7 @@ def validate(names: Sequence[str], config: ValidateConfig, out: Path, *, progres
     Raises:
         ConfigError: if an arm is unknown, breaks the contract of penalties, or cannot be trained with its settings.
     """
+    refuse_address(out)
     arms = select_arms(names)
     setups = [
         Setup(arm, baseline, weight) for arm in arms for baseline in _baselines(arm, config) for weight in _weights(arm)

@@ -18,6 +18,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.writer import CacheWriter, RowPool
 from saepipe.data.folders import artifact
+from saepipe.data.remote.places import folder_of, writer_lock
 from saepipe.data.synthetic import CopulaWorld
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.validate.config import SynthBenchConfig
@@ -40,11 +41,11 @@ def write_world_cache(folder: Path, size: Size, world: CopulaWorld, *, seed: int
 
     The tokens have no text, and none are held out: the world's own stream goes on without end.
     """
-    layout = Layout({HOOK: world.d_in}, 1, SHARD_ROWS, CHUNK_ROWS, "lossless")
+    folder, layout = folder_of(folder), Layout({HOOK: world.d_in}, 1, SHARD_ROWS, CHUNK_ROWS, "lossless")
     attributes = _attributes(layout, size, seed)
     progress.start("write", size.steps * size.batch_size, "tokens")
     with (
-        artifact.writer_lock(folder),
+        writer_lock(folder),
         closing(CacheWriter(folder, layout, {"train": SHARD_ROWS, "heldout": SHARD_ROWS})) as writer,
     ):
         writer.start(attributes)

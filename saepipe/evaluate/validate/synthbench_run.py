@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from saepipe.data.bucket_address import refuse_address
 from saepipe.data.config.base import fingerprint
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
@@ -48,6 +49,7 @@ def validate_synthbench(names: Sequence[str], config: SynthBenchConfig, out: Pat
     """
     size = SIZES[config.size]
     rows = wanted_rows(names, size)
+    refuse_address(out)
     trainer = _Trainer(size, config, out / "synthbench", progress)
     table = BenchTable((), config.size, str(size), config.to_dict())
     progress.say(table.title)

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 
 from saepipe.data.errors import CorruptDataError
-from saepipe.data.folders.atomic_folder import atomic_folder
 from saepipe.data.folders.sealed_result import read_result
+from saepipe.data.remote.places import new_folder
 from saepipe.train.formats.into import circuit_tracer, dictionary_learning, saelens, sparsify
 from saepipe.train.formats.into.base import Outgoing
 from saepipe.train.rundir.finished_run import Run, open_run
@@ -49,7 +49,7 @@ def export_sae(run: Run | Path | str, library: Library, out: Path) -> Path:
     """
     opened = run if isinstance(run, Run) else open_run(run)
     opened.refuse_crosscoder(f"an export to {library}")
-    with atomic_folder(out) as partial:
+    with new_folder(out) as partial:
         WRITERS[library](partial, outgoing(opened))
     return out
 
