@@ -66,13 +66,6 @@ def mirrored(path: Path) -> Address | None:
     return Address(parts[0], parts[1], "/".join(parts[2:])) if len(parts) > 1 else None
 
 
-def refuse_repair(path: Path) -> None:
-    """Raises ConfigError for what lies in a bucket: repairs compare and remove local files."""
-    if address := address_of(path) or mirrored(path):
-        hint = "copy it to a folder, repair that, and put it under another key"
-        raise ConfigError(f"{address} is in a bucket, where nothing is repaired", hint=hint)
-
-
 def refuse_address(path: Path) -> None:
     """Raises ConfigError if a path that is to be written as it is would be an address."""
     if address := address_of(path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from saepipe.data.bucket_address import Address, address_of, mirrored, mirrors, refuse_address, refuse_repair, shown
+from saepipe.data.bucket_address import Address, address_of, mirrored, mirrors, refuse_address, shown
 from saepipe.data.errors import ConfigError
 
 pytestmark = pytest.mark.quick
@@ -64,10 +64,3 @@ def test_what_writes_local_folders_refuses_an_address() -> None:
     refuse_address(Path("runs"))
     with pytest.raises(ConfigError, match="s3://bucket/out: this command writes local folders only"):
         refuse_address(Path("s3://bucket/out"))
-
-
-def test_what_lies_in_a_bucket_is_not_repaired() -> None:
-    refuse_repair(Path("cache"))
-    for path in (Path("s3://bucket/cache"), Address("s3", "bucket", "cache").mirror):
-        with pytest.raises(ConfigError, match="s3://bucket/cache is in a bucket, where nothing is repaired"):
-            refuse_repair(path)

@@ -10,8 +10,12 @@ from helpers.faulty_proxy import every_twentieth
 from helpers.interrupted_harvests import Crash, changed, contents, crash_after
 from helpers.object_storage import ObjectStorage
 from saepipe.data.bucket_address import mirrors
+from saepipe.data.cache.ancestors import FOLDER, damaged_ancestors, open_length
+from saepipe.data.cache.repair import repair
 from saepipe.data.errors import ConfigError
 from saepipe.data.remote import claim
+from saepipe.data.remote.bucket import Bucket, bucket_of
+from saepipe.data.remote.places import folder_of, read_from
 from saepipe.data.terminal.progress import Silent
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.plan import plan
@@ -20,7 +24,8 @@ from saepipe.harvest.run import harvest
 
 def stored(storage: ObjectStorage) -> dict[str, bytes]:
     """What the bucket holds of the cache, but for logs."""
-    return {name: data for name, data in storage.contents("cache").items() if not name.startswith("log/")}
+    contents = storage.contents("cache")
+    return {name: data for name, data in contents.items() if not name.startswith(("log/", f"{FOLDER}/"))}
 
 
 def test_a_bucket_holds_the_bytes_of_a_folder_and_the_disk_a_bounded_part(
@@ -44,9 +49,6 @@ def test_a_bucket_holds_the_bytes_of_a_folder_and_the_disk_a_bounded_part(
         "claim",
         f"{object_storage.address.bucket}?delete",
     }, "nothing is sent again"
-    with pytest.raises(ConfigError, match="a cache in a bucket cannot be extended"):
-        harvest(changed(toy_config, num_tokens=12_100), object_storage.at("cache"))
-    assert stored(object_storage) == contents(toy_cache)
 
 
 def test_faults_change_no_byte(object_storage: ObjectStorage, toy_cache: Path, toy_config: HarvestConfig) -> None:
@@ -76,3 +78,76 @@ def test_another_machine_goes_on_after_a_crash(
     changing = {"zarr.json", "manifest.jsonl", "COMMITTED"}  # the number of encoders
     ours, theirs = stored(object_storage), contents(toy_cache)
     assert [name for name in theirs.keys() - changing if ours[name] != theirs[name]] == []
+
+
+def test_a_cache_is_extended_and_keeps_its_earlier_length(
+    object_storage: ObjectStorage, toy_cache: Path, toy_config: HarvestConfig
+) -> None:
+    short = changed(toy_config, num_tokens=5000, heldout_tokens=1000)
+    before = harvest(short, out := object_storage.at("cache"))
+    earlier = stored(object_storage)
+    object_storage.other_machine()
+    harvest(toy_config, out)
+    assert stored(object_storage) == contents(toy_cache)
+    kept = f"cache/{FOLDER}/{before.fingerprint[:16]}"
+    assert object_storage.contents(kept) == earlier
+    object_storage.other_machine()
+    opened = open_length(folder_of(out), before.fingerprint)
+    assert opened.num_tokens == 5000
+    assert opened.damage() == []
+    assert list(damaged_ancestors(folder_of(out))) == []
+    objects, shard = bucket_of(object_storage.address), f"acts/{toy_config.hooks[0]}/c/0/0"
+    objects.put(f"{kept}/{shard}", flipped(earlier[shard]))
+    assert list(damaged_ancestors(folder_of(out))) == [
+        f"{object_storage.address}/{kept}/{shard} has other content than the manifest lists (xxh3 differs)"
+    ]
+    assert repair(folder_of(out))["next"] is None
+    assert object_storage.contents(kept) == earlier, "copied again from the cache, which has the same shard"
+
+
+def test_an_extension_that_is_cut_off_is_gone_on_with(
+    object_storage: ObjectStorage, toy_cache: Path, toy_config: HarvestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first attempt ends while the earlier length is copied, a second before the first new pool."""
+    short = changed(toy_config, num_tokens=5000, heldout_tokens=1000)
+    before = harvest(short, out := object_storage.at("cache"))
+    earlier = stored(object_storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "copy", lambda *_: (_ for _ in ()).throw(Crash()))
+        with pytest.raises(Crash):
+            harvest(toy_config, out)
+    assert stored(object_storage) == earlier
+    object_storage.other_machine()
+    assert sum(path.stat().st_size for path in read_from(out).rglob("c/**/*") if path.is_file()) < 200_000, "no shards"
+    with monkeypatch.context() as patch:
+        crash_after(patch, 1)
+        with pytest.raises(Crash):
+            harvest(changed(toy_config, encoders=1), out)
+    object_storage.other_machine()
+    harvest(toy_config, out)
+    assert stored(object_storage).keys() == contents(toy_cache).keys()
+    assert open_length(folder_of(out), before.fingerprint).num_tokens == 5000
+
+
+def test_a_damaged_cache_is_repaired(object_storage: ObjectStorage, toy_cache: Path, toy_config: HarvestConfig) -> None:
+    """Damaged are a shard of the middle pool, which must be made again, and metadata."""
+    harvest(toy_config, out := object_storage.at("cache"))
+    objects, sound = bucket_of(object_storage.address), stored(object_storage)
+    names = [f"acts/{toy_config.hooks[1]}/c/3/0", f"stats/{toy_config.hooks[0]}/mean/c/0"]
+    for name in names:
+        objects.put(f"cache/{name}", flipped(sound[name]))
+    report = repair(Path(out))
+    assert [sentence.partition(" has ")[0] for sentence in report["damaged"]] == [f"{out}/{name}" for name in names]
+    assert [(pool["split"], pool["pool"]) for pool in report["pools"]] == [("train", 1)]
+    assert not {*names, "COMMITTED"} & stored(object_storage).keys()
+    assert harvest(HarvestConfig.load(Path(report["config"])), out).fingerprint == report["fingerprint"]
+    assert stored(object_storage) == contents(toy_cache)
+    assert repair(Path(out))["next"] is None
+    with pytest.raises(ConfigError, match="there is no cache at"):
+        repair(Path(object_storage.at("none")))
+
+
+def flipped(content: bytes) -> bytes:
+    """Returns the content with one bit flipped."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from saepipe.data.bucket_address import refuse_repair
+from saepipe.data.bucket_address import cache_folder, mirrored
 from saepipe.data.cache.ancestors import damaged_ancestors, relink
 from saepipe.data.cache.manifest_lines import check_lines
 from saepipe.data.cache.text_lines import text_lines
@@ -25,7 +25,8 @@ from saepipe.data.cache.zarr_json import group_attributes
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
-from saepipe.data.folders.inside import inside
+from saepipe.data.remote.damaged_files import damaged_files
+from saepipe.data.remote.places import folder_of, refresh_as_is, remove, writer_lock
 
 GROUP = "zarr.json"
 CONFIG = f"{artifact.LOG}/config.yaml"
@@ -47,24 +48,24 @@ def repair(path: Path) -> dict[str, Any]:
         the cache's config, written for the harvest, and next: the command to run, both None if nothing is wrong.
 
     Raises:
-        ConfigError: if there is no cache, or it is in a bucket.
+        ConfigError: if there is no cache.
         CorruptDataError: if its description or its manifest is damaged; nothing is changed in this case.
         LockedError: if another process is writing it.
     """
-    refuse_repair(path)
+    refresh_as_is(path := folder_of(path))
     if not (path / GROUP).is_file() and not (path / artifact.MANIFEST).is_file():
         raise ConfigError(f"there is no cache at {path}", hint="check the path")
-    with artifact.writer_lock(path):
+    with writer_lock(path, as_is=True):
         fingerprint, lines = _read_manifest(path)
         check_lines(path, lines)
         damage = {name: problem for line in lines for name, problem in _damage(path, line)}
         config = _config(path, damage)
         intact = {name: entry for line in lines for name, entry in line["files"].items() if name not in damage}
-        relink(path, [{"files": intact}])
+        relink(path, [{"files": intact}], hashes=True)
         lost = list(damaged_ancestors(path))
-        dropped = _pools_of(lines, damage)
+        dropped, config_file = _pools_of(lines, damage), _config_file(path)
         if unfinished := bool(damage) or fingerprint is None:
-            artifact.write_file(path / CONFIG, yaml.safe_dump(config, sort_keys=False).encode())
+            artifact.write_file(config_file, yaml.safe_dump(config, sort_keys=False).encode())
         if damage:
             dropped |= _partial_pools(lines, dropped, config)
             _delete(path, lines, damage, dropped)
@@ -76,8 +77,8 @@ def repair(path: Path) -> dict[str, Any]:
             "lost": lost,
             "pools": [{"split": line["split"], "pool": line["pool"], "rows": line["num_rows"]} for line in pools],
             "tokens": sum(line["num_rows"] for line in pools),
-            "config": str(path / CONFIG) if unfinished else None,
-            "next": f"saepipe harvest --config {path / CONFIG} --out {path}" if unfinished else None,
+            "config": str(config_file) if unfinished else None,
+            "next": f"saepipe harvest --config {config_file} --out {path}" if unfinished else None,
         }
 
 
@@ -94,10 +95,17 @@ def _read_manifest(path: Path) -> tuple[str | None, list[Line]]:
         ) from None
 
 
+def _config_file(path: Path) -> Path:
+    """Returns where the config goes: into the cache's log; of a cache in a bucket, into the user's cache folder."""
+    if address := mirrored(path):
+        return cache_folder() / "repairs" / f"{address.bucket}-{address.key.replace('/', '-')}.yaml"
+    return path / CONFIG
+
+
 def _damage(path: Path, line: Line) -> Iterable[tuple[str, str]]:
     """Yields each damaged file of a manifest line, with a sentence about it."""
     for name, expected in line["files"].items():
-        for problem in artifact.damaged_files(path, [{"files": {name: expected}}]):
+        for problem in damaged_files(path, [{"files": {name: expected}}]):
             yield name, problem
 
 
@@ -140,8 +148,7 @@ def _delete(path: Path, lines: Iterable[Line], damage: Iterable[str], dropped: s
     In this order, a harvest after a crash in between finds either pools without files, which it makes again, or a
     sealed cache with missing files, which it refuses. It never seals damaged data.
     """
-    for name in damage:
-        inside(path, name).unlink(missing_ok=True)
+    remove(path, damage)
     for folder in {(path / name).parent for name in damage}:
         if folder.is_dir():
             artifact.sync_folder(folder)

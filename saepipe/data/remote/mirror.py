@@ -46,14 +46,15 @@ class Mirror:
         self._lock = RLock()
         self._sending: Future[None] | None = None
 
-    def pull(self, *, to_write: bool = False) -> bool:
+    def pull(self, *, to_write: bool = False, as_is: bool = False) -> bool:
         """Fetches what differs, and removes what the bucket does not hold; returns whether it holds anything.
 
         Folders that a process of this machine is writing are newer here, and are left alone. Checkpoints come only
         `to_write`, which is to be called with the lock of the folder.
 
         Raises:
-            CorruptDataError: if an object is not as its manifest lists it.
+            CorruptDataError: if an object is not as its manifest lists it, unless the files are to be what the objects
+                are, `as_is`.
             RemoteError: if the bucket cannot be read.
         """
         with self._lock:
@@ -63,7 +64,7 @@ class Mirror:
             names = [name for name in files.objects if is_sent(name) and not (busy and name.startswith(busy))]
             files.fetch([name for name in names if is_head(name)], {})
             entries = self.entries()
-            files.fetch([name for name in names if self._is_wanted(name, entries, to_write)], entries)
+            files.fetch([name for name in names if self._is_wanted(name, entries, to_write)], entries, as_is=as_is)
             for name, path in files.here():
                 if name not in files.objects and not (busy and name.startswith(busy)):
                     path.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ class MirroredFiles:
         """as listed last and sent since"""
         self._address, self._folder = address, address.mirror
         self._same: dict[str, State] = {}
+        self._unchecked: set[str] = set()  # fetched as they are, so that they may not be as listed
 
     def key(self, name: str) -> str:
         """Key of a file's object."""
@@ -51,25 +52,34 @@ class MirroredFiles:
 
     def is_same(self, name: str, path: Path) -> bool:
         """Returns whether a file is known to have the content of its object."""
-        return name in self._same and self._same[name] == self._state(name, path)
+        return path.is_file() and self._same.get(name) == self._state(name, path)
 
     def was_here(self, name: str) -> bool:
         """Returns whether there was a file with the content of its object."""
         return name in self._same
 
-    def fetch(self, names: Sequence[str], entries: Entries) -> None:
-        """Fetches what is not here, or not the same; raises CorruptDataError for what is not as listed."""
+    def fetch(self, names: Sequence[str], entries: Entries, *, as_is: bool = False) -> None:
+        """Fetches what is not here, or not the same.
+
+        Args:
+            names: of the files.
+            entries: manifest entries of those that are listed.
+            as_is: fetch what is not as listed, too; and do so if the file here is as listed, since its object may not.
+
+        Raises:
+            CorruptDataError: for an object that is not as listed, unless `as_is`.
+        """
         paths = Inside(self._folder)
 
         def fetch(name: str) -> None:
             path, entry = paths.path(name), entries.get(name)
-            is_here = path.is_file() and (
-                self.is_same(name, path) or (entry and artifact.digest_file(path).items() <= entry.items())
-            )
-            if not is_here:
-                expected = entry or {"bytes": self.objects[name].num_bytes}
-                bucket_of(self._address).download(self.key(name), path, expected)
+            is_same = self.is_same(name, path) and (as_is or name not in self._unchecked)
+            is_listed = entry and not as_is and path.is_file() and artifact.digest_file(path).items() <= entry.items()
+            if not (is_same or is_listed):
+                size = {"bytes": self.objects[name].num_bytes}
+                bucket_of(self._address).download(self.key(name), path, size if as_is else entry or size)
             self._same[name] = self._state(name, path)
+            (self._unchecked.add if as_is and entry else self._unchecked.discard)(name)
 
         in_parallel(fetch, names, NUM_THREADS, "fetch files")
 

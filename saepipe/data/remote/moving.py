@@ -1,4 +1,4 @@
-"""Moving a folder to another name: by one rename, or, in a bucket, object by object."""
+"""Copies within a bucket, which send nothing: of an object, and of a folder that is moved to another name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from saepipe.data.remote.bucket import bucket_of
 from saepipe.data.remote.file_kinds import is_seal
 from saepipe.data.remote.mirrored_files import NUM_THREADS
 from saepipe.data.workers import in_parallel
+
+
+def copy_object(source: Path, target: Path) -> None:
+    """Copies an object to another key of its bucket; both are given by their paths in mirrors."""
+    address, to = mirrored(source), mirrored(target)
+    assert address, source
+    assert to, target
+    bucket_of(address).copy(address.key, to.key)
 
 
 def move(folder: Path, target: Path) -> None:

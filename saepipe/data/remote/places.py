@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from saepipe.data.bucket_address import address_of, mirrored
 from saepipe.data.errors import RemoteError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.atomic_folder import atomic_folder
+from saepipe.data.folders.inside import Inside
 from saepipe.data.remote.bucket import bucket_of
 from saepipe.data.remote.claim import Claim, claimed
 from saepipe.data.remote.mirror import mirror_of
@@ -38,6 +39,12 @@ def refresh(folder: Path) -> None:
     """Brings a local folder up to date if it mirrors a place, whether anything is there or not."""
     if mirror := mirror_of(folder):
         mirror.pull()
+
+
+def refresh_as_is(folder: Path) -> None:
+    """Makes the files of a mirror what the bucket holds, even if that is damaged."""
+    if mirror := mirror_of(folder):
+        mirror.pull(as_is=True)
 
 
 def publish(folder: Path) -> None:
@@ -70,6 +77,15 @@ def send(path: Path) -> None:
         bucket_of(address).put(address.key, path)
 
 
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Removes files of an artifact, and of a mirror their objects, at once; the caller holds the folder's lock."""
+    paths, mirror = Inside(folder), mirror_of(folder)
+    for name in names:
+        paths.path(name).unlink(missing_ok=True)
+        if mirror and name in mirror.files.objects:
+            mirror.files.remove([name])
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Yields an `atomic_folder`; in a bucket, its files appear one by one."""
@@ -98,18 +114,18 @@ def folder_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> I
 
 
 @contextmanager
-def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None, *, as_is: bool = False) -> Iterator[None]:
     """Holds the `folder_lock` of an artifact; arguments and errors are the same.
 
-    A mirror is brought up to date first, and what was made is published at the end. If it ends by an error, only what
-    `publish_later` has started is.
+    A mirror is brought up to date first, to what the bucket holds `as_is` if that may be damaged, and what was made is
+    published at the end. If it ends by an error, only what `publish_later` has started is.
     """
     with folder_lock(folder, waiting) as claim:
         if (mirror := mirror_of(folder)) is None:
             yield
             return
         mirror.claim = claim
-        mirror.pull(to_write=True)
+        mirror.pull(to_write=True, as_is=as_is)
         try:
             yield
         except Exception:

@@ -14,6 +14,7 @@ from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.sealed_result import again
 from saepipe.data.remote.damaged_files import damaged_files
+from saepipe.data.remote.places import writer_lock
 from saepipe.evaluate.browse.notes import read_notes
 from saepipe.evaluate.features import store
 from saepipe.evaluate.model import kept_work
@@ -88,32 +89,32 @@ def _clear_run(path: Path) -> str:
         header = {}
     if "imported" in header:
         raise CorruptDataError(f"{path} was imported", hint="remove this folder and import it again")
-    with artifact.writer_lock(path):
+    with writer_lock(path, as_is=True):
         (path / artifact.COMMITTED).unlink(missing_ok=True)
     return f"the saepipe train command that made {path}, which goes on from its last intact checkpoint"
 
 
 def _clear_checkpoint(path: Path) -> str:
-    with artifact.writer_lock(path.parent.parent):
+    with writer_lock(path.parent.parent, as_is=True):
         remove_checkpoint(path)
     return f"nothing for {path}: a run goes on from its last intact checkpoint"
 
 
 def _clear_store(path: Path) -> str:
-    with artifact.writer_lock(path):
+    with writer_lock(path, as_is=True):
         for name in (artifact.COMMITTED, artifact.MANIFEST, store.ARRAYS, store.TOKENS, store.INFO):
             (path / name).unlink(missing_ok=True)
     return f"saepipe evaluate {path.parent if artifact.is_committed(path.parent) else 'RUN --out ' + str(path.parent)}"
 
 
 def _clear_work(path: Path) -> str:
-    with artifact.writer_lock(path):
+    with writer_lock(path, as_is=True):
         kept_work.remove(path)
     return "saepipe evaluate RUN, with any run that needs it"
 
 
 def _clear_result(path: Path) -> str:
-    with artifact.writer_lock(path.parent, part=path.stem):
+    with writer_lock(path.parent, as_is=True):
         path.unlink()
     return again(path)
 

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from saepipe.data.bucket_address import refuse_repair
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders.sealed_result import is_sealed
-from saepipe.data.remote.places import folder_of, refresh
+from saepipe.data.remote.places import folder_of, refresh_as_is
 from saepipe.evaluate.results.result_file import read
 from saepipe.evaluate.verify.damage import clear, damage, unfinished
 from saepipe.evaluate.verify.find import Part, parts
@@ -48,13 +47,10 @@ def verify(path: Path, *, repair: bool = False, may_be_empty: bool = False) -> V
         may_be_empty: whether there may be nothing at all.
 
     Raises:
-        ConfigError: if saepipe made nothing there, unless `may_be_empty`; with `repair`, for a place in a bucket.
+        ConfigError: if saepipe made nothing there, unless `may_be_empty`.
         LockedError: with `repair`, if another process is writing a damaged part.
     """
-    path = folder_of(path)
-    if repair:
-        refuse_repair(path)
-    refresh(path)
+    refresh_as_is(path := folder_of(path))
     verified = Verified({}, [], [], [], [], [], [])
     checked: Counter[str] = Counter()
     for part in parts(path):
