@@ -7,49 +7,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from helpers.made_results import write_core
-from helpers.made_stores import write_store
+from helpers.made_parts import NOTES, RESULT, STORE, WEIGHTS, WORK, damage, files_of, make_parts
 from saepipe.cli import main
 from saepipe.data.errors import ConfigError, LockedError
 from saepipe.data.folders import artifact
-from saepipe.evaluate.browse.notes import Notes
-from saepipe.evaluate.model.kept_work import Content, KeptWork, Work
 from saepipe.evaluate.verify.run import verify
 from saepipe.train.config import TrainConfig
 from saepipe.train.run import train
 
 pytestmark = pytest.mark.quick
 
-RESULT, STORE, WORK, NOTES, WEIGHTS = "result", "feature store", "kept work", "notes", "run"
-
 
 @pytest.fixture
 def study(tmp_path: Path, tiny_cache: Path) -> Path:
-    """A folder with a cache, work kept beside it, and a run with a result, a store and notes."""
-    cache = Path(shutil.copytree(tiny_cache, tmp_path / "caches" / "tiny"))
-    KeptWork(Path(f"{cache}.artifacts"), {"model": "toy"}).get("probe", {}, lambda: Content({"x": torch.ones(9)}))
-    run = write_core(write_store(tmp_path / "runs" / "l1" / "seed-0", 8))
-    Notes(run, artifact.open_committed(run, "run")[0]).write(1, "a note")
-    return tmp_path
-
-
-def files_of(study: Path) -> dict[str, Path]:
-    run, kept_work = study / "runs" / "l1" / "seed-0", KeptWork(study / "caches" / "tiny.artifacts", {"model": "toy"})
-    return {
-        RESULT: run / "eval" / "core.json",
-        STORE: run / "features" / "features.safetensors",
-        WORK: kept_work.folder(Work("probe", {})) / "tensors.safetensors",
-        NOTES: run / "notes.json",
-        WEIGHTS: run / "sae" / "sae_weights.safetensors",
-    }
-
-
-def damage(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-20 if path.suffix == ".json" else len(data) // 2] ^= 1
-    path.write_bytes(data)
+    return make_parts(tmp_path, tiny_cache)
 
 
 def test_everything_below_a_folder_is_checked(study: Path) -> None:
