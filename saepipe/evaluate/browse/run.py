@@ -12,6 +12,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from saepipe.data.errors import ConfigError, MachineError
+from saepipe.data.remote.places import folder_of, publish, refresh
 from saepipe.data.remote.run_folders import run_folders
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.evaluate.browse.notes import Notes
@@ -45,7 +46,7 @@ def browse(
             means all runs below it.
         port: port on 127.0.0.1; 0 picks a free one.
         open_page: open the address in the desktop's browser.
-        static: folder for the files.
+        static: folder for the files, or its address in a bucket.
         model: language model for texts of one's own: hub id, folder, or `auto`, the one that made the cache; None: no
             model is loaded.
         announce: receives the address, whose token grants access.
@@ -63,7 +64,10 @@ def browse(
     if static is not None:
         if model is not None:
             raise ConfigError("static files cannot read texts", hint="omit --model or --static")
-        return write_static(resources, static, progress or Silent())
+        refresh(static := folder_of(static))
+        index = write_static(resources, static, progress or Silent())
+        publish(static)
+        return index
     try:
         from saepipe.evaluate.browse.server import ADDRESS, application, listen, serve
     except ImportError as error:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import RepoFile
 
+from saepipe.data.bucket_address import mirrored, mirrors
 from saepipe.data.config.yaml_file import read_yaml
 from saepipe.data.errors import ConfigError, CorruptDataError, SaepipeError
 from saepipe.data.folders import artifact
@@ -66,7 +67,8 @@ def pull(
     run_address = _find_run(names, address)
     files = _files_of(names, run_address)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as partial:
+    beside = mirrors().parent if mirrored(out) else out.parent  # what lies in a mirror is read from its bucket
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=beside) as partial:
         fetched = Path(partial) / "repository"
         run = inside(fetched, run_address.folder) if run_address.folder else fetched
         if out.is_dir() and any(out.iterdir()):

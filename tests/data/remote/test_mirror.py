@@ -13,7 +13,18 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import COMMITTED, MANIFEST
 from saepipe.data.remote import bucket
 from saepipe.data.remote.bucket import bucket_of
-from saepipe.data.remote.places import folder_of, publish, publish_later, read_from, refresh, send, writer_lock
+from saepipe.data.remote.places import (
+    fetch,
+    folder_of,
+    publish,
+    publish_later,
+    read_from,
+    refresh,
+    refresh_as_is,
+    remove,
+    send,
+    writer_lock,
+)
 
 
 def files(folder: Path) -> list[str]:
@@ -208,6 +219,32 @@ def test_keys_that_lead_out_of_the_mirror_are_refused(object_storage: ObjectStor
         read_from(folder)
 
 
+def test_files_may_be_fetched_as_they_are_and_are_compared_again_before_they_are_read(
+    object_storage: ObjectStorage,
+) -> None:
+    folder, _ = made(object_storage)
+    bucket_of(object_storage.address).put(f"made/{SMALL}", b"[]")
+    refresh_as_is(folder)
+    assert (folder / SMALL).read_bytes() == b"[]"
+    with pytest.raises(CorruptDataError, match=rf"made/{SMALL} has other content"):
+        read_from(folder)
+
+
+def test_single_files_are_fetched_and_removed_at_once(object_storage: ObjectStorage) -> None:
+    folder, _ = made(object_storage)
+    objects = bucket_of(object_storage.address)
+    objects.put("made/record", b"1")
+    fetch(folder / "record")
+    assert (folder / "record").read_bytes() == b"1"
+    objects.delete(["made/record"])
+    fetch(folder / "record")
+    assert not (folder / "record").exists()
+    with writer_lock(folder):
+        remove(folder, [SHARD, SMALL])
+        assert not {SHARD, SMALL} & object_storage.contents("made").keys()
+        assert not (folder / SMALL).exists()
+
+
 def test_nothing_at_an_address_is_an_error(object_storage: ObjectStorage) -> None:
     with pytest.raises(RemoteError, match=f"there is nothing at {object_storage.at('none')}"):
         read_from(object_storage.at("none"))
@@ -216,7 +253,7 @@ def test_nothing_at_an_address_is_an_error(object_storage: ObjectStorage) -> Non
 def test_a_local_folder_is_itself(tmp_path: Path) -> None:
     make(tmp_path)
     assert folder_of(str(tmp_path)) == read_from(tmp_path) == tmp_path
-    for call in (refresh, publish, publish_later, send):
+    for call in (refresh, refresh_as_is, publish, publish_later, fetch, send):
         call(tmp_path)
 
 

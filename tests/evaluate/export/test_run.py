@@ -9,6 +9,7 @@ import pytest
 
 import saepipe as sp
 from helpers.made_stores import write_store
+from helpers.object_storage import ObjectStorage
 from helpers.random_runs import random_run
 from saepipe.cli import main
 from saepipe.data.errors import ConfigError
@@ -20,6 +21,21 @@ def test_an_sae_is_exported_to_a_library(tiny_cache: Path, tmp_path: Path) -> No
     run = random_run(tmp_path / "run", "topk", tiny_cache)
     assert sp.export(run, "sparsify", str(tmp_path / "out")) == tmp_path / "out"
     assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_a_place_in_a_bucket_is_written_and_nothing_else_there_is_replaced(
+    object_storage: ObjectStorage, tiny_cache: Path, tmp_path: Path
+) -> None:
+    run, out = random_run(tmp_path / "run", "topk", tiny_cache), object_storage.at("out")
+    local = sp.export(run, "sparsify", tmp_path / "out")
+    files = {path.relative_to(local).as_posix(): path for path in local.rglob("*") if path.is_file()}
+    for _ in range(2):
+        sp.export(run, "sparsify", out)
+        assert object_storage.contents("out") == {name: path.read_bytes() for name, path in files.items()}
+        object_storage.other_machine()
+    with pytest.raises(ConfigError, match="holds something else"):
+        sp.export(run, "saelens", out)
+    assert object_storage.contents("out").keys() == files.keys()
 
 
 def test_features_are_exported_to_neuronpedia_with_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import HfApi, constants
 
 from helpers.local_hub import Hub, Repo, serve
+from helpers.object_storage import ObjectStorage
 from saepipe.data.errors import ConfigError, CorruptDataError, RemoteError
 from saepipe.data.folders import artifact
 from saepipe.evaluate.config import EvaluateConfig
@@ -51,6 +52,17 @@ def test_a_pulled_run_equals_the_pushed_one(
     assert torch.equal(load(out)(x), load(runs[0])(x))
     assert read_row(theirs).cells == read_row(ours).cells
     assert [path.name for path in out.parent.iterdir()] == ["it"]
+
+
+def test_a_run_is_pulled_into_a_bucket(
+    pushed: dict[str, bytes], api: HfApi, runs: list[Path], object_storage: ObjectStorage
+) -> None:
+    for _ in range(2):
+        pull(f"{TO}/{ONE}", object_storage.at("it"), api=api)
+        sent = {name.removeprefix(f"{ONE}/"): data for name, data in pushed.items() if name.startswith(ONE)}
+        assert object_storage.contents("it") == sent
+        object_storage.other_machine()
+    assert open_run(object_storage.at("it")).fingerprint == open_run(runs[0]).fingerprint
 
 
 def test_a_pulled_run_has_valid_results_and_can_be_evaluated_again(
