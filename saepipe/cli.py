@@ -563,7 +563,7 @@ def import_(
         allow_pickle_format=allow_pickle_format,
     )
     run = open_run(imported)
-    norms = Health.read(out).audit["decoder_norms"]
+    norms = Health.read(run.path).audit["decoder_norms"]
     show(
         {
             "run": str(out),

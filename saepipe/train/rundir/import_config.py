@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from saepipe.data.config.base import Config, fingerprint
@@ -16,7 +15,7 @@ class ImportConfig(Config):
     """Where an imported SAE comes from and where it applies."""
 
     imported: Library
-    path: Path
+    path: Place
     files: dict[str, str]
     """SHA-256 of each source file"""
     name: str

@@ -18,7 +18,7 @@ from saepipe.data.config.slug import slug
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
-from saepipe.data.remote.places import folder_of, writer_lock
+from saepipe.data.remote.places import folder_of, read_from, writer_lock
 from saepipe.train.formats import (
     dictionary_learning,
     gemma_scope,
@@ -71,7 +71,7 @@ def import_sae(
     """Makes a finished run from another library's SAE; if `out` already holds that run, it is left as it is.
 
     Args:
-        path: file or folder that the library wrote.
+        path: file or folder that the library wrote, or a folder's address in a bucket.
         library: library that wrote it.
         cache: cache of the model and hook that the SAE was trained on; the run is evaluated on its held-out part.
         out: the run's folder.
@@ -94,6 +94,7 @@ def import_sae(
         CorruptDataError: if a file of the source cannot be read, or a parameter is not finite.
     """
     facts = {name: value for name, value in (("k", k), ("activation_norm", activation_norm)) if value is not None}
+    path = read_from(path)
     source, opened = read_source(path, library, allow_pickle_format, facts), Cache.open(cache)
     check_finite(source, path)
     check_model(source, opened, path, model)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers.dictionaries import import_here
+from helpers.object_storage import ObjectStorage
 from helpers.other_libraries import (
     D_IN,
     D_SAE,
@@ -28,6 +29,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.health import Health
+from saepipe.data.remote.bucket import bucket_of
 from saepipe.train.config import TrainConfig
 from saepipe.train.formats import saelens
 from saepipe.train.run import train
@@ -81,6 +83,20 @@ def test_an_imported_sae_is_a_finished_run(source: Path, tiny_cache: Path, tmp_p
     sae, x = load(path), randn(200, D_IN, seed=8)
     assert sae.hook == HOOK
     torch.testing.assert_close(sae.encode(x), encode("BatchTopKSAE", tensors("BatchTopKSAE"), x))
+
+
+def test_files_in_a_bucket_are_imported_into_a_bucket(
+    source: Path, tiny_cache: Path, object_storage: ObjectStorage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in source.iterdir():
+        bucket_of(object_storage.address).put(f"theirs/{path.name}", path)
+    at, out = object_storage.at("theirs"), object_storage.at("run")
+    arguments = ["--from", "dictionary_learning", "--cache", str(tiny_cache), "--allow-pickle-format"]
+    assert main(["import", at, *arguments, "--out", out, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == out
+    assert f"path: {at}\n" in object_storage.contents("run")["config.yaml"].decode()
+    object_storage.other_machine()
+    assert open_run(out).sites == "blocks.1.hook_resid_post"
 
 
 def test_a_finished_import_is_kept_and_another_is_refused(source: Path, tiny_cache: Path, tmp_path: Path) -> None:
