@@ -612,17 +612,10 @@ def verify_cache(
 
     With --against-text, exit code 2 if the text is another one than the cache was made of.
     """
-    from saepipe.data.cache.ancestors import damaged_ancestors
-    from saepipe.data.folders.artifact import open_committed
-    from saepipe.data.remote.damaged_files import damaged_files
-    from saepipe.data.remote.places import folder_of, refresh_as_is
-    from saepipe.evaluate.model.kept_work import beside
-    from saepipe.evaluate.verify.run import verify as verify_path
+    from saepipe.evaluate.verify import verified_cache as verification
 
     if repair and against_text:
         raise ConfigError("--repair and --against-text exclude each other", hint="first repair, then compare the text")
-    refresh_as_is(cache := folder_of(cache))
-    kept_work = verify_path(beside(cache), repair=repair, may_be_empty=True)
     if repair:
         show(verification.repair_cache(cache), format_)
         return

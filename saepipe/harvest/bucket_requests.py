@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saepipe.data.cache.layout import Layout
-from saepipe.data.remote.mirror import PART_BYTES
+from saepipe.data.remote.mirrored_files import PART_BYTES
 
 _PER_HOOK, _PER_CACHE = 15, 30
 """Small objects: zarr.json of arrays and groups, statistics; contexts, attributes, manifest, seal and claim."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
 from statistics import fmean
@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from torch import Tensor
 
-from saepipe.data.batches.memory import free_ram
+from saepipe.data.batches.rank_memory import RankMemory
 from saepipe.data.cache.bucket_reads import BucketReads, bucket_reads
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.display import readable_bytes, readable_time
@@ -68,6 +68,19 @@ class DryRun:
     """of a rank, for the runs that it trains at the same time"""
     free_bytes: int
     """memory that is free now"""
+    memory: RankMemory
+    """of the rank that needs most, with the program"""
+    ranks: int
+    is_split: bool
+    """whether each run is split over all ranks, by `parallel`"""
+    runs_of_a_rank: int
+    """runs that the first rank trains"""
+    rank_seconds: float
+    """time of the slowest rank"""
+    rank_hours: float
+    """of all ranks until the slowest has ended"""
+    cost: str | None
+    """of those hours, if the config has a rate"""
     buckets: tuple[BucketReads, ...] = ()
     """what reading caches in buckets takes"""
 
@@ -100,8 +113,15 @@ def dry_run(config: TrainConfig, *, ranks: int | None = None, seconds: float = C
         streams=len(by_stream(planned)),
         device=str(planned[0].recipe.device),
         seconds=sum(cost.seconds for cost in costs),
-        memory_bytes=max(together),
-        free_bytes=_free_bytes(planned[0].recipe.device),
+        memory_bytes=max(rank_needs(runs).total for runs in streams),
+        free_bytes=needs.free_device or needs.free_host,
+        memory=needs,
+        ranks=num_ranks,
+        is_split=mesh is not None,
+        runs_of_a_rank=len(planned[own[0]]),
+        rank_seconds=slowest,
+        rank_hours=rank_hours,
+        cost=config.cost.price(rank_hours) if config.cost else None,
         buckets=tuple(dict.fromkeys(chain(*map(_bucket_reads, planned)))),
     )
 
@@ -110,8 +130,11 @@ def _bucket_reads(run: Planned) -> list[BucketReads]:
     return bucket_reads(run.cache, run.recipe.config.read_hooks)
 
 
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else int(free_ram())
+def _num_ranks(config: TrainConfig, ranks: int | None) -> int:
+    needed = config.parallel.num_ranks
+    if ranks is None or ranks == needed or needed == 1:
+        return ranks or needed
+    raise ConfigError(f"--ranks {ranks}, but `parallel` splits each run over {needed}", hint=f"--ranks {needed}")
 
 
 def _cost(run: Planned, step_seconds: float) -> RunCost:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saepipe.data.cache.layout import Layout
-from saepipe.data.remote.mirror import PART_BYTES
+from saepipe.data.remote.mirrored_files import PART_BYTES
 from saepipe.harvest.bucket_requests import num_writes
 
 pytestmark = pytest.mark.quick

@@ -37,8 +37,8 @@ class FetchedShard(ShardReader):
             self._copy.begin()
 
     def _shard(self) -> MappedShard:
-        if self._mapped is None:
-            path = self._copy.wait()  # may take long, so not in the lock
+        if self._mapped is None or not self._mapped.is_mapped:
+            path = self._copy.wait()  # may take long, so not in the lock; another process may have removed it
             with self._lock:
                 self._mapped = self._mapped or MappedShard(self._array, path, self._expected)
         return self._mapped

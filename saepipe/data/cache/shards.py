@@ -20,7 +20,6 @@ import zarr
 
 from saepipe.data.cache import codecs
 from saepipe.data.cache.codecs import Profile
-from saepipe.data.cache.few_maps import FEW_MAPS
 from saepipe.data.cache.zarr_json import read_row_array
 from saepipe.data.folders.inside import inside
 

@@ -30,7 +30,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.inside import inside
 from saepipe.data.remote.damaged_files import damaged_files
-from saepipe.data.remote.places import publish
+from saepipe.data.remote.places import publish, publish_lines
 from saepipe.data.workers import Workers
 
 

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from saepipe.data.folders import artifact, lock_owner
+from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import LOG
+from saepipe.data.remote.file_kinds import OWNER
 
 
 def busy_folders(folder: Path) -> Iterator[str]:
     """Yields the folders below `folder` that are being written, relative to it; "" if it or one around it is."""
     logs = [*folder.rglob(LOG), *(parent / LOG for parent in folder.parents)]
     for log in logs:
-        if (log / lock_owner.FILE).exists():
+        if (log / OWNER).exists():
             try:
                 with artifact.file_lock(log / "lock", timeout=0):
                     continue

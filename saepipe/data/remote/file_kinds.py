@@ -8,7 +8,8 @@ from saepipe.data.folders import lock_owner
 from saepipe.data.folders.artifact import COMMITTED, LOG, MANIFEST
 from saepipe.data.remote.bucket import Entry
 
-_OF_THE_MACHINE = {"lock", "lock.soft", lock_owner.FILE, "claim"}
+OWNER = f"lock{lock_owner.SUFFIX}"
+_OF_THE_MACHINE = {"lock", "lock.soft", OWNER, "claim"}
 """Files in a `log` that are about one machine, or about the bucket."""
 
 _CHECKPOINTS = "checkpoints"

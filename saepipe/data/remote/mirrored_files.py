@@ -19,6 +19,9 @@ NUM_THREADS = 8
 IN_PARTS = 8 * 1024**2
 """Bytes from which a file is sent in parts; a smaller one may grow while it is sent."""
 
+PART_BYTES = 5 * 1024**2
+"""Bytes of a part; obstore's default."""
+
 State = tuple[str | None, int, int]
 """e_tag of an object, and size and time of a file with its content."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from saepipe.data.bucket_address import address_of, mirrored
 from saepipe.data.errors import RemoteError
 from saepipe.data.folders import artifact
+from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.atomic_folder import atomic_folder
 from saepipe.data.folders.inside import Inside
 from saepipe.data.remote.bucket import bucket_of
@@ -69,6 +70,12 @@ def fetch(path: Path) -> None:
             artifact.write_file(path, bucket_of(address).read(address.key)[0])
         except MissingObjectError:
             path.unlink(missing_ok=True)
+
+
+def publish_lines(folder: Path, lines: Iterable[Line]) -> None:
+    """Sends the files of new lines of an unfinished manifest, and the manifest, if a folder mirrors a place."""
+    if mirror := mirror_of(folder):
+        mirror.append(lines)
 
 
 def send(path: Path) -> None:

@@ -114,7 +114,7 @@ def _clear_work(path: Path) -> str:
 
 
 def _clear_result(path: Path) -> str:
-    with writer_lock(path.parent, as_is=True):
+    with writer_lock(path.parent, as_is=True), artifact.writer_lock(path.parent, part=path.stem):
         path.unlink()
     return again(path)
 

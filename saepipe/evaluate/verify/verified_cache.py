@@ -11,8 +11,8 @@ from saepipe.data.cache.ancestors import damaged_ancestors
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.repair import repair
 from saepipe.data.folders.artifact import open_committed
-from saepipe.data.remote.places import read_from
-from saepipe.data.remote.shard_files import damaged_files
+from saepipe.data.remote.damaged_files import damaged_files
+from saepipe.data.remote.places import folder_of, refresh_as_is
 from saepipe.evaluate.model.kept_work import beside
 from saepipe.evaluate.verify.run import verify
 from saepipe.harvest.text_check import check_text
@@ -42,7 +42,7 @@ def verify_cache(
     Raises:
         ConfigError: if there is no cache, or if the text is another one than the cache was made of.
     """
-    cache = read_from(cache)
+    refresh_as_is(cache := folder_of(cache))
     kept_work = verify(beside(cache), may_be_empty=True)
     _, lines = open_committed(cache, "cache")
     damaged = [*damaged_files(cache, lines), *damaged_ancestors(cache), *kept_work.damaged]
@@ -63,9 +63,9 @@ def repair_cache(cache: Path) -> dict[str, Any]:
         The facts of `saepipe.data.cache.repair.repair`, and the damaged and the cleared parts of the kept work.
 
     Raises:
-        ConfigError: if there is no cache, or if it is in a bucket.
+        ConfigError: if there is no cache.
         LockedError: if another process is writing.
     """
-    cache = read_from(cache)
+    refresh_as_is(cache := folder_of(cache))
     kept_work = verify(beside(cache), repair=True, may_be_empty=True)
     return repair(cache) | {"kept_work": kept_work.damaged, "cleared": kept_work.cleared}

@@ -13,6 +13,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.remote.bucket import bucket_of
+from saepipe.data.remote.mirrored_files import MirroredFiles
 from saepipe.data.remote.request_failures import MissingObjectError
 
 HOOK = "blocks.1.hook_resid_post"
@@ -67,13 +68,13 @@ def test_a_pool_is_sent_without_a_look_at_those_before(
 ) -> None:
     """Whatever the number of pools, the mirror is walked, and its manifests are read, as often."""
     walks: list[int] = []
-    walk = Mirror._files
+    walk = MirroredFiles.here
 
-    def counted(mirror: Mirror) -> Any:
+    def counted(files: MirroredFiles) -> Any:
         walks[-1] += 1
-        return walk(mirror)
+        return walk(files)
 
-    monkeypatch.setattr(Mirror, "_files", counted)
+    monkeypatch.setattr(MirroredFiles, "here", counted)
     for name, num_pools in (("few", 2), ("many", 8)):
         walks.append(0)
         rows = {HOOK: ROWS[HOOK][: 256 * num_pools]}

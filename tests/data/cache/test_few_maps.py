@@ -13,7 +13,7 @@ import torch
 
 from helpers.made_caches import structured_rows, write_cache
 from saepipe.data.batches.stream import BatchStream
-from saepipe.data.cache import shards
+from saepipe.data.cache import mapped_shard
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.codecs import Profile
 from saepipe.data.cache.few_maps import FewMaps
@@ -44,7 +44,7 @@ def test_few_shards_are_mapped_at_a_time(cache: Path, monkeypatch: pytest.Monkey
     whole = Cache.open(cache).rows(HOOK)
     expected = whole.read(0, whole.num_rows)
     del whole
-    monkeypatch.setattr(shards, "FEW_MAPS", FewMaps(MOST))
+    monkeypatch.setattr(mapped_shard, "FEW_MAPS", FewMaps(MOST))
     opened = Cache.open(cache)
     rows = opened.rows(HOOK)
     most = 0
@@ -67,7 +67,7 @@ def test_a_shard_that_changes_while_it_is_not_mapped_is_checked_again(
     folder = write_cache(
         tmp_path / "cache", {HOOK: structured_rows(256, 24)}, profile="none", shard_rows=64, chunk_rows=32
     )
-    monkeypatch.setattr(shards, "FEW_MAPS", FewMaps(1))
+    monkeypatch.setattr(mapped_shard, "FEW_MAPS", FewMaps(1))
     rows = Cache.open(folder).rows(HOOK)
     first = rows.read(0, 64)
     rows.read(64, 128)
