@@ -74,10 +74,8 @@ class RankPlan:
             return time
         waits = "; they wait for the text, which one rank reads" if self.waits_for_text else ""
         share = f"{self.pools_of_a_rank} of {self.pools} pools, {self.shards_of_a_rank} shards, "
-        return (
-            f"{self.ranks} as fast as this machine: up to {share}{readable_bytes(self.bytes_of_a_rank)} each; "
-            f"{time}{waits}"
-        )
+        size = readable_bytes(self.bytes_of_a_rank)
+        return f"{self.ranks}, each as fast as this machine: {time}; up to {share}{size} each{waits}"
 
 
 def _pools(num_rows: int, pool_rows: int) -> list[int]:

@@ -228,7 +228,9 @@ def _rank_sentence(plan: DryRun) -> list[str]:
     if plan.is_split:
         share = "which split each run, without what they exchange"
     hours = f"{plan.rank_hours:.3g} hours of ranks"
-    return [f"{plan.ranks} ranks as fast as this machine: {readable_time(plan.rank_seconds)}, {share}; {hours}{cost}"]
+    return [
+        f"{plan.ranks} ranks, each as fast as this machine: {readable_time(plan.rank_seconds)}, {share}; {hours}{cost}"
+    ]
 
 
 def _tail_sentence(costs: Sequence[RunCost]) -> list[str]:
