@@ -42,7 +42,7 @@ WORKS = {
     "log": Work("health rules while a log grows", "lines", (1000, 2000, 4000, 8000), "runs.watch_log"),
     "width": Work("evaluate core of a run", "latents", D_SAE, "evaluations.core", "evaluations.one_run"),
     "evaluate": Work("evaluate core of runs", "runs", (8, 16, 32, 64), "evaluations.core", "evaluations.many_runs"),
-    "variants": Work("variants", "runs", RUNS, "evaluations.compared", "evaluations.made_variants"),
+    "variants": Work("compare variants", "runs", RUNS, "evaluations.compared", "evaluations.made_variants"),
     "seeds": Work("compare seeds of two variants", "runs", RUNS, "evaluations.compared", "evaluations.made_seeds"),
     "report": Work("write a report", "runs", RUNS, "evaluations.reported", "evaluations.made_variants"),
     "letters": Work("absorption", "letters", (3, 6, 12, 24), "evaluations.absorption", "evaluations.spelling_run"),
