@@ -36,7 +36,7 @@ class Site:
     gpu_tokens_per_s: float = rate(40_000, "assumed: forward passes of a 2B model on one GPU")
     gpu_rows_per_s: float = rate(1_500_000, "assumed: training rows of one run on one GPU, d_sae 16,384, dense")
     start_s: float = rate(60, "assumed: start of a rank, with its model")
-    text_tokens_per_s: float = rate(700_000, "results/growth.json: one thread reads, tokenises and packs AG News (toy)")
+    text_tokens_per_s: float = rate(600_000, "results/growth.json: one thread reads, tokenises and packs AG News (toy)")
     encode_gb_per_core_s: float = rate(0.25, "assumed: half of zstd's level 1 alone")
     decode_gb_per_core_s: float = rate(1.5, "results/loader.json: lossless rows, checked, as shuffled batches")
     compression: float = rate(1.43, "results/cache.json: lossless")
