@@ -52,9 +52,10 @@ def count_draw(seed: int) -> dict[str, int]:
         x = ((x + center) / scale).bfloat16().float() * scale - center
     b_enc = -(x[:256] @ W.T).quantile(0.98, dim=0)
     params = {"W_enc": W.T, "b_enc": b_enc}
-    screened = screen.Screen.of(params["W_enc"], b_enc, center, scale).pre_acts(ReLU(d_sae=D_SAE), params, x)
+    screened = screen.Screen.of(params["W_enc"], b_enc, center, scale).entries(ReLU(d_sae=D_SAE), params, x)
     assert screened is not None
-    active, left = product(x, params["W_enc"], b_enc) > 0, screened.isfinite()
+    candidates, _ = screened
+    active, left = product(x, params["W_enc"], b_enc) > 0, candidates.dense(candidates.ones().bool())
     counted = {"active": active, "candidates": left, "missed": active & ~left}
     return {"entries": active.numel()} | {name: int(marks.sum()) for name, marks in counted.items()}
 

@@ -268,6 +268,13 @@ class Architecture(Component):
         """
         raise NotImplementedError(f"{self.name} is encoded by `activate`")
 
+    def nonzero_among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns `nonzero` if only these entries can be; arguments as for `among`."""
+        if not self.elementwise:
+            return self.nonzero(params, entries.dense_or(pre_acts, float("-inf")))
+        chosen, acts = self.nonzero(params_of(params, entries.columns), pre_acts.unsqueeze(0))  # as if of one token
+        return entries.positions.index_select(0, chosen), acts
+
     def threshold(self, params: Params) -> Tensor | None:
         """Returns the threshold (d_sae,) that a pre-activation must exceed to be active, or None if there is none."""
         return None

@@ -134,12 +134,12 @@ def _by_pieces(
             kept.append(pre_acts.index_select(1, keep))
             near.append(sae.near(params, pre_acts))
         else:
-            chosen = _definer(sae, "among")(sae, params, *screened)
+            chosen = definer(sae, "among")(sae, params, *screened)
             chosen = true_positions(chosen) if chosen.dtype == torch.bool else chosen
             pattern = screened[0].only(chosen)
             values.append(screened[1].index_select(0, chosen))
             kept.append(product(tokens, params["W_enc"].index_select(1, keep), bias[keep]))
-            near.append(_definer(sae, "near_among")(sae, params, *screened))
+            near.append(definer(sae, "near_among")(sae, params, *screened))
         patterns.append(pattern)
     found = sae.chosen(Pattern.stacked(patterns), torch.cat(values))
     if found is None:
@@ -153,7 +153,7 @@ def is_screened(sae: Architecture, screening: Screening, device: torch.device, d
     return large and sae.holds("floor") and screens(screening, device, dtype)
 
 
-def _definer(sae: Architecture, name: str) -> Any:
+def definer(sae: Architecture, name: str) -> Any:
     """Returns a method of the architecture; the general one if a class derived from its definer chooses otherwise."""
     return getattr(type(sae) if sae.holds(name) else Architecture, name)
 

@@ -117,11 +117,6 @@ class Screen:
         chosen = true_positions(undecided)
         return pattern, upper.index_copy_(0, chosen, self._exact(pattern.only(chosen), tokens))
 
-    def pre_acts(self, sae: Architecture, params: Params, tokens: Tensor, *, nonzero: bool = False) -> Tensor | None:
-        """Returns the pre-activations of `entries` as an array (num_tokens, d_sae), -inf elsewhere."""
-        found = self.entries(sae, params, tokens, nonzero=nonzero)
-        return None if found is None else found[0].dense_or(found[1], float("-inf"))
-
     def _exact(self, pattern: Pattern, tokens: Tensor) -> Tensor:
         values = kernels_for(tokens.device, tokens.dtype).sampled(pattern, tokens, self.W)
         return values + self.bias.index_select(0, pattern.columns)

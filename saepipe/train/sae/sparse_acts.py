@@ -15,16 +15,22 @@ from torch import Tensor
 from saepipe.train.kernels import autograd
 from saepipe.train.kernels.pattern import Pattern
 from saepipe.train.sae.base import Architecture, Params, center, params_of, product
-from saepipe.train.sae.encoding import PIECE
+from saepipe.train.sae.encoding import PIECE, definer, is_screened
 from saepipe.train.sae.screen import Screen
-from saepipe.train.sae.screening import Screening, screens
+from saepipe.train.sae.screening import Screening
 from saepipe.train.sae.straight_through import DENSE_ABOVE
 
 BLOCK = 2048, 1024
 """Tokens (less than 2^15) and latents of a block of pre-activations, whose 8 MiB stay in a CPU's cache until read."""
 
+BOUNDS = 2**19
+"""Bounds of pre-activations that a screen computes at a time, unless those of `PIECE` tokens are more: 1 MiB."""
+
 HELD = 2**26
 """Activations held at a time where `encode` computes all of them."""
+
+FEWEST_SCREENED = 128
+"""Tokens below which a screen, which costs several passes over W_enc to prepare, costs more than the product."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +77,14 @@ def encode_sparse(sae: Architecture, params: Params, x: Tensor, screening: Scree
         parts = (sae.encode(params, part) for part in torch.split(x, max(1, HELD // d_sae)))
         return SparseActs.stacked([SparseActs.of(acts) for acts in parts])
     inputs, bias = sae.encoder_input(params, x)
-    # To prepare a screen costs several passes over W_enc, which few tokens do not repay.
-    if (
-        sae.holds("floor")
-        and screens(screening, inputs.device, inputs.dtype)
-        and (screening == "always" or len(x) >= num_tokens)
-    ):
-        return SparseActs.stacked(list(_screened(sae, params, inputs, bias)))
+    enough = len(x) >= (1 if screening == "always" else FEWEST_SCREENED)
+    if enough and is_screened(sae, screening, inputs.device, inputs.dtype, len(x) * params["W_enc"].numel()):
+        pieces = torch.split(inputs, max(PIECE, BOUNDS // d_sae))
+        return SparseActs.stacked(list(_screened(sae, params, pieces, bias)))
     if sae.elementwise and d_sae > num_latents:
         return SparseActs.stacked([_by_blocks(sae, params, part, bias) for part in torch.split(inputs, num_tokens)])
-    tokens = torch.split(inputs, max(PIECE, num_tokens * num_latents // d_sae))
-    return SparseActs.stacked([_whole(sae, params, part, bias) for part in tokens])
+    pieces = torch.split(inputs, max(PIECE, num_tokens * num_latents // d_sae))
+    return SparseActs.stacked([_whole(sae, params, part, bias) for part in pieces])
 
 
 def _has_nonzero(sae: Architecture, params: Params) -> bool:
@@ -95,25 +98,21 @@ def _has_nonzero(sae: Architecture, params: Params) -> bool:
     return usual and sae.holds("nonzero") and all(finite)
 
 
-def _screened(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor) -> Iterator[SparseActs]:
+def _screened(sae: Architecture, params: Params, pieces: Sequence[Tensor], bias: Tensor) -> Iterator[SparseActs]:
     screen: Screen | None = Screen.of(params["W_enc"], bias, center(params))  # rows of a cache are not scaled
-    for tokens in torch.split(inputs, PIECE):
-        pre_acts = None if screen is None else screen.pre_acts(sae, params, tokens, nonzero=True)
-        if pre_acts is None:
+    for tokens in pieces:
+        candidates = None if screen is None else screen.entries(sae, params, tokens, nonzero=True)
+        if candidates is None:
             screen = None  # the other tokens will have as many candidates
             yield _whole(sae, params, tokens, bias)
         else:
-            yield _entries(sae, params, pre_acts)
+            positions, values = definer(sae, "nonzero_among")(sae, params, *candidates)
+            yield SparseActs(Pattern.of_positions(positions, len(tokens), sae.d_sae), values)
 
 
 def _whole(sae: Architecture, params: Params, tokens: Tensor, bias: Tensor) -> SparseActs:
-    return _entries(sae, params, product(tokens, params["W_enc"], bias))
-
-
-def _entries(sae: Architecture, params: Params, pre_acts: Tensor) -> SparseActs:
-    """Returns the entries, from all pre-activations (num_tokens, d_sae) that may be active and -inf for others."""
-    positions, values = sae.nonzero(params, pre_acts)
-    return SparseActs(Pattern.of_positions(positions, *pre_acts.shape), values)
+    positions, values = sae.nonzero(params, product(tokens, params["W_enc"], bias))
+    return SparseActs(Pattern.of_positions(positions, len(tokens), sae.d_sae), values)
 
 
 def _by_blocks(sae: Architecture, params: Params, tokens: Tensor, bias: Tensor) -> SparseActs:

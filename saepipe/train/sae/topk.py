@@ -60,8 +60,11 @@ class TopK(Architecture):
 
     def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
         pattern = self.pattern(params, pre_acts)
-        acts = pattern.values_of(pre_acts).relu()
-        return pattern.positions[acts != 0], acts[acts != 0]
+        return _nonzero(pattern.positions, pattern.values_of(pre_acts))
+
+    def nonzero_among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
+        kept = self.among(params, entries, pre_acts)
+        return _nonzero(entries.positions.index_select(0, kept), pre_acts.index_select(0, kept))
 
     def among(self, params: Params, entries: Pattern, pre_acts: Tensor) -> Tensor:
         return entries.largest(pre_acts, self.kept)
@@ -72,3 +75,9 @@ class TopK(Architecture):
 
     def activate_at(self, params: Params, pre_acts: Tensor, latents: Tensor) -> Tensor:
         return pre_acts.relu()
+
+
+def _nonzero(positions: Tensor, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the positions of kept entries (num_entries,) whose activation is not 0, and the activations."""
+    acts = pre_acts.relu()
+    return positions[acts != 0], acts[acts != 0]

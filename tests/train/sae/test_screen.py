@@ -49,10 +49,10 @@ def missed(
     sae: Architecture, params: Params, x: Tensor, center: Tensor | None = None, scale: float | Tensor = 1.0
 ) -> int:
     """Counts the entries of the whole product, and those whose slope is estimated, that the screen rules out."""
-    screened = screen_of(params, center, scale).pre_acts(sae, params, x)
+    screened = screen_of(params, center, scale).entries(sae, params, x)
     assert screened is not None
     exact = product(x, params["W_enc"], params["b_enc"])
-    return int((_needed(sae, params, exact) & screened.isinf()).sum())
+    return int((_needed(sae, params, exact) & screened[0].dense_or(screened[1], -torch.inf).isinf()).sum())
 
 
 def _needed(sae: Architecture, params: Params, pre_acts: Tensor) -> Tensor:
@@ -248,12 +248,12 @@ def test_a_gpu_misses_no_entry(seed: int, level: float) -> None:
 def test_candidates_are_few_and_their_values_exact() -> None:
     x, W = randn(0, 128, 256), torch.nn.functional.normalize(randn(1, 2048, 256), dim=1)
     params = params_of(W, torch.full((2048,), -2.3), 0.0)
-    screened = screen_of(params).pre_acts(ReLU(d_sae=2048), params, x)
+    screened = screen_of(params).entries(ReLU(d_sae=2048), params, x)
     assert screened is not None
+    candidates, values = screened
     exact = product(x, params["W_enc"], params["b_enc"])
-    candidates = screened.isfinite()
-    assert candidates.sum() < 3 * (exact > 0).sum()
-    torch.testing.assert_close(screened[candidates], exact[candidates], rtol=1e-5, atol=1e-5)
+    assert candidates.num_entries < 3 * (exact > 0).sum()
+    torch.testing.assert_close(values, candidates.values_of(exact), rtol=1e-5, atol=1e-5)
 
 
 def test_pre_activations_that_matter_only_by_being_near_are_not_computed() -> None:
@@ -300,7 +300,7 @@ def test_a_screen_on_cuda_chooses_alike(patient: None, name: str, monkeypatch: p
 @pytest.mark.parametrize("b_enc", [5.0, float("nan")])
 def test_many_candidates_are_left_to_the_whole_product(b_enc: float) -> None:
     params = params_of(randn(1, D_SAE, D_IN), torch.full((D_SAE,), b_enc), 0.0)
-    assert screen_of(params).pre_acts(ReLU(d_sae=D_SAE), params, randn(0, 8, D_IN)) is None
+    assert screen_of(params).entries(ReLU(d_sae=D_SAE), params, randn(0, 8, D_IN)) is None
 
 
 @pytest.mark.usefixtures("patient")

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from saepipe.train.rundir.load import SAE
+from saepipe.train.sae import encoding, sparse_acts
 from saepipe.train.sae import screen as screen_module
-from saepipe.train.sae import sparse_acts
+from saepipe.train.sae import screening as screening_module
 from saepipe.train.sae.base import Architecture, Params
 from saepipe.train.sae.gated import Gated
 from saepipe.train.sae.jumprelu import JumpReLU
 from saepipe.train.sae.relu import ReLU
+from saepipe.train.sae.screen import Screen
 from saepipe.train.sae.screening import Screening
 from saepipe.train.sae.sparse_acts import SparseActs, encode_sparse
 from saepipe.train.sae.topk import TopK
@@ -40,6 +42,20 @@ class Squared(ReLU):
         return super().pre_acts(params, x.square(), dtype)
 
 
+class Halved(TopK):
+    """Derived architecture that says of its entries all that the screen asks, but not how they are found among some."""
+
+    name: str  # type: ignore[assignment]
+    floor = TopK.floor
+
+    def activate(self, params: Params, pre_acts: Tensor) -> Tensor:
+        return super().activate(params, pre_acts) / 2
+
+    def nonzero(self, params: Params, pre_acts: Tensor) -> tuple[Tensor, Tensor]:
+        positions, acts = super().nonzero(params, pre_acts)
+        return positions, acts / 2
+
+
 SAES: dict[str, Architecture] = {
     "relu": ReLU(d_sae=D_SAE),
     "gated": Gated(d_sae=D_SAE),
@@ -47,6 +63,7 @@ SAES: dict[str, Architecture] = {
     "topk": TopK(d_sae=D_SAE, k=9),
     "above": Above(name="above", d_sae=D_SAE),
     "squared": Squared(name="squared", d_sae=D_SAE),
+    "halved": Halved(name="halved", d_sae=D_SAE, k=9),
 }
 
 
@@ -95,6 +112,28 @@ def test_what_is_not_finite_is_found(sae: Architecture, screening: Screening, na
     x = tensors.pop("x")
     expected, acts = sae.encode(tensors, x), encode_sparse(sae, tensors, x, screening)
     assert bool(acts.values.isfinite().all()) == bool(expected.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("screening", "fewest", "least", "screened"),
+    [
+        ("auto", NUM_TOKENS, NUM_TOKENS * D_SAE * D_IN, True),
+        ("auto", NUM_TOKENS + 1, NUM_TOKENS * D_SAE * D_IN, False),
+        ("auto", NUM_TOKENS, NUM_TOKENS * D_SAE * D_IN + 1, False),
+        ("always", NUM_TOKENS + 1, NUM_TOKENS * D_SAE * D_IN + 1, True),
+        ("never", 0, 0, False),
+    ],
+)
+def test_a_screen_is_prepared_where_tokens_and_products_repay_it(
+    screening: Screening, fewest: int, least: int, screened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_screen, prepared = Screen.of, []
+    monkeypatch.setattr(sparse_acts, "FEWEST_SCREENED", fewest)
+    monkeypatch.setattr(encoding, "LEAST_SCREENED", least)
+    monkeypatch.setattr(screening_module, "multiplies_bfloat16_fast", lambda: True)
+    monkeypatch.setattr(Screen, "of", lambda *args: prepared.append(args) or of_screen(*args))
+    encode_sparse(SAES["relu"], params_of(SAES["relu"]), randn(6, NUM_TOKENS, D_IN), screening)
+    assert bool(prepared) == screened
 
 
 def test_no_tokens_have_no_entries(sae: Architecture, screening: Screening) -> None:
