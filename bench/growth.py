@@ -53,7 +53,7 @@ def main() -> None:
     path = RESULTS / "growth.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}  # of works that are not asked for
     if options.table:
-        print("\n".join(line(work, rows[name]) for name, work in WORKS.items()))
+        print("\n".join(line(work, rows[name]) for name, work in WORKS.items() if name in rows))
         return
     with tempfile.TemporaryDirectory() as materials:
         for name in options.only:

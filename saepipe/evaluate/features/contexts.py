@@ -21,7 +21,7 @@ from saepipe.data.errors import CorruptDataError
 from saepipe.evaluate.features.config import Features
 
 ROWS = 2048
-"""Approximate rows per chunk; contexts are not cut."""
+"""Rows per chunk, unless a caller has room for more."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,14 @@ def num_rows(cache: Cache, settings: Features) -> int:
     return min(available, settings.num_tokens or available)
 
 
-def chunks(cache: Cache, hook: str, settings: Features) -> Iterator[Chunk]:
-    """Yields the first `num_tokens` ordinary tokens of the split, in the order of their contexts."""
+def chunks(cache: Cache, hook: str, settings: Features, size: int = ROWS) -> Iterator[Chunk]:
+    """Yields the first `num_tokens` ordinary tokens of the split, in the order of their contexts.
+
+    A chunk has about `size` rows; contexts are not cut.
+    """
     num_left = num_rows(cache, settings)
-    for chunk in _train(cache, hook, num_left) if settings.split == "train" else _heldout(cache, hook):
+    of_split = _train(cache, hook, num_left, size) if settings.split == "train" else _heldout(cache, hook, size)
+    for chunk in of_split:
         if num_left < len(chunk.x):
             chunk = Chunk(chunk.x[:num_left], chunk.context[:num_left], chunk.position[:num_left])
         yield chunk
@@ -71,7 +75,7 @@ def chunks(cache: Cache, hook: str, settings: Features) -> Iterator[Chunk]:
             return
 
 
-def _train(cache: Cache, hook: str, limit: int) -> Iterator[Chunk]:
+def _train(cache: Cache, hook: str, limit: int, size: int) -> Iterator[Chunk]:
     """Yields the training rows up to the end of the pool that contains row `limit`."""
     acts = joined([cache.rows(each) for each in hooks_of(hook)])
     contexts, positions = cache.array(Layout.CONTEXT_ID), cache.array(Layout.POSITION)
@@ -81,7 +85,7 @@ def _train(cache: Cache, hook: str, limit: int) -> Iterator[Chunk]:
         rows = _in_order(acts.read(start, stop), contexts.read(start, stop), positions.read(start, stop), carried)
         last = stop >= limit
         whole = len(rows) if last else int(np.searchsorted(rows.context, rows.context[-1]))
-        for first, end in _chunk_bounds(rows.context[:whole]):
+        for first, end in _chunk_bounds(rows.context[:whole], size):
             yield rows.take(first, end)
         if last:
             return
@@ -104,20 +108,19 @@ def _in_order(bits: np.ndarray, context: np.ndarray, position: np.ndarray, carri
     return _OrderedRows(bits, context[order].astype(np.int64), position[order].astype(np.int64), order)
 
 
-def _chunk_bounds(context: np.ndarray) -> Iterator[tuple[int, int]]:
+def _chunk_bounds(context: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
     """Yields start and end row of each chunk; context ascends."""
     starts = np.flatnonzero(np.diff(context, prepend=-1))
     first = 0
     for end in [*starts[1:].tolist(), len(context)]:
-        if end - first >= ROWS or first < end == len(context):
+        if end - first >= size or first < end == len(context):
             yield first, end
             first = end
 
 
-def _heldout(cache: Cache, hook: str) -> Iterator[Chunk]:
+def _heldout(cache: Cache, hook: str, size: int) -> Iterator[Chunk]:
     heldout = cache.heldout
-    size = heldout.contexts.shape[1]
-    step = max(1, ROWS // size)
+    step = max(1, size // heldout.contexts.shape[1])
     for start in range(0, len(heldout.contexts), step):
         keep = np.array(heldout.keep[start : start + step])
         context, position = np.nonzero(keep)

@@ -25,6 +25,7 @@ from saepipe.evaluate.features.token_sample import SampledTokens, TokenSample
 from saepipe.evaluate.features.top_examples import TopExamples
 from saepipe.evaluate.features.write_store import write_features
 from saepipe.evaluate.model.testbed import Testbed
+from saepipe.evaluate.sae.reconstruction import tokens_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.stats.decoder_cosines import neighbours
 from saepipe.evaluate.texts.token_texts import token_texts
@@ -83,10 +84,10 @@ def build_stores(jobs: Sequence[StoreJob], progress: Progress) -> None:
 
 def _read(builders: Sequence[StoreBuilder], testbed: Testbed, settings: Features, progress: Progress) -> ReadCounts:
     cache, num_contexts, last = testbed.cache, 0, -1
-    total = num_rows(cache, settings)
+    total, size = num_rows(cache, settings), tokens_at_a_time(max(builder.subject.sae.d_sae for builder in builders))
     progress.start(f"features at {testbed.hook} (SAEs: {len(builders)})", total, "tokens")
     try:
-        for chunk in chunks(cache, testbed.hook, settings):
+        for chunk in chunks(cache, testbed.hook, settings, size):
             digests = surroundings.of_chunk(cache, settings.split, chunk)
             tokens = TokenRows(chunk, digests, cache.attributes["context_size"], settings.seed, testbed.device)
             for builder in builders:

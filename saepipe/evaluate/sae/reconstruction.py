@@ -16,6 +16,11 @@ MAX_HELD = 2**26
 """Latent activations held at a time (256 MiB in float32)."""
 
 
+_CACHED = 2**22
+"""Latent activations that a CPU's cache holds (16 MiB in float32)."""
+_FEWEST_TOKENS, _MOST_TOKENS = 2048, 8192
+
+
 def rows_at_a_time(width: int) -> int:
     """Returns the number of rows, of `width` float32 values each, that are held at a time."""
     return max(1, MAX_HELD // width)
@@ -24,6 +29,11 @@ def rows_at_a_time(width: int) -> int:
 def encoding_bytes(d_sae: int) -> int:
     """Returns the bytes in which tokens are encoded on a CPU: two blocks of pre-activations at most."""
     return 2 * 4 * PIECE * d_sae
+
+
+def tokens_at_a_time(d_sae: int) -> int:
+    """Returns the number of tokens to encode sparsely at a time: as many of a small SAE as a CPU's cache holds."""
+    return min(max(_CACHED // d_sae, _FEWEST_TOKENS), _MOST_TOKENS)
 
 
 class Autoencoder(Protocol):

@@ -12,13 +12,10 @@ from torch import Tensor
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.kept_work import Content, Work
 from saepipe.evaluate.model.testbed import Testbed
-from saepipe.evaluate.sae.reconstruction import rows_at_a_time
+from saepipe.evaluate.sae.reconstruction import rows_at_a_time, tokens_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.texts.captured_texts import captured_texts, tokenize
 from saepipe.train.sae.sparse_acts import SparseActs
-
-_TOKENS, _ENTRIES = 2048, 2**22
-"""Tokens, and latent activations of a smaller SAE, that are encoded at a time: few enough for a CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +126,8 @@ def pooled_latents(subject: Subject, activations: TextActivations, latents: Tens
         (num_texts, d_sae or num_latents) float32, on the CPU.
     """
     parts = []
-    held = rows_at_a_time(subject.sae.d_sae) if latents is not None else max(_TOKENS, _ENTRIES // subject.sae.d_sae)
-    for x, lengths in activations.chunks(held):
+    held = tokens_at_a_time if latents is None else rows_at_a_time
+    for x, lengths in activations.chunks(held(subject.sae.d_sae)):
         if latents is None:
             parts.append(_mean_of_entries(subject.encode_sparse(x), lengths))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.terminal.progress import Silent
-from saepipe.evaluate.features import contexts
+from saepipe.evaluate.features import gather_stores
 from saepipe.evaluate.features.firing_statistics import EDGES
 from saepipe.evaluate.features.store import FeatureStore, window_start
 from saepipe.evaluate.features.token_numbers import uniform
@@ -161,8 +162,8 @@ def test_contexts_are_whole_whatever_the_chunk_size(
 ) -> None:
     """Pools cut contexts; chunks of one context, of some and of a whole pool give the same bytes."""
     run, stores = make_run(3), []
-    for rows in (1, 40, 2048):
-        monkeypatch.setattr(contexts, "ROWS", rows)
+    for rows in (13, 40, 2048):  # SAEs of 12 latents
+        monkeypatch.setattr(gather_stores, "tokens_at_a_time", partial(max, rows))
         (store,) = build([run], out=str(rows))
         stores.append(store.folder)
     first, *others = [(folder / "features.safetensors").read_bytes() for folder in stores]
