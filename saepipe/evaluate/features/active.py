@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from saepipe.evaluate.features.contexts import Chunk
 from saepipe.evaluate.features.token_numbers import uniform
 from saepipe.evaluate.sae.reconstruction import rows_at_a_time
 from saepipe.evaluate.sae.subject import Subject
+from saepipe.train.kernels.pattern import stable_order
 
 _LOOK_UPS = 2**22  # activations in windows, held at once
 
@@ -26,17 +28,16 @@ class TokenRows:
     def __init__(
         self, chunk: Chunk, surroundings: np.ndarray, context_size: int, seed: int, device: torch.device
     ) -> None:
+        first, flat_index = int(chunk.context[0]) * context_size, chunk.context * context_size + chunk.position
+        no_acts = np.full((int(chunk.context[-1]) + 1) * context_size - first, np.nan, np.float32)
+        no_acts[flat_index - first] = 0
         self.context_size = context_size
         self.surroundings = torch.from_numpy(surroundings).to(device)
         self.x = chunk.x.to(device, torch.float32)  # (num_rows, d_in)
-        flat_index = chunk.context * context_size + chunk.position
         self.flat_index = torch.from_numpy(flat_index).to(device)  # (num_rows,): context * context_size + position
+        self.place = self.flat_index - first  # (num_rows,) int64: position in the chunk's contexts, one after the other
+        self.no_acts = torch.from_numpy(no_acts).to(device)  # (num_places,): 0 at the tokens, NaN where there is none
         self.uniform = torch.from_numpy(uniform(flat_index, seed)).to(device)  # (num_rows,) float64
-
-    def rows_at(self, flat_index: Tensor) -> Tensor:
-        """Returns the row of each flat index, (any,), -1 if there is none. Rows ascend by flat index."""
-        row = torch.searchsorted(self.flat_index, flat_index).clamp_max(len(self.flat_index) - 1)
-        return row.where(self.flat_index[row] == flat_index, -1)
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,29 @@ class ActiveEntries:
 
         They are 0 where a latent is not active, and NaN at tokens that have no row.
         """
-        keys = self.row * self.d_sae + self.latent
-        return torch.cat(
-            [self._windows(part, window, keys) for part in torch.split(entries, max(1, _LOOK_UPS // window))]
-        )
+        parts = torch.split(entries, max(1, _LOOK_UPS // window))
+        return torch.cat([self._windows(part, window) for part in parts])
 
-    def _windows(self, entries: Tensor, window: int, keys: Tensor) -> Tensor:
-        size = self.tokens.context_size
-        flat_index = self.tokens.flat_index[self.row[entries]]
-        context, position = flat_index // size, flat_index % size
-        start = (position - window * 2 // 3).clamp_max(size - window).clamp_min(0)
-        offset = torch.arange(window, device=flat_index.device)
-        rows = self.tokens.rows_at((context * size + start).unsqueeze(1) + offset)
-        window_keys = rows * self.d_sae + self.latent[entries].unsqueeze(1)
-        index = torch.searchsorted(keys, window_keys).clamp_max(len(keys) - 1)
-        acts = self.act[index].where(keys[index] == window_keys, 0.0)
-        return acts.masked_fill(rows < 0, torch.nan)
+    def _windows(self, entries: Tensor, window: int) -> Tensor:
+        size, place = self.tokens.context_size, self.tokens.place[self.row[entries]]
+        position = (place % size - window * 2 // 3).clamp_max(size - window).clamp_min(0)
+        start = place - place % size + position
+        acts = self.tokens.no_acts[start.unsqueeze(1) + torch.arange(window, device=start.device)]
+        keys, acts_by_key = self._by_latent
+        first = self.latent[entries] * len(self.tokens.no_acts) + start
+        low, high = torch.searchsorted(keys, first), torch.searchsorted(keys, first + window)
+        num = high - low  # of the latent's entries in the window
+        line = torch.arange(len(entries), device=num.device).repeat_interleave(num)
+        index = torch.arange(len(line), device=num.device) + (high - num.cumsum(0))[line]
+        acts[line, keys[index] - first[line]] = acts_by_key[index]
+        return acts
+
+    @cached_property
+    def _by_latent(self) -> tuple[Tensor, Tensor]:
+        """Returns latent * num_places + place of each entry, ascending, and the activations in that order."""
+        order = stable_order(self.latent, self.d_sae)
+        latent, place = self.latent[order], self.tokens.place[self.row[order]]
+        return latent * len(self.tokens.no_acts) + place, self.act[order]
 
 
 def active_entries(subject: Subject, tokens: TokenRows) -> ActiveEntries:
