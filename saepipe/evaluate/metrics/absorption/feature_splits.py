@@ -45,6 +45,10 @@ class WordActs:
     labels: np.ndarray
     """(num_words, num_letters) bool"""
 
+    def of(self, latents: Sequence[int]) -> np.ndarray:
+        """Returns the activations of some latents, (num_words, num_latents)."""
+        return np.asarray(self.acts[:, list(latents)].toarray())
+
 
 def num_own_latents(f1_by_k: Iterable[float], jump: float) -> tuple[int, list[float]]:
     """Returns how many latents belong to a letter (one, then more while F1 rises by over jump), and the F1 computed."""
@@ -88,11 +92,12 @@ def _find_splits(
 
     def f1_by_k(letter: int, num_latents: int) -> Iterator[float]:
         truth = np.concatenate([fold_test.labels[:, letter] for _, fold_test in folds])
+        ranked = [
+            (fold_train.of(ranking[letter]), fold_train.labels[:, letter], fold_test.of(ranking[letter]))
+            for (fold_train, fold_test), ranking in zip(folds, rankings, strict=True)
+        ]
         for k in range(1, num_latents + 1):
-            predictions = [
-                predict(fold_train, fold_test, letter, ranking[letter][:k])
-                for (fold_train, fold_test), ranking in zip(folds, rankings, strict=True)
-            ]
+            predictions = [predict(x_train[:, :k], y_train, x_test[:, :k]) for x_train, y_train, x_test in ranked]
             yield _f1(truth, np.concatenate(predictions))
 
     return [
@@ -122,9 +127,9 @@ def reference_splits(train: WordActs, test: WordActs, jump: float, l1_decay: flo
     """Returns SAEBench's splits: one L1-penalised probe ranks, F1 on test words decides, activations are unscaled."""
 
     def f1_by_k(letter: int, latents: Sequence[int]) -> Iterator[float]:
+        x_train, x_test, labels = train.of(latents), test.of(latents), train.labels[:, letter]
         for k in range(1, len(latents) + 1):
-            predictions = predict(train, test, letter, latents[:k], scaled=False)
-            yield _f1(test.labels[:, letter], predictions)
+            yield _f1(test.labels[:, letter], predict(x_train[:, :k], labels, x_test[:, :k], scaled=False))
 
     return [
         _split(train, test, letter, latents, num_own_latents(f1_by_k(letter, latents), jump), scaled=False)
@@ -132,20 +137,18 @@ def reference_splits(train: WordActs, test: WordActs, jump: float, l1_decay: flo
     ]
 
 
-def predict(train: WordActs, test: WordActs, letter: int, latents: Sequence[int], *, scaled: bool = True) -> np.ndarray:
+def predict(x_train: np.ndarray, labels: np.ndarray, x_test: np.ndarray, *, scaled: bool = True) -> np.ndarray:
     """Returns predictions for test words by a balanced logistic regression on some latents, (num_test,) bool.
 
     Args:
-        train: words to fit on.
-        test: words to predict.
-        letter: index of the label.
-        latents: latents to use; without any, no word is predicted to have the letter.
+        x_train: (num_train, num_latents) activations; without a latent, no word is predicted to have the letter.
+        labels: (num_train,) bool.
+        x_test: (num_test, num_latents).
         scaled: whether to divide each latent by its standard deviation; if not, small latents are penalised more.
     """
-    labels = train.labels[:, letter]
-    if not latents or labels.all() or not labels.any():
-        return np.full(len(test.labels), bool(latents) and bool(labels.all()))
-    x_train, x_test = (words.acts[:, latents].toarray() for words in (train, test))
+    has_latents = x_train.shape[1] > 0
+    if not has_latents or labels.all() or not labels.any():
+        return np.full(len(x_test), has_latents and bool(labels.all()))
     if scaled:
         deviation = x_train.std(axis=0)
         x_train, x_test = (x / np.where(deviation > 0, deviation, 1) for x in (x_train, x_test))
@@ -164,5 +167,5 @@ def _split(
 ) -> FeatureSplit:
     num_latents, f1_by_k = own
     latents = list(ranking[:num_latents])
-    predictions = predict(train, test, letter, latents, scaled=scaled)
+    predictions = predict(train.of(latents), train.labels[:, letter], test.of(latents), scaled=scaled)
     return FeatureSplit(latents, f1_by_k, _f1(test.labels[:, letter], predictions))

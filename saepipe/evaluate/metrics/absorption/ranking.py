@@ -24,7 +24,8 @@ def rank_by_pursuit(acts: csr_array, labels: np.ndarray) -> list[list[int]]:
     """Ranks latents by orthogonal matching pursuit (Pati et al., 1993) of each letter's labels.
 
     Each step takes the latent that correlates most with the residual of a least-squares fit (with an intercept) of the
-    labels on the latents chosen so far. So a second latent adds to the first, and a latent's scale has no effect.
+    labels on the latents chosen so far. So a second latent adds to the first, and a latent's scale has no effect. The
+    fit is updated by one direction: the part of the latent that is orthogonal to those before it.
 
     Args:
         acts: (num_words, d_sae).
@@ -38,20 +39,30 @@ def rank_by_pursuit(acts: csr_array, labels: np.ndarray) -> list[list[int]]:
     deviation = np.sqrt(np.maximum(acts.multiply(acts).mean(axis=0) - mean**2, 0))
     scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6 * mean)
     residuals = labels - labels.mean(axis=0)  # (num_words, num_letters)
+    fitted = [np.empty((0, len(labels))) for _ in residuals.T]  # orthonormal directions, (num_chosen, num_words) each
     chosen: list[list[int]] = [[] for _ in residuals.T]
-    columns = acts.tocsc()
+    columns = acts.T.tocsr()
     for _ in range(MAX_LATENTS):
-        gains = (acts.T @ residuals) * scale[:, None]
+        gains = (columns @ residuals) * scale[:, None]
         for letter, latents in enumerate(chosen):
             gains[latents, letter] = 0
             best = int(gains[:, letter].argmax())
             if gains[best, letter] <= 1e-6 * len(labels) ** 0.5:
                 continue
             latents.append(best)
-            design = np.column_stack([np.ones(len(labels)), columns[:, latents].toarray()])
-            fitted = np.linalg.lstsq(design, labels[:, letter].astype(np.float64))[0]
-            residuals[:, letter] = labels[:, letter] - design @ fitted
+            direction = _orthogonal(columns[[best]].toarray()[0] - mean[best], fitted[letter])
+            residuals[:, letter] -= direction * (direction @ residuals[:, letter])
+            fitted[letter] = np.vstack([fitted[letter], direction])
     return chosen
+
+
+def _orthogonal(vector: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Returns the unit vector of what is orthogonal to orthonormal directions (num, n); zeros if that is rounding."""
+    rest = vector
+    for _ in range(2):  # the second time removes what rounding left (Giraud et al., 2005)
+        rest = rest - directions.T @ (directions @ rest)
+    length = np.linalg.norm(rest)
+    return rest / length if length > 1e-9 * np.linalg.norm(vector) else np.zeros_like(rest)
 
 
 def rank_by_probe_weight(acts: csr_array, labels: np.ndarray, l1_decay: float, seed: int) -> list[list[int]]:
