@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def source_version(dataset: DatasetConfig, more: Iterable[Path] = ()) -> dict[st
         ConfigError: if a file does not exist, or the source is neither a file nor a hub id.
         RemoteError: if the hub does not know the dataset or cannot be reached.
     """
-    if dataset.source == "toy":  # what it generates, because its source code may change without changing a text
-        return {"documents": fingerprint([asdict(document) for document in toy.documents(num_documents=1000)])}
+    if dataset.source == "toy":
+        return {"documents": toy_version()}
     if dataset.revision and _COMMIT.fullmatch(dataset.revision):
         return {"revision": dataset.revision}
     if revision := resolve_revision(dataset):
@@ -46,6 +47,12 @@ def dataset_key(dataset: DatasetConfig) -> dict[str, Any]:
     if dataset.source != "toy" and "files" in version:
         del settings["source"]
     return settings | version
+
+
+@cache
+def toy_version() -> str:
+    """Returns a digest of what the toy generates: its source code may change without changing a text."""
+    return fingerprint([asdict(document) for document in toy.documents(num_documents=1000)])
 
 
 def _digests(path: Path) -> list[dict[str, Any]]:

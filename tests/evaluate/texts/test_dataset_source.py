@@ -9,6 +9,7 @@ import pytest
 
 from saepipe.data import toy
 from saepipe.data.errors import ConfigError
+from saepipe.evaluate.texts import dataset_source
 from saepipe.evaluate.texts.dataset_source import dataset_key, source_version
 from saepipe.harvest.config import DatasetConfig
 
@@ -27,5 +28,6 @@ def test_dataset_key_depends_on_content_not_on_path(tmp_path: Path) -> None:
 def test_the_toy_corpus_has_the_version_of_its_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     version = source_version(DatasetConfig())
     assert version == {"documents": "25ccae83b61c984b"}  # as long as no text changes, stored work is reused
+    monkeypatch.setattr(dataset_source, "toy_version", dataset_source.toy_version.__wrapped__)  # made but once
     monkeypatch.setattr(toy, "documents", partial(toy.documents, start=1))
     assert source_version(DatasetConfig()) != version
