@@ -124,6 +124,7 @@ def compare_builds(
 ) -> None:
     """Times warm calls of all runs but the last, which makes the artifacts; every other round in the opposite order."""
     builds: dict[str, Mapping[str, str]] = {"now": {}, "before": {"PYTHONPATH": str(before.resolve())}}
+    commit_before = commit_of(before)  # before anything is timed: Python says nothing of a path that is not there
     calls: dict[str, list[dict[str, Any]]] = {build: [] for build in builds}
     for number in range(-1, rounds):  # round -1 is cold, and not counted
         for build in builds if number % 2 == 0 else reversed(builds):
@@ -146,7 +147,7 @@ def compare_builds(
         "runs": len(runs) - 1,
         "rounds": rounds,
         "threads": torch.get_num_threads(),
-        "before": commit_of(before),
+        "before": commit_before,
     }
     figures = {"aim": 0.6, "share of the earlier time": shares, "figures apart": apart, "settings": settings}
     write_result("evaluate_before", CLAIM_BEFORE, {**figures, "calls": calls})
@@ -158,13 +159,17 @@ def _median(calls: Sequence[Mapping[str, Any]], metric: str, clock: str) -> floa
 
 
 def differences(now: Path, before: Path) -> dict[str, list[float]]:
-    """Returns the figures that differ by more than 1e-6 of their size, of both builds, by file, category and key."""
+    """Returns the figures of both builds that differ by more than 1e-6 of their size, by file, category and key.
+
+    Figures that only one build has are left out.
+    """
     apart = {}
     for path in sorted(now.glob("*/*.json")):
         one, other = (json.loads((root / path.relative_to(now)).read_text()) for root in (now, before))
         for category, group in one["eval_result_metrics"].items():
-            for key, value in group.items():
-                earlier = other["eval_result_metrics"][category][key]
+            figures = other["eval_result_metrics"].get(category, {})
+            for key in group.keys() & figures.keys():
+                value, earlier = group[key], figures[key]
                 if value != earlier and not math.isclose(value, earlier, rel_tol=1e-6, abs_tol=1e-9):
                     apart[f"{path.relative_to(now)} {category} {key}"] = [value, earlier]
     return apart
