@@ -15,7 +15,6 @@ from saepipe.train.sae.sparse_acts import SparseActs
 MAX_HELD = 2**26
 """Latent activations held at a time (256 MiB in float32)."""
 
-
 _CACHED = 2**22
 """Latent activations that a CPU's cache holds (16 MiB in float32)."""
 _FEWEST_TOKENS, _MOST_TOKENS = 2048, 8192
@@ -33,7 +32,7 @@ def encoding_bytes(d_sae: int) -> int:
 
 def tokens_at_a_time(d_sae: int) -> int:
     """Returns the number of tokens to encode sparsely at a time: as many of a small SAE as a CPU's cache holds."""
-    return min(max(_CACHED // d_sae, _FEWEST_TOKENS), _MOST_TOKENS)
+    return min(max(_CACHED // d_sae, _FEWEST_TOKENS), _MOST_TOKENS, rows_at_a_time(d_sae))
 
 
 class Autoencoder(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from saepipe.data.terminal.progress import Progress
 from saepipe.evaluate.model.kept_work import Content, Work
@@ -16,6 +17,7 @@ from saepipe.evaluate.sae.reconstruction import rows_at_a_time, tokens_at_a_time
 from saepipe.evaluate.sae.subject import Subject
 from saepipe.evaluate.texts.captured_texts import captured_texts, tokenize
 from saepipe.train.sae.sparse_acts import SparseActs
+from saepipe.train.sae.straight_through import DENSE_ABOVE
 
 
 @dataclass(frozen=True)
@@ -125,18 +127,21 @@ def pooled_latents(subject: Subject, activations: TextActivations, latents: Tens
     Returns:
         (num_texts, d_sae or num_latents) float32, on the CPU.
     """
-    parts = []
-    held = tokens_at_a_time if latents is None else rows_at_a_time
+    parts, dense = [], latents is not None
+    held = rows_at_a_time if dense else tokens_at_a_time
     for x, lengths in activations.chunks(held(subject.sae.d_sae)):
-        if latents is None:
-            parts.append(_mean_of_entries(subject.encode_sparse(x), lengths))
-        else:
+        if dense:
             parts.append(_mean_by_text(subject.encode(x, latents), lengths))
+        else:
+            acts = subject.encode_sparse(x)
+            dense = acts.share > DENSE_ABOVE  # the other texts will have as many entries
+            parts.append(_mean_of_entries(acts, lengths))
     return torch.cat([part.cpu() for part in parts])
 
 
 def _mean_by_text(rows: Tensor, lengths: Tensor) -> Tensor:
-    return torch.segment_reduce(rows, "mean", lengths=lengths.to(rows.device), axis=0)
+    starts = (lengths.cumsum(0) - lengths).to(rows.device)
+    return embedding_bag(torch.arange(len(rows), device=rows.device), rows, starts, mode="mean")
 
 
 def _mean_of_entries(acts: SparseActs, lengths: Tensor) -> Tensor:

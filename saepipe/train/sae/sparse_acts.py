@@ -53,10 +53,14 @@ class SparseActs:
             return parts[0]
         return cls(Pattern.stacked([part.pattern for part in parts]), torch.cat([part.values for part in parts]))
 
+    @property
+    def share(self) -> float:
+        """Share of all activations that are not 0; 0 without tokens."""
+        return self.pattern.num_entries / max(1, self.pattern.num_rows * self.pattern.num_columns)
+
     def decode(self, sae: Architecture, params: Params) -> Tensor:
         """Returns x_hat (num_tokens, d_in). On a CPU it costs what the entries do, if they are few."""
-        pattern = self.pattern
-        few = pattern.num_entries <= DENSE_ABOVE * pattern.num_rows * pattern.num_columns
+        pattern, few = self.pattern, self.share <= DENSE_ABOVE
         if few and self.values.device.type == "cpu" and type(sae).decode is Architecture.decode:
             return autograd.decode(pattern, self.values, params["W_dec"]).to(params["b_dec"].dtype) + params["b_dec"]
         return sae.decode(params, pattern.dense(self.values))

@@ -10,6 +10,7 @@ from saepipe.data.terminal.progress import Silent
 from saepipe.evaluate.model.kept_work import Work
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.evaluate.sae import reconstruction
+from saepipe.evaluate.texts import pooled
 from saepipe.evaluate.texts.pooled import TextActivations, activations_work, pooled_latents, text_activations
 from saepipe.harvest.capture import capture
 from saepipe.harvest.hook_point import HookPoint
@@ -43,8 +44,13 @@ def test_a_text_without_an_ordinary_token_is_an_error(toy_testbed: Testbed) -> N
 
 
 @pytest.mark.parametrize("chunk", [1, 7 * 6, 2**26])
-def test_pooling_does_not_depend_on_chunks(make_sae, subject_of, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dense_above", [0.0, 1.0])
+def test_pooling_depends_neither_on_chunks_nor_on_density(
+    make_sae, subject_of, chunk: int, dense_above: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a first chunk, texts with many active latents are encoded densely."""
     monkeypatch.setattr(reconstruction, "MAX_HELD", chunk)
+    monkeypatch.setattr(pooled, "DENSE_ABOVE", dense_above)
     rng = torch.Generator().manual_seed(0)
     lengths = torch.tensor([3, 1, 9, 2, 2])
     x = torch.randn(int(lengths.sum()), 4, generator=rng)
