@@ -57,12 +57,13 @@ def rank_by_pursuit(acts: csr_array, labels: np.ndarray) -> list[list[int]]:
 
 
 def _orthogonal(vector: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Returns the unit vector of what is orthogonal to orthonormal directions (num, n); zeros if that is rounding."""
-    rest = vector
+    """Returns the unit vector of the part of a vector (n,) that is orthogonal to orthonormal directions (num, n).
+
+    There is one: what correlates with a residual of a fit on the directions is not in their span.
+    """
     for _ in range(2):  # the second time removes what rounding left (Giraud et al., 2005)
-        rest = rest - directions.T @ (directions @ rest)
-    length = np.linalg.norm(rest)
-    return rest / length if length > 1e-9 * np.linalg.norm(vector) else np.zeros_like(rest)
+        vector = vector - directions.T @ (directions @ vector)
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def rank_by_probe_weight(acts: csr_array, labels: np.ndarray, l1_decay: float, seed: int) -> list[list[int]]:
