@@ -25,14 +25,14 @@ def rows_at_a_time(width: int) -> int:
     return max(1, MAX_HELD // width)
 
 
-def encoding_bytes(d_sae: int) -> int:
-    """Returns the bytes in which tokens are encoded on a CPU: two blocks of pre-activations at most."""
-    return 2 * 4 * PIECE * d_sae
-
-
 def tokens_at_a_time(d_sae: int) -> int:
     """Returns the number of tokens to encode sparsely at a time: as many of a small SAE as a CPU's cache holds."""
     return min(max(_CACHED // d_sae, _FEWEST_TOKENS), _MOST_TOKENS, rows_at_a_time(d_sae))
+
+
+def encoding_bytes(d_sae: int) -> int:
+    """Returns the bytes in which tokens are encoded on a CPU: two blocks of pre-activations at most."""
+    return 2 * 4 * max(PIECE, tokens_at_a_time(d_sae)) * d_sae
 
 
 class Autoencoder(Protocol):
