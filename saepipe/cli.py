@@ -189,6 +189,13 @@ def train(
     if launcher or sbatch:
         launch(context, launcher, sbatch, [out], dry_run, format_)
         return
+    if dry_run and settings.stream:
+        from saepipe.evaluate.streaming.plan import dry_run_stream
+
+        with show_progress("quiet"):
+            both = dry_run_stream(settings, out)
+        show_parts(both.to_dict(), both.render(), format_)
+        return
     if dry_run:
         from saepipe.train.dry_run import dry_run as dry_run_of
         from saepipe.train.dry_run import render
@@ -203,6 +210,20 @@ def train(
         return
     findings = lines_by_run(runs) if format_ == "json" else lines_by_variant(runs, evaluated=False)
     show({"runs": [str(run) for run in runs], "findings": findings}, format_)
+
+
+@app.command(hidden=True, epilog=examples("stream runs/study/stream"))
+def stream(
+    folder: Annotated[Path, typer.Argument(help="Folder of the stream, RUNS/stream.")],
+    format_: FormatOption = "human",
+) -> None:
+    """Harvest the pools that a training with `cache: stream` waits for; the training starts this itself."""
+    from saepipe.data.terminal.signals import end_with_parent
+    from saepipe.evaluate.streaming.run import run_harvest
+
+    end_with_parent()
+    with show_progress(format_) as progress:
+        run_harvest(folder, progress)
 
 
 @app.command(

@@ -34,7 +34,7 @@ FLOORS = {
         "config device folders",
         "remote slurm",
         "cache synthetic",
-        "batches smollm2 toy",
+        "batches rolling smollm2 toy",
     ),
     "harvest": (
         "chat decoder_layers hook_point host_copies hub_client identity local_rows model_config model_digests "
@@ -50,9 +50,10 @@ FLOORS = {
         "ahead feed openings row_source text_marks",
         "describe doctor pass_workers pools text_check",
         "auto_settings pool_text reading size split_specs text_size",
-        "handing_out pool_maker rank_plan",
+        "handing_out pool_maker rank_plan rolling_writer",
         "over_ranks",
         "plan run",
+        "rolling",
     ),
     "train": (
         "answers config_sections freeze health_config kernels schedule seeds trackers",
@@ -65,7 +66,7 @@ FLOORS = {
         "health stacked",
         "rundir",
         "plan",
-        "live_run memory_needs shared_out",
+        "live_run memory_needs from_harvest shared_out",
         "dry_run telling",
         "run",
     ),
@@ -76,7 +77,7 @@ FLOORS = {
         "features metrics",
         "config results",
         "browse compare export plan",
-        "hub memory report run verify",
+        "hub memory report run streaming verify",
         "dry_run",
         "demo use",
         "real_study study",

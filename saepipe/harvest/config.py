@@ -120,6 +120,9 @@ class HarvestConfig(Config):
     num_tokens: Count = Field(10_000_000, gt=0, description="training rows to store; special tokens do not count")
     heldout_tokens: Count = Field(500_000, ge=0, description="maximum positions of held-out contexts")
     heldout_share: float = Field(0.05, ge=0, lt=1, description="share of documents, chosen by a hash of their text")
+    fill_heldout: bool = Field(
+        False, description="read on after the last training row until `heldout_tokens` positions are held out"
+    )
     context_size: int = Field(128, ge=2, le=2**20)
     batch_size: BatchSize = Field(32, description="contexts per forward pass; `auto` is by device and free memory")
     bos: Literal["documents", "windows", "none"] = Field(
@@ -163,9 +166,10 @@ class HarvestConfig(Config):
 
     @model_serializer(mode="wrap")
     def _without_later_keys(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves out `bos_token` at its default, so that settings equal those of earlier versions."""
+        """Leaves out keys at their default that earlier versions did not have, so that equal settings stay equal."""
         plain: dict[str, Any] = serialise(self)
-        return {key: value for key, value in plain.items() if (key, value) != ("bos_token", AUTO)}
+        defaults = {"bos_token": AUTO, "fill_heldout": False}
+        return {key: value for key, value in plain.items() if value != defaults.get(key, _NEVER)}
 
     @property
     def hook_points(self) -> list[HookPoint]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -53,7 +53,7 @@ class WindowFeed:
         self.num_documents = 0
         """documents of the training text up to the last one that was yielded"""
 
-    def train_batches(self) -> Iterator[WindowBatch]:
+    def train_batches(self) -> Generator[WindowBatch]:
         """Yields batches in order; a thread reads and tokenises the next ones while the caller uses this one.
 
         A batch's held-out windows are set aside when it is yielded, so that they depend only on the config.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from threading import Event
-from typing import Self
+from typing import Protocol, Self
 
 from saepipe.data.cache.layout import Split
 from saepipe.data.workers import Workers
@@ -14,11 +14,23 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.pool_text import TextFolder, pool_texts
 from saepipe.harvest.pools import SplitSpec
-from saepipe.harvest.reading import Reading
 from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.split_specs import heldout_split, train_split
 
 _POLL_SECONDS = 0.2
+
+
+class Text(Protocol):
+    """The text of a harvest, read once from its start: `Reading`, or that of a rolling cache."""
+
+    @property
+    def num_heldout_windows(self) -> int: ...
+
+    def train_batches(self) -> Iterator[WindowBatch]: ...
+
+    def fill_heldout(self) -> None: ...
+
+    def heldout_batches(self) -> Iterator[WindowBatch]: ...
 
 
 class HandingOut:
@@ -28,7 +40,7 @@ class HandingOut:
         self,
         config: HarvestConfig,
         lm: LanguageModel,
-        reading: Reading,
+        reading: Text,
         texts: TextFolder,
         stored: Mapping[Split, set[int]],
         start: Callable[[], None],
@@ -77,6 +89,7 @@ class HandingOut:
         special = self._lm.special_ids
         train = train_split(self._config)
         self._hand_out(train, self._reading.train_batches(), lambda batch: int(batch.keep(special).sum()))
+        self._reading.fill_heldout()
         heldout = heldout_split(self._config, self._reading.num_heldout_windows)
         self._hand_out(heldout, self._reading.heldout_batches(), lambda batch: batch.ids.size)
 

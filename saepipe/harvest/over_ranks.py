@@ -23,7 +23,7 @@ from saepipe.data.terminal.progress import Progress
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.handing_out import HandingOut
 from saepipe.harvest.model import LanguageModel
-from saepipe.harvest.pool_maker import PoolMaker
+from saepipe.harvest.pool_maker import PoolMaker, PoolWriter
 from saepipe.harvest.pool_text import PoolText, TextFolder
 from saepipe.harvest.reading import Reading
 from saepipe.harvest.split_specs import heldout_split, train_split
@@ -31,7 +31,7 @@ from saepipe.harvest.split_specs import heldout_split, train_split
 BEGUN = "begun the cache", 3600.0
 """What ranks wait for, and for how many seconds: the first may read much text again before a pool is missing."""
 _POLL_SECONDS = 0.2
-_TEXTS_PER_RANK = 4
+TEXTS_PER_RANK = 4
 """Texts of pools that may wait, on average, for each rank."""
 _SAY_SECONDS = 60.0
 
@@ -65,7 +65,7 @@ def lead(
     """Hands out the text, makes the first rank's own pools, and waits until all others have made theirs."""
     texts, stored = TextFolder(writer.folder), stored_pools(writer)
     texts.clear()
-    with HandingOut(config, lm, reading, texts, stored, start, _TEXTS_PER_RANK * ranks.size) as handing_out:
+    with HandingOut(config, lm, reading, texts, stored, start, TEXTS_PER_RANK * ranks.size) as handing_out:
         handing_out.wait_until_begun()
         meet(ranks, *BEGUN)
         make_own_pools(ranks, config, writer, maker, texts, stored, handing_out.look)
@@ -78,7 +78,7 @@ def lead(
 def make_own_pools(
     ranks: Ranks,
     config: HarvestConfig,
-    writer: CacheWriter,
+    writer: PoolWriter,
     maker: PoolMaker,
     texts: TextFolder,
     stored: dict[Split, set[int]],
@@ -114,7 +114,7 @@ def _own_texts(
         number += ranks.size
 
 
-def _await_channels(writer: CacheWriter, text: PoolText) -> None:
+def _await_channels(writer: PoolWriter, text: PoolText) -> None:
     """Waits for the first pool, which freezes the channel statistics of `int8` for all others."""
     while text.begin.pools and not writer.takes_any_pool:
         time.sleep(_POLL_SECONDS)

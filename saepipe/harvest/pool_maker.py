@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any, Protocol
 
 from saepipe.data.cache.layout import Split
-from saepipe.data.cache.writer import CacheWriter
+from saepipe.data.cache.writer import RowPool
+from saepipe.data.folders.artifact import Line
 from saepipe.data.ranks.launch import Ranks
 from saepipe.data.terminal.progress import Progress
 from saepipe.harvest.pass_workers import PassWorkers
@@ -16,10 +18,30 @@ from saepipe.harvest.pools import SplitSpec, StoredRuns, cut_pools
 from saepipe.harvest.rows import PendingRows, Rows, WindowBatch
 
 
+class PoolWriter(Protocol):
+    """Writes pools: of a cache, or behind the head of a rolling cache."""
+
+    bytes_written: int
+
+    @property
+    def takes_any_pool(self) -> bool: ...
+
+    def pools(self, split: Split) -> list[Line]:
+        """Returns the manifest lines of the pools that need not be made, in order."""
+
+    def adopt(self) -> None: ...
+
+    def put(self, pool: RowPool) -> None: ...
+
+    def wait(self) -> None: ...
+
+    def log(self, **facts: Any) -> None: ...
+
+
 class PoolMaker:
     """Makes the pools of one split after the other; the last that it has queued may not be written yet."""
 
-    def __init__(self, writer: CacheWriter, passes: PassWorkers, progress: Progress) -> None:
+    def __init__(self, writer: PoolWriter, passes: PassWorkers, progress: Progress) -> None:
         self._writer, self._passes, self._progress = writer, passes, progress
         self._began, self._bytes_before = 0.0, 0
 

@@ -41,10 +41,19 @@ class Reading:
             marks_stored=self._chat is not None,
         )
         self._contexts = {split: ContextShards(writer, split, lm.special_ids) for split in SPLITS}
+        self._train_batches = self._feed.train_batches()
 
     def train_batches(self) -> Iterator[WindowBatch]:
         """Yields the training batches, each when the text of the stored pools that it feeds has been compared."""
-        return self._contexts["train"].recorded(self._marks.checked(self._feed.train_batches()))
+        return self._contexts["train"].recorded(self._marks.checked(self._train_batches))
+
+    def fill_heldout(self) -> None:
+        """Reads on after the last training batch until all held-out windows are met, if the config says so."""
+        most = self._config.heldout_tokens // self._config.context_size
+        if self._config.fill_heldout and self._config.heldout_share:
+            while self.num_heldout_windows < most and next(self._train_batches, None) is not None:
+                pass
+        self._train_batches.close()
 
     @property
     def num_heldout_windows(self) -> int:

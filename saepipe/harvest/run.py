@@ -82,9 +82,9 @@ def _lead(config: HarvestConfig, out: Path, resume: ResumeMode, ranks: Ranks, pr
             progress.say(f"{out} is finished already")
             meet(ranks, *over_ranks.BEGUN)
             return Cache.open(out)
-        config, lm = _settled(folder.settings, progress)
+        config, lm = settled_model(folder.settings, progress)
         if folder.attributes:
-            lm = _as_stored(lm, folder.attributes, out, progress)
+            lm = as_stored(lm, folder.attributes, out, progress)
         attributes = dict(folder.attributes) or _described(config, lm, progress)
         _fill(out, config, lm, {**attributes, "config": folder.config or config.to_dict()}, ranks, progress)
     finished = Cache.open(out)
@@ -104,7 +104,7 @@ def _help(config: HarvestConfig, out: Path, ranks: Ranks) -> Cache:
         loaded = workers.result(loading) if loading else load_model(folder.settings.model)
     lm = with_attention(loaded, folder.settings.model.attention)
     config, lm = settle(folder.settings, with_bos(lm, config.bos_token))
-    lm = _as_stored(lm, folder.attributes, out, Silent())
+    lm = as_stored(lm, folder.attributes, out, Silent())
     with _tools(out, config, lm, folder.attributes, Silent(), ranks.rank) as (writer, maker):
         stored = over_ranks.stored_pools(writer)
         over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(out), stored)
@@ -113,14 +113,14 @@ def _help(config: HarvestConfig, out: Path, ranks: Ranks) -> Cache:
     return Cache.open(out)
 
 
-def _as_stored(lm: LanguageModel, attributes: Mapping[str, Any], out: Path, progress: Progress) -> LanguageModel:
+def as_stored(lm: LanguageModel, attributes: Mapping[str, Any], out: Path, progress: Progress) -> LanguageModel:
     """Compares the model with that of a cache that was begun; returns it with that cache's special tokens."""
     lm = replace(lm, stored_special_ids=frozenset(attributes["special_ids"]))
     check_same_model(attributes, lm.identity, out, progress)
     return lm
 
 
-def _settled(config: HarvestConfig, progress: Progress) -> tuple[HarvestConfig, LanguageModel]:
+def settled_model(config: HarvestConfig, progress: Progress) -> tuple[HarvestConfig, LanguageModel]:
     """Loads the model, and replaces `auto` in the settings of a new cache."""
     settled, lm = settle(config, with_bos(load_model(config.model), config.bos_token))
     if sentence := chosen(config, settled):
@@ -177,6 +177,7 @@ def _make_pools(
     maker.begin(train)
     maker.make_missing(train, reading.train_batches(), start)
     start()  # if all training rows were stored already
+    reading.fill_heldout()
     # The last training pool is written while held-out windows go through the model.
     heldout = heldout_split(config, reading.num_heldout_windows)
     maker.begin(heldout)

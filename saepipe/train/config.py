@@ -36,6 +36,7 @@ from saepipe.train.config_sections import (
     Positive,
     Skip,
     SkipConfig,
+    StreamConfig,
     VariantsConfig,
 )
 from saepipe.train.freeze import MIN_COSINE, Freeze
@@ -48,6 +49,10 @@ from saepipe.train.stored_config import PRIMARY_METRICS, Effect, stored_identity
 from saepipe.train.transforms.base import Transform
 
 Compile = Literal["never", "cudagraphs", "inductor"]
+Shuffle = Literal["cache", "pool"]
+
+STREAM = Path("stream")
+"""The `cache` of a config whose rows come from its section `stream`."""
 
 RECONSTRUCTION, KL_TAIL = "reconstruction", "kl_tail"
 """Names of the terms of the loss that are not penalties."""
@@ -59,7 +64,10 @@ NEED_AN_ENCODER = ("relu", "gated")
 class TrainConfig(ConfigWithPlugins):
     """One training run or, with `variants` and `seeds`, several that share a stream of batches."""
 
-    cache: Place
+    cache: Place = Field(description="folder of the cache; `stream`, with the section `stream`: none, see there")
+    stream: StreamConfig | None = Field(
+        None, description="a harvest that feeds the training while it runs; with `cache: stream`"
+    )
     hook: str | None = Field(None, description="`blocks.19.hook_resid_post`; null if the cache has only one")
     hooks: tuple[str, ...] = Field(
         (),
@@ -103,6 +111,11 @@ class TrainConfig(ConfigWithPlugins):
 
     seed: Seed = Field(0, description="seed of initialisation and resampling")
     data_seed: Seed = Field(0, description="seed of the order of the data")
+    shuffle: Shuffle = Field(
+        "cache",
+        description="rows are shuffled over the whole cache, or over each pool of the harvest in turn (pool), as "
+        "they are in a stream",
+    )
     compute_dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="dtype of matrix products; auto: bfloat16 on CUDA, else float32. All else is float32",
@@ -194,6 +207,20 @@ class TrainConfig(ConfigWithPlugins):
             raise ValueError("kl_tail needs compile: never, since steps that run the language model are not captured")
         if self.sparse_steps == "always" and self.why_dense:
             raise ValueError(f"sparse_steps: always is impossible, since {self.why_dense}; use auto or never")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_streamed(self) -> Self:
+        if self.stream is None:
+            return self
+        refusals = {
+            f"resident: {self.resident} keeps a whole cache in memory": self.resident != "none",
+            "other_cache would have to be a stream of the same tokens": self.other_cache is not None,
+            "a kl_tail reads windows of the whole text": self.kl_tail.share,
+            "more than one epoch would read rows that are gone": (self.epochs or 0) > 1,
+        }
+        if refused := [reason for reason, holds in refusals.items() if holds]:
+            raise ValueError(f"stream: {'; '.join(refused)}: harvest a cache for that")
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,9 @@
-"""Sections of a train config, each a config of its own: optimiser, start, skip, dead latents, KL tail, variants."""
+"""Sections of a train config, each a config of its own: optimiser, start, dead latents, stream, variants and more."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
@@ -135,6 +136,18 @@ class ParallelConfig(Config):
     @property
     def num_ranks(self) -> int:
         return self.latents * self.data
+
+
+class StreamConfig(Config):
+    """A harvest that feeds the training while it runs, pool by pool, instead of a cache that is there already."""
+
+    harvest: Path = Field(description="YAML file of the harvest; its num_tokens are the length of the stream")
+    gb: float = Field(20.0, gt=0, description="most space for pools that wait to be read, in GB")
+    pools: Path | None = Field(
+        None, description="folder in which they wait, such as /dev/shm; null: the folder of the stream, OUT/stream"
+    )
+    ranks: Positive = Field(1, description="processes that harvest, each with a model")
+    num_tokens: Positive | None = Field(None, description="length of the stream; written by saepipe")
 
 
 class VariantsConfig(Config):

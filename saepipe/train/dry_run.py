@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor
 
 from saepipe.data.batches.rank_memory import RankMemory
 from saepipe.data.cache.bucket_reads import BucketReads, bucket_reads
+from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.terminal.display import readable_bytes, readable_time
 from saepipe.train.config import TrainConfig
+from saepipe.train.from_harvest import check_streamed
 from saepipe.train.memory_needs import of_rank, rank_memory, rank_needs
 from saepipe.train.parallel.mesh import planned_mesh
 from saepipe.train.plan import Planned, by_stream, plan_runs
@@ -88,19 +91,27 @@ class DryRun:
         return asdict(self)
 
 
-def dry_run(config: TrainConfig, *, ranks: int | None = None, seconds: float = CALIBRATION_SECONDS) -> DryRun:
+def dry_run(
+    config: TrainConfig,
+    *,
+    ranks: int | None = None,
+    seconds: float = CALIBRATION_SECONDS,
+    opened: Mapping[Path, Cache] = MappingProxyType({}),
+) -> DryRun:
     """Plans every run like `train`, and times some of their steps; writes nothing.
 
     Args:
         config: with its variants and seeds. Of a run that is split over ranks, one rank's part is tried here.
         ranks: among which the runs are dealt out; default: as many as `parallel` needs.
         seconds: time for trying steps.
+        opened: caches that are open already, by their paths.
 
     Raises:
         ConfigError: if a run cannot be made, or `parallel` needs another number of ranks.
     """
     mesh, num_ranks = planned_mesh(config.parallel), _num_ranks(config, ranks)
-    planned = plan_runs(config, Path(), mesh)
+    planned = plan_runs(config, Path(), mesh, opened)
+    check_streamed(planned)
     by_kind = _time_kinds(planned, seconds)
     costs = tuple(_cost(run, by_kind[_kind(run.recipe)]) for run in planned)
     own = [slice(0, None)] if mesh else [slice(rank, None, num_ranks) for rank in range(min(num_ranks, len(planned)))]

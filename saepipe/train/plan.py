@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -14,7 +15,7 @@ from saepipe.data.cache.paired_cache import PairedCache
 from saepipe.data.device import pick_device
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.disk import require_room
-from saepipe.train.config import TrainConfig
+from saepipe.train.config import Shuffle, TrainConfig
 from saepipe.train.config_sections import InitConfig
 from saepipe.train.parallel.mesh import Mesh
 from saepipe.train.rundir.starting_sae import resolve_start
@@ -33,11 +34,11 @@ class Planned:
     folder: Path
 
     @property
-    def stream(self) -> tuple[str, tuple[str, ...], int, int]:
-        """Cache, hooks, batch size and data seed; runs in which all agree share one stream of batches."""
+    def stream(self) -> tuple[str, tuple[str, ...], int, int, Shuffle]:
+        """Cache, hooks, batch size, data seed and shuffle; runs in which all agree share one stream of batches."""
         config, path = self.recipe.config, str(self.cache.path)
         path += f" and {config.other_cache}" if config.other_cache else ""
-        return path, config.read_hooks, config.batch_size, config.data_seed
+        return path, config.read_hooks, config.batch_size, config.data_seed, config.shuffle
 
     @property
     def num_params(self) -> int:
@@ -61,18 +62,21 @@ class Planned:
         return self.recipe.config.run_id(self.cache.fingerprint)
 
 
-def plan_runs(config: TrainConfig, out: Path, mesh: Mesh | None = None) -> list[Planned]:
+def plan_runs(
+    config: TrainConfig, out: Path, mesh: Mesh | None = None, opened: Mapping[Path, Cache] = MappingProxyType({})
+) -> list[Planned]:
     """Returns every run of a config, each resolved; raises ConfigError if one cannot be made.
 
     Args:
         config: with its variants and seeds.
         out: a run goes to `out`/<variant>/seed-<n>/.
         mesh: ranks that each run is split over.
+        opened: caches that are open already, by their paths.
     """
     device = pick_device(config.device)
     variants = expand(config)
     configs = [variant.config for variant in variants]
-    caches = {path: Cache.open(path) for path in {config.cache for config in configs}}
+    caches = {path: opened.get(path) or Cache.open(path) for path in {config.cache for config in configs}}
     others = {config.other_cache: Cache.open(config.other_cache) for config in configs if config.other_cache}
     pairs: dict[tuple[Path, Path], PairedCache] = {}
     starts: dict[str, InitConfig] = {}  # each SAE that runs start from is read once

@@ -12,6 +12,7 @@ from torch import Tensor
 from saepipe.data.batches.first_batches import FirstBatches
 from saepipe.data.batches.stream import BatchStream
 from saepipe.data.cache.bucket_reads import bucket_reads
+from saepipe.data.cache.coming_rows import WaitEnded
 from saepipe.data.errors import ConfigError, HealthError, is_out_of_memory
 from saepipe.data.folders.artifact import is_committed
 from saepipe.data.folders.finding_groups import grouped
@@ -22,8 +23,9 @@ from saepipe.data.ranks.share import Share
 from saepipe.data.ranks.threads import share_cores
 from saepipe.data.remote.places import folder_of, refresh, writer_lock
 from saepipe.data.terminal.progress import OfRank, Progress, Silent
-from saepipe.data.terminal.signals import stop_requests
+from saepipe.data.terminal.signals import StopRequest, stop_requests
 from saepipe.train.config import TrainConfig
+from saepipe.train.from_harvest import OpenStream, check_streamed, opened
 from saepipe.train.health.plugin_checks import check_plugins
 from saepipe.train.health.raised import raised_by_component
 from saepipe.train.live_run import LiveRun
@@ -51,6 +53,7 @@ def train(
     share: Share | str = Share(),  # noqa: B008 - a frozen value
     progress: Progress | None = None,
     open_tail_models: OpenTailModels | None = None,
+    open_stream: OpenStream | None = None,
 ) -> list[Path]:
     """Trains all runs of `config`, resuming what an earlier call left unfinished; finished runs are left as they are.
 
@@ -64,6 +67,7 @@ def train(
         share: of the runs that this call trains, such as "2/8", if other calls train the others at the same time.
         progress: receives steps, figures and findings.
         open_tail_models: opens the language models of runs with a `kl_tail`; `saepipe.train` passes evaluate's.
+        open_stream: opens the stream of a config with `cache: stream`; `saepipe.train` passes evaluate's.
 
     Returns:
         The folders of all runs of the share.
@@ -94,11 +98,14 @@ def train(
         shared_out = SharedOut.of(ranks if mesh is None else Ranks())
         if not ranks.is_first:
             progress = OfRank(ranks.rank, progress) if mesh is None else Silent()
-        planned = Share.of(share).pieces(plan_runs(config, out, mesh))
-        if not planned:
-            progress.say(f"share {share} has no run to train: the config has too few")
-            return []
-        folders = _train_all(planned, out, resume, strict, progress, open_tail_models, shared_out)
+        share = Share.of(share)
+        with opened(config, out, ranks, share, open_stream, progress) as (config, caches):
+            planned = share.pieces(plan_runs(config, out, mesh, caches))
+            if not planned:
+                progress.say(f"share {share} has no run to train: the config has too few")
+                return []
+            check_streamed(planned)
+            folders = _train_all(planned, out, resume, strict, progress, open_tail_models, shared_out)
         if mesh is not None:
             mesh.meet("finished")
         return folders
@@ -196,10 +203,17 @@ def train_group(
         shared_out.together(range(0))
         return []
     first, mesh = group[0], group[0].recipe.mesh
-    _, hooks, batch_size, data_seed = first.stream
+    _, hooks, batch_size, data_seed, shuffle = first.stream
     device, resident = first.recipe.device, first.recipe.config.resident
     with BatchStream(
-        first.cache, hooks, batch_size, data_seed, device=device, resident=resident, progress=progress
+        first.cache,
+        hooks,
+        batch_size,
+        data_seed,
+        device=device,
+        resident=resident,
+        stretch_rows=first.cache.pool_rows if shuffle == "pool" else None,
+        progress=progress,
     ) as stream:
         runs, failed, first_batches = [], [], FirstBatches(stream)
         for planned in group:
@@ -226,8 +240,15 @@ def train_group(
             progress.say(f"{stop:,} steps of {batch_size} read the {stream.num_rows:,} cached rows {passes:.1f} times")
         task = _task(progress, f"train {len(runs)} runs", stop * batch_size, start * batch_size)
         steps, sharing = shared_out.together(range(start, stop))
-        upcoming = closing(stream.batches(steps.start, sharing))
-        with task, stop_requests() as stop_request, upcoming as batches:
+        upcoming = closing(stream.batches(steps.start, sharing, stop=steps.stop))
+        coming_from = first.cache.coming_from(steps.start * batch_size)
+        with (
+            task,
+            upcoming as batches,
+            coming_from as coming,
+            stop_requests(coming.stop_waiting) as stop_request,
+            _keeping(runs, stop_request, progress),
+        ):
             ready: list[LiveRun] = []
             lineup: list[tuple[list[LiveRun], Team]] = []
             for number, rows in zip(steps, batches, strict=False):
@@ -243,6 +264,7 @@ def train_group(
                     _step(members, team, on_device, windows)
                 telling.tell()
                 progress.advance(batch_size)
+                coming.pass_rows((number + 1) * batch_size)
                 if mesh is not None:  # the ranks get a signal in different steps
                     stop_request.signal_number = mesh.any(stop_request.signal_number)
                 if stop_request:
@@ -274,6 +296,19 @@ def _failure(planned: Planned, error: Exception) -> Failure:
         raise error
     Health((finding,)).write(planned.folder)
     return planned.folder, finding
+
+
+@contextmanager
+def _keeping(runs: Sequence[LiveRun], stop_request: StopRequest, progress: Progress) -> Iterator[None]:
+    """If no more batches will come, keeps a checkpoint of every unfinished run, and raises the reason."""
+    try:
+        yield
+    except WaitEnded as ended:
+        kept = _keep(runs)
+        if ended.reason is None:
+            raise stop_request.stopped(kept) from None
+        progress.say(kept)
+        raise ended.reason from None
 
 
 def _keep(runs: Sequence[LiveRun]) -> str:

@@ -50,6 +50,8 @@ LATER_KEYS: dict[str, Any] = {
     "kl_tail": {"share": 0.0, "weight": 1.0, "windows": None},
     "freeze": None,
     "freeze_cosine": MIN_COSINE,
+    "shuffle": "cache",
+    "stream": None,
 }
 """Keys that earlier versions did not have, with their defaults, at which they are not part of the id."""
 
@@ -78,6 +80,8 @@ def stored_identity(plain: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in plain.items()
         if key not in OUTSIDE_THE_ID and not (key in LATER_KEYS and value == LATER_KEYS[key])
     }
+    if isinstance(stream := identity.get("stream"), Mapping):
+        identity["stream"] = {"num_tokens": stream.get("num_tokens")}  # the cache's fingerprint has the rest
     return identity | ({"init": _stored_start(init)} if isinstance(init := plain.get("init"), Mapping) else {})
 
 

@@ -188,6 +188,22 @@ def test_a_corpus_that_is_too_short_is_reported(toy_config: HarvestConfig, tmp_p
         harvest(changed(config, context_size=512, heldout_share=0.9), tmp_path / "none")
 
 
+def test_the_heldout_part_can_be_filled_by_text_behind_the_last_row(
+    toy_cache: Path, toy_config: HarvestConfig, tmp_path: Path
+) -> None:
+    filled, whole = (
+        harvest(changed(toy_config, num_tokens=4096, fill_heldout=True), tmp_path / "cache"),
+        Cache.open(toy_cache),
+    )
+    assert len(whole.heldout.contexts) < len(filled.heldout.contexts) == 3000 // 128
+    for name in ("contexts", "documents", "keep"):  # the whole cache holds those within its text
+        ours, theirs = (getattr(cache.heldout, name) for cache in (filled, whole))
+        assert np.array_equal(ours[: len(theirs)], theirs), name
+    assert np.array_equal(filled.rows(filled.hooks[0]).read(0, 4096), whole.rows(filled.hooks[0]).read(0, 4096))
+    assert filled.array("contexts").num_rows == 48  # training windows of the rows, in three batches, and no others
+    assert "fill_heldout" not in toy_config.to_dict()
+
+
 def test_documents_without_a_value_are_counted(toy_config: HarvestConfig, tmp_path: Path) -> None:
     """Only those before the end of the text that was used, however far the reader was ahead."""
     path = tmp_path / "ids.jsonl"

@@ -20,7 +20,7 @@ class FirstBatches:
     def take(self, count: int) -> list[torch.Tensor]:
         """Returns batches 0 to count - 1, each (batch, d_in)."""
         if len(self._batches) < count:
-            with closing(self._stream.batches()) as batches:
+            with closing(self._stream.batches(stop=count)) as batches:
                 self._batches = list(islice(batches, count))
         return self._batches[:count]
 

@@ -33,7 +33,9 @@ class Pool:
         return permutation(self.num_rows, self.seed, self.epoch, self.number)
 
 
-def pools(num_rows: int, chunk_rows: int, pool_chunks: int, seed: int, start: int) -> Iterator[Pool]:
+def pools(
+    num_rows: int, chunk_rows: int, pool_chunks: int, seed: int, start: int, stretch_rows: int | None = None
+) -> Iterator[Pool]:
     """Yields the endless sequence of pools, from row `start` of the stream on.
 
     Args:
@@ -42,17 +44,45 @@ def pools(num_rows: int, chunk_rows: int, pool_chunks: int, seed: int, start: in
         pool_chunks: chunks shuffled together.
         seed: seed of the order.
         start: number of rows at the front of the stream to leave out.
+        stretch_rows: a whole number of chunks whose rows all come before those of the next stretch, in the order in
+            which they are stored; None: the whole cache is one stretch.
     """
-    num_chunks = -(-num_rows // chunk_rows)
     epoch, skip = divmod(start, num_rows)
     while True:
-        order = permutation(num_chunks, seed, epoch).tolist()
-        for number, first in enumerate(range(0, num_chunks, pool_chunks)):
-            # The chunk that may be partial goes to the end of its pool, where it leaves no gap.
-            chunks = tuple(sorted(order[first : first + pool_chunks], key=lambda chunk: chunk == num_chunks - 1))
-            last = num_rows - (num_chunks - 1) * chunk_rows
-            size = sum(last if chunk == num_chunks - 1 else chunk_rows for chunk in chunks)
-            if skip < size:
-                yield Pool(seed, epoch, number, chunks, size, skip)
-            skip = max(0, skip - size)
+        number = 0
+        for chunks in _stretches(num_rows, chunk_rows, stretch_rows, seed, epoch):
+            for first in range(0, len(chunks), pool_chunks):
+                pool = _pool(chunks[first : first + pool_chunks], num_rows, chunk_rows, (seed, epoch, number), skip)
+                if skip < pool.num_rows:
+                    yield pool
+                skip = max(0, skip - pool.num_rows)
+                number += 1
         epoch += 1
+
+
+def first_pools(endless: Iterator[Pool], num_rows: int) -> Iterator[Pool]:
+    """Yields the pools that hold the next `num_rows` rows of a stream."""
+    while num_rows > 0:
+        pool = next(endless)
+        yield pool
+        num_rows -= pool.num_rows - pool.skip
+
+
+def _stretches(num_rows: int, chunk_rows: int, stretch_rows: int | None, seed: int, epoch: int) -> Iterator[list[int]]:
+    """Yields the chunks of each stretch of an epoch in random order."""
+    num_chunks = -(-num_rows // chunk_rows)
+    if stretch_rows is None:
+        yield permutation(num_chunks, seed, epoch).tolist()
+        return
+    size = stretch_rows // chunk_rows
+    for stretch, first in enumerate(range(0, num_chunks, size)):
+        order = permutation(min(size, num_chunks - first), seed, epoch, stretch, 1)
+        yield [first + chunk for chunk in order.tolist()]
+
+
+def _pool(chunks: list[int], num_rows: int, chunk_rows: int, key: tuple[int, int, int], skip: int) -> Pool:
+    """Returns the pool of some chunks; the cache's last one, which may be partial, goes to its end."""
+    last = -(-num_rows // chunk_rows) - 1
+    ordered = tuple(sorted(chunks, key=lambda chunk: chunk == last))  # so that it leaves no gap
+    missing = (last + 1) * chunk_rows - num_rows if last in ordered else 0
+    return Pool(*key, ordered, len(ordered) * chunk_rows - missing, skip)

@@ -18,7 +18,7 @@ import torch
 from saepipe.data.batches.memory import Resident, check_resident
 from saepipe.data.batches.resident import ResidentRows
 from saepipe.data.batches.shared_pools import SharedPools, Sharing
-from saepipe.data.batches.shuffle import pools
+from saepipe.data.batches.shuffle import first_pools, pools
 from saepipe.data.batches.staging_memory import staging_memory, to_device
 from saepipe.data.batches.streamed import StreamedRows
 from saepipe.data.cache.cache import Cache
@@ -45,6 +45,7 @@ class BatchStream:
         device: torch.device = CPU,
         resident: Resident = "none",
         pool_chunks: int = POOL_CHUNKS,
+        stretch_rows: int | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -58,6 +59,8 @@ class BatchStream:
             device: device of the batches.
             resident: `ram` or `gpu` keep all rows in that memory; `none` decodes one pool ahead.
             pool_chunks: chunks shuffled together; when streaming, two pools are in memory at a time.
+            stretch_rows: a whole number of chunks; an epoch goes through stretches of that many rows as they are
+                stored, and is shuffled within each. None shuffles the whole cache.
             threads: number of decoder threads; by default as many as cores, at most 4.
             progress: receives the progress of decoding a resident cache.
 
@@ -73,7 +76,8 @@ class BatchStream:
         self.num_rows = rows.num_rows
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self._rows, self._threads = rows, threads
-        self._chunk_rows, self._pool_chunks = rows.chunk_rows, min(pool_chunks, rows.num_chunks)
+        self._chunk_rows, self._stretch_rows = rows.chunk_rows, stretch_rows
+        self._pool_chunks = min(pool_chunks, -(-min(rows.num_rows, stretch_rows or rows.num_rows) // rows.chunk_rows))
         self._source: StreamedRows | ResidentRows
         if resident == "none":
             self._source = StreamedRows(rows, staging, self._pool_chunks, threads)
@@ -90,8 +94,10 @@ class BatchStream:
         """Stops the threads and frees the memory; batches handed out before stay valid."""
         self._source.close()
 
-    def batches(self, start: int = 0, sharing: Sharing | None = None) -> Generator[torch.Tensor]:
-        """Batches `start`, `start + 1`, ... without end, across epochs: (batch, d_in) bfloat16 on `device`.
+    def batches(
+        self, start: int = 0, sharing: Sharing | None = None, *, stop: int | None = None
+    ) -> Generator[torch.Tensor]:
+        """Batches `start`, `start + 1`, ... across epochs: (batch, d_in) bfloat16 on `device`.
 
         On a CUDA device, a batch belongs to the stream that is current when the batch is requested.
 
@@ -99,20 +105,24 @@ class BatchStream:
             start: number of the first batch.
             sharing: the ranks of this machine that ask for the same batches. One decodes for all of them, unless the
                 cache is kept in memory or needs no decoding.
+            stop: number of a batch; nothing is read beyond the pool with the batch before it. None: there is no end.
         """
         source: StreamedRows | ResidentRows | SharedPools = self._source
         if sharing and isinstance(source, StreamedRows) and not self._rows.zero_copy:
             source = SharedPools(sharing, self._rows, self._pool_chunks, self._threads)
         missing, parts = self.batch_size, []
-        upcoming = pools(self.num_rows, self._chunk_rows, self._pool_chunks, self.seed, start * self.batch_size)
+        sizes = self.num_rows, self._chunk_rows, self._pool_chunks
+        upcoming = pools(*sizes, self.seed, start * self.batch_size, self._stretch_rows)
+        if stop is not None:
+            upcoming = first_pools(upcoming, (stop - start) * self.batch_size)
         with closing(source.load_pools(upcoming)) as loaded:
             for pool, rows in loaded:
                 row = pool.skip
                 while row < pool.num_rows:
-                    stop = min(row + missing, pool.num_rows)
-                    parts.append(rows.take(row, stop))
-                    missing -= stop - row
-                    row = stop
+                    end = min(row + missing, pool.num_rows)
+                    parts.append(rows.take(row, end))
+                    missing -= end - row
+                    row = end
                     if missing == 0:
                         yield to_device(parts[0] if len(parts) == 1 else torch.cat(parts), self.device)
                         missing, parts = self.batch_size, []

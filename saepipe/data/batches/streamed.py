@@ -32,18 +32,17 @@ class StreamedRows:
     def load_pools(self, pools: Iterator[Pool]) -> Generator[tuple[Pool, ShuffledRows | ShuffledViews]]:
         """Yields each pool with its rows, while the next one is being decoded; closing the generator stops decoding."""
         buffers = deque([self._buffer(), self._buffer()])
-        next_pool = next(pools)
-        next_load = self._start(next_pool, buffers[0])
+        upcoming = self._start_next(pools, buffers[0])
         try:
-            while True:
+            while upcoming is not None:
                 buffers.rotate(-1)
-                pool, load = next_pool, next_load
+                load = upcoming
                 rows = load.wait()
-                next_pool = next(pools)
-                next_load = self._start(next_pool, buffers[0])
-                yield pool, rows
+                upcoming = self._start_next(pools, buffers[0])
+                yield load.pool, rows
         finally:
-            self._workers.cancel(next_load.parts)
+            if upcoming is not None:
+                self._workers.cancel(upcoming.parts)
             self._spare.extend(buffers)
 
     def _buffer(self) -> torch.Tensor | None:
@@ -53,7 +52,10 @@ class StreamedRows:
             return None
         return self._staging.empty(self._pool_rows, self._rows.width)
 
-    def _start(self, pool: Pool, buffer: torch.Tensor | None) -> _Mapping | _Decoding:
+    def _start_next(self, pools: Iterator[Pool], buffer: torch.Tensor | None) -> _Mapping | _Decoding | None:
+        """Starts to load the next pool; returns None if there is none."""
+        if (pool := next(pools, None)) is None:
+            return None
         for chunk in pool.chunks:
             self._rows.will_need(chunk)
         if buffer is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from saepipe.data.cache.activations import Activations, Index, bfloat16
 from saepipe.data.cache.channel_vectors import read_vector
+from saepipe.data.cache.coming_rows import ComingRows
 from saepipe.data.cache.int8_rows import Int8Rows
 from saepipe.data.cache.layout import SPLITS, Layout
 from saepipe.data.cache.manifest_lines import check_lines, total
@@ -141,6 +143,17 @@ class Cache(Displayed):
     def num_tokens(self) -> int:
         """Number of stored training rows."""
         return self.rows(self.hooks[0]).num_rows
+
+    @property
+    def pool_rows(self) -> int:
+        """Training rows that the harvest shuffled together, in whole shards; the last pool may have fewer."""
+        pools = (line["num_rows"] for line in self.lines if line["kind"] == "pool" and line["split"] == "train")
+        return self.layout.shard_rows * -(-max(pools, default=self.num_tokens) // self.layout.shard_rows)
+
+    @contextmanager
+    def coming_from(self, row: int) -> Iterator[ComingRows]:
+        """Yields what a training that reads the training rows from `row` on tells this cache."""
+        yield ComingRows()
 
     @cached_property
     def files(self) -> Files:

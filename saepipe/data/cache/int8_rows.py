@@ -47,8 +47,8 @@ class Int8Rows(MappedRows):
         reconstruct(stored, self._channels, out[:num_rows])
         out[num_rows:] = 0
 
-    def _shard(self, number: int) -> ShardReader:
-        return self._parts[0]._shard(number)
+    def shard(self, number: int) -> ShardReader:
+        return self._parts[0].shard(number)
 
     def will_need(self, chunk: int) -> None:
         for part in self._parts:

@@ -79,18 +79,18 @@ class MappedRows:
             CorruptDataError: if the shard is damaged; the message names it.
         """
         shard, index = divmod(chunk, self.array.chunks_per_shard)
-        self._shard(shard).read(index, out)
+        self.shard(shard).read(index, out)
 
     def view_chunk(self, chunk: int) -> np.ndarray:
         """Returns a read-only view of a chunk of a `zero_copy` array, (chunk_rows, *row_shape)."""
         assert self.zero_copy
         shard, index = divmod(chunk, self.array.chunks_per_shard)
-        return self._shard(shard).view(index)
+        return self.shard(shard).view(index)
 
     def will_need(self, chunk: int) -> None:
         """Asks the kernel to read a chunk ahead, or the bucket for it or its shard."""
         shard, index = divmod(chunk, self.array.chunks_per_shard)
-        self._shard(shard).will_need(index)
+        self.shard(shard).will_need(index)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) in stored order, (stop - start, *row_shape)."""
@@ -100,7 +100,7 @@ class MappedRows:
         for shard in shards:
             self.will_need(max(first, shard * self.array.chunks_per_shard))
         for shard in shards:
-            self._shard(shard).open()  # checks what it declares, before memory is asked for
+            self.shard(shard).open()  # checks what it declares, before memory is asked for
         rows = np.empty(((last - first) * self.chunk_rows, *self.array.row_shape), self.dtype)
         for chunk in range(first, last):
             if chunk + READ_AHEAD < last:
@@ -120,7 +120,8 @@ class MappedRows:
             rows[order[span]] = self.read(start, start + self.rows_in(chunk))[ascending[span] - start]
         return rows
 
-    def _shard(self, number: int) -> ShardReader:
+    def shard(self, number: int) -> ShardReader:
+        """Returns what reads a shard; raises CorruptDataError if the shard is damaged."""
         with self._lock:
             if number not in self._shards:
                 name = self.array.file(number)

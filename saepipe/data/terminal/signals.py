@@ -48,13 +48,17 @@ def raising_on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Takes the first signal as a request to stop, for the work inside; without effect outside the main thread."""
+def stop_requests(then: Callable[[], None] = lambda: None) -> Iterator[StopRequest]:
+    """Takes the first signal as a request to stop, for the work inside; without effect outside the main thread.
+
+    `then` is called when it comes.
+    """
     request = StopRequest(of_command_line=signal.getsignal(signal.SIGTERM) is _raise)
 
     def take(number: int, _: FrameType | None) -> None:
         request.signal_number = number
         _expect_second(_end if request.of_command_line else _interrupt)
+        then()
 
     try:
         with _handled_by(take):
@@ -62,6 +66,16 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         if request and request.of_command_line:  # what follows, such as waiting for trackers, may be cut short too
             _expect_second(_end)
+
+
+def end_with_parent() -> None:
+    """Lets this process get a SIGTERM when the one that has started it, with a pipe as its stdin, is gone."""
+
+    def wait() -> None:
+        os.read(0, 1)  # nothing is ever written, so this returns when the pipe ends
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True, name="end with parent").start()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -110,6 +111,36 @@ def test_every_case_gives_the_defined_rows(
     stream = defined_rows(rows, CHUNK_ROWS, min(pool_chunks, 33), seed)
     expected = torch.stack(list(islice(stream, start * batch_size, (start + count) * batch_size)))
     assert torch.equal(bits(taken), expected)
+
+
+def test_a_stretch_comes_after_the_one_before(case: tuple[Path, dict[str, Any]]) -> None:
+    cache, settings = case
+    taken = take(cache, 40, batch_size=410, pool_chunks=3, stretch_rows=2048, **settings)
+    rows = structured_rows(NUM_ROWS, D_IN)
+    stored = torch.from_numpy(Cache.open(cache).rows(HOOK).read(0, NUM_ROWS).view("int16")).view(torch.bfloat16)
+    assert sorted_rows(stored) == sorted_rows(rows)
+    first, second = (epoch.split(2048) for epoch in taken.split(NUM_ROWS))
+    for one, other, expected in zip(first, second, stored.split(2048), strict=True):
+        assert sorted_rows(one) == sorted_rows(other) == sorted_rows(expected)
+    assert not torch.equal(first[0], second[0])
+    later = take(cache, 5, start=30, batch_size=410, pool_chunks=3, stretch_rows=2048, **settings)
+    assert torch.equal(bits(later), bits(taken[30 * 410 : 35 * 410]))
+
+
+def test_nothing_is_read_beyond_the_pool_of_the_last_batch(tiny_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    read_chunk = MappedRows.read_chunk
+
+    def noted(self: MappedRows, chunk: int, out: np.ndarray) -> None:
+        read.append(chunk)
+        read_chunk(self, chunk, out)
+
+    monkeypatch.setattr(MappedRows, "read_chunk", noted)
+    with BatchStream(Cache.open(tiny_cache), HOOK, 100, 1, pool_chunks=2) as stream:
+        batches = list(stream.batches(3, stop=9))
+    expected = [chunk for pool in islice(pools(NUM_ROWS, CHUNK_ROWS, 2, 1, 300), 2) for chunk in pool.chunks]
+    assert sorted(read) == sorted(expected)
+    assert torch.equal(torch.cat(batches[:6]), take(tiny_cache, 6, start=3, batch_size=100, pool_chunks=2))
 
 
 def test_every_case_over_three_epochs(case: tuple[Path, dict[str, Any]], tiny_cache: Path) -> None:
