@@ -16,6 +16,7 @@ from helpers.killed_training import KillAfter, Killed
 from helpers.rolling_pools import HOOKS, NUM_ROWS, begun_folder, rolling_cache
 from saepipe.data.errors import ConfigError, Stopped
 from saepipe.data.ranks.launch import Ranks
+from saepipe.data.ranks.share import Share
 from saepipe.data.rolling.rolling_cache import RollingCache
 from saepipe.data.rolling.rolling_folder import RollingFolder
 from saepipe.data.terminal.progress import Progress, Silent
@@ -34,9 +35,14 @@ def open_stream(settings: StreamConfig, out: Path, progress: Progress) -> Iterat
     yield rolling_cache(RollingFolder(out) if out.exists() else begun_folder(out))
 
 
-def planned(config: TrainConfig, out: Path, ranks: Ranks = Ranks()) -> TrainConfig:  # noqa: B008 - a frozen value
+def planned(
+    config: TrainConfig,
+    out: Path,
+    ranks: Ranks = Ranks(),  # noqa: B008 - a frozen value
+    share: Share = Share(),  # noqa: B008
+) -> TrainConfig:
     """Returns the config as it is trained, after all checks."""
-    with opened(config, out, ranks, open_stream, Silent()) as (streamed, caches):
+    with opened(config, out, ranks, share, open_stream, Silent()) as (streamed, caches):
         check_streamed(plan_runs(streamed, out, None, caches))
     return streamed
 
@@ -100,7 +106,9 @@ def test_a_config_that_contradicts_a_stream_is_refused(config: Make, changes: di
 def test_it_feeds_one_process(config: Make, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a stream feeds one process, not 2 ranks"):
         planned(config(**STREAM), tmp_path, Ranks(rank=0, size=2))
-    without_harvest = opened(config(**STREAM), tmp_path, Ranks(), None, Silent())
+    with pytest.raises(ConfigError, match="a stream feeds one process, not 8 shares"):
+        planned(config(**STREAM), tmp_path, share=Share(2, 8))
+    without_harvest = opened(config(**STREAM), tmp_path, Ranks(), Share(), None, Silent())
     with pytest.raises(ConfigError, match="needs a harvest, which this call does not have"), without_harvest:
         pass
 
