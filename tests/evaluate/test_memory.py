@@ -33,12 +33,12 @@ STORE = {"split": "heldout", "num_tokens": 1000, "num_logits": 0}
 
 @pytest.fixture(scope="module")
 def run(toy_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_run(tmp_path_factory.mktemp("runs") / "topk" / "seed-0", "topk", toy_cache, d_sae=512, k=8)
+    return random_run(tmp_path_factory.mktemp("runs") / "topk" / "seed-0", "topk", toy_cache, d_sae=1024, k=8)
 
 
 def test_it_is_within_15_percent_of_what_the_system_counts(run: Path, toy_cache: Path, tmp_path: Path) -> None:
     """Of geometry, which needs no model, and of geometry with a store. And what a wider SAE adds, within 30 percent."""
-    wide = random_run(tmp_path / "wide" / "seed-0", "topk", toy_cache, d_sae=2048, k=8)
+    wide = random_run(tmp_path / "wide" / "seed-0", "topk", toy_cache, d_sae=4096, k=8)
     configs = [GEOMETRY, GEOMETRY | {"features": STORE}]
     planned, measured = [], []
     for number, each in enumerate((run, wide)):

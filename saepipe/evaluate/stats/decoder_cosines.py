@@ -18,7 +18,7 @@ from saepipe.train.pairs.keys import keys_of, pairs_at
 _SIDE = 2048  # of a tile: 16 MB
 
 
-_TILES = 10  # held while one is counted and ranked
+_TILES = 8  # held while one is counted and ranked
 
 
 def similarity_bytes(d_in: int, d_sae: int) -> int:
