@@ -13,6 +13,7 @@ from saepipe.data.cache.shard_reader import ShardReader
 from saepipe.data.cache.shards import RowArray
 from saepipe.data.folders.inside import inside
 from saepipe.data.remote.bucket import bucket_of
+from saepipe.data.remote.downloads import download
 from saepipe.data.remote.mirror import mirror_of
 from saepipe.data.remote.shard_cache import shard_cache
 
@@ -31,5 +32,5 @@ def open_shard(array: RowArray, folder: Path, name: str, entry: Mapping[str, Any
         return MappedShard(array, path, entry)
     address = mirror.address / name
     bucket = bucket_of(address)
-    copy = shard_cache().keep(entry, lambda path: bucket.download(address.key, path, entry))
+    copy = shard_cache().keep(entry, lambda path: download(bucket, address.key, path, entry))
     return RangedShard(array, address, entry) if copy is None else FetchedShard(array, address, copy, entry)

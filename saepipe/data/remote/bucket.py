@@ -1,7 +1,7 @@
 """The objects of a bucket, through obstore: requests are retried within a bound, and failures say what to do.
 
 Keys are relative to the bucket. obstore itself repeats a request that fails, with exponential backoff and jitter, and
-continues a body that breaks off; what comes whole but wrong is asked for again here.
+continues a body that breaks off; what comes whole but wrong is asked for again here, or in `downloads`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from saepipe.data.bucket_address import Address
 from saepipe.data.errors import CorruptDataError, MachineError, RemoteError
-from saepipe.data.folders.artifact import atomic_file
 from saepipe.data.remote.client_options import client_options
 from saepipe.data.remote.request_failures import (
     ATTEMPTS,
@@ -94,49 +91,18 @@ class Bucket:
             with self._asking("read", key):  # ranges that are joined make obstore panic over a short answer
                 parts = self._obstore.get_ranges(self._store, key, starts=starts, lengths=sizes, coalesce=0)
             if [len(part) for part in parts] != list(sizes):
-                raise self._wrong(key, "ends too early")
+                raise self.damaged(key, "ends too early")
             return [memoryview(part) for part in parts]
 
         return asked_again(ask)
 
-    def digest(self, key: str) -> dict[str, Any]:
-        """{"bytes", "xxh3"} of an object, which is read and not kept."""
-        digest, num_bytes = xxhash.xxh3_64(), 0
-        for part in self._parts(key):
-            digest.update(part)
-            num_bytes += len(part)
-        return {"bytes": num_bytes, "xxh3": digest.hexdigest()}
+    def parts(self, key: str) -> Iterator[Any]:
+        """Yields the content of a large object piece by piece; one that breaks off is continued."""
+        with self._asking("read", key):
+            yield from self._obstore.get(self._store, key).stream(min_chunk_size=4 * 1024**2)
 
-    def download(self, key: str, path: Path, expected: Entry) -> None:
-        """Writes an object to a file, atomically.
-
-        Args:
-            key: of the object.
-            path: of the file.
-            expected: the entry of a manifest that lists it, or its size alone.
-
-        Raises:
-            CorruptDataError: if its content is not as listed, each time that it is asked for.
-        """
-
-        def ask() -> None:
-            with atomic_file(path, expected["bytes"]) as partial:
-                self._fill(partial, key, expected)
-
-        asked_again(ask)
-
-    def _fill(self, path: Path, key: str, expected: Entry) -> None:
-        digest, num_bytes = xxhash.xxh3_64(), 0
-        with path.open("wb") as file:
-            for part in self._parts(key):
-                digest.update(part)
-                num_bytes += file.write(part)
-        if num_bytes != expected["bytes"]:
-            raise self._wrong(key, f"has {num_bytes:,} bytes, not {expected['bytes']:,}")
-        if digest.hexdigest() != expected.get("xxh3", digest.hexdigest()):
-            raise self._wrong(key, "has other content than the manifest lists (xxh3 differs)")
-
-    def _wrong(self, key: str, problem: str) -> CorruptDataError:
+    def damaged(self, key: str, problem: str) -> CorruptDataError:
+        """Returns the error for an object that was asked for often, and has a problem each time."""
         message = f"{self._address / key} {problem}, {ATTEMPTS} times"
         return CorruptDataError(message, hint="saepipe verify lists all damage")
 
@@ -176,10 +142,6 @@ class Bucket:
             except MissingObjectError:
                 continue
 
-    def _parts(self, key: str) -> Iterator[Any]:
-        with self._asking("read", key):
-            yield from self._obstore.get(self._store, key).stream(min_chunk_size=4 * 1024**2)
-
     @contextmanager
     def _asking(self, action: str, key: str) -> Iterator[None]:
         """Turns any failure of obstore into a RemoteError that names the address, the cause and the repetitions."""
@@ -191,7 +153,7 @@ class Bucket:
         except self._obstore.exceptions.BaseError as error:
             cause, hint = explained(error)
             if "not satisfiable" in cause:
-                raise self._wrong(key, f"ends too early ({cause})") from error
+                raise self.damaged(key, f"ends too early ({cause})") from error
             kind = BrokenListingError if "invalid list response" in cause else RemoteError
             raise kind(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
 

@@ -9,6 +9,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.inside import check_name
 from saepipe.data.remote.bucket import Entry, bucket_of
+from saepipe.data.remote.downloads import digest
 from saepipe.data.remote.mirror import Mirror, mirror_of
 from saepipe.data.remote.request_failures import MissingObjectError
 
@@ -37,7 +38,7 @@ def _damage(mirror: Mirror, name: str, entry: Entry, hashes: bool) -> Iterator[s
         yield f"{address} has {listed.num_bytes:,} bytes, not {entry['bytes']:,}"
     elif hashes:
         try:
-            if bucket_of(address).digest(address.key)["xxh3"] != entry["xxh3"]:
+            if digest(bucket_of(address), address.key)["xxh3"] != entry["xxh3"]:
                 yield f"{address} has other content than the manifest lists (xxh3 differs)"
         except MissingObjectError:
             yield f"{address} is missing"

@@ -10,6 +10,7 @@ from saepipe.data.errors import AGAIN, LockedError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.inside import Inside
 from saepipe.data.remote.bucket import Listed, bucket_of
+from saepipe.data.remote.downloads import download
 from saepipe.data.remote.file_kinds import Entries, is_seal, is_sent
 from saepipe.data.workers import in_parallel
 
@@ -80,7 +81,7 @@ class MirroredFiles:
             is_listed = entry and not as_is and path.is_file() and artifact.digest_file(path).items() <= entry.items()
             if not (is_same or is_listed):
                 size = {"bytes": self.objects[name].num_bytes}
-                bucket_of(self._address).download(self.key(name), path, size if as_is else entry or size)
+                download(bucket_of(self._address), self.key(name), path, size if as_is else entry or size)
             self._same[name] = self._state(name, path)
             (self._unchecked.add if as_is and entry else self._unchecked.discard)(name)
 
