@@ -77,7 +77,7 @@ FLOORS = {
         "features metrics",
         "config results",
         "browse compare export plan",
-        "hub memory report run streaming verify",
+        "evaluation_memory hub report run streaming verify",
         "dry_run",
         "demo use",
         "real_study study",

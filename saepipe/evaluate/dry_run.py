@@ -14,7 +14,7 @@ from saepipe.data.batches.rank_memory import Measured, RankMemory, measured_memo
 from saepipe.data.device import pick_device
 from saepipe.data.terminal.display import readable_time
 from saepipe.evaluate.config import EvaluateConfig
-from saepipe.evaluate.memory import evaluation_memory
+from saepipe.evaluate.evaluation_memory import evaluation_memory
 from saepipe.evaluate.metrics.core.metric import Core, by_hook
 from saepipe.evaluate.model.next_token import predict
 from saepipe.evaluate.model.testbed import Passes, Testbed
