@@ -124,6 +124,8 @@ def test_a_study_too_small_is_told_before_it_trains(plain: dict[str, Any], tmp_p
     plan = plan_study(StudyConfig.parse(plain | {"spreads": {"explained_variance": 0.1}}), tmp_path)
     (power,) = plan.to_dict()["powers"]
     assert power["seeds_needed"] > 3
+    assert plan.to_dict()["memory"]["host"] > 350_000_000  # with the program
+    assert plan.page()["memory"].endswith("free) for the training")
     assert plan.num_runs == 9
 
 
