@@ -1,13 +1,14 @@
 """A training under Slurm that is preempted, out of time or cancelled goes on to the bytes of an undisturbed one.
 
     make slurm
-    python bench/slurm.py [--steps 12000] [--only NAME...]
+    python bench/slurm.py [--steps 8000] [--only NAME...]
 
 Starts a Slurm of one machine (slurm.conf) and submits a training by `--launcher slurm` for each disturbance. Slurm
 requeues a preempted job by itself; one that is out of time asks for it; a cancelled one is submitted again. Each job
 must have been stopped in the middle, have said so in its log, and end with the bytes of a training that nothing
-disturbed. A requeued job waits two minutes, so that all take about ten. Needs Debian's slurm-wlm and munge, and a user
-who may run daemons. Exit code 1 if a check fails. Writes results/slurm.json.
+disturbed. A requeued job waits two minutes: all take about ten on a machine that has nothing else to do, and training
+must take a minute there (`--steps`). Needs Debian's slurm-wlm and munge, and a user who may run daemons. Exit code 1 if
+a check fails. Writes results/slurm.json.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from slurm_machine import field as field_of
 from slurm_machine import said, slurm, wait_until
 
 CLAIM = __doc__.split("\n\n")[0]
+NUM_RUNS = 4
 
 
 @dataclass
@@ -60,7 +62,8 @@ class Disturbance(ABC):
         self.disturb(job)
 
     def begun(self) -> bool:
-        return any(log.stat().st_size for log in self.out.glob("*/seed-*/metrics.jsonl"))
+        """Returns whether all runs have begun, those of each task and rank."""
+        return sum(log.stat().st_size > 0 for log in self.out.glob("*/seed-*/metrics.jsonl")) == NUM_RUNS
 
     @abstractmethod
     def disturb(self, job: str) -> None: ...
@@ -104,12 +107,15 @@ class Cancelled(Disturbance):
 
 
 class OutOfTime(Disturbance):
-    """Two tasks of an array come to the end of their minute; Slurm looks at limits every half."""
+    """Two tasks of an array have two minutes left once they train; Slurm looks at limits every half minute."""
 
-    name, sbatch, signal = "out of time", ("array=1-2", "time=1", "signal=B:USR1@30"), "SIGUSR1"
+    name, sbatch, signal = "out of time", ("array=1-2", "time=60"), "SIGUSR1"
 
     def disturb(self, job: str) -> None:
         self.jobs += [f"{job}_1", f"{job}_2"]
+        for task in self.jobs:
+            hours, minutes, _ = map(int, field_of(task, "RunTime").split(":"))
+            said("scontrol", "update", f"JobId={task}", f"TimeLimit={60 * hours + minutes + 2}")
         for task in self.jobs:
             wait_until(lambda task=task: field_of(task, "Restarts") == "1", f"{task} is requeued")
             said("scontrol", "update", f"JobId={task}", "TimeLimit=60")
@@ -131,7 +137,7 @@ KINDS: tuple[type[Disturbance], ...] = (Preempted, OutOfTime, RanksOutOfTime, Ca
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--only", nargs="+", choices=[kind.name for kind in KINDS], help="these disturbances")
     options = parser.parse_args()
     os.environ |= {"SAEPIPE_COMMIT": "bench", "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}

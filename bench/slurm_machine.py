@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NEEDED = "apt-get install --no-install-recommends slurm-wlm munge"
-SECONDS = 900.0
+SECONDS = 1800.0
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def field(job: str, name: str) -> str:
 
 
 def wait_until(done: Callable[[], object], what: str) -> None:
-    """Waits for something; raises TimeoutError if it does not happen in a quarter of an hour."""
+    """Waits for something; raises TimeoutError if it does not happen in half an hour."""
     end = time.monotonic() + SECONDS
     while not done():
         if time.monotonic() > end:
