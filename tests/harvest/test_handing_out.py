@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,9 +35,16 @@ def batches() -> Iterator[WindowBatch]:
     return (WindowBatch(number, ids, ids) for number in range(NUM_BATCHES))
 
 
+def reading_of(train_batches: Callable[[], Iterator[WindowBatch]]) -> Any:
+    """Returns a reading of these batches, without a held-out part."""
+    no_batches: Callable[[], Iterator[WindowBatch]] = lambda: iter(())  # noqa: E731
+    heldout = {"fill_heldout": lambda: None, "num_heldout_windows": 0, "heldout_batches": no_batches}
+    return SimpleNamespace(train_batches=train_batches, **heldout)
+
+
 def test_texts_are_listed_once_a_pool(tmp_path: Path) -> None:
     lm: Any = SimpleNamespace(special_ids=frozenset({0}))
-    reading: Any = SimpleNamespace(train_batches=batches, num_heldout_windows=0, heldout_batches=lambda: iter(()))
+    reading = reading_of(batches)
     texts = CountedTexts(tmp_path)
     with HandingOut(CONFIG, lm, reading, texts, {"train": {1}, "heldout": set()}, lambda: None, 100) as handing_out:
         handing_out.wait()
@@ -56,7 +63,7 @@ def test_the_reading_pauses_while_texts_wait(tmp_path: Path) -> None:
             yield batch
 
     lm: Any = SimpleNamespace(special_ids=frozenset({0}))
-    reading: Any = SimpleNamespace(train_batches=watched, num_heldout_windows=0, heldout_batches=lambda: iter(()))
+    reading = reading_of(watched)
     with HandingOut(CONFIG, lm, reading, texts, {"train": set(), "heldout": set()}, lambda: None, most) as handing_out:
         for pool in range(NUM_BATCHES // PER_POOL):
             text = texts.take("train", pool, handing_out.look)

@@ -131,8 +131,8 @@ def with_wrong_axis(world: World) -> list[str]:
 def with_a_short_stream(world: World) -> list[str]:
     batches = BatchStream.batches
 
-    def short(self: BatchStream, *place: Any) -> Iterator[Tensor]:
-        yield from islice(batches(self, *place), 50)
+    def short(self: BatchStream, *place: Any, **end: Any) -> Iterator[Tensor]:
+        yield from islice(batches(self, *place, **end), 50)
 
     with patch.object(BatchStream, "batches", short):
         return world.train()

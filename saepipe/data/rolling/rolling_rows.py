@@ -12,7 +12,7 @@ class RollingRows(MappedRows):
 
     def __init__(self, head: MappedRows, hook: str, pools: OpenPools) -> None:
         """Continues the rows of the head, which holds whole pools, up to the last row that `pools` will have."""
-        self.array, self.dtype, self.chunk_rows = head.array, head.dtype, head.chunk_rows
+        self.folder, self.array, self.dtype, self.chunk_rows = head.folder, head.array, head.dtype, head.chunk_rows
         self.num_rows = pools.num_rows
         self.num_chunks = -(-self.num_rows // self.chunk_rows)
         self._head, self._hook, self._pools = head, hook, pools

@@ -80,8 +80,8 @@ def _train(cache: Cache, hook: str, limit: int, size: int) -> Iterator[Chunk]:
     acts = joined([cache.rows(each) for each in hooks_of(hook)])
     contexts, positions = cache.array(Layout.CONTEXT_ID), cache.array(Layout.POSITION)
     carried, start = None, 0
-    for size in _pool_sizes(cache):
-        stop = start + size
+    for pool_size in _pool_sizes(cache):
+        stop = start + pool_size
         rows = _in_order(acts.read(start, stop), contexts.read(start, stop), positions.read(start, stop), carried)
         last = stop >= limit
         whole = len(rows) if last else int(np.searchsorted(rows.context, rows.context[-1]))

@@ -167,7 +167,7 @@ def _differences(arm: Arm, trained_to: Mapping[str, float]) -> dict[str, Any]:
 
 _SHARED = (
     *("cache", "plugins", "plugin_sources", "primary_metrics", "seed", "seeds", "variants"),
-    *("device", "resident", "parallel"),
+    *("device", "resident", "parallel", "stream"),
 )
 
 

@@ -30,14 +30,13 @@ class Counted(tuple[Any, ...]):
 def read(cache: Cache) -> int:
     """Reads all rows with their surroundings, in chunks as small as can be; returns the number of chunks."""
     num_chunks = 0
-    for chunk in contexts.chunks(cache, HOOK, Features(num_tokens=None)):
+    for chunk in contexts.chunks(cache, HOOK, Features(num_tokens=None), size=1):
         surroundings.of_chunk(cache, "train", chunk)
         num_chunks += 1
     return num_chunks
 
 
 def test_arrays_are_opened_and_the_manifest_is_gone_through_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contexts, "ROWS", 1)
     opened: list[str] = []
     init = MappedRows.__init__
 
