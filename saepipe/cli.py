@@ -18,6 +18,7 @@ import saepipe
 from saepipe.data.errors import ConfigError, CorruptDataError, Interrupted, MachineError, OutOfTime, Stopped, explain
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.ranks.launch import Ranks
+from saepipe.data.ranks.share import Share
 from saepipe.data.slurm.requeue import requeue
 from saepipe.data.terminal.console import (
     Format,
@@ -143,6 +144,7 @@ def harvest(
 
     settings = HarvestConfig.load(config, set_)
     if launcher or sbatch:
+        refuse_ranks(ranks)
         launch(context, launcher, sbatch, [out], dry_run, format_)
         return
     if dry_run:
@@ -187,11 +189,15 @@ def train(
 
     settings = TrainConfig.load(config, [*set_, *([f"cache={cache}"] if cache else [])])
     if launcher or sbatch:
-        launch(context, launcher, sbatch, [out], dry_run, format_)
+        refuse_ranks(ranks)
+        Share.of(share)
+        alone = "a stream feeds one process" if settings.stream else None
+        launch(context, launcher, sbatch, [out], dry_run, format_, alone)
         return
     if dry_run and settings.stream:
         from saepipe.evaluate.streaming.plan import dry_run_stream
 
+        refuse_ranks(ranks)
         with show_progress("quiet"):
             both = dry_run_stream(settings, out)
         show_parts(both.to_dict(), both.render(), format_)
@@ -255,6 +261,7 @@ def evaluate(
 
     settings = EvaluateConfig.load(config, [*set_, *([f"baseline={baseline}"] if baseline else [])])
     if launcher or sbatch:
+        Share.of(share)
         launch(context, launcher, sbatch, [out] if out else runs, dry_run, format_)
         return
     if dry_run:
@@ -695,15 +702,21 @@ def doctor(format_: FormatOption = "human") -> None:
 
 
 def launch(
-    context: typer.Context, launcher: str | None, sbatch: list[str], outs: list[Path], dry_run: bool, format_: Format
+    context: typer.Context,
+    launcher: str | None,
+    sbatch: list[str],
+    outs: list[Path],
+    dry_run: bool,
+    format_: Format,
+    alone: str | None = None,
 ) -> None:
-    """Submits the command as a job of Slurm, or prints its script."""
+    """Submits the command as a job of Slurm, or prints its script; `alone` says why it needs a single process."""
     from saepipe.data.slurm.script import Job
     from saepipe.data.slurm.submit import submit
 
     if launcher is None:
         raise ConfigError("--sbatch is about a job", hint="add --launcher slurm")
-    job = Job.of(context.obj, sbatch, outs)
+    job = Job.of(context.obj, sbatch, outs, alone)
     if dry_run:
         show_parts({"script": job.script()}, [job.script()], format_)
     else:

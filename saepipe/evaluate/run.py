@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from saepipe.data.folders.descriptors import allow_open_files
 from saepipe.data.folders.sealed_result import write_result
 from saepipe.data.folders.standing import Standing
 from saepipe.data.ranks.share import Share
@@ -128,6 +129,7 @@ def _locked(todo: _Todo, progress: Progress) -> Iterator[_Todo]:
 
     All locks are taken before any work begins, in one order, so that two processes never wait for each other.
     """
+    allow_open_files()
     waited: list[str] = []
 
     def waiting(sentence: str) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
+
+from filelock import Timeout
 
 from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.layout import Split
+from saepipe.data.errors import LockedError
 from saepipe.data.folders.artifact import file_lock
 from saepipe.data.ranks.group import meet, process_group
 from saepipe.data.ranks.launch import Ranks
@@ -27,6 +31,9 @@ from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.run import as_stored, settled_model
 from saepipe.harvest.split_specs import pool_rows, train_split
 from saepipe.harvest.text_marks import TextMarks
+
+LOCK_SECONDS = 600.0
+"""How long an earlier harvest of a stream may take to end."""
 
 
 class RollingText:
@@ -66,8 +73,7 @@ def harvest_pools(folder: RollingFolder, config: HarvestConfig, most_pools: int,
     """
     ranks, head = Ranks.of_environment(), Cache.open(folder.head)
     over_ranks.check_ranks(config, folder.path, ranks)
-    lock = file_lock(folder.lock(ranks.rank), timeout=-1)  # that of a training that was killed may still be ending
-    with lock, process_group(ranks, seconds=over_ranks.BEGUN[1]), ExitStack() as stack:
+    with _lock(folder.lock(ranks.rank)), process_group(ranks, seconds=over_ranks.BEGUN[1]), ExitStack() as stack:
         config, lm = settled_model(config.adopting(HarvestConfig.parse(head.attributes["config"])), progress)
         lm = as_stored(lm, head.attributes, folder.head, progress)
         if ranks.is_first:
@@ -80,6 +86,17 @@ def harvest_pools(folder: RollingFolder, config: HarvestConfig, most_pools: int,
         stack.enter_context(closing(rows))
         maker = PoolMaker(writer, stack.enter_context(closing(PassWorkers(rows))), progress)
         _make_pools(ranks, config, lm, head, folder, writer, maker)
+
+
+def _lock(path: Path) -> ExitStack:
+    """Takes a lock; the harvest of a training that was killed may hold it while it ends."""
+    lock = ExitStack()
+    try:
+        lock.enter_context(file_lock(path, timeout=LOCK_SECONDS))
+    except Timeout:
+        hint = "end it; if there is none on any machine, remove the file and the one of that name with .soft"
+        raise LockedError(f"another harvest of this stream holds {path}", hint=hint) from None
+    return lock
 
 
 def _clear(folder: RollingFolder, head: Cache, config: HarvestConfig, most_pools: int) -> None:

@@ -58,9 +58,10 @@ class RollingWriter:
 
     def pools(self, split: Split) -> list[Line]:
         """Returns the lines of the pools that need not be made: those that are here, or not needed any more."""
-        needed = self._folder.needed()
         lines = self._folder.lines() if split == "train" else []
-        return [line for line in lines if line["pool"] < needed or self._folder.is_made(line["pool"])]
+        made = {line["pool"] for line in lines if self._folder.is_made(line["pool"])}
+        needed = self._folder.needed()  # read last: a pool that is passed meanwhile is below it
+        return [line for line in lines if line["pool"] < needed or line["pool"] in made]
 
     def adopt(self) -> None:
         """Does nothing: `pools` always reads what all ranks have listed."""

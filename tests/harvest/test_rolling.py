@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Thread
 from time import sleep
@@ -15,11 +15,13 @@ import pytest
 
 from helpers.interrupted_harvests import changed
 from saepipe.data.cache.cache import Cache
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, LockedError
+from saepipe.data.folders.artifact import file_lock
 from saepipe.data.rolling.rolling_folder import RollingFolder
 from saepipe.data.terminal.progress import Silent
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.rolling import harvest_pools
+from saepipe.harvest.rolling_writer import RollingWriter
 from saepipe.harvest.row_source import RowSource
 from saepipe.harvest.rows import WindowBatch
 from saepipe.harvest.run import harvest
@@ -130,4 +132,30 @@ def test_another_text_is_refused(folder: RollingFolder, toy_config: HarvestConfi
     line = next(line for line in Cache.open(folder.head).lines if line["kind"] == "pool")
     folder.add_line({**line, "pool": 1, "batches": 5, "text": "of another text"}, rank=0)
     with pytest.raises(ConfigError, match="the text of 'toy', or its tokenizer, has changed since training pool 1"):
+        harvest_pools(folder, toy_config, most_pools=2, progress=Silent())
+
+
+def test_a_pool_that_is_passed_while_it_is_looked_at_is_not_missing(
+    folder: RollingFolder, toy_config: HarvestConfig
+) -> None:
+    class Passing(RollingFolder):
+        """A folder whose training passes each pool just before someone looks at it."""
+
+        def is_made(self, number: int) -> bool:
+            self.need_from(number + 1)
+            return super().is_made(number)
+
+    harvest_pools(folder, toy_config, most_pools=2, progress=Silent())
+    head = Cache.open(folder.head)
+    sizes = {"train": POOL_ROWS, "heldout": POOL_ROWS}
+    limits = {"most_pools": 2, "threads": 1, "rank": 0}
+    with closing(RollingWriter(Passing(folder.path), head.layout, sizes, head.attributes, **limits)) as writer:
+        assert [line["pool"] for line in writer.pools("train")] == [0, 1, 2]
+
+
+def test_an_earlier_harvest_that_does_not_end_is_named(
+    folder: RollingFolder, toy_config: HarvestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saepipe.harvest.rolling.LOCK_SECONDS", 0.1)
+    with file_lock(folder.lock(0), timeout=0), pytest.raises(LockedError, match="another harvest of this stream holds"):
         harvest_pools(folder, toy_config, most_pools=2, progress=Silent())

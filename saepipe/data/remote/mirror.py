@@ -59,13 +59,14 @@ class Mirror:
         """
         with self._lock:
             files = self.files
+            before = dict(files.here())  # what comes later is newer than the listing
             files.list_objects()
             busy = () if to_write else tuple(f"{name}/" if name else "" for name in busy_folders(self.folder))
             names = [name for name in files.objects if is_sent(name) and not (busy and name.startswith(busy))]
             files.fetch([name for name in names if is_head(name)], {})
             entries = self.entries()
             files.fetch([name for name in names if self._is_wanted(name, entries, to_write)], entries, as_is=as_is)
-            for name, path in files.here():
+            for name, path in before.items():
                 if name not in files.objects and not (busy and name.startswith(busy)):
                     path.unlink(missing_ok=True)
             return bool(files.objects)

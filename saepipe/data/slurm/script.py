@@ -51,21 +51,28 @@ class Job:
     """for the script and the log"""
 
     @classmethod
-    def of(cls, arguments: Sequence[str], sbatch: Sequence[str], outs: Sequence[Path]) -> Self:
+    def of(
+        cls, arguments: Sequence[str], sbatch: Sequence[str], outs: Sequence[Path], alone: str | None = None
+    ) -> Self:
         """Makes the job of a command.
 
         Args:
             arguments: of the command line, which also say that it is to be a job.
             sbatch: options of sbatch.
-            outs: what the command writes to; the log goes where all of it is, or here if that is in a bucket.
+            outs: what the command writes to; the log goes where all of it is, or here if that is in a bucket, or
+                nowhere in particular.
+            alone: why the command needs a single process, if it does.
 
         Raises:
             ConfigError: if an option is wrong, or the command cannot run in several tasks or ranks.
         """
-        folder = Path(os.path.commonpath([os.path.abspath("." if address_of(out) else out) for out in outs])) / LOG
+        common = Path(os.path.commonpath([os.path.abspath("." if address_of(out) else out) for out in outs]))
+        folder = (Path.cwd() if common == Path(common.anchor) else common) / LOG
         command = without(arguments, values=("--launcher", "--sbatch", "--format"), flags=("--dry-run",))
         job = cls(command, read_options(sbatch), folder)
         name = job.command[0]
+        if alone and (job.is_array or ranks_per_node(job.options)):
+            raise ConfigError(alone, hint="drop --sbatch array, nodes and ntasks-per-node")
         if job.is_array and name not in SHARED_OUT:
             raise ConfigError(f"a job array cannot share out a {name}", hint="drop --sbatch array")
         if job.is_array and len(without(command, values=("--share",))) < len(command):

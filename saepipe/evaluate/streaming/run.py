@@ -40,9 +40,7 @@ def open_stream(settings: StreamConfig, out: Path, progress: Progress) -> Iterat
         OutOfSpaceError: if the disk will not hold the pools.
         SaepipeError: as `harvest` does, for the head.
     """
-    if address := mirrored(out):
-        hint = "--out a folder; saepipe push sends finished runs"
-        raise ConfigError(f"a stream needs a local folder, not {address}", hint=hint)
+    check_local(out)
     config, folder = harvest_config(settings), RollingFolder(out, settings.pools)
     with writer_lock(folder.path):
         head = _head(config, folder, progress)
@@ -55,6 +53,13 @@ def open_stream(settings: StreamConfig, out: Path, progress: Progress) -> Iterat
         write_json(folder.path / _SETTINGS, plain)
         pools = OpenPools(folder, config.pool_rows, config.num_tokens)
         yield RollingCache.of(head, pools, partial(harvesting, folder, settings.ranks))
+
+
+def check_local(out: Path) -> None:
+    """Raises ConfigError if `out` is in a bucket."""
+    if address := mirrored(out):
+        hint = "--out a folder; saepipe push sends finished runs"
+        raise ConfigError(f"a stream needs a local folder, not {address}", hint=hint)
 
 
 def _head(config: HarvestConfig, folder: RollingFolder, progress: Progress) -> Cache:

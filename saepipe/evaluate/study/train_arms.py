@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from saepipe.data.remote.mirror import mirror_of
 from saepipe.data.remote.moving import move
 from saepipe.data.remote.places import folder_of
 from saepipe.data.terminal.progress import Progress
@@ -112,6 +113,9 @@ def _clear_away(study: Study, record: Record) -> None:
     """Moves the first runs of arms that missed their L0 out of the way, each arm once."""
     for label in study.trained_to(record):
         first, kept = study.out / RUNS / label, study.out / MISSED / f"{label}-{record.checked[label].arm[:8]}"
+        for folder in (first, kept):  # `refresh` leaves alone what is below the study's own lock
+            if mirror := mirror_of(folder):
+                mirror.pull(to_write=True)
         if first.exists() and not kept.exists():
             move(first, kept)
 

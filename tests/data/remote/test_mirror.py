@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import COMMITTED, MANIFEST
 from saepipe.data.remote import bucket
 from saepipe.data.remote.bucket import bucket_of
+from saepipe.data.remote.mirrored_files import MirroredFiles
 from saepipe.data.remote.places import (
     fetch,
     folder_of,
@@ -262,3 +265,21 @@ def test_a_single_file_is_sent(object_storage: ObjectStorage) -> None:
     artifact.write_file(page, b"<html>")
     send(page)
     assert object_storage.contents() == {"report.html": b"<html>"}
+
+
+def test_what_is_begun_while_another_process_fetches_stays(
+    object_storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(object_storage)
+    object_storage.other_machine()
+    folder = folder_of(object_storage.at("made"))
+    begun, fetched = folder / "run" / "metrics.jsonl", MirroredFiles.fetch
+
+    def while_fetching(self: MirroredFiles, names: Sequence[str], *more: Any, **options: Any) -> None:
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.write_text("{}\n")
+        fetched(self, names, *more, **options)
+
+    monkeypatch.setattr(MirroredFiles, "fetch", while_fetching)
+    refresh(folder)
+    assert begun.exists()

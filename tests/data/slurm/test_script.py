@@ -107,3 +107,16 @@ def test_the_log_lies_where_all_is_written(tmp_path: Path) -> None:
 def test_arguments_are_left_out_with_their_values() -> None:
     arguments = ["a", "--x", "1", "--x=2", "--y", "--xy", "3"]
     assert without(arguments, values=["--x"], flags=["--y"]) == ("a", "--xy", "3")
+
+
+@pytest.mark.parametrize("several", ["array=1-4", "ntasks-per-node=4", "nodes=2"])
+def test_a_command_that_needs_one_process_gets_no_others(tmp_path: Path, several: str) -> None:
+    Job.of(["train"], ["time=1"], [tmp_path], alone="a stream feeds one process")
+    with pytest.raises(ConfigError, match="a stream feeds one process"):
+        Job.of(["train"], [several], [tmp_path], alone="a stream feeds one process")
+
+
+def test_runs_that_share_no_folder_are_logged_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Job.of(["evaluate", "/home/runs", "/scratch/runs"], [], [Path("/home/runs"), Path("/scratch/runs")])
+    assert job.path == tmp_path / "log" / "saepipe-evaluate.sh"
