@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import saepipe as sp
 from helpers.killed_training import KillAfter, Killed
 from helpers.object_storage import ObjectStorage
 from helpers.small_study import plain_study
@@ -51,3 +52,9 @@ def test_another_machine_goes_on_and_finds_what_a_folder_would_hold(
     assert standing["verdict"] == f"{local.paragraph}\n"
     assert standing["arms"].keys() == {"baseline-l0-8", "lagging-l0-8"}
     assert plan_study(StudyConfig.parse(plain), Path(out)).finished == 6
+
+    object_storage.other_machine()
+    sp.compare(f"{out}/runs")  # mirrors the runs alone
+    study(plain, out)
+    again = object_storage.contents("study")
+    assert {name: again[name] for name in names} == {name: contents[name] for name in names}
