@@ -4,6 +4,8 @@ BIN := .venv/bin
 export SAEPIPE_SHARED ?= ../shared
 export SAEPIPE_SCREENSHOTS ?= $(CURDIR)/screenshots
 export TOKENIZERS_PARALLELISM := false
+# Where it is set, every process compiles all that it imports: a fresh environment has no compiled modules yet.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo real build quick test soak slurm interop check lint penalties audit gpu-wheels gpu clean
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
@@ -26,7 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
-PRELOADED = ("torch.distributed.elastic", "transformers", "saepipe.cli", "saepipe.train.run", "saepipe.harvest.run")
+PRELOADED = ("torch.distributed.elastic", "helpers.preloaded")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _run_forked(num_ranks: int, arguments: Sequence[str], max_restarts: int) -> 
         )
         code = 0
         try:
-            with _handlers_restored(), _limited():
+            with _handlers_restored(), _limited(), patch.dict(os.environ, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}"):
                 elastic_launch(config, _rank)([*arguments])
         except ChildFailedError:
             code = 1
