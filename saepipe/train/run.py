@@ -180,6 +180,23 @@ def _tails(
     return [_windows(first, models) if first else None for first in firsts]
 
 
+def _begun(
+    group: Sequence[Planned], stream: BatchStream, tracking: Tracking, progress: Progress, *, strict: bool
+) -> tuple[list[LiveRun], list[Failure]]:
+    """Begins or resumes runs, and checks them on the first batches; returns those that live, and which failed."""
+    runs, failed, first_batches = list[LiveRun](), list[Failure](), FirstBatches(stream)
+    for planned in group:
+        try:
+            runs.append(LiveRun.begin(planned, first_batches, tracking, progress, strict=strict))
+        except Exception as error:
+            failed.append(_failure(planned, error))
+    for run in runs:
+        with run.stops_alone():
+            run.check_before_start(first_batches.take(2))
+    first_batches.clear()
+    return runs, failed
+
+
 def _windows(run: Planned, models: TailModels) -> SharedWindows:
     config = run.recipe.config
     return SharedWindows(models.at(run.cache, config.site, config.target), config.data_seed)
@@ -215,19 +232,10 @@ def train_group(
         stretch_rows=first.cache.pool_rows if shuffle == "pool" else None,
         progress=progress,
     ) as stream:
-        runs, failed, first_batches = [], [], FirstBatches(stream)
-        for planned in group:
-            try:
-                runs.append(LiveRun.begin(planned, first_batches, tracking, progress, strict=strict))
-            except Exception as error:
-                failed.append(_failure(planned, error))
+        runs, failed = _begun(group, stream, tracking, progress, strict=strict)
         if not runs:
             shared_out.together(range(0))
             return failed
-        for run in runs:
-            with run.stops_alone():
-                run.check_before_start(first_batches.take(2))
-        first_batches.clear()
         telling = Telling(runs, progress)
         telling.tell()
         # A run that has failed its checks keeps its step, but no batch is read for it.

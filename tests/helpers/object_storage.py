@@ -41,7 +41,7 @@ class ObjectStorage:
         return str(self.address / name)
 
     def contents(self, name: str = "") -> dict[str, bytes]:
-        """What the bucket holds below a folder, by name."""
+        """Returns the content of each object below a folder, by name."""
         objects, prefix = bucket.bucket_of(self.address), f"{name}/" if name else ""
         return {key.removeprefix(prefix): objects.read(key)[0] for key in objects.list(name)}
 

@@ -48,7 +48,7 @@ class Recipe:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes the run's folder: of several ranks, the first."""
+        """True in the process that writes the run's folder: of several ranks, the first."""
         return self.mesh is None or self.mesh.is_first
 
     @property

@@ -19,5 +19,6 @@ def test_more_files_can_be_open_than_the_limit_was(tmp_path: Path) -> None:
         with ExitStack() as files:
             for number in range(20):
                 files.enter_context((tmp_path / str(number)).open("w"))
+            assert len(os.listdir("/proc/self/fd")) > used + 8
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))

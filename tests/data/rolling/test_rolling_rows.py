@@ -36,9 +36,11 @@ def test_rows_are_those_of_the_pools_in_order(tmp_path: Path) -> None:
 
 
 def test_reading_ahead_waits_for_no_pool(tmp_path: Path) -> None:
-    rows = rolling_cache(begun_folder(tmp_path / "stream")).rows(HOOKS[0])
+    folder = begun_folder(tmp_path / "stream")
+    rows = rolling_cache(folder).rows(HOOKS[0])
     for chunk in (0, 8, 28):
         rows.will_need(chunk)
+    assert folder.stored() == [], "nothing but the head was there"
 
 
 @pytest.mark.parametrize("profile", ["lossless", "none"])
