@@ -9,7 +9,7 @@ every round continues from there. Dense steps, of others and ours, cost the same
 plain torch, without constraint, clipping or log. With --before, an earlier build in a checkout takes turns too, from
 the same settled SAEs, without the log line's measurements. With --peers-python, an interpreter that has these
 libraries, SAELens, dictionary_learning and sparsify take turns too, each with the step of its own trainer. Writes
-results/train.json; with --before, results/train_before.json.
+results/train.json.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ AIMS = {
     ("saepipe_topk_auxk", "saepipe_topk_auxk" + BEFORE): 1.8,
     ("saepipe_jumprelu_l0", "saepipe_jumprelu_l0" + BEFORE): 1.6,
     ("saepipe_matryoshka", "saepipe_matryoshka" + BEFORE): 3.0,
+    ("saepipe_matryoshka", "SAELens.MatryoshkaBatchTopKTrainingSAE"): 3.0,
 }
 
 
@@ -95,12 +96,12 @@ def contenders(peers_python: str | None, before: Path | None) -> list[Contender]
 
     trainers = ("standard", "topk", "jumprelu")
     dictionary_learning = tuple(f"dictionary_learning.{name}Trainer" for name in ("Standard", "TopK", "JumpRelu"))
-    saelens = ("SAELens.StandardTrainingSAE", "SAELens.TopKTrainingSAE")
+    saelens = tuple(f"SAELens.{name}TrainingSAE" for name in ("Standard", "TopK", "MatryoshkaBatchTopK"))
     return [
         floor,
         *ours,
         peer("bench_dictionary_learning.py", *trainers, names=dictionary_learning),
-        peer("bench_saelens.py", "standard", "topk", names=saelens),
+        peer("bench_saelens.py", "standard", "topk", "matryoshka", names=saelens),
         peer("bench_sparsify.py", "signum", names=("sparsify.SparseCoder.signum",)),
     ]
 
@@ -194,7 +195,7 @@ def main() -> None:
         "settings": {**shape, "rounds": args.rounds, "steps": args.steps, "before": commit_of(args.before)},
         "rounds": dict(rounds),
     }
-    write_result("train_before" if args.before else "train", CLAIM, figures)
+    write_result("train", CLAIM, figures)
     for name in medians:
         line = (
             f"{medians[name]['acts_per_s']:8,.0f} acts/s   {to_floor_wall[name]:.2f}x wall   {to_floor[name]:.2f}x CPU"
