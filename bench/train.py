@@ -9,7 +9,9 @@ every round continues from there. Dense steps, of others and ours, cost the same
 plain torch, without constraint, clipping or log. With --before, an earlier build in a checkout takes turns too, from
 the same settled SAEs, without the log line's measurements. With --peers-python, an interpreter that has these
 libraries, SAELens, dictionary_learning and sparsify take turns too, each with the step of its own trainer. Writes
-results/train.json.
+results/train.json. With D_IN=2304 D_SAE=16384 in the environment it is a relu alone, with random weights, one bias for
+all latents at which 64 are active, and an lr that leaves it so, since training one takes too long; it writes
+results/train_wide.json.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import write_result
+from record import commit_of, write_result
 
 from saepipe.train.config import TrainConfig
 from saepipe.train.rundir.checkpoint import load_checkpoint, save_checkpoint
@@ -38,7 +40,10 @@ from saepipe.train.step.step import train_step
 PEERS = Path(os.environ.get("SAEPIPE_SHARED", "../shared")).resolve() / "bench_peers"
 CLAIM = "A settled sparse step is at least 2 times as fast as plain torch's, and 1.3 times as fast as sparsify's TopK"
 FLOOR = "raw_torch_relu_l1_fusedadam"
-SETTLING = 300  # steps
+WIDE = {"D_IN": "2304", "D_SAE": "16384"}
+IS_WIDE = all(os.environ.get(key) == value for key, value in WIDE.items())  # in this process and those that it starts
+WIDE_L0 = 64
+SETTLING = 0 if IS_WIDE else 300  # steps
 FIGURES = ("acts_per_s", "acts_per_cpu_s", "ms_median")
 OURS: dict[str, dict[str, Any]] = {
     "saepipe_relu_l1": {"sae": {"name": "relu"}, "penalties": [{"name": "l1", "weight": 4.0}]},
@@ -53,12 +58,14 @@ OURS: dict[str, dict[str, Any]] = {
 }
 DENSE = "_dense"  # suffix of a name: the same SAE with dense steps
 BEFORE = "_before"  # suffix of a name: the same SAE in an earlier build
+if IS_WIDE:
+    OURS = {"saepipe_relu_l1": OURS["saepipe_relu_l1"]}
 AIMS = {
     ("saepipe_relu_l1", FLOOR): 2.0,
     ("saepipe_relu_l1", "dictionary_learning.StandardTrainer"): 2.0,
     ("saepipe_topk", "sparsify.SparseCoder.signum"): 1.3,
     ("saepipe_jumprelu_l0", "dictionary_learning.JumpReluTrainer"): 2.0,
-    ("saepipe_relu_l1", "saepipe_relu_l1" + BEFORE): 1.8,
+    ("saepipe_relu_l1", "saepipe_relu_l1" + BEFORE): 2.0 if IS_WIDE else 1.8,
     ("saepipe_topk", "saepipe_topk" + BEFORE): 1.8,
     ("saepipe_topk_auxk", "saepipe_topk_auxk" + BEFORE): 1.8,
     ("saepipe_jumprelu_l0", "saepipe_jumprelu_l0" + BEFORE): 1.6,
@@ -109,7 +116,7 @@ def contenders(peers_python: str | None, before: Path | None) -> list[Contender]
 def recipe_of(name: str, batch: int, d_in: int) -> Recipe:
     """Returns the recipe of one of ours; the run is so long that no schedule changes while it is timed."""
     settings = OURS[name.removesuffix(DENSE)]
-    raw = {"optimizer": {"lr": 1e-3, "warmup": 0}, **settings}
+    raw = {"optimizer": {"lr": 1e-12 if IS_WIDE else 1e-3, "warmup": 0}, **settings}
     raw |= {"sae": {**settings["sae"], "d_sae": int(os.environ.get("D_SAE", "4096"))}}
     raw |= {"cache": "none", "steps": 10_000, "batch_size": batch}
     raw |= {"sparse_steps": "never" if name.endswith(DENSE) else "auto"}
@@ -124,7 +131,14 @@ def settle(name: str, folder: Path) -> None:
 
     data = common.make_data()
     recipe = recipe_of(name, *data[0].shape)
-    state = fresh_state(recipe, initial_params(recipe))
+    params = initial_params(recipe)
+    if IS_WIDE:
+        from gpu_parts.settled import threshold_at
+
+        pre_acts = recipe.config.sae.pre_acts(params, recipe.scaled(data[0].bfloat16()), recipe.dtype)
+        params["b_enc"] -= threshold_at(pre_acts, WIDE_L0 / pre_acts.shape[1])
+    state = fresh_state(recipe, params)
+    state.sparse = IS_WIDE
     for number in range(SETTLING):
         train_step(recipe, state, data[number % len(data)].bfloat16())
     last = train_step(recipe, state, data[0].bfloat16(), *log_line())
@@ -187,15 +201,21 @@ def main() -> None:
         if peer in medians
     }
     to_floor_wall = {name: figures["acts_per_s"] / medians[FLOOR]["acts_per_s"] for name, figures in medians.items()}
-    shape = {"d_in": 512, "d_sae": 4096, "batch": 2048, "k": 32, "threads": 2}
+    first = rounds[0][1][0]
+    shape = {key: first[key] for key in ("d_in", "d_sae", "batch", "threads")}
     figures = {
         "aims": aims,
         "times the floor": {"per CPU-second": to_floor, "wall": to_floor_wall},
         "median": medians,
-        "settings": {**shape, "rounds": args.rounds, "steps": args.steps, "before": commit_of(args.before)},
+        "settings": {
+            **shape,
+            "rounds": args.rounds,
+            "steps": args.steps,
+            "before": args.before and commit_of(args.before),
+        },
         "rounds": dict(rounds),
     }
-    write_result("train", CLAIM, figures)
+    write_result("train_wide" if IS_WIDE else "train", CLAIM, figures)
     for name in medians:
         line = (
             f"{medians[name]['acts_per_s']:8,.0f} acts/s   {to_floor_wall[name]:.2f}x wall   {to_floor[name]:.2f}x CPU"
@@ -220,13 +240,6 @@ def take_turns(entries: Sequence[Contender], rounds: int, steps: int) -> list[tu
                     lines[name].append(line)
                     print(number, name, line["acts_per_s"], flush=True)
     return list(lines.items())
-
-
-def commit_of(checkout: Path | None) -> str | None:
-    if checkout is None:
-        return None
-    command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run_contender(entry: Contender, steps: int) -> list[dict[str, Any]]:
