@@ -138,7 +138,8 @@ def settle(name: str, folder: Path) -> None:
         pre_acts = recipe.config.sae.pre_acts(params, recipe.scaled(data[0].bfloat16()), recipe.dtype)
         params["b_enc"] -= threshold_at(pre_acts, WIDE_L0 / pre_acts.shape[1])
     state = fresh_state(recipe, params)
-    state.sparse = IS_WIDE
+    if IS_WIDE:
+        state.sparse = True
     for number in range(SETTLING):
         train_step(recipe, state, data[number % len(data)].bfloat16())
     last = train_step(recipe, state, data[0].bfloat16(), *log_line())

@@ -23,7 +23,7 @@ ALONE = "base"
 
 MOST_VARIANTS = 10_000
 
-SHARED_BY_ALL = ("variants", "seeds", "seed", "device", "resident", "plugins", "parallel", "stream")
+SHARED_BY_ALL = ("variants", "seeds", "seed", "device", "resident", "plugins", "parallel", "stream", "cost")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from saepipe.data.config.base import fingerprint
 from saepipe.data.config.slug import slug
 from saepipe.data.config.yaml_file import apply_override
 from saepipe.data.errors import ConfigError
-from saepipe.evaluate.study.config import StudyConfig
+from saepipe.evaluate.study.config import SHARED_BY_ARMS, StudyConfig
 from saepipe.train.config import TrainConfig
 from saepipe.train.control_kinds import Control
 from saepipe.train.controls import control_config
@@ -162,13 +162,7 @@ def train_config(
 def _differences(arm: Arm, trained_to: Mapping[str, float]) -> dict[str, Any]:
     """Returns all settings of an arm, as overrides by its top-level keys."""
     settings = arm.settings_at(trained_to.get(arm.label, arm.l0))
-    return {key: value for key, value in settings.items() if key not in _SHARED}
-
-
-_SHARED = (
-    *("cache", "plugins", "plugin_sources", "primary_metrics", "seed", "seeds", "variants"),
-    *("device", "resident", "parallel", "stream"),
-)
+    return {key: value for key, value in settings.items() if key not in SHARED_BY_ARMS}
 
 
 def by_l0(arms: Sequence[Arm]) -> Iterator[list[Arm]]:

@@ -28,6 +28,8 @@ BASELINE = "baseline"
 OF_THE_STUDY = ("cache", "plugins", "primary_metrics", "seed", "seeds", "variants")
 """Keys of a train config that the study sets itself."""
 
+SHARED_BY_ARMS = frozenset({*OF_THE_STUDY, *SHARED_BY_ALL, "plugin_sources"})
+"""Keys of a train config that no arm sets for itself."""
 
 L0 = Annotated[float, Field(gt=0)]
 
@@ -97,7 +99,7 @@ class StudyConfig(ConfigWithPlugins):
         if taken := [key for key in OF_THE_STUDY if key in self.train]:
             raise ValueError(f"train has {', '.join(taken)}, which stand beside `train`, for all arms")
         for arm in self.arms:
-            if taken := [key for key in arm if key.split(".")[0] in (*OF_THE_STUDY, *SHARED_BY_ALL)]:
+            if taken := [key for key in arm if key.split(".")[0] in SHARED_BY_ARMS]:
                 raise ValueError(f"arm {arm['name']} has {', '.join(taken)}, which all arms share")
         return self
 
