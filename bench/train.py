@@ -150,7 +150,6 @@ def settle(name: str, folder: Path) -> None:
 
 def make_step(name: str, folder: Path, data: Sequence[torch.Tensor]) -> Callable[[int, torch.Tensor], float]:
     """Returns an optimisation step of ours with the interface of the shared harness."""
-    keep_freed_memory()  # as `train` does
     recipe = recipe_of(name, *data[0].shape)
     state = load_checkpoint(folder / name.removesuffix(DENSE) / str(SETTLING + 1), recipe)
     state.sparse = state.sparse and recipe.config.sae.sparse and not name.endswith(DENSE)
@@ -180,6 +179,7 @@ def main() -> None:
     parser.add_argument("--ours", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.ours:
+        keep_freed_memory()  # before any array, as `train` does
         sys.path.insert(0, str(PEERS))
         import common
 

@@ -44,8 +44,9 @@ UNIT = {"cpu": 2.0**-24, "cuda": 2.0**-22}
 MOST_CANDIDATES = 0.1
 """Share of the entries above which the whole product costs less than its entries one by one."""
 
-PREPARED = {"cpu": 1024, "cuda": 16_384}
-"""Latents whose directions are rounded at a time, so that no second array of their size is ever in memory."""
+PREPARED = {"cpu": 2**19, "cuda": 2**25}
+"""Numbers of the directions that are rounded at a time: on a CPU what its caches hold, on CUDA what needs little memory
+beside them."""
 
 COLUMNS = 4
 """Columns beside those of d_in: two of the bound, two of the bias."""
@@ -79,16 +80,18 @@ class Screen:
         W, (d_in, d_sae), device = W_enc.T, W_enc.shape, W_enc.device.type
         exact = gamma(d_in + ALIGNED, UNIT["cpu"])
         slack = exact + gamma(d_in + ALIGNED, UNIT[device])
-        rounded = W.new_zeros(d_sae, width(d_in), dtype=torch.bfloat16)
-        for latents in (slice(start, start + PREPARED[device]) for start in range(0, d_sae, PREPARED[device])):
+        rounded = W.new_empty(d_sae, width(d_in), dtype=torch.bfloat16)
+        num_latents = max(1, PREPARED[device] // d_in)
+        for latents in (slice(start, start + num_latents) for start in range(0, d_sae, num_latents)):
             factors = (W[latents] * scale).bfloat16()
-            v = factors.float() / scale
-            shifted, length, lost = bias[latents] - v @ center, _norm(W[latents]), _norm(W[latents] - v)
+            v = factors.float().div_(scale)
+            shifted, length, lost = bias[latents] - v @ center, _norm(W[latents]), _norm(v.sub_(W[latents]))
             high = shifted.bfloat16()
             low = shifted - high.float() + slack * (shifted.abs() + bias[latents].abs())
             columns = [_above(length + lost), _above(lost + exact * length), high, _above(low)]
             rounded[latents, :d_in] = factors
             rounded[latents, d_in : d_in + COLUMNS] = torch.stack(columns, dim=1)
+            rounded[latents, d_in + COLUMNS :] = 0
         return cls(W, bias, center, scale, rounded, slack)
 
     def entries(
