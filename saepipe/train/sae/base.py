@@ -205,6 +205,15 @@ class Architecture(Component):
         """
         return None
 
+    def expecting(self, params: Params, pre_acts: Tensor) -> Params:
+        """Returns params with which `floor` and `candidates` fit a batch.
+
+        Args:
+            params: all parameters.
+            pre_acts: (num_tokens, d_sae) pre-activations of some of the batch's tokens.
+        """
+        return params
+
     def candidates(self, params: Params, pre_acts: Tensor) -> Pattern | None:
         """Returns entries of some tokens (num_tokens, d_sae) that contain the active ones; None if all may be.
 

@@ -16,7 +16,11 @@ from saepipe.train.sae.jumprelu import JumpReLU
 from saepipe.train.sae.rivals import Rivals
 
 LIKELY = 0.9
-"""Share of the running threshold above which all of a batch's kept pre-activations are likely to be."""
+"""Share of the expected threshold above which all of a batch's kept pre-activations are likely to be."""
+
+MORE = 1.25
+"""How many times as many entries as are kept exceed the expected threshold among a few tokens, which may differ from
+the rest of a batch."""
 
 
 class BatchTopK(Architecture):
@@ -74,13 +78,19 @@ class BatchTopK(Architecture):
         threshold = params["threshold"]
         return LIKELY * threshold if float(threshold) > 0 else None
 
+    def expecting(self, params: Params, pre_acts: Tensor) -> Params:
+        """Lowers the threshold to that of the tokens at hand: early in a run it falls faster than its running mean."""
+        num_above = min(round(MORE * k_now(self.k) * len(pre_acts)), pre_acts.numel() - 1)
+        smallest = pre_acts.flatten().kthvalue(pre_acts.numel() - num_above).values
+        return {**params, "threshold": torch.minimum(params["threshold"], smallest)}
+
     def candidates(self, params: Params, pre_acts: Tensor) -> Pattern | None:
-        """Returns the entries near the running threshold or above, which are few compared with all.
+        """Returns the entries near the expected threshold or above, which are few compared with all.
 
         None in bfloat16, where many are equal, and which of those are kept would depend on how they are found.
         """
         threshold = float(params["threshold"])
-        if threshold == 0 or pre_acts.dtype == torch.bfloat16:
+        if threshold <= 0 or pre_acts.dtype == torch.bfloat16:
             return None
         return Pattern.of_mask(pre_acts > LIKELY * threshold)
 

@@ -28,6 +28,9 @@ PIECE = 512
 LEAST_SCREENED = 2**26
 """Multiplications of an encoder's product below which `auto` leaves it unscreened: the operations cost more."""
 
+SAMPLED = 32
+"""Tokens that are encoded first, for what an architecture expects of the others."""
+
 
 def encode(
     sae: Architecture,
@@ -119,6 +122,7 @@ def _by_pieces(
     piece = PIECE if free_to_read(inputs.device) else max(1, len(inputs))
     if screen is None and len(inputs) <= piece:
         return None
+    params = _expecting(sae, params, inputs, bias)
     patterns, values, kept, near = [], [], [], []
     for tokens in torch.split(inputs, piece):
         screened = None if screen is None else screen.entries(sae, params, tokens)
@@ -145,6 +149,14 @@ def _by_pieces(
     if found is None:
         return None
     return _Found(*found, PreActs(inputs, params["W_enc"], bias, keep, torch.cat(kept)), _joined(near))
+
+
+def _expecting(sae: Architecture, params: Params, inputs: Tensor, bias: Tensor) -> Params:
+    """Returns params with which the architecture expects what is active in this batch, as far as some tokens tell."""
+    if type(sae).expecting is Architecture.expecting:
+        return params
+    some = inputs[:: max(1, len(inputs) // SAMPLED)]
+    return sae.expecting(params, product(some, params["W_enc"], bias))
 
 
 def is_screened(sae: Architecture, screening: Screening, device: torch.device, dtype: torch.dtype, work: int) -> bool:
