@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from saepipe.train.parallel.axis import answered
-from saepipe.train.parallel.block import Block
 from saepipe.train.parallel.mesh import Mesh
+from saepipe.train.parallel.tile import Tile
 from saepipe.train.sae.base import PER_CHANNEL, Params
 
 
@@ -38,15 +38,15 @@ def own_part(name: str, whole: Tensor, mesh: Mesh) -> Tensor:
 class JoinedWeights(Mapping[str, Tensor]):
     """The weights of all latents, each gathered when it is first read, with the gradient of its own part."""
 
-    def __init__(self, params: Params, block: Block) -> None:
-        self._params, self._block = params, block
+    def __init__(self, params: Params, tile: Tile) -> None:
+        self._params, self._tile = params, tile
         self._joined: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._joined:
             part = self._params[name]
             dim = latent_dim(name, part)
-            self._joined[name] = part if dim is None else self._block.join_latents(part, dim)
+            self._joined[name] = part if dim is None else self._tile.join_latents(part, dim)
         return self._joined[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -12,7 +12,6 @@ from saepipe.train.config import KL_TAIL
 from saepipe.train.schedule import Controller, controllers, settings_at
 from saepipe.train.seeds import generator
 from saepipe.train.setting import SettingsNow
-from saepipe.train.step.block_loss import block_loss
 from saepipe.train.step.dead import any_dead, count_silence, resample
 from saepipe.train.step.density import density, next_is_sparse, starts_sparse, thresholds_at
 from saepipe.train.step.kl_tail import CleanWindows, kl_term
@@ -22,6 +21,7 @@ from saepipe.train.step.measure import Measurement, measure_due
 from saepipe.train.step.optim import update
 from saepipe.train.step.sampling import Due
 from saepipe.train.step.state import Recipe, TrainState
+from saepipe.train.step.tile_loss import tile_loss
 
 
 def train_step(
@@ -93,7 +93,7 @@ def step_loss(recipe: Recipe, state: TrainState, rows: Tensor, windows: CleanWin
     """Computes the loss of the next step on rows scaled by `Recipe.scaled` and, in the KL tail, on its windows."""
     recipe, moment = recipe.at(state.step), next_moment(recipe, state)
     if recipe.mesh is not None:
-        return block_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, recipe.mesh)
+        return tile_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, recipe.mesh)
     loss = compute_loss(recipe.config, state.all_params, rows, moment, recipe.dtype, sparse=state.sparse)
     if not recipe.config.kl_tail.share:
         return loss

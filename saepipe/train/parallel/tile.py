@@ -1,4 +1,4 @@
-"""This rank's block of a batch: some of its tokens by some of the latents."""
+"""This rank's tile of a batch: some of its tokens by some of the latents."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ EVERYWHERE = "b_dec"
 
 
 @dataclass(frozen=True)
-class Block:
-    """The block of one rank, and what it asks of the others; the `Rivals` of an architecture."""
+class Tile:
+    """The tile of one rank, and what it asks of the others; the `Rivals` of an architecture."""
 
     mesh: Mesh
     batch: int
@@ -26,22 +26,22 @@ class Block:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of this block."""
+        """Tokens of this tile."""
         return len(self.mesh.tokens.part(self.batch))
 
     def entering(self, params: Params) -> Params:
-        """Returns the parameters as this block uses them, whose gradients are summed over those who share them."""
+        """Returns the parameters as this tile uses them, whose gradients are summed over those who share them."""
         return {
             name: (self.mesh.everyone if name == EVERYWHERE else self.mesh.tokens).enter(value)
             for name, value in params.items()
         }
 
     def decoding(self, entered: Params) -> Params:
-        """Returns the parameters with which this block decodes: one of the parts that are added up has b_dec."""
+        """Returns the parameters with which this tile decodes: one of the parts that are added up has b_dec."""
         return {**entered, "b_dec": entered["b_dec"] * float(self.mesh.latents.rank == 0)}
 
     def join(self, part: Tensor) -> Tensor:
-        """Returns the whole (batch, d_sae) of which this block has a part."""
+        """Returns the whole (batch, d_sae) of which this tile has a part."""
         return self.join_tokens(self.join_latents(part, 1))
 
     def join_tokens(self, part: Tensor) -> Tensor:
@@ -53,11 +53,11 @@ class Block:
         return self.mesh.latents.join(part, dim, self.d_sae)
 
     def join_sums(self, sums: Tensor) -> Tensor:
-        """Returns all latents' sums over the batch (d_sae,), from those of this block's latents over its tokens."""
+        """Returns all latents' sums over the batch (d_sae,), from those of this tile's latents over its tokens."""
         return self.join_latents(self.mesh.tokens.add(sums))
 
     def own(self, whole: Tensor) -> Tensor:
-        """Returns this block of an array (batch, d_sae) that all ranks hold."""
+        """Returns this tile of an array (batch, d_sae) that all ranks hold."""
         return self.mesh.latents.own(self.mesh.tokens.own(whole, 0), 1)
 
     def largest_per_token(self, values: Tensor, num: int) -> tuple[Tensor, Tensor]:
