@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from saepipe.train.kernels.autograd import column_sums
-from saepipe.train.kernels.pattern import Pattern
+from saepipe.train.kernels.pattern import Pattern, num_true
 
 DENSE_ABOVE = 0.1
 """Share of all entries above which one whole product is assumed to cost less than the entries one by one: roughly where
@@ -29,7 +29,7 @@ class StraightThrough:
         """Entries of `mask`; None if there are too many, as early in a run."""
         if self.padded_to is not None:
             return Pattern.padded_to(self.padded_to, self.mask) if self.padded_to else None
-        return None if self.mask.count_nonzero() > DENSE_ABOVE * self.mask.numel() else Pattern.of_mask(self.mask)
+        return None if num_true(self.mask) > DENSE_ABOVE * self.mask.numel() else Pattern.of_mask(self.mask)
 
     def at(self, pattern: Pattern) -> Tensor:
         """Returns what it adds at each entry of a pattern, (num_entries,)."""
