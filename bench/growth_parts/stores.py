@@ -36,7 +36,7 @@ def by_width(folder: Path, d_sae: int) -> None:
 def gather(folder: Path, size: int) -> Act:
     run, cache = sp.open_run(folder / "runs" / "base" / "seed-0"), sp.open_cache(folder / "cache")
     testbed = Testbeds(EvaluateConfig(), Passes()).at(cache, run.hook)
-    job = StoreJob(run, testbed, Features(num_tokens=None), folder / f"store-{os.getpid()}")
+    job = StoreJob(run, testbed, Features(num_tokens=None), folder / f"store-{os.getpid()}", folder)
     return lambda: build_stores([job], Silent())
 
 
