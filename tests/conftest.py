@@ -12,8 +12,9 @@ import torch
 os.environ["TRITON_INTERPRET"] = "0" if torch.cuda.is_available() else "1"  # before transformers imports triton
 
 from helpers.made_caches import structured_rows, write_cache
+from helpers.object_storage import every_storage as every_storage
 from helpers.object_storage import object_storage as object_storage
-from helpers.object_storage import s3_port as s3_port
+from helpers.object_storage import storage_ports as storage_ports
 from helpers.recorded_slurm import recorded_slurm as recorded_slurm
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.run import harvest

@@ -76,7 +76,7 @@ def harvest(
 
 def _lead(config: HarvestConfig, out: Path, resume: ResumeMode, ranks: Ranks, progress: Progress) -> Cache:
     """Does all that a single rank does, or what the first does for all."""
-    with writer_lock(out):
+    with writer_lock(out, say=progress.say):
         folder = inspect_folder(out, config, resume)
         if folder.done:
             progress.say(f"{out} is finished already")

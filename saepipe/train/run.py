@@ -129,7 +129,7 @@ def _train_all(
     with ExitStack() as locks, Tracking(progress) as tracking:
         for run in own:
             if run.recipe.writes:
-                locks.enter_context(writer_lock(run.folder))
+                locks.enter_context(writer_lock(run.folder, say=progress.say))
         for run in planned if ranks.is_first else own:
             if is_committed(run.folder):
                 check_undamaged(run.folder)

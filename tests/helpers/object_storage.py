@@ -1,30 +1,20 @@
-"""A bucket of a real S3 server, moto, behind a proxy with faults, as fixtures.
-
-moto lives in an environment of its own, because it does not resolve quickly beside the versions of this project.
-"""
+"""A bucket of a real server behind a proxy with faults, as fixtures: of S3, or of every kind of object storage."""
 
 from __future__ import annotations
 
-import http.client
-import os
-import shutil
-import socket
-import subprocess
-import time
 import uuid
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from helpers.faulty_proxy import FaultyProxy, faulty_proxy
-from helpers.repository import ROOT
+from helpers.storage_servers import SERVERS
 from saepipe.data.bucket_address import Address
 from saepipe.data.remote import bucket, fetchers, mirror, shard_cache
-
-SIGNED = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=y"
 
 
 @dataclass(frozen=True)
@@ -43,7 +33,7 @@ class ObjectStorage:
     def contents(self, name: str = "") -> dict[str, bytes]:
         """Returns the content of each object below a folder, by name."""
         objects, prefix = bucket.bucket_of(self.address), f"{name}/" if name else ""
-        return {key.removeprefix(prefix): objects.read(key)[0] for key in objects.list(name)}
+        return {key.removeprefix(prefix): objects.read(key).content for key in objects.list(name)}
 
     def other_machine(self) -> None:
         """Goes on as another machine, which has no mirrors and no shards."""
@@ -58,51 +48,42 @@ class ObjectStorage:
             known.cache_clear()
 
 
+Ports = Callable[[str], int]
+"""Port of the server for a scheme, which is started when it is first asked for."""
+
+
 @pytest.fixture(scope="session")
-def s3_port() -> Iterator[int]:
-    """Port of a moto server on loopback."""
+def storage_ports() -> Iterator[Ports]:
+    """Servers on loopback for this process's tests."""
     pytest.importorskip("obstore")
-    own = ROOT / "build" / "moto" / "bin" / "moto_server"
-    command = os.environ.get("SAEPIPE_MOTO") or (own if own.exists() else shutil.which("moto_server"))
-    if command is None:
-        pytest.skip("no moto_server: make build/moto/bin/moto_server")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    log = subprocess.DEVNULL
-    server = subprocess.Popen([command, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
-    try:
-        _wait_for(port, server)
-        yield port
-    finally:
-        server.terminate()
-        server.wait()
+    with ExitStack() as running:
+        yield cache(lambda scheme: running.enter_context(SERVERS[scheme].running()))
 
 
 @pytest.fixture
-def object_storage(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStorage]:
-    """A new bucket behind a proxy of its own."""
+def object_storage(storage_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStorage]:
+    """A new bucket of S3 behind a proxy of its own."""
+    with _new_storage("s3", storage_ports("s3"), tmp_path, monkeypatch) as storage:
+        yield storage
+
+
+@pytest.fixture(params=SERVERS)
+def every_storage(
+    request: pytest.FixtureRequest, storage_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ObjectStorage]:
+    """The same of each kind of object storage in turn."""
+    with _new_storage(request.param, storage_ports(request.param), tmp_path, monkeypatch) as storage:
+        yield storage
+
+
+@contextmanager
+def _new_storage(scheme: str, port: int, folder: Path, patch: pytest.MonkeyPatch) -> Iterator[ObjectStorage]:
     name = f"bucket-{uuid.uuid4().hex[:12]}"
-    _create(s3_port, name)
-    with faulty_proxy(s3_port) as proxy:
-        settings = {"ENDPOINT_URL": proxy.url, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
-        for key, value in {**settings, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "y"}.items():
-            monkeypatch.setenv(f"AWS_{key}", value)
-        storage = ObjectStorage(Address("s3", name, ""), proxy, tmp_path / "machines", monkeypatch)
+    SERVERS[scheme].new_bucket(port, name)
+    with faulty_proxy(port) as proxy:
+        for key, value in SERVERS[scheme].settings(proxy.url).items():
+            patch.setenv(key, value)
+        storage = ObjectStorage(Address(scheme, name, ""), proxy, folder / "machines", patch)
         storage.other_machine()
         yield storage
         storage.restart()
-
-
-def _create(port: int, bucket: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.request("PUT", f"/{bucket}", headers={"Authorization": SIGNED})
-    assert connection.getresponse().status == 200
-    connection.close()
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    while server.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    pytest.fail("moto_server does not start")

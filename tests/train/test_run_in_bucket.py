@@ -39,11 +39,16 @@ def config(cache: Path | str, **settings: Any) -> TrainConfig:
 @pytest.fixture
 def cache(object_storage: ObjectStorage, tiny_cache: Path) -> str:
     """Address of a copy of the tiny cache."""
-    objects = bucket_of(object_storage.address)
-    for path in tiny_cache.rglob("*"):
+    return copied(object_storage, tiny_cache)
+
+
+def copied(storage: ObjectStorage, cache: Path) -> str:
+    """Copies a cache into the bucket, and returns its address there."""
+    objects = bucket_of(storage.address)
+    for path in cache.rglob("*"):
         if path.is_file() and path.name not in ("lock", "lock.owner"):
-            objects.put(f"cache/{path.relative_to(tiny_cache)}", path)
-    return object_storage.at("cache")
+            objects.put(f"cache/{path.relative_to(cache)}", path)
+    return storage.at("cache")
 
 
 def acts(storage: ObjectStorage) -> tuple[int, int]:
@@ -54,17 +59,16 @@ def acts(storage: ObjectStorage) -> tuple[int, int]:
     return len(answers), sum(answers)
 
 
-def test_runs_in_a_bucket_are_those_of_folders(
-    object_storage: ObjectStorage, cache: str, tiny_cache: Path, tmp_path: Path
-) -> None:
+def test_runs_in_a_bucket_are_those_of_folders(every_storage: ObjectStorage, tiny_cache: Path, tmp_path: Path) -> None:
+    cache = copied(every_storage, tiny_cache)
     (local,) = train(config(tiny_cache), tmp_path / "runs")
-    (run,) = train(config(cache), object_storage.at("runs"))
-    contents = object_storage.contents("runs/base/seed-0")
+    (run,) = train(config(cache), every_storage.at("runs"))
+    contents = every_storage.contents("runs/base/seed-0")
     assert contents[WEIGHTS] == (local / WEIGHTS).read_bytes()
     assert contents["health.json"] == (local / "health.json").read_bytes()
     assert contents["config.yaml"].decode() == (local / "config.yaml").read_text().replace(str(tiny_cache), cache)
-    object_storage.other_machine()
-    opened = open_run(object_storage.at("runs/base/seed-0"))
+    every_storage.other_machine()
+    opened = open_run(every_storage.at("runs/base/seed-0"))
     assert opened.run_id == open_run(local).run_id
     assert (opened.path / WEIGHTS).read_bytes() == contents[WEIGHTS]
     assert opened.cache != run, "a mirror of this machine"

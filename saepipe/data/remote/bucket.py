@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -24,20 +23,13 @@ from saepipe.data.remote.request_failures import (
     asked_again,
     explained,
 )
+from saepipe.data.remote.stored_objects import Listed, Stored, Version
 
 RETRY_SECONDS = 120.0
 """Time for which a request is repeated; obstore alone would give up after some 3 seconds."""
 
 Entry = Mapping[str, Any]
 """{"bytes", "xxh3"} of a file, as a manifest lists it."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """An object as a listing describes it."""
-
-    num_bytes: int
-    e_tag: str | None
 
 
 class Bucket:
@@ -70,15 +62,15 @@ class Bucket:
         def ask() -> dict[str, Listed]:
             with self._asking("list", prefix):
                 pages = self._obstore.list(self._store, prefix or None)
-                return {item["path"]: Listed(item["size"], item["e_tag"]) for page in pages for item in page}
+                return {item["path"]: Listed.of(item["size"], item["e_tag"]) for page in pages for item in page}
 
         return asked_again(ask)
 
-    def read(self, key: str) -> tuple[bytes, str | None]:
-        """Returns a small object and its e_tag; raises MissingObjectError if there is none."""
+    def read(self, key: str) -> Stored:
+        """Returns a small object; raises MissingObjectError if there is none."""
         with self._asking("read", key):
             answer = self._obstore.get(self._store, key)
-            return bytes(answer.bytes()), answer.meta["e_tag"]
+            return Stored(bytes(answer.bytes()), Version.of(answer.meta), answer.meta["last_modified"])
 
     def read_ranges(self, key: str, starts: Sequence[int], sizes: Sequence[int]) -> Sequence[memoryview]:
         """Returns parts of an object, each by a request of its own.
@@ -106,27 +98,33 @@ class Bucket:
         message = f"{self._address / key} {problem}, {ATTEMPTS} times"
         return CorruptDataError(message, hint="saepipe verify lists all damage")
 
-    def put(self, key: str, content: bytes | Path) -> str | None:
-        """Writes an object, a large file in parts, and returns its e_tag."""
+    def put(self, key: str, content: bytes | Path) -> Version:
+        """Writes an object, a large file in parts, and returns its version."""
         with self._asking("write", key):
-            return self._obstore.put(self._store, key, content)["e_tag"]
+            return Version.of(self._obstore.put(self._store, key, content))
 
-    def put_if(self, key: str, content: bytes, e_tag: str | None) -> str | None:
-        """Writes an object if there is none, or if it still has this e_tag; returns its new e_tag, or None if not.
+    def put_if(self, key: str, content: bytes, version: Version | None) -> Version | None:
+        """Writes an object if there is none, or if it still has this version; returns the new one, or None if not.
 
         A request whose answer was lost is sent again and then refused because of itself. So the content must say who
         wrote it, and what is there is read back: it is ours if the content is.
         """
+        exceptions = self._obstore.exceptions
+        refusals = [exceptions.AlreadyExistsError, exceptions.PreconditionError]
+        if version is not None:
+            refusals.append(FileNotFoundError)  # which S3 answers if the object is gone
         with self._asking("write", key):
-            mode: Any = "create" if e_tag is None else {"e_tag": e_tag}
-            exceptions = self._obstore.exceptions
             try:
-                return self._obstore.put(self._store, key, content, mode=mode)["e_tag"] or ""
-            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                mode = "create" if version is None else version.mode
+                return Version.of(self._obstore.put(self._store, key, content, mode=mode))
+            except tuple(refusals):
                 pass
-        stored, stored_tag = self.read(key)
-        is_ours = bool(stored) and content.startswith(stored)  # a short answer may have lost its end
-        return stored_tag or "" if is_ours else None
+        try:
+            stored = self.read(key)
+        except MissingObjectError:  # removed meanwhile
+            return None
+        is_ours = bool(stored.content) and content.startswith(stored.content)  # a short answer may have lost its end
+        return stored.version if is_ours else None
 
     def copy(self, source: str, target: str) -> None:
         """Copies an object within the bucket, which sends nothing."""
@@ -152,7 +150,7 @@ class Bucket:
             raise MissingObjectError(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
         except self._obstore.exceptions.BaseError as error:
             cause, hint = explained(error)
-            if "not satisfiable" in cause:
+            if "InvalidRange" in cause:
                 raise self.damaged(key, f"ends too early ({cause})") from error
             kind = BrokenListingError if "invalid list response" in cause else RemoteError
             raise kind(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error

@@ -10,7 +10,7 @@ from saepipe.data.remote.bucket import Entry
 
 OWNER = f"lock{lock_owner.SUFFIX}"
 _OF_THE_MACHINE = {"lock", "lock.soft", OWNER, "claim"}
-"""Files in a `log` that are about one machine, or about the bucket."""
+"""Files in a `log` that are about one machine, or about the bucket, up to a "-"."""
 
 _CHECKPOINTS = "checkpoints"
 
@@ -21,7 +21,8 @@ Entries = Mapping[str, Entry]
 def is_sent(name: str) -> bool:
     """Returns whether a file is one of the artifact's, as opposed to one of this machine's."""
     *folders, last = name.split("/")
-    return not last.endswith(".partial") and not (folders[-1:] == [LOG] and last in _OF_THE_MACHINE)
+    is_of_the_machine = folders[-1:] == [LOG] and last.partition("-")[0] in _OF_THE_MACHINE
+    return not last.endswith(".partial") and not is_of_the_machine
 
 
 def is_head(name: str) -> bool:

@@ -9,9 +9,10 @@ from saepipe.data.bucket_address import Address
 from saepipe.data.errors import AGAIN, LockedError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.inside import Inside
-from saepipe.data.remote.bucket import Listed, bucket_of
+from saepipe.data.remote.bucket import bucket_of
 from saepipe.data.remote.downloads import download
 from saepipe.data.remote.file_kinds import Entries, is_seal, is_sent
+from saepipe.data.remote.stored_objects import Listed
 from saepipe.data.workers import in_parallel
 
 NUM_THREADS = 8
@@ -94,11 +95,12 @@ class MirroredFiles:
         content = path.read_bytes() if num_bytes < IN_PARTS else path
         if is_seal(name):
             assert isinstance(content, bytes)
-            if (e_tag := bucket.put_if(self.key(name), content, None)) is None:
+            if (version := bucket.put_if(self.key(name), content, None)) is None:
                 raise LockedError(f"{self._address / name} was put by another process meanwhile", hint=AGAIN)
         else:
-            e_tag = bucket.put(self.key(name), content)
-        self.objects[name], self._same[name] = Listed(num_bytes, e_tag), (e_tag, num_bytes, time_ns)
+            version = bucket.put(self.key(name), content)
+        self.objects[name] = listed = Listed.of(num_bytes, version.e_tag)
+        self._same[name] = (listed.e_tag, num_bytes, time_ns)
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.atomic_folder import atomic_folder
 from saepipe.data.folders.inside import Inside
 from saepipe.data.remote.bucket import bucket_of
-from saepipe.data.remote.claim import Claim, claimed
+from saepipe.data.remote.claim import Claim
+from saepipe.data.remote.claiming import Say, claimed
 from saepipe.data.remote.mirror import mirror_of
 from saepipe.data.remote.request_failures import MissingObjectError
 
@@ -67,7 +68,7 @@ def fetch(path: Path) -> None:
     """Brings one file up to date, if its path mirrors a place: it is gone if there is none."""
     if address := mirrored(path):
         try:
-            artifact.write_file(path, bucket_of(address).read(address.key)[0])
+            artifact.write_file(path, bucket_of(address).read(address.key).content)
         except MissingObjectError:
             path.unlink(missing_ok=True)
 
@@ -103,8 +104,8 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[Claim | None]:
-    """Holds the `artifact.writer_lock` of a folder and, of a mirror, the claim in the bucket; arguments are the same.
+def folder_lock(folder: Path, waiting: Say | None = None, *, say: Say | None = None) -> Iterator[Claim | None]:
+    """Holds the `artifact.writer_lock` of a folder and, of a mirror, the claim in the bucket: see `claimed`.
 
     Nothing is fetched or sent.
 
@@ -116,18 +117,20 @@ def folder_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> I
         if (address := mirrored(folder)) is None:
             yield None
         else:
-            with claimed(address, waiting) as claim:
+            with claimed(address, waiting, say=say) as claim:
                 yield claim
 
 
 @contextmanager
-def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None, *, as_is: bool = False) -> Iterator[None]:
+def writer_lock(
+    folder: Path, waiting: Say | None = None, *, say: Say | None = None, as_is: bool = False
+) -> Iterator[None]:
     """Holds the `folder_lock` of an artifact; arguments and errors are the same.
 
     A mirror is brought up to date first, to what the bucket holds `as_is` if that may be damaged, and what was made is
     published at the end. If it ends by an error, only what `publish_later` has started is.
     """
-    with folder_lock(folder, waiting) as claim:
+    with folder_lock(folder, waiting, say=say) as claim:
         if (mirror := mirror_of(folder)) is None:
             yield
             return
@@ -147,7 +150,7 @@ def writer_lock(folder: Path, waiting: Callable[[str], None] | None = None, *, a
 
 
 @contextmanager
-def parts_lock(folder: Path, parts: Sequence[str], waiting: Callable[[str], None]) -> Iterator[None]:
+def parts_lock(folder: Path, parts: Sequence[str], waiting: Say) -> Iterator[None]:
     """Holds the locks of some parts of a folder, and waits for them; of a mirror, that of the whole folder.
 
     Raises:

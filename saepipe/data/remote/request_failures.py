@@ -17,6 +17,7 @@ Answer = TypeVar("Answer")
 
 _HINTS = {
     "NoSuchKey": "check the address; what is listed and not there was removed from the bucket",
+    "BlobNotFound": "check the address; what is listed and not there was removed from the container",
     "NoSuchBucket": "check the bucket's name; saepipe creates none",
     "ContainerNotFound": "check the container's name; saepipe creates none",
     "computeMetadata": "no credentials: set GOOGLE_APPLICATION_CREDENTIALS",
@@ -28,7 +29,8 @@ _HINTS = {
     "InvalidAccessKeyId": "check the credentials",
     "SignatureDoesNotMatch": "check the credentials",
     "PermanentRedirect": "set AWS_REGION to the region of the bucket",
-    "error sending request": "check the network and, for a store of your own, AWS_ENDPOINT_URL (AWS_ALLOW_HTTP=true)",
+    "error sending request": "check the network and, for a server of your own, what docs/storage.md says of it"
+    " (AWS_ENDPOINT_URL, GOOGLE_BASE_URL or AZURE_STORAGE_ENDPOINT)",
 }
 """What would do about a request that failed, by words of its message."""
 
@@ -55,7 +57,7 @@ def explained(error: BaseException) -> tuple[str, str]:
     """Returns the cause of a failure in one line, with the number of repetitions, and what would do about it."""
     text = str(error).partition("\n\nDebug source")[0]
     hint = next((hint for words, hint in _HINTS.items() if words in text), AGAIN)
-    answer = re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text, re.DOTALL)
+    answer = re.search(r"<Code>(.*?)</Code>.*?<Message>([^<\n]*)", text, re.DOTALL)
     cause = f"{answer[1]}: {answer[2]}" if answer else " ".join(text.rpartition(" - ")[2].split())
     repeated = re.search(r" in ([\d.]+m?s), after (\d+) retries", text)
     return f"{cause[:300]} (repeated {repeated[2]} times in {repeated[1]})" if repeated else cause[:300], hint

@@ -65,7 +65,7 @@ def study(
     """
     config, out, progress = StudyConfig.of(config), folder_of(out), progress or Silent()
     arms = tuple(arms_of(config))
-    with folder_lock(out):
+    with folder_lock(out, say=progress.say):
         record = Record.read(out)
         if record.primary_metrics is not None:  # results were read: what they are judged by is settled
             record = record.registering(config.primary_metrics)

@@ -45,7 +45,7 @@ def write_world_cache(folder: Path, size: Size, world: CopulaWorld, *, seed: int
     attributes = _attributes(layout, size, seed)
     progress.start("write", size.steps * size.batch_size, "tokens")
     with (
-        writer_lock(folder),
+        writer_lock(folder, say=progress.say),
         closing(CacheWriter(folder, layout, {"train": SHARD_ROWS, "heldout": SHARD_ROWS})) as writer,
     ):
         writer.start(attributes)

@@ -55,7 +55,7 @@ def test_what_the_manifest_lists_and_the_bucket_lacks_is_an_error_not_zeros(obje
 def test_a_shard_that_was_exchanged_is_never_read(object_storage: ObjectStorage) -> None:
     write_cache(object_storage.at("cache"), {HOOK: ROWS[HOOK]}, profile="none")
     objects = bucket_of(object_storage.address)
-    objects.put(f"cache/{SHARD}", objects.read(f"cache/acts/{HOOK}/c/0/0")[0])
+    objects.put(f"cache/{SHARD}", objects.read(f"cache/acts/{HOOK}/c/0/0").content)
     object_storage.other_machine()
     cache = Cache.open(object_storage.at("cache"))
     assert len(cache.damage()) == 1

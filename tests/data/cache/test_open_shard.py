@@ -110,10 +110,10 @@ def test_a_part_that_does_not_come_whole_is_asked_for_again(full: ObjectStorage,
 
 def test_damage_is_never_read(full: ObjectStorage) -> None:
     cache, objects = opened(full), bucket_of(full.address)
-    sound = objects.read(f"cache/{FIRST}")[0]
+    sound = objects.read(f"cache/{FIRST}").content
     flipped = bytearray(sound)
     flipped[3 * len(sound) // 8] ^= 1
-    other = objects.read(f"cache/acts/{HOOK}/c/1/0")[0]
+    other = objects.read(f"cache/acts/{HOOK}/c/1/0").content
     last = bytearray(sound)
     last[-20] ^= 1
     damages = {

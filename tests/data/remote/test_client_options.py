@@ -26,9 +26,9 @@ def test_an_answer_may_take_long_but_not_be_silent(
     objects, proxy = bucket_of(object_storage.address), object_storage.proxy
     objects.put("a", content := bytes(range(256)) * 64)
     proxy.once("slow", "GET", "a")
-    assert objects.read("a")[0] == content
+    assert objects.read("a").content == content
     assert proxy.count("GET", "/a") == 1
     proxy.once("held", "GET", "a")
-    assert objects.read("a")[0] == content
+    assert objects.read("a").content == content
     proxy.go.set()
     assert proxy.num_faults == 2
