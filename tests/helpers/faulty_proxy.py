@@ -1,16 +1,18 @@
-"""A proxy on loopback before an S3 server: lists the requests that pass, and answers some of them with faults."""
+"""A proxy on loopback before a server of objects: lists the requests that pass, and answers some with faults."""
 
 from __future__ import annotations
 
 import http.client
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, cycle
 from typing import Any, Literal, get_args
+
+from helpers.xml_over_json import Answer, Ask, Call
 
 Fault = Literal["503", "429", "drop", "lost", "cut", "short", "late", "slow", "held"]
 """503 and 429 answer in place of the server; `drop` does not answer; `lost` lets the server do it, and answers 503;
@@ -39,6 +41,8 @@ class FaultyProxy:
 
     url: str
     upstream: int
+    gateway: Callable[[Call, Ask], Answer]
+    """translates for the server"""
     fault: Callable[[str, str], Fault | None] = lambda method, path: None
     requests: list[Request] = field(default_factory=list)
     num_faults: int = 0
@@ -81,31 +85,35 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault in ("503", "429"):
             self._answer(int(fault), {}, BUSY)
         else:
-            status, headers, content = self._ask(body)
+            status, headers, content = self.proxy.gateway(self._call(body), self._ask)
             with self.proxy.lock:
                 self.proxy.requests.append(Request(self.command, self.path, len(body), len(content)))
             if fault == "lost":
                 self._answer(503, {}, BUSY)
-            elif fault == "slow" or fault == "slow":
+            elif fault == "slow":
                 self._answer(status, headers, content, pause=0.05)
             elif fault == "short":
                 self._answer(status, headers, content[: len(content) // 2])
             else:
                 self._answer(status, headers, content, cut=fault == "cut")
 
-    def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def _call(self, body: bytes) -> Call:
         left_out = ("connection", "content-length", "transfer-encoding", "expect")
         headers = {key: value for key, value in self.headers.items() if key.lower() not in left_out}
+        return Call(self.command, self.path, headers, body)
+
+    def _ask(self, call: Call) -> Answer:
+        headers = {**call.headers, "Content-Length": str(len(call.body))}
         connection = http.client.HTTPConnection("127.0.0.1", self.proxy.upstream, timeout=30)
-        connection.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
+        connection.request(call.method, call.path, call.body, headers)
         answer = connection.getresponse()
         content = answer.read()
         connection.close()
         left_out = ("connection", "transfer-encoding", "server", "date")
-        return answer.status, {k: v for k, v in answer.getheaders() if k.lower() not in left_out}, content
+        return Answer(answer.status, {k: v for k, v in answer.getheaders() if k.lower() not in left_out}, content)
 
     def _answer(
-        self, status: int, headers: dict[str, str], content: bytes, *, cut: bool = False, pause: float = 0
+        self, status: int, headers: Mapping[str, str], content: bytes, *, cut: bool = False, pause: float = 0
     ) -> None:
         self.send_response(status)
         size = headers.get("Content-Length") if self.command == "HEAD" else str(len(content))
@@ -125,13 +133,18 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def direct(call: Call, ask: Ask) -> Answer:
+    """Asks the server as the client asked."""
+    return ask(call)
+
+
 @contextmanager
-def faulty_proxy(upstream: int) -> Iterator[FaultyProxy]:
+def faulty_proxy(upstream: int, gateway: Callable[[Call, Ask], Answer] = direct) -> Iterator[FaultyProxy]:
     """Yields a proxy before the server at a port, closed afterwards."""
     handler = type("Handler", (_Handler,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    handler.proxy = proxy = FaultyProxy(f"http://127.0.0.1:{server.server_port}", upstream)
+    handler.proxy = proxy = FaultyProxy(f"http://127.0.0.1:{server.server_port}", upstream, gateway)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

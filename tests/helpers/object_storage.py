@@ -67,7 +67,7 @@ def object_storage(storage_ports: Ports, tmp_path: Path, monkeypatch: pytest.Mon
         yield storage
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=["s3", *(pytest.param(scheme, marks=pytest.mark.clouds) for scheme in ("gs", "az"))])
 def every_storage(
     request: pytest.FixtureRequest, storage_ports: Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ObjectStorage]:
@@ -80,7 +80,7 @@ def every_storage(
 def _new_storage(scheme: str, port: int, folder: Path, patch: pytest.MonkeyPatch) -> Iterator[ObjectStorage]:
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     SERVERS[scheme].new_bucket(port, name)
-    with faulty_proxy(port) as proxy:
+    with faulty_proxy(port, SERVERS[scheme].gateway) as proxy:
         for key, value in SERVERS[scheme].settings(proxy.url).items():
             patch.setenv(key, value)
         storage = ObjectStorage(Address(scheme, name, ""), proxy, folder / "machines", patch)

@@ -23,7 +23,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.faulty_proxy import direct
 from helpers.repository import ROOT
+from helpers.xml_over_json import Answer, Ask, Call, xml_over_json
 
 SIGNED = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=y"
 ACCOUNT, KEY = "saepipe", base64.b64encode(b"a key of these tests").decode()
@@ -41,6 +43,8 @@ class Server:
     settings: Callable[[str], dict[str, str]]
     """environment for obstore, by the address of the server"""
     environment: Mapping[str, str] = field(default_factory=dict)
+    gateway: Callable[[Call, Ask], Answer] = direct
+    """translates requests for it"""
 
     @contextmanager
     def running(self) -> Iterator[int]:
@@ -123,6 +127,7 @@ SERVERS = {
         ],
         _create_gs,
         lambda url: {"GOOGLE_BASE_URL": url, "GOOGLE_ALLOW_HTTP": "true", "GOOGLE_BEARER_TOKEN": "x"},
+        gateway=xml_over_json,
     ),
     "az": Server(
         Path("azurite/node_modules/.bin/azurite-blob"),

@@ -18,6 +18,7 @@ from saepipe.data.errors import CorruptDataError, MachineError, RemoteError
 from saepipe.data.remote.client_options import client_options
 from saepipe.data.remote.request_failures import (
     ATTEMPTS,
+    PAST_THE_END,
     BrokenListingError,
     MissingObjectError,
     asked_again,
@@ -150,7 +151,7 @@ class Bucket:
             raise MissingObjectError(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error
         except self._obstore.exceptions.BaseError as error:
             cause, hint = explained(error)
-            if "InvalidRange" in cause:
+            if any(words in cause for words in PAST_THE_END):
                 raise self.damaged(key, f"ends too early ({cause})") from error
             kind = BrokenListingError if "invalid list response" in cause else RemoteError
             raise kind(f"cannot {action} {self._address / key}: {cause}", hint=hint) from error

@@ -13,6 +13,9 @@ from saepipe.data.errors import AGAIN, CorruptDataError, RemoteError
 ATTEMPTS = 4
 """How often what comes whole but wrong is asked for."""
 
+PAST_THE_END = ("InvalidRange", "416 Range Not Satisfiable")
+"""Words of the answer to a request for a part after the end of an object."""
+
 Answer = TypeVar("Answer")
 
 _HINTS = {
