@@ -13,9 +13,10 @@ from helpers.object_storage import ObjectStorage
 from saepipe.data.bucket_address import mirrors
 from saepipe.data.cache.ancestors import FOLDER, damaged_ancestors, open_length
 from saepipe.data.cache.repair import repair
-from saepipe.data.errors import ConfigError
+from saepipe.data.errors import ConfigError, LockedError
 from saepipe.data.remote import claim
 from saepipe.data.remote.bucket import Bucket, bucket_of
+from saepipe.data.remote.claiming import claimed
 from saepipe.data.remote.places import folder_of, read_from
 from saepipe.data.terminal.progress import Silent
 from saepipe.harvest.config import HarvestConfig
@@ -77,6 +78,18 @@ def test_another_machine_goes_on_after_a_crash(
     changing = {"zarr.json", "manifest.jsonl", "COMMITTED"}  # the number of encoders
     ours, theirs = stored(object_storage), contents(toy_cache)
     assert [name for name in theirs.keys() - changing if ours[name] != theirs[name]] == []
+
+
+def test_a_cache_that_another_machine_writes_is_refused_after_a_look_that_is_told(
+    object_storage: ObjectStorage, toy_config: HarvestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "LEASE_SECONDS", 0.6)
+    progress = Silent()
+    with claimed(cache := object_storage.address / "cache"):
+        object_storage.other_machine()
+        with pytest.raises(LockedError, match=f"another process is writing {cache}"):
+            harvest(toy_config, str(cache), progress=progress)
+    assert sum("or died, which shows within" in sentence for sentence in progress.said) == 1
 
 
 def test_a_cache_is_extended_and_keeps_its_earlier_length(

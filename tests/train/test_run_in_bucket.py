@@ -13,7 +13,10 @@ from helpers.killed_training import KillAfter, Killed
 from helpers.object_storage import ObjectStorage
 from saepipe.data.bucket_address import mirrors
 from saepipe.data.cache.cache import Cache
+from saepipe.data.errors import LockedError
+from saepipe.data.remote import claim
 from saepipe.data.remote.bucket import bucket_of
+from saepipe.data.remote.claiming import claimed
 from saepipe.data.terminal.progress import Silent
 from saepipe.train.config import TrainConfig
 from saepipe.train.dry_run import dry_run
@@ -100,6 +103,18 @@ def test_another_machine_goes_on_from_the_last_checkpoint(
     contents = object_storage.contents("runs/base/seed-0")
     assert contents[WEIGHTS] == (local / WEIGHTS).read_bytes()
     assert contents["metrics.jsonl"].count(b"\n") == (local / "metrics.jsonl").read_bytes().count(b"\n")
+
+
+def test_a_run_that_another_machine_writes_is_refused_after_a_look_that_is_told(
+    object_storage: ObjectStorage, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "LEASE_SECONDS", 0.6)
+    progress = Silent()
+    with claimed(run := object_storage.address / "runs/base/seed-0"):
+        object_storage.other_machine()
+        with pytest.raises(LockedError, match=f"another process is writing {run}"):
+            train(config(cache), object_storage.at("runs"), progress=progress)
+    assert sum("or died, which shows within" in sentence for sentence in progress.said) == 1
 
 
 class Steps(Silent):
