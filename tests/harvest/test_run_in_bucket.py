@@ -89,7 +89,7 @@ def test_a_cache_that_another_machine_writes_is_refused_after_a_look_that_is_tol
         object_storage.other_machine()
         with pytest.raises(LockedError, match=f"another process is writing {cache}"):
             harvest(toy_config, str(cache), progress=progress)
-    assert sum("or died, which shows within" in sentence for sentence in progress.said) == 1
+    assert sum("if it has died, its claim lapses in" in sentence for sentence in progress.said) == 1
 
 
 def test_a_cache_is_extended_and_keeps_its_earlier_length(

@@ -114,7 +114,7 @@ def test_a_run_that_another_machine_writes_is_refused_after_a_look_that_is_told(
         object_storage.other_machine()
         with pytest.raises(LockedError, match=f"another process is writing {run}"):
             train(config(cache), object_storage.at("runs"), progress=progress)
-    assert sum("or died, which shows within" in sentence for sentence in progress.said) == 1
+    assert sum("if it has died, its claim lapses in" in sentence for sentence in progress.said) == 1
 
 
 class Steps(Silent):

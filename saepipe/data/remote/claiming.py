@@ -57,7 +57,7 @@ def _take_over(claim: Claim, address: Address, waiting: Say | None, say: Say | N
                 raise LockedError(writing, hint="wait for it, or choose another --out")
             left = _seconds_left(claim, theirs, is_renewed=watched is not None)
             if left > 0 and tell:
-                tell(f"waiting: {writing}" if waiting else f"{writing}, or died, which shows within {left:.0f} s")
+                tell(f"waiting: {writing}; if it has died, its claim lapses in {left:.0f} s")
                 tell = None
             watched, lapses = theirs.version, time.monotonic() + left
         is_free = theirs is None or time.monotonic() >= lapses
