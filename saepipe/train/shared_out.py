@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from itertools import count
 from typing import Any, Self
@@ -18,6 +19,7 @@ from saepipe.data.batches.shared_pools import Sharing
 from saepipe.data.folders.artifact import is_committed
 from saepipe.data.ranks.group import open_store
 from saepipe.data.ranks.launch import Ranks
+from saepipe.data.ranks.leaving import leaving_together
 from saepipe.train.plan import Planned
 
 _CONNECT = timedelta(minutes=10)
@@ -38,6 +40,10 @@ class SharedOut:
         if ranks.size == 1:
             return cls(ranks, HashStore())
         return cls(ranks, PrefixStore(f"training/{next(_TRAININGS)}", open_store(ranks, _CONNECT)))
+
+    def leaving_together(self) -> AbstractContextManager[None]:
+        """Lets a rank that is stopped wait until the others have kept checkpoints of their runs too."""
+        return leaving_together(self.ranks, self._store)
 
     def unfinished(self, planned: Sequence[Planned]) -> list[Planned]:
         """Returns the runs that the first rank finds unfinished, so that all ranks see the same ones."""

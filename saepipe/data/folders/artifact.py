@@ -28,6 +28,7 @@ from saepipe.data.bucket_address import refuse_address
 from saepipe.data.errors import ConfigError, CorruptDataError, LockedError, machine_error
 from saepipe.data.folders.inside import Inside, check_name
 from saepipe.data.folders.lock_owner import owned, owner
+from saepipe.data.ranks.kept import KEPT
 
 MANIFEST = "manifest.jsonl"
 COMMITTED = "COMMITTED"
@@ -146,6 +147,7 @@ def append_manifest(folder: Path, line: Line) -> None:
         file.write((json.dumps(line, sort_keys=True, allow_nan=False) + "\n").encode())
         file.flush()
         os.fsync(file.fileno())
+    KEPT.add()
 
 
 def rewrite_manifest(folder: Path, lines: Iterable[Line]) -> None:
@@ -159,6 +161,7 @@ def commit(folder: Path) -> str:
     """Seals the folder: writes and returns the manifest's digest, which is the artifact's fingerprint."""
     digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     write_file(folder / COMMITTED, f"{digest}\n".encode())
+    KEPT.add()
     return digest
 
 

@@ -14,6 +14,7 @@ import xxhash
 
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import write_json
+from saepipe.data.ranks.kept import KEPT
 
 BLOCK, DIGEST = "saepipe", "digest"
 
@@ -24,6 +25,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
     plain[BLOCK].pop(DIGEST, None)
     plain[BLOCK][DIGEST] = digest_of(plain)
     write_json(path, plain)
+    KEPT.add()
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from saepipe.data.errors import MachineError
 from saepipe.data.ranks.launch import Ranks
+from saepipe.data.ranks.leaving import has_agent, leaving_together
 
 SECONDS = 600.0
 """How long a rank waits for the others, unless its caller knows better."""
@@ -30,7 +31,7 @@ class LostRankError(MachineError):
 
 @contextmanager
 def process_group(ranks: Ranks, backend: str = "gloo", seconds: float = SECONDS) -> Iterator[None]:
-    """Joins the ranks of a command for the work inside; a single rank joins nothing.
+    """Joins the ranks of a command for the work inside, which leave together if they are stopped; one joins nothing.
 
     Args:
         ranks: of this command.
@@ -51,16 +52,17 @@ def process_group(ranks: Ranks, backend: str = "gloo", seconds: float = SECONDS)
     except RuntimeError as error:  # DistError too
         message = f"rank {ranks.rank} of {ranks.size} did not reach the others: {_first_line(error)}"
         raise MachineError(message, hint=_OTHERS) from error
-    try:
-        yield
-    except LostRankError:
-        raise
-    except BaseException as error:
-        with suppress(RuntimeError):  # the store may be gone
-            store.set(f"failed/{ranks.rank}", _first_line(error))
-        raise
-    finally:
-        dist.destroy_process_group()
+    with leaving_together(ranks, of_group):
+        try:
+            yield
+        except LostRankError:
+            raise
+        except BaseException as error:
+            with suppress(RuntimeError):  # the store may be gone
+                store.set(f"failed/{ranks.rank}", _first_line(error))
+            raise
+        finally:
+            dist.destroy_process_group()
 
 
 def meet(ranks: Ranks, what: str, seconds: float = SECONDS, group: dist.ProcessGroup | None = None) -> None:
@@ -119,9 +121,8 @@ def open_store(ranks: Ranks, wait: timedelta, *, serves: bool = True) -> Store:
     Without them, and those of each group, gloo finds the addresses of an earlier group there, and a later one does not
     come up (torch 2.13.0: "Gloo connectFullMesh failed").
     """
-    of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    is_master = serves and not of_agent and ranks.is_first
+    is_master = serves and not has_agent() and ranks.is_first
     store = TCPStore(address, port, ranks.size, is_master=is_master, timeout=wait)
     return PrefixStore(f"saepipe/{ranks.life}", store)
 

@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from saepipe.data.folders.artifact import digest_file, write_file, write_json
+from saepipe.data.ranks.kept import KEPT
 from saepipe.train.parallel.mesh import Mesh
 from saepipe.train.parallel.split_params import latent_dim
 from saepipe.train.step.sampling import GradientSample
@@ -58,12 +59,15 @@ def save_checkpoint(
         OutOfSpaceError: if the disk is full.
     """
     checkpoint = folder / str(state.step)
+    is_new = not (checkpoint / INDEX).exists()
     write_file(checkpoint / TENSORS, save({name: tensor.contiguous() for name, tensor in _tensors(state).items()}))
     index = {"run_id": run_id, "step": state.step, "num_summed": state.num_summed}
     index |= {"sparse": state.sparse, "sampled": _text(state.sampled), **digest_file(checkpoint / TENSORS)}
     if log is not None and header is not None:
         index |= {"log": dict(log), "header": dict(header)}
     write_json(checkpoint / INDEX, {**index, "seal": _seal(index)})
+    if is_new:
+        KEPT.add()
     for old in checkpoints(folder)[:-NUM_KEPT]:
         remove_checkpoint(old)
 
