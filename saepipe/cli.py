@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,11 +18,20 @@ import typer
 from rich.markup import escape
 
 import saepipe
-from saepipe.data.errors import ConfigError, CorruptDataError, Interrupted, MachineError, OutOfTime, Stopped, explain
+from saepipe.data.errors import (
+    ConfigError,
+    CorruptDataError,
+    Interrupted,
+    MachineError,
+    OutOfTime,
+    RemoteError,
+    Stopped,
+    explain,
+)
 from saepipe.data.folders.resume_mode import ResumeMode
 from saepipe.data.ranks.launch import Ranks
 from saepipe.data.ranks.share import Share
-from saepipe.data.slurm.requeue import requeue
+from saepipe.data.slurm.requeue import requeue, without_progress
 from saepipe.data.terminal.console import (
     Format,
     announce,
@@ -38,6 +50,7 @@ from saepipe.data.terminal.signals import raising_on_signals
 
 if TYPE_CHECKING:
     from saepipe.data.config.base import Config
+    from saepipe.data.slurm.script import Job
     from saepipe.evaluate.compare.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Harvest once, train many, evaluate honestly.")
@@ -144,8 +157,11 @@ def harvest(
 
     settings = HarvestConfig.load(config, set_)
     if launcher or sbatch:
+        from saepipe.evaluate.job_checks import check_harvest
+
         refuse_ranks(ranks)
-        launch(context, launcher, sbatch, [out], dry_run, format_)
+        check = partial(check_harvest, config=settings, out=out, resume=resume)
+        launch(context, launcher, sbatch, [out], dry_run, format_, check)
         return
     if dry_run:
         from saepipe.harvest.plan import plan
@@ -189,10 +205,11 @@ def train(
 
     settings = TrainConfig.load(config, [*set_, *([f"cache={cache}"] if cache else [])])
     if launcher or sbatch:
+        from saepipe.evaluate.job_checks import check_train
+
         refuse_ranks(ranks)
-        Share.of(share)
-        alone = "a stream feeds one process" if settings.stream else None
-        launch(context, launcher, sbatch, [out], dry_run, format_, alone)
+        check = partial(check_train, config=settings, out=out, share=Share.of(share), resume=resume)
+        launch(context, launcher, sbatch, [out], dry_run, format_, check)
         return
     if dry_run and settings.stream:
         from saepipe.evaluate.streaming.plan import dry_run_stream
@@ -261,8 +278,11 @@ def evaluate(
 
     settings = EvaluateConfig.load(config, [*set_, *([f"baseline={baseline}"] if baseline else [])])
     if launcher or sbatch:
+        from saepipe.evaluate.job_checks import check_evaluate
+
         Share.of(share)
-        launch(context, launcher, sbatch, [out] if out else runs, dry_run, format_)
+        check = partial(check_evaluate, runs=runs, config=settings, out=out)
+        launch(context, launcher, sbatch, [out] if out else runs, dry_run, format_, check)
         return
     if dry_run:
         from saepipe.evaluate.dry_run import dry_run as dry_run_of
@@ -330,7 +350,10 @@ def study(
 
     settings = StudyConfig.load(file, [*set_, *([f"more_seeds={seeds}"] if seeds else [])])
     if launcher or sbatch:
-        launch(context, launcher, sbatch, [out], dry_run, format_)
+        from saepipe.evaluate.job_checks import check_study
+
+        check = partial(check_study, config=settings, out=out)
+        launch(context, launcher, sbatch, [out], dry_run, format_, check)
         return
     if status:
         where = standing.status(settings, out)
@@ -708,15 +731,17 @@ def launch(
     outs: list[Path],
     dry_run: bool,
     format_: Format,
-    alone: str | None = None,
+    check: Callable[[Job], None],
 ) -> None:
-    """Submits the command as a job of Slurm, or prints its script; `alone` says why it needs a single process."""
+    """Submits the command as a job of Slurm, or prints its script; `check` raises what would end it at its start."""
     from saepipe.data.slurm.script import Job
     from saepipe.data.slurm.submit import submit
 
     if launcher is None:
         raise ConfigError("--sbatch is about a job", hint="add --launcher slurm")
-    job = Job.of(context.obj, sbatch, outs, alone)
+    job = Job.of(context.obj, sbatch, outs)
+    with suppress(RemoteError):  # the job's machine may reach what this one does not
+        check(job)
     if dry_run:
         show_parts({"script": job.script()}, [job.script()], format_)
     else:
@@ -783,6 +808,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt, Stopped) as error:
         from saepipe.data.config.plugin_errors import plugin_mistake
 
+        error = (without_progress() if isinstance(error, OutOfTime) else None) or error
         mistake = plugin_mistake(error) if isinstance(error, Exception) else None
         code, message, hint = explain(mistake or error)
         as_json = "--format=json" in arguments or ("--format", "json") in pairwise(arguments)

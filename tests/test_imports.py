@@ -81,6 +81,7 @@ FLOORS = {
         "dry_run",
         "demo use",
         "real_study study",
+        "job_checks",
     ),
 }
 """The rooms of each stage, ground floor first. A room may import from the floors below its own, and from no other."""

@@ -60,6 +60,12 @@ def resolve_revision(config: DatasetConfig) -> str | None:
     return None if local else dataset_commit(config.source, config.revision)
 
 
+def check_source(config: DatasetConfig) -> None:
+    """Raises ConfigError if the source is to be a file, and there is none."""
+    if config.suffix in (*_ROWS, *_READERS):
+        _existing_file(config)
+
+
 def read_documents(
     config: DatasetConfig,
     revision: str | None = None,

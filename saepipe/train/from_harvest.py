@@ -33,28 +33,35 @@ def opened(
     Raises:
         ConfigError: if the training cannot have a stream.
     """
+    check_stream(config, out, ranks, share)
     if config.stream is None:
-        if config.cache == STREAM and not STREAM.exists():
-            raise ConfigError("cache: stream needs the section `stream`", hint="stream: {harvest: FILE}")
         yield config, {}
         return
     if open_stream is None:
         raise ConfigError("stream needs a harvest, which this call does not have", hint="use saepipe.train")
-    if ranks.size > 1:
-        hint = "train in one process; stream.ranks lets several harvest for it"
-        raise ConfigError(f"a stream feeds one process, not {ranks.size} ranks", hint=hint)
-    if share.count > 1:
-        raise ConfigError(f"a stream feeds one process, not {share.count} shares", hint="train without --share")
-    folder = out / FOLDER
-    if config.cache not in (STREAM, RollingFolder(folder).head):
-        raise ConfigError(f"cache {config.cache} and stream exclude each other", hint="cache: stream")
-    with open_stream(config.stream, folder, progress) as cache:
+    with open_stream(config.stream, out / FOLDER, progress) as cache:
         if (told := config.stream.num_tokens) not in (None, cache.num_tokens):
             problem = f"{config.stream.harvest} has num_tokens {cache.num_tokens:,}, but stream.num_tokens is {told:,}"
             raise ConfigError(problem, hint="leave out stream.num_tokens")
         stream = config.stream.model_copy(update={"num_tokens": cache.num_tokens})
         update = {"cache": cache.path, "shuffle": "pool", "stream": stream}
         yield config.model_copy(update=update), {cache.path: cache}
+
+
+def check_stream(config: TrainConfig, out: Path, ranks: Ranks, share: Share) -> None:
+    """Raises ConfigError if a training cannot have the stream that its config asks for."""
+    if config.stream is None:
+        if config.cache == STREAM and not STREAM.exists():
+            raise ConfigError("cache: stream needs the section `stream`", hint="stream: {harvest: FILE}")
+        return
+    if ranks.size > 1:
+        hint = "train in one process; stream.ranks lets several harvest for it"
+        raise ConfigError(f"a stream feeds one process, not {ranks.size} ranks", hint=hint)
+    if share.count > 1:
+        hint = "train without --share, or a job array"
+        raise ConfigError(f"a stream feeds one process, not {share.count} shares", hint=hint)
+    if config.cache not in (STREAM, RollingFolder(out / FOLDER).head):
+        raise ConfigError(f"cache {config.cache} and stream exclude each other", hint="cache: stream")
 
 
 def check_streamed(planned: Sequence[Planned]) -> None:

@@ -63,7 +63,11 @@ class Planned:
 
 
 def plan_runs(
-    config: TrainConfig, out: Path, mesh: Mesh | None = None, opened: Mapping[Path, Cache] = MappingProxyType({})
+    config: TrainConfig,
+    out: Path,
+    mesh: Mesh | None = None,
+    opened: Mapping[Path, Cache] = MappingProxyType({}),
+    device: torch.device | None = None,
 ) -> list[Planned]:
     """Returns every run of a config, each resolved; raises ConfigError if one cannot be made.
 
@@ -72,8 +76,9 @@ def plan_runs(
         out: a run goes to `out`/<variant>/seed-<n>/.
         mesh: ranks that each run is split over.
         opened: caches that are open already, by their paths.
+        device: of the runs, if this machine need not have it; by default the one that the config asks for.
     """
-    device = pick_device(config.device)
+    device = device or pick_device(config.device)
     variants = expand(config)
     configs = [variant.config for variant in variants]
     caches = {path: opened.get(path) or Cache.open(path) for path in {config.cache for config in configs}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def train(
         if not ranks.is_first:
             progress = OfRank(ranks.rank, progress) if mesh is None else Silent()
         share = Share.of(share)
-        with opened(config, out, ranks, share, open_stream, progress) as (config, caches):
+        stream = opened(config, out, ranks, share, open_stream, progress)
+        with shared_out.leaving_together(), stream as (config, caches):
             planned = share.pieces(plan_runs(config, out, mesh, caches))
             if not planned:
                 progress.say(f"share {share} has no run to train: the config has too few")
@@ -130,11 +131,7 @@ def _train_all(
         for run in own:
             if run.recipe.writes:
                 locks.enter_context(writer_lock(run.folder, say=progress.say))
-        for run in planned if ranks.is_first else own:
-            if is_committed(run.folder):
-                check_undamaged(run.folder)
-            _check_resume(run, resume)
-            run_folder.refuse_other_run(run.folder, run.recipe.config, run.cache)
+        check_folders(planned if ranks.is_first else own, resume)
         if ranks.is_first and len(unfinished) < len(planned):
             progress.say(f"{len(planned) - len(unfinished)} of {len(planned)} runs are already finished")
         if ranks.is_first:
@@ -357,6 +354,18 @@ def _task(progress: Progress, what: str, num_tokens: int, done: int) -> Iterator
         yield
     finally:
         progress.finish()
+
+
+def check_folders(planned: Iterable[Planned], resume: ResumeMode) -> None:
+    """Raises ConfigError if a folder holds another run, or `resume` forbids what it holds.
+
+    Raises CorruptDataError if it holds a finished run that is damaged.
+    """
+    for run in planned:
+        if is_committed(run.folder):
+            check_undamaged(run.folder)
+        _check_resume(run, resume)
+        run_folder.refuse_other_run(run.folder, run.recipe.config, run.cache)
 
 
 def _check_resume(run: Planned, resume: ResumeMode) -> None:

@@ -31,8 +31,12 @@ class RecordedSlurm:
     def answers(self, name: str, says: str, code: int = 0) -> None:
         """Lets a command print a text and exit with a code, other than 0 on stderr."""
         values = {"name": repr(name), "says": repr(says), "calls": repr(str(self.folder / "calls"))}
+        self.makes(name, _COMMAND, code=code, **values)
+
+    def makes(self, name: str, script: str, /, **values: object) -> None:
+        """Makes a command of a script, with this Python as its `python`."""
         path = self.folder / name
-        path.write_text(_COMMAND.format(python=shlex.quote(sys.executable), code=code, **values))
+        path.write_text(script.format(python=shlex.quote(sys.executable), **values))
         path.chmod(0o755)
 
     @property

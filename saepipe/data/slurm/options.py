@@ -59,9 +59,23 @@ def ranks_per_node(options: Options) -> int | None:
     """
     if "ntasks" in options:
         raise ConfigError("ntasks does not say where each rank is", hint="--sbatch nodes=2 --sbatch ntasks-per-node=8")
-    several_nodes, given = options.get("nodes", "1") != "1", options.get("ntasks-per-node")
-    if not given:
-        return 1 if several_nodes else None
-    if not given.isdecimal() or given == "0":
-        raise ConfigError(f"ntasks-per-node={given} is no number of ranks", hint="--sbatch ntasks-per-node=8")
-    return int(given) if several_nodes or given != "1" else None
+    nodes, given = num_nodes(options), options.get("ntasks-per-node", "1")
+    ranks = _number(given, f"ntasks-per-node={given} is no number of ranks", "--sbatch ntasks-per-node=8")
+    return ranks if nodes > 1 or ranks > 1 else None
+
+
+def num_nodes(options: Options) -> int:
+    """Returns the number of nodes.
+
+    Raises:
+        ConfigError: if it is left open, since all ranks are known when a command starts.
+    """
+    given = options.get("nodes", "1")
+    return _number(given, f"nodes={given} leaves the number of ranks open", "--sbatch nodes=2")
+
+
+def _number(text: str | None, problem: str, hint: str) -> int:
+    """Reads a whole number from 1; raises ConfigError with the problem for anything else."""
+    if not re.fullmatch("[1-9][0-9]*", text or ""):
+        raise ConfigError(problem, hint=hint)
+    return int(text or "")

@@ -2,12 +2,14 @@
 
 Its last line is `exec`, so that signals reach the command and not a shell: with a shell around it, scancel would kill
 the command at once (Slurm 22.05). SIGUSR1 comes two minutes before the end of the time: the command keeps what it has
-and asks for a requeue (`requeue.py`). Of several ranks, srun is in its place: it starts them and hands on the signal.
+and asks for a requeue (`requeue.py`). Of several ranks, srun is in its place: it starts them, hands on the signal, and
+ends all if one fails, but lets the first take its time if the others are done.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ from typing import Self
 from saepipe.data.bucket_address import address_of
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import LOG
-from saepipe.data.slurm.options import Options, as_line, num_tasks, ranks_per_node, read_options
+from saepipe.data.ranks.launch import Ranks
+from saepipe.data.ranks.share import Share
+from saepipe.data.slurm.options import Options, as_line, num_nodes, num_tasks, ranks_per_node, read_options
 from saepipe.data.slurm.requeue import FLAG
 
 SHARED_OUT = ("train", "evaluate")
@@ -26,6 +30,9 @@ SHARED_OUT = ("train", "evaluate")
 
 OVER_RANKS = ("harvest", "train")
 """Commands that several ranks may run."""
+
+SIGNAL = "B:USR1@120"
+"""What comes two minutes before the end: without B it would go to srun's tasks, of which a single process is none."""
 
 _RENDEZVOUS = """\
 export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
@@ -51,9 +58,7 @@ class Job:
     """for the script and the log"""
 
     @classmethod
-    def of(
-        cls, arguments: Sequence[str], sbatch: Sequence[str], outs: Sequence[Path], alone: str | None = None
-    ) -> Self:
+    def of(cls, arguments: Sequence[str], sbatch: Sequence[str], outs: Sequence[Path]) -> Self:
         """Makes the job of a command.
 
         Args:
@@ -61,7 +66,6 @@ class Job:
             sbatch: options of sbatch.
             outs: what the command writes to; the log goes where all of it is, or here if that is in a bucket, or
                 nowhere in particular.
-            alone: why the command needs a single process, if it does.
 
         Raises:
             ConfigError: if an option is wrong, or the command cannot run in several tasks or ranks.
@@ -71,14 +75,14 @@ class Job:
         command = without(arguments, values=("--launcher", "--sbatch", "--format"), flags=("--dry-run",))
         job = cls(command, read_options(sbatch), folder)
         name = job.command[0]
-        if alone and (job.is_array or ranks_per_node(job.options)):
-            raise ConfigError(alone, hint="drop --sbatch array, nodes and ntasks-per-node")
         if job.is_array and name not in SHARED_OUT:
             raise ConfigError(f"a job array cannot share out a {name}", hint="drop --sbatch array")
         if job.is_array and len(without(command, values=("--share",))) < len(command):
             raise ConfigError("a job array shares out the work by itself", hint="drop --share or --sbatch array")
         if ranks_per_node(job.options) and name not in OVER_RANKS:
             raise ConfigError(f"{name} runs in one process", hint="drop --sbatch ntasks-per-node and nodes")
+        if not ranks_per_node(job.options) and not re.match("R?BR?:", sent := job.options.get("signal") or SIGNAL):
+            raise ConfigError(f"signal={sent} would not reach the command", hint=f"--sbatch signal={SIGNAL}")
         return job
 
     @property
@@ -88,6 +92,22 @@ class Job:
     @property
     def is_array(self) -> bool:
         return "array" in self.options
+
+    @property
+    def ranks(self) -> Ranks:
+        """The first of the ranks that are asked for."""
+        here = ranks_per_node(self.options) or 1
+        return Ranks(0, num_nodes(self.options) * here, 0, here)
+
+    @property
+    def waits(self) -> bool:
+        """True if it waits for other jobs, which may make what it needs."""
+        return "dependency" in self.options
+
+    @property
+    def share(self) -> Share | None:
+        """The first of the shares of its tasks; None if it is no array."""
+        return Share(1, num_tasks(self.options)) if self.is_array else None
 
     @property
     def path(self) -> Path:
@@ -106,7 +126,7 @@ class Job:
             "output": f"{folder}/{self.name}-{'%A_%a' if self.is_array else '%j'}.out",
             "open-mode": "append",
             "requeue": None,
-            "signal": "B:USR1@120",
+            "signal": SIGNAL,
         }
         lines = [as_line(*option) for option in (own | self.options).items()]
         return "\n".join(["#!/bin/bash", *lines, "", f"export {FLAG}={self._id}", self._last_line, ""])
@@ -123,7 +143,7 @@ class Job:
             command += f' --share "$SLURM_ARRAY_TASK_ID/{num_tasks(self.options)}"'
         if (ranks := ranks_per_node(self.options)) is None:
             return f"exec {command}"
-        srun = f"srun --ntasks-per-node={ranks} --kill-on-bad-exit=1"
+        srun = f"srun --ntasks-per-node={ranks} --kill-on-bad-exit=1 --wait=0"
         return f"{_RENDEZVOUS}exec {srun} bash -c {shlex.quote(_RANK.format(ranks=ranks))} rank \\\n  {command}"
 
 

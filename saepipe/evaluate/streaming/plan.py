@@ -19,8 +19,7 @@ from saepipe.data.rolling.rolling_cache import RollingCache
 from saepipe.data.rolling.rolling_folder import RollingFolder
 from saepipe.data.terminal.display import aligned
 from saepipe.data.terminal.progress import Progress, Silent
-from saepipe.evaluate.streaming.head import harvest_config
-from saepipe.evaluate.streaming.run import check_local
+from saepipe.evaluate.streaming.run import checked_harvest
 from saepipe.evaluate.streaming.space import Space
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.plan import Plan, plan
@@ -56,8 +55,7 @@ def dry_run_stream(config: TrainConfig, out: Path) -> StreamDryRun:
         ConfigError: if a run or the harvest cannot be made, or the training cannot have a stream.
     """
     assert config.stream is not None
-    check_local(out)
-    harvest_settings = harvest_config(config.stream)
+    harvest_settings = checked_harvest(config.stream, out)
     harvesting = plan(harvest_settings, out, ranks=config.stream.ranks)
     space = Space.of(config.stream, harvest_settings, harvesting.widths)
     num_rows = max(variant.config.batch_size for variant in expand(config))

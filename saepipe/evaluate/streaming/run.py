@@ -14,7 +14,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.errors import ConfigError
 from saepipe.data.folders.artifact import write_json
 from saepipe.data.folders.disk import require_room
-from saepipe.data.remote.places import writer_lock
+from saepipe.data.remote.places import folder_of, writer_lock
 from saepipe.data.rolling.open_pools import OpenPools
 from saepipe.data.rolling.rolling_cache import RollingCache
 from saepipe.data.rolling.rolling_folder import RollingFolder
@@ -40,8 +40,7 @@ def open_stream(settings: StreamConfig, out: Path, progress: Progress) -> Iterat
         OutOfSpaceError: if the disk will not hold the pools.
         SaepipeError: as `harvest` does, for the head.
     """
-    check_local(out)
-    config, folder = harvest_config(settings), RollingFolder(out, settings.pools)
+    config, folder = checked_harvest(settings, out), RollingFolder(out, settings.pools)
     with writer_lock(folder.path):
         head = _head(config, folder, progress)
         space = Space.of(settings, config, head.widths)
@@ -55,11 +54,16 @@ def open_stream(settings: StreamConfig, out: Path, progress: Progress) -> Iterat
         yield RollingCache.of(head, pools, partial(harvesting, folder, settings.ranks))
 
 
-def check_local(out: Path) -> None:
-    """Raises ConfigError if `out` is in a bucket."""
-    if address := mirrored(out):
+def checked_harvest(settings: StreamConfig, out: Path) -> HarvestConfig:
+    """Returns the config of the harvest that feeds a training to `out`.
+
+    Raises:
+        ConfigError: if it suits no stream, or `out` is in a bucket.
+    """
+    if address := mirrored(folder_of(out)):
         hint = "--out a folder; saepipe push sends finished runs"
         raise ConfigError(f"a stream needs a local folder, not {address}", hint=hint)
+    return harvest_config(settings)
 
 
 def _head(config: HarvestConfig, folder: RollingFolder, progress: Progress) -> Cache:

@@ -74,7 +74,7 @@ def study(
         if config.harvest is not None:
             harvest(config.harvest, planned.cache, progress=progress)
         record = _pilot(planned, record, progress)
-        _require_power(config, record, progress)
+        require_power(config, record, progress)
         record = train_arms(planned, config.all_seeds, record, progress)
         tables = _measured(planned, config.all_seeds, progress)
         record = record.judging(config.question, [arm.label for arm in arms], config.all_seeds)
@@ -103,7 +103,7 @@ def _measured(planned: Study, seeds: Sequence[int], progress: Progress) -> list[
     return [compare(planned.runs(group, seeds), planned.runs(group[:1], seeds)[0]) for group in by_l0(planned.arms)]
 
 
-def _require_power(config: StudyConfig, record: Record, progress: Progress) -> None:
+def require_power(config: StudyConfig, record: Record, progress: Progress) -> None:
     """Says what the planned seeds can see; raises ConfigError if that is no effect of interest at all."""
     known = known_powers(config, record)
     for power in known:

@@ -76,18 +76,21 @@ def open_mesh(config: ParallelConfig, device: str) -> Iterator[Mesh | None]:
     if config.num_ranks == 1:
         yield None
         return
-    ranks = Ranks.of_environment()
-    if ranks.size != config.num_ranks:
-        raise ConfigError(
-            f"parallel: latents {config.latents} x data {config.data} needs {config.num_ranks} ranks, and there are "
-            f"{ranks.size}",
-            hint=f"torchrun --nproc-per-node {config.num_ranks} -m saepipe train ..., or another `parallel`",
-        )
+    check_ranks(config, ranks := Ranks.of_environment())
     on_gpu = pick_device(device).type == "cuda"
     if on_gpu:
         torch.cuda.set_device(ranks.local_rank)
     with process_group(ranks, "nccl" if on_gpu else "gloo", config.timeout):
         yield grid(ranks, config, on_gpu=on_gpu)
+
+
+def check_ranks(config: ParallelConfig, ranks: Ranks) -> None:
+    """Raises ConfigError if a run that is split over ranks would have another number of them."""
+    if config.num_ranks not in (1, ranks.size):
+        torchrun = f"torchrun --nproc-per-node {config.num_ranks} -m saepipe train ..."
+        hint = f"{torchrun}, in a job --sbatch ntasks-per-node={config.num_ranks}, or another `parallel`"
+        split = f"latents {config.latents} x data {config.data}"
+        raise ConfigError(f"parallel: {split} needs {config.num_ranks} ranks, and there are {ranks.size}", hint=hint)
 
 
 def planned_mesh(config: ParallelConfig) -> Mesh | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saepipe.data.errors import ConfigError
-from saepipe.data.slurm.options import as_line, num_tasks, ranks_per_node, read_options
+from saepipe.data.slurm.options import as_line, num_nodes, num_tasks, ranks_per_node, read_options
 
 pytestmark = pytest.mark.quick
 
@@ -46,7 +46,17 @@ def test_ranks_are_those_of_each_node() -> None:
     assert ranks_per_node({"ntasks-per-node": "4"}) == 4
 
 
-@pytest.mark.parametrize("options", [{"ntasks": "4"}, {"ntasks-per-node": "0"}, {"ntasks-per-node": "all"}])
+@pytest.mark.parametrize(
+    "options", [{"ntasks": "4"}, {"ntasks-per-node": "0"}, {"ntasks-per-node": "all"}, {"ntasks-per-node": None}]
+)
 def test_ranks_without_a_place_are_refused(options: dict[str, str | None]) -> None:
     with pytest.raises(ConfigError, match="ntasks"):
         ranks_per_node(options)
+
+
+def test_the_number_of_nodes_is_not_left_open() -> None:
+    assert [num_nodes(options) for options in ({}, {"nodes": "16"})] == [1, 16]
+    with pytest.raises(ConfigError, match="nodes=2-4 leaves the number of ranks open"):
+        num_nodes({"nodes": "2-4"})
+    with pytest.raises(ConfigError, match="nodes=2-4 leaves the number of ranks open"):
+        ranks_per_node({"nodes": "2-4", "ntasks-per-node": "8"})

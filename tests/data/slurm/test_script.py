@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from saepipe.data.errors import ConfigError
+from saepipe.data.ranks.launch import Ranks
+from saepipe.data.ranks.share import Share
 from saepipe.data.slurm.script import Job, without
 
 pytestmark = pytest.mark.quick
@@ -90,6 +92,7 @@ def test_ranks_get_the_variables_of_torchrun(tmp_path: Path) -> None:
         ("evaluate --share 1/2", ["array=1-2"], "a job array shares out the work by itself"),
         ("evaluate", ["ntasks-per-node=2"], "evaluate runs in one process"),
         ("study", ["nodes=2"], "study runs in one process"),
+        ("train", ["signal=USR1@600"], "signal=USR1@600 would not reach the command"),
     ],
 )
 def test_what_a_command_cannot_do_is_refused(command: str, sbatch: list[str], said: str) -> None:
@@ -109,11 +112,16 @@ def test_arguments_are_left_out_with_their_values() -> None:
     assert without(arguments, values=["--x"], flags=["--y"]) == ("a", "--xy", "3")
 
 
-@pytest.mark.parametrize("several", ["array=1-4", "ntasks-per-node=4", "nodes=2"])
-def test_a_command_that_needs_one_process_gets_no_others(tmp_path: Path, several: str) -> None:
-    Job.of(["train"], ["time=1"], [tmp_path], alone="a stream feeds one process")
-    with pytest.raises(ConfigError, match="a stream feeds one process"):
-        Job.of(["train"], [several], [tmp_path], alone="a stream feeds one process")
+def test_the_signal_of_ranks_may_go_to_srun_or_to_them(tmp_path: Path) -> None:
+    for signal in ("B:USR1@600", "USR1@600"):
+        assert f"#SBATCH --signal={signal}\n" in Job.of(["train"], [f"signal={signal}", "nodes=2"], [tmp_path]).script()
+
+
+def test_a_job_knows_its_ranks_its_shares_and_what_it_waits_for(tmp_path: Path) -> None:
+    alone = Job.of(["train"], [], [tmp_path])
+    assert (alone.ranks, alone.share, alone.waits) == (Ranks(), None, False)
+    several = Job.of(["train"], ["nodes=3", "ntasks-per-node=2", "array=1-4%2", "dependency=afterok:7"], [tmp_path])
+    assert (several.ranks, several.share, several.waits) == (Ranks(0, 6, 0, 2), Share(1, 4), True)
 
 
 def test_runs_that_share_no_folder_are_logged_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
