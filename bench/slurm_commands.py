@@ -67,9 +67,10 @@ class Command(ABC):
         """Returns the digest of each file that must come out equal, by its path."""
 
     def run(self, *options: str) -> str:
-        """Runs it, or submits it by `options`; returns what it prints."""
+        """Runs it, or submits it by `options`, in the folder above its own; returns what it prints."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
         command = [*SAEPIPE, *self.arguments, *options]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(command, cwd=self.out.parent, check=True, capture_output=True, text=True).stdout
 
     def log(self) -> str:
         """Returns what all of its jobs have said."""
@@ -129,13 +130,16 @@ class Evaluate(Command):
 
 
 class Study(Command):
-    """A whole study: cache, pilot, two arms over three seeds, evaluation, paragraph."""
+    """A whole study: cache, pilot, two arms over three seeds, evaluation, paragraph.
+
+    Its runs name its cache by its path, which is the same from the folder above.
+    """
 
     name = "study"
 
     @property
     def arguments(self) -> list[str]:
-        return ["study", str(self.folder / "study.yaml"), "--out", str(self.out)]
+        return ["study", str(self.folder / "study.yaml"), "--out", self.out.name]
 
     def has_begun(self) -> bool:
         """Returns whether all runs of the pilot have begun."""

@@ -100,7 +100,7 @@ def _check_training(job: Job, config: TrainConfig, out: Path, share: Share) -> N
 def _check_runs(config: TrainConfig, out: Path, check: Callable[[list[Planned]], None] = lambda planned: None) -> None:
     """Raises ConfigError if runs cannot be planned, or fail a check, on the device of the config; `auto` may be two."""
     runs = [run.config for run in expand(config)]
-    for path in {path for run in runs for path in (run.cache, run.other_cache) if path is not None}:
+    for path in dict.fromkeys(path for run in runs for path in (run.cache, run.other_cache) if path is not None):
         _require_made(path, "cache")
     refusals = []
     for name in ("cuda", "cpu") if config.device == "auto" else (config.device,):
