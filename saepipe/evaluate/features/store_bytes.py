@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saepipe.evaluate.features.coactive import COUNTS_AT_ONCE
+from saepipe.evaluate.features.coactive import PAIRS_AT_ONCE
 from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.features.firing_statistics import EDGES
 
@@ -12,7 +12,7 @@ _SLOT = 8 + 8 + 8 + 4
 _ENTRY = 8
 """Bytes of an activation in a sample: latent and value."""
 
-_COUNT = 32
+_PAIR = 80
 """Bytes of a pair of latents while its Jaccard index is computed."""
 
 
@@ -35,7 +35,7 @@ def builder_bytes(settings: Features, d_sae: int, window: int, num_tokens: int, 
 
 
 def writing_bytes(settings: Features, d_sae: int, window: int) -> int:
-    """Returns the bytes that are added while one store is written: its examples in order, or blocks of pairs."""
+    """Returns the bytes that are added while one store is written: its examples in order, or some of its pairs."""
     slots = settings.num_top + settings.num_quantiles * settings.per_quantile
     examples = d_sae * window * (slots * (3 * 4 + 2) - 4 * settings.num_top)  # ordered, joined, divided, as float16
-    return max(examples, _COUNT * min(COUNTS_AT_ONCE, d_sae**2))
+    return max(examples, _PAIR * min(PAIRS_AT_ONCE, d_sae**2))

@@ -13,7 +13,7 @@ from saepipe.evaluate.features.config import Features
 from saepipe.evaluate.model.testbed import Testbed
 from saepipe.train.rundir.finished_run import Run
 
-VERSION = 2
+VERSION = 3
 """Incremented whenever the same inputs give another store; older stores are then rebuilt."""
 
 

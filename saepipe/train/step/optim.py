@@ -73,7 +73,7 @@ def constrain_decoder(params: Params, moments: Moments, min_cosine: float) -> No
 def _in_stretches(rows: Tensor) -> Sequence[Tensor]:
     """Splits rows (..., num_rows, width) along num_rows: on a CPU into what its caches hold, elsewhere not at all."""
     *_, num_rows, width = rows.shape
-    return rows.split(max(1, STRETCH // width) if rows.device.type == "cpu" else num_rows, dim=-2)
+    return torch.split(rows, max(1, STRETCH // width) if rows.device.type == "cpu" else num_rows, dim=-2)
 
 
 def laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
