@@ -37,8 +37,8 @@ FLOORS = {
         "batches rolling smollm2 toy",
     ),
     "harvest": (
-        "chat decoder_layers hook_point host_copies hub_client identity local_rows model_config model_digests "
-        "selection",
+        "chat decoder_layers hook_point host_copies hub_client identity joining local_rows model_config "
+        "model_digests selection",
         "hub large_models sites",
         "model site_hook",
         "capture",

@@ -46,7 +46,7 @@ from saepipe.train.variants import expand
 def check_harvest(job: Job, config: HarvestConfig, out: Path, resume: ResumeMode = "auto") -> None:
     """Raises ConfigError if a harvest could not begin in the ranks of a job, or in its folder."""
     out = folder_of(out)
-    check_ranks(config, out, job.ranks)
+    check_ranks(config, job.ranks)
     if not job.waits:
         refresh(out)
         check_source(config.dataset)

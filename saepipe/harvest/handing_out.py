@@ -117,8 +117,9 @@ class HandingOut:
 
     def _pause(self) -> None:
         """Waits while many texts wait for their owners; asked once a pool, since it lists all texts that wait."""
+        pauses = self._texts.pauses()
         while self._texts.num_waiting() >= self._most_waiting and not self._stopped.is_set():
-            time.sleep(_POLL_SECONDS)
+            time.sleep(next(pauses))
 
     def _begin(self) -> None:
         if not self._begun.is_set():

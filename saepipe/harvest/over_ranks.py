@@ -2,50 +2,39 @@
 
 A pool with the windows that feed it is the unit of work, so the bytes of a cache do not depend on the number of ranks.
 Ranks wait for the first when it begins the cache, and it waits for them before it seals it; in between they only share
-its folder. A window batch that feeds two pools of different ranks is run by both.
+its folder, or the bucket: there each machine has a mirror of its own. A window batch that feeds two pools of different
+ranks is run by both.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
-from saepipe.data.bucket_address import mirrored
 from saepipe.data.cache import rank_manifests
 from saepipe.data.cache.layout import SPLITS, Split
 from saepipe.data.cache.writer import CacheWriter
 from saepipe.data.errors import ConfigError
-from saepipe.data.folders.artifact import is_committed
-from saepipe.data.ranks.group import meet
+from saepipe.data.ranks.failure_watch import FailureWatch
 from saepipe.data.ranks.launch import Ranks
 from saepipe.data.terminal.progress import Progress
 from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.handing_out import HandingOut
+from saepipe.harvest.joining import meet_begun
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.pool_maker import PoolMaker, PoolWriter
 from saepipe.harvest.pool_text import PoolText, TextFolder
 from saepipe.harvest.reading import Reading
 from saepipe.harvest.split_specs import heldout_split, train_split
 
-BEGUN = "begun the cache", 3600.0
-"""What ranks wait for, and for how many seconds: the first may read much text again before a pool is missing."""
-_POLL_SECONDS = 0.2
 TEXTS_PER_RANK = 4
 """Texts of pools that may wait, on average, for each rank."""
 _SAY_SECONDS = 60.0
 
 
-def check_ranks(config: HarvestConfig, out: Path, ranks: Ranks) -> None:
-    """Raises ConfigError for what only one rank, or one machine, can do."""
-    if ranks.size > ranks.local_size and (address := mirrored(out)):
-        raise ConfigError(
-            f"ranks of several machines share no folder that mirrors {address}",
-            hint="harvest into a folder that all machines see, or by the ranks of one machine",
-        )
-    if ranks.size == 1:
-        return
-    if config.drop_norm_above is not None:
+def check_ranks(config: HarvestConfig, ranks: Ranks) -> None:
+    """Raises ConfigError for what only one rank can do."""
+    if ranks.size > 1 and config.drop_norm_above is not None:
         raise ConfigError(
             "drop_norm_above decides by activations which rows are left out, so no rank knows where its pools begin",
             hint="harvest with a single rank, or leave drop_norm_above out",
@@ -63,16 +52,22 @@ def lead(
     progress: Progress,
 ) -> None:
     """Hands out the text, makes the first rank's own pools, and waits until all others have made theirs."""
-    texts, stored = TextFolder(writer.folder), stored_pools(writer)
-    texts.clear()
+    texts, stored, watch = TextFolder(writer.folder), stored_pools(writer), FailureWatch(ranks)
     with HandingOut(config, lm, reading, texts, stored, start, TEXTS_PER_RANK * ranks.size) as handing_out:
+
+        def look() -> None:
+            handing_out.look()
+            watch.look()
+
         handing_out.wait_until_begun()
-        meet(ranks, *BEGUN)
-        make_own_pools(ranks, config, writer, maker, texts, stored, handing_out.look)
+        meet_begun(ranks, writer.folder)
+        make_own_pools(ranks, config, writer, maker, texts, stored, look)
         handing_out.wait()
-    _await_pools(writer, handing_out.num_pools, progress)
+    _await_pools(writer, handing_out.num_pools, texts.pauses(), watch, progress)
+    pauses = texts.pauses()
     while not rank_manifests.all_have_ended(writer.folder, ranks.size):  # they still read the folder
-        time.sleep(_POLL_SECONDS)
+        watch.look()
+        time.sleep(next(pauses))
 
 
 def make_own_pools(
@@ -82,22 +77,16 @@ def make_own_pools(
     maker: PoolMaker,
     texts: TextFolder,
     stored: dict[Split, set[int]],
-    look: Callable[[], None] = lambda: None,
+    look: Callable[[], None],
 ) -> None:
-    """Makes the missing pools that this rank owns; `look` is called while it waits for text."""
+    """Makes the missing pools that this rank owns; `look` is called while it waits, and may raise."""
     for spec in (train_split(config), heldout_split(config, config.heldout_tokens // config.context_size)):
         maker.begin(spec, ranks)
         for text in _own_texts(ranks, texts, spec.split, stored[spec.split], look):
             if spec.split == "train":
-                _await_channels(writer, text)
+                _await_channels(writer, text, texts.pauses(), look)
             maker.make(spec, text)
     writer.wait()
-
-
-def await_commit(cache: Path) -> None:
-    """Waits until the first rank has sealed the cache; if it dies, torchrun ends this wait."""
-    while not is_committed(cache):
-        time.sleep(_POLL_SECONDS)
 
 
 def _own_texts(
@@ -114,14 +103,21 @@ def _own_texts(
         number += ranks.size
 
 
-def _await_channels(writer: PoolWriter, text: PoolText) -> None:
+def _await_channels(writer: PoolWriter, text: PoolText, pauses: Iterator[float], look: Callable[[], None]) -> None:
     """Waits for the first pool, which freezes the channel statistics of `int8` for all others."""
     while text.begin.pools and not writer.takes_any_pool:
-        time.sleep(_POLL_SECONDS)
+        look()
+        time.sleep(next(pauses))
         writer.adopt()
 
 
-def _await_pools(writer: CacheWriter, num_pools: Mapping[Split, int], progress: Progress) -> None:
+def _await_pools(
+    writer: CacheWriter,
+    num_pools: Mapping[Split, int],
+    pauses: Iterator[float],
+    watch: FailureWatch,
+    progress: Progress,
+) -> None:
     """Waits until all pools are listed, and says every minute which are not."""
     said = time.monotonic()
     while True:
@@ -133,7 +129,8 @@ def _await_pools(writer: CacheWriter, num_pools: Mapping[Split, int], progress: 
             said = time.monotonic()
             listed = "; ".join(f"{split} {', '.join(map(str, pools))}" for split, pools in missing.items() if pools)
             progress.say(f"waiting for pools of other ranks: {listed}")
-        time.sleep(_POLL_SECONDS)
+        watch.look()
+        time.sleep(next(pauses))
 
 
 def stored_pools(writer: CacheWriter) -> dict[Split, set[int]]:

@@ -109,7 +109,7 @@ def plan(config: HarvestConfig, out: Path, *, ranks: int = 1, count_seconds: flo
     Raises:
         ConfigError: as `harvest`, and for what several ranks cannot do.
     """
-    check_ranks(config, folder_of(out), Ranks(0, ranks, 0, ranks))
+    check_ranks(config, Ranks(0, ranks, 0, ranks))
     config, lm = settle(config, with_bos(load_model(config.model), config.bos_token))
     attributes = describe(config, lm)
     revision = attributes["dataset"]["revision"]
@@ -124,7 +124,7 @@ def plan(config: HarvestConfig, out: Path, *, ranks: int = 1, count_seconds: flo
     ratio, reading = size.raw_bytes / compressed, _reading_seconds(size, text)
     over_ranks = RankPlan.of(config, ranks, (size.train_rows, size.heldout_rows), compressed, (seconds, reading))
     train_shards, heldout_shards = (-(-rows // config.shard_rows) for rows in (size.train_rows, size.heldout_rows))
-    writes = num_writes(layout, train_shards, heldout_shards, over_ranks.pools, ratio)
+    writes = num_writes(layout, train_shards, heldout_shards, over_ranks.pools, ratio, ranks)
     return Plan(
         tokens=size.train_rows,
         tokens_asked_for=config.num_tokens,

@@ -6,21 +6,19 @@ text can hand out the pools of a cache, and whoever has a pool's text can make i
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from saepipe.data.cache.layout import Split
-from saepipe.data.cache.rank_manifests import FOLDER
-from saepipe.data.folders.artifact import atomic_file, write_file
+from saepipe.data.remote.file_kinds import RANKS, TEXT
+from saepipe.data.remote.shared_files import SharedFiles
 from saepipe.harvest.pools import Position, SplitSpec
 from saepipe.harvest.rows import WindowBatch
-
-_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class PoolText:
     """number of the first of the batches in its split"""
     batches: Sequence[WindowBatch]
 
-    def write(self, path: Path) -> None:
-        """Writes one file of numpy arrays; it holds no pickle."""
+    def to_bytes(self) -> bytes:
+        """Returns a file of numpy arrays; it holds no pickle."""
         arrays = {
             "begin": np.array(astuple(self.begin)),
             "end": np.array(self.end),
@@ -48,12 +46,13 @@ class PoolText:
             "documents": np.concatenate([batch.documents for batch in self.batches]),
             "stored": np.concatenate([_stored(batch) for batch in self.batches]),
         }
-        with atomic_file(path, sum(array.nbytes for array in arrays.values())) as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        file = BytesIO()
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        return file.getvalue()
 
     @classmethod
-    def read(cls, path: Path) -> PoolText:
-        with np.load(path, allow_pickle=False) as arrays:
+    def of_bytes(cls, content: bytes) -> PoolText:
+        with np.load(BytesIO(content), allow_pickle=False) as arrays:
             cuts = np.cumsum(arrays["sizes"])[:-1]
             parts = zip(*(np.split(arrays[name], cuts) for name in ("ids", "documents", "stored")), strict=True)
             batches = [
@@ -103,40 +102,41 @@ class TextFolder:
     """The folder through which the first rank hands the text of pools to the others; all ranks share it."""
 
     def __init__(self, cache: Path) -> None:
-        self._folder = cache / FOLDER / "text"
+        self._files = SharedFiles(cache / RANKS / TEXT)
 
-    def clear(self) -> None:
-        """Removes what a harvest that was stopped has left, which nobody will take."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def pauses(self) -> Iterator[float]:
+        """Yields the seconds to wait between looks."""
+        return self._files.pauses()
 
     def put(self, split: Split, text: PoolText) -> None:
-        text.write(self._path(split, text.begin.pools))
+        self._files.write(_name(split, text.begin.pools), text.to_bytes())
 
     def num_waiting(self) -> int:
         """Number of texts that no rank has taken yet."""
-        return sum(1 for _ in self._folder.glob("*.npz"))
+        return sum(name.endswith(".npz") for name in self._files.names())
 
     def end(self, split: Split) -> None:
         """Says that all pools of a split were put."""
-        write_file(self._end(split), b"")
+        self._files.write(_end(split), b"")
 
     def take(self, split: Split, pool: int, look: Callable[[], None]) -> PoolText | None:
         """Waits for the text of a pool, and removes it; None if the split has no such pool.
 
         `look` is called while it waits, and may raise.
         """
-        path = self._path(split, pool)
-        while not path.exists():
-            if self._end(split).exists() and not path.exists():  # the end is written after the last pool
-                return None
+        name, pauses = _name(split, pool), self.pauses()
+        while (content := self._files.read(name)) is None:
+            if self._files.read(_end(split)) is not None and self._files.read(name) is None:
+                return None  # the end is written after the last pool
             look()
-            time.sleep(_POLL_SECONDS)
-        text = PoolText.read(path)
-        path.unlink()
-        return text
+            time.sleep(next(pauses))
+        self._files.remove(name)
+        return PoolText.of_bytes(content)
 
-    def _path(self, split: Split, pool: int) -> Path:
-        return self._folder / f"{split}-{pool:08d}.npz"
 
-    def _end(self, split: Split) -> Path:
-        return self._folder / f"{split}-end"
+def _name(split: Split, pool: int) -> str:
+    return f"{split}-{pool:08d}.npz"
+
+
+def _end(split: Split) -> str:
+    return f"{split}-end"

@@ -12,6 +12,7 @@ from saepipe.data.cache.cache import Cache
 from saepipe.data.cache.layout import Split
 from saepipe.data.errors import LockedError
 from saepipe.data.folders.artifact import file_lock
+from saepipe.data.ranks.failure_watch import FailureWatch
 from saepipe.data.ranks.group import meet, process_group
 from saepipe.data.ranks.launch import Ranks
 from saepipe.data.rolling.rolling_folder import RollingFolder
@@ -21,6 +22,7 @@ from saepipe.harvest.config import HarvestConfig
 from saepipe.harvest.describe import chat_text, make_layout, make_windows
 from saepipe.harvest.feed import WindowFeed
 from saepipe.harvest.handing_out import HandingOut
+from saepipe.harvest.joining import BEGUN
 from saepipe.harvest.model import LanguageModel
 from saepipe.harvest.pass_workers import PassWorkers
 from saepipe.harvest.pool_maker import PoolMaker
@@ -72,13 +74,13 @@ def harvest_pools(folder: RollingFolder, config: HarvestConfig, most_pools: int,
         SaepipeError: as `harvest` does.
     """
     ranks, head = Ranks.of_environment(), Cache.open(folder.head)
-    over_ranks.check_ranks(config, folder.path, ranks)
-    with _lock(folder.lock(ranks.rank)), process_group(ranks, seconds=over_ranks.BEGUN[1]), ExitStack() as stack:
+    over_ranks.check_ranks(config, ranks)
+    with _lock(folder.lock(ranks.rank)), process_group(ranks, seconds=BEGUN[1]), ExitStack() as stack:
         config, lm = settled_model(config.adopting(HarvestConfig.parse(head.attributes["config"])), progress)
         lm = as_stored(lm, head.attributes, folder.head, progress)
         if ranks.is_first:
             _clear(folder, head, config, most_pools)
-        meet(ranks, *over_ranks.BEGUN)
+        meet(ranks, *BEGUN)
         layout, sizes = make_layout(config, lm), pool_rows(config)
         limits = {"most_pools": most_pools, "threads": config.encoders, "rank": ranks.rank}
         writer = stack.enter_context(closing(RollingWriter(folder, layout, sizes, head.attributes, **limits)))
@@ -125,7 +127,8 @@ def _make_pools(
     """Makes the missing pools alone, or those of this rank, of which the first hands out the text."""
     stored: dict[Split, set[int]] = {"train": {line["pool"] for line in writer.pools("train")}, "heldout": set()}
     if not ranks.is_first:
-        over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(folder.path), stored)
+        look = FailureWatch(ranks).look
+        over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(folder.path), stored, look)
         return
     text = RollingText(config, lm, head, TextMarks.of(folder.path, config.dataset.source))
     if ranks.size == 1:

@@ -18,12 +18,13 @@ from saepipe.data.cache.writer import CacheWriter
 from saepipe.data.errors import Stopped
 from saepipe.data.folders import artifact
 from saepipe.data.folders.resume_mode import ResumeMode
-from saepipe.data.ranks.group import meet, process_group
+from saepipe.data.ranks.failure_watch import FailureWatch
+from saepipe.data.ranks.group import process_group
 from saepipe.data.ranks.launch import Ranks
 from saepipe.data.remote.places import folder_of, writer_lock
 from saepipe.data.terminal.progress import Progress, Silent
 from saepipe.data.workers import Workers
-from saepipe.harvest import over_ranks
+from saepipe.harvest import joining, over_ranks
 from saepipe.harvest.attention import with_attention
 from saepipe.harvest.auto_settings import chosen, settle
 from saepipe.harvest.bos_token import bos_note, with_bos
@@ -36,7 +37,7 @@ from saepipe.harvest.pool_maker import PoolMaker
 from saepipe.harvest.pool_text import TextFolder
 from saepipe.harvest.pools import Position
 from saepipe.harvest.reading import Reading
-from saepipe.harvest.resume import check_same_model, inspect_folder
+from saepipe.harvest.resume import FolderState, check_same_model, inspect_folder
 from saepipe.harvest.row_source import RowSource
 from saepipe.harvest.size import check_room
 from saepipe.harvest.split_specs import heldout_split, pool_rows, train_split
@@ -67,8 +68,8 @@ def harvest(
     """
     config, out, progress = HarvestConfig.of(config), folder_of(out), progress or Silent()
     ranks = Ranks.of_environment()
-    over_ranks.check_ranks(config, out, ranks)
-    with process_group(ranks, seconds=over_ranks.BEGUN[1]):
+    over_ranks.check_ranks(config, ranks)
+    with process_group(ranks, seconds=joining.BEGUN[1]):
         if not ranks.is_first:
             return _help(config, out, ranks)
         return _lead(config, out, resume, ranks, progress)
@@ -80,37 +81,49 @@ def _lead(config: HarvestConfig, out: Path, resume: ResumeMode, ranks: Ranks, pr
         folder = inspect_folder(out, config, resume)
         if folder.done:
             progress.say(f"{out} is finished already")
-            meet(ranks, *over_ranks.BEGUN)
-            return Cache.open(out)
-        config, lm = settled_model(folder.settings, progress)
-        if folder.attributes:
-            lm = as_stored(lm, folder.attributes, out, progress)
-        attributes = dict(folder.attributes) or _described(config, lm, progress)
-        _fill(out, config, lm, {**attributes, "config": folder.config or config.to_dict()}, ranks, progress)
+            joining.meet_begun(ranks, out)
+        else:
+            _make(out, folder, ranks, progress)
+    joining.meet_fetched(ranks, out)
     finished = Cache.open(out)
-    for hook, snr in finished.attributes.get("int8_snr_db", {}).items():
+    snrs = {} if folder.done else finished.attributes.get("int8_snr_db", {})
+    for hook, snr in snrs.items():
         progress.say(f"int8 at {hook}: {Snr(**snr)}")
     return finished
 
 
+def _make(out: Path, folder: FolderState, ranks: Ranks, progress: Progress) -> None:
+    """Begins a cache, or goes on with it, to its seal."""
+    config, lm = settled_model(folder.settings, progress)
+    if folder.attributes:
+        lm = as_stored(lm, folder.attributes, out, progress)
+    attributes = dict(folder.attributes) or _described(config, lm, progress)
+    _fill(out, config, lm, {**attributes, "config": folder.config or config.to_dict()}, ranks, progress)
+
+
 def _help(config: HarvestConfig, out: Path, ranks: Ranks) -> Cache:
     """Makes the pools that another rank than the first owns; loads the model while the first begins the cache."""
-    with closing(Workers(1, "load the model")) as workers:
+    with closing(Workers(1, "load the model")) as workers, ExitStack() as stack:
         loading = None if artifact.is_committed(out) else workers.submit(load_model, config.model)
-        meet(ranks, *over_ranks.BEGUN)
+        fetch = stack.enter_context(joining.joined(ranks, out))
         folder = inspect_folder(out, config, "must")
-        if folder.done:
-            return Cache.open(out)
-        loaded = workers.result(loading) if loading else load_model(folder.settings.model)
+        if not folder.done:
+            loaded = workers.result(loading) if loading else load_model(folder.settings.model)
+            _make_share(out, folder, loaded, ranks)
+        fetch()
+    return Cache.open(out)
+
+
+def _make_share(out: Path, folder: FolderState, loaded: LanguageModel, ranks: Ranks) -> None:
+    """Makes the pools of one rank, and waits until the first has sealed the cache."""
     lm = with_attention(loaded, folder.settings.model.attention)
-    config, lm = settle(folder.settings, with_bos(lm, config.bos_token))
-    lm = as_stored(lm, folder.attributes, out, Silent())
+    config, lm = settle(folder.settings, with_bos(lm, folder.settings.bos_token))
+    lm, watch = as_stored(lm, folder.attributes, out, Silent()), FailureWatch(ranks)
     with _tools(out, config, lm, folder.attributes, Silent(), ranks.rank) as (writer, maker):
         stored = over_ranks.stored_pools(writer)
-        over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(out), stored)
+        over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(out), stored, watch.look)
         rank_manifests.has_ended(out, ranks.rank)
-    over_ranks.await_commit(out)
-    return Cache.open(out)
+    joining.await_seal(out, watch.look)
 
 
 def as_stored(lm: LanguageModel, attributes: Mapping[str, Any], out: Path, progress: Progress) -> LanguageModel:

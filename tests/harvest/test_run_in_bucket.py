@@ -14,6 +14,7 @@ from saepipe.data.bucket_address import mirrors
 from saepipe.data.cache.ancestors import FOLDER, damaged_ancestors, open_length
 from saepipe.data.cache.repair import repair
 from saepipe.data.errors import ConfigError, LockedError
+from saepipe.data.folders import artifact
 from saepipe.data.remote import claim
 from saepipe.data.remote.bucket import Bucket, bucket_of
 from saepipe.data.remote.claiming import claimed
@@ -157,6 +158,51 @@ def test_a_damaged_cache_is_repaired(object_storage: ObjectStorage, toy_cache: P
     assert repair(Path(out))["next"] is None
     with pytest.raises(ConfigError, match="there is no cache at"):
         repair(Path(object_storage.at("none")))
+
+
+def test_a_crash_just_before_the_seal_costs_no_pool(
+    object_storage: ObjectStorage, toy_cache: Path, toy_config: HarvestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lists of the pools are gone by then, and the manifest has them all."""
+
+    def crash(_: Path) -> str:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "commit", crash)
+        with pytest.raises(Crash):
+            harvest(toy_config, out := object_storage.at("cache"))
+    assert not [name for name in stored(object_storage) if name.startswith("ranks/")]
+    object_storage.other_machine()
+    crash_after(monkeypatch, 0)
+    harvest(toy_config, out)
+    assert stored(object_storage) == contents(toy_cache)
+
+
+def test_an_unfinished_cache_is_repaired(
+    object_storage: ObjectStorage, toy_cache: Path, toy_config: HarvestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pools are listed one by one, not in the manifest yet; the first is damaged."""
+    with monkeypatch.context() as patch:
+        crash_after(patch, 7)
+        with pytest.raises(Crash):
+            harvest(changed(toy_config, encoders=1), out := object_storage.at("cache"))
+    before = stored(object_storage)
+    lists = {name for name in before if name.startswith("ranks/pools/")}
+    assert before["manifest.jsonl"] == b""
+    shard = f"acts/{toy_config.hooks[0]}/c/1/0"
+    bucket_of(object_storage.address).put(f"cache/{shard}", flipped(before[shard]))
+    object_storage.other_machine()
+    report = repair(Path(out))
+    assert [sentence.partition(" has ")[0] for sentence in report["damaged"]] == [f"{out}/{shard}"]
+    assert [(pool["split"], pool["pool"]) for pool in report["pools"]] == [("train", 0)]
+    kept = [line for line in artifact.read_manifest(folder_of(out)) if line["kind"] == "pool"]
+    assert {f"ranks/pools/{line['split']}-{line['pool']:08d}.jsonl" for line in kept} == lists - {
+        "ranks/pools/train-00000000.jsonl"
+    }
+    assert not [name for name in stored(object_storage) if name.startswith("ranks/")]
+    harvest(toy_config, out)
+    assert stored(object_storage) == contents(toy_cache)
 
 
 def flipped(content: bytes) -> bytes:

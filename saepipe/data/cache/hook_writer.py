@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,14 @@ from saepipe.data.cache.channel_moments import Moments
 from saepipe.data.cache.int8 import Channels, Snr, quantise
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.open_shard import open_shard
+from saepipe.data.cache.shard_reader import ShardReader
 from saepipe.data.cache.shards import RowArray
 from saepipe.data.errors import CorruptDataError
 from saepipe.data.folders.artifact import Line
+from saepipe.data.remote.fetchers import NUM_THREADS
+
+_AHEAD = 2 * NUM_THREADS
+"""Shards that are asked for before they are read."""
 
 Part = tuple[RowArray, np.ndarray]
 """An array of the cache, and its values in one shard."""
@@ -41,7 +48,7 @@ class HookWriter:
     def freeze_channels(self, bits: np.ndarray, lines: Sequence[Line]) -> None:
         """Freezes the channel statistics of `int8`: those of the first shard, which is listed already or is `bits`."""
         if lines and lines[0]["shard"] == 0:
-            self._channels = Channels(*(self._read(array, lines[0]) for array in self._frozen))
+            self._channels = Channels(*(next(self._read_all(array, lines[:1])) for array in self._frozen))
         else:
             self._channels = Channels.of(Moments.of(bits))
 
@@ -73,13 +80,13 @@ class HookWriter:
         """SNR of all rows of the listed shards; None unless they are `int8`."""
         if not self._frozen or not lines:
             return None
-        noise = np.sum([self._read(self._noise, line)[0] for line in lines], axis=0)
+        noise = np.sum([values[0] for values in self._read_all(self._noise, lines)], axis=0)
         return Snr.of(self.moments(lines), noise)
 
     def moments(self, lines: Sequence[Line]) -> Moments:
         """Moments of all rows of the listed shards."""
-        parts = ((self._read(self._moments, line)[0], line["num_rows"]) for line in lines)
-        return Moments.merge(Moments.unpacked(packed, count) for packed, count in parts)
+        parts = zip(self._read_all(self._moments, lines), lines, strict=True)
+        return Moments.merge(Moments.unpacked(values[0], line["num_rows"]) for values, line in parts)
 
     def describe(self, lines: Sequence[Line]) -> None:
         """Writes the statistics of all rows, and the zarr.json of the statistics per shard."""
@@ -93,9 +100,18 @@ class HookWriter:
             for array in self._frozen:
                 array.describe(self._folder, array.shard_rows)
 
-    def _read(self, array: RowArray, line: Line) -> np.ndarray:
-        """Reads the only chunk of `array` in the shard that a line lists."""
+    def _read_all(self, array: RowArray, lines: Sequence[Line]) -> Iterator[np.ndarray]:
+        """Yields the only chunk of `array` in the shard that each line lists; some are fetched ahead from a bucket."""
+        shards = (self._asked_for(array, line) for line in lines)
+        ahead = deque(islice(shards, _AHEAD))
+        while ahead:
+            values = np.empty((array.chunk_rows, *array.row_shape), array.dtype)
+            ahead.popleft().read(0, values)
+            yield values
+            ahead.extend(islice(shards, 1))
+
+    def _asked_for(self, array: RowArray, line: Line) -> ShardReader:
         name = array.file(line["shard"])
-        values = np.empty((array.chunk_rows, *array.row_shape), array.dtype)
-        open_shard(array, self._folder, name, line["files"][name]).read(0, values)
-        return values
+        shard = open_shard(array, self._folder, name, line["files"][name])
+        shard.will_need(0)
+        return shard

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from saepipe.data.bucket_address import cache_folder, mirrored
+from saepipe.data.cache import rank_manifests
 from saepipe.data.cache.ancestors import damaged_ancestors, relink
 from saepipe.data.cache.manifest_lines import check_lines
 from saepipe.data.cache.text_lines import text_lines
@@ -26,7 +27,7 @@ from saepipe.data.errors import ConfigError, CorruptDataError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.remote.damaged_files import damaged_files
-from saepipe.data.remote.places import folder_of, refresh_as_is, remove, writer_lock
+from saepipe.data.remote.places import folder_of, publish, refresh_as_is, remove, writer_lock
 
 GROUP = "zarr.json"
 CONFIG = f"{artifact.LOG}/config.yaml"
@@ -87,7 +88,7 @@ def _read_manifest(path: Path) -> tuple[str | None, list[Line]]:
     try:
         if artifact.is_committed(path):
             return artifact.open_committed(path, "cache")
-        return None, artifact.read_manifest(path)
+        return None, rank_manifests.read_lines(path)
     except CorruptDataError as error:
         raise CorruptDataError(
             f"{error.message}: this cannot be repaired",
@@ -155,3 +156,5 @@ def _delete(path: Path, lines: Iterable[Line], damage: Iterable[str], dropped: s
     lines = list(lines)
     kept = [line for line in lines if line["kind"] in ("shard", "pool") and _pool(line) not in dropped]
     artifact.rewrite_manifest(path, [*kept, *text_lines(lines, kept)])
+    publish(path)
+    rank_manifests.remove(path)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from saepipe.data.bucket_address import mirrored
 from saepipe.data.cache import rank_manifests
 from saepipe.data.cache.codecs import SNR_FLOOR
 from saepipe.data.cache.hook_writer import HookWriter
@@ -30,7 +31,7 @@ from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.inside import inside
 from saepipe.data.remote.damaged_files import damaged_files
-from saepipe.data.remote.places import publish, publish_lines
+from saepipe.data.remote.places import publish, send_files
 from saepipe.data.workers import Workers
 
 
@@ -77,7 +78,7 @@ class CacheWriter:
         """
         self.folder, self.layout, self.pool_rows, self.snr_floor = folder, layout, pool_rows, snr_floor
         self.bytes_written = 0
-        self._listing_folder = rank_manifests.listing_folder(folder, rank)
+        self._rank = rank
         self._listed = rank_manifests.read_lines(folder)
         self._lines = _complete_pools(folder, self._listed)
         self._contexts: list[Line] = []
@@ -105,9 +106,11 @@ class CacheWriter:
     def adopt(self) -> None:
         """Takes over the pools that other ranks have listed since; looks at the files of no others."""
         known = {(line["split"], line["pool"]) for line in self._lines}
-        listed = (line for line in rank_manifests.read_lines(self.folder) if line["kind"] in ("shard", "pool"))
-        new = [line for line in listed if (line["split"], line["pool"]) not in known]
-        self._lines += _complete_pools(self.folder, new)
+        listed = rank_manifests.read_lines(self.folder, known)
+        new = [line for line in listed if line["kind"] in ("shard", "pool")]
+        new = [line for line in new if (line["split"], line["pool"]) not in known]
+        # Objects are there once they are sent; a file system may show files of another machine later than their lines.
+        self._lines += new if mirrored(self.folder) else _complete_pools(self.folder, new)
 
     def drop_short_pools(self) -> None:
         """Drops partial last pools, so that an extended cache has the same pools as one made in a single harvest."""
@@ -130,12 +133,12 @@ class CacheWriter:
         (self.folder / artifact.COMMITTED).unlink(missing_ok=True)  # a cache being extended is unfinished again
         self._write_group(attributes)  # first, because it tells a later harvest what this folder is
         artifact.rewrite_manifest(self.folder, [*self._lines, *text_lines(self._listed, self._lines)])
-        rank_manifests.remove(self.folder)
         listed = {name for line in (*self._lines, *self._contexts) for name in line["files"]}
         for name in _data_files(self.folder):
             if name not in listed:
                 inside(self.folder, name).unlink()
         publish(self.folder)
+        rank_manifests.remove(self.folder)
         self._check_snr()
 
     def put(self, pool: RowPool) -> None:
@@ -201,6 +204,7 @@ class CacheWriter:
         rest = {"zarr.json", *_data_files(self.folder)} - listed
         lines.append({"kind": "metadata", "files": artifact.digest_files(self.folder, rest)})
         artifact.rewrite_manifest(self.folder, lines)
+        publish(self.folder)  # all but the seal
         rank_manifests.remove(self.folder)
         return artifact.commit(self.folder)
 
@@ -238,10 +242,8 @@ class CacheWriter:
         lines = [self._encoders.result(shard) for shard in shards]
         fields = {"split": pool.split, "pool": pool.number, "num_rows": len(pool.order)}
         lines.append({"kind": "pool", **fields, **pool.facts, "files": {}})
-        for line in lines:
-            artifact.append_manifest(self._listing_folder, line)
-        if self._listing_folder == self.folder:
-            publish_lines(self.folder, lines)
+        send_files(self.folder, lines)
+        rank_manifests.list_pool(self.folder, self._rank, lines)
         self._lines += lines
         if pool.split == "train" and pool.number == 0:  # now, rather than hours later
             self._check_snr()

@@ -52,15 +52,17 @@ def write_file(path: Path, data: bytes | memoryview) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, num_bytes: int) -> Iterator[Path]:
+def atomic_file(path: Path, num_bytes: int, mark: str = "") -> Iterator[Path]:
     """Yields a temporary name for a file of about `num_bytes`, which is renamed to `path` once it is on disk.
+
+    Processes that may write the file at once each need a `mark` of their own, for the name.
 
     Raises:
         OutOfSpaceError: if the disk is full.
     """
     refuse_address(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}{mark}.partial")
     try:
         yield partial
         with partial.open("rb") as file:
@@ -114,7 +116,12 @@ def read_manifest(folder: Path) -> list[Line]:
         CorruptDataError: if any line but the last is not JSON, or a line is malformed or names a file elsewhere.
     """
     path = folder / MANIFEST
-    texts = path.read_text(errors="replace").split("\n") if path.exists() else [""]
+    return parse_manifest(path.read_bytes(), path) if path.exists() else []
+
+
+def parse_manifest(content: bytes, path: Path) -> list[Line]:
+    """Does what `read_manifest` does with the content of the file at `path`, which is named in errors."""
+    texts, folder = content.decode(errors="replace").split("\n"), path.parent
     lines: list[Line] = []
     for number, text in enumerate(texts[:-1], 1):  # text after the last newline is torn, or empty
         try:
@@ -141,10 +148,15 @@ def _is_line(line: Any) -> bool:
     )
 
 
+def manifest_text(lines: Iterable[Line]) -> bytes:
+    """Returns lines as a manifest holds them."""
+    return "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines).encode()
+
+
 def append_manifest(folder: Path, line: Line) -> None:
     """Appends one line, and returns once it is on disk."""
     with (folder / MANIFEST).open("ab") as file:
-        file.write((json.dumps(line, sort_keys=True, allow_nan=False) + "\n").encode())
+        file.write(manifest_text([line]))
         file.flush()
         os.fsync(file.fileno())
     KEPT.add()
@@ -153,8 +165,7 @@ def append_manifest(folder: Path, line: Line) -> None:
 def rewrite_manifest(folder: Path, lines: Iterable[Line]) -> None:
     """Replaces the manifest, after removing the seal of a committed artifact."""
     (folder / COMMITTED).unlink(missing_ok=True)
-    text = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
-    write_file(folder / MANIFEST, text.encode())
+    write_file(folder / MANIFEST, manifest_text(lines))
 
 
 def commit(folder: Path) -> str:

@@ -15,12 +15,16 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from saepipe.data.errors import MachineError
 from saepipe.data.ranks.launch import Ranks
 from saepipe.data.ranks.leaving import has_agent, leaving_together
+from saepipe.data.ranks.life_name import agree
 
 SECONDS = 600.0
 """How long a rank waits for the others, unless its caller knows better."""
 
 _GROUPS = count()
 """Numbers of the groups that this process joins, which its commands do one after the other, as the other ranks do."""
+
+_AGREED: dict[Ranks, str] = {}
+"""The name of this start, by the place of this process among the ranks."""
 
 _OTHERS = "see what the other ranks say, and whether their machines reach each other"
 
@@ -114,9 +118,9 @@ def raise_failure(ranks: Ranks) -> None:
 
 
 def open_store(ranks: Ranks, wait: timedelta, *, serves: bool = True) -> Store:
-    """Returns the store of torchrun's agent, with names of its own for each life of the ranks.
+    """Returns the store of torchrun's agent, with names of its own for each start of the ranks.
 
-    Where the agent has none, that of the first rank, which `serves` it.
+    Where the agent has none, that of the first rank, which `serves` it. The first call waits for all ranks.
 
     Without them, and those of each group, gloo finds the addresses of an earlier group there, and a later one does not
     come up (torch 2.13.0: "Gloo connectFullMesh failed").
@@ -124,7 +128,9 @@ def open_store(ranks: Ranks, wait: timedelta, *, serves: bool = True) -> Store:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     is_master = serves and not has_agent() and ranks.is_first
     store = TCPStore(address, port, ranks.size, is_master=is_master, timeout=wait)
-    return PrefixStore(f"saepipe/{ranks.life}", store)
+    if ranks not in _AGREED:
+        _AGREED[ranks] = agree(PrefixStore("saepipe", store), ranks, wait)
+    return PrefixStore(f"saepipe/{_AGREED[ranks]}", store)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ continues a body that breaks off; what comes whole but wrong is asked for again 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -134,12 +134,15 @@ class Bucket:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes objects; those that are gone already are no error."""
-        for key in keys:
-            try:
-                with self._asking("delete", key):
+        keys = list(keys)
+        try:
+            if keys:
+                with self._asking("delete", keys[0]):
+                    self._obstore.delete(self._store, keys)  # up to 1000 in a request, where the store can do that
+        except MissingObjectError:
+            for key in keys:
+                with suppress(MissingObjectError), self._asking("delete", key):
                     self._obstore.delete(self._store, key)
-            except MissingObjectError:
-                continue
 
     @contextmanager
     def _asking(self, action: str, key: str) -> Iterator[None]:

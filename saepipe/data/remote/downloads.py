@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def digest(bucket: Bucket, key: str) -> dict[str, Any]:
 
 
 def download(bucket: Bucket, key: str, path: Path, expected: Entry) -> None:
-    """Writes an object to a file, atomically.
+    """Writes an object to a file, atomically; several processes may do so at once.
 
     Args:
         bucket: that holds it.
@@ -35,7 +36,7 @@ def download(bucket: Bucket, key: str, path: Path, expected: Entry) -> None:
     """
 
     def ask() -> None:
-        with atomic_file(path, expected["bytes"]) as partial:
+        with atomic_file(path, expected["bytes"], f".{uuid.uuid4().hex[:8]}") as partial:
             _fill(partial, bucket, key, expected)
 
     asked_again(ask)

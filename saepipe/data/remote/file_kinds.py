@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from saepipe.data.folders import lock_owner
@@ -13,16 +14,27 @@ _OF_THE_MACHINE = {"lock", "lock.soft", OWNER, "claim"}
 """Files in a `log` that are about one machine, or about the bucket, up to a "-"."""
 
 _CHECKPOINTS = "checkpoints"
+_CHUNK = re.compile(r"(^|/)c(/[0-9]+)+$")
+
+RANKS, POOLS, TEXT, ENDED = "ranks", "pools", "text", "ended"
+"""Folder of an unfinished cache, and its parts, by which ranks tell each other something."""
 
 Entries = Mapping[str, Entry]
 """Manifest entry of each listed file, by its name in the mirror."""
 
 
 def is_sent(name: str) -> bool:
-    """Returns whether a file is one of the artifact's, as opposed to one of this machine's."""
+    """Returns whether a file is one of the artifact's, as opposed to one of this machine's, or of ranks."""
     *folders, last = name.split("/")
     is_of_the_machine = folders[-1:] == [LOG] and last.partition("-")[0] in _OF_THE_MACHINE
-    return not last.endswith(".partial") and not is_of_the_machine
+    is_of_ranks = folders[-2:-1] == [RANKS] and folders[-1] in (POOLS, TEXT, ENDED)
+    return not (last.endswith(".partial") or is_of_ranks or is_of_the_machine)
+
+
+def cache_of_pool(name: str) -> str | None:
+    """Returns the cache of which a file lists a pool: its folder in the mirror, or ""; None for any other file."""
+    cache, found, _ = f"/{name}".rpartition(f"/{RANKS}/{POOLS}/")
+    return cache.lstrip("/") if found else None
 
 
 def is_head(name: str) -> bool:
@@ -37,6 +49,11 @@ def is_seal(name: str) -> bool:
 def is_shard(entry: Entry) -> bool:
     """Returns whether a manifest's entry is of a shard, which is fetched only when it is read."""
     return "chunks" in entry
+
+
+def is_chunk(name: str) -> bool:
+    """Returns whether a file is named like a chunk or a shard of a zarr array."""
+    return _CHUNK.search(name) is not None
 
 
 def run_of_checkpoint(name: str) -> str | None:

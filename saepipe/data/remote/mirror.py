@@ -20,7 +20,8 @@ from saepipe.data.folders.artifact import COMMITTED, MANIFEST, Line
 from saepipe.data.remote.bucket import Entry
 from saepipe.data.remote.busy_folders import busy_folders
 from saepipe.data.remote.claim import Claim
-from saepipe.data.remote.file_kinds import Entries, is_head, is_seal, is_sent, is_shard, run_of_checkpoint
+from saepipe.data.remote.file_kinds import Entries, is_chunk, is_head, is_seal, is_sent, is_shard, run_of_checkpoint
+from saepipe.data.remote.listed_pools import ListedPools, entries_below
 from saepipe.data.remote.mirrored_files import NUM_THREADS, MirroredFiles
 from saepipe.data.remote.shard_cache import shard_cache
 from saepipe.data.workers import Workers, in_parallel
@@ -43,6 +44,7 @@ class Mirror:
         self.address, self.folder = address, address.mirror
         self.claim: Claim | None = None
         self.files = MirroredFiles(address)
+        self._pools = ListedPools(self.folder)
         self._lock = RLock()
         self._sending: Future[None] | None = None
 
@@ -114,11 +116,11 @@ class Mirror:
             files.remove([name for name in gone if name in files.objects])
             self._give_up(changes.shards)
 
-    def append(self, lines: Iterable[Line]) -> None:
-        """Sends the files of lines that the manifest of an unfinished artifact has got, and then the manifest.
+    def send_files(self, lines: Iterable[Line]) -> None:
+        """Sends the files of lines that are about to be listed of an unfinished artifact.
 
         Looks at no other file, as `publish` does, so that it takes as long for the last pool of a cache as for the
-        first, but for the length of the manifest.
+        first.
 
         Raises:
             LockedError: if another process has taken over the claim.
@@ -129,7 +131,6 @@ class Mirror:
                 self.claim.check()
             entries = {name: entry for line in lines for name, entry in line.get("files", {}).items()}
             in_parallel(self.files.send, list(entries), NUM_THREADS, "send files")
-            self.files.send(MANIFEST)
             self._give_up(entries)
 
     def _give_up(self, entries: Entries) -> None:
@@ -139,19 +140,18 @@ class Mirror:
                 shard_cache().adopt(self.folder / name, entry)
 
     def entries(self) -> Entries:
-        """Returns what all manifests in the mirror list."""
-        entries: dict[str, Entry] = {}
+        """Returns what all manifests in the mirror list, and the pools of unfinished caches."""
+        entries = self._pools.entries(self.files.objects)
         for path in self.folder.rglob(MANIFEST):
             prefix = path.parent.relative_to(self.folder).as_posix()
-            for line in artifact.read_manifest(path.parent):
-                files = line.get("files", {})
-                entries |= files if prefix == "." else {f"{prefix}/{name}": files[name] for name in files}
+            entries |= entries_below("" if prefix == "." else prefix, artifact.read_manifest(path.parent))
         return entries
 
     def _is_wanted(self, name: str, entries: Entries, to_write: bool) -> bool:
         if (run := run_of_checkpoint(name)) is not None:
             return to_write and f"{run}/{COMMITTED}".lstrip("/") not in self.files.objects
-        return not is_head(name) and not is_shard(entries.get(name, {}))
+        is_of_no_pool = is_chunk(name) and name not in entries  # and will be made again, or is being made
+        return not (is_head(name) or is_shard(entries.get(name, {})) or is_of_no_pool)
 
     def _stays(self, name: str, entries: Entries) -> bool:
         """Returns whether an object without a file stays in the bucket."""

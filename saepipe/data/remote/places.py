@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from saepipe.data.bucket_address import address_of, mirrored
-from saepipe.data.errors import RemoteError
+from saepipe.data.errors import LockedError, RemoteError
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
 from saepipe.data.folders.atomic_folder import atomic_folder
@@ -73,10 +74,10 @@ def fetch(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def publish_lines(folder: Path, lines: Iterable[Line]) -> None:
-    """Sends the files of new lines of an unfinished manifest, and the manifest, if a folder mirrors a place."""
+def send_files(folder: Path, lines: Iterable[Line]) -> None:
+    """Sends the files of lines that are about to be listed, if a folder mirrors a place."""
     if mirror := mirror_of(folder):
-        mirror.append(lines)
+        mirror.send_files(lines)
 
 
 def send(path: Path) -> None:
@@ -147,6 +148,22 @@ def writer_lock(
             raise
         mirror.publish()
         mirror.claim = None
+
+
+@contextmanager
+def joined(folder: Path) -> Iterator[Callable[[], object]]:
+    """Holds the lock of a mirror whose claim a process of another machine has; yields what brings it up to date.
+
+    Where a process that writes the same artifact holds the lock already, that one keeps the mirror up to date, and here
+    nothing is done, as for a folder that mirrors nothing.
+    """
+    with ExitStack() as stack:
+        if mirror := mirror_of(folder):
+            try:
+                stack.enter_context(artifact.writer_lock(folder))
+            except LockedError:
+                mirror = None
+        yield partial(mirror.pull, to_write=True) if mirror else lambda: None
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class RollingFolder:
 
     def add_line(self, line: Line, rank: int) -> None:
         """Lists a pool that a rank has made."""
-        artifact.append_manifest(rank_manifests.listing_folder(self.path, rank), line)
+        rank_manifests.list_pool(self.path, rank, [line])
 
     def begin(self, first_lines: Iterable[Line]) -> None:
         """Lists the pools of the head, and takes over what ranks of an earlier harvest have listed."""

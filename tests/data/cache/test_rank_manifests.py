@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers.object_storage import ObjectStorage
 from saepipe.data.cache import writer
 from saepipe.data.cache.layout import Layout
-from saepipe.data.cache.rank_manifests import all_have_ended, has_ended, listing_folder, read_lines, remove
-from saepipe.data.folders.artifact import Line, append_manifest
+from saepipe.data.cache.rank_manifests import all_have_ended, has_ended, list_pool, read_lines, remove
+from saepipe.data.folders.artifact import Line
+from saepipe.data.remote.places import folder_of
 
 
 def pool(number: int, kind: str = "pool") -> Line:
@@ -20,20 +22,43 @@ def pool(number: int, kind: str = "pool") -> Line:
 
 def test_lines_of_all_ranks_are_read_each_pool_once(tmp_path: Path) -> None:
     for rank, number in ((0, 0), (1, 1), (2, 2), (1, 0)):
-        for kind in ("shard", "pool"):
-            append_manifest(listing_folder(tmp_path, rank), pool(number, kind))
+        list_pool(tmp_path, rank, [pool(number, "shard"), pool(number)])
     assert [(line["kind"], line["pool"]) for line in read_lines(tmp_path)] == [
         (kind, number) for number in (0, 1, 2) for kind in ("shard", "pool")
     ]
 
 
+def test_in_a_bucket_each_pool_has_a_list_of_its_own_and_known_ones_are_not_read(object_storage: ObjectStorage) -> None:
+    """Whatever the number of pools, listing one more sends as much."""
+    cache = folder_of(object_storage.at("cache"))
+    cache.mkdir(parents=True)
+    sent: list[int] = []
+    for rank, number in ((0, 0), (1, 1), (2, 2), (1, 0)):
+        object_storage.proxy.requests.clear()
+        list_pool(cache, rank, [pool(number, "shard"), pool(number)])
+        sent.append(sum(request.num_sent for request in object_storage.proxy.requests))
+    assert sent == [sent[0]] * 4
+    object_storage.proxy.requests.clear()
+    object_storage.other_machine()
+    cache = folder_of(object_storage.at("cache"))
+    assert [(line["kind"], line["pool"]) for line in read_lines(cache, {("train", 1)})] == [
+        ("shard", 0),
+        ("pool", 0),
+        ("shard", 2),
+        ("pool", 2),
+    ]
+    assert object_storage.proxy.count("GET", "train-00000001.jsonl") == 0
+    remove(cache)
+    assert object_storage.contents("cache/ranks") == {}
+
+
 def test_a_cache_of_one_rank_has_no_folder_of_ranks(tmp_path: Path) -> None:
-    append_manifest(listing_folder(tmp_path, 0), pool(0))
+    list_pool(tmp_path, 0, [pool(0)])
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
 
 
 def test_the_ranks_manifests_go_when_the_cache_has_their_lines(tmp_path: Path) -> None:
-    append_manifest(listing_folder(tmp_path, 3), pool(4))
+    list_pool(tmp_path, 3, [pool(4)])
     remove(tmp_path)
     remove(tmp_path)  # there may be none
     assert list(tmp_path.iterdir()) == []
@@ -60,7 +85,7 @@ def test_the_files_of_each_rank_are_looked_at_once(tmp_path: Path, monkeypatch: 
     with closing(writer.CacheWriter(tmp_path, layout, {"train": 64, "heldout": 64})) as first:
         monkeypatch.setattr(writer, "damaged_files", counted)
         for number in range(5):
-            append_manifest(listing_folder(tmp_path, 1), pool(number))
+            list_pool(tmp_path, 1, [pool(number)])
             first.adopt()
             first.adopt()
         assert [line["pool"] for line in first.pools("train")] == [*range(5)]

@@ -19,6 +19,7 @@ from saepipe.data.remote.mirrored_files import MirroredFiles
 from saepipe.data.remote.places import (
     fetch,
     folder_of,
+    joined,
     publish,
     publish_later,
     read_from,
@@ -28,6 +29,8 @@ from saepipe.data.remote.places import (
     send,
     writer_lock,
 )
+
+SHARD_ENTRY = {"bytes": 500, "xxh3": "0" * 16, "chunks": "0" * 8}
 
 
 def files(folder: Path) -> list[str]:
@@ -55,6 +58,40 @@ def test_another_machine_fetches_all_but_the_shards(object_storage: ObjectStorag
     folder = read_from(object_storage.at("made"))
     assert files(folder) == [COMMITTED, MANIFEST, SMALL]
     assert object_storage.proxy.count("GET", SHARD) == 0
+
+
+def test_shards_of_unfinished_caches_stay_in_the_bucket_listed_or_not(object_storage: ObjectStorage) -> None:
+    """A pool that no manifest has yet is listed by an object of its own, which is no file of a mirror."""
+    objects, line = bucket_of(object_storage.address), {"kind": "shard", "files": {"stats/listed": SHARD_ENTRY}}
+    objects.put("study/cache/ranks/pools/train-00000000.jsonl", artifact.manifest_text([line]))
+    for name in ("stats/listed", "acts/h/c/3/0", "zarr.json", "ranks/text/train-00000001.npz", "ranks/ended/1"):
+        objects.put(f"study/cache/{name}", b"shard" * 100)
+    for place, prefix in (("study", "cache/"), ("study/cache", "")):
+        object_storage.other_machine()
+        assert files(read_from(object_storage.at(place))) == [f"{prefix}zarr.json"]
+
+
+def test_one_process_of_a_machine_keeps_a_mirror_that_another_machine_writes(
+    object_storage: ObjectStorage, tmp_path: Path
+) -> None:
+    made(object_storage)
+    object_storage.other_machine()
+    folder, objects = folder_of(object_storage.at("made")), bucket_of(object_storage.address)
+    with joined(folder) as fetch_changes:
+        fetch_changes()
+        assert files(folder) == [COMMITTED, MANIFEST, SMALL]
+        objects.put("made/later", b"1")
+        with joined(folder) as do_nothing:
+            do_nothing()
+            read_from(folder)
+            assert not (folder / "later").exists()
+        fetch_changes()
+        assert (folder / "later").exists()
+        with pytest.raises(LockedError, match="another process is writing"), writer_lock(folder):
+            pass
+    with joined(tmp_path / "folder") as do_nothing:
+        do_nothing()
+    assert not (tmp_path / "folder").exists()
 
 
 def test_nothing_is_fetched_or_sent_twice(object_storage: ObjectStorage) -> None:
