@@ -126,7 +126,7 @@ def line(work: Work, row: dict[str, Any]) -> str:
     """Returns a row of the table: sizes, cost at the largest, exponents, and why more than linear must be."""
     first, last = row["points"][0], row["points"][-1]
     sizes = f"{readable(first['size'])} to {readable(last['size'])} {work.axis}"
-    seconds, memory = f"{last['cpu_s']:.2g} s", f"{last['rise_mb']:.0f} MB"
+    seconds, memory = f"{last['cpu_s']:{'.0f' if last['cpu_s'] >= 10 else '.2g'}} s", f"{last['rise_mb']:.0f} MB"
     cells = [work.what, sizes, seconds, shown(row["time_exponent"]), memory, shown(row["memory_exponent"]), work.why]
     return f"| {' | '.join(cells)} |"
 

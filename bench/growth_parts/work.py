@@ -40,7 +40,7 @@ WORKS = {
     "expand": Work("plan a study's runs", "runs", (64, 128, 256, 512), "runs.plan", "runs.rows"),
     "finish": Work("train runs of one step", "runs", RUNS, "runs.train_all", "runs.rows"),
     "log": Work("health rules while a log grows", "lines", (1000, 2000, 4000, 8000), "runs.watch_log"),
-    "width": Work("evaluate core of a run", "latents", D_SAE, "evaluations.core", "evaluations.one_run"),
+    "width": Work("evaluate core of a run", "latents", D_SAE, "evaluations.core", "evaluations.one_run", ALL_PAIRS),
     "evaluate": Work("evaluate core of runs", "runs", (8, 16, 32, 64), "evaluations.core", "evaluations.many_runs"),
     "variants": Work("compare variants", "runs", RUNS, "evaluations.compared", "evaluations.made_variants"),
     "seeds": Work("compare seeds of two variants", "runs", RUNS, "evaluations.compared", "evaluations.made_seeds"),
