@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -740,8 +739,10 @@ def launch(
     if launcher is None:
         raise ConfigError("--sbatch is about a job", hint="add --launcher slurm")
     job = Job.of(context.obj, sbatch, outs)
-    with suppress(RemoteError):  # the job's machine may reach what this one does not
+    try:
         check(job)
+    except RemoteError as error:  # the job's machine may reach what this one does not
+        stderr.print(f"not all is checked here: {escape(error.message)}", soft_wrap=True)
     if dry_run:
         show_parts({"script": job.script()}, [job.script()], format_)
     else:

@@ -70,10 +70,8 @@ def _of_stores(stores: Sequence[StoreJob]) -> Phase:
     settings, cache = stores[0].settings, stores[0].testbed.cache
     window = min(settings.window, cache.attributes["context_size"])
     num_tokens = num_rows(cache, settings)
-    builders = sum(
-        builder_bytes(settings, _shape(store.run)[1], window, num_tokens, l0_of(store.run)) for store in stores
-    )
-    writing = max(writing_bytes(settings, _shape(store.run)[1], window) for store in stores)
+    sizes = [(settings, _shape(store.run)[1], window, num_tokens, l0_of(store.run)) for store in stores]
+    builders, writing = sum(builder_bytes(*each) for each in sizes), max(writing_bytes(*each) for each in sizes)
     return Phase(sum(_weight_bytes(store.run) for store in stores), builders + writing)
 
 
@@ -92,7 +90,9 @@ def _weight_bytes(run: Run) -> int:
 
 
 def l0_of(run: Run) -> float:
-    """Returns the active latents per token that a run's log ends with; a guess for an imported run."""
+    """Returns the active latents per token that a run's log ends with; of an imported run its k, or a guess."""
     log = run.path / METRICS
     lines = log.read_text().splitlines() if log.exists() else []
-    return float((json.loads(lines[-1]).get("l0") if lines else None) or _ASSUMED_L0)
+    k = run.settings["sae"].get("k")
+    of_config = k if isinstance(k, int | float) else _ASSUMED_L0
+    return float((json.loads(lines[-1]).get("l0") if lines else None) or of_config)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -125,17 +126,22 @@ class TextFolder:
         `look` is called while it waits, and may raise.
         """
         name, pauses = _name(split, pool), self.pauses()
-        while (content := self._files.read(name)) is None:
+        while (content := self._files.read_whole(name, _is_whole)) is None:
             if self._files.read(_end(split)) is not None and self._files.read(name) is None:
                 return None  # the end is written after the last pool
             look()
             time.sleep(next(pauses))
+        text = PoolText.of_bytes(content)
         self._files.remove(name)
-        return PoolText.of_bytes(content)
+        return text
 
 
 def _name(split: Split, pool: int) -> str:
     return f"{split}-{pool:08d}.npz"
+
+
+def _is_whole(content: bytes) -> bool:
+    return is_zipfile(BytesIO(content))  # its index is at the end
 
 
 def _end(split: Split) -> str:

@@ -119,7 +119,8 @@ def _make_share(out: Path, folder: FolderState, loaded: LanguageModel, ranks: Ra
     lm = with_attention(loaded, folder.settings.model.attention)
     config, lm = settle(folder.settings, with_bos(lm, folder.settings.bos_token))
     lm, watch = as_stored(lm, folder.attributes, out, Silent()), FailureWatch(ranks)
-    with _tools(out, config, lm, folder.attributes, Silent(), ranks.rank) as (writer, maker):
+    tools = _tools(out, config, lm, folder.attributes, Silent(), ranks.rank)
+    with tools as (writer, maker), _keeping_pools(writer, config, Silent()):
         stored = over_ranks.stored_pools(writer)
         over_ranks.make_own_pools(ranks, config, writer, maker, TextFolder(out), stored, watch.look)
         rank_manifests.has_ended(out, ranks.rank)

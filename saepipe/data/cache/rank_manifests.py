@@ -12,7 +12,9 @@ from pathlib import Path
 from saepipe.data.bucket_address import mirrored
 from saepipe.data.folders import artifact
 from saepipe.data.folders.artifact import Line
+from saepipe.data.ranks.kept import KEPT
 from saepipe.data.remote.file_kinds import ENDED, POOLS, RANKS
+from saepipe.data.remote.listed_pools import is_whole
 from saepipe.data.remote.shared_files import SharedFiles
 
 Pools = Collection[tuple[str, int]]
@@ -23,6 +25,7 @@ def list_pool(cache: Path, rank: int, lines: Sequence[Line]) -> None:
     """Lists a pool that a rank has made; the last line is the pool's."""
     if mirrored(cache):
         _pools(cache).write(_name(lines[-1]["split"], lines[-1]["pool"]), artifact.manifest_text(lines))
+        KEPT.add()
         return
     folder = cache if rank == 0 else cache / RANKS / str(rank)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,5 +73,5 @@ def _read_lists(cache: Path, present: Pools) -> list[Line]:
     lists = _pools(cache)
     known = {_name(split, number) for split, number in present}
     names = [name for name in lists.names() if name not in known]
-    texts = zip(names, lists.read_all(names), strict=True)
+    texts = zip(names, lists.read_all(names, is_whole), strict=True)
     return [line for name, text in texts for line in artifact.parse_manifest(text, cache / name)]

@@ -1,13 +1,12 @@
 """Looks now and then whether another rank has failed, while this one waits for what that one would have made.
 
 torchrun ends all ranks of a machine when one of them fails, but not always those of other machines: a machine whose
-restarts are used up leaves, and the others are not told.
+restarts are used up leaves, and the others are not told. A rank that is killed says nothing here either.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
 from saepipe.data.ranks.group import LostRankError, raise_failure
 from saepipe.data.ranks.launch import Ranks
@@ -31,8 +30,7 @@ class FailureWatch:
             return
         self._next = time.monotonic() + SECONDS
         try:
-            with suppress(RuntimeError):  # without the store, torchrun ends this rank
-                raise_failure(self._ranks)
+            raise_failure(self._ranks)
         except LostRankError:
             time.sleep(GRACE_SECONDS)
             raise

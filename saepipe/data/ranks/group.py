@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from itertools import count
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
@@ -20,8 +19,8 @@ from saepipe.data.ranks.life_name import agree
 SECONDS = 600.0
 """How long a rank waits for the others, unless its caller knows better."""
 
-_GROUPS = count()
-"""Numbers of the groups that this process joins, which its commands do one after the other, as the other ranks do."""
+_GROUPS = [0]
+"""Number of the group that this process joined last; its commands join one after the other, as the other ranks do."""
 
 _AGREED: dict[Ranks, str] = {}
 """The name of this start, by the place of this process among the ranks."""
@@ -49,13 +48,10 @@ def process_group(ranks: Ranks, backend: str = "gloo", seconds: float = SECONDS)
         yield
         return
     wait = timedelta(seconds=seconds)
-    try:
-        store = open_store(ranks, wait)
-        of_group = PrefixStore(f"group/{next(_GROUPS)}", store)
+    _GROUPS[0] += 1
+    of_group = _of_group(open_store(ranks, wait))
+    with _reaching_others(ranks):
         dist.init_process_group(backend, store=of_group, rank=ranks.rank, world_size=ranks.size, timeout=wait)
-    except RuntimeError as error:  # DistError too
-        message = f"rank {ranks.rank} of {ranks.size} did not reach the others: {_first_line(error)}"
-        raise MachineError(message, hint=_OTHERS) from error
     with leaving_together(ranks, of_group):
         try:
             yield
@@ -63,7 +59,7 @@ def process_group(ranks: Ranks, backend: str = "gloo", seconds: float = SECONDS)
             raise
         except BaseException as error:
             with suppress(RuntimeError):  # the store may be gone
-                store.set(f"failed/{ranks.rank}", _first_line(error))
+                of_group.set(f"failed/{ranks.rank}", _first_line(error))
             raise
         finally:
             dist.destroy_process_group()
@@ -96,21 +92,27 @@ def meet(ranks: Ranks, what: str, seconds: float = SECONDS, group: dist.ProcessG
 def not_waiting(ranks: Ranks, seconds: float = 2.0) -> list[int]:
     """Returns the ranks that do not wait, asked by one that has waited for an exchange until its time was up.
 
-    Those that waited with it say so in the store. The others are late, or have ended.
+    Those that waited with it say so in the store. The others are late, or have ended; without the store none is named.
 
     Args:
         ranks: of this command.
         seconds: how long to listen to the others, whose time is up at about this time too.
     """
-    store = open_store(ranks, timedelta(seconds=seconds), serves=False)
+    try:
+        store = open_store(ranks, timedelta(seconds=seconds), serves=False)
+    except MachineError:  # it has ended with the first rank
+        return []
     store.set(f"waits/{ranks.rank}", "")
     time.sleep(seconds)
     return [rank for rank in range(ranks.size) if not store.check([f"waits/{rank}"])]
 
 
 def raise_failure(ranks: Ranks) -> None:
-    """Raises LostRankError with the reason of a rank that has left its group with an error, if one has."""
-    store = open_store(ranks, timedelta(seconds=2), serves=False)
+    """Raises LostRankError with the reason of a rank that has left this group with an error, if one has and says so."""
+    try:
+        store = _of_group(open_store(ranks, timedelta(seconds=2), serves=False))
+    except MachineError:  # it has ended with the first rank, or with the machine that served it
+        return
     for rank in range(ranks.size):
         if store.check([key := f"failed/{rank}"]):
             reason = f"rank {rank} has failed: {store.get(key).decode()}"
@@ -122,15 +124,33 @@ def open_store(ranks: Ranks, wait: timedelta, *, serves: bool = True) -> Store:
 
     Where the agent has none, that of the first rank, which `serves` it. The first call waits for all ranks.
 
-    Without them, and those of each group, gloo finds the addresses of an earlier group there, and a later one does not
-    come up (torch 2.13.0: "Gloo connectFullMesh failed").
+    Without such names, and those of each group, gloo finds the addresses of an earlier group there, and a later one
+    does not come up (torch 2.13.0: "Gloo connectFullMesh failed").
+
+    Raises:
+        MachineError: if the store or the other ranks cannot be reached in time.
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     is_master = serves and not has_agent() and ranks.is_first
-    store = TCPStore(address, port, ranks.size, is_master=is_master, timeout=wait)
-    if ranks not in _AGREED:
-        _AGREED[ranks] = agree(PrefixStore("saepipe", store), ranks, wait)
+    with _reaching_others(ranks):
+        store = TCPStore(address, port, ranks.size, is_master=is_master, timeout=wait)
+        if ranks not in _AGREED:
+            _AGREED[ranks] = agree(PrefixStore("saepipe", store), ranks, wait)
     return PrefixStore(f"saepipe/{_AGREED[ranks]}", store)
+
+
+def _of_group(store: Store) -> Store:
+    return PrefixStore(f"group/{_GROUPS[0]}", store)
+
+
+@contextmanager
+def _reaching_others(ranks: Ranks) -> Iterator[None]:
+    """Turns errors of torch.distributed into a MachineError."""
+    try:
+        yield
+    except RuntimeError as error:  # DistError too
+        message = f"rank {ranks.rank} of {ranks.size} did not reach the others: {_first_line(error)}"
+        raise MachineError(message, hint=_OTHERS) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,7 +23,7 @@ class Ranks:
     local_size: int = 1
     """number of processes on this machine"""
     life: int = 0
-    """restarts of the whole group before this one"""
+    """restarts that the agent of this machine has counted; those of other machines may count otherwise"""
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:

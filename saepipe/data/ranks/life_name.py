@@ -28,13 +28,14 @@ def agree(store: Store, ranks: Ranks, wait: timedelta) -> str:
     Raises:
         RuntimeError: if some do not come in time.
     """
-    own = uuid.uuid4().hex
+    own, deadline = uuid.uuid4().hex, time.monotonic() + wait.total_seconds()
     if ranks.is_first:
-        _answer_all(store, ranks, own, time.monotonic() + wait.total_seconds())
+        _answer_all(store, ranks, own, deadline)
         return own
     store.set(f"asks/{ranks.rank}", own)
-    store.wait([f"answer/{own}"], wait)
-    name: str = store.get(f"answer/{own}").decode()
+    while not store.check([answer := f"answer/{own}"]):  # a wait of the store's own would not answer signals
+        _check_time(deadline, "the first rank has not come")
+    name: str = store.get(answer).decode()
     store.add(f"agreed/{name}", 1)
     return name
 
@@ -47,6 +48,11 @@ def _answer_all(store: Store, ranks: Ranks, name: str, deadline: float) -> None:
             if store.check([key := f"asks/{rank}"]) and (asked := store.get(key).decode()) not in answered:
                 store.set(f"answer/{asked}", name)
                 answered.add(asked)
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{num_agreed} of {ranks.size - 1} other ranks have come")
-        time.sleep(_POLL_SECONDS)
+        _check_time(deadline, f"{num_agreed} of {ranks.size - 1} other ranks have come")
+
+
+def _check_time(deadline: float, problem: str) -> None:
+    """Waits for a moment; raises RuntimeError if the deadline has passed."""
+    if time.monotonic() > deadline:
+        raise RuntimeError(problem)
+    time.sleep(_POLL_SECONDS)

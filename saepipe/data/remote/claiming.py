@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from saepipe.data.bucket_address import Address
-from saepipe.data.errors import LockedError
+from saepipe.data.errors import LockedError, RemoteError
 from saepipe.data.remote.claim import Claim, mirrors_id, owner_of
 from saepipe.data.remote.request_failures import MissingObjectError
 from saepipe.data.remote.stored_objects import Stored, Version
@@ -84,8 +84,11 @@ def _age(claim: Claim, theirs: Stored) -> float:
     """Returns the least time for which a claim has been the same: from then to an object that is put now."""
     now = f"{claim.key}-{claim.token}"
     claim.bucket.put(now, b"")
-    put = claim.bucket.read(now).modified
-    claim.bucket.delete([now])
+    try:
+        put = claim.bucket.read(now).modified
+    finally:
+        with suppress(RemoteError):  # it hinders nobody
+            claim.bucket.delete([now])
     return (put - theirs.modified).total_seconds() - RESOLUTION_SECONDS
 
 

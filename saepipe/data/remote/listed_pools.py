@@ -6,6 +6,7 @@ An object cannot be appended to, and sending the manifest after each pool would 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -28,11 +29,17 @@ class ListedPools:
         """Returns the files of all pools that are listed among the objects, by name."""
         lists = [(name, listed.e_tag) for name, listed in objects.items() if cache_of_pool(name) is not None]
         new = [key for key in lists if key not in self._read]
-        texts = SharedFiles(self._folder).read_all([name for name, _ in new])  # empty: a manifest has them by now
+        names = [name for name, _ in new]
+        texts = SharedFiles(self._folder).read_all(names, is_whole)  # empty: a manifest has them by now
         for (name, e_tag), text in zip(new, texts, strict=True):
             lines = artifact.parse_manifest(text, self._folder / name)
             self._read[name, e_tag] = entries_below(cache_of_pool(name) or "", lines)
         return {name: entry for key in lists for name, entry in self._read[key].items()}
+
+
+def is_whole(text: bytes) -> bool:
+    """Returns whether a pool's list has its end: the pool's own line."""
+    return text.endswith(b"\n") and json.loads(text.splitlines()[-1]).get("kind") == "pool"
 
 
 def entries_below(folder: str, lines: Iterable[Line]) -> dict[str, Entry]:

@@ -7,8 +7,10 @@ if there is none; a seal is removed before anything else changes. So a reader el
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,9 @@ from saepipe.data.remote.listed_pools import ListedPools, entries_below
 from saepipe.data.remote.mirrored_files import NUM_THREADS, MirroredFiles
 from saepipe.data.remote.shard_cache import shard_cache
 from saepipe.data.workers import Workers, in_parallel
+
+ABANDONED_SECONDS = 24 * 3600.0
+"""Age from which a file that is not whole is of a process that is gone."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Mirror:
             for name, path in before.items():
                 if name not in files.objects and not (busy and name.startswith(busy)):
                     path.unlink(missing_ok=True)
+            if to_write:
+                _remove_abandoned(self.folder)
             return bool(files.objects)
 
     def publish(self) -> None:
@@ -123,7 +130,7 @@ class Mirror:
         first.
 
         Raises:
-            LockedError: if another process has taken over the claim.
+            LockedError: if this process had the claim, and another has taken it over.
             RemoteError: if the bucket cannot be written to.
         """
         with self._lock:
@@ -157,6 +164,14 @@ class Mirror:
         """Returns whether an object without a file stays in the bucket."""
         fetched = self.files.was_here(name) and not is_shard(entries.get(name, {}))
         return not is_sent(name) or (not fetched and (name in entries or run_of_checkpoint(name) is not None))
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what is left of downloads whose process has died; other processes may be writing younger ones."""
+    for path in folder.rglob("*.partial"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
 
 
 @cache

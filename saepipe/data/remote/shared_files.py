@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from saepipe.data.bucket_address import mirrored
+from saepipe.data.errors import AGAIN, CorruptDataError
 from saepipe.data.folders.artifact import write_file
 from saepipe.data.remote.bucket import bucket_of
 from saepipe.data.remote.mirrored_files import NUM_THREADS
-from saepipe.data.remote.request_failures import MissingObjectError
+from saepipe.data.remote.request_failures import MissingObjectError, asked_again
 from saepipe.data.workers import in_parallel
 
 
@@ -43,10 +44,29 @@ class SharedFiles:
         except (FileNotFoundError, MissingObjectError):
             return None
 
-    def read_all(self, names: Sequence[str]) -> list[bytes]:
-        """Returns the contents of files, several of which are read at a time; one that is gone counts as empty."""
+    def read_whole(self, name: str, is_whole: Callable[[bytes], bool]) -> bytes | None:
+        """Returns the content of a file, which is asked for again if the answer lacks its end; None if there is none.
+
+        Raises:
+            CorruptDataError: if it is not whole, each time that it is asked for.
+        """
+
+        def ask() -> bytes | None:
+            content = self.read(name)
+            if content is None or is_whole(content):
+                return content
+            raise CorruptDataError(f"{self._address or self._folder}/{name} ends too early", hint=AGAIN)
+
+        return asked_again(ask)
+
+    def read_all(self, names: Sequence[str], is_whole: Callable[[bytes], bool]) -> list[bytes]:
+        """Returns the contents of files as `read_whole` does, several at a time; one that is gone counts as empty."""
         contents = dict[str, bytes]()
-        in_parallel(lambda name: contents.update({name: self.read(name) or b""}), names, NUM_THREADS, "read files")
+
+        def read(name: str) -> None:
+            contents[name] = self.read_whole(name, is_whole) or b""
+
+        in_parallel(read, names, NUM_THREADS, "read files")
         return [contents[name] for name in names]
 
     def names(self) -> list[str]:

@@ -32,7 +32,7 @@ OVER_RANKS = ("harvest", "train")
 """Commands that several ranks may run."""
 
 SIGNAL = "B:USR1@120"
-"""What comes two minutes before the end: without B it would go to srun's tasks, of which a single process is none."""
+"""What comes two minutes before the end: without B it would go to srun's tasks; a single process is not one."""
 
 _RENDEZVOUS = """\
 export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
@@ -64,8 +64,8 @@ class Job:
         Args:
             arguments: of the command line, which also say that it is to be a job.
             sbatch: options of sbatch.
-            outs: what the command writes to; the log goes where all of it is, or here if that is in a bucket, or
-                nowhere in particular.
+            outs: what the command writes to; the log goes to the folder that has all of it, or to the current one
+                if there is none, or if it is in a bucket.
 
         Raises:
             ConfigError: if an option is wrong, or the command cannot run in several tasks or ranks.

@@ -34,8 +34,12 @@ def builder_bytes(settings: Features, d_sae: int, window: int, num_tokens: int, 
     return d_sae * per_latent + _ENTRY * (sampled + coactive)
 
 
-def writing_bytes(settings: Features, d_sae: int, window: int) -> int:
-    """Returns the bytes that are added while one store is written: its examples in order, or some of its pairs."""
+def writing_bytes(settings: Features, d_sae: int, window: int, num_tokens: int, l0: float) -> int:
+    """Returns the bytes that are added while one store is written: its examples in order, or some of its pairs.
+
+    Arguments are those of `builder_bytes`.
+    """
     slots = settings.num_top + settings.num_quantiles * settings.per_quantile
     examples = d_sae * window * (slots * (3 * 4 + 2) - 4 * settings.num_top)  # ordered, joined, divided, as float16
-    return max(examples, _PAIR * min(PAIRS_AT_ONCE, d_sae**2))
+    pairs = min(PAIRS_AT_ONCE, d_sae**2, settings.coactive_pairs * d_sae, int(num_tokens * l0**2))
+    return max(examples, _PAIR * pairs)

@@ -19,8 +19,8 @@ LIKELY = 0.9
 """Share of the expected threshold above which all of a batch's kept pre-activations are likely to be."""
 
 MORE = 1.25
-"""How many times as many entries as are kept exceed the expected threshold among a few tokens, which may differ from
-the rest of a batch."""
+"""The expected threshold lets through this many times the entries that are kept, since a few tokens may differ from the
+rest of a batch."""
 
 
 class BatchTopK(Architecture):

@@ -13,6 +13,7 @@ from saepipe.data.cache import writer
 from saepipe.data.cache.layout import Layout
 from saepipe.data.cache.rank_manifests import all_have_ended, has_ended, list_pool, read_lines, remove
 from saepipe.data.folders.artifact import Line
+from saepipe.data.ranks.kept import KEPT
 from saepipe.data.remote.places import folder_of
 
 
@@ -32,12 +33,13 @@ def test_in_a_bucket_each_pool_has_a_list_of_its_own_and_known_ones_are_not_read
     """Whatever the number of pools, listing one more sends as much."""
     cache = folder_of(object_storage.at("cache"))
     cache.mkdir(parents=True)
-    sent: list[int] = []
+    sent, kept = list[int](), KEPT.number
     for rank, number in ((0, 0), (1, 1), (2, 2), (1, 0)):
         object_storage.proxy.requests.clear()
         list_pool(cache, rank, [pool(number, "shard"), pool(number)])
         sent.append(sum(request.num_sent for request in object_storage.proxy.requests))
     assert sent == [sent[0]] * 4
+    assert KEPT.number == kept + 4
     object_storage.proxy.requests.clear()
     object_storage.other_machine()
     cache = folder_of(object_storage.at("cache"))

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from saepipe.data.ranks import failure_watch
+from saepipe.data.ranks import failure_watch, group
 from saepipe.data.ranks.failure_watch import FailureWatch
 from saepipe.data.ranks.group import LostRankError, open_store
 from saepipe.data.ranks.launch import Ranks
@@ -27,7 +27,7 @@ def test_a_failure_is_seen_at_the_next_look_that_is_due(monkeypatch: pytest.Monk
     monkeypatch.setattr(failure_watch, "SECONDS", 0)
     due = FailureWatch(first)
     due.look()
-    store.set("failed/1", "the disk is full")
+    store.set(f"group/{group._GROUPS[0]}/failed/1", "the disk is full")
     watch.look()  # too early
     with pytest.raises(LostRankError, match="rank 1 has failed: the disk is full"):
         due.look()

@@ -18,7 +18,7 @@ def test_files_have_their_names_in_the_mirror_and_each_list_is_read_once(
     objects, entry = bucket_of(object_storage.address), {"bytes": 5, "xxh3": "ab", "chunks": "cd"}
     for number in (0, 3):
         line = {"kind": "shard", "files": {f"acts/h/c/{number}/0": entry}}
-        objects.put(f"{prefix}ranks/pools/train-{number:08d}.jsonl", manifest_text([line]))
+        objects.put(f"{prefix}ranks/pools/train-{number:08d}.jsonl", manifest_text([line, {"kind": "pool"}]))
     objects.put(f"{prefix}ranks/text/train-00000001.npz", b"no list")
     pools, listed = ListedPools(folder_of(str(object_storage.address))), objects.list("")
     expected = {f"{prefix}acts/h/c/{number}/0": entry for number in (0, 3)}
