@@ -63,7 +63,7 @@ def test_another_machine_fetches_all_but_the_shards(object_storage: ObjectStorag
 def test_shards_of_unfinished_caches_stay_in_the_bucket_listed_or_not(object_storage: ObjectStorage) -> None:
     """A pool that no manifest has yet is listed by an object of its own, which is no file of a mirror."""
     objects, line = bucket_of(object_storage.address), {"kind": "shard", "files": {"stats/listed": SHARD_ENTRY}}
-    objects.put("study/cache/ranks/pools/train-00000000.jsonl", artifact.manifest_text([line]))
+    objects.put("study/cache/ranks/pools/train-00000000.jsonl", artifact.manifest_text([line, {"kind": "pool"}]))
     for name in ("stats/listed", "acts/h/c/3/0", "zarr.json", "ranks/text/train-00000001.npz", "ranks/ended/1"):
         objects.put(f"study/cache/{name}", b"shard" * 100)
     for place, prefix in (("study", "cache/"), ("study/cache", "")):
