@@ -100,23 +100,29 @@ def not_waiting(ranks: Ranks, seconds: float = 2.0) -> list[int]:
     """
     try:
         store = open_store(ranks, timedelta(seconds=seconds), serves=False)
-    except MachineError:  # it has ended with the first rank
+        with _reaching_others(ranks):
+            store.set(f"waits/{ranks.rank}", "")
+            time.sleep(seconds)
+            return [rank for rank in range(ranks.size) if not store.check([f"waits/{rank}"])]
+    except MachineError:  # the store has ended with the first rank, or with the machine that served it
         return []
-    store.set(f"waits/{ranks.rank}", "")
-    time.sleep(seconds)
-    return [rank for rank in range(ranks.size) if not store.check([f"waits/{rank}"])]
 
 
 def raise_failure(ranks: Ranks) -> None:
     """Raises LostRankError with the reason of a rank that has left this group with an error, if one has and says so."""
     try:
-        store = _of_group(open_store(ranks, timedelta(seconds=2), serves=False))
-    except MachineError:  # it has ended with the first rank, or with the machine that served it
+        reason = _failure(ranks)
+    except MachineError:  # the store has ended with the first rank, or with the machine that served it
         return
-    for rank in range(ranks.size):
-        if store.check([key := f"failed/{rank}"]):
-            reason = f"rank {rank} has failed: {store.get(key).decode()}"
-            raise LostRankError(f"rank {ranks.rank} ends, since {reason}", hint="see what that rank says")
+    if reason:
+        raise LostRankError(f"rank {ranks.rank} ends, since {reason}", hint="see what that rank says")
+
+
+def _failure(ranks: Ranks) -> str | None:
+    store = _of_group(open_store(ranks, timedelta(seconds=2), serves=False))
+    with _reaching_others(ranks):
+        failed = next((rank for rank in range(ranks.size) if store.check([f"failed/{rank}"])), None)
+        return None if failed is None else f"rank {failed} has failed: {store.get(f'failed/{failed}').decode()}"
 
 
 def open_store(ranks: Ranks, wait: timedelta, *, serves: bool = True) -> Store:

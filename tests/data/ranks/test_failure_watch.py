@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from saepipe.data.errors import MachineError
 from saepipe.data.ranks import failure_watch, group
 from saepipe.data.ranks.failure_watch import FailureWatch
 from saepipe.data.ranks.group import LostRankError, open_store
@@ -37,3 +38,17 @@ def test_a_single_rank_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.setattr(failure_watch, "SECONDS", 0)
     FailureWatch(Ranks()).look()
+
+
+def test_without_the_store_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no agent serves the store, it ends with the first rank."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    monkeypatch.setattr(failure_watch, "SECONDS", 0)
+    ranks = Ranks(1, 2, 0, 1)
+    FailureWatch(ranks).look()
+    assert group.not_waiting(ranks, seconds=0.1) == []
+    with pytest.raises(MachineError, match="rank 1 of 2 did not reach the others"):
+        open_store(ranks, timedelta(seconds=0.1))
